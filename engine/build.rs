@@ -1,0 +1,8 @@
+//! Lets the binaries and tests of this package find libtorch: a run path is not inherited.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if let Some(lib) = std::env::var_os("DEP_NEVA_TORCH_LIBTORCH_LIB") {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.to_string_lossy());
+    }
+}

@@ -1,0 +1,140 @@
+//! Random samples of the right shape: no files, no network, no tokenizer.
+
+use crate::{
+    error::DataError,
+    random::Random,
+    sample::{Dataset, IGNORE, IMAGE, Pixels, Sample},
+};
+
+/// What a mock sample looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MockConfig {
+    /// Length of a sample after the merge, exactly.
+    pub seq_length: usize,
+    /// Positions that one picture takes.
+    pub image_seq_len: usize,
+    /// Pictures per sample.
+    pub images_per_sample: usize,
+    /// Token ids are drawn from `0..vocab_size`.
+    pub vocab_size: u64,
+    /// Rows of a picture.
+    pub image_height: usize,
+    /// Columns of a picture.
+    pub image_width: usize,
+    /// Samples in the dataset.
+    pub num_samples: usize,
+    /// Together with a sample's index, names its contents.
+    pub seed: u64,
+}
+
+impl Default for MockConfig {
+    /// NeMo's `MockDataModule` for LLaVA-1.5-7B.
+    fn default() -> Self {
+        Self {
+            seq_length: 2048,
+            image_seq_len: 576,
+            images_per_sample: 1,
+            vocab_size: 32_000,
+            image_height: 336,
+            image_width: 336,
+            num_samples: 10_000_000,
+            seed: 42,
+        }
+    }
+}
+
+/// Samples that are a function of (seed, index).
+///
+/// As NeMo's: uniform tokens, every text token is to be learnt, the first picture stands at token 2, pixels are uniform
+/// in `[0, 1)`. The numbers are our own generator's, not NumPy's.
+#[derive(Clone, Debug)]
+pub struct MockDataset {
+    config: MockConfig,
+    num_tokens: usize,
+}
+
+impl MockDataset {
+    /// # Errors
+    /// When the pictures leave no room for text in `seq_length`, or there is no vocabulary.
+    pub fn new(config: MockConfig) -> Result<Self, DataError> {
+        let MockConfig {
+            seq_length,
+            image_seq_len,
+            images_per_sample,
+            vocab_size,
+            ..
+        } = config;
+        let pictures = image_seq_len * images_per_sample;
+        // Inputs are one token shorter than the sample, and each placeholder becomes `image_seq_len` positions.
+        let num_tokens = (seq_length + 1 + images_per_sample).checked_sub(pictures);
+        let num_tokens = num_tokens.filter(|&tokens| tokens > FIRST_PICTURE + images_per_sample + 1);
+        match num_tokens {
+            Some(num_tokens) if vocab_size > 0 => Ok(Self { config, num_tokens }),
+            Some(_) => Err(DataError::Mock(
+                "vocab_size is 0: give the size of the model's vocabulary".to_owned(),
+            )),
+            None => Err(DataError::Mock(format!(
+                "seq_length {seq_length} has no room for text beside {images_per_sample} picture(s) of {image_seq_len} \
+                 positions: raise seq_length above {}",
+                pictures + FIRST_PICTURE + 1
+            ))),
+        }
+    }
+
+    /// What the samples look like.
+    #[must_use]
+    pub fn config(&self) -> &MockConfig {
+        &self.config
+    }
+
+    fn picture(&self, random: Random) -> Pixels {
+        let MockConfig {
+            image_height: height,
+            image_width: width,
+            ..
+        } = self.config;
+        let chw = (0..3 * height * width).map(|i| random.unit(i as u64)).collect();
+        Pixels { height, width, chw }
+    }
+}
+
+/// Token position of the first picture, as in NeMo.
+const FIRST_PICTURE: usize = 2;
+
+impl Dataset for MockDataset {
+    fn len(&self) -> usize {
+        self.config.num_samples
+    }
+
+    fn get(&self, index: usize) -> Result<Sample, DataError> {
+        if index >= self.len() {
+            return Err(DataError::Index { index, len: self.len() });
+        }
+        let MockConfig {
+            images_per_sample,
+            vocab_size,
+            seed,
+            ..
+        } = self.config;
+        let stream = |part: u64| Random::of(&[seed, index as u64, part]);
+        let tokens = stream(0);
+        let placeholders = FIRST_PICTURE..FIRST_PICTURE + images_per_sample;
+        let ids: Vec<i64> = (0..self.num_tokens)
+            .map(|i| {
+                if placeholders.contains(&i) {
+                    IMAGE
+                } else {
+                    tokens.below(i as u64, vocab_size) as i64
+                }
+            })
+            .collect();
+        let labels = ids.iter().map(|&id| if id == IMAGE { IGNORE } else { id }).collect();
+        let pictures = (1..=images_per_sample as u64).map(|part| self.picture(stream(part))).collect();
+        Ok(Sample {
+            name: format!("mock#{index}"),
+            ids,
+            labels,
+            pictures,
+        })
+    }
+}

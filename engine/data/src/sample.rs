@@ -1,0 +1,70 @@
+//! One sample, and the door through which samples are had.
+
+use crate::{error::DataError, merge::Row};
+
+/// Label of a position that is not trained (PyTorch's `ignore_index`).
+pub const IGNORE: i64 = -100;
+
+/// Token id that stands for one picture until the merge (LLaVA's `IMAGE_TOKEN_INDEX`).
+pub const IMAGE: i64 = -200;
+
+/// A finite, random-access source of samples. Loader threads share it.
+pub trait Dataset: Send + Sync {
+    /// How many samples there are.
+    fn len(&self) -> usize;
+
+    /// Whether there is nothing to train on.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The sample at `index`. The same index gives the same sample, whoever asks and whenever.
+    ///
+    /// # Errors
+    /// When a picture cannot be decoded or `index >= len()`.
+    fn get(&self, index: usize) -> Result<Sample, DataError>;
+}
+
+/// One conversation, tokenized, with its pictures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Where it came from (`file#record (id)`), for messages.
+    pub name: String,
+    /// Token ids, [`IMAGE`] once per picture. Shape `[t]`.
+    pub ids: Vec<i64>,
+    /// The token itself where it is to be learnt, else [`IGNORE`]; *not* shifted. Shape `[t]`.
+    pub labels: Vec<i64>,
+    /// One per [`IMAGE`], in order.
+    pub pictures: Vec<Pixels>,
+}
+
+impl Sample {
+    /// Inputs and targets: `ids[..t-1]` and `labels[1..]`, so that `labels[i]` is the target of position `i`.
+    #[must_use]
+    pub fn row(&self) -> Row<'_> {
+        let t = self.ids.len();
+        Row {
+            name: &self.name,
+            ids: &self.ids[..t.saturating_sub(1)],
+            labels: self.labels.get(1..).unwrap_or_default(),
+            images: self.pictures.len(),
+        }
+    }
+
+    /// How many tokens are to be learnt, before any truncation.
+    #[must_use]
+    pub fn labelled(&self) -> usize {
+        self.labels.iter().skip(1).filter(|&&label| label >= 0).count()
+    }
+}
+
+/// A picture as the vision tower takes it: normalized, channels first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pixels {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Red plane, green plane, blue plane. Shape `[3, height, width]`.
+    pub chw: Vec<f32>,
+}

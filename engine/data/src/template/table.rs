@@ -1,0 +1,159 @@
+//! The templates, one line each; styles below.
+//!
+//! NeMo's `mllama` is missing: its chat template writes today's date, and it belongs to a model with another merge.
+
+use super::Template;
+
+/// All templates.
+#[rustfmt::skip]
+pub const TEMPLATES: &[Template] = &[
+    Template { name: "v1", aliases: &["default", "vicuna_v1"], system: A_CURIOUS_USER, ..TWO },
+    Template { name: "llava_v1", system: A_CURIOUS_HUMAN, ..TWO },
+    Template { name: "llava_v1_mmtag", system: MMTAG, ..TWO },
+    Template { name: "plain", aliases: &["v0_plain"], ..PLAIN },
+    Template { name: "v0", aliases: &["llava_v0"], system: A_CURIOUS_HUMAN, ..SINGLE },
+    Template { name: "llava_v0_mmtag", system: MMTAG, ..SINGLE },
+    Template { name: "llava_llama_3", aliases: &["llama_3"], system: VISION_ASSISTANT, ..LLAMA_3 },
+    Template { name: "llama_2", system: HONEST_ASSISTANT, ..LLAMA_2 },
+    Template { name: "llava_llama_2", system: VISION_ASSISTANT, ..LLAMA_2 },
+    Template { name: "llava_llama_2_simple", system: "Answer the questions about the visual content that the user provides.", ..LLAMA_2 },
+    Template { name: "llava_llama_2_mmtag", system: "Answer the questions about the visual content that the user provides.The visual content will be provided with the following format: <Image>visual content</Image>.", ..LLAMA_2 },
+    Template { name: "mistral_instruct", aliases: &["llava_mistral_instruct"], ..LLAMA_2 },
+    Template { name: "mistral", ..MISTRAL },
+    Template { name: "qwen_1_5", system: "You are a helpful assistant.", ..CHATML },
+    Template { name: "mpt", system: "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers.", ..MPT },
+    Template { name: "mistral_orca", system: "You are MistralOrca, a large language model trained by Alignment Lab AI. Write out your reasoning step-by-step to be sure you get the right answers!", ..MPT },
+    Template { name: "mistral_direct", aliases: &["chatml_direct"], system: "Answer the questions.", ..MPT },
+    Template { name: "mistral_zephyr", system: "You are a helpful AI assistant.", ..ZEPHYR },
+    Template { name: "gemma_instruct", ..GEMMA },
+    Template { name: "nvgpt", aliases: &["nv_steerlm"], system: A_CURIOUS_USER, ..NVGPT },
+    Template { name: "nv_dpo", ..NVGPT },];
+
+const NONE: Template = Template {
+    name: "",
+    aliases: &[],
+    begin: "",
+    system: "",
+    system_frame: ("", ""),
+    no_system: "",
+    user: ("", ""),
+    assistant: "",
+    gap: "",
+    stop: "",
+    after: "",
+    between: "",
+    trim: false,
+    caption_only: false,
+};
+
+/// Vicuna: two separators, a space and the end of sequence.
+const TWO: Template = Template {
+    system_frame: ("", " "),
+    user: ("USER: ", " "),
+    assistant: "ASSISTANT:",
+    gap: " ",
+    stop: "</s>",
+    ..NONE
+};
+
+/// Caption after picture.
+const PLAIN: Template = Template {
+    stop: "\n",
+    caption_only: true,
+    ..NONE
+};
+
+/// One separator. NeMo gives these no stop string: the separator is the natural one.
+const SINGLE: Template = Template {
+    system_frame: ("", "###"),
+    user: ("Human: ", "###"),
+    assistant: "Assistant:",
+    gap: " ",
+    stop: "###",
+    ..NONE
+};
+
+/// Meta-Llama-3-8B-Instruct.
+const LLAMA_3: Template = Template {
+    begin: "<|begin_of_text|>",
+    system_frame: ("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
+    user: ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+    assistant: "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    stop: "<|eot_id|>",
+    trim: true,
+    ..NONE
+};
+
+/// Llama-2-7b-chat: the system text is part of the first question, each round is a sequence of its own.
+const LLAMA_2: Template = Template {
+    begin: "<s>[INST] ",
+    system_frame: ("<<SYS>>\n", "\n<</SYS>>\n\n"),
+    user: ("", " [/INST]"),
+    gap: " ",
+    stop: " </s>",
+    between: "<s>[INST] ",
+    trim: true,
+    ..NONE
+};
+
+/// VILA's Mistral. (NeMo prints "None" for the missing system text; we do not.)
+const MISTRAL: Template = Template {
+    begin: "<s>[INST] ",
+    user: ("", " [/INST]"),
+    stop: "</s>",
+    between: "[INST] ",
+    ..NONE
+};
+
+/// ChatML as MPT had it: no line break after an end mark.
+const MPT: Template = Template {
+    system_frame: ("<|im_start|>system\n", "<|im_end|>"),
+    user: ("<|im_start|>user\n", "<|im_end|>"),
+    assistant: "<|im_start|>assistant\n",
+    stop: "<|im_end|>",
+    ..NONE
+};
+
+/// ChatML as Qwen has it: a line break after each end mark.
+const CHATML: Template = Template {
+    system_frame: ("<|im_start|>system\n", "<|im_end|>\n"),
+    user: ("<|im_start|>user\n", "<|im_end|>\n"),
+    after: "\n",
+    ..MPT
+};
+
+const ZEPHYR: Template = Template {
+    system_frame: ("<|system|>\n", "</s>"),
+    user: ("<|user|>\n", "</s>"),
+    assistant: "<|assistant|>\n",
+    stop: "</s>",
+    ..NONE
+};
+
+const GEMMA: Template = Template {
+    user: ("<start_of_turn>user\n", "<end_of_turn>\n"),
+    assistant: "<start_of_turn>model\n",
+    stop: "<end_of_turn>",
+    after: "\n",
+    ..NONE
+};
+
+const NVGPT: Template = Template {
+    begin: "<extra_id_0>System\n",
+    system_frame: ("", "\n\n<extra_id_1>"),
+    no_system: "\n<extra_id_1>",
+    user: ("User\n", "\n<extra_id_1>"),
+    assistant: "Assistant\n",
+    stop: "\n<extra_id_1>",
+    ..NONE
+};
+
+const A_CURIOUS_USER: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.";
+
+const A_CURIOUS_HUMAN: &str = "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the human's questions.";
+
+const MMTAG: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant is able to understand the visual content that the user provides, and assist the user with a variety of tasks using natural language.The visual content will be provided with the following format: <Image>visual content</Image>.";
+
+const VISION_ASSISTANT: &str = "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, and assist the user with a variety of tasks using natural language.";
+
+const HONEST_ASSISTANT: &str = "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. Please ensure that your responses are socially unbiased and positive in nature.\n\nIf a question does not make any sense, or is not factually coherent, explain why instead of answering something not correct. If you don't know the answer to a question, please don't share false information.";

@@ -1,0 +1,241 @@
+//! LLaVA-JSON: what loads, and how all that is wrong is told at once.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{fs, path::Path, sync::Arc};
+
+use neva_data::{DataError, Dataset, IMAGE, ImagePosition, ImageProcessor, LlavaConfig, LlavaDataset, Rgb, Tokenizer};
+use serde_json::{Value, json};
+
+fn load(config: &LlavaConfig) -> Result<LlavaDataset, DataError> {
+    LlavaDataset::load(
+        config,
+        Arc::new(Tokenizer::builtin("mistral_2k").unwrap()),
+        ImageProcessor::clip(56),
+    )
+}
+
+fn config(paths: &[&Path]) -> LlavaConfig {
+    LlavaConfig {
+        paths: paths.iter().map(|path| path.to_path_buf()).collect(),
+        image_folder: None,
+        template: "v1".to_owned(),
+        image_token_position: ImagePosition::Keep,
+    }
+}
+
+fn turn(question: &str, answer: &str) -> Value {
+    json!([{"from": "human", "value": question}, {"from": "gpt", "value": answer}])
+}
+
+#[test]
+fn the_example_photos_load_and_decode() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/photos");
+    let dataset = load(&config(&[&folder.join("photos.json")])).unwrap();
+    assert_eq!(dataset.len(), 33);
+    let samples: Vec<_> = (0..dataset.len()).map(|i| dataset.get(i).unwrap()).collect();
+    let with = |pictures: usize| samples.iter().filter(|sample| sample.pictures.len() == pictures).count();
+    assert_eq!((with(0), with(1), with(2)), (1, 31, 1));
+    for sample in &samples {
+        assert_eq!(
+            sample.ids.iter().filter(|&&id| id == IMAGE).count(),
+            sample.pictures.len(),
+            "{}",
+            sample.name
+        );
+        assert!(sample.labelled() > 3, "{}", sample.name);
+        assert!(sample.pictures.iter().all(|p| p.chw.len() == 3 * 56 * 56));
+    }
+    let licences: serde_json::Map<String, Value> =
+        serde_json::from_str(&fs::read_to_string(folder.join("LICENCES.json")).unwrap()).unwrap();
+    for entry in fs::read_dir(&folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(name.ends_with(".json") || licences.contains_key(&name), "{name} has no licence");
+    }
+}
+
+#[test]
+fn records_keep_their_pictures_text_and_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = folder.path().join("pictures");
+    fs::create_dir(&pictures).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/processing");
+    for name in ["wide.png", "tall.png"] {
+        fs::copy(source.join(name), pictures.join(name)).unwrap();
+    }
+    let (first, second) = (folder.path().join("a.json"), folder.path().join("b.json"));
+    let records = json!([
+        {"id": "one", "image": "wide.png", "conversations": turn("Say: <image> what?", "A.")},
+        {"image": ["tall.png", "wide.png"], "conversations": turn("<image>\n<image>\nWhat?", "B.")},
+        {"id": 3, "image": null, "extra": 1, "conversations": turn("What?", "")},
+    ]);
+    fs::write(&first, records.to_string()).unwrap();
+    fs::write(&second, json!([{"image": [], "conversations": turn("Again?", "C.")}]).to_string()).unwrap();
+    let keep = LlavaConfig {
+        image_folder: Some(pictures),
+        ..config(&[&first, &second])
+    };
+    let dataset = load(&keep).unwrap();
+    assert_eq!(dataset.len(), 4);
+    let names: Vec<String> = (0..4).map(|i| dataset.get(i).unwrap().name).collect();
+    assert_eq!(names[0], format!("{}#0 (id one)", first.display()));
+    assert_eq!(names[3], format!("{}#0", second.display()));
+
+    let process = |name: &str| ImageProcessor::clip(56).process(&Rgb::open(&source.join(name)).unwrap());
+    assert_eq!(dataset.get(1).unwrap().pictures, [process("tall.png"), process("wide.png")]);
+    assert!(dataset.get(4).unwrap_err().to_string().contains("sample 4 of a dataset of 4"));
+
+    let tokenizer = Tokenizer::builtin("mistral_2k").unwrap();
+    let text = |dataset: &LlavaDataset| tokenizer.decode(&dataset.get(0).unwrap().ids, true).unwrap();
+    assert!(text(&dataset).contains("USER: Say:   what?"), "{}", text(&dataset));
+    let front = load(&LlavaConfig {
+        image_token_position: ImagePosition::Front,
+        ..keep
+    })
+    .unwrap();
+    assert!(text(&front).contains("USER:  \nSay:  what?"), "{}", text(&front));
+}
+
+/// The problems of a list with one record, without their beginning `FILE: record 0`.
+#[track_caller]
+fn check(record: Value, expected: &[&str]) {
+    check_by("v1", record, expected);
+}
+
+#[track_caller]
+fn check_by(template: &str, record: Value, expected: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("data.json");
+    fs::write(&file, Value::Array(vec![record]).to_string()).unwrap();
+    fs::copy(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/processing/dot.png"),
+        folder.path().join("dot.png"),
+    )
+    .unwrap();
+    let error = load(&LlavaConfig {
+        template: template.to_owned(),
+        ..config(&[&file])
+    })
+    .unwrap_err();
+    let DataError::Records { problems } = &error else {
+        panic!("{error}")
+    };
+    let beginning = format!("{}: record 0", file.display());
+    let told: Vec<String> = problems
+        .iter()
+        .map(|problem| {
+            problem
+                .to_string()
+                .strip_prefix(&beginning)
+                .unwrap()
+                .replace(folder.path().to_str().unwrap(), "DIR")
+        })
+        .collect();
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn every_problem_of_a_record_is_told() {
+    check(json!(5), &[": must be an object, found a number"]);
+    check(json!({"id": 7}), &[" (id 7), conversations: is missing"]);
+    check(
+        json!({"id": "x", "conversations": {}}),
+        &[" (id x), conversations: must be a list of messages, found an object"],
+    );
+    check(json!({"conversations": []}), &[", conversations: is empty"]);
+    check(
+        json!({"conversations": [{"from": "human", "value": 3}]}),
+        &[", conversations: message 0 must be {\"from\": text, \"value\": text}"],
+    );
+    let said = |roles: &[&str]| roles.iter().map(|role| json!({"from": role, "value": "Hm."})).collect::<Vec<_>>();
+    check(
+        json!({"conversations": said(&["human", "gpt", "human"])}),
+        &[", conversations: has 3 message(s), the last of which has no answer"],
+    );
+    check(
+        json!({"conversations": said(&["human"])}),
+        &[", conversations: has 1 message(s), the last of which has no answer"],
+    );
+    check(
+        json!({"conversations": said(&["human", "gpt", "gpt", "human"])}),
+        &[", conversations: message 2 is from \"gpt\" although the roles must alternate"],
+    );
+    check(
+        json!({"conversations": said(&["human", "human"])}),
+        &[", conversations: message 1 is from \"human\" although the roles must alternate"],
+    );
+    check(
+        json!({"conversations": said(&["gpt", "human"])}),
+        &[", conversations: starts with an answer (from \"gpt\"): a question must come first"],
+    );
+    check(
+        json!({"image": "dot.png", "conversations": turn("What?", "A.")}),
+        &[", image: 1 picture(s), but the text has `<image>` 0 time(s)"],
+    );
+    check(
+        json!({"conversations": turn("<image>", "An <image>.")}),
+        &[", image: 0 picture(s), but the text has `<image>` 2 time(s)"],
+    );
+    check(
+        json!({"image": ["dot.png", "no.png"], "conversations": turn("<image>", "A.")}),
+        &[
+            ", image: 2 picture(s), but the text has `<image>` 1 time(s)",
+            ", image: there is no file DIR/no.png",
+        ],
+    );
+    check(
+        json!({"image": [1], "conversations": "no"}),
+        &[
+            ", image: must be a file name or a list of file names",
+            ", conversations: must be a list of messages, found a text",
+        ],
+    );
+    check_by(
+        "plain",
+        json!({"conversations": turn("What?", "A.")}),
+        &[
+            ", conversations: template `plain` cannot render this conversation: it needs exactly two messages, the first of \
+           which holds `<image>`",
+        ],
+    );
+}
+
+#[test]
+fn files_that_are_no_lists_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for (text, expected) in [
+        ("[{]", "is not JSON: key must be a string at line 1 column 3"),
+        ("", "is not JSON: EOF"),
+        ("{\"a\": 1}", "expected a list of records"),
+        ("[] []", "is not JSON: trailing characters"),
+    ] {
+        let file = folder.path().join("data.json");
+        fs::write(&file, text).unwrap();
+        let told = load(&config(&[&file])).unwrap_err().to_string();
+        assert!(told.contains(expected) && told.contains("data.json"), "{told}");
+    }
+    let file = folder.path().join("data.json");
+    fs::write(&file, "[]").unwrap();
+    assert!(matches!(load(&config(&[&file])), Err(DataError::NoRecords { .. })));
+    let told = load(&config(&[&folder.path().join("absent.json")])).unwrap_err().to_string();
+    assert!(told.contains("absent.json: cannot be read"), "{told}");
+    let told = load(&LlavaConfig {
+        template: "v9".to_owned(),
+        ..config(&[&file])
+    })
+    .unwrap_err()
+    .to_string();
+    assert!(told.contains("`v9`"), "{told}");
+}
+
+#[test]
+fn twenty_problems_are_listed_and_the_others_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("data.json");
+    fs::write(&file, Value::Array(vec![json!({}); 33]).to_string()).unwrap();
+    let error = load(&config(&[&file, &folder.path().join("absent.json")])).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(text.lines().count(), 22, "{text}");
+    assert!(text.starts_with("34 problem(s)") && text.ends_with("and 14 more"), "{text}");
+    assert!(text.contains(": record 19, conversations: is missing"), "{text}");
+}

@@ -1,0 +1,329 @@
+//! The token merge: a worked example, its edges, and random batches against a literal transcription of NeMo's.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use neva_data::{Batch, DataError, Dataset, IGNORE, IMAGE, MergeOptions, MergedBatch, MockConfig, MockDataset, Pixels, Row, Sample, merge};
+use proptest::prelude::*;
+
+const P: i64 = IMAGE;
+const X: i64 = IGNORE;
+
+fn options(image_seq_len: usize, max_length: usize) -> MergeOptions {
+    MergeOptions {
+        image_seq_len,
+        max_length,
+        row_multiple: 1,
+        fixed_length: false,
+    }
+}
+
+fn row<'a>(ids: &'a [i64], labels: &'a [i64]) -> Row<'a> {
+    Row {
+        name: "a",
+        ids,
+        labels,
+        images: ids.iter().filter(|&&id| id == P).count(),
+    }
+}
+
+#[test]
+fn one_picture_of_576_positions() {
+    let batch = merge(&[row(&[0, 1, P, 2, 3], &[1, P, 2, 3, 4])], &options(576, 4096)).unwrap();
+    assert_eq!((batch.b, batch.s, batch.seq_lens[0], batch.num_labels[0]), (1, 580, 580, 3));
+    assert_eq!(batch.input_ids, [vec![0, 1], vec![P; 576], vec![2, 3]].concat());
+    assert_eq!(batch.labels, [vec![1], vec![X; 577], vec![3, 4]].concat());
+    assert_eq!(batch.image_positions(), (2..578).collect::<Vec<i64>>());
+    assert_eq!(batch.feature_rows(576), None);
+}
+
+/// Input ids, labels and image spans (picture, row, start, len) of two rows, with pictures of 3 positions.
+#[track_caller]
+fn check(options: MergeOptions, ids: &[&[i64]], labels: &[&[i64]], images: &[(usize, usize, usize, usize)]) -> MergedBatch {
+    let first = row(&[5, P, 6, P, 7], &[X, X, P, 7, 8]);
+    let second = row(&[P, 9], &[9, 2]);
+    let batch = merge(&[first, second], &options).unwrap();
+    assert_eq!(batch.input_ids, ids.concat());
+    assert_eq!(batch.labels, labels.concat());
+    let spans: Vec<_> = batch
+        .images
+        .iter()
+        .map(|span| (span.picture, span.row, span.start, span.len))
+        .collect();
+    assert_eq!(spans, images);
+    assert_eq!(batch.num_pictures, 3);
+    batch
+}
+
+#[test]
+fn rows_are_padded_and_cut_at_the_right() {
+    let (all, none) = ([(0, 0, 1, 3), (1, 0, 5, 3), (2, 1, 0, 3)], X);
+    let batch = check(
+        options(3, 100),
+        &[&[5, P, P, P, 6, P, P, P, 7], &[P, P, P, 9, 0, 0, 0, 0, 0]],
+        &[&[X, X, X, X, X, X, X, X, 8], &[X, X, X, 2, X, X, X, X, X]],
+        &all,
+    );
+    assert_eq!((batch.seq_lens, batch.num_labels), (vec![9, 4], vec![1, 1]));
+
+    check(
+        MergeOptions {
+            row_multiple: 4,
+            ..options(3, 100)
+        },
+        &[&[5, P, P, P, 6, P, P, P, 7, 0, 0, 0], &[P, P, P, 9, 0, 0, 0, 0, 0, 0, 0, 0]],
+        &[&[X, X, X, X, X, X, X, X, 8, X, X, X], &[X, X, X, 2, X, X, X, X, X, X, X, X]],
+        &all,
+    );
+    check(
+        MergeOptions {
+            fixed_length: true,
+            ..options(3, 10)
+        },
+        &[&[5, P, P, P, 6, P, P, P, 7, 0], &[P, P, P, 9, 0, 0, 0, 0, 0, 0]],
+        &[&[X, X, X, X, X, X, X, X, 8, X], &[X, X, X, 2, X, X, X, X, X, X]],
+        &all,
+    );
+    // The cut goes through the second picture, one of whose rows remains ..
+    let batch = check(
+        options(3, 6),
+        &[&[5, P, P, P, 6, P], &[P, P, P, 9, 0, 0]],
+        &[&[none; 6], &[X, X, X, 2, X, X]],
+        &[(0, 0, 1, 3), (1, 0, 5, 1), (2, 1, 0, 3)],
+    );
+    assert_eq!(batch.num_labels, [0, 1]);
+    assert_eq!(batch.image_positions(), [1, 2, 3, 5, 6, 7, 8]);
+    assert_eq!(batch.feature_rows(3), Some(vec![0, 1, 2, 3, 6, 7, 8]));
+    // .. or leaves nothing of it.
+    let batch = check(
+        options(3, 5),
+        &[&[5, P, P, P, 6], &[P, P, P, 9, 0]],
+        &[&[none; 5], &[X, X, X, 2, X]],
+        &[(0, 0, 1, 3), (2, 1, 0, 3)],
+    );
+    assert_eq!(batch.feature_rows(3), None);
+}
+
+#[test]
+fn what_cannot_be_merged_is_named() {
+    let texts = [
+        merge(&[], &options(3, 8)),
+        merge(
+            &[Row {
+                images: 2,
+                ..row(&[1, P, 2], &[X, 2, 3])
+            }],
+            &options(3, 8),
+        ),
+        merge(&[row(&[1, 2], &[2])], &options(3, 8)),
+        merge(
+            &[row(&[1], &[2])],
+            &MergeOptions {
+                row_multiple: 4,
+                ..options(3, 10)
+            },
+        ),
+        merge(&[row(&[1], &[2])], &options(3, 0)),
+    ]
+    .map(|outcome| outcome.unwrap_err().to_string());
+    let expected = [
+        "at least one sample",
+        "a: 1 image placeholder(s) but 2 picture(s)",
+        "a: 2 token ids but 1 labels",
+        "choose 12",
+        "max_length 0",
+    ];
+    for (text, expected) in texts.iter().zip(expected) {
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+/// NeMo's `_preprocess_data` (2.4.0), one index at a time: (ids, labels where the mask is set), rows of equal length.
+fn nemo(rows: &[(Vec<i64>, Vec<i64>)], options: &MergeOptions) -> (usize, Vec<i64>, Vec<i64>) {
+    let t = rows.iter().map(|(ids, _)| ids.len()).max().unwrap();
+    let padded: Vec<(Vec<i64>, Vec<i64>)> = rows
+        .iter()
+        .map(|(ids, labels)| {
+            let pad = |values: &[i64], with| [values, &vec![with; t - values.len()]].concat();
+            (pad(ids, 0), pad(labels, X))
+        })
+        .collect();
+    let lengths = |ids: &[i64]| -> Vec<usize> { ids.iter().map(|&id| if id == P { options.image_seq_len } else { 1 }).collect() };
+    let longest = padded.iter().map(|(ids, _)| lengths(ids).iter().sum::<usize>()).max().unwrap();
+    let mut s = longest.next_multiple_of(options.row_multiple);
+    if options.fixed_length && s < options.max_length {
+        s = options.max_length;
+    }
+    let (mut all_ids, mut all_labels) = (Vec::new(), Vec::new());
+    let cut = s.min(options.max_length);
+    for (ids, labels) in padded {
+        let mut end = 0;
+        let position: Vec<usize> = lengths(&ids)
+            .iter()
+            .map(|len| {
+                end += len;
+                end - 1
+            })
+            .collect();
+        let sequence = end;
+        let mut out_ids: Vec<i64> = (0..s).map(|p| if p < sequence { P } else { 0 }).collect();
+        let mut out_labels = vec![X; s];
+        let mut mask = vec![0; s];
+        for i in 0..t {
+            if ids[i] == P {
+                continue;
+            }
+            out_ids[position[i]] = ids[i];
+            mask[position[i]] = i64::from(labels[i] >= 0);
+            if i >= 1 && position[i] >= 1 {
+                out_labels[position[i] - 1] = labels[i - 1];
+            }
+        }
+        out_labels[sequence - 1] = labels[t - 1];
+        for i in 0..t {
+            if ids[i] == P {
+                mask[position[i] + 1 - options.image_seq_len..=position[i]].fill(0);
+                if i >= 1 {
+                    mask[position[i - 1]] = 0;
+                }
+            }
+        }
+        let trained = out_labels
+            .iter()
+            .zip(&mask)
+            .map(|(&label, &mask)| if mask == 1 { label } else { X });
+        all_labels.extend(trained.take(cut));
+        all_ids.extend(out_ids.into_iter().take(cut));
+    }
+    (cut, all_ids, all_labels)
+}
+
+fn tokens() -> impl Strategy<Value = (Vec<i64>, Vec<i64>)> {
+    let id = prop_oneof![4 => 0..50i64, 1 => Just(P)];
+    let label = prop_oneof![3 => 0..50i64, 1 => Just(X), 1 => Just(P)];
+    prop::collection::vec((id, label), 1..12).prop_map(|pairs| pairs.into_iter().unzip())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_batches_merge_as_nemos(
+        rows in prop::collection::vec(tokens(), 1..4),
+        image_seq_len in 1..6usize,
+        parts in 1..10usize,
+        row_multiple in 1..5usize,
+        fixed_length: bool,
+    ) {
+        let options = MergeOptions { image_seq_len, max_length: parts * row_multiple, row_multiple, fixed_length };
+        let borrowed: Vec<Row<'_>> = rows.iter().map(|(ids, labels)| row(ids, labels)).collect();
+        let batch = merge(&borrowed, &options).unwrap();
+        let (s, ids, labels) = nemo(&rows, &options);
+        // NeMo pads the text first, so its batch may be longer; what it has there is padding.
+        prop_assert!(batch.s <= s && batch.s.is_multiple_of(row_multiple));
+        for r in 0..batch.b {
+            let theirs = |values: &[i64]| values[r * s..(r + 1) * s].to_vec();
+            let ours = |values: &[i64], with| [&values[r * batch.s..(r + 1) * batch.s], &vec![with; s - batch.s]].concat();
+            prop_assert_eq!(ours(&batch.input_ids, 0), theirs(&ids));
+            prop_assert_eq!(ours(&batch.labels, X), theirs(&labels));
+        }
+        let trained = batch.labels.iter().filter(|&&label| label != X).count();
+        prop_assert_eq!(batch.total_labels(), trained);
+        let positions: Vec<i64> = (0..).zip(&batch.input_ids).filter(|&(_, &id)| id == P).map(|(i, _)| i).collect();
+        prop_assert_eq!(batch.image_positions(), positions.clone());
+        if let Some(rows) = batch.feature_rows(image_seq_len) {
+            prop_assert_eq!(rows.len(), positions.len());
+            prop_assert!(rows.is_sorted_by(|a, b| a < b));
+        }
+    }
+}
+
+fn sample(name: &str, ids: &[i64], colours: &[f32]) -> Sample {
+    let picture = |&colour: &f32| Pixels {
+        height: 2,
+        width: 1,
+        chw: vec![colour; 6],
+    };
+    let labels = ids.iter().map(|&id| if id == P { X } else { id }).collect();
+    Sample {
+        name: name.to_owned(),
+        ids: ids.to_vec(),
+        labels,
+        pictures: colours.iter().map(picture).collect(),
+    }
+}
+
+#[test]
+fn a_batch_holds_the_pictures_that_are_left() {
+    let samples = [
+        sample("a", &[1, 2, P, P, 3], &[0.1, 0.2]),
+        sample("b", &[1, 2], &[]),
+        sample("c", &[P, 4, 5], &[0.3]),
+    ];
+    let batch = Batch::collate(&samples, &options(2, 4)).unwrap();
+    assert_eq!(batch.pixel_shape, [2, 3, 2, 1]);
+    assert_eq!(batch.pixels, [[0.1; 6], [0.3; 6]].concat());
+    assert_eq!(batch.tokens.num_labels, [1, 1, 1]);
+    assert_eq!(batch.tokens.num_pictures, 3);
+
+    let text = Batch::collate(&samples[1..2], &options(2, 4)).unwrap();
+    assert_eq!((text.pixels.len(), text.pixel_shape), (0, [0; 4]));
+
+    let mut odd = sample("odd", &[P, 4, 5], &[0.3]);
+    odd.pictures[0] = Pixels {
+        height: 1,
+        width: 2,
+        chw: vec![0.0; 6],
+    };
+    let error = Batch::collate(&[samples[2].clone(), odd], &options(2, 4)).unwrap_err();
+    assert!(
+        matches!(&error, DataError::PictureSize { sample, .. } if sample == "odd"),
+        "{error}"
+    );
+}
+
+#[test]
+fn mock_samples_are_exactly_as_long_as_asked() {
+    for (seq_length, image_seq_len, images_per_sample) in [(64, 16, 1), (64, 16, 3), (20, 9, 0), (2048, 576, 1), (8, 4, 1)] {
+        let config = MockConfig {
+            seq_length,
+            image_seq_len,
+            images_per_sample,
+            vocab_size: 100,
+            image_height: 8,
+            image_width: 6,
+            num_samples: 50,
+            seed: 7,
+        };
+        let mock = MockDataset::new(config.clone()).unwrap();
+        let samples: Vec<Sample> = (0..3).map(|i| mock.get(i).unwrap()).collect();
+        let batch = Batch::collate(&samples, &options(image_seq_len, 100_000)).unwrap();
+        assert_eq!((batch.tokens.s, &batch.tokens.seq_lens), (seq_length, &vec![seq_length; 3]));
+        assert!(samples.iter().flat_map(|s| &s.ids).all(|&id| id == P || (0..100).contains(&id)));
+        assert!(batch.pixels.iter().all(|pixel| (0.0..1.0).contains(pixel)));
+        assert_eq!(batch.pixels.len(), 3 * images_per_sample * 3 * 8 * 6);
+        assert!(batch.tokens.images.iter().all(|span| span.start >= 2));
+
+        assert_eq!(MockDataset::new(config.clone()).unwrap().get(1).unwrap(), samples[1]);
+        assert_ne!(samples[0].ids, samples[1].ids);
+        assert_ne!(
+            MockDataset::new(MockConfig { seed: 8, ..config }).unwrap().get(1).unwrap().ids,
+            samples[1].ids
+        );
+        assert!(mock.get(50).unwrap_err().to_string().contains("sample 50 of a dataset of 50"));
+    }
+    let cramped = MockConfig {
+        seq_length: 576,
+        ..MockConfig::default()
+    };
+    assert!(
+        MockDataset::new(cramped)
+            .unwrap_err()
+            .to_string()
+            .contains("raise seq_length above 579")
+    );
+    let wordless = MockConfig {
+        vocab_size: 0,
+        ..MockConfig::default()
+    };
+    assert!(MockDataset::new(wordless).unwrap_err().to_string().contains("vocab_size is 0"));
+}

@@ -1,0 +1,228 @@
+//! Ids and labels of prompts, against a transcription of LLaVA's `preprocess_v1`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use neva_data::{Conversation, IGNORE, IMAGE, Prompt, Template, Tokenizer, Turn, render};
+
+/// What to expect of LLaVA's algorithm.
+#[derive(PartialEq)]
+enum Llava {
+    /// It labels the sample as we do.
+    Same,
+    /// It reports a "tokenization mismatch" and trains nothing.
+    GivesUp,
+}
+use Llava::{GivesUp, Same};
+
+#[test]
+fn answers_are_learnt_and_nothing_else() {
+    check(&[("<image>\nWhat is this?", "A cat.")], "A cat.</s>", Same);
+    check(
+        &[("<image>\nWhat?", "A cat."), ("Colour?", "Black."), ("Sure?", "Yes.")],
+        "A cat.</s> Black.</s> Yes.</s>",
+        Same,
+    );
+    check(
+        &[("<image>\n<image>\nDiffer?", "Yes."), ("Look <image> here.", "I do.")],
+        "Yes.</s> I do.</s>",
+        Same,
+    );
+    check(&[("No picture?", "None.")], "None.</s>", Same);
+    check(&[("How many?", "12")], "12</s>", Same);
+    check(&[("Say it.", "你好")], "你好</s>", Same);
+    check(&[("Say it.", "\nNext line.")], "\nNext line.</s>", Same);
+    check(&[("Say it.", "Smile 🙂")], "Smile 🙂</s>", Same);
+    check(&[("Say it.", "🙂")], "🙂</s>", Same);
+    check(&[("Say it.", "Ends in spaces.  ")], "Ends in spaces.  </s>", Same);
+    check(&[("Say it.", "")], "</s>", GivesUp);
+    check(
+        &[("Who speaks?", "It says ASSISTANT: here.")],
+        "It says ASSISTANT: here.</s>",
+        GivesUp,
+    );
+    // A legacy tokenizer puts a space of its own after a special token.
+    check(&[("End?", "The end</s> is near.")], "The end</s>  is near.</s>", GivesUp);
+    check(&[("", "A.")], "A.</s>", Same);
+}
+
+/// Encodes `turns` by Vicuna's template and compares what is learnt, as text.
+#[track_caller]
+fn check(turns: &[(&str, &str)], learnt: &str, llava: Llava) {
+    let tokenizer = tokenizer();
+    let prompt = render(Template::named("v1").unwrap(), &conversation(turns)).unwrap();
+    let encoded = tokenizer.encode_prompt(&prompt).unwrap();
+    assert_eq!(encoded.ids.len(), encoded.labels.len());
+    assert!(
+        encoded
+            .ids
+            .iter()
+            .zip(&encoded.labels)
+            .all(|(id, label)| label == id || *label == IGNORE)
+    );
+    let labels: Vec<i64> = encoded.labels.iter().copied().filter(|&label| label != IGNORE).collect();
+    assert_eq!(tokenizer.decode(&labels, false).unwrap(), learnt);
+
+    let (ids, labels) = llava_preprocess_v1(&tokenizer, &prompt.text);
+    assert_eq!(encoded.ids, ids);
+    match llava {
+        Same => assert_eq!(encoded.labels, labels.expect("LLaVA gives up")),
+        GivesUp => assert!(labels.is_none(), "LLaVA does not give up"),
+    }
+}
+
+/// LLaVA's `preprocess_v1` with a legacy tokenizer: rounds are tokenized again to find where answers start.
+fn llava_preprocess_v1(tokenizer: &Tokenizer, text: &str) -> (Vec<i64>, Option<Vec<i64>>) {
+    let tokenize = |text: &str| {
+        let mut ids = vec![1];
+        for (i, chunk) in text.split("<image>").enumerate() {
+            if i > 0 {
+                ids.push(IMAGE);
+            }
+            ids.extend(tokenizer.encode(chunk).unwrap());
+        }
+        ids
+    };
+    let ids = tokenize(text);
+    let mut labels = ids.clone();
+    labels[0] = IGNORE;
+    let mut position = 1;
+    for round in text.split("</s>") {
+        let parts: Vec<&str> = round.split(" ASSISTANT: ").collect();
+        let [question, _] = parts[..] else { break };
+        let instruction = tokenize(&format!("{question} ASSISTANT: ")).len() - 2;
+        let end = (position + instruction).min(labels.len());
+        labels[position.min(end)..end].fill(IGNORE);
+        position += tokenize(round).len();
+    }
+    let complete = position == ids.len();
+    (ids, complete.then_some(labels))
+}
+
+#[test]
+fn a_token_is_learnt_whole() {
+    let tokenizer = tokenizer().with_bos(false);
+    // Tokens of "A chat.": `▁A` 0..1, `▁ch` 1..4, `at` 4..6, `.` 6..7.
+    for (answer, learnt) in [
+        (1..7, "chat."),
+        (3..6, "chat"),
+        (3..4, "ch"),
+        (4..5, "at"),
+        (6..7, "."),
+        (5..7, "at."),
+    ] {
+        let prompt = Prompt {
+            text: "A chat.".to_owned(),
+            answers: vec![answer.clone()],
+            images: Vec::new(),
+        };
+        let labels = tokenizer.encode_prompt(&prompt).unwrap().labels;
+        let labels: Vec<i64> = labels.into_iter().filter(|&label| label != IGNORE).collect();
+        assert_eq!(tokenizer.decode(&labels, false).unwrap(), learnt, "{answer:?}");
+    }
+}
+
+#[test]
+fn begin_of_sequence_is_an_option() {
+    let prompt = |name| render(Template::named(name).unwrap(), &conversation(&[("Hi", "Ho")])).unwrap();
+    let first_two = |tokenizer: Tokenizer, name| tokenizer.encode_prompt(&prompt(name)).unwrap().ids[..2].to_vec();
+    let bos = i64::from(tokenizer().special().bos.unwrap());
+    let word = tokenizer().encode("A chat").unwrap()[0];
+    assert_eq!(first_two(tokenizer(), "v1"), [bos, word]);
+    assert_eq!(first_two(tokenizer().with_bos(false), "v1")[0], word);
+    // The template writes `<s>` itself: there is one, not two.
+    let ids = first_two(tokenizer(), "mistral");
+    assert!(ids[0] == bos && ids[1] != bos, "{ids:?}");
+}
+
+#[test]
+fn caption_template_learns_all_but_the_picture() {
+    let tokenizer = tokenizer();
+    let prompt = render(
+        Template::named("plain").unwrap(),
+        &conversation(&[("<image>\nDescribe.", "A cat.")]),
+    )
+    .unwrap();
+    let encoded = tokenizer.encode_prompt(&prompt).unwrap();
+    let caption = tokenizer.encode("A cat.\n").unwrap();
+    assert_eq!(encoded.ids, [&[1, IMAGE], &caption[..]].concat());
+    assert_eq!(encoded.labels, [&[IGNORE, IGNORE], &caption[..]].concat());
+}
+
+#[test]
+fn special_tokens_of_the_embedded_tokenizer() {
+    let tokenizer = tokenizer();
+    let special = tokenizer.special();
+    assert_eq!(
+        (special.bos, special.eos, special.pad, special.image),
+        (Some(1), Some(2), Some(2047), Some(2046))
+    );
+    assert_eq!(tokenizer.vocab_size(), 2048);
+    assert_eq!(tokenizer.token_id("<image>"), special.image);
+}
+
+#[test]
+fn special_tokens_are_read_in_every_spelling() {
+    let json = include_bytes!("../tokenizers/mistral_2k/tokenizer.json");
+    let ids = |config: Option<&str>| {
+        let special = Tokenizer::from_bytes("t", json, config.map(str::as_bytes)).unwrap().special();
+        (special.bos, special.eos, special.pad)
+    };
+    assert_eq!(ids(None), (Some(1), Some(2), Some(2047)));
+    assert_eq!(
+        ids(Some(r#"{"bos_token": {"content": "<s>"}, "eos_token": "</s>"}"#)),
+        (Some(1), Some(2), Some(2))
+    );
+    assert_eq!(
+        ids(Some(r#"{"bos_token": null, "eos_token": "</s>", "pad_token": "<unk>"}"#)),
+        (None, Some(2), Some(0))
+    );
+}
+
+#[test]
+fn tokenizers_open_from_files_and_folders() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tokenizers/mistral_2k");
+    for address in [folder, &format!("{folder}/tokenizer.json"), "builtin:mistral_2k"] {
+        let tokenizer = Tokenizer::open(address).unwrap();
+        assert_eq!(tokenizer.special().pad, Some(2047), "{address}");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    std::fs::write(empty.path().join("broken.json"), "{").unwrap();
+    let broken = empty.path().join("broken.json");
+    for (address, expected) in [
+        ("builtin:gpt2", "`builtin:mistral_2k` is"),
+        (empty.path().to_str().unwrap(), "tokenizer.json"),
+        (broken.to_str().unwrap(), "broken.json"),
+    ] {
+        let text = Tokenizer::open(address).unwrap_err().to_string();
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn decoding_at_once_and_one_by_one_agree() {
+    let tokenizer = tokenizer();
+    for text in ["A cat and a cup.", "Smile 🙂 你好!", "12  spaces", "line\nline", ""] {
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), text);
+        let mut stream = tokenizer.stream();
+        let pieces: Vec<String> = ids.iter().filter_map(|&id| stream(id).unwrap()).collect();
+        assert_eq!(pieces.concat(), text);
+        assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')));
+    }
+    assert_eq!(tokenizer.decode(&[IMAGE, 1, 2], true).unwrap(), "");
+}
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::builtin("mistral_2k").unwrap()
+}
+
+fn conversation(turns: &[(&str, &str)]) -> Conversation {
+    let turn = |&(question, answer): &(&str, &str)| Turn {
+        question: question.to_owned(),
+        answer: Some(answer.to_owned()),
+    };
+    Conversation {
+        system: None,
+        turns: turns.iter().map(turn).collect(),
+    }
+}

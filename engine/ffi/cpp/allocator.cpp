@@ -1,0 +1,68 @@
+// A CPU allocator that counts the bytes it has given out.
+#include "status.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/alignment.h>
+#include <c10/core/impl/alloc_cpu.h>
+
+#include <atomic>
+
+namespace {
+
+std::atomic<int64_t> live{0};
+std::atomic<int64_t> peak{0};
+
+void count(int64_t bytes) {
+  const int64_t now = live.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  int64_t seen = peak.load(std::memory_order_relaxed);
+  while (now > seen && !peak.compare_exchange_weak(seen, now, std::memory_order_relaxed)) {
+  }
+}
+
+// Each block is preceded by its size, in a header as wide as the alignment that libtorch promises. The
+// context of the pointer so stays the pointer itself, which c10 asks for in `raw_allocate` and where it
+// shares storages.
+constexpr size_t kHeader = c10::gAlignment;
+
+void release(void* data) {
+  if (!data) return;
+  char* block = static_cast<char*>(data) - kHeader;
+  count(-*reinterpret_cast<int64_t*>(block));
+  c10::free_cpu(block);
+}
+
+class CountingAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    if (bytes == 0) return {nullptr, nullptr, &release, c10::Device(c10::kCPU)};
+    char* block = static_cast<char*>(c10::alloc_cpu(bytes + kHeader));
+    *reinterpret_cast<int64_t*>(block) = static_cast<int64_t>(bytes);
+    count(static_cast<int64_t>(bytes));
+    return {block + kHeader, block + kHeader, &release, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+
+}  // namespace
+
+extern "C" {
+
+neva_status neva_allocator_install() {
+  return neva::guard([] {
+    // Never destroyed: tensors may outlive main.
+    static auto* allocator = [] {
+      auto* made = new CountingAllocator;
+      c10::SetCPUAllocator(made, /*priority=*/255);
+      return made;
+    }();
+    TORCH_CHECK(c10::GetCPUAllocator() == allocator, "another CPU allocator was installed over the counting one");
+  });
+}
+
+int64_t neva_allocator_live() { return live.load(std::memory_order_relaxed); }
+int64_t neva_allocator_peak() { return peak.load(std::memory_order_relaxed); }
+void neva_allocator_reset_peak() { peak.store(live.load(std::memory_order_relaxed), std::memory_order_relaxed); }
+
+}  // extern "C"

@@ -1,0 +1,47 @@
+// The two ways into the autograd engine: accumulate into leaves, or return gradients.
+#include "status.h"
+
+#include <ATen/ops/ones_like.h>
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/variable.h>
+
+namespace autograd = torch::autograd;
+
+namespace {
+
+autograd::variable_list execute(at::Tensor* const* outputs, at::Tensor* const* gradients, size_t count,
+                                bool keep_graph, const autograd::edge_list* inputs) {
+  autograd::edge_list roots;
+  autograd::variable_list seeds;
+  for (size_t i = 0; i < count; ++i) {
+    roots.push_back(autograd::impl::gradient_edge(*outputs[i]));
+    seeds.push_back(gradients[i] ? *gradients[i] : at::ones_like(*outputs[i]));
+  }
+  return autograd::Engine::get_default_engine().execute(
+      roots, seeds, keep_graph, /*create_graph=*/false, /*accumulate_grad=*/inputs == nullptr,
+      inputs ? *inputs : autograd::edge_list());
+}
+
+}  // namespace
+
+extern "C" {
+
+neva_status neva_backward(at::Tensor* const* outputs, at::Tensor* const* gradients, size_t count,
+                          bool keep_graph) {
+  return neva::guard([&] { execute(outputs, gradients, count, keep_graph, nullptr); });
+}
+
+// `results` (null at first) receives one owned tensor for each input that a gradient reached.
+neva_status neva_grad(at::Tensor* const* outputs, at::Tensor* const* gradients, size_t count,
+                      at::Tensor* const* inputs, at::Tensor** results, size_t input_count, bool keep_graph) {
+  return neva::guard([&] {
+    autograd::edge_list edges;
+    for (size_t i = 0; i < input_count; ++i) edges.push_back(autograd::impl::gradient_edge(*inputs[i]));
+    auto found = execute(outputs, gradients, count, keep_graph, &edges);
+    for (size_t i = 0; i < input_count; ++i) {
+      if (found[i].defined()) results[i] = new at::Tensor(std::move(found[i]));
+    }
+  });
+}
+
+}  // extern "C"

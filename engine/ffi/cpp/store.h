@@ -1,0 +1,10 @@
+// The handle of a store, shared with gloo.cpp.
+#pragma once
+
+#include "status.h"
+
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+struct neva_store {
+  c10::intrusive_ptr<c10d::Store> store;
+};

@@ -1,0 +1,40 @@
+//! Everything that `tch` leaves out of libtorch and the engine needs: custom autograd functions,
+//! backward with given gradients, gradient hooks, c10d's stores and Gloo, fused optimizer kernels.
+//!
+//! This is the only C++ and the only `extern "C"` of the project. Three floors:
+//!
+//! 1. `cpp/` and `sys.rs`: declarations. Every C++ exception becomes a status; no policy.
+//! 2. The public modules here: safe Rust. They check devices, dtypes, contiguity and sizes before the
+//!    one foreign call, and own the lifetimes.
+//! 3. The engine: no `unsafe`.
+//!
+//! It knows nothing of meshes, models or configurations.
+#![expect(unsafe_code, reason = "the one crate that calls C++")]
+
+pub mod allocator;
+pub mod autograd;
+mod backward;
+mod callback;
+pub mod error;
+pub mod foreach;
+pub mod gloo;
+mod hooks;
+mod optim;
+mod settings;
+pub mod store;
+mod sys;
+mod tensors;
+mod work;
+
+pub use autograd::{Function, apply};
+pub use backward::{backward, grad};
+pub use callback::BoxError;
+pub use error::{Error, Result};
+pub use gloo::{Bind, GlooGroup, GlooOptions, ReduceOp};
+pub use hooks::{HookHandle, on_grad_ready};
+pub use optim::{AdamW, AdamWSlot, LossScale, fused_adamw_};
+pub use settings::{
+    LogLevel, Precision, libtorch_version, load_cuda, set_deterministic_algorithms, set_float32_matmul_precision, set_log_level,
+};
+pub use store::{Store, TcpStore};
+pub use work::Work;

@@ -1,0 +1,47 @@
+//! The counting allocator. One test: every thread of the process is counted.
+
+use neva_torch_ffi::allocator::{install, live, peak, reset_peak};
+use tch::{Kind, Tensor};
+
+const MIB: u64 = 1 << 20;
+
+fn mebibytes(count: i64) -> Tensor {
+    Tensor::zeros([count << 18], tch::kind::FLOAT_CPU)
+}
+
+#[test]
+fn counts_live_and_peak_bytes() {
+    let before = mebibytes(1);
+    install().unwrap();
+    std::thread::spawn(install).join().unwrap().unwrap();
+    let start = live();
+
+    let kept = mebibytes(2);
+    assert_eq!(live() - start, 2 * MIB);
+    drop(mebibytes(8));
+    assert_eq!((live() - start, peak() - start), (2 * MIB, 10 * MIB));
+    reset_peak();
+    assert_eq!(peak(), live());
+
+    // A view costs nothing, an empty tensor nothing, other kinds their own size.
+    let others = (
+        kept.view([2, -1]),
+        Tensor::zeros([0], tch::kind::FLOAT_CPU),
+        kept.to_kind(Kind::BFloat16),
+    );
+    assert_eq!(live() - start, 3 * MIB);
+    drop(others);
+
+    // Freed on another thread than allocated on; and one that was allocated before the count began.
+    std::thread::spawn(move || drop((kept, before))).join().unwrap();
+    assert_eq!(live(), start);
+
+    // What the kernels may rely on.
+    let odd = Tensor::zeros([3], (Kind::Uint8, tch::Device::Cpu));
+    assert_eq!(odd.data_ptr() as usize % 64, 0);
+    let mut grown = odd.shallow_clone();
+    let _ = grown.resize_([MIB as i64]);
+    assert_eq!(live() - start, MIB);
+    drop((odd, grown));
+    assert_eq!(live(), start);
+}

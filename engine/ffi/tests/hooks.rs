@@ -1,0 +1,155 @@
+//! Hooks on accumulated gradients: how often they fire, and how they end.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use neva_torch_ffi::{BoxError, Error, Function, HookHandle, apply, backward, grad, on_grad_ready};
+use tch::{Kind, Tensor};
+
+fn leaf(values: &[f32]) -> Tensor {
+    Tensor::from_slice(values).set_requires_grad(true)
+}
+
+fn run(loss: &Tensor) -> Result<(), Error> {
+    backward(&[&loss.sum(Kind::Float)], &[None], false)
+}
+
+fn counter(parameter: &Tensor) -> (HookHandle, impl Fn() -> usize + use<>) {
+    let fired = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&fired);
+    let handle = on_grad_ready(parameter, move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    (handle.unwrap(), move || fired.load(Ordering::SeqCst))
+}
+
+/// A checkpoint of `x * w`.
+struct Checkpoint {
+    saved: Vec<Tensor>,
+    /// Whether the recomputation accumulates into `w` itself (re-entrant `backward`), or the gradient of
+    /// `w` is returned (`grad`) and the graph around it accumulates.
+    accumulates: bool,
+}
+
+fn checkpoint(x: &Tensor, w: &Tensor, accumulates: bool) -> Tensor {
+    apply(
+        Checkpoint {
+            saved: vec![],
+            accumulates,
+        },
+        &[x, w],
+    )
+    .unwrap()
+    .remove(0)
+}
+
+impl Function for Checkpoint {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        self.saved = inputs.iter().map(|input| input.shallow_clone()).collect();
+        Ok(vec![inputs[0].f_mul(inputs[1])?])
+    }
+    fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let (x, w) = (self.saved[0].detach().set_requires_grad(true), &self.saved[1]);
+        let y = tch::with_grad(|| &x * w);
+        if self.accumulates {
+            backward(&[&y], &[grads[0].as_ref()], false)?;
+            return Ok(vec![Some(x.grad()), None]);
+        }
+        Ok(grad(&[&y], &[grads[0].as_ref()], &[&x, w], false)?)
+    }
+}
+
+/// Trap: how often depends on how the weight is used.
+#[test]
+fn how_often_a_hook_fires() {
+    let check = |loss: fn(&Tensor, &Tensor) -> Tensor, expect: usize, gradient: f32| {
+        let (x, w) = (leaf(&[2.0, 2.0]), leaf(&[5.0, 5.0]));
+        let (_handle, fired) = counter(&w);
+        run(&loss(&x, &w)).unwrap();
+        let found: Vec<f32> = if w.grad().defined() {
+            Vec::try_from(w.grad()).unwrap()
+        } else {
+            vec![0.0; 2]
+        };
+        assert_eq!((fired(), found), (expect, vec![gradient; 2]));
+    };
+    check(|x, w| x * w, 1, 2.0);
+    // Used twice in one graph: once.
+    check(|x, w| x * w + w * 2.0, 1, 4.0);
+    // Used inside a re-entrant checkpoint: by the walk inside, and by the one around it, which brings nothing.
+    check(|x, w| checkpoint(x, w, true), 2, 2.0);
+    check(|x, w| checkpoint(x, w, true) + w * 2.0, 2, 4.0);
+    check(|x, w| checkpoint(x, w, true) + checkpoint(x, w, true), 3, 4.0);
+    // A checkpoint that returns the gradient is like any other operation: once.
+    check(|x, w| checkpoint(x, w, false), 1, 2.0);
+    check(|x, w| checkpoint(x, w, false) + w * 2.0, 1, 4.0);
+    check(|x, w| checkpoint(x, w, false) + checkpoint(x, w, false), 1, 4.0);
+    // Unused: never.
+    check(|x, _| x * 3.0, 0, 0.0);
+}
+
+#[test]
+fn the_gradient_is_there_when_the_hook_runs() {
+    let w = leaf(&[5.0]);
+    let (seen, log) = (Arc::new(Mutex::new(vec![])), w.shallow_clone());
+    let into = Arc::clone(&seen);
+    let _handle = on_grad_ready(&w, move || {
+        into.lock().unwrap().push(log.grad().f_double_value(&[0])?);
+        Ok(())
+    });
+    run(&(&w * 3.0)).unwrap();
+    run(&(&w * 4.0)).unwrap();
+    assert_eq!(*seen.lock().unwrap(), [3.0, 7.0]);
+}
+
+#[test]
+fn a_dropped_handle_removes_the_hook() {
+    let w = leaf(&[1.0]);
+    let held = Arc::new(());
+    let weak = Arc::downgrade(&held);
+    let handle = on_grad_ready(&w, move || {
+        let _ = &held;
+        Ok(())
+    });
+    let second = on_grad_ready(&w, || Ok(())).unwrap_err();
+    assert!(second.to_string().contains("has a gradient hook already"), "{second}");
+    drop(handle);
+    assert!(weak.upgrade().is_none(), "the closure goes with the handle");
+    run(&(&w * 1.0)).unwrap();
+    let (_handle, fired) = counter(&w);
+    run(&(&w * 1.0)).unwrap();
+    assert_eq!(fired(), 1, "and makes room for another");
+}
+
+#[test]
+fn a_hook_may_drop_its_own_handle() {
+    let w = leaf(&[1.0]);
+    let slot: Arc<Mutex<Option<HookHandle>>> = Arc::default();
+    let (own, fired) = (Arc::clone(&slot), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&fired);
+    let handle = on_grad_ready(&w, move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        own.lock().unwrap().take();
+        Ok(())
+    });
+    *slot.lock().unwrap() = Some(handle.unwrap());
+    run(&(&w * 1.0)).unwrap();
+    run(&(&w * 1.0)).unwrap();
+    assert_eq!(fired.load(Ordering::SeqCst), 1);
+    assert_eq!(Arc::strong_count(&fired), 1, "its closure was dropped on the way out");
+}
+
+#[test]
+fn failures_end_the_backward_pass() {
+    let check = |hook: fn() -> Result<(), BoxError>, expect: &str| {
+        let w = leaf(&[1.0]);
+        let _handle = on_grad_ready(&w, hook).unwrap();
+        assert_eq!(run(&(&w * 1.0)).unwrap_err().to_string(), expect);
+    };
+    check(|| Err("bucket 3 is full".into()), "gradient hook: bucket 3 is full");
+    check(|| panic!("lost"), "gradient hook: panicked: lost");
+    for bad in [&leaf(&[1.0]) * 2.0, Tensor::from_slice(&[1f32]), Tensor::new()] {
+        assert!(matches!(on_grad_ready(&bad, || Ok(())), Err(Error::Argument(_))));
+    }
+}

@@ -1,0 +1,70 @@
+//! Ranks as threads of the test's process: each with its own connection to one store, and its own group.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use neva_torch_ffi::{Bind, GlooGroup, GlooOptions, TcpStore};
+
+pub(crate) const HOST: &str = "127.0.0.1";
+
+/// Longer than any test should take: a hung one ends here.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+pub(crate) fn options(rank: usize, size: usize) -> GlooOptions {
+    GlooOptions {
+        name: "test".into(),
+        rank,
+        size,
+        timeout: DEADLINE,
+        bind: Bind::Hostname(HOST.into()),
+        check: false,
+    }
+}
+
+/// Runs `body` on `size` ranks and returns their results in order. A panic of a rank is the test's.
+pub(crate) fn run<T: Send + Debug + 'static>(
+    size: usize,
+    adjust: fn(&mut GlooOptions),
+    body: impl Fn(&Arc<GlooGroup>) -> T + Send + Sync + 'static,
+) -> Vec<T> {
+    let server = TcpStore::server(HOST, 0, size, DEADLINE).unwrap();
+    let port = server.port();
+    let body = Arc::new(body);
+    let (sender, receiver) = channel();
+    let threads: Vec<_> = (0..size)
+        .map(|rank| {
+            let (body, sender) = (Arc::clone(&body), sender.clone());
+            let work = move || {
+                let store = TcpStore::client(HOST, port, size, DEADLINE).unwrap();
+                let mut options = options(rank, size);
+                adjust(&mut options);
+                let group = Arc::new(GlooGroup::new(&store, &options).unwrap());
+                let result = body(&group);
+                // The group goes along: no rank hangs up while another still talks.
+                sender.send((rank, result, group, store)).unwrap();
+            };
+            thread::Builder::new().name(format!("rank {rank}")).spawn(work).unwrap()
+        })
+        .collect();
+    drop(sender);
+    let end = Instant::now() + DEADLINE;
+    let mut done = Vec::new();
+    while done.len() < size {
+        match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(result) => done.push(result),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let ranks: Vec<usize> = done.iter().map(|(rank, ..)| *rank).collect();
+                panic!("only ranks {ranks:?} of {size} were done after {DEADLINE:?}");
+            }
+        }
+    }
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    done.sort_by_key(|(rank, ..)| *rank);
+    done.into_iter().map(|(_, result, ..)| result).collect()
+}

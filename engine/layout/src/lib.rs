@@ -1,0 +1,21 @@
+//! What a model consists of and how it is cut, without a tensor library.
+//!
+//! Three readers share these tables: the engine that builds a model, the checkpoint code that moves
+//! tensors between layouts, and the planner on a laptop. Nothing here knows a device or a rank's data.
+#![forbid(unsafe_code)]
+
+mod hf_config;
+mod llava;
+mod lora;
+mod names;
+mod parameter;
+mod sharding;
+mod trainable;
+
+pub use hf_config::{HfConfigError, from_hf_config};
+pub use llava::llava_parameters;
+pub use lora::{Adapters, LinearAdapter, lora_adapters};
+pub use names::{canonical_name, ignorable};
+pub use parameter::{Cut, Init, ParamSpec, Part, Shard};
+pub use sharding::cut_of;
+pub use trainable::{PartSummary, is_trainable, summary};

@@ -1,0 +1,24 @@
+//! How tensor parallelism cuts a LLaVA model, as one table (Megatron-LM, arXiv:1909.08053).
+
+use crate::parameter::Cut;
+
+/// Suffix of a language-model parameter, and its cut. The vision encoder and the projector are
+/// replicated: their inputs are the same on every tensor-parallel rank, hence their gradients too.
+const LANGUAGE: &[(&str, Cut)] = &[
+    ("embed_tokens.weight", Cut::Vocab),
+    ("self_attn.q_proj.weight", Cut::Column),
+    ("self_attn.k_proj.weight", Cut::Column),
+    ("self_attn.v_proj.weight", Cut::Column),
+    ("self_attn.o_proj.weight", Cut::Row),
+    ("mlp.gate_proj.weight", Cut::Column),
+    ("mlp.up_proj.weight", Cut::Column),
+    ("mlp.down_proj.weight", Cut::Row),
+    ("lm_head.weight", Cut::Vocab),
+];
+
+/// Cut of the parameter `name` (canonical spelling).
+pub fn cut_of(name: &str) -> Cut {
+    let language = name.starts_with("model.language_model.") || name.starts_with("lm_head.");
+    let row = LANGUAGE.iter().find(|(suffix, _)| language && name.ends_with(suffix));
+    row.map_or(Cut::Replicate, |(_, cut)| *cut)
+}

@@ -1,0 +1,17 @@
+//! Ranks, the axes that they form, and what they say to each other.
+//!
+//! A [`Collective`] is one group of ranks; a [`Mesh`] holds this rank's group along every axis. The same
+//! code runs over processes ([`GlooFabric`]) and over threads of one process ([`ThreadFabric`], for tests
+//! and simulation). Every wait has a deadline, and its error names axis, operation, shape and rank.
+
+mod collective;
+mod gloo;
+mod mesh;
+mod rendezvous;
+mod threads;
+
+pub use collective::{Collective, CommError, Fabric, Reduce, Solo};
+pub use gloo::GlooFabric;
+pub use mesh::{Axis, Mesh};
+pub use rendezvous::{Greeting, Meeting, rendezvous};
+pub use threads::{ThreadFabric, run_ranks};

@@ -1,0 +1,120 @@
+//! What can go wrong in the engine, and whose business it is.
+
+use crate::comm::CommError;
+use neva_data::DataError;
+use neva_schemas::{ExitClass, Problem, exit_class};
+use std::path::{Path, PathBuf};
+
+/// Result of the engine.
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;
+
+/// Any failure of the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The run cannot be done as it is described.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Run(Vec<Problem>),
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{}: {reason}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Tensors of a file do not fit the model; all of them are listed.
+    #[error("{}: {}", path.display(), listing(problems))]
+    Weights {
+        /// The file or folder.
+        path: PathBuf,
+        /// Each missing, foreign or misshapen tensor.
+        problems: Vec<String>,
+    },
+    /// A dataset is wrong.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Ranks could not talk.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// libtorch refused an operation.
+    #[error("libtorch: {0}")]
+    Torch(String),
+    /// The loss or a gradient is not a number any more.
+    #[error("step {step}: {what} is {value}")]
+    NotFinite {
+        /// Optimizer step, from 0.
+        step: u64,
+        /// Which quantity.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// This machine cannot run it.
+    #[error("{0}")]
+    Machine(String),
+    /// The launcher asked the run to stop.
+    #[error("stopped by a signal at step {step}")]
+    Stopped {
+        /// Optimizer step, from 0.
+        step: u64,
+    },
+    /// A mistake of ours.
+    #[error("bug: {0}")]
+    Bug(String),
+}
+
+impl EngineError {
+    /// Exit code that tells whose business the failure is.
+    pub fn class(&self) -> ExitClass {
+        match self {
+            Self::Run(_) | Self::Content { .. } | Self::Weights { .. } | Self::Data(_) => exit_class::INPUT,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => exit_class::INPUT,
+            Self::Machine(_) | Self::Comm(CommError::Rendezvous { .. }) => exit_class::CLUSTER,
+            Self::Bug(_) => exit_class::BUG,
+            Self::Io { .. } | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } | Self::Stopped { .. } => exit_class::JOB,
+        }
+    }
+
+    /// An [`Self::Io`] for `map_err`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+impl From<neva_torch_ffi::Error> for EngineError {
+    fn from(error: neva_torch_ffi::Error) -> Self {
+        use neva_torch_ffi::Error;
+        match error {
+            Error::Panic(text) => Self::Bug(text),
+            Error::Argument(text) => Self::Bug(text),
+            other => Self::Torch(other.to_string()),
+        }
+    }
+}
+
+impl From<tch::TchError> for EngineError {
+    fn from(error: tch::TchError) -> Self {
+        // The C++ stack trace behind the first line says nothing to a user.
+        Self::Torch(error.to_string().lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+/// At most 20 problems, the rest counted.
+fn listing(problems: &[String]) -> String {
+    let shown = problems.iter().take(20).map(String::as_str).collect::<Vec<_>>().join("; ");
+    match problems.len().saturating_sub(20) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
+}

@@ -1,0 +1,89 @@
+//! CLIP's vision transformer (arXiv:2103.00020), as `transformers.CLIPVisionModel`.
+
+use crate::error::Result;
+use crate::nn::{Build, LayerNorm, Linear, attend};
+use neva_schemas::VisionConfig;
+use tch::Tensor;
+
+/// The encoder up to the hidden state that LLaVA takes.
+#[derive(Debug)]
+pub(super) struct ClipVision {
+    class_embedding_h: Tensor,
+    patch_embedding: Tensor,
+    position_embedding_sh: Tensor,
+    pre_norm: LayerNorm,
+    layers: Vec<Layer>,
+}
+
+impl ClipVision {
+    /// Takes the parameters of the first `layers` layers.
+    pub(super) fn new(config: &VisionConfig, layers: usize, build: &Build<'_>) -> Result<Self> {
+        let layer = |index: usize| Layer::new(config, &build.at(&format!("encoder.layers.{index}")));
+        Ok(Self {
+            class_embedding_h: build.tensor("embeddings.class_embedding")?,
+            patch_embedding: build.tensor("embeddings.patch_embedding.weight")?,
+            position_embedding_sh: build.tensor("embeddings.position_embedding.weight")?,
+            pre_norm: build.layer_norm("pre_layrnorm", config.layer_norm_eps)?,
+            layers: (0..layers).map(layer).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Pictures `[b, channels, height, width]` to hidden states `[b, 1 + patches, h]`, class token first.
+    pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let patch = self.patch_embedding.size()[2];
+        let patches_bsh = pixels.conv2d(&self.patch_embedding, None::<Tensor>, patch, 0, 1, 1).flatten(2, 3).transpose(1, 2);
+        let class_bsh = self.class_embedding_h.expand([pixels.size()[0], 1, -1], false);
+        let mut x_bsh = self.pre_norm.forward(&(Tensor::cat(&[class_bsh, patches_bsh], 1) + &self.position_embedding_sh));
+        for layer in &self.layers {
+            x_bsh = layer.forward(&x_bsh)?;
+        }
+        Ok(x_bsh)
+    }
+}
+
+#[derive(Debug)]
+struct Layer {
+    norm1: LayerNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    heads: i64,
+}
+
+impl Layer {
+    fn new(config: &VisionConfig, build: &Build<'_>) -> Result<Self> {
+        Ok(Self {
+            norm1: build.layer_norm("layer_norm1", config.layer_norm_eps)?,
+            q: build.linear("self_attn.q_proj")?,
+            k: build.linear("self_attn.k_proj")?,
+            v: build.linear("self_attn.v_proj")?,
+            out: build.linear("self_attn.out_proj")?,
+            norm2: build.layer_norm("layer_norm2", config.layer_norm_eps)?,
+            fc1: build.linear("mlp.fc1")?,
+            fc2: build.linear("mlp.fc2")?,
+            heads: config.num_attention_heads as i64,
+        })
+    }
+
+    fn forward(&self, x_bsh: &Tensor) -> Result<Tensor> {
+        let x_bsh = x_bsh + self.attention(&self.norm1.forward(x_bsh))?;
+        let y_bsf = quick_gelu(&self.fc1.forward(&self.norm2.forward(&x_bsh))?);
+        Ok(x_bsh + self.fc2.forward(&y_bsf)?)
+    }
+
+    fn attention(&self, x_bsh: &Tensor) -> Result<Tensor> {
+        let size = x_bsh.size();
+        let heads = |y_bsh: Tensor| y_bsh.view([size[0], size[1], self.heads, -1]).transpose(1, 2);
+        let (q, k, v) = (heads(self.q.forward(x_bsh)?), heads(self.k.forward(x_bsh)?), heads(self.v.forward(x_bsh)?));
+        self.out.forward(&attend(&q, &k, &v, None))
+    }
+}
+
+/// `x * sigmoid(1.702 x)`, CLIP's approximation of GELU.
+fn quick_gelu(x: &Tensor) -> Tensor {
+    x * (x * 1.702).sigmoid()
+}

@@ -1,0 +1,114 @@
+//! Llama (arXiv:2302.13971, grouped queries of arXiv:2307.09288), as `transformers.LlamaModel`.
+
+use crate::error::Result;
+use crate::nn::{Build, ColumnLinears, KvCache, Linear, RmsNorm, Rope, Segments, VocabEmbedding, attend};
+use neva_schemas::TextConfig;
+use tch::Tensor;
+
+/// The decoder: embedding, layers, final norm. The head belongs to the loss.
+#[derive(Debug)]
+pub struct Llama {
+    embed_tokens: VocabEmbedding,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    head_dim: usize,
+    rope_theta: f64,
+}
+
+/// Keys and values of what was already read, for generation.
+#[derive(Debug)]
+pub struct Decoding {
+    caches: Vec<KvCache>,
+}
+
+impl Llama {
+    /// Takes all parameters.
+    pub fn new(config: &TextConfig, build: &Build<'_>) -> Result<Self> {
+        let layer = |index: usize| Layer::new(config, &build.at(&format!("layers.{index}")));
+        Ok(Self {
+            embed_tokens: build.vocab_embedding("embed_tokens")?,
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            norm: build.rms_norm("norm", config.rms_norm_eps)?,
+            head_dim: config.head_dim(),
+            rope_theta: config.rope_theta,
+        })
+    }
+
+    /// Embeddings `[b, s, h]` of `ids_bs`.
+    pub fn embed(&self, ids_bs: &Tensor) -> Result<Tensor> {
+        self.embed_tokens.forward(ids_bs)
+    }
+
+    /// Hidden states `[b, s, h]` behind the final norm.
+    pub fn forward(&self, embeds_bsh: &Tensor, segments: &Segments) -> Result<Tensor> {
+        let positions = segments.positions(embeds_bsh.size()[1]);
+        let rope = Rope::new(&positions, self.head_dim, self.rope_theta, embeds_bsh.kind(), embeds_bsh.device());
+        let mut x_bsh = embeds_bsh.shallow_clone();
+        for layer in &self.layers {
+            x_bsh = layer.forward(&x_bsh, &rope, segments, None)?;
+        }
+        Ok(self.norm.forward(&x_bsh))
+    }
+
+    /// An empty memory for [`Self::decode`].
+    pub fn decoding(&self) -> Decoding {
+        Decoding { caches: self.layers.iter().map(|_| KvCache::default()).collect() }
+    }
+
+    /// As [`Self::forward`] for one sequence, behind the positions that `decoding` remembers: the whole
+    /// prompt first, then one position at a time.
+    pub fn decode(&self, embeds_bsh: &Tensor, decoding: &mut Decoding) -> Result<Tensor> {
+        let (first, s) = (decoding.caches.first().map_or(0, KvCache::len), embeds_bsh.size()[1]);
+        let positions: Vec<_> = (first..first + s).collect();
+        let rope = Rope::new(&[positions], self.head_dim, self.rope_theta, embeds_bsh.kind(), embeds_bsh.device());
+        let segments = Segments::rows(&[s as usize]);
+        let mut x_bsh = embeds_bsh.shallow_clone();
+        for (layer, cache) in self.layers.iter().zip(&mut decoding.caches) {
+            x_bsh = layer.forward(&x_bsh, &rope, &segments, Some(cache))?;
+        }
+        Ok(self.norm.forward(&x_bsh))
+    }
+}
+
+#[derive(Debug)]
+struct Layer {
+    input_norm: RmsNorm,
+    qkv: ColumnLinears<3>,
+    o: Linear,
+    post_attention_norm: RmsNorm,
+    gate_up: ColumnLinears<2>,
+    down: Linear,
+    head_dim: i64,
+}
+
+impl Layer {
+    fn new(config: &TextConfig, build: &Build<'_>) -> Result<Self> {
+        Ok(Self {
+            input_norm: build.rms_norm("input_layernorm", config.rms_norm_eps)?,
+            qkv: build.column_linears(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
+            o: build.linear("self_attn.o_proj")?,
+            post_attention_norm: build.rms_norm("post_attention_layernorm", config.rms_norm_eps)?,
+            gate_up: build.column_linears(["mlp.gate_proj", "mlp.up_proj"])?,
+            down: build.linear("mlp.down_proj")?,
+            head_dim: config.head_dim() as i64,
+        })
+    }
+
+    fn forward(&self, x_bsh: &Tensor, rope: &Rope, segments: &Segments, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        let x_bsh = x_bsh + self.attention(&self.input_norm.forward(x_bsh), rope, segments, cache)?;
+        let [gate_bsf, up_bsf] = self.gate_up.forward(&self.post_attention_norm.forward(&x_bsh))?;
+        Ok(&x_bsh + self.down.forward(&(gate_bsf.silu() * up_bsf))?)
+    }
+
+    fn attention(&self, x_bsh: &Tensor, rope: &Rope, segments: &Segments, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        let size = x_bsh.size();
+        let heads = |y_bsh: &Tensor| y_bsh.view([size[0], size[1], -1, self.head_dim]).transpose(1, 2);
+        let [q, k, v] = self.qkv.forward(x_bsh)?;
+        let (q, k, v) = (rope.apply(&heads(&q)), rope.apply(&heads(&k)), heads(&v));
+        let (k, v) = match cache {
+            Some(cache) => cache.extend(k, v),
+            None => (k, v),
+        };
+        self.o.forward(&attend(&q, &k, &v, Some(segments)))
+    }
+}

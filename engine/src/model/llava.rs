@@ -1,0 +1,86 @@
+//! LLaVA-1.5 (arXiv:2310.03744), as `transformers.LlavaModel`: features of the pictures take the places
+//! of their placeholders in the text's embedding.
+
+use super::clip::ClipVision;
+use super::llama::{Decoding, Llama};
+use super::projector::Projector;
+use crate::error::Result;
+use crate::nn::{Build, Segments};
+use neva_schemas::{FeatureSelect, LlavaModel};
+use tch::Tensor;
+
+/// A merged batch on the model's device.
+#[derive(Debug)]
+pub struct Batch {
+    /// Token ids `[b, s]`; negative at the positions of pictures.
+    pub input_ids_bs: Tensor,
+    /// Target of each position `[b, s]`; negative where nothing is trained.
+    pub labels_bs: Tensor,
+    /// Segment bounds.
+    pub segments: Segments,
+    /// Pictures `[pictures, channels, height, width]`, if there are any.
+    pub pixels: Option<Tensor>,
+    /// Positions of the pictures' features in the flattened `[b * s]`, in order.
+    pub image_positions: Tensor,
+    /// Rows of the flattened features that are used; `None` for all of them.
+    pub feature_rows: Option<Tensor>,
+}
+
+/// The whole model up to the last hidden state.
+#[derive(Debug)]
+pub struct Llava {
+    vision: ClipVision,
+    projector: Projector,
+    language: Llama,
+    select: FeatureSelect,
+}
+
+impl Llava {
+    /// Takes all parameters.
+    pub fn new(config: &LlavaModel, build: &Build<'_>) -> Result<Self> {
+        Ok(Self {
+            vision: ClipVision::new(&config.vision_config, config.vision_layers_used(), &build.at("model.vision_tower"))?,
+            projector: Projector::new(&build.at("model.multi_modal_projector"))?,
+            language: Llama::new(&config.text_config, &build.at("model.language_model"))?,
+            select: config.vision_feature_select_strategy,
+        })
+    }
+
+    /// Hidden states `[b, s, h]`; the loss applies the head.
+    pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
+        self.language.forward(&self.embed(batch)?, &batch.segments)
+    }
+
+    /// An empty memory for [`Self::decode`].
+    pub fn decoding(&self) -> Decoding {
+        self.language.decoding()
+    }
+
+    /// Hidden states of one sequence behind what `decoding` remembers.
+    pub fn decode(&self, batch: &Batch, decoding: &mut Decoding) -> Result<Tensor> {
+        self.language.decode(&self.embed(batch)?, decoding)
+    }
+
+    /// Features `[pictures, s, h]` in the language model's width.
+    pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor> {
+        let hidden_bsh = self.vision.forward(pixels)?;
+        let selected_bsh = match self.select {
+            FeatureSelect::Default => hidden_bsh.narrow(1, 1, hidden_bsh.size()[1] - 1),
+            FeatureSelect::Full => hidden_bsh,
+        };
+        self.projector.forward(&selected_bsh)
+    }
+
+    /// Embedding of the text, with the pictures' features in their places.
+    fn embed(&self, batch: &Batch) -> Result<Tensor> {
+        let embeds_bsh = self.language.embed(&batch.input_ids_bs.clamp_min(0))?;
+        let Some(pixels) = &batch.pixels else { return Ok(embeds_bsh) };
+        let kind = embeds_bsh.kind();
+        let mut features_th = self.image_features(&pixels.to_kind(kind))?.flatten(0, 1);
+        if let Some(rows) = &batch.feature_rows {
+            features_th = features_th.index_select(0, rows);
+        }
+        let flat_th = embeds_bsh.flatten(0, 1).index_copy(0, &batch.image_positions, &features_th);
+        Ok(flat_th.view_as(&embeds_bsh))
+    }
+}

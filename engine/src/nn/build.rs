@@ -1,0 +1,102 @@
+//! Puts building blocks together out of named parameters.
+
+use super::{ColumnLinears, LayerNorm, Linear, Lora, RmsNorm, VocabEmbedding};
+use crate::comm::Collective;
+use crate::error::Result;
+use crate::parameters::Parameters;
+use neva_layout::Adapters;
+use std::sync::Arc;
+use tch::Tensor;
+
+/// Where a model takes its parameters from. The model names them; layout and adapter come from the tables.
+#[derive(Debug, Clone)]
+pub struct Build<'a> {
+    parameters: &'a Parameters,
+    adapters: &'a Adapters,
+    adapter_scale: f64,
+    tensor_group: Arc<dyn Collective>,
+    prefix: String,
+}
+
+impl<'a> Build<'a> {
+    /// Starts at the top of the parameters' names.
+    pub fn new(parameters: &'a Parameters, adapters: &'a Adapters, adapter_scale: f64, tensor_group: Arc<dyn Collective>) -> Self {
+        Self { parameters, adapters, adapter_scale, tensor_group, prefix: String::new() }
+    }
+
+    /// The same, one level down.
+    pub fn at(&self, name: &str) -> Self {
+        Self { prefix: self.full_name(name), ..self.clone() }
+    }
+
+    /// The group that cut matrices are spread over.
+    pub fn tensor_group(&self) -> &Arc<dyn Collective> {
+        &self.tensor_group
+    }
+
+    /// The local part of a parameter.
+    ///
+    /// # Errors
+    /// There is no such parameter.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        Ok(self.parameters.get(&self.full_name(name))?.tensor.shallow_clone())
+    }
+
+    /// The parameters `name.weight` and, where there is one, `name.bias`.
+    ///
+    /// # Errors
+    /// There is no such parameter.
+    pub fn linear(&self, name: &str) -> Result<Linear> {
+        let linear = self.full_name(name);
+        let weight = self.parameters.get(&format!("{linear}.weight"))?;
+        let bias = self.parameters.find(&format!("{linear}.bias")).map(|bias| bias.tensor.shallow_clone());
+        let adapter = match self.adapters.linears.get(&linear) {
+            Some(adapter) => Some(Lora {
+                a: self.parameters.get(&adapter.a)?.tensor.shallow_clone(),
+                b: self.parameters.get(&adapter.b)?.tensor.shallow_clone(),
+                scale: self.adapter_scale,
+            }),
+            None => None,
+        };
+        Ok(Linear::new(weight.tensor.shallow_clone(), bias, weight.spec.cut, self.tensor_group.clone(), adapter))
+    }
+
+    /// Column-cut maps that share their input.
+    ///
+    /// # Errors
+    /// There is no such parameter.
+    pub fn column_linears<const N: usize>(&self, names: [&str; N]) -> Result<ColumnLinears<N>> {
+        let parts = names.iter().map(|name| self.linear(name)).collect::<Result<Vec<_>>>()?;
+        Ok(ColumnLinears::new(parts.try_into().unwrap_or_else(|_| unreachable!("one part per name"))))
+    }
+
+    /// The parameter `name.weight` as RMS norm.
+    ///
+    /// # Errors
+    /// There is no such parameter.
+    pub fn rms_norm(&self, name: &str, eps: f64) -> Result<RmsNorm> {
+        Ok(RmsNorm::new(self.tensor(&format!("{name}.weight"))?, eps))
+    }
+
+    /// The parameters `name.weight` and `name.bias` as layer norm.
+    ///
+    /// # Errors
+    /// There is no such parameter.
+    pub fn layer_norm(&self, name: &str, eps: f64) -> Result<LayerNorm> {
+        Ok(LayerNorm::new(self.tensor(&format!("{name}.weight"))?, self.tensor(&format!("{name}.bias"))?, eps))
+    }
+
+    /// The parameter `name.weight` as embedding.
+    ///
+    /// # Errors
+    /// There is no such parameter.
+    pub fn vocab_embedding(&self, name: &str) -> Result<VocabEmbedding> {
+        let weight = self.parameters.get(&self.full_name(&format!("{name}.weight")))?;
+        let start = weight.spec.shard(self.tensor_group.rank(), self.tensor_group.size()).map_or(0, |shard| shard.start);
+        Ok(VocabEmbedding::new(weight.tensor.shallow_clone(), start, self.tensor_group.clone()))
+    }
+
+    fn full_name(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.into() } else { format!("{}.{name}", self.prefix) }
+    }
+}

@@ -1,0 +1,101 @@
+//! Linear maps that may be cut over the tensor axis, with an adapter beside them.
+
+use crate::comm::Collective;
+use crate::error::Result;
+use crate::parallel::{copy_to_region, reduce_from_region};
+use neva_layout::Cut;
+use std::sync::Arc;
+use tch::Tensor;
+
+/// `y = x W^T + bias`, plus the adapter's share. Layout and adapter are independent of each other.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    cut: Cut,
+    group: Arc<dyn Collective>,
+    adapter: Option<Lora>,
+}
+
+/// Low-rank adapter (arXiv:2106.09685): `scale * B A x`.
+#[derive(Debug)]
+pub struct Lora {
+    /// `[r, in]`.
+    pub a: Tensor,
+    /// `[out, r]`.
+    pub b: Tensor,
+    /// `alpha / r`.
+    pub scale: f64,
+}
+
+impl Linear {
+    pub(super) fn new(weight: Tensor, bias: Option<Tensor>, cut: Cut, group: Arc<dyn Collective>, adapter: Option<Lora>) -> Self {
+        Self { weight, bias, cut, group, adapter }
+    }
+
+    /// Applies the map. The input of a row-cut map is cut along its last dim, as a column-cut map leaves it.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self.cut {
+            Cut::Column | Cut::Vocab => self.column(x, &copy_to_region(x, &self.group)?),
+            Cut::Replicate => Ok(match self.low_rank(x) {
+                Some((lora, h)) => x.linear(&self.weight, self.bias.as_ref()) + h.linear(&lora.b, None::<Tensor>) * lora.scale,
+                None => x.linear(&self.weight, self.bias.as_ref()),
+            }),
+            Cut::Row => {
+                let y = reduce_from_region(&x.linear(&self.weight, None::<Tensor>), &self.group)?;
+                let y = match &self.bias {
+                    Some(bias) => y + bias,
+                    None => y,
+                };
+                // A is cut like the weight, so its product is a partial sum too.
+                Ok(match self.low_rank(x) {
+                    Some((lora, h)) => y + reduce_from_region(&h, &self.group)?.linear(&lora.b, None::<Tensor>) * lora.scale,
+                    None => y,
+                })
+            }
+        }
+    }
+
+    /// A column-cut map of `x_in`, which is `x` inside the tensor-parallel region. The adapter takes `x`
+    /// itself and enters the region after A: its gradient is whole there, and would count once for every
+    /// rank if it went through the region's entry of `x`.
+    fn column(&self, x: &Tensor, x_in: &Tensor) -> Result<Tensor> {
+        let y = x_in.linear(&self.weight, self.bias.as_ref());
+        Ok(match self.low_rank(x) {
+            Some((lora, h)) => y + copy_to_region(&h, &self.group)?.linear(&lora.b, None::<Tensor>) * lora.scale,
+            None => y,
+        })
+    }
+
+    fn low_rank(&self, x: &Tensor) -> Option<(&Lora, Tensor)> {
+        self.adapter.as_ref().map(|lora| (lora, x.linear(&lora.a, None::<Tensor>)))
+    }
+}
+
+/// Column-cut maps of the same input (q, k and v; gate and up), which enters their region once.
+#[derive(Debug)]
+pub struct ColumnLinears<const N: usize> {
+    parts: [Linear; N],
+}
+
+impl<const N: usize> ColumnLinears<N> {
+    pub(super) fn new(parts: [Linear; N]) -> Self {
+        Self { parts }
+    }
+
+    /// Applies each map.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn forward(&self, x: &Tensor) -> Result<[Tensor; N]> {
+        let x_in = copy_to_region(x, &self.parts[0].group)?;
+        let mut results = Vec::with_capacity(N);
+        for part in &self.parts {
+            results.push(part.column(x, &x_in)?);
+        }
+        Ok(results.try_into().unwrap_or_else(|_| unreachable!("one result per part")))
+    }
+}

@@ -1,0 +1,19 @@
+//! Building blocks. Each holds its tensors and reads their local shapes; how a tensor is cut is a
+//! property of its layout, chosen in [`Build`] from the table in `neva-layout`.
+//!
+//! Legend of shape suffixes: `b` batch, `s` sequence, `h` hidden, `n` heads, `d` head width, `f` MLP width,
+//! `v` vocabulary, `t` labelled tokens.
+
+mod attention;
+mod build;
+mod embedding;
+mod linear;
+mod norm;
+mod rope;
+
+pub use attention::{KvCache, Segments, attend};
+pub use build::Build;
+pub use embedding::VocabEmbedding;
+pub use linear::{ColumnLinears, Linear, Lora};
+pub use norm::{LayerNorm, RmsNorm};
+pub use rope::Rope;

@@ -1,0 +1,132 @@
+//! Gradients of all trainable parameters in fp32, summed over micro-batches and data-parallel ranks.
+
+use crate::comm::{Axis, Mesh, Reduce};
+use crate::error::{EngineError, Result};
+use crate::parameters::Parameters;
+use neva_layout::Cut;
+use neva_torch_ffi::foreach;
+use tch::{Kind, Tensor};
+
+/// Values of one bucket at most: large enough to use a link's bandwidth, small enough to overlap later.
+const BUCKET: i64 = 32 << 20;
+
+/// Flat fp32 buffers, and a view of them for each trainable parameter, in the parameters' order.
+#[derive(Debug)]
+pub struct Gradients {
+    buckets: Vec<Tensor>,
+    views: Vec<Tensor>,
+    cut: Vec<bool>,
+    touched: Vec<bool>,
+}
+
+impl Gradients {
+    /// Zeros for every trainable parameter.
+    pub fn new(parameters: &Parameters) -> Self {
+        let mut gradients = Self { buckets: Vec::new(), views: Vec::new(), cut: Vec::new(), touched: Vec::new() };
+        let all: Vec<_> = parameters.trainable().collect();
+        let mut first = 0;
+        while first < all.len() {
+            let mut size = 0;
+            let mut end = first;
+            while end < all.len() && (end == first || size + all[end].tensor.numel() as i64 <= BUCKET) {
+                size += all[end].tensor.numel() as i64;
+                end += 1;
+            }
+            let bucket = Tensor::zeros([size], (Kind::Float, all[first].tensor.device()));
+            let mut start = 0;
+            for parameter in &all[first..end] {
+                let numel = parameter.tensor.numel() as i64;
+                gradients.views.push(bucket.narrow(0, start, numel).view_as(&parameter.tensor));
+                gradients.cut.push(parameter.spec.cut != Cut::Replicate);
+                start += numel;
+            }
+            gradients.buckets.push(bucket);
+            first = end;
+        }
+        gradients.touched = vec![false; gradients.views.len()];
+        gradients
+    }
+
+    /// Adds one micro-batch's gradients; `None` where none reached the parameter.
+    ///
+    /// # Errors
+    /// libtorch refused.
+    pub fn add(&mut self, grads: &[Option<Tensor>]) -> Result<()> {
+        if grads.len() != self.views.len() {
+            return Err(EngineError::Bug(format!("{} gradients for {} parameters", grads.len(), self.views.len())));
+        }
+        let mut views = Vec::new();
+        let mut values = Vec::new();
+        for ((grad, view), touched) in grads.iter().zip(&self.views).zip(&mut self.touched) {
+            if let Some(grad) = grad {
+                *touched = true;
+                views.push(view);
+                values.push(grad.to_kind(Kind::Float));
+            }
+        }
+        let values: Vec<_> = values.iter().collect();
+        Ok(foreach::add_(&views, &values, 1.0)?)
+    }
+
+    /// Sums over the data-parallel ranks. A parameter that any rank touched counts as touched on all.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn reduce(&mut self, mesh: &Mesh) -> Result<()> {
+        let group = mesh.axis(Axis::Data);
+        if group.size() == 1 {
+            return Ok(());
+        }
+        let flags: Vec<f32> = self.touched.iter().map(|touched| f32::from(u8::from(*touched))).collect();
+        if !flags.is_empty() {
+            let flags = Tensor::from_slice(&flags).to_device(self.views[0].device());
+            group.all_reduce(&flags, Reduce::Max)?;
+            let flags = Vec::<f32>::try_from(flags)?;
+            self.touched = flags.iter().map(|flag| *flag > 0.0).collect();
+        }
+        for bucket in &self.buckets {
+            group.all_reduce(bucket, Reduce::Sum)?;
+        }
+        Ok(())
+    }
+
+    /// Global L2 norm: parts of cut parameters are summed over the tensor axis, replicated ones count once.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn norm(&self, mesh: &Mesh) -> Result<f64> {
+        let views: Vec<_> = self.views.iter().collect();
+        let norms = foreach::norm(&views, 2.0, None)?;
+        let squares = |cut: bool| -> Tensor {
+            let of_kind: Vec<_> = norms.iter().zip(&self.cut).filter(|(_, is_cut)| **is_cut == cut).map(|(norm, _)| norm.to_kind(Kind::Double)).collect();
+            if of_kind.is_empty() { Tensor::from(0f64) } else { Tensor::stack(&of_kind, 0).square().sum(Kind::Double) }
+        };
+        let cut = squares(true);
+        mesh.axis(Axis::Tensor).all_reduce(&cut, Reduce::Sum)?;
+        Ok((cut + squares(false)).sqrt().double_value(&[]))
+    }
+
+    /// Multiplies everything by `factor`.
+    ///
+    /// # Errors
+    /// libtorch refused.
+    pub fn scale(&mut self, factor: f64) -> Result<()> {
+        let buckets: Vec<_> = self.buckets.iter().collect();
+        Ok(foreach::mul_(&buckets, factor)?)
+    }
+
+    /// Back to zeros, untouched.
+    ///
+    /// # Errors
+    /// libtorch refused.
+    pub fn reset(&mut self) -> Result<()> {
+        self.touched.fill(false);
+        let buckets: Vec<_> = self.buckets.iter().collect();
+        Ok(foreach::zero_(&buckets)?)
+    }
+
+    /// Gradient of each trainable parameter, in order; `None` where no rank touched it.
+    pub fn touched(&self) -> impl Iterator<Item = Option<&Tensor>> {
+        self.views.iter().zip(&self.touched).map(|(view, touched)| touched.then_some(view))
+    }
+}

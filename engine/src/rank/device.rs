@@ -1,0 +1,47 @@
+//! What a rank computes on.
+
+use crate::error::{EngineError, Result};
+use neva_schemas::{Accelerator, Problem, RankEnv, Trainer};
+use neva_torch_ffi::{libtorch_version, load_cuda, set_deterministic_algorithms};
+use tch::{Cuda, Device};
+
+/// Version of libtorch that this program was made for, without the patch level.
+const LIBTORCH: &str = "2.11.";
+
+/// Chooses the device and sets the process up for it.
+///
+/// # Errors
+/// Another libtorch was loaded, or the run asks for a GPU that is not there.
+pub(super) fn set_up(trainer: &Trainer, rank: &RankEnv) -> Result<Device> {
+    check_libtorch()?;
+    let gpus = if trainer.accelerator == Accelerator::Cpu || !load_cuda()? { 0 } else { Cuda::device_count() };
+    set_deterministic_algorithms(trainer.deterministic)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = trainer.threads_per_rank.unwrap_or_else(|| (cores / rank.local_world_size.max(1) as usize).max(1) as u32);
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    let enough = gpus >= i64::from(rank.local_world_size);
+    match trainer.accelerator {
+        Accelerator::Cpu => Ok(Device::Cpu),
+        // Several ranks talk through Gloo, which carries host memory.
+        Accelerator::Auto if enough && rank.world_size == 1 => Ok(Device::Cuda(0)),
+        Accelerator::Auto => Ok(Device::Cpu),
+        Accelerator::Gpu if rank.world_size > 1 => Err(EngineError::Run(vec![
+            Problem::error("finetune.trainer.accelerator", format!("{} ranks on GPUs: this version trains on one GPU only", rank.world_size))
+                .help("use 1 rank, or --set finetune.trainer.accelerator=cpu"),
+        ])),
+        Accelerator::Gpu if enough => Ok(Device::Cuda(0)),
+        Accelerator::Gpu => Err(EngineError::Machine(format!(
+            "the run asks for a GPU, libtorch sees {gpus}: point LIBTORCH at a CUDA libtorch 2.11.0, or set finetune.trainer.accelerator=cpu"
+        ))),
+    }
+}
+
+/// Refuses to run on another libtorch than the one that the bindings were made for.
+pub(super) fn check_libtorch() -> Result<String> {
+    let version = libtorch_version()?;
+    if version.starts_with(LIBTORCH) {
+        Ok(version)
+    } else {
+        Err(EngineError::Machine(format!("libtorch {version} was loaded, this program needs {LIBTORCH}0: run `make setup`, or point LIBTORCH there")))
+    }
+}

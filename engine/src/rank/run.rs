@@ -1,0 +1,95 @@
+//! Trains a plan as one rank.
+
+use super::device::{check_libtorch, set_up};
+use super::environment::lookup;
+use super::failure::{append, record, record_panic};
+use crate::checkpoint::ModelCache;
+use crate::comm::{CommError, Greeting, Meeting, Mesh, rendezvous};
+use crate::error::{EngineError, Result};
+use crate::trainer::{Progress, fit};
+use neva_schemas::{Engine, LaunchPlan, PLAN_FORMAT, ParallelSizes, Problem, RankEnv, RankFailure, RunReport, Severity, Validate};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The engine for `neva_run::RunOptions::direct`.
+pub fn engine() -> LibtorchEngine {
+    LibtorchEngine
+}
+
+/// Trains on libtorch.
+#[derive(Debug, Clone, Copy)]
+pub struct LibtorchEngine;
+
+impl Engine for LibtorchEngine {
+    fn train(&self, plan: &LaunchPlan, rank: &RankEnv) -> Result<RunReport, RankFailure> {
+        let progress = Progress::default();
+        // Where failures are recorded: rank 0's folder, once it is known.
+        let mut run_dir = plan.run_dir.clone();
+        let outcome = catch_unwind(AssertUnwindSafe(|| train(plan, rank, &mut run_dir, &progress)));
+        let step = progress.step.get();
+        let failure = match outcome {
+            Ok(Ok(report)) => return Ok(report),
+            Ok(Err(error)) => record(rank.rank, step, &error),
+            Err(panic) => record_panic(rank.rank, step, &*panic),
+        };
+        append(&run_dir, &failure);
+        Err(failure)
+    }
+}
+
+fn train(plan: &LaunchPlan, rank: &RankEnv, run_dir: &mut PathBuf, progress: &Progress) -> Result<RunReport> {
+    if plan.format != PLAN_FORMAT {
+        return Err(EngineError::Content {
+            path: run_dir.join("plan.json"),
+            reason: format!("format {}, this program reads format {PLAN_FORMAT}", plan.format),
+        });
+    }
+    let trainer = &plan.run.finetune.trainer;
+    let problems: Vec<_> = plan.run.problems("").into_iter().filter(|problem| problem.severity == Severity::Error).collect();
+    if !problems.is_empty() {
+        return Err(EngineError::Run(problems));
+    }
+    let sizes = ParallelSizes::of(trainer).ok_or_else(|| EngineError::Bug("a valid run has parallel sizes".into()))?;
+    if sizes.world() != rank.world_size {
+        return Err(EngineError::Run(vec![
+            Problem::error("finetune.trainer", format!("the run needs {} ranks, but {} were started", sizes.world(), rank.world_size))
+                .help("set num_nodes and num_gpus_per_node to what was started"),
+        ]));
+    }
+    let device = set_up(trainer, rank)?;
+    let cache = ModelCache::locate(lookup);
+    let timeout = Duration::from_secs(trainer.timeout_s);
+    let (mesh, meeting) = meet(plan, rank, sizes, timeout)?;
+    if let Some(meeting) = &meeting {
+        *run_dir = PathBuf::from(String::from_utf8_lossy(&meeting.from_first).into_owned());
+    }
+    std::fs::create_dir_all(&*run_dir).map_err(EngineError::io("create", run_dir))?;
+    let report = fit(plan, run_dir, mesh, device, &cache, progress)?;
+    if let Some(meeting) = meeting {
+        meeting.leave(timeout.min(Duration::from_secs(10)));
+    }
+    Ok(report)
+}
+
+/// Forms the mesh. Under torchrun every rank resolves the recipe itself, at its own second: they agree on
+/// the plan without its folder, and rank 0's folder is everybody's.
+fn meet(plan: &LaunchPlan, rank: &RankEnv, sizes: ParallelSizes, timeout: Duration) -> Result<(Mesh, Option<Meeting>)> {
+    if rank.world_size == 1 {
+        return Ok((Mesh::single(), None));
+    }
+    let anywhere = LaunchPlan { run_dir: PathBuf::new(), ..plan.clone() };
+    let greeting = Greeting {
+        plan: anywhere.hash().map_err(|error| EngineError::Bug(format!("the plan cannot be written: {error}")))?,
+        version: env!("CARGO_PKG_VERSION").into(),
+        libtorch: check_libtorch()?,
+    };
+    let meeting = rendezvous(rank, &greeting, path_bytes(&plan.run_dir)?, timeout)?;
+    let mesh = Mesh::new(sizes, &meeting.fabric)?;
+    Ok((mesh, Some(meeting)))
+}
+
+fn path_bytes(path: &Path) -> Result<&[u8], CommError> {
+    let text = path.to_str().ok_or_else(|| CommError::Strangers(format!("the run's folder {} is not UTF-8", path.display())))?;
+    Ok(text.as_bytes())
+}

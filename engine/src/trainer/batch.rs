@@ -1,0 +1,30 @@
+//! From vectors to tensors.
+
+use crate::error::Result;
+use crate::model::Batch;
+use crate::nn::Segments;
+use tch::{Device, Tensor};
+
+/// A collated batch as the model takes it. `image_seq_len` is the number of positions that a picture takes.
+///
+/// # Errors
+/// libtorch refused (out of memory).
+pub fn to_device(batch: &neva_data::Batch, image_seq_len: usize, device: Device) -> Result<Batch> {
+    let tokens = &batch.tokens;
+    let shape = [tokens.b as i64, tokens.s as i64];
+    let integers = |values: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(values)?.f_to_device(device)?) };
+    let pixels = if batch.pixels.is_empty() {
+        None
+    } else {
+        let shape = batch.pixel_shape.map(|size| size as i64);
+        Some(Tensor::f_from_slice(&batch.pixels)?.f_view(shape)?.f_to_device(device)?)
+    };
+    Ok(Batch {
+        input_ids_bs: integers(&tokens.input_ids)?.f_view(shape)?,
+        labels_bs: integers(&tokens.labels)?.f_view(shape)?,
+        segments: Segments::rows(&tokens.seq_lens),
+        pixels,
+        image_positions: integers(&tokens.image_positions())?,
+        feature_rows: tokens.feature_rows(image_seq_len).map(|rows| integers(&rows)).transpose()?,
+    })
+}

@@ -1,0 +1,221 @@
+//! One optimizer step.
+
+use crate::comm::{Axis, Mesh, Reduce};
+use crate::error::{EngineError, Result};
+use crate::loss::Head;
+use crate::model::{Batch, Llava};
+use crate::nn::Build;
+use crate::optim::{AdamW, Gradients};
+use crate::parameters::Parameters;
+use neva_layout::Adapters;
+use neva_schemas::{Finetune, LossNormalization, Peft};
+use neva_torch_ffi::grad;
+use tch::{Kind, Tensor};
+
+/// A model and its optimizer on one rank of a mesh.
+#[derive(Debug)]
+pub struct Trainer {
+    mesh: Mesh,
+    parameters: Parameters,
+    model: Llava,
+    head: Head,
+    gradients: Gradients,
+    optimizer: AdamW,
+    normalization: LossNormalization,
+    clip_grad: f64,
+}
+
+/// What one step did, the same on every rank.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// Cross entropy, mean over all labelled tokens of the global batch (NeMo's `reduced_train_loss`).
+    pub loss: f64,
+    /// What was differentiated: the same, or the mean of the micro-batches' means.
+    pub objective: f64,
+    /// Global L2 norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Labelled tokens of the global batch.
+    pub labels: u64,
+    /// Positions of the global batch, padding left out.
+    pub tokens: u64,
+    /// Samples of the global batch without any label.
+    pub zero_label_samples: u64,
+    /// Micro-batches without any picture.
+    pub text_only_microbatches: u64,
+}
+
+/// A micro-batch and the counts that are known before it is computed.
+#[derive(Debug)]
+pub struct Microbatch {
+    /// The tensors.
+    pub batch: Batch,
+    /// Labelled tokens.
+    pub labels: u64,
+    /// Positions, padding left out.
+    pub tokens: u64,
+    /// Samples without any label.
+    pub zero_label_samples: u64,
+}
+
+impl Trainer {
+    /// Puts the model together. The order matters: adapters are part of the linears, the gradient buffers
+    /// and the optimizer hold what is trainable once the adapters are there.
+    ///
+    /// # Errors
+    /// A parameter is missing: the table and the model disagree.
+    pub fn new(finetune: &Finetune, parameters: Parameters, adapters: &Adapters, mesh: Mesh) -> Result<Self> {
+        let group = mesh.axis(Axis::Tensor).clone();
+        let config = finetune.model.llava();
+        let scale = finetune.peft.as_ref().map(Peft::lora).map_or(1.0, |lora| lora.alpha / lora.dim as f64);
+        let model = Llava::new(config, &Build::new(&parameters, adapters, scale, group.clone()))?;
+        let tied = config.text_config.tie_word_embeddings;
+        let weight = parameters.get(if tied { "model.language_model.embed_tokens.weight" } else { "lm_head.weight" })?;
+        let (start, len) = match weight.spec.shard(group.rank(), group.size()) {
+            Some(shard) => (shard.start, shard.len),
+            None => (0, weight.spec.shape[0]),
+        };
+        let head = Head::new(weight.tensor.shallow_clone(), start, len, group);
+        let gradients = Gradients::new(&parameters);
+        let optimizer = AdamW::new(finetune.optim.adamw(), &parameters);
+        Ok(Self {
+            mesh,
+            parameters,
+            model,
+            head,
+            gradients,
+            optimizer,
+            normalization: finetune.trainer.loss_normalization,
+            clip_grad: finetune.optim.adamw().clip_grad,
+        })
+    }
+
+    /// One step on this rank's micro-batches with learning rate `lr`.
+    ///
+    /// # Errors
+    /// A collective failed, or the loss or the gradient is not finite: the parameters are as before then.
+    pub fn step(&mut self, microbatches: &[Microbatch], lr: f64, step: u64) -> Result<StepReport> {
+        let report = self.accumulate(microbatches)?;
+        for (what, value) in [("the loss", report.objective), ("the gradient norm", report.grad_norm)] {
+            if !value.is_finite() {
+                return Err(EngineError::NotFinite { step, what, value });
+            }
+        }
+        if self.clip_grad > 0.0 {
+            // torch.nn.utils.clip_grad_norm_ and Megatron: the coefficient never exceeds 1.
+            let coefficient = self.clip_grad / (report.grad_norm + 1e-6);
+            if coefficient < 1.0 {
+                self.gradients.scale(coefficient)?;
+            }
+        }
+        self.optimizer.step(&self.parameters, &self.gradients, lr)?;
+        Ok(report)
+    }
+
+    /// Gradients of the global batch, reduced over the data-parallel ranks; no parameter changes.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn accumulate(&mut self, microbatches: &[Microbatch]) -> Result<StepReport> {
+        self.gradients.reset()?;
+        let counts = self.count(microbatches)?;
+        let [labels, tokens, zero_label_samples, text_only_microbatches] = counts.map(|count| count as u64);
+        let ranks = self.mesh.axis(Axis::Data).size() as f64;
+        let (mut loss_sum, mut objective) = (0.0, 0.0);
+        for microbatch in microbatches {
+            // Nothing to learn here. The peers meet in the reduction below all the same.
+            let Some(loss) = self.head.loss_sum(&self.model.forward(&microbatch.batch)?, &microbatch.batch.labels_bs)? else { continue };
+            let denominator = match self.normalization {
+                LossNormalization::GlobalToken => labels as f64,
+                LossNormalization::Microbatch => microbatch.labels as f64 * microbatches.len() as f64 * ranks,
+            };
+            let scaled = loss / denominator;
+            let value = scaled.double_value(&[]);
+            objective += value;
+            loss_sum += value * denominator;
+            self.backward(&scaled)?;
+        }
+        self.gradients.reduce(&self.mesh)?;
+        let sums = Tensor::from_slice(&[loss_sum, objective]);
+        self.mesh.axis(Axis::Data).all_reduce(&sums, Reduce::Sum)?;
+        let (loss_sum, objective) = (sums.double_value(&[0]), sums.double_value(&[1]));
+        Ok(StepReport {
+            loss: if labels == 0 { 0.0 } else { loss_sum / labels as f64 },
+            objective,
+            grad_norm: self.gradients.norm(&self.mesh)?,
+            labels,
+            tokens,
+            zero_label_samples,
+            text_only_microbatches,
+        })
+    }
+
+    /// Counts of the global batch, before the first forward pass: the loss is divided by them.
+    fn count(&self, microbatches: &[Microbatch]) -> Result<[i64; 4]> {
+        let mut counts = [0i64; 4];
+        for microbatch in microbatches {
+            counts[0] += microbatch.labels as i64;
+            counts[1] += microbatch.tokens as i64;
+            counts[2] += microbatch.zero_label_samples as i64;
+            counts[3] += i64::from(microbatch.batch.pixels.is_none());
+        }
+        let counts = Tensor::from_slice(&counts);
+        self.mesh.axis(Axis::Data).all_reduce(&counts, Reduce::Sum)?;
+        Ok([0, 1, 2, 3].map(|index| counts.int64_value(&[index])))
+    }
+
+    fn backward(&mut self, loss: &Tensor) -> Result<()> {
+        // A text-only micro-batch does not reach a trained projector, for example.
+        if !loss.requires_grad() {
+            return Ok(());
+        }
+        let inputs: Vec<_> = self.parameters.trainable().map(|parameter| &parameter.tensor).collect();
+        let grads = grad(&[loss], &[None], &inputs, false)?;
+        self.gradients.add(&grads)
+    }
+
+    /// Logits `[b, s, v]` in fp32.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+        self.head.logits(&self.model.forward(batch)?)
+    }
+
+    /// Gradient of each trainable parameter after [`Self::accumulate`]; `None` where no rank touched it.
+    pub fn gradients(&self) -> impl Iterator<Item = (&crate::parameters::Parameter, Option<&Tensor>)> {
+        self.parameters.trainable().zip(self.gradients.touched())
+    }
+
+    /// The parameters.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The optimizer.
+    pub fn optimizer(&self) -> &AdamW {
+        &self.optimizer
+    }
+
+    /// The mesh.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// Model and head, for generation.
+    pub fn model(&self) -> (&Llava, &Head) {
+        (&self.model, &self.head)
+    }
+}
+
+impl Microbatch {
+    /// A micro-batch out of tensors, counted here.
+    pub fn of(batch: Batch, tokens: u64) -> Self {
+        let labelled_b = batch.labels_bs.ge(0).sum_dim_intlist([1].as_slice(), false, Kind::Int64);
+        Self {
+            labels: labelled_b.sum(Kind::Int64).int64_value(&[]) as u64,
+            zero_label_samples: labelled_b.eq(0).sum(Kind::Int64).int64_value(&[]) as u64,
+            tokens,
+            batch,
+        }
+    }
+}

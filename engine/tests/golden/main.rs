@@ -1,0 +1,9 @@
+//! Numbers against Hugging Face: every case folder of the project's fixtures, and of `NEVA_GOLDEN_DIR`.
+//!
+//! The folders are made by `transformers`, `peft` and `torch` (see tests/fixtures/README.md). Each test
+//! prints the name of every case that it ran.
+
+mod accumulation;
+mod case;
+mod forward;
+mod training;

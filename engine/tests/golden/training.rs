@@ -1,0 +1,136 @@
+//! Five optimizer steps, full and LoRA, against `torch.optim.AdamW` and `peft`.
+
+use crate::case::{HfBatch, close, difference, finetune, folders_with, json, model, name, on_mesh, trainer, whole};
+use neva_engine::checkpoint::TensorFile;
+use neva_engine::comm::{Axis, Mesh};
+use neva_engine::trainer::Trainer;
+use neva_schemas::{Finetune, LlavaModel, LoRA, ParallelSizes, Peft};
+use serde_json::Value;
+use std::path::Path;
+use tch::Tensor;
+
+const ONE: ParallelSizes = ParallelSizes::ONE;
+
+#[test]
+fn golden_training_one_rank() {
+    check(ONE);
+}
+
+#[test]
+fn golden_training_tensor_parallel_2() {
+    check(ParallelSizes { tp: 2, ..ONE });
+}
+
+#[test]
+fn golden_training_data_parallel_2() {
+    check(ParallelSizes { dp: 2, ..ONE });
+}
+
+fn check(sizes: ParallelSizes) {
+    for folder in folders_with("trace.json") {
+        let trace = json(&folder.join("trace.json"));
+        let base = folder.with_file_name(trace["base"].as_str().unwrap());
+        let model = match model(&base) {
+            Ok(model) => model,
+            Err(reason) => {
+                println!("{}: refused: {reason}", name(&folder));
+                continue;
+            }
+        };
+        let first_rates = trace["steps"][1]["lr"].as_array().unwrap();
+        if first_rates.iter().any(|rate| *rate != first_rates[0]) {
+            println!("{}: refused: learning rates by parameter group are not there yet", name(&folder));
+            continue;
+        }
+        on_mesh(sizes, |mesh| train(&folder, &base, &model, &trace, mesh));
+        println!("{}: ok", name(&folder));
+    }
+}
+
+fn train(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, mesh: Mesh) {
+    let case = name(folder);
+    let lora = folder.join("adapter_init").is_dir();
+    let finetune = configure(folder, base, model, trace, lora);
+    let mut trainer = trainer(&finetune, mesh.clone());
+    if lora {
+        put_adapter(&trainer, &folder.join("adapter_init/adapter_model.safetensors"), &mesh);
+    }
+    let batches = TensorFile::open(&folder.with_file_name("train_batches.safetensors")).unwrap();
+    for (step, expected) in trace["steps"].as_array().unwrap().iter().enumerate() {
+        let lr = expected["lr"][0].as_f64().unwrap();
+        let mine = share(&HfBatch::read(&batches, &format!("batch{step}.")), model, &mesh);
+        let report = trainer.step(&[mine.microbatch(model)], lr, step as u64).unwrap();
+        close(&format!("{case}: loss of step {step}"), report.loss, expected["loss"].as_f64().unwrap(), 1e-5, 1.0);
+        let norm = expected["grad_norm_before_clip"].as_f64().unwrap();
+        close(&format!("{case}: gradient norm of step {step}"), report.grad_norm, norm, 1e-4, 1.0);
+        let touched = trainer.gradients().filter(|(_, gradient)| gradient.is_some()).count() as u64;
+        assert_eq!(touched, expected["params_with_grad"].as_u64().unwrap(), "{case}: parameters with a gradient in step {step}");
+    }
+    for (step, expected) in trace["final_losses"].as_array().unwrap().iter().enumerate() {
+        let mine = share(&HfBatch::read(&batches, &format!("batch{step}.")), model, &mesh);
+        let report = trainer.accumulate(&[mine.microbatch(model)]).unwrap();
+        close(&format!("{case}: loss of batch {step} after training"), report.loss, expected.as_f64().unwrap(), 1e-4, 1.0);
+    }
+    let (file, prefix) = if lora {
+        (TensorFile::open(&folder.join("adapter_final/adapter_model.safetensors")).unwrap(), "base_model.model.")
+    } else {
+        (TensorFile::open(&folder.join("final_weights.safetensors")).unwrap(), "")
+    };
+    let mut compared = 0;
+    for (key, _) in file.tensors() {
+        // Adam turns the rounding noise of a key's bias into steps of the learning rate.
+        if key.contains("vision_tower") && key.ends_with("k_proj.bias") {
+            continue;
+        }
+        let parameter = trainer.parameters().get(key.strip_prefix(prefix).unwrap()).unwrap();
+        let off = difference(&whole(parameter, &parameter.tensor.detach(), &mesh), &file.read(&key, None).unwrap());
+        assert!(off <= 1e-3, "{case}: {key} is off by {off:e} after training");
+        compared += 1;
+    }
+    assert!(compared > 0, "{case}: no weight was compared");
+}
+
+/// The optimizer's settings stand in the trace as words.
+fn configure(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, lora: bool) -> Finetune {
+    let mut model = model.clone();
+    model.freeze_vision_model = trace["frozen"] == "vision_tower";
+    let mut finetune = finetune(base, model);
+    let words = trace["optimizer"].as_str().unwrap();
+    let decay = words.split("wd ").nth(1).unwrap().split([' ', ',', ';']).next().unwrap();
+    let adamw = finetune.optim.adamw_mut();
+    adamw.weight_decay = format!("0{decay}").parse().unwrap();
+    assert!(words.contains("betas .9,.999 eps 1e-8"), "{words}");
+    (adamw.betas, adamw.eps) = ((0.9, 0.999), 1e-8);
+    adamw.clip_grad = trace["clip"].as_f64().unwrap_or(0.0);
+    if lora {
+        let config = json(&folder.join("adapter_init/adapter_config.json"));
+        let file = TensorFile::open(&folder.join("adapter_init/adapter_model.safetensors")).unwrap();
+        let linears = file.tensors().into_iter().filter_map(|(key, _)| Some(key.strip_prefix("base_model.model.")?.strip_suffix(".lora_A.weight")?.to_owned()));
+        finetune.peft = Some(Peft::LoRA(LoRA {
+            target_modules: linears.collect(),
+            dim: config["r"].as_u64().unwrap() as usize,
+            alpha: config["lora_alpha"].as_f64().unwrap(),
+            freeze_vision_model: true,
+            ..LoRA::default()
+        }));
+        finetune.model.llava_mut().freeze_vision_projection = true;
+    }
+    finetune
+}
+
+/// This data-parallel rank's rows.
+fn share(batch: &HfBatch, model: &LlavaModel, mesh: &Mesh) -> HfBatch {
+    let group = mesh.axis(Axis::Data);
+    let each = batch.rows() / group.size() as i64;
+    batch.narrow(group.rank() as i64 * each, each, model)
+}
+
+fn put_adapter(trainer: &Trainer, path: &Path, mesh: &Mesh) {
+    let file = TensorFile::open(path).unwrap();
+    let group = mesh.axis(Axis::Tensor);
+    for (key, _) in file.tensors() {
+        let parameter = trainer.parameters().get(key.strip_prefix("base_model.model.").unwrap()).unwrap();
+        let value: Tensor = file.read(&key, parameter.spec.shard(group.rank(), group.size())).unwrap();
+        tch::no_grad(|| parameter.tensor.shallow_clone().copy_(&value));
+    }
+}

@@ -1,0 +1,178 @@
+//! How a job failed: which rank was first, and what it said.
+
+use std::{fmt, os::unix::process::ExitStatusExt as _, path::PathBuf, process::ExitStatus};
+
+use neva_schemas::{ExitClass, RankFailure, exit_class};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+/// Lines of a rank's log that stand in for a failure record.
+pub(crate) const TAIL_LINES: usize = 10;
+
+/// The first failure of a job, and how many ranks followed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+pub struct JobFailure {
+    /// Exit code of the launcher.
+    pub class: ExitClass,
+    /// The rank that failed first, where it was a rank.
+    pub rank: Option<u32>,
+    /// Optimizer step that it was in, from 0.
+    pub step: Option<u64>,
+    /// What happened, outermost first.
+    pub chain: Vec<String>,
+    /// What to do, where that can be said.
+    pub help: Option<String>,
+    /// Number of other ranks that failed by themselves.
+    pub others: usize,
+    /// That rank's log.
+    pub log: Option<PathBuf>,
+    /// The last lines of the log, where the rank left no record of its own.
+    pub tail: Vec<String>,
+}
+
+/// How the process of a rank ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RankExit {
+    /// Number of the rank.
+    pub rank: u32,
+    /// Exit code or signal.
+    pub status: ExitStatus,
+    /// When it was seen, in milliseconds since the epoch.
+    pub unix_ms: u64,
+    /// It ended before anybody asked it to.
+    pub by_itself: bool,
+}
+
+impl JobFailure {
+    /// A failure of the job as a whole.
+    pub(crate) fn of_job(class: ExitClass, message: String) -> Self {
+        Self {
+            class,
+            rank: None,
+            step: None,
+            chain: vec![message],
+            help: None,
+            others: 0,
+            log: None,
+            tail: Vec::new(),
+        }
+    }
+
+    /// The first failure among `exits`, told by the ranks' own `records` where they left some, or `None`
+    /// where all succeeded. `tail` gives the last lines of a rank's log.
+    ///
+    /// First is first by time, with one exception: a rank that a signal ended from outside (the kernel's
+    /// out-of-memory killer, a fault) is a cause, and what its peers report of it is the consequence.
+    pub fn first(exits: &[RankExit], records: &[RankFailure], tail: impl Fn(u32) -> Vec<String>) -> Option<Self> {
+        let recorded = |rank: u32| records.iter().any(|record| record.rank == rank);
+        let silent = || {
+            exits
+                .iter()
+                .filter(|exit| exit.by_itself && !exit.status.success() && !recorded(exit.rank))
+        };
+        let ended_from_outside = |exit: &&RankExit| {
+            let fatal = [Signal::KILL, Signal::SEGV, Signal::BUS, Signal::ILL].map(|signal| Some(signal.as_raw()));
+            fatal.contains(&exit.status.signal())
+        };
+        let told: std::collections::BTreeSet<u32> = records.iter().map(|record| record.rank).collect();
+        let others = (told.len() + silent().count()).saturating_sub(1);
+
+        let record = records.iter().min_by_key(|record| record.unix_ms);
+        let exit = silent().filter(ended_from_outside).min_by_key(|exit| exit.unix_ms).or_else(|| {
+            silent()
+                .min_by_key(|exit| exit.unix_ms)
+                .filter(|exit| record.is_none_or(|record| exit.unix_ms < record.unix_ms))
+        });
+        match (exit, record) {
+            (Some(exit), _) => Some(Self {
+                others,
+                ..Self::of_exit(exit, tail(exit.rank))
+            }),
+            (None, Some(record)) => Some(Self {
+                class: record.class,
+                rank: Some(record.rank),
+                step: record.step,
+                chain: record.chain.clone(),
+                help: None,
+                others,
+                log: None,
+                tail: Vec::new(),
+            }),
+            (None, None) => None,
+        }
+    }
+
+    /// The failure of a rank that left no record.
+    fn of_exit(exit: &RankExit, tail: Vec<String>) -> Self {
+        let code = exit.status.code();
+        let no_library = code == Some(127) || tail.iter().any(|line| line.contains("error while loading shared libraries"));
+        let class = match code {
+            _ if no_library => exit_class::CLUSTER,
+            // What a shell says of a program that it may not execute.
+            Some(126) => exit_class::CLUSTER,
+            // What a Rust program says of a panic.
+            Some(101) => exit_class::BUG,
+            Some(code) => ExitClass::try_from(code)
+                .ok()
+                .filter(|class| (exit_class::JOB..=exit_class::BUG).contains(class))
+                .unwrap_or(exit_class::JOB),
+            None => exit_class::JOB,
+        };
+        let (what, help) = match (code, exit.status.signal()) {
+            _ if no_library => ("libtorch was not found".to_owned(), Some("run `make setup`".to_owned())),
+            (Some(code), _) => (format!("it ended with exit code {code} and left no record"), None),
+            (None, Some(signal)) => {
+                let help = (signal == Signal::KILL.as_raw())
+                    .then(|| "the system kills a process when memory runs out: try a smaller micro batch".to_owned());
+                (format!("it was killed by {}", signal_name(signal)), help)
+            }
+            (None, None) => (format!("it ended: {}", exit.status), None),
+        };
+        Self {
+            class,
+            rank: Some(exit.rank),
+            step: None,
+            chain: vec![what],
+            help,
+            others: 0,
+            log: None,
+            tail,
+        }
+    }
+}
+
+impl fmt::Display for JobFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.rank, self.step) {
+            (Some(rank), Some(step)) => write!(f, "rank {rank} failed in step {step}: ")?,
+            (Some(rank), None) => write!(f, "rank {rank} failed: ")?,
+            (None, _) => {}
+        }
+        f.write_str(&self.chain.join(": "))?;
+        match self.others {
+            0 => Ok(()),
+            1 => f.write_str(" (1 more rank failed)"),
+            more => write!(f, " ({more} more ranks failed)"),
+        }
+    }
+}
+
+/// `SIGKILL` and the like; the number where the name is rare.
+fn signal_name(signal: i32) -> String {
+    let names = [
+        (Signal::HUP, "SIGHUP"),
+        (Signal::INT, "SIGINT"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::TRAP, "SIGTRAP"),
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::KILL, "SIGKILL"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::PIPE, "SIGPIPE"),
+        (Signal::TERM, "SIGTERM"),
+    ];
+    let known = names.iter().find(|(known, _)| known.as_raw() == signal);
+    known.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
+}

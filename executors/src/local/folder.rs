@@ -1,0 +1,234 @@
+//! The folder of a local job: all that is known of it, in files.
+//!
+//! | file | written by | says |
+//! |---|---|---|
+//! | `plan.json` | `submit` | what runs |
+//! | `logs/rank<R>.log` | rank R | its output, both streams |
+//! | `failures.jsonl` | failing ranks | why |
+//! | `job.lock` | the supervisor holds it | the job runs |
+//! | `cancel` | `cancel` | one byte per request: end; two: kill |
+//! | `job.json` | the supervisor, last | how the job ended |
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+};
+
+use neva_schemas::{FAILURES_FILE, RankFailure, exit_class};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::ExecutorError,
+    executor::{JobHandle, JobState, LogChunk},
+    failure::{JobFailure, TAIL_LINES},
+    submission::Submission,
+};
+
+const SCHEME: &str = "local://";
+const LOCK_FILE: &str = "job.lock";
+const CANCEL_FILE: &str = "cancel";
+const RECORD_FILE: &str = "job.json";
+const RECORD_FORMAT: u32 = 1;
+/// Most bytes of a log that are read at once.
+const CHUNK: u64 = 64 << 10;
+
+/// Log of a rank, relative to the job's folder.
+pub fn rank_log(rank: u32) -> PathBuf {
+    format!("logs/rank{rank}.log").into()
+}
+
+/// A job's folder.
+#[derive(Debug, Clone)]
+pub(super) struct JobFolder {
+    dir: PathBuf,
+}
+
+/// Held while the job runs; the system releases it should its holder die.
+#[derive(Debug)]
+pub(super) struct JobLock {
+    _file: File,
+}
+
+/// How a job ended.
+#[derive(Debug, Serialize, Deserialize)]
+struct JobRecord {
+    format: u32,
+    state: JobState,
+}
+
+impl JobFolder {
+    /// Makes the folder and writes the submission's files.
+    pub(super) fn create(submission: &Submission) -> Result<Self, ExecutorError> {
+        let folder = Self {
+            dir: submission.dir.clone(),
+        };
+        let files = submission
+            .files
+            .keys()
+            .chain(submission.processes.iter().map(|process| &process.log));
+        for parent in files.filter_map(|file| file.parent()) {
+            let dir = folder.dir.join(parent);
+            fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
+        }
+        for (file, text) in &submission.files {
+            let path = folder.dir.join(file);
+            fs::write(&path, text).map_err(failed("write", &path))?;
+        }
+        Ok(folder)
+    }
+
+    /// The folder that a handle names.
+    pub(super) fn of(job: &JobHandle) -> Result<Self, ExecutorError> {
+        let dir = job.0.strip_prefix(SCHEME).map(PathBuf::from);
+        match dir.filter(|dir| dir.join(LOCK_FILE).is_file()) {
+            Some(dir) => Ok(Self { dir }),
+            None => Err(ExecutorError::UnknownJob { job: job.clone() }),
+        }
+    }
+
+    pub(super) fn handle(&self) -> JobHandle {
+        JobHandle(format!("{SCHEME}{}", self.dir.display()))
+    }
+
+    /// Takes the lock that says that the job runs.
+    pub(super) fn lock(&self) -> Result<JobLock, ExecutorError> {
+        let lock = self.try_lock(FlockOperation::NonBlockingLockExclusive)?;
+        lock.ok_or_else(|| ExecutorError::AlreadyRunning { dir: self.dir.clone() })
+    }
+
+    /// `None` where somebody holds the lock in a way that excludes this one.
+    fn try_lock(&self, operation: FlockOperation) -> Result<Option<JobLock>, ExecutorError> {
+        let path = self.dir.join(LOCK_FILE);
+        let file = File::create(&path).map_err(failed("create", &path))?;
+        match flock(&file, operation) {
+            Ok(()) => Ok(Some(JobLock { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(failed("lock", &path)(errno.into())),
+        }
+    }
+
+    /// What became of the job.
+    pub(super) fn state(&self) -> Result<JobState, ExecutorError> {
+        if let Some(state) = self.record()? {
+            return Ok(state);
+        }
+        // Shared, so that two who ask at the same time do not take each other for the supervisor.
+        if self.try_lock(FlockOperation::NonBlockingLockShared)?.is_none() {
+            return Ok(JobState::Running);
+        }
+        // The job may have ended between the two questions.
+        Ok(self.record()?.unwrap_or_else(|| {
+            let path = self.dir.join(RECORD_FILE);
+            JobState::Failed(JobFailure::of_job(
+                exit_class::CLUSTER,
+                format!(
+                    "the job ended without leaving {}: its launcher was killed, or the disk is full",
+                    path.display()
+                ),
+            ))
+        }))
+    }
+
+    /// Writes how the job ended, as a whole or not at all.
+    pub(super) fn write_record(&self, state: JobState) -> Result<(), ExecutorError> {
+        let path = self.dir.join(RECORD_FILE);
+        let partial = path.with_extension("json.partial");
+        let text = serde_json::to_string(&JobRecord {
+            format: RECORD_FORMAT,
+            state,
+        })? + "\n";
+        fs::write(&partial, text)
+            .and_then(|()| fs::rename(&partial, &path))
+            .map_err(failed("write", &path))
+    }
+
+    fn record(&self) -> Result<Option<JobState>, ExecutorError> {
+        let path = self.dir.join(RECORD_FILE);
+        let Some(text) = optional(fs::read_to_string(&path)).map_err(failed("read", &path))? else {
+            return Ok(None);
+        };
+        let record: JobRecord = serde_json::from_str(&text).map_err(|error| failed("read", &path)(error.into()))?;
+        if record.format != RECORD_FORMAT {
+            let reason = format!("its format is {}, this program reads {RECORD_FORMAT}", record.format);
+            return Err(failed("read", &path)(io::Error::new(io::ErrorKind::InvalidData, reason)));
+        }
+        Ok(Some(record.state))
+    }
+
+    /// Asks the supervisor to end the job.
+    pub(super) fn request_cancel(&self) -> Result<(), ExecutorError> {
+        let path = self.dir.join(CANCEL_FILE);
+        let open = OpenOptions::new().create(true).append(true).open(&path);
+        open.and_then(|mut file| file.write_all(b".")).map_err(failed("write", &path))
+    }
+
+    /// How often the job's end was asked for.
+    pub(super) fn cancel_requests(&self) -> u64 {
+        fs::metadata(self.dir.join(CANCEL_FILE)).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Output of `rank` from `offset` on.
+    pub(super) fn logs(&self, rank: u32, offset: u64) -> Result<LogChunk, ExecutorError> {
+        let path = self.log(rank);
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(offset))?;
+            file.take(CHUNK).read_to_end(&mut bytes)
+        });
+        let read = optional(read).map_err(failed("read", &path))?.unwrap_or(0);
+        Ok(LogChunk {
+            bytes,
+            next: offset + read as u64,
+        })
+    }
+
+    /// The path of a rank's log.
+    pub(super) fn log(&self, rank: u32) -> PathBuf {
+        self.dir.join(rank_log(rank))
+    }
+
+    /// The last lines of a rank's log; none where it cannot be read.
+    pub(super) fn log_tail(&self, rank: u32) -> Vec<String> {
+        let len = fs::metadata(self.log(rank)).map_or(0, |metadata| metadata.len());
+        let chunk = self.logs(rank, len.saturating_sub(CHUNK)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&chunk.bytes);
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..]
+            .iter()
+            .map(|line| (*line).to_owned())
+            .collect()
+    }
+
+    /// The records that failing ranks left. A line that a dying rank did not finish is passed over.
+    pub(super) fn failures(&self) -> Vec<RankFailure> {
+        let text = fs::read(self.dir.join(FAILURES_FILE)).unwrap_or_default();
+        String::from_utf8_lossy(&text)
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// Forgets the records of an attempt that is repeated.
+    pub(super) fn clear_failures(&self) -> Result<(), ExecutorError> {
+        let path = self.dir.join(FAILURES_FILE);
+        optional(fs::remove_file(&path)).map(drop).map_err(failed("remove", &path))
+    }
+}
+
+/// `None` for a file that is not there.
+fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ExecutorError {
+    move |source| ExecutorError::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}

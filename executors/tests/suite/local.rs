@@ -1,0 +1,261 @@
+//! Jobs of shell scripts: how they end, what is told of it, and that nothing is left running.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use super::support::{Job, alive};
+use neva_executors::{Executor, ExecutorError, JobFailure, JobState};
+use neva_schemas::{RankFailure, exit_class};
+
+/// The failure of a job of `ranks` shells that run `script`.
+async fn failure(ranks: u32, script: &str) -> JobFailure {
+    match Job::new(ranks, script).run().await {
+        JobState::Failed(failure) => failure,
+        other => panic!("{script}: {other:?}"),
+    }
+}
+
+/// A shell command that leaves a record as an engine does.
+fn record(rank: u32, class: u8, unix_ms: u64, chain: &[&str]) -> String {
+    let failure = RankFailure {
+        class,
+        rank,
+        step: Some(7),
+        unix_ms,
+        chain: chain.iter().map(|cause| (*cause).to_owned()).collect(),
+    };
+    format!("echo '{}' >> failures.jsonl\n", serde_json::to_string(&failure).unwrap())
+}
+
+#[tokio::test]
+async fn ranks_get_torchruns_variables_and_a_log_each() {
+    let job = Job::new(
+        2,
+        "echo \"$RANK/$WORLD_SIZE $LOCAL_RANK/$LOCAL_WORLD_SIZE $MASTER_ADDR $GREETING\"; echo $MASTER_PORT > port$RANK; echo oops >&2",
+    );
+    assert_eq!(job.run().await, JobState::Succeeded);
+    assert_eq!(job.read("logs/rank0.log"), "0/2 0/2 127.0.0.1 two words\noops\n");
+    assert_eq!(job.read("logs/rank1.log"), "1/2 1/2 127.0.0.1 two words\noops\n");
+    let port: u16 = job.read("port0").trim().parse().unwrap();
+    assert!(port > 0);
+    assert_eq!(job.read("port0"), job.read("port1"));
+    assert_eq!(
+        fs::read_to_string(job.submission.dir.join("plan.json")).unwrap(),
+        job.submission.files[std::path::Path::new("plan.json")]
+    );
+}
+
+#[tokio::test]
+async fn a_rank_that_succeeds_early_leaves_its_peers_alone() {
+    let job = Job::new(2, "[ $RANK = 0 ] && exit 0\nuntil [ -e go ]; do sleep 0.01; done; echo done > late");
+    let handle = job.submit().await;
+    job.lines("plan.json", 1).await;
+    assert_eq!(job.executor.state(&handle).await.unwrap(), JobState::Running);
+    fs::write(job.submission.dir.join("go"), "").unwrap();
+    assert_eq!(job.end(&handle).await, JobState::Succeeded);
+    assert_eq!(job.read("late"), "done\n");
+    assert_eq!(job.executor.state(&handle).await.unwrap(), JobState::Succeeded, "the answer stays");
+}
+
+#[tokio::test]
+async fn the_exit_code_of_a_silent_rank_is_the_class_of_its_failure() {
+    let cases = [
+        ("exit 1", exit_class::JOB, "exit code 1"),
+        ("exit 2", exit_class::INPUT, "exit code 2"),
+        ("exit 3", exit_class::CLUSTER, "exit code 3"),
+        ("exit 4", exit_class::BUG, "exit code 4"),
+        ("exit 77", exit_class::JOB, "exit code 77"),
+        ("exit 101", exit_class::BUG, "exit code 101"),
+        ("exit 126", exit_class::CLUSTER, "exit code 126"),
+        ("kill -KILL $$", exit_class::JOB, "killed by SIGKILL"),
+        ("kill -SEGV $$", exit_class::JOB, "killed by SIGSEGV"),
+        ("kill -TERM $$", exit_class::JOB, "killed by SIGTERM"),
+        ("exit 127", exit_class::CLUSTER, "libtorch was not found"),
+        (
+            "echo 'neva-rank: error while loading shared libraries: libtorch_cpu.so: cannot open' >&2; exit 1",
+            exit_class::CLUSTER,
+            "libtorch was not found",
+        ),
+    ];
+    for (script, class, message) in cases {
+        let failure = failure(1, script).await;
+        assert_eq!((failure.class, failure.rank, failure.others), (class, Some(0), 0), "{script}");
+        assert!(failure.to_string().contains(message), "{script}: {failure}");
+        assert_eq!(
+            failure.help.as_deref() == Some("run `make setup`"),
+            message.contains("libtorch"),
+            "{script}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_silent_rank_is_told_by_the_end_of_its_log() {
+    let failure = failure(1, "for i in $(seq 30); do echo line $i; done; exit 1").await;
+    assert_eq!(failure.tail.first().map(String::as_str), Some("line 21"));
+    assert_eq!(failure.tail.last().map(String::as_str), Some("line 30"));
+    assert!(failure.log.unwrap().ends_with("run/logs/rank0.log"));
+}
+
+#[tokio::test]
+async fn the_first_record_by_time_is_told_and_the_others_counted() {
+    let script = format!(
+        "case $RANK in 0) {} exit 1;; 1) {} exit 2;; *) printf '{{\"class\"' >> failures.jsonl; exit 1;; esac",
+        record(0, 1, 2000, &["rank 1 is gone"]),
+        record(1, 2, 1000, &["batch 3", "label 9 lies outside the vocabulary"]),
+    );
+    let failure = failure(3, &script).await;
+    assert_eq!(
+        (failure.class, failure.rank, failure.step, failure.others),
+        (2, Some(1), Some(7), 2)
+    );
+    insta::assert_snapshot!(failure, @"rank 1 failed in step 7: batch 3: label 9 lies outside the vocabulary (2 more ranks failed)");
+    assert_eq!(failure.tail, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_killed_rank_is_the_cause_and_its_peers_records_the_consequence() {
+    let script = format!(
+        "[ $RANK = 1 ] && kill -KILL $$\n{} exit 1",
+        record(0, 3, 1000, &["rank 1 closed the connection"])
+    );
+    let failure = failure(2, &script).await;
+    assert_eq!((failure.class, failure.rank, failure.others), (exit_class::JOB, Some(1), 1));
+    assert!(
+        failure.to_string().starts_with("rank 1 failed: it was killed by SIGKILL"),
+        "{failure}"
+    );
+    assert!(failure.help.unwrap().contains("memory"));
+}
+
+#[tokio::test]
+async fn peers_of_a_failed_rank_are_terminated_then_killed() {
+    // Rank 1 leaves on SIGTERM, rank 2 ignores it and has a child that does too.
+    let script = "echo $$ >> pids
+        [ $RANK = 0 ] && { until [ $(cat ready 2>/dev/null | wc -l) = 2 ]; do sleep 0.01; done; exit 1; }
+        [ $RANK = 1 ] && trap 'echo saved > saved; exit 0' TERM
+        [ $RANK = 2 ] && { trap '' TERM; (echo $$ >> pids; while :; do sleep 0.1; done) & }
+        echo $RANK >> ready
+        while :; do sleep 0.05; done";
+    let job = Job::new(3, script);
+    let started = Instant::now();
+    let JobState::Failed(failure) = job.run().await else {
+        panic!("a failure")
+    };
+    assert_eq!((failure.rank, failure.others), (Some(0), 0), "who was told to end did not fail");
+    assert_eq!(job.read("saved"), "saved\n");
+    assert!(started.elapsed() >= job.executor.settle + job.executor.grace);
+    for pid in job.read("pids").lines() {
+        assert!(!alive(pid), "{pid} is left");
+    }
+}
+
+#[tokio::test]
+async fn cancelling_ends_the_job_and_twice_kills_it() {
+    let job = Job::new(2, "trap 'exit 0' TERM; echo up >> ready; while :; do sleep 0.05; done");
+    let handle = job.submit().await;
+    job.lines("ready", 2).await;
+    job.executor.cancel(&handle).await.unwrap();
+    assert_eq!(job.end(&handle).await, JobState::Cancelled);
+
+    let mut stubborn = Job::new(1, "trap '' TERM; echo $$ >> ready; while :; do sleep 0.05; done");
+    stubborn.executor.grace = Duration::from_secs(3600);
+    let handle = stubborn.submit().await;
+    let pid = stubborn.lines("ready", 1).await;
+    stubborn.executor.cancel(&handle).await.unwrap();
+    stubborn.executor.cancel(&handle).await.unwrap();
+    assert_eq!(stubborn.end(&handle).await, JobState::Cancelled);
+    assert!(!alive(&pid));
+}
+
+#[tokio::test]
+async fn a_taken_port_costs_one_more_attempt() {
+    let taken = record(0, 3, 1000, &["the store", "port 1234: EADDRINUSE, address already in use"]);
+    let once = Job::new(
+        2,
+        &format!("echo $MASTER_PORT >> ports$RANK; [ -e tried$RANK ] && exit 0; : > tried$RANK; [ $RANK = 1 ] && exit 0\n{taken} exit 3"),
+    );
+    assert_eq!(once.run().await, JobState::Succeeded);
+    let ports = once.read("ports0");
+    let ports: Vec<_> = ports.lines().collect();
+    assert_eq!(ports.len(), 2);
+    assert_ne!(ports[0], ports[1]);
+
+    let always = Job::new(1, &format!("echo $MASTER_PORT >> ports; {taken} exit 3"));
+    let JobState::Failed(failure) = always.run().await else {
+        panic!("a failure")
+    };
+    assert_eq!((failure.class, always.read("ports").lines().count()), (exit_class::CLUSTER, 2));
+}
+
+#[tokio::test]
+async fn logs_are_read_in_bounded_parts() {
+    let job = Job::new(1, "i=0; while [ $i -lt 20000 ]; do echo 0123456789; i=$((i+1)); done");
+    let handle = job.submit().await;
+    assert_eq!(job.end(&handle).await, JobState::Succeeded);
+    let (mut bytes, mut next, mut parts) = (Vec::new(), 0, 0);
+    loop {
+        let chunk = job.executor.logs(&handle, 0, next).await.unwrap();
+        if chunk.bytes.is_empty() {
+            break;
+        }
+        (next, parts) = (chunk.next, parts + 1);
+        bytes.extend(chunk.bytes);
+    }
+    assert_eq!(bytes, "0123456789\n".repeat(20000).into_bytes());
+    assert!(parts > 1);
+    assert_eq!(
+        job.executor.logs(&handle, 9, 0).await.unwrap().bytes,
+        b"",
+        "a rank without a log has no output"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_start_leaves_nothing_running() {
+    let mut job = Job::new(3, "echo $$ > pid$RANK; sleep 60");
+    job.submission.processes[2].argv[0] = "/nowhere/neva-rank".into();
+    let error = job.executor.submit(&job.submission).await.unwrap_err();
+    assert!(
+        matches!(&error, ExecutorError::Start { program, .. } if program == "/nowhere/neva-rank"),
+        "{error:?}"
+    );
+    assert_eq!(error.class(), exit_class::CLUSTER);
+    assert!(error.help().unwrap().contains("cargo build --release"));
+    for rank in 0..2 {
+        // Killed perhaps before it could write its number.
+        let pid = fs::read_to_string(job.submission.dir.join(format!("pid{rank}"))).unwrap_or_default();
+        assert!(pid.is_empty() || !alive(&pid), "rank {rank} is left");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_takes_one_job_at_a_time() {
+    let job = Job::new(1, "echo up > ready; sleep 60");
+    let handle = job.submit().await;
+    job.lines("ready", 1).await;
+    let error = job.executor.submit(&job.submission).await.unwrap_err();
+    assert!(matches!(error, ExecutorError::AlreadyRunning { .. }), "{error:?}");
+    job.executor.cancel(&handle).await.unwrap();
+    assert_eq!(job.end(&handle).await, JobState::Cancelled);
+}
+
+#[test]
+fn a_job_whose_launcher_is_gone_is_a_failure_and_its_ranks_are_gone() {
+    let job = Job::new(1, "echo $$ > pid; sleep 60");
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let (handle, pid) = first.block_on(async { (job.submit().await, job.lines("pid", 1).await) });
+    drop(first);
+    let JobState::Failed(failure) = runtime().block_on(job.end(&handle)) else {
+        panic!("a failure")
+    };
+    assert_eq!((failure.class, failure.rank), (exit_class::CLUSTER, None));
+    let deadline = Instant::now() + super::support::DEADLINE;
+    while alive(&pid) {
+        assert!(Instant::now() < deadline, "{pid} is left");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,114 @@
+//! A plan of `neva_tiny`, and jobs whose ranks are shell scripts.
+
+use std::{fs, path::Path, time::Duration};
+
+use neva_executors::{Executor, JobHandle, JobState, LocalExecutor, Submission};
+use neva_recipes::neva_tiny;
+use neva_schemas::{LaunchPlan, PLAN_FORMAT, RecipeArgs, Run};
+use tempfile::TempDir;
+use tokio::time::{interval, timeout};
+
+/// Every wait of these tests.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) fn plan(run_dir: &Path, num_nodes: u32, ranks_per_node: u32) -> LaunchPlan {
+    let args = RecipeArgs {
+        num_nodes,
+        num_gpus_per_node: ranks_per_node,
+        ..neva_tiny::default_args()
+    };
+    let run = Run::new("neva_tiny", args.clone(), neva_tiny::finetune_recipe(args));
+    LaunchPlan {
+        format: PLAN_FORMAT,
+        version: "0.0.0".into(),
+        name: "default".into(),
+        run_dir: run_dir.to_owned(),
+        num_nodes,
+        ranks_per_node,
+        env: [("GREETING".to_owned(), "two words".to_owned())].into(),
+        run,
+    }
+}
+
+/// A folder of its own, an executor with short waits, and what it would run.
+pub(crate) struct Job {
+    _dir: TempDir,
+    pub(crate) executor: LocalExecutor,
+    pub(crate) submission: Submission,
+}
+
+impl Job {
+    /// `ranks` shells that run `script` in the job's folder.
+    pub(crate) fn new(ranks: u32, script: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let executor = LocalExecutor {
+            settle: Duration::from_millis(300),
+            grace: Duration::from_millis(500),
+            ..LocalExecutor::new("unused")
+        };
+        let mut submission = executor.render(&plan(&dir.path().join("run"), 1, ranks)).expect("a plan that fits");
+        let cd = format!("cd '{}'\n{script}", submission.dir.display());
+        for process in &mut submission.processes {
+            process.argv = ["/bin/sh", "-c", &cd].map(str::to_owned).to_vec();
+        }
+        Self {
+            _dir: dir,
+            executor,
+            submission,
+        }
+    }
+
+    pub(crate) async fn submit(&self) -> JobHandle {
+        self.executor.submit(&self.submission).await.expect("it starts")
+    }
+
+    /// Waits for the job's end.
+    pub(crate) async fn end(&self, handle: &JobHandle) -> JobState {
+        let ended = async {
+            let mut tick = interval(Duration::from_millis(5));
+            loop {
+                tick.tick().await;
+                match self.executor.state(handle).await.expect("it answers") {
+                    JobState::Pending | JobState::Running => {}
+                    ended => return ended,
+                }
+            }
+        };
+        timeout(DEADLINE, ended).await.expect("it ends in time")
+    }
+
+    /// Waits until `file` in the job's folder has `lines` lines, and returns its text.
+    pub(crate) async fn lines(&self, file: &str, lines: usize) -> String {
+        let written = async {
+            let mut tick = interval(Duration::from_millis(5));
+            loop {
+                tick.tick().await;
+                let text = fs::read_to_string(self.submission.dir.join(file)).unwrap_or_default();
+                if text.lines().count() >= lines && text.ends_with('\n') {
+                    return text;
+                }
+            }
+        };
+        timeout(DEADLINE, written)
+            .await
+            .unwrap_or_else(|_| panic!("{file} has {lines} lines in time"))
+    }
+
+    /// Runs the job to its end.
+    pub(crate) async fn run(&self) -> JobState {
+        let handle = self.submit().await;
+        self.end(&handle).await
+    }
+
+    pub(crate) fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.submission.dir.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    }
+}
+
+/// Whether the process exists and is no zombie.
+pub(crate) fn alive(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
+}

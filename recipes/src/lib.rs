@@ -1,0 +1,45 @@
+//! Recipes: functions from a few arguments to a full, typed fine-tuning run.
+//!
+//! A recipe states its defaults and nothing else; whatever a user wants otherwise is an override of the
+//! graph that it returns. This crate does no I/O. The `*.yaml` files beside it are what a user runs: each
+//! names one of these functions and its arguments.
+#![forbid(unsafe_code)]
+
+pub mod llava15_7b;
+pub mod neva_tiny;
+
+use neva_schemas::{Finetune, RecipeArgs};
+
+/// One recipe, under the name that a file's `_factory_` and the command line give it.
+#[derive(Debug, Clone, Copy)]
+pub struct RecipeEntry {
+    /// Name.
+    pub name: &'static str,
+    /// What it trains, in one line.
+    pub summary: &'static str,
+    /// Arguments that a file leaves out.
+    pub default_args: fn() -> RecipeArgs,
+    /// The recipe.
+    pub finetune: fn(RecipeArgs) -> Finetune,
+}
+
+/// Every recipe, in the order in which they are listed.
+pub const RECIPES: &[RecipeEntry] = &[
+    RecipeEntry {
+        name: "llava15_7b",
+        summary: "LLaVA-1.5 7B (CLIP ViT-L/14-336, Llama-2-7B), bf16, from llava-hf's weights, on mock data",
+        default_args: llava15_7b::default_args,
+        finetune: llava15_7b::finetune_recipe,
+    },
+    RecipeEntry {
+        name: "neva_tiny",
+        summary: "a NeVA of about 2 million parameters, fp32, from fresh weights: trains in seconds on a CPU",
+        default_args: neva_tiny::default_args,
+        finetune: neva_tiny::finetune_recipe,
+    },
+];
+
+/// The recipe called `name`.
+pub fn find(name: &str) -> Option<&'static RecipeEntry> {
+    RECIPES.iter().find(|recipe| recipe.name == name)
+}

@@ -1,0 +1,150 @@
+//! `neva-run doctor`: whether this machine has what a run needs.
+
+use std::{fmt, fs, path::Path, thread::available_parallelism};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{OutputArgs, report::Report};
+use crate::{
+    environment,
+    error::RunError,
+    program::{self, LIBTORCH_VERSION, RankVersion},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+    help: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, detail: String) -> Self {
+        Self {
+            name,
+            ok: true,
+            detail,
+            help: None,
+        }
+    }
+
+    fn missing(name: &'static str, error: &RunError) -> Self {
+        Self {
+            name,
+            ok: false,
+            detail: error.to_string(),
+            help: error.advice(),
+        }
+    }
+}
+
+pub(super) fn doctor(report: &mut Report) -> Result<(), RunError> {
+    let mut checks = rank_program();
+    checks.push(machine());
+    checks.extend(disk());
+    let missing = checks.iter().filter(|check| !check.ok).count();
+    report.result(Checks(&checks), &checks);
+    if missing > 0 { Err(RunError::Unfit { missing }) } else { Ok(()) }
+}
+
+/// That it is there, starts, and runs on the libtorch that it was made for.
+fn rank_program() -> Vec<Check> {
+    const NAME: &str = "neva-rank";
+    let asked = program::find_here().and_then(|path| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| RunError::System {
+            action: "start the launcher's runtime",
+            source,
+        })?;
+        Ok((runtime.block_on(program::version(&path))?, path))
+    });
+    match asked {
+        Ok((version, path)) => vec![
+            Check::ok(NAME, format!("{} {}", path.display(), version.version)),
+            libtorch(&version),
+            Check::ok(
+                "gpu",
+                if version.cuda {
+                    "usable".to_owned()
+                } else {
+                    "none: ranks compute on the CPU".to_owned()
+                },
+            ),
+        ],
+        Err(error) => vec![Check::missing(NAME, &error)],
+    }
+}
+
+fn libtorch(version: &RankVersion) -> Check {
+    let fits = version
+        .libtorch
+        .strip_prefix(LIBTORCH_VERSION)
+        .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()));
+    let help = (!fits).then(|| format!("run `make setup`, or let LIBTORCH name a libtorch {LIBTORCH_VERSION}"));
+    let needed = if fits {
+        String::new()
+    } else {
+        format!(", needs {LIBTORCH_VERSION}")
+    };
+    Check {
+        name: "libtorch",
+        ok: fits,
+        detail: format!("{}{needed}", version.libtorch),
+        help,
+    }
+}
+
+fn machine() -> Check {
+    let cores = available_parallelism().map_or(1, usize::from);
+    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_kib(&text));
+    let memory = memory.map_or_else(
+        || "memory unknown".to_owned(),
+        |kib| format!("{} of memory free", size(kib.saturating_mul(1024))),
+    );
+    Check::ok("machine", format!("{cores} cores, {memory}"))
+}
+
+/// The line `MemAvailable:  123 kB` of /proc/meminfo.
+fn available_kib(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().trim_end_matches("kB").trim().parse().ok()
+}
+
+fn disk() -> Option<Check> {
+    let folder = environment::working_directory().ok()?;
+    let space = rustix::fs::statvfs(Path::new(&folder)).ok()?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    Some(Check::ok("disk", format!("{} free in {}", size(free), folder.display())))
+}
+
+/// Bytes in the unit that reads best.
+fn size(bytes: u64) -> String {
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let (unit, one) = units.into_iter().find(|(_, one)| bytes >= *one).unwrap_or(("bytes", 1));
+    format!("{:.0} {unit}", bytes as f64 / one as f64)
+}
+
+struct Checks<'a>(&'a [Check]);
+
+impl fmt::Display for Checks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.0.iter().map(|check| {
+            let mark = if check.ok { "ok     " } else { "MISSING" };
+            let help = check
+                .help
+                .as_ref()
+                .map_or_else(String::new, |help| format!("\n                   {help}"));
+            format!("{mark} {:<10} {}{help}", check.name, check.detail)
+        });
+        f.write_str(&lines.collect::<Vec<_>>().join("\n"))
+    }
+}

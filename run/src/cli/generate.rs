@@ -1,0 +1,43 @@
+//! `neva-run generate`: asks a trained model.
+
+use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+
+use clap::Args;
+
+use crate::{error::RunError, program};
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// Checkpoint folder, or a run's folder, whose newest checkpoint is taken
+    #[arg(long, value_name = "FOLDER")]
+    checkpoint: PathBuf,
+    /// Pictures, one for each `<image>` of the prompt
+    #[arg(long = "image", value_name = "FILE", num_args = 1..)]
+    images: Vec<PathBuf>,
+    /// The question; `<image>` is put in front where it is absent and there are pictures
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_new_tokens: usize,
+}
+
+/// Becomes `neva-rank generate`. Returns only when that fails.
+pub(super) fn generate(args: &GenerateArgs) -> Result<(), RunError> {
+    let program = program::find_here()?;
+    let mut command = Command::new(&program);
+    command.arg("generate").arg("--checkpoint").arg(&args.checkpoint);
+    for image in &args.images {
+        command.arg("--image").arg(image);
+    }
+    command
+        .arg("--prompt")
+        .arg(&args.prompt)
+        .arg("--max-new-tokens")
+        .arg(args.max_new_tokens.to_string());
+    let source = command.exec();
+    Err(RunError::RankProgram {
+        program,
+        reason: source.to_string(),
+    })
+}

@@ -1,0 +1,142 @@
+//! What the user sees: results on standard output, everything else on standard error.
+
+use std::{
+    backtrace::Backtrace,
+    fmt::Display,
+    io::{self, IsTerminal as _, Write as _},
+    panic::PanicHookInfo,
+};
+
+use neva_schemas::{ExitClass, Problem, exit_class};
+use serde::Serialize;
+use serde_json::json;
+
+use super::Format;
+use crate::{config, environment, error::RunError};
+
+/// Prints. A reader that went away (`neva-run ... | head`) is no reason to stop a run, so errors of
+/// writing are passed over.
+pub(super) struct Report {
+    format: Format,
+    colour: bool,
+}
+
+impl Report {
+    pub(super) fn new(format: Format) -> Self {
+        let no_color = environment::variable("NO_COLOR");
+        Self {
+            format,
+            colour: config::wants_colour(io::stderr().is_terminal(), no_color.as_deref().map(str::as_ref)),
+        }
+    }
+
+    pub(super) fn colour(&self) -> bool {
+        self.colour
+    }
+
+    /// A result: `text` for people, `value` for programs.
+    pub(super) fn result(&mut self, text: impl Display, value: &impl Serialize) {
+        let _ = match self.format {
+            Format::Human => writeln!(io::stdout(), "{text}"),
+            Format::Json => json_line(value),
+        };
+    }
+
+    /// A remark that is not the result.
+    pub(super) fn note(&mut self, text: impl Display) {
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+
+    pub(super) fn warnings(&mut self, warnings: &[Problem]) {
+        for warning in warnings {
+            self.note(format_args!("warning: {warning}"));
+        }
+    }
+
+    /// Takes the output of rank 0 as it comes. Where standard output belongs to one JSON document, it goes
+    /// to standard error.
+    pub(super) fn rank_output(&self) -> impl FnMut(&[u8]) + Send + 'static {
+        let format = self.format;
+        move |bytes| {
+            let _ = match format {
+                Format::Human => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
+                Format::Json => io::stderr().write_all(bytes),
+            };
+        }
+    }
+
+    /// Prints why the verb failed and returns the exit code.
+    pub(super) fn error(&mut self, error: &RunError) -> ExitClass {
+        let _ = match self.format {
+            Format::Human => write!(io::stderr(), "{}", self.human(error)),
+            // The checks, which are the document, say it each for itself.
+            Format::Json if matches!(error, RunError::Unfit { .. }) => Ok(()),
+            Format::Json => json_line(&json!({ "error": as_json(error) })),
+        };
+        error.class()
+    }
+
+    fn human(&self, error: &RunError) -> String {
+        let RunError::Job(failure) = error else {
+            return match error {
+                RunError::Config(problems) => config::render(problems, self.colour),
+                other => config::render(other, self.colour),
+            };
+        };
+        let mut text = config::render(error, self.colour);
+        if let Some(log) = &failure.log {
+            text.push_str("  log: ");
+            text.push_str(&log.display().to_string());
+            text.push('\n');
+            text.extend(failure.tail.iter().map(|line| format!("  | {line}\n")));
+        }
+        text
+    }
+}
+
+/// Prints what clap says of the arguments, help and version among it, and returns the exit code.
+pub(super) fn usage(error: &clap::Error) -> ExitClass {
+    let _ = error.print();
+    if error.use_stderr() { exit_class::INPUT } else { exit_class::DONE }
+}
+
+/// The panic hook: one line, and where it happened. Panics are bugs of ours.
+pub(super) fn bug(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("no message");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let _ = writeln!(io::stderr(), "neva-run: this is a bug, please report it: {message} ({place})");
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+        let _ = writeln!(io::stderr(), "{backtrace}");
+    }
+}
+
+fn json_line(value: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_string(value).map_err(io::Error::from)?;
+    writeln!(io::stdout(), "{text}")
+}
+
+fn as_json(error: &RunError) -> serde_json::Value {
+    let problems = match error {
+        RunError::Config(problems) => problems.errors(),
+        _ => &[],
+    };
+    let problems: Vec<_> = problems
+        .iter()
+        .map(|problem| {
+            let at = problem.origin.as_ref().map(ToString::to_string);
+            json!({ "path": problem.path.to_string(), "at": at, "message": problem.problem.to_string(), "help": problem.problem.help() })
+        })
+        .collect();
+    let failure = match error {
+        RunError::Job(failure) => json!(failure),
+        RunError::Rank(failure) => json!(failure),
+        _ => serde_json::Value::Null,
+    };
+    json!({ "class": error.class(), "message": error.to_string(), "help": error.advice(), "problems": problems, "failure": failure })
+}

@@ -1,0 +1,38 @@
+//! The configuration tree: text in, typed values out, and back to text.
+//!
+//! ```text
+//! text --yaml--> Node --merge, set--> Node --de--> T --ser--> Node --emit--> text
+//! ```
+//!
+//! Everything that changes a configuration works on [`Node`]s, which know where each value was
+//! written; types come last, once. So every error underlines the characters that caused it, in the
+//! file or in the `--set` text, and says what to write instead.
+//!
+//! A polymorphic field is an externally tagged serde enum; in text its variant is the `_target_` of a
+//! map. Do not use untagged, internally tagged or flattened types in what a user writes: serde
+//! buffers those, and the positions are lost.
+
+mod de;
+mod diag;
+mod emit;
+mod error;
+mod merge;
+mod node;
+mod origin;
+mod path;
+mod scalar;
+mod ser;
+mod set;
+mod yaml;
+
+pub use de::from_node;
+pub use diag::{render, wants_colour};
+pub use emit::{to_json, to_yaml_string};
+pub use error::{ConfigError, Problem, Problems};
+pub use merge::merge;
+pub use node::{ARGS, Entry, Map, Node, RESERVED, TARGET, Value, locate};
+pub use origin::{Origin, Source, Span};
+pub use path::{Path, PathError, Segment};
+pub use ser::to_node;
+pub use set::{Edit, apply_edits};
+pub use yaml::{parse, read};

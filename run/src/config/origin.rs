@@ -1,0 +1,119 @@
+//! Where a value was written: the text it came from and the bytes it covers.
+
+use std::{fmt, sync::Arc};
+
+use miette::NamedSource;
+
+/// A text that configuration was read from, with the name that diagnostics show for it.
+///
+/// Shared by every [`Origin`] that points into it, so that a diagnostic can quote the line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source(NamedSource<String>);
+
+impl Source {
+    /// A source called `name` (a file name, or `--set`) that holds `text`.
+    pub fn new(name: impl AsRef<str>, text: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self(NamedSource::new(name, text.into())))
+    }
+
+    /// The name as diagnostics show it.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> &str {
+        self.0.inner()
+    }
+
+    /// What miette quotes lines from.
+    pub(super) fn named(&self) -> &NamedSource<String> {
+        &self.0
+    }
+}
+
+/// A range of bytes in a [`Source`]. Always on character boundaries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// First byte, counted from the start of the text.
+    pub offset: usize,
+    /// Number of bytes; 0 marks a place between two characters.
+    pub len: usize,
+}
+
+impl Span {
+    pub(super) fn new(offset: usize, len: usize) -> Self {
+        Self { offset, len }
+    }
+
+    /// The same range in a text that this one is a part of, `by` bytes further on.
+    pub(super) fn shifted(self, by: usize) -> Self {
+        Self::new(self.offset + by, self.len)
+    }
+}
+
+/// Where a [`Node`](super::Node) was written.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// In a configuration file.
+    File {
+        /// The file and its text.
+        source: Arc<Source>,
+        /// The characters of the value, or of the key that names a block map or list.
+        span: Span,
+    },
+    /// In the text of one `--set`.
+    Set {
+        /// The whole argument, `path=value`.
+        source: Arc<Source>,
+        /// The characters of the value.
+        span: Span,
+    },
+    /// By the code of a recipe; there is no text to show.
+    Recipe {
+        /// The recipe's name.
+        name: Arc<str>,
+    },
+}
+
+impl Origin {
+    /// The origin of values that the recipe `name` computed.
+    pub fn recipe(name: &str) -> Self {
+        Self::Recipe { name: name.into() }
+    }
+
+    /// The text and the range in it, where there is a text.
+    pub fn span(&self) -> Option<(&Arc<Source>, Span)> {
+        match self {
+            Self::File { source, span } | Self::Set { source, span } => Some((source, *span)),
+            Self::Recipe { .. } => None,
+        }
+    }
+
+    /// Line and column of the first character, both from 1, the column in characters.
+    pub fn line_column(&self) -> Option<(usize, usize)> {
+        let (source, span) = self.span()?;
+        let before = source.text().get(..span.offset)?;
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
+        Some((line, column))
+    }
+}
+
+/// `train.yaml:4:7`, `--set optim.lr=fast`, `recipe llava15_7b`.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { source, .. } => {
+                f.write_str(source.name())?;
+                match self.line_column() {
+                    Some((line, column)) => write!(f, ":{line}:{column}"),
+                    None => Ok(()),
+                }
+            }
+            Self::Set { source, .. } => write!(f, "--set {}", source.text()),
+            Self::Recipe { name } => write!(f, "recipe {name}"),
+        }
+    }
+}

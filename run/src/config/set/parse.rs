@@ -1,0 +1,117 @@
+//! The text of an edit, split into path, operator and value.
+
+use std::sync::Arc;
+
+use super::{Action, Edit, number::Arithmetic};
+use crate::config::{
+    error::{ConfigError, Problem},
+    node::{Node, Value},
+    origin::{Origin, Source, Span},
+    path::{self, Path, Step},
+    yaml,
+};
+
+pub(super) fn edit(source: &Arc<Source>) -> Result<Edit, ConfigError> {
+    let text = source.text();
+    let start = text.len() - text.trim_start().len();
+    let equals = equals(text);
+    if text[start..].starts_with('~') {
+        if let Some(at) = equals {
+            return Err(error(
+                source,
+                Span::new(at, text.len() - at),
+                "a deletion takes no value: write `~path`",
+            ));
+        }
+        let steps = steps(source, start + 1, text.len())?;
+        return Ok(Edit {
+            source: Arc::clone(source),
+            steps,
+            action: Action::Delete,
+        });
+    }
+    let Some(at) = equals else {
+        // An open quote hides the `=`: then the path says what is wrong.
+        steps(source, start, text.len())?;
+        let span = Span::new(start, text.trim().len());
+        return Err(error(source, span, "`=` is missing: write `path=value`, or `~path` to delete"));
+    };
+    let operator = text[..at].chars().next_back().filter(|c| "+-*/|".contains(*c));
+    let steps = steps(source, start, at - operator.map_or(0, char::len_utf8))?;
+    let value = value(source, at + 1)?;
+    let action = match operator {
+        Some('+') => Action::Add(value),
+        Some('-') => Action::Compute(Arithmetic::Subtract, value),
+        Some('*') => Action::Compute(Arithmetic::Multiply, value),
+        Some('/') => Action::Compute(Arithmetic::Divide, value),
+        Some('|') => Action::Merge(value),
+        _ => Action::Set(value),
+    };
+    Ok(Edit {
+        source: Arc::clone(source),
+        steps,
+        action,
+    })
+}
+
+/// The first `=` outside quotes.
+fn equals(text: &str) -> Option<usize> {
+    let mut quote = None;
+    let mut escaped = false;
+    text.char_indices().find_map(|(at, c)| {
+        match (quote, c) {
+            _ if escaped => escaped = false,
+            (Some('"'), '\\') => escaped = true,
+            (Some(open), c) if c == open => quote = None,
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '=') => return Some(at),
+            _ => {}
+        }
+        None
+    })
+}
+
+/// The path in the bytes from `start` to `end`, blanks around it left out.
+fn steps(source: &Arc<Source>, start: usize, end: usize) -> Result<Vec<Step>, ConfigError> {
+    let text = source.text().get(start..end).unwrap_or_default();
+    let start = start + text.len() - text.trim_start().len();
+    let mut steps = path::steps(text.trim()).map_err(|e| error(source, e.span.shifted(start), &e.reason))?;
+    if steps.is_empty() {
+        return Err(error(source, Span::new(start, 0), "the path is missing: write `path=value`"));
+    }
+    for step in &mut steps {
+        step.span = step.span.shifted(start);
+    }
+    Ok(steps)
+}
+
+/// The value in the bytes from `start` on.
+fn value(source: &Arc<Source>, start: usize) -> Result<Node, ConfigError> {
+    let text = &source.text()[start..];
+    let trimmed = text.trim();
+    // YAML would take both of these for nothing; whoever typed them meant text.
+    if trimmed.is_empty() || trimmed.starts_with('#') {
+        let span = Span::new(start + text.len() - text.trim_start().len(), trimmed.len());
+        let origin = Origin::Set {
+            source: Arc::clone(source),
+            span,
+        };
+        return Ok(Node::new(origin, Value::Str(trimmed.to_owned())));
+    }
+    yaml::parse_edit(source, start)
+}
+
+fn error(source: &Arc<Source>, span: Span, reason: &str) -> ConfigError {
+    let origin = Origin::Set {
+        source: Arc::clone(source),
+        span,
+    };
+    ConfigError::new(
+        Path::default(),
+        Some(origin),
+        Problem::Syntax {
+            reason: reason.to_owned(),
+            help: None,
+        },
+    )
+}

@@ -1,0 +1,230 @@
+//! Reads YAML into a [`Node`] tree that knows where each value was written.
+//!
+//! serde-saphyr parses, follows anchors and merge keys, and reports positions. What a scalar means
+//! is not taken from it: the characters are kept, and [`super::de`] asks them once the type is known.
+
+mod content;
+
+use std::{io::Read as _, ops::Range, path, sync::Arc};
+
+use serde_saphyr::{
+    Location, Options, Spanned, Tagged,
+    options::{DuplicateKeyPolicy, NonFiniteFloatPolicy},
+};
+
+use self::content::{Content, Raw};
+use super::{
+    error::{ConfigError, Problem},
+    node::{Entry, Map, Node, Value},
+    origin::{Origin, Source, Span},
+    path::Path,
+};
+
+/// Largest text that is read, in bytes.
+const MAX_BYTES: usize = 4 << 20;
+/// Most values in one text, anchors expanded.
+const MAX_NODES: usize = 100_000;
+/// Deepest nesting of lists and maps, small enough for recursion on any thread's stack.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// Reads the file at `path`.
+///
+/// # Errors
+/// A file that cannot be read, is not UTF-8, or for which [`parse`] fails.
+pub fn read(path: &path::Path) -> Result<Node, ConfigError> {
+    let name = path.display().to_string();
+    let fail = |reason: String| {
+        ConfigError::new(
+            Path::default(),
+            None,
+            Problem::Read {
+                file: name.clone(),
+                reason,
+            },
+        )
+    };
+    // Opening a directory succeeds on Linux and reading then fails with words that explain little.
+    if path.is_dir() {
+        return Err(fail("it is a directory, expected a file".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| {
+            fail(match error.kind() {
+                std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+                _ => error.to_string(),
+            })
+        })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+        fail(format!("it is not UTF-8 text (byte {valid}, on line {line})"))
+    })?;
+    parse(&Source::new(&name, text))
+}
+
+/// Parses the whole of `source` as one YAML document. An empty one is null.
+///
+/// # Errors
+/// Text that is not YAML, has duplicate keys, tags or several documents, or is beyond the limits on
+/// size, depth and expansion of anchors.
+pub fn parse(source: &Arc<Source>) -> Result<Node, ConfigError> {
+    Text::new(source, 0, false).parse()
+}
+
+/// Parses the part of a `--set` text from byte `base` on.
+pub(super) fn parse_edit(source: &Arc<Source>, base: usize) -> Result<Node, ConfigError> {
+    Text::new(source, base, true).parse()
+}
+
+/// A text to parse, and where it stands in its source.
+struct Text<'a> {
+    source: &'a Arc<Source>,
+    /// The first byte of the source that belongs to the text.
+    base: usize,
+    /// Always ends with a line end, so that a block scalar at the end has one like any other.
+    text: String,
+    edit: bool,
+}
+
+impl<'a> Text<'a> {
+    fn new(source: &'a Arc<Source>, base: usize, edit: bool) -> Self {
+        let mut text = source.text()[base..].to_owned();
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        Self { source, base, text, edit }
+    }
+
+    fn parse(&self) -> Result<Node, ConfigError> {
+        if self.source.text().len() > MAX_BYTES {
+            return Err(self.error(Span::new(0, 0), &format!("this text is longer than {MAX_BYTES} bytes")));
+        }
+        if let Some(at) = self.text.find('\0') {
+            return Err(self.error(Span::new(at, 1), "a NUL byte: this is not a text file"));
+        }
+        let root: Raw = serde_saphyr::from_str_with_options(&self.text, options())
+            .map_err(|error| self.error(self.span(error.location()), &reason(&error)))?;
+        self.node(root, None)
+    }
+
+    /// The node for `raw`. What has no characters of its own (a block map, nothing after a colon) is
+    /// shown by the key that names it.
+    fn node(&self, raw: Raw, key: Option<&Origin>) -> Result<Node, ConfigError> {
+        let written = &self.text[self.range(raw.defined)];
+        let span = self.span(Some(raw.defined));
+        let Tagged(content, tag) = raw.value;
+        let text_tag = matches!(tag.as_deref(), Some("!" | "tag:yaml.org,2002:str"));
+        if tag.is_some() && !text_tag {
+            return Err(self.error(span, "YAML tags are not used: the type of a field decides how its value is read"));
+        }
+        let value = match content {
+            Content::Null => Value::Null,
+            Content::Typed => Value::Plain(written.to_owned()),
+            // Of all scalars, only a block scalar is written with its line end. An empty one that is
+            // not null has quotes or is a block.
+            Content::Str(text) if text_tag || text.is_empty() || written.starts_with(['"', '\'']) || written.ends_with('\n') => {
+                Value::Str(text)
+            }
+            Content::Str(text) => Value::Plain(text),
+            Content::Seq(items) => Value::Seq(items.into_iter().map(|item| self.node(item, None)).collect::<Result<_, _>>()?),
+            Content::Map(entries) => Value::Map(self.map(entries)?),
+        };
+        let own = self.origin(span);
+        let origin = match (span.len, key, &value) {
+            (0, Some(key), _) => key.clone(),
+            (0, None, Value::Map(map)) => map.first().map_or(own, |(_, entry)| entry.key.clone()),
+            (0, None, Value::Seq(items)) => items.first().map_or(own, |item| item.origin.clone()),
+            _ => own,
+        };
+        Ok(Node::new(origin, value))
+    }
+
+    fn map(&self, entries: Vec<(Spanned<String>, Raw)>) -> Result<Map, ConfigError> {
+        let entry = |(key, value): (Spanned<String>, Raw)| {
+            let origin = self.origin(self.span(Some(key.defined)));
+            let node = self.node(value, Some(&origin))?;
+            Ok((key.value, Entry { key: origin, node }))
+        };
+        entries.into_iter().map(entry).collect()
+    }
+
+    /// The bytes of the text at `location`, as written.
+    fn range(&self, location: Location) -> Range<usize> {
+        let span = location.span();
+        let byte_of = |chars: u64| {
+            let chars = usize::try_from(chars).unwrap_or(usize::MAX);
+            self.text.char_indices().nth(chars).map_or(self.text.len(), |(at, _)| at)
+        };
+        // Errors of the scanner come without byte offsets.
+        let (start, end) = match (span.byte_offset(), span.byte_len()) {
+            (Some(start), Some(len)) => (start as usize, (start + len) as usize),
+            _ => (byte_of(span.offset()), byte_of(span.offset().saturating_add(span.len()))),
+        };
+        if self.text.get(start..end).is_some() { start..end } else { 0..0 }
+    }
+
+    /// The bytes at `location`, without the line end of a block scalar.
+    fn span(&self, location: Option<Location>) -> Span {
+        let Some(location) = location else { return Span::new(0, 0) };
+        let range = self.range(location);
+        // The line end that was added is not in the source.
+        let start = range.start.min(self.source.text().len() - self.base);
+        Span::new(start, self.text[range].trim_end().len())
+    }
+
+    fn origin(&self, span: Span) -> Origin {
+        let (source, span) = (Arc::clone(self.source), span.shifted(self.base));
+        if self.edit {
+            Origin::Set { source, span }
+        } else {
+            Origin::File { source, span }
+        }
+    }
+
+    fn error(&self, span: Span, reason: &str) -> ConfigError {
+        // On a command line, text that YAML reads as syntax is the usual reason.
+        let quotable = self.edit && !self.text.trim().contains(['"', '\\', '\n']);
+        let help = quotable.then(|| {
+            let path = &self.source.text()[..self.base];
+            format!("text with special characters is written `{path}\"{}\"`", self.text.trim())
+        });
+        let problem = Problem::Syntax {
+            reason: reason.to_owned(),
+            help,
+        };
+        ConfigError::new(Path::default(), Some(self.origin(span)), problem)
+    }
+}
+
+fn options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH, max_nodes: MAX_NODES },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
+        duplicate_keys: DuplicateKeyPolicy::Error,
+        strict_booleans: true,
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+        with_snippet: false,
+    }
+}
+
+/// The parser's errors in the words of this program, without their position, which is underlined.
+fn reason(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error as E;
+    let too_large = || format!("too large: at most {MAX_DEPTH} levels and {MAX_NODES} values, anchors expanded");
+    match error {
+        E::DuplicateMappingKey { key: Some(key), .. } => format!("the key `{key}` is given twice"),
+        E::DuplicateMappingKey { key: None, .. } => "this key is given twice".to_owned(),
+        E::MultipleDocuments { .. } => "a second YAML document: write one only, without `---`".to_owned(),
+        E::Budget { .. } | E::AliasReplayLimitExceeded { .. } | E::AliasExpansionLimitExceeded { .. } => too_large(),
+        E::RecursiveReferencesRequireWeakTypes { .. } => "this alias refers to a value that it is part of".to_owned(),
+        E::AliasError { error, .. } => reason(error),
+        // Keys are the only strings that are asked for by type.
+        E::NullIntoString { .. } | E::Unexpected { .. } => "a key must be text".to_owned(),
+        other => match other.to_string() {
+            text if text.contains("limit exceeded") => too_large(),
+            text => text.split(" at line ").next().unwrap_or(&text).to_owned(),
+        },
+    }
+}

@@ -1,0 +1,22 @@
+//! The one place where this crate reads the environment of its process. Names are in
+//! [`neva_schemas::env`].
+
+use std::{io, path::PathBuf};
+
+use jiff::{ZonedDateTime, civil::DateTime};
+
+/// The variable `name`; one that is not UTF-8 counts as not set.
+#[expect(clippy::disallowed_methods, reason = "this is the place; the names are in neva_schemas::env")]
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The working directory.
+pub(crate) fn working_directory() -> io::Result<PathBuf> {
+    std::env::current_dir()
+}
+
+/// Local time.
+pub(crate) fn now() -> DateTime {
+    ZonedDateTime::now().datetime()
+}

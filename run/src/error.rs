@@ -1,0 +1,191 @@
+//! What a run can fail with, and the exit code that stands for it.
+
+use std::{fmt, io, path::PathBuf};
+
+use miette::Diagnostic;
+use neva_executors::{ExecutorError, JobFailure};
+use neva_schemas::{ExitClass, Problem, RankFailure, exit_class};
+
+use crate::config::{ConfigError, Problems};
+
+/// Why a run did not start, or did not reach its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// What the user wrote is not a run.
+    #[error(transparent)]
+    Config(#[from] Problems),
+    /// A run that was put together in Rust is not valid.
+    #[error("the run is not valid: {}", sentences(.0))]
+    Invalid(Vec<Problem>),
+    /// torchrun's variables are incomplete or not numbers.
+    #[error("{0}")]
+    RankEnv(String),
+    /// The run asks for several ranks, and nobody started them.
+    #[error("the run asks for {world_size} ranks, but `--direct` runs in this process alone")]
+    SeveralRanks {
+        /// Ranks of the run.
+        world_size: u32,
+    },
+    /// torchrun started another number of ranks than the run asks for.
+    #[error("torchrun started {started} ranks, but the run asks for {world_size}")]
+    WorldSize {
+        /// Ranks that were started.
+        started: u32,
+        /// Ranks of the run.
+        world_size: u32,
+    },
+    /// torchrun started this process, but the run would start ranks of its own.
+    #[error("torchrun started this process as rank {rank} of {world_size}, and each of them would start all ranks")]
+    UnderTorchrun {
+        /// Number of this rank.
+        rank: u32,
+        /// Number of ranks.
+        world_size: u32,
+    },
+    /// A verb's argument is not acceptable.
+    #[error("{0}")]
+    Argument(String),
+    /// This machine lacks something that a run needs.
+    #[error("{missing} of these checks failed")]
+    Unfit {
+        /// Failed checks.
+        missing: usize,
+    },
+    /// The rank program is not there.
+    #[error("{}", match .named {
+        Some(path) => format!("NEVA_RANK names {}, which is not a file", path.display()),
+        None => "the program `neva-rank` is neither beside `neva-run` nor in PATH".to_owned(),
+    })]
+    NoRankProgram {
+        /// The file that `NEVA_RANK` names.
+        named: Option<PathBuf>,
+    },
+    /// The rank program does not start or does not answer.
+    #[error("{} does not work: {reason}", program.display())]
+    RankProgram {
+        /// The program.
+        program: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+    /// The rank program does not find libtorch.
+    #[error("libtorch was not found by {}", program.display())]
+    NoLibtorch {
+        /// The program.
+        program: PathBuf,
+    },
+    /// A file or folder cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried: `read`, `write`, `create`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refused something that every run needs.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The executor did not start the job, or lost it.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    /// A rank failed, in a process of its own.
+    #[error(transparent)]
+    Job(Box<JobFailure>),
+    /// The engine failed, in this process.
+    #[error("rank {} failed{}: {}", .0.rank, step(.0), .0)]
+    Rank(Box<RankFailure>),
+    /// Somebody asked for the run's end.
+    #[error("the run was cancelled; its folder is {}", run_dir.display())]
+    Cancelled {
+        /// The run's folder.
+        run_dir: PathBuf,
+    },
+    /// All ranks succeeded, and rank 0 left no report.
+    #[error("the ranks ended well, but left no report in {}", path.display())]
+    NoReport {
+        /// The report's file.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    /// The exit code that stands for this error.
+    pub fn class(&self) -> ExitClass {
+        match self {
+            Self::Config(_)
+            | Self::Invalid(_)
+            | Self::RankEnv(_)
+            | Self::SeveralRanks { .. }
+            | Self::WorldSize { .. }
+            | Self::UnderTorchrun { .. }
+            | Self::Argument(_) => exit_class::INPUT,
+            Self::NoRankProgram { .. }
+            | Self::RankProgram { .. }
+            | Self::NoLibtorch { .. }
+            | Self::Unfit { .. }
+            | Self::File { .. }
+            | Self::System { .. } => exit_class::CLUSTER,
+            Self::Executor(error) => error.class(),
+            Self::Job(failure) => failure.class,
+            Self::Rank(failure) => failure.class,
+            Self::Cancelled { .. } => exit_class::JOB,
+            Self::NoReport { .. } => exit_class::BUG,
+        }
+    }
+
+    /// What to type or do instead, where that can be said. Problems of a configuration say it each for
+    /// itself.
+    pub fn advice(&self) -> Option<String> {
+        Some(match self {
+            Self::RankEnv(_) => "start the ranks with `torchrun --no-python`, or unset these variables".to_owned(),
+            Self::SeveralRanks { world_size } => format!(
+                "leave `--direct` out to start {world_size} processes here, add `--set num_gpus_per_node=1`, or start the ranks with `torchrun --no-python --nproc-per-node {world_size} neva-run RECIPE --direct`"
+            ),
+            Self::WorldSize { world_size, .. } => {
+                format!("give torchrun `--nproc-per-node` so that there are {world_size}, or change `num_gpus_per_node` and `num_nodes`")
+            }
+            Self::UnderTorchrun { .. } => "add `--direct`".to_owned(),
+            Self::NoRankProgram { named: None } => "build it with `cargo build --release`, or name it in NEVA_RANK".to_owned(),
+            Self::NoLibtorch { .. } => "run `make setup`".to_owned(),
+            Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "make room, or name another folder with `--set dir=...`".to_owned()
+            }
+            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "name a folder that you may write to with `--set dir=...`".to_owned()
+            }
+            Self::Executor(error) => return error.help(),
+            Self::Job(failure) => return failure.help.clone(),
+            _ => return None,
+        })
+    }
+}
+
+impl From<ConfigError> for RunError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error.into())
+    }
+}
+
+impl Diagnostic for RunError {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.advice().map(|advice| Box::new(advice) as Box<_>)
+    }
+}
+
+fn sentences(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn step(failure: &RankFailure) -> String {
+    failure.step.map_or_else(String::new, |step| format!(" in step {step}"))
+}

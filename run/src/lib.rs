@@ -1,0 +1,44 @@
+//! Declarative configuration and launch of multimodal fine-tuning.
+//!
+//! ```text
+//! text --parse--> Node --merge, --set--> Node --deserialize, validate--> Run --lower--> LaunchPlan
+//!      --render--> Submission --submit--> JobHandle
+//! ```
+//!
+//! Every arrow is a function and every box a plain value; effects come last. The program `neva-run` is a
+//! thin shell round this library. Neither links a tensor library: ranks are `neva-rank` processes, or an
+//! engine that the caller brings:
+//!
+//! ```no_run
+//! # use neva_schemas::{Engine, LaunchPlan, RankEnv, RankFailure, RunReport};
+//! # struct MyEngine;
+//! # impl Engine for MyEngine {
+//! #     fn train(&self, _: &LaunchPlan, _: &RankEnv) -> Result<RunReport, RankFailure> { unimplemented!() }
+//! # }
+//! use neva_run::{RunError, RunOptions, run};
+//! use neva_recipes::neva_tiny;
+//!
+//! let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
+//! finetune.trainer.max_steps = 5;
+//! let report = run(&finetune, RunOptions::direct(MyEngine))?;
+//! println!("{} steps, in {}", report.steps, report.run_dir.display());
+//! # Ok::<(), RunError>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod cli;
+pub mod config;
+mod environment;
+mod error;
+mod folder;
+mod launch;
+mod plan;
+pub mod program;
+mod resolve;
+
+pub use cli::cli_main;
+pub use error::RunError;
+pub use folder::create_run_folder;
+pub use launch::{RunOptions, launch, run};
+pub use plan::lower;
+pub use resolve::{Resolved, load, resolve};

@@ -1,0 +1,12 @@
+//! Runs of the program as documents: each `console` block of `cli/*.md` is run and compared.
+
+use std::time::Duration;
+
+#[test]
+fn documents() {
+    trycmd::TestCases::new()
+        .case("tests/cli/*.md")
+        .env("NEVA_RANK", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake/neva-rank"))
+        .env("NO_COLOR", "1")
+        .timeout(Duration::from_secs(30));
+}

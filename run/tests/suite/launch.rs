@@ -1,0 +1,135 @@
+//! The library's `run`: an engine of the caller, and an executor.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use neva_executors::LocalExecutor;
+use neva_recipes::neva_tiny;
+use neva_run::{RunError, RunOptions, run};
+use neva_schemas::{Engine, Finetune, LaunchPlan, RankEnv, RankFailure, RunReport, exit_class};
+
+use crate::fake_rank;
+
+/// Remembers what it was asked for.
+#[derive(Clone, Default)]
+struct FakeEngine {
+    seen: Arc<Mutex<Vec<(LaunchPlan, RankEnv)>>>,
+    fails: bool,
+}
+
+impl Engine for FakeEngine {
+    fn train(&self, plan: &LaunchPlan, rank: &RankEnv) -> Result<RunReport, RankFailure> {
+        self.seen.lock().unwrap().push((plan.clone(), rank.clone()));
+        if self.fails {
+            let chain = vec!["batch 1".to_owned(), "no picture".to_owned()];
+            return Err(RankFailure {
+                class: exit_class::INPUT,
+                rank: 0,
+                step: Some(1),
+                unix_ms: 0,
+                chain,
+            });
+        }
+        Ok(RunReport {
+            run_dir: plan.run_dir.clone(),
+            steps: 3,
+            losses: vec![2.0, 1.0],
+            checkpoint: None,
+        })
+    }
+}
+
+fn tiny(dir: &tempfile::TempDir) -> Finetune {
+    let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
+    finetune.log.log_dir = Some(dir.path().to_owned());
+    finetune
+}
+
+#[test]
+fn direct_trains_in_this_process_and_leaves_the_plan() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), FakeEngine::default());
+    let report = run(&tiny(&dir), RunOptions::direct(engine.clone())).unwrap();
+    let seen = engine.seen.lock().unwrap();
+    let (plan, rank) = seen.first().unwrap();
+    assert_eq!((rank, report.steps), (&RankEnv::single(), 3));
+    let written: LaunchPlan = serde_json::from_slice(&fs::read(report.run_dir.join("plan.json")).unwrap()).unwrap();
+    assert_eq!(&written, plan);
+    assert_eq!(written.run.factory, "custom");
+}
+
+#[test]
+fn direct_takes_relative_paths_from_the_folder_it_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut finetune = tiny(&dir);
+    finetune.log.log_dir = Some(PathBuf::from("runs"));
+    let report = run(&finetune, RunOptions::direct(FakeEngine::default()).working_directory(dir.path())).unwrap();
+    assert!(report.run_dir.starts_with(dir.path().join("runs/default")), "{:?}", report.run_dir);
+}
+
+#[test]
+fn direct_refuses_several_ranks_without_torchrun() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), FakeEngine::default());
+    let mut finetune = tiny(&dir);
+    finetune.trainer.devices = 2;
+    let error = run(&finetune, RunOptions::direct(engine.clone())).unwrap_err();
+    assert!(matches!(error, RunError::SeveralRanks { world_size: 2 }), "{error:?}");
+    assert_eq!(error.class(), exit_class::INPUT);
+    assert!(error.advice().unwrap().contains("torchrun"));
+    assert!(engine.seen.lock().unwrap().is_empty());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn an_engines_failure_is_the_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = run(
+        &tiny(&dir),
+        RunOptions::direct(FakeEngine {
+            fails: true,
+            ..Default::default()
+        }),
+    )
+    .unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.class()),
+        ("rank 0 failed in step 1: batch 1: no picture", exit_class::INPUT)
+    );
+}
+
+#[test]
+fn a_run_that_is_not_valid_does_not_start() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), FakeEngine::default());
+    let mut finetune = tiny(&dir);
+    finetune.trainer.max_steps = 0;
+    finetune.log.name = "..".into();
+    let error = run(&finetune, RunOptions::direct(engine)).unwrap_err();
+    let RunError::Invalid(problems) = &error else { panic!("{error:?}") };
+    assert_eq!(
+        problems.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>(),
+        ["finetune.trainer.max_steps", "finetune.log.name"]
+    );
+}
+
+#[test]
+fn an_executor_runs_ranks_and_hands_on_the_output_of_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut finetune = tiny(&dir);
+    finetune.trainer.devices = 2;
+    let output = Arc::new(Mutex::new(Vec::new()));
+    let sink = output.clone();
+    let options =
+        RunOptions::executor(Arc::new(LocalExecutor::new(fake_rank()))).output(move |bytes| sink.lock().unwrap().extend_from_slice(bytes));
+    let report = run(&finetune, options).unwrap();
+    assert_eq!((report.steps, report.losses.as_slice()), (5, [7.5, 0.25].as_slice()));
+    let output = String::from_utf8(output.lock().unwrap().clone()).unwrap();
+    assert!(output.starts_with("rank 0 of 2"), "{output}");
+    assert_eq!(output, fs::read_to_string(report.run_dir.join("logs/rank0.log")).unwrap());
+    assert!(
+        fs::read_to_string(report.run_dir.join("logs/rank1.log"))
+            .unwrap()
+            .starts_with("rank 1 of 2")
+    );
+}

@@ -1,0 +1,22 @@
+//! From a recipe to a run, through the public door of the library and of the program.
+
+mod launch;
+mod plan;
+mod process;
+mod recipes;
+mod resolve;
+
+use std::{path::PathBuf, time::Duration};
+
+/// Every wait of these tests.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The script that stands in for the rank program.
+fn fake_rank() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake/neva-rank"))
+}
+
+/// A file beside the crate's folder.
+fn recipe_file(name: &str) -> String {
+    format!("{}/../recipes/{name}", env!("CARGO_MANIFEST_DIR"))
+}

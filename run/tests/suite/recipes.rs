@@ -1,0 +1,81 @@
+//! The recipe files that users run.
+
+use std::fs;
+
+use neva_recipes::RECIPES;
+use neva_run::{
+    config::{self, Origin, Source},
+    load, resolve,
+};
+use neva_schemas::{PeftScheme, RecipeArgs, Run};
+
+use crate::recipe_file;
+
+#[test]
+fn a_recipe_file_resolves_to_what_its_function_returns() {
+    for recipe in RECIPES {
+        let scheme = if recipe.name == "llava15_7b" {
+            PeftScheme::Lora
+        } else {
+            PeftScheme::None
+        };
+        let args = RecipeArgs {
+            name: recipe.name.to_owned(),
+            peft_scheme: scheme,
+            ..(recipe.default_args)()
+        };
+        let expect = Run::new(recipe.name, args.clone(), (recipe.finetune)(args));
+        let resolved = resolve(load(&recipe_file(&format!("{}.yaml", recipe.name))).unwrap(), &[""; 0]).unwrap();
+        assert_eq!(resolved.run, expect);
+        assert_eq!(resolved.warnings, []);
+    }
+}
+
+#[test]
+fn a_recipe_resolves_by_name_to_its_defaults() {
+    for recipe in RECIPES {
+        let args = (recipe.default_args)();
+        let expect = Run::new(recipe.name, args.clone(), (recipe.finetune)(args));
+        assert_eq!(resolve(load(recipe.name).unwrap(), &[""; 0]).unwrap().run, expect);
+    }
+}
+
+/// Whoever removes the comment signs gets a run that starts.
+#[test]
+fn the_commented_section_of_a_recipe_file_resolves() {
+    for recipe in RECIPES {
+        let text = fs::read_to_string(recipe_file(&format!("{}.yaml", recipe.name))).unwrap();
+        let (above, example) = text.split_once("# finetune:").unwrap();
+        let text = format!("{above}finetune:{}", example.replace("\n# ", "\n"));
+        let node = config::parse(&Source::new("example", text)).unwrap();
+        let run = resolve(node, &["num_gpus_per_node=2"])
+            .unwrap_or_else(|error| panic!("{}", config::render(&error, false)))
+            .run;
+        assert_ne!(
+            run.finetune.data,
+            (recipe.finetune)((recipe.default_args)()).data,
+            "{}",
+            recipe.name
+        );
+    }
+}
+
+#[test]
+fn what_show_prints_is_a_recipe_file_of_the_same_run() {
+    for (recipe, sets) in [
+        ("llava15_7b", vec!["peft_scheme=none", "name=\"1.0\""]),
+        (
+            "llava15_7b",
+            vec!["finetune.peft.target_modules+=[\"*.x\"]", "finetune.optim.lr=3e-5"],
+        ),
+        (
+            "neva_tiny",
+            vec!["dir=/runs", "finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json}"],
+        ),
+    ] {
+        let run = resolve(load(recipe).unwrap(), &sets).unwrap().run;
+        let yaml = config::to_yaml_string(&config::to_node(&run, Origin::recipe(recipe)).unwrap());
+        let again = resolve(config::parse(&Source::new("shown", yaml)).unwrap(), &[""; 0]).unwrap();
+        assert_eq!(again.run, run, "{recipe} {sets:?}");
+    }
+}

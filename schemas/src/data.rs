@@ -1,0 +1,226 @@
+//! Where samples come from.
+
+use crate::validate::{Problem, Validate, nonzero};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The data module of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub enum Data {
+    /// Random tokens and pictures; needs no file, no network, no tokenizer.
+    #[serde(rename = "vlm.MockDataModule")]
+    Mock(MockDataModule),
+    /// A LLaVA-JSON file that is read as a whole.
+    #[serde(rename = "vlm.NevaPreloadedDataModule")]
+    Preloaded(NevaPreloadedDataModule),
+}
+
+impl Data {
+    /// Samples in one optimizer step, over all ranks.
+    pub fn global_batch_size(&self) -> u64 {
+        match self {
+            Self::Mock(data) => data.global_batch_size,
+            Self::Preloaded(data) => data.global_batch_size,
+        }
+    }
+
+    /// Samples in one forward pass of one rank.
+    pub fn micro_batch_size(&self) -> u64 {
+        match self {
+            Self::Mock(data) => data.micro_batch_size,
+            Self::Preloaded(data) => data.micro_batch_size,
+        }
+    }
+
+    /// Longest combined sequence (text and picture positions).
+    pub fn seq_length(&self) -> usize {
+        match self {
+            Self::Mock(data) => data.seq_length,
+            Self::Preloaded(data) => data.seq_length,
+        }
+    }
+
+    /// Threads that prepare samples on each rank; 0 prepares them inline.
+    pub fn num_workers(&self) -> usize {
+        match self {
+            Self::Mock(data) => data.num_workers,
+            Self::Preloaded(data) => data.num_workers,
+        }
+    }
+
+    /// Seed of the sample order.
+    pub fn seed(&self) -> u64 {
+        match self {
+            Self::Mock(data) => data.seed,
+            Self::Preloaded(data) => data.seed,
+        }
+    }
+}
+
+/// Random samples, a function of (seed, index) alone: NeMo's `vlm.MockDataModule`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MockDataModule {
+    /// Combined length of every sample.
+    pub seq_length: usize,
+    /// Samples in one optimizer step, over all ranks.
+    pub global_batch_size: u64,
+    /// Samples in one forward pass of one rank.
+    pub micro_batch_size: u64,
+    /// Threads that prepare samples on each rank; 0 prepares them inline.
+    pub num_workers: usize,
+    /// Number of different samples.
+    pub num_train_samples: u64,
+    /// Seed of samples and order.
+    pub seed: u64,
+}
+
+impl Default for MockDataModule {
+    fn default() -> Self {
+        Self { seq_length: 4096, global_batch_size: 128, micro_batch_size: 2, num_workers: 4, num_train_samples: 10_000_000, seed: 42 }
+    }
+}
+
+/// LLaVA-JSON data: NeMo's `vlm.NevaPreloadedDataModule`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NevaPreloadedDataModule {
+    /// LLaVA-JSON files, concatenated.
+    #[schemars(with = "OneOrMany")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub paths: Vec<PathBuf>,
+    /// Pictures and conversation template.
+    pub data_config: ImageDataConfig,
+    /// Longest combined sequence; longer samples are cut at the right.
+    pub seq_length: usize,
+    /// Samples in one optimizer step, over all ranks.
+    pub global_batch_size: u64,
+    /// Samples in one forward pass of one rank.
+    pub micro_batch_size: u64,
+    /// Tokenizer: a folder or file (`tokenizer.json`), or `builtin:NAME`; `null` takes the one beside the restored model.
+    pub tokenizer: Option<String>,
+    /// Image processor: a folder or file (`preprocessor_config.json`); `null` takes CLIP's values at the model's image size.
+    pub image_processor: Option<PathBuf>,
+    /// Threads that prepare samples on each rank; 0 prepares them inline.
+    pub num_workers: usize,
+    /// Puts the tokenizer's BOS in front, as LLaVA and Hugging Face do (NeMo does not).
+    pub add_bos: bool,
+    /// Seed of the sample order.
+    pub seed: u64,
+}
+
+impl Default for NevaPreloadedDataModule {
+    fn default() -> Self {
+        Self {
+            paths: Vec::new(),
+            data_config: ImageDataConfig::default(),
+            seq_length: 2048,
+            global_batch_size: 8,
+            micro_batch_size: 4,
+            tokenizer: None,
+            image_processor: None,
+            num_workers: 8,
+            add_bos: true,
+            seed: 1234,
+        }
+    }
+}
+
+/// One path or a list of them.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only describes the JSON schema of `paths`")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    struct Paths;
+    impl<'de> serde::de::Visitor<'de> for Paths {
+        type Value = Vec<PathBuf>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a path or a list of paths")
+        }
+        fn visit_str<E>(self, path: &str) -> Result<Self::Value, E> {
+            Ok(vec![PathBuf::from(path)])
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut paths = Vec::new();
+            while let Some(path) = seq.next_element::<PathBuf>()? {
+                paths.push(path);
+            }
+            Ok(paths)
+        }
+    }
+    deserializer.deserialize_any(Paths)
+}
+
+/// How pictures and conversations become tensors: NeMo's `vlm.ImageDataConfig`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageDataConfig {
+    /// Folder that the records' picture paths are relative to; `null` means the folder of the JSON file.
+    pub image_folder: Option<PathBuf>,
+    /// Conversation template, for example `v1` or `plain`.
+    pub conv_template: String,
+    /// How a picture becomes a square.
+    pub image_process_mode: ImageProcessMode,
+    /// Where `<image>` stands in the first question.
+    pub image_token_position: ImageTokenPosition,
+}
+
+impl Default for ImageDataConfig {
+    fn default() -> Self {
+        Self {
+            image_folder: None,
+            conv_template: "v1".into(),
+            image_process_mode: ImageProcessMode::Pad,
+            image_token_position: ImageTokenPosition::Keep,
+        }
+    }
+}
+
+/// How a picture becomes a square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageProcessMode {
+    /// Expands to a square with the mean colour, then resizes (LLaVA-1.5's way).
+    Pad,
+    /// Keeps the aspect ratio.
+    Keep,
+    /// Resizes the shorter edge and crops the centre.
+    Square,
+}
+
+/// Where `<image>` stands in a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageTokenPosition {
+    /// Where the record has it (NeMo).
+    Keep,
+    /// In front of the question, followed by a new line (LLaVA).
+    Front,
+}
+
+impl Validate for Data {
+    fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
+        nonzero(
+            path,
+            problems,
+            &[
+                ("global_batch_size", self.global_batch_size()),
+                ("micro_batch_size", self.micro_batch_size()),
+                ("seq_length", self.seq_length() as u64),
+            ],
+        );
+        match self {
+            Self::Mock(data) => nonzero(path, problems, &[("num_train_samples", data.num_train_samples)]),
+            Self::Preloaded(data) if data.paths.is_empty() => problems.push(
+                Problem::error(format!("{path}.paths"), "no dataset is named").help("set `paths` to a LLaVA-JSON file"),
+            ),
+            Self::Preloaded(_) => {}
+        }
+    }
+}

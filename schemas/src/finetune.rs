@@ -1,0 +1,109 @@
+//! The graph that a recipe returns: NeMo's `llm.finetune` with all its arguments.
+
+use crate::data::Data;
+use crate::log::Log;
+use crate::model::Model;
+use crate::optim::Optim;
+use crate::parallel::ParallelSizes;
+use crate::peft::Peft;
+use crate::resume::AutoResume;
+use crate::trainer::Trainer;
+use crate::validate::{Problem, Validate};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A fine-tuning run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Finetune {
+    /// What is trained.
+    pub model: Model,
+    /// On what data.
+    pub data: Data,
+    /// For how long, on how many devices.
+    pub trainer: Trainer,
+    /// With which optimizer.
+    pub optim: Optim,
+    /// Through which adapters; `null` trains the model itself.
+    pub peft: Option<Peft>,
+    /// Where it writes.
+    pub log: Log,
+    /// What it starts from.
+    pub resume: AutoResume,
+}
+
+impl Finetune {
+    /// Micro-batches of each data-parallel rank in one optimizer step, or `None` where they do not divide evenly.
+    pub fn num_microbatches(&self) -> Option<u64> {
+        let sizes = ParallelSizes::of(&self.trainer)?;
+        let samples = self.data.micro_batch_size().checked_mul(sizes.dp.into())?;
+        (samples > 0 && self.data.global_batch_size().is_multiple_of(samples)).then(|| self.data.global_batch_size() / samples)
+    }
+}
+
+impl Validate for Finetune {
+    fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
+        let model = self.model.llava();
+        model.validate(&format!("{path}.model"), problems);
+        self.data.validate(&format!("{path}.data"), problems);
+        self.trainer.validate(&format!("{path}.trainer"), problems);
+        self.optim.adamw().validate(&format!("{path}.optim"), problems);
+        self.log.validate(&format!("{path}.log"), problems);
+        if let Some(Peft::LoRA(lora)) = &self.peft {
+            lora.validate(&format!("{path}.peft"), problems);
+        }
+        self.validate_cut(path, problems);
+        self.validate_batch(path, problems);
+    }
+}
+
+impl Finetune {
+    /// What tensor parallelism cuts must divide.
+    fn validate_cut(&self, path: &str, problems: &mut Vec<Problem>) {
+        let tp = self.trainer.strategy.tensor_model_parallel_size as usize;
+        let text = &self.model.llava().text_config;
+        let parts = [
+            ("num_attention_heads", text.num_attention_heads),
+            ("num_key_value_heads", text.num_key_value_heads),
+            ("intermediate_size", text.intermediate_size),
+        ];
+        for (name, value) in parts {
+            if tp > 1 && !value.is_multiple_of(tp) {
+                problems.push(
+                    Problem::error(
+                        format!("{path}.trainer.strategy.tensor_model_parallel_size"),
+                        format!("tensor parallelism over {tp} ranks cannot cut `{name}` {value} evenly"),
+                    )
+                    .help(format!("use a divisor of {value}")),
+                );
+            }
+        }
+    }
+
+    /// The global batch is a whole number of micro-batches on each data-parallel rank.
+    fn validate_batch(&self, path: &str, problems: &mut Vec<Problem>) {
+        let Some(sizes) = ParallelSizes::of(&self.trainer) else { return };
+        let (global, micro) = (self.data.global_batch_size(), self.data.micro_batch_size());
+        if global == 0 || micro == 0 || self.num_microbatches().is_some() {
+            return;
+        }
+        let unit = micro.saturating_mul(sizes.dp.into());
+        let below = global / unit.max(1) * unit;
+        let above = below.saturating_add(unit);
+        let nearest = if below == 0 || above - global < global - below { above } else { below };
+        problems.push(
+            Problem::error(
+                format!("{path}.data.global_batch_size"),
+                format!("`global_batch_size` {global} is not a multiple of micro_batch_size x data-parallel ranks = {micro} x {} = {unit}", sizes.dp),
+            )
+            .help(format!("nearest that fits: {nearest}")),
+        );
+        let image = self.model.llava().image_seq_length();
+        if self.data.seq_length() <= image {
+            problems.push(Problem::warning(
+                format!("{path}.data.seq_length"),
+                format!("`seq_length` {} leaves no room for text beside one picture of {image} positions", self.data.seq_length()),
+            ));
+        }
+    }
+}

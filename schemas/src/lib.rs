@@ -1,0 +1,36 @@
+//! The vocabulary of neva-run: plain, serializable types that say what a run is.
+//!
+//! This crate is responsible for the typed recipe graph, its validation, the launch plan and the
+//! contract between launcher and rank. It does no I/O, reads no environment and no clock, and
+//! links no tensor library, so that every other crate can afford to depend on it.
+#![forbid(unsafe_code)]
+
+mod contract;
+mod data;
+mod finetune;
+mod log;
+mod model;
+mod optim;
+mod parallel;
+mod peft;
+mod plan;
+mod recipe;
+mod resume;
+mod schema;
+mod trainer;
+mod validate;
+
+pub use contract::{Engine, ExitClass, FAILURES_FILE, METRICS_FILE, PLAN_FILE, REPORT_FILE, RankEnv, RankFailure, RunReport, env, exit_class};
+pub use data::{Data, ImageDataConfig, ImageProcessMode, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule};
+pub use finetune::Finetune;
+pub use log::{Log, ModelCheckpoint};
+pub use model::{FeatureSelect, LlavaModel, Model, TextConfig, TextModelType, VisionConfig, VisionModelType};
+pub use optim::{AdamW, LrScheduler, Optim};
+pub use parallel::ParallelSizes;
+pub use peft::{LoRA, Peft};
+pub use plan::{GenerateRequest, LaunchPlan, PLAN_FORMAT};
+pub use recipe::{PeftScheme, RecipeArgs, Run};
+pub use resume::{AutoResume, RestoreConfig};
+pub use schema::{SCHEMAS, SchemaEntry};
+pub use trainer::{Accelerator, LossNormalization, MegatronStrategy, MixedPrecision, Plugins, Precision, Trainer};
+pub use validate::{Problem, Severity, Validate};

@@ -1,0 +1,61 @@
+//! The launch plan: everything a rank needs to know, as one value in one file.
+
+use crate::recipe::Run;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Format number of `plan.json`. A reader refuses other numbers.
+pub const PLAN_FORMAT: u32 = 1;
+
+/// What is launched: already resolved, so that no rank parses YAML and all ranks hold the same bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchPlan {
+    /// Format number, [`PLAN_FORMAT`].
+    pub format: u32,
+    /// Version of the program that wrote the plan.
+    pub version: String,
+    /// Name of the run.
+    pub name: String,
+    /// The run's folder, absolute.
+    pub run_dir: PathBuf,
+    /// Number of nodes.
+    pub num_nodes: u32,
+    /// Ranks on each node.
+    pub ranks_per_node: u32,
+    /// Additional environment of the ranks. Secrets do not belong here: the plan is written to disk.
+    pub env: BTreeMap<String, String>,
+    /// The resolved run.
+    pub run: Run,
+}
+
+impl LaunchPlan {
+    /// Number of ranks.
+    pub fn world_size(&self) -> u32 {
+        self.num_nodes * self.ranks_per_node
+    }
+
+    /// SHA-256 of the plan's JSON, in hexadecimal; ranks compare it when they meet.
+    ///
+    /// # Errors
+    /// A path of the plan that is not UTF-8.
+    pub fn hash(&self) -> Result<String, serde_json::Error> {
+        let digest = Sha256::digest(serde_json::to_vec(self)?);
+        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// What `neva-rank generate` is asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerateRequest {
+    /// A checkpoint folder, or a run's folder, whose newest checkpoint is taken.
+    pub checkpoint: PathBuf,
+    /// Pictures, one for each `<image>` of the prompt.
+    pub images: Vec<PathBuf>,
+    /// The question; `<image>` is put in front where it is absent and there are pictures.
+    pub prompt: String,
+    /// Longest answer, in tokens.
+    pub max_new_tokens: usize,
+}

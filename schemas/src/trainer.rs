@@ -1,0 +1,227 @@
+//! How long, on how many devices and in which precision a run trains.
+
+use crate::parallel::ParallelSizes;
+use crate::validate::{Problem, Validate, nonzero};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// NeMo's `nl.Trainer`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trainer {
+    /// What the ranks compute on.
+    pub accelerator: Accelerator,
+    /// Ranks per node.
+    pub devices: u32,
+    /// Number of nodes.
+    pub num_nodes: u32,
+    /// Optimizer steps of the whole run.
+    pub max_steps: u64,
+    /// A metrics line every so many steps.
+    pub log_every_n_steps: u64,
+    /// How the model is cut over the ranks.
+    pub strategy: MegatronStrategy,
+    /// Numeric precision.
+    pub plugins: Plugins,
+    /// What the gradient is the mean of.
+    pub loss_normalization: LossNormalization,
+    /// Seed of fresh weights and dropout.
+    pub seed: u64,
+    /// Bitwise equal results from run to run, at some cost in speed.
+    pub deterministic: bool,
+    /// Threads of each rank; `null` shares the machine's cores among its ranks.
+    pub threads_per_rank: Option<u32>,
+    /// Seconds that any rank waits for another before it gives up.
+    pub timeout_s: u64,
+}
+
+impl Default for Trainer {
+    fn default() -> Self {
+        Self {
+            accelerator: Accelerator::Auto,
+            devices: 1,
+            num_nodes: 1,
+            max_steps: 5190,
+            log_every_n_steps: 1,
+            strategy: MegatronStrategy::default(),
+            plugins: Plugins::default(),
+            loss_normalization: LossNormalization::GlobalToken,
+            seed: 1234,
+            deterministic: true,
+            threads_per_rank: None,
+            timeout_s: 600,
+        }
+    }
+}
+
+impl Trainer {
+    /// Number of ranks.
+    pub fn world_size(&self) -> u64 {
+        u64::from(self.devices) * u64::from(self.num_nodes)
+    }
+
+    /// Numeric precision of weights and activations.
+    pub fn precision(&self) -> Precision {
+        let Plugins::MixedPrecision(plugin) = &self.plugins;
+        plugin.precision
+    }
+}
+
+/// What the ranks compute on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// A GPU for each local rank where there are enough, else the CPU.
+    Auto,
+    /// One GPU per rank.
+    Gpu,
+    /// The CPU.
+    Cpu,
+}
+
+/// What the gradient is the mean of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LossNormalization {
+    /// All labelled tokens of the global batch: the same for every layout.
+    GlobalToken,
+    /// The means of the micro-batches, as NeMo does: depends on the layout.
+    Microbatch,
+}
+
+/// How the model is cut over the ranks: NeMo's `nl.MegatronStrategy`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MegatronStrategy {
+    /// Ranks that share each matrix.
+    pub tensor_model_parallel_size: u32,
+    /// Ranks that share the layers.
+    pub pipeline_model_parallel_size: u32,
+    /// Chunks of layers on each pipeline rank.
+    pub virtual_pipeline_model_parallel_size: Option<u32>,
+    /// Ranks that share each sequence.
+    pub context_parallel_size: u32,
+    /// Cuts norms and residuals along the sequence over the tensor-parallel ranks.
+    pub sequence_parallel: bool,
+}
+
+impl Default for MegatronStrategy {
+    fn default() -> Self {
+        Self {
+            tensor_model_parallel_size: 1,
+            pipeline_model_parallel_size: 1,
+            virtual_pipeline_model_parallel_size: None,
+            context_parallel_size: 1,
+            sequence_parallel: false,
+        }
+    }
+}
+
+/// NeMo passes numeric precision as a plugin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub enum Plugins {
+    /// NeMo's `nl.MegatronMixedPrecision`.
+    #[serde(rename = "nl.MegatronMixedPrecision")]
+    MixedPrecision(MixedPrecision),
+}
+
+impl Default for Plugins {
+    fn default() -> Self {
+        Self::MixedPrecision(MixedPrecision::default())
+    }
+}
+
+/// Numeric precision of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MixedPrecision {
+    /// Of weights and activations; master weights, moments and reduced gradients are fp32 in any case.
+    pub precision: Precision,
+}
+
+impl Default for MixedPrecision {
+    fn default() -> Self {
+        Self { precision: Precision::Bf16Mixed }
+    }
+}
+
+/// Numeric precision of weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Precision {
+    /// IEEE single precision.
+    #[serde(rename = "32")]
+    Fp32,
+    /// bfloat16 with fp32 master weights.
+    #[serde(rename = "bf16-mixed")]
+    Bf16Mixed,
+}
+
+impl Validate for Trainer {
+    fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
+        nonzero(
+            path,
+            problems,
+            &[
+                ("devices", self.devices.into()),
+                ("num_nodes", self.num_nodes.into()),
+                ("max_steps", self.max_steps),
+                ("log_every_n_steps", self.log_every_n_steps),
+                ("timeout_s", self.timeout_s),
+                ("threads_per_rank", self.threads_per_rank.unwrap_or(1).into()),
+            ],
+        );
+        if u32::try_from(self.world_size()).is_err() {
+            let message = format!("{} nodes x {} devices are more ranks than can be numbered", self.num_nodes, self.devices);
+            problems.push(Problem::error(format!("{path}.devices"), message));
+        }
+        let strategy = &self.strategy;
+        let path = format!("{path}.strategy");
+        nonzero(
+            &path,
+            problems,
+            &[
+                ("tensor_model_parallel_size", strategy.tensor_model_parallel_size.into()),
+                ("pipeline_model_parallel_size", strategy.pipeline_model_parallel_size.into()),
+                ("context_parallel_size", strategy.context_parallel_size.into()),
+                ("virtual_pipeline_model_parallel_size", strategy.virtual_pipeline_model_parallel_size.unwrap_or(1).into()),
+            ],
+        );
+        if strategy.sequence_parallel && strategy.tensor_model_parallel_size == 1 {
+            problems.push(Problem::warning(
+                format!("{path}.sequence_parallel"),
+                "sequence parallelism does nothing without tensor parallelism; it is switched off",
+            ));
+        }
+        // Each of these axes lands with its own parity proof; until then a run that asks for one must not
+        // train as if it were there.
+        for (name, size) in [
+            ("pipeline_model_parallel_size", strategy.pipeline_model_parallel_size),
+            ("context_parallel_size", strategy.context_parallel_size),
+        ] {
+            if size > 1 {
+                problems.push(
+                    Problem::error(format!("{path}.{name}"), format!("`{name}` is {size}, but this version trains with tensor and data parallelism only"))
+                        .help("set it to 1"),
+                );
+            }
+        }
+        let model_ranks = ParallelSizes::model_ranks(strategy);
+        if model_ranks > 0 && !self.world_size().is_multiple_of(model_ranks) {
+            problems.push(
+                Problem::error(
+                    path.clone(),
+                    format!(
+                        "{} ranks ({} nodes x {} devices) are not a multiple of tensor x context x pipeline = {} x {} x {} = {model_ranks}",
+                        self.world_size(),
+                        self.num_nodes,
+                        self.devices,
+                        strategy.tensor_model_parallel_size,
+                        strategy.context_parallel_size,
+                        strategy.pipeline_model_parallel_size,
+                    ),
+                )
+                .help(format!("use a multiple of {model_ranks} ranks, or smaller parallel sizes")),
+            );
+        }
+    }
+}
