@@ -1,11 +1,11 @@
 //! Greedy answers from a checkpoint.
 
-use crate::checkpoint::{Base, CheckpointFolder, ModelCache, Restored, newest_checkpoint};
+use crate::checkpoint::{Base, CheckpointFolder, ModelCache, newest_checkpoint};
 use crate::comm::Mesh;
 use crate::error::{EngineError, Result};
 use crate::model::Batch;
 use crate::nn::Segments;
-use crate::trainer::{Trainer, process_mode, to_device};
+use crate::trainer::{LoadedModel, process_mode, to_device};
 use neva_data::{Conversation, IGNORE, IMAGE_MARK, ImageProcessor, MergeOptions, Rgb, Row, Template, Tokenizer, Turn, merge, render};
 use neva_schemas::{Data, GenerateRequest, ImageDataConfig, Problem};
 use std::path::Path;
@@ -51,8 +51,8 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
     let pixels = pictures.iter().flat_map(|picture| picture.chw.iter().copied()).collect();
     let batch = neva_data::Batch { tokens, pixels, pixel_shape: [pictures.len(), 3, edge, edge] };
 
-    let trainer = Trainer::prepare(finetune, &Base::of(finetune, cache)?, Some(Restored { checkpoint: &checkpoint }), cache, Mesh::single(), Device::Cpu)?;
-    let ids = tch::no_grad(|| greedy(&trainer, to_device(&batch, image_seq_len, Device::Cpu)?, request.max_new_tokens, |ids| {
+    let loaded = LoadedModel::load(finetune, &Base::of(finetune, cache)?, Some(&checkpoint), cache, &Mesh::single(), Device::Cpu)?;
+    let ids = tch::no_grad(|| greedy(&loaded, to_device(&batch, image_seq_len, Device::Cpu)?, request.max_new_tokens, |ids| {
         let ended = ids.last().is_some_and(|last| tokenizer.special().eos.is_some_and(|eos| i64::from(eos) == *last));
         ended || tokenizer.decode(ids, false).is_ok_and(|text| text.ends_with(template.stop))
     }))?;
@@ -61,15 +61,14 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
 }
 
 /// The most likely token, again and again, until `done` or `max_new_tokens`.
-fn greedy(trainer: &Trainer, prompt: Batch, max_new_tokens: usize, done: impl Fn(&[i64]) -> bool) -> Result<Vec<i64>> {
-    let (model, head) = trainer.model();
-    let mut decoding = model.decoding();
+fn greedy(loaded: &LoadedModel, prompt: Batch, max_new_tokens: usize, done: impl Fn(&[i64]) -> bool) -> Result<Vec<i64>> {
+    let mut decoding = loaded.model.decoding();
     let mut batch = prompt;
     let mut ids = Vec::new();
     while ids.len() < max_new_tokens && !done(&ids) {
-        let hidden_bsh = model.decode(&batch, &mut decoding)?;
+        let hidden_bsh = loaded.model.decode(&batch, &mut decoding)?;
         let newest_bh = hidden_bsh.select(1, -1);
-        let token = head.logits(&newest_bh)?.argmax(-1, false);
+        let token = loaded.head.logits(&newest_bh)?.argmax(-1, false);
         ids.push(token.int64_value(&[0]));
         let none = Tensor::from_slice::<i64>(&[]);
         batch = Batch {

@@ -17,7 +17,7 @@ fn check(name: &str, scheme: PeftScheme, expect: &[(&str, Value)]) {
             ..RecipeArgs::default()
         },
     ))
-    .unwrap();
+    .expect("JSON");
     for (pointer, value) in expect {
         assert_eq!(graph.pointer(pointer).unwrap_or(&Value::Null), value, "{name} {scheme:?} {pointer}");
     }

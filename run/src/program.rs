@@ -38,7 +38,8 @@ pub struct RankVersion {
 /// There is none, or the one that is named is not there.
 pub fn find(lookup: impl Fn(&str) -> Option<String>, exe_dir: Option<&Path>) -> Result<PathBuf, RunError> {
     if let Some(named) = lookup(env::NEVA_RANK).filter(|named| !named.is_empty()) {
-        let path = PathBuf::from(named);
+        // Absolute, because a name without a slash would be looked for in PATH.
+        let path = std::path::absolute(&named).unwrap_or_else(|_| PathBuf::from(&named));
         return if path.is_file() {
             Ok(path)
         } else {

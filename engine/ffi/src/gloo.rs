@@ -16,7 +16,7 @@ use crate::error::{Error, Result, c_string, millis};
 use crate::store::Store;
 use crate::sys::{self, CGroup, CWork, Status};
 use crate::tensors::pointer;
-use crate::work::{Finish, Work};
+use crate::work::{Finish, Limit, Work};
 
 /// How the values of the ranks become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,7 +297,13 @@ impl GlooGroup {
             op,
             message: "no work came back".into(),
         })?;
-        Ok(Work::new(raw, op, tensors))
+        let timeout = self.options.timeout;
+        let limit = if matches!(op, "send" | "recv") {
+            Limit::Transfer(timeout)
+        } else {
+            Limit::Collective(timeout)
+        };
+        Ok(Work::new(raw, op, tensors, limit))
     }
 
     fn all_gather_unchecked(&self, op: &'static str, output: &Tensor, input: &Tensor) -> Result<Work> {

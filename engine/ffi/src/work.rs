@@ -18,7 +18,17 @@ pub struct Work {
     raw: NonNull<CWork>,
     op: &'static str,
     tensors: Vec<Tensor>,
+    limit: Limit,
     finish: Finish,
+}
+
+/// The group's timeout, and who keeps it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Limit {
+    /// libtorch, from when a collective begins.
+    Collective(Duration),
+    /// [`Work::wait`]: libtorch lets a transfer go on for ever.
+    Transfer(Duration),
 }
 
 /// What is left to do here once the transfer is complete: Gloo scatters no sums and knows no average.
@@ -41,11 +51,12 @@ impl Drop for Work {
 }
 
 impl Work {
-    pub(crate) fn new(raw: NonNull<CWork>, op: &'static str, tensors: Vec<Tensor>) -> Self {
+    pub(crate) fn new(raw: NonNull<CWork>, op: &'static str, tensors: Vec<Tensor>, limit: Limit) -> Self {
         Self {
             raw,
             op,
             tensors,
+            limit,
             finish: Finish::default(),
         }
     }
@@ -61,9 +72,13 @@ impl Work {
     /// [`Error::Deadline`] when it is not complete by then, or the group's own timeout ran out; for a
     /// `send` or `recv` that closes the group's connections. [`Error::Torch`] when a peer went away.
     pub fn wait(&mut self, deadline: Duration) -> Result<()> {
+        let (patience, after) = match self.limit {
+            Limit::Collective(timeout) => (deadline, deadline.min(timeout)),
+            Limit::Transfer(timeout) => (deadline.min(timeout), deadline.min(timeout)),
+        };
         // SAFETY: `raw` is alive until `drop`.
-        let status = unsafe { sys::neva_work_wait(self.raw.as_ptr(), millis(deadline)) };
-        status.check(self.op).map_err(|error| error.deadline(deadline, ""))?;
+        let status = unsafe { sys::neva_work_wait(self.raw.as_ptr(), millis(patience)) };
+        status.check(self.op).map_err(|error| error.deadline(after, ""))?;
         let finish = std::mem::take(&mut self.finish);
         self.complete(finish).map_err(|error| Error::torch(self.op, &error))
     }

@@ -1,4 +1,4 @@
-//! Settings of the whole process. One test in one file each: what it sets is seen by every thread.
+//! Settings of the whole process. One test: what it sets is seen by every thread.
 
 use neva_torch_ffi::{Precision, libtorch_version, load_cuda, set_deterministic_algorithms, set_float32_matmul_precision};
 use tch::{Kind, Tensor};

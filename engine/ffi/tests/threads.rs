@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use neva_torch_ffi::{BoxError, Error, Function, GlooGroup, ReduceOp, apply, backward};
+use neva_torch_ffi::{BoxError, Error, Function, GlooGroup, ReduceOp, TcpStore, apply, backward};
 use ranks::{DEADLINE, run};
 use tch::{Kind, Tensor};
 
@@ -114,6 +114,28 @@ fn a_panic_in_a_callback_and_the_other_rank() {
         assert_eq!(waited_out, !aborts, "{}", errors[1]);
         assert!(start.elapsed() < DEADLINE / 2, "{:?}", start.elapsed());
     }
+}
+
+#[test]
+fn a_panicking_rank_aborts_its_groups() {
+    let start = Instant::now();
+    let server = TcpStore::server(ranks::HOST, 0, 2, DEADLINE).unwrap();
+    let port = server.port();
+    let join = move |rank| {
+        let store = TcpStore::client(ranks::HOST, port, 2, DEADLINE).unwrap();
+        GlooGroup::new(&store, &ranks::options(rank, 2)).unwrap()
+    };
+    let lost = thread::spawn(move || {
+        let _group = join(1);
+        panic!("lost");
+    });
+    let error = join(0)
+        .all_reduce(&leaf(&[1.0]), ReduceOp::Sum)
+        .and_then(|mut work| work.wait(DEADLINE))
+        .unwrap_err();
+    assert!(matches!(error, Error::Torch { .. }), "{error:?}");
+    lost.join().unwrap_err();
+    assert!(start.elapsed() < DEADLINE / 4, "{:?}", start.elapsed());
 }
 
 /// Trap: libtorch's default generator is one for all threads, so ranks in threads may not rely on it.

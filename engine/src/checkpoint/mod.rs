@@ -12,4 +12,4 @@ pub use folder::{CHECKPOINT_FORMAT, CheckpointFolder, CheckpointState, newest_ch
 pub use resume::{restore_optimizer, resume_from};
 pub use safetensors_file::{TensorFile, write_tensors};
 pub use save::{Artifacts, save};
-pub use weights::{Base, Restored, fresh_parameters, load_parameters};
+pub use weights::{Base, load_parameters};

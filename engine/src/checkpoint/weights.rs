@@ -40,13 +40,6 @@ impl Base {
     }
 }
 
-/// What of a checkpoint is put over the base.
-#[derive(Debug, Clone, Copy)]
-pub struct Restored<'a> {
-    /// The checkpoint.
-    pub checkpoint: &'a CheckpointFolder,
-}
-
 /// How parameters are placed on this rank.
 #[derive(Debug, Clone, Copy)]
 struct Placement {
@@ -66,7 +59,7 @@ pub fn load_parameters(
     specs: &[ParamSpec],
     finetune: &Finetune,
     base: &Base,
-    restored: Option<Restored<'_>>,
+    checkpoint: Option<&CheckpointFolder>,
     cache: &ModelCache,
     (tp_rank, tp): (usize, usize),
     kind: Kind,
@@ -75,12 +68,12 @@ pub fn load_parameters(
     let placement = Placement { tp_rank, tp, kind, device };
     let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).cloned().collect();
     let mut values = BTreeMap::new();
-    if let Some(restored) = restored {
-        values = read_ours(&restored.checkpoint.model(), &trained, placement)?;
+    if let Some(checkpoint) = checkpoint {
+        values = read_ours(&checkpoint.model(), &trained, placement)?;
     }
     let rest: Vec<_> = specs.iter().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
     if !rest.is_empty() {
-        values.append(&mut base_values(&rest, finetune, base, cache, placement)?);
+        values.append(&mut base_values(&rest, specs, finetune, base, cache, placement)?);
     }
     let mut parameters = Parameters::default();
     for spec in specs {
@@ -88,16 +81,6 @@ pub fn load_parameters(
         parameters.insert(placement.place(spec, value, is_trainable(spec, finetune)));
     }
     Ok(parameters)
-}
-
-/// Fresh parameters of one rank, for tests and measurements.
-pub fn fresh_parameters(specs: &[ParamSpec], seed: u64, kind: Kind, device: Device) -> Parameters {
-    let placement = Placement { tp_rank: 0, tp: 1, kind, device };
-    let mut parameters = Parameters::default();
-    for spec in specs {
-        parameters.insert(placement.place(spec, fresh(spec, seed, 0, 1), spec.used));
-    }
-    parameters
 }
 
 impl Placement {
@@ -119,9 +102,17 @@ impl Placement {
 
 type Values = BTreeMap<String, Tensor>;
 
-/// Values of `specs` from the base. Adapters are never in a base: they start fresh.
-fn base_values(specs: &[ParamSpec], finetune: &Finetune, base: &Base, cache: &ModelCache, placement: Placement) -> Result<Values> {
-    let (adapters, model): (Vec<_>, Vec<_>) = specs.iter().cloned().partition(|spec| spec.part == Part::Adapter);
+/// Values of `wanted`, which are some of `specs`, from the base. Adapters are never in a base: they start fresh.
+fn base_values(
+    wanted: &[ParamSpec],
+    specs: &[ParamSpec],
+    finetune: &Finetune,
+    base: &Base,
+    cache: &ModelCache,
+    placement: Placement,
+) -> Result<Values> {
+    let (adapters, model): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|spec| spec.part == Part::Adapter);
+    let whole_model: Vec<_> = specs.iter().filter(|spec| spec.part != Part::Adapter).cloned().collect();
     let fresh_values = |specs: &[ParamSpec], seed: u64| -> Values {
         specs.iter().map(|spec| (spec.name.clone(), fresh(spec, seed, placement.tp_rank, placement.tp))).collect()
     };
@@ -129,17 +120,18 @@ fn base_values(specs: &[ParamSpec], finetune: &Finetune, base: &Base, cache: &Mo
         Base::Seed(seed) => fresh_values(&model, *seed),
         Base::HuggingFace(folder) => {
             check_config(folder, finetune.model.llava())?;
-            read_hugging_face(folder, &model, placement)?
+            read_hugging_face(folder, &model, &whole_model, placement)?
         }
         Base::Checkpoint(path) => {
             let checkpoint = CheckpointFolder::open(path)?;
             // What that run did not train is made again from its own base.
             let own = &checkpoint.run.finetune;
-            let trained: Vec<_> = model.iter().filter(|spec| is_trainable(spec, own)).cloned().collect();
+            let trained: Vec<_> = whole_model.iter().filter(|spec| is_trainable(spec, own)).cloned().collect();
             let mut values = read_ours(&checkpoint.model(), &trained, placement)?;
+            values.retain(|name, _| model.iter().any(|spec| spec.name == *name));
             let rest: Vec<_> = model.iter().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
             if !rest.is_empty() {
-                values.append(&mut base_values(&rest, own, &Base::of(own, cache)?, cache, placement)?);
+                values.append(&mut base_values(&rest, &whole_model, own, &Base::of(own, cache)?, cache, placement)?);
             }
             values
         }
@@ -152,12 +144,12 @@ fn base_values(specs: &[ParamSpec], finetune: &Finetune, base: &Base, cache: &Mo
 fn read_ours(path: &Path, specs: &[ParamSpec], placement: Placement) -> Result<Values> {
     let file = TensorFile::open(path)?;
     let names = file.tensors().into_iter().map(|(name, shape)| (name.clone(), (0, name, shape))).collect();
-    read_all(path, &[file], &names, specs, placement)
+    read_all(path, &[file], &names, specs, specs, placement)
 }
 
-/// Reads `specs` out of a Hugging Face folder: one file or several behind an index, any of the accepted
-/// spellings of names.
-fn read_hugging_face(folder: &Path, specs: &[ParamSpec], placement: Placement) -> Result<Values> {
+/// Reads `wanted` out of a Hugging Face folder, which must hold all of `specs`: one file or several behind an
+/// index, any of the accepted spellings of names.
+fn read_hugging_face(folder: &Path, wanted: &[ParamSpec], specs: &[ParamSpec], placement: Placement) -> Result<Values> {
     let files = hugging_face_files(folder)?.iter().map(|path| TensorFile::open(path)).collect::<Result<Vec<_>>>()?;
     let mut names = BTreeMap::new();
     let mut problems = Vec::new();
@@ -180,7 +172,7 @@ fn read_hugging_face(folder: &Path, specs: &[ParamSpec], placement: Placement) -
         names.remove("lm_head.weight");
     }
     if problems.is_empty() {
-        return read_all(folder, &files, &names, specs, placement);
+        return read_all(folder, &files, &names, wanted, specs, placement);
     }
     problems.extend(misfits(&names, specs));
     Err(EngineError::Weights { path: folder.to_owned(), problems })
@@ -189,7 +181,14 @@ fn read_hugging_face(folder: &Path, specs: &[ParamSpec], placement: Placement) -
 /// Canonical name to (file, name in the file, shape).
 type Names = BTreeMap<String, (usize, String, Vec<usize>)>;
 
-fn read_all(path: &Path, files: &[TensorFile], names: &Names, specs: &[ParamSpec], placement: Placement) -> Result<Values> {
+fn read_all(
+    path: &Path,
+    files: &[TensorFile],
+    names: &Names,
+    wanted: &[ParamSpec],
+    specs: &[ParamSpec],
+    placement: Placement,
+) -> Result<Values> {
     let problems = misfits(names, specs);
     if !problems.is_empty() {
         return Err(EngineError::Weights { path: path.to_owned(), problems });
@@ -198,7 +197,7 @@ fn read_all(path: &Path, files: &[TensorFile], names: &Names, specs: &[ParamSpec
         let (index, name, _) = &names[&spec.name];
         Ok((spec.name.clone(), placement.read(&files[*index], name, spec)?))
     };
-    specs.iter().map(read).collect()
+    wanted.iter().map(read).collect()
 }
 
 /// Everything in which a file differs from the model.

@@ -2,19 +2,20 @@
 
 use super::batch::to_device;
 use super::dataset::{TrainData, train_data};
+use super::loaded::LoadedModel;
 use super::metrics::{Metrics, MetricsFile};
 use super::step::{Microbatch, Trainer};
-use crate::checkpoint::{Base, ModelCache, Restored, load_parameters, restore_optimizer, resume_from, save};
+use crate::checkpoint::{Base, ModelCache, restore_optimizer, resume_from, save};
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::optim::learning_rate;
 use neva_data::{BatchSlice, Loader, MergeOptions, Order};
-use neva_layout::{Adapters, llava_parameters, lora_adapters, summary};
-use neva_schemas::{Finetune, LaunchPlan, METRICS_FILE, Peft, Precision, Problem, REPORT_FILE, RunReport};
+use neva_layout::summary;
+use neva_schemas::{Finetune, LaunchPlan, METRICS_FILE, Problem, REPORT_FILE, RunReport};
 use std::cell::Cell;
 use std::path::Path;
 use std::time::Instant;
-use tch::{Device, Kind};
+use tch::Device;
 
 /// Prepared batches that each data worker keeps ready.
 const PREFETCH: usize = 2;
@@ -35,7 +36,14 @@ pub fn fit(plan: &LaunchPlan, run_dir: &Path, mesh: Mesh, device: Device, cache:
     let runs = run_dir.parent().unwrap_or(run_dir);
     let resumed = resume_from(finetune, runs)?;
     let base = Base::of(finetune, cache)?;
-    let mut trainer = Trainer::prepare(finetune, &base, resumed.as_ref().map(|checkpoint| Restored { checkpoint }), cache, mesh, device)?;
+    let loaded = LoadedModel::load(finetune, &base, resumed.as_ref(), cache, &mesh, device)?;
+    if loaded.parameters.trainable().next().is_none() {
+        return Err(EngineError::Run(vec![Problem::error("finetune", "every parameter is frozen: there is nothing to train")]));
+    }
+    if mesh.is_first() {
+        announce_parameters(&loaded, finetune);
+    }
+    let mut trainer = Trainer::new(finetune, loaded, mesh);
     let (first_step, mut consumed) = match &resumed {
         Some(checkpoint) => {
             let tensor_group = trainer.mesh().axis(Axis::Tensor);
@@ -92,46 +100,6 @@ pub fn fit(plan: &LaunchPlan, run_dir: &Path, mesh: Mesh, device: Device, cache:
     Ok(report)
 }
 
-impl Trainer {
-    /// Loads or makes all parameters of this rank, and puts the model together.
-    ///
-    /// # Errors
-    /// The weights do not fit the run.
-    pub fn prepare(
-        finetune: &Finetune,
-        base: &Base,
-        restored: Option<Restored<'_>>,
-        cache: &ModelCache,
-        mesh: Mesh,
-        device: Device,
-    ) -> Result<Self> {
-        let mut specs = llava_parameters(finetune.model.llava());
-        let adapters = match finetune.peft.as_ref().map(Peft::lora) {
-            Some(lora) => lora_adapters(finetune.model.llava(), &specs, lora, "finetune.peft").map_err(EngineError::Run)?,
-            None => Adapters::default(),
-        };
-        specs.extend(adapters.parameters.iter().cloned());
-        if mesh.is_first() {
-            for pattern in &adapters.unmatched {
-                tracing::debug!("finetune.peft.target_modules: {pattern:?} matches nothing");
-            }
-            for line in summary(&specs, finetune) {
-                tracing::info!("{:?}: {} parameters, {} trained", line.part, line.total, line.trainable);
-            }
-        }
-        let group = mesh.axis(Axis::Tensor);
-        let kind = match finetune.trainer.precision() {
-            Precision::Fp32 => Kind::Float,
-            Precision::Bf16Mixed => Kind::BFloat16,
-        };
-        let parameters = load_parameters(&specs, finetune, base, restored, cache, (group.rank(), group.size()), kind, device)?;
-        if parameters.trainable().next().is_none() {
-            return Err(EngineError::Run(vec![Problem::error("finetune", "every parameter is frozen: there is nothing to train")]));
-        }
-        Self::new(finetune, parameters, &adapters, mesh)
-    }
-}
-
 /// This rank's micro-batches, step by step.
 struct Batches {
     loader: Loader<neva_data::Batch>,
@@ -171,6 +139,16 @@ impl Batches {
                 batch: to_device(&batch, self.image_seq_len, device)?,
             })
         }).collect()
+    }
+}
+
+/// What is trained, by part: the effective result of every freeze flag.
+#[expect(clippy::print_stdout, reason = "a user checks this table before the run goes on for hours")]
+fn announce_parameters(loaded: &LoadedModel, finetune: &Finetune) {
+    println!("{:<12}{:>16}{:>16}", "part", "parameters", "trained");
+    let specs: Vec<_> = loaded.parameters.iter().map(|parameter| parameter.spec.clone()).collect();
+    for line in summary(&specs, finetune) {
+        println!("{:<12}{:>16}{:>16}", format!("{:?}", line.part).to_lowercase(), line.total, line.trainable);
     }
 }
 

@@ -1,14 +1,12 @@
 //! One optimizer step.
 
+use super::loaded::LoadedModel;
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
-use crate::loss::Head;
-use crate::model::{Batch, Llava};
-use crate::nn::Build;
+use crate::model::Batch;
 use crate::optim::{AdamW, Gradients};
 use crate::parameters::Parameters;
-use neva_layout::Adapters;
-use neva_schemas::{Finetune, LossNormalization, Peft};
+use neva_schemas::{Finetune, LossNormalization};
 use neva_torch_ffi::grad;
 use tch::{Kind, Tensor};
 
@@ -16,9 +14,7 @@ use tch::{Kind, Tensor};
 #[derive(Debug)]
 pub struct Trainer {
     mesh: Mesh,
-    parameters: Parameters,
-    model: Llava,
-    head: Head,
+    loaded: LoadedModel,
     gradients: Gradients,
     optimizer: AdamW,
     normalization: LossNormalization,
@@ -58,35 +54,16 @@ pub struct Microbatch {
 }
 
 impl Trainer {
-    /// Puts the model together. The order matters: adapters are part of the linears, the gradient buffers
-    /// and the optimizer hold what is trainable once the adapters are there.
-    ///
-    /// # Errors
-    /// A parameter is missing: the table and the model disagree.
-    pub fn new(finetune: &Finetune, parameters: Parameters, adapters: &Adapters, mesh: Mesh) -> Result<Self> {
-        let group = mesh.axis(Axis::Tensor).clone();
-        let config = finetune.model.llava();
-        let scale = finetune.peft.as_ref().map(Peft::lora).map_or(1.0, |lora| lora.alpha / lora.dim as f64);
-        let model = Llava::new(config, &Build::new(&parameters, adapters, scale, group.clone()))?;
-        let tied = config.text_config.tie_word_embeddings;
-        let weight = parameters.get(if tied { "model.language_model.embed_tokens.weight" } else { "lm_head.weight" })?;
-        let (start, len) = match weight.spec.shard(group.rank(), group.size()) {
-            Some(shard) => (shard.start, shard.len),
-            None => (0, weight.spec.shape[0]),
-        };
-        let head = Head::new(weight.tensor.shallow_clone(), start, len, group);
-        let gradients = Gradients::new(&parameters);
-        let optimizer = AdamW::new(finetune.optim.adamw(), &parameters);
-        Ok(Self {
-            mesh,
-            parameters,
-            model,
-            head,
-            gradients,
-            optimizer,
+    /// Adds what training needs to a model: gradient buffers and optimizer state of whatever is trainable.
+    pub fn new(finetune: &Finetune, loaded: LoadedModel, mesh: Mesh) -> Self {
+        Self {
+            gradients: Gradients::new(&loaded.parameters),
+            optimizer: AdamW::new(finetune.optim.adamw(), &loaded.parameters),
             normalization: finetune.trainer.loss_normalization,
             clip_grad: finetune.optim.adamw().clip_grad,
-        })
+            mesh,
+            loaded,
+        }
     }
 
     /// One step on this rank's micro-batches with learning rate `lr`.
@@ -107,7 +84,7 @@ impl Trainer {
                 self.gradients.scale(coefficient)?;
             }
         }
-        self.optimizer.step(&self.parameters, &self.gradients, lr)?;
+        self.optimizer.step(&self.loaded.parameters, &self.gradients, lr)?;
         Ok(report)
     }
 
@@ -123,7 +100,7 @@ impl Trainer {
         let (mut loss_sum, mut objective) = (0.0, 0.0);
         for microbatch in microbatches {
             // Nothing to learn here. The peers meet in the reduction below all the same.
-            let Some(loss) = self.head.loss_sum(&self.model.forward(&microbatch.batch)?, &microbatch.batch.labels_bs)? else { continue };
+            let Some(loss) = self.loaded.loss_sum(&microbatch.batch)? else { continue };
             let denominator = match self.normalization {
                 LossNormalization::GlobalToken => labels as f64,
                 LossNormalization::Microbatch => microbatch.labels as f64 * microbatches.len() as f64 * ranks,
@@ -168,7 +145,7 @@ impl Trainer {
         if !loss.requires_grad() {
             return Ok(());
         }
-        let inputs: Vec<_> = self.parameters.trainable().map(|parameter| &parameter.tensor).collect();
+        let inputs: Vec<_> = self.loaded.parameters.trainable().map(|parameter| &parameter.tensor).collect();
         let grads = grad(&[loss], &[None], &inputs, false)?;
         self.gradients.add(&grads)
     }
@@ -178,17 +155,17 @@ impl Trainer {
     /// # Errors
     /// A collective failed.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
-        self.head.logits(&self.model.forward(batch)?)
+        self.loaded.head.logits(&self.loaded.model.forward(batch)?)
     }
 
     /// Gradient of each trainable parameter after [`Self::accumulate`]; `None` where no rank touched it.
     pub fn gradients(&self) -> impl Iterator<Item = (&crate::parameters::Parameter, Option<&Tensor>)> {
-        self.parameters.trainable().zip(self.gradients.touched())
+        self.loaded.parameters.trainable().zip(self.gradients.touched())
     }
 
     /// The parameters.
     pub fn parameters(&self) -> &Parameters {
-        &self.parameters
+        &self.loaded.parameters
     }
 
     /// The optimizer.
@@ -199,11 +176,6 @@ impl Trainer {
     /// The mesh.
     pub fn mesh(&self) -> &Mesh {
         &self.mesh
-    }
-
-    /// Model and head, for generation.
-    pub fn model(&self) -> (&Llava, &Head) {
-        (&self.model, &self.head)
     }
 }
 

@@ -4,7 +4,7 @@ use neva_engine::checkpoint::{Base, ModelCache, TensorFile};
 use neva_engine::comm::{Axis, Mesh, run_ranks};
 use neva_engine::model::Batch;
 use neva_engine::nn::Segments;
-use neva_engine::trainer::{Microbatch, Trainer};
+use neva_engine::trainer::{LoadedModel, Microbatch, Trainer};
 use neva_layout::from_hf_config;
 use neva_recipes::neva_tiny;
 use neva_schemas::{Accelerator, Finetune, LlavaModel, Model, ParallelSizes, RestoreConfig};
@@ -67,7 +67,8 @@ pub(crate) fn finetune(folder: &Path, model: LlavaModel) -> Finetune {
 pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
     let cache = ModelCache { path: PathBuf::new() };
     let base = Base::of(finetune, &cache).unwrap();
-    Trainer::prepare(finetune, &base, None, &cache, mesh, Device::Cpu).unwrap()
+    let loaded = LoadedModel::load(finetune, &base, None, &cache, &mesh, Device::Cpu).unwrap();
+    Trainer::new(finetune, loaded, mesh)
 }
 
 /// Runs `body` on every rank of a mesh of threads.

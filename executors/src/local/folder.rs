@@ -201,13 +201,12 @@ impl JobFolder {
             .collect()
     }
 
-    /// The records that failing ranks left. A line that a dying rank did not finish is passed over.
+    /// The records that failing ranks left. What a dying rank did not finish is passed over, and what
+    /// another wrote behind it on the same line is read.
     pub(super) fn failures(&self) -> Vec<RankFailure> {
         let text = fs::read(self.dir.join(FAILURES_FILE)).unwrap_or_default();
-        String::from_utf8_lossy(&text)
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        let record = |line: &str| line.match_indices('{').find_map(|(at, _)| serde_json::from_str(&line[at..]).ok());
+        String::from_utf8_lossy(&text).lines().filter_map(record).collect()
     }
 
     /// Forgets the records of an attempt that is repeated.

@@ -225,7 +225,8 @@ fn direct_under_torchrun_leaves_the_folder_to_rank_0() {
 #[test]
 fn direct_says_what_it_needs() {
     let two = ["neva_tiny", "--direct", "--set", "num_gpus_per_node=2"];
-    let cases: &[(&[&str], &[(&str, &str)], &str, u8, &str)] = &[
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str, u8, &'a str);
+    let cases: &[Case] = &[
         (&two, &[], "", exit_class::INPUT, "the run asks for 2 ranks"),
         (&two, &[("RANK", "0")], "", exit_class::INPUT, "are not set"),
         (
