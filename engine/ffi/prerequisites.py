@@ -85,7 +85,7 @@ def problem_of(command: list[str], input: str = "") -> Optional[str]:
     try:
         done = subprocess.run(command, input=input, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, errors="replace")
     except OSError as error:
-        return f"{command[0]} is not found" if isinstance(error, FileNotFoundError) else f"{command[0]}: {error.strerror}"
+        return f"{command[0]} is not found" if shutil.which(command[0]) is None else f"{command[0]}: {error.strerror}"
     if done.returncode == 0:
         return None
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()] or [f"exit code {done.returncode}"]

@@ -127,7 +127,7 @@ def download(wheel: Wheel, into: Path) -> Optional[Path]:
     command += [] if sys.stderr.isatty() else ["--quiet"]
     command += ["--dest", str(into), "--requirement", str(requirements)]
     # Nothing is installed, so a pip that insists on a virtual environment need not. And pip's temporary copy
-    # goes where there was a look for space: /tmp may be small.
+    # goes where there was a look for space: the system's folder for such may be small.
     environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "false", "TMPDIR": str(into)}
     succeeded = subprocess.run(command, env=environment).returncode == 0
     return next(into.glob("*.whl"), None) if succeeded else None

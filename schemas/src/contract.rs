@@ -24,6 +24,8 @@ pub mod env {
     pub const TORCHELASTIC_USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
     /// Path of the rank program, in place of the `neva-rank` beside `neva-run` or in PATH.
     pub const NEVA_RANK: &str = "NEVA_RANK";
+    /// `1`: the rank ends when the process that started it does.
+    pub const NEVA_DIE_WITH_PARENT: &str = "NEVA_DIE_WITH_PARENT";
     /// Filter of log targets and levels, `tracing` syntax.
     pub const NEVA_LOG: &str = "NEVA_LOG";
     /// Folder of imported models, for `nemo://` paths.

@@ -1,4 +1,5 @@
 //! Custom functions: gradients, what they save and when it is freed, and how they fail.
+#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

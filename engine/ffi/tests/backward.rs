@@ -1,4 +1,5 @@
 //! `backward` and `grad`: seeds, accumulation, and arguments that cannot work.
+#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
 
 use neva_torch_ffi::{Error, backward, grad};
 use tch::{Kind, Tensor};

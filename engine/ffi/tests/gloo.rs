@@ -1,4 +1,5 @@
 //! Gloo between two and three ranks: every collective in f32 and bf16, transfers, deadlines, refusals.
+#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
 
 mod ranks;
 
@@ -10,6 +11,9 @@ use tch::{Device, Kind, Tensor};
 
 const SHORT: Duration = Duration::from_millis(500);
 const KINDS: [Kind; 2] = [Kind::Float, Kind::BFloat16];
+
+/// A collective on one tensor.
+type Call = fn(&GlooGroup, &Tensor) -> Result<Work, Error>;
 
 fn tensor(values: &[f64], kind: Kind) -> Tensor {
     Tensor::from_slice(values).to_kind(kind)
@@ -194,7 +198,6 @@ fn an_average_is_taken_once() {
 
 #[test]
 fn a_peer_that_does_not_call_is_a_deadline() {
-    type Call = fn(&GlooGroup, &Tensor) -> Result<Work, Error>;
     let calls: [Call; 4] = [
         |group, x| group.all_reduce(x, ReduceOp::Sum),
         |group, _| group.barrier(),
@@ -222,7 +225,7 @@ fn a_peer_that_does_not_call_is_a_deadline() {
 /// Without `abort`, a rank that waits for one that failed learns nothing until its timeout.
 #[test]
 fn abort_ends_what_is_under_way_on_all_ranks() {
-    let waits: [fn(&GlooGroup, &Tensor) -> Result<Work, Error>; 3] = [
+    let waits: [Call; 3] = [
         |group, x| group.all_reduce(x, ReduceOp::Sum),
         |group, x| group.recv(x, 2, 0),
         |group, _| group.barrier(),
@@ -265,8 +268,8 @@ fn a_rank_that_does_not_come_is_a_deadline() {
 /// Trap: without `check`, a difference between ranks ends the process.
 #[test]
 fn ranks_that_disagree_are_told() {
-    type Call = fn(&GlooGroup) -> Result<Work, Error>;
-    let cases: [(Call, &str); 4] = [
+    type OwnCall = fn(&GlooGroup) -> Result<Work, Error>;
+    let cases: [(OwnCall, &str); 4] = [
         (|g| g.all_reduce(&ones_like_rank(g, Kind::Float), ReduceOp::Sum), "1 elements"),
         (
             |g| {

@@ -1,4 +1,5 @@
 //! Hooks on accumulated gradients: how often they fire, and how they end.
+#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,5 @@
 //! The TCP store: what members read and write, and how waiting for the wrong thing ends.
+#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
 //! Ranks as threads of one process, with collectives inside backward callbacks.
+#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
 
 mod ranks;
 

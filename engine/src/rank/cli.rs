@@ -82,6 +82,8 @@ pub fn rank_main() -> ExitCode {
 fn train(args: &Train) -> ExitCode {
     let outcome = read_plan(&args.plan, args.remove_plan).map_err(|error| record(0, None, &error)).and_then(|plan| {
         let rank = RankEnv::read(lookup).map_err(|text| input(&text))?.unwrap_or_else(RankEnv::single);
+        tracing::debug!("rank {} of {} is process {}", rank.rank, rank.world_size, std::process::id());
+        die_with_the_launcher();
         engine().train(&plan, &rank).map_err(|failure| RankFailure { rank: rank.rank, ..failure })
     });
     match outcome {
@@ -92,6 +94,16 @@ fn train(args: &Train) -> ExitCode {
             ExitCode::from(exit_class::DONE)
         }
         Err(failure) => fail(&failure),
+    }
+}
+
+/// A launcher that is killed cannot end its ranks: where it asked for it, the system does.
+fn die_with_the_launcher() {
+    if lookup(env::NEVA_DIE_WITH_PARENT).is_some_and(|value| value == "1") {
+        let signal = Some(rustix::process::Signal::TERM);
+        if let Err(error) = rustix::process::set_parent_process_death_signal(signal) {
+            tracing::warn!("this rank would outlive a killed launcher: {error}");
+        }
     }
 }
 

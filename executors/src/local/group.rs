@@ -71,6 +71,7 @@ fn start(process: &Process, dir: &Path, port: u16, group: Option<Pid>) -> Result
         .args(arguments)
         .envs(&process.env)
         .env(env::MASTER_PORT, port.to_string())
+        .env(env::NEVA_DIE_WITH_PARENT, "1")
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr)

@@ -1,0 +1,40 @@
+# The commands of the README. One profile for all of them, since torch-sys takes minutes to compile.
+
+CARGO ?= cargo
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-setup lint bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## bring libtorch into .libtorch/, or check the one that LIBTORCH names
+	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing: sudo apt-get install python3 python3-pip, or sudo dnf install python3-pip" >&2; exit 1; }
+	@$(PYTHON) engine/ffi/setup_libtorch.py
+
+# --examples changes no program, but has cargo choose the features that `cargo test` chooses: without it,
+# demo and test would each compile the engine.
+build: setup ## build the programs neva-run and neva-rank
+	$(CARGO) build --release --workspace --bins --examples
+
+demo: build ## train a small model on the photographs of examples/photos and ask it about three
+	examples/photos/demo.sh
+
+test: setup ## run all tests
+	$(CARGO) test --release --workspace
+
+test-setup: ## test the set-up itself
+	$(PYTHON) -B -m unittest discover --start-directory engine/ffi/tests_setup
+
+lint: setup ## check format, lints and documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
+
+bench: ## run the benchmarks
+	@echo "there are no benchmarks yet"
+
+clean: ## remove what was built and .libtorch/; fetched wheels stay in the cache
+	$(CARGO) clean
+	rm -rf .libtorch .libtorch.partial .libtorch.old

@@ -1,0 +1,118 @@
+//! Ranks as processes.
+
+use neva_tests::{finish, metrics, neva_run, run, run_folder, start};
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// Losses of `neva_tiny` with these settings.
+fn losses(dir: &Path, name: &str, settings: &[&str]) -> Vec<f64> {
+    let (dir_setting, name_setting) = (format!("dir={}", dir.display()), format!("name={name}"));
+    let mut arguments = vec!["recipes/neva_tiny.yaml", "--set", &dir_setting, "--set", &name_setting];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    let _ = run(neva_run(&arguments), DEADLINE).with_code(0);
+    metrics(&run_folder(dir, name), "reduced_train_loss")
+}
+
+#[track_caller]
+fn close(what: &str, a: &[f64], b: &[f64], tolerance: f64) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    for (step, (a, b)) in a.iter().zip(b).enumerate() {
+        assert!((a - b).abs() <= tolerance * b.abs(), "{what}: step {step}: {a} and {b}");
+    }
+}
+
+#[test]
+fn two_processes_train_as_one_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps = "finetune.trainer.max_steps=10";
+    let one = losses(dir.path(), "one", &[steps]);
+    assert_eq!(one.len(), 10);
+    assert_eq!(one, losses(dir.path(), "again", &[steps]), "the same recipe and seed, twice");
+    close("data parallel", &losses(dir.path(), "dp2", &[steps, "num_gpus_per_node=2"]), &one, 1e-6);
+    let tp2 = [steps, "num_gpus_per_node=2", "finetune.trainer.strategy.tensor_model_parallel_size=2"];
+    close("tensor parallel", &losses(dir.path(), "tp2", &tp2), &one, 1e-5);
+}
+
+#[test]
+fn a_resumed_run_continues_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = losses(dir.path(), "whole", &["finetune.trainer.max_steps=8", "finetune.log.ckpt.every_n_train_steps=3"]);
+    let checkpoints = run_folder(dir.path(), "whole").join("checkpoints");
+    let third = std::fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.to_string_lossy().contains("--step=2-"));
+    let from = format!("finetune.resume.resume_from_path={}", third.unwrap().display());
+    let rest = losses(dir.path(), "rest", &["finetune.trainer.max_steps=8", &from]);
+    assert_eq!(rest, whole[3..]);
+}
+
+#[test]
+fn started_by_torchruns_variables_each_process_is_one_rank() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = losses(dir.path(), "one", &["finetune.trainer.max_steps=3"]);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let at = format!("dir={}", dir.path().display());
+    let ranks: Vec<_> = ["0", "1"]
+        .map(|rank| {
+            let settings = ["name=torchrun", "num_gpus_per_node=2", "finetune.trainer.max_steps=3", at.as_str()];
+            let mut arguments = vec!["recipes/neva_tiny.yaml", "--direct"];
+            arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+            let mut command = neva_run(&arguments);
+            command.envs([("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")]);
+            command.env("MASTER_PORT", port.to_string());
+            start(command)
+        })
+        .into_iter()
+        .collect();
+    for rank in ranks {
+        let _ = finish(rank, DEADLINE).with_code(0);
+    }
+    // Both wrote into one folder, rank 0's.
+    assert_eq!(std::fs::read_dir(dir.path().join("torchrun")).unwrap().count(), 1);
+    close("torchrun", &metrics(&run_folder(dir.path(), "torchrun"), "reduced_train_loss"), &one, 1e-6);
+}
+
+#[test]
+fn a_killed_rank_ends_the_run_and_leaves_the_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = format!("dir={}", dir.path().display());
+    let settings = ["name=killed", "num_gpus_per_node=2", "finetune.trainer.max_steps=100000", "finetune.log.ckpt.every_n_train_steps=1", &at];
+    let mut arguments = vec!["recipes/neva_tiny.yaml"];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    let launcher = start(neva_run(&arguments));
+    let checkpoints = wait_for(|| {
+        let runs = std::fs::read_dir(dir.path().join("killed")).ok()?;
+        let checkpoints = runs.last()?.ok()?.path().join("checkpoints");
+        let visible = std::fs::read_dir(&checkpoints).ok()?.filter_map(Result::ok).any(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+        visible.then_some(checkpoints)
+    });
+    let ranks = Command::new("pgrep").args(["-f", &format!("neva-rank train --plan {}", dir.path().display())]).output().unwrap();
+    let ranks = String::from_utf8_lossy(&ranks.stdout).into_owned();
+    let second = ranks.split_whitespace().last().expect("ranks are running");
+    assert!(Command::new("kill").args(["-KILL", second]).status().unwrap().success());
+
+    let ended = finish(launcher, DEADLINE).with_code(1);
+    assert!(ended.stderr.contains("SIGKILL"), "{}", ended.stderr);
+    let whole = std::fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.join("checkpoint.json").is_file());
+    let newest = whole.max_by_key(|path| std::fs::metadata(path).unwrap().modified().unwrap()).expect("a checkpoint is left");
+    let from = format!("finetune.resume.resume_from_path={}", newest.display());
+    let steps = newest.file_name().unwrap().to_string_lossy().split("step=").nth(1).unwrap().split('-').next().unwrap().parse::<u64>().unwrap() + 2;
+    assert_eq!(losses(dir.path(), "resumed", &[&format!("finetune.trainer.max_steps={steps}"), &from]).len(), 1);
+}
+
+/// The first value that `look` finds, with a deadline.
+#[track_caller]
+fn wait_for<T>(look: impl Fn() -> Option<T>) -> T {
+    let started = Instant::now();
+    // Nobody sends: the receiver only waits.
+    let (_sender, receiver) = channel::<()>();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < DEADLINE, "not there after {DEADLINE:?}");
+        let _ = receiver.recv_timeout(Duration::from_millis(20));
+    }
+}
