@@ -14,7 +14,12 @@ fn main() -> Result<(), RunError> {
 
     let report = run(&finetune, RunOptions::direct(engine()))?;
 
-    println!("process {}: {} steps, losses {:.3?}", std::process::id(), report.steps, report.losses);
+    println!(
+        "process {}: {} steps, losses {:.3?}",
+        std::process::id(),
+        report.steps,
+        report.losses
+    );
     if let Some(checkpoint) = report.checkpoint {
         println!("checkpoint {}", checkpoint.display());
     }

@@ -12,7 +12,7 @@ pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The run cannot be done as it is described.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", problems(.0))]
     Run(Vec<Problem>),
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -107,6 +107,14 @@ impl From<tch::TchError> for EngineError {
     fn from(error: tch::TchError) -> Self {
         // The C++ stack trace behind the first line says nothing to a user.
         Self::Torch(error.to_string().lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+/// One problem in a line of its own, several as a list.
+fn problems(problems: &[Problem]) -> String {
+    match problems {
+        [problem] => problem.to_string(),
+        several => several.iter().map(|problem| format!("\n    {problem}")).collect(),
     }
 }
 

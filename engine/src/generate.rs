@@ -22,7 +22,10 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
     let tokenizer_file = checkpoint.path.join("tokenizer.json");
     if !tokenizer_file.is_file() {
         let reason = "holds no tokenizer.json: the run was trained on mock data, which has no words".into();
-        return Err(EngineError::Content { path: checkpoint.path.clone(), reason });
+        return Err(EngineError::Content {
+            path: checkpoint.path.clone(),
+            reason,
+        });
     }
     let tokenizer = Tokenizer::open(&checkpoint.path.display().to_string())?;
     let data_config = match &finetune.data {
@@ -34,28 +37,68 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
     let processor = processor(&checkpoint.path, model.vision_config.image_size)?.with_mode(process_mode(data_config.image_process_mode));
     let template = Template::named(&data_config.conv_template)?;
 
-    let pictures = request.images.iter().map(|path| Ok(processor.process(&Rgb::open(path)?))).collect::<Result<Vec<_>>>()?;
+    let pictures = request
+        .images
+        .iter()
+        .map(|path| Ok(processor.process(&Rgb::open(path)?)))
+        .collect::<Result<Vec<_>>>()?;
     let ids = prompt_ids(request, template, &tokenizer)?;
     let labels = vec![IGNORE; ids.len()];
-    let row = Row { name: "prompt", ids: &ids, labels: &labels, images: pictures.len() };
+    let row = Row {
+        name: "prompt",
+        ids: &ids,
+        labels: &labels,
+        images: pictures.len(),
+    };
     let image_seq_len = model.image_seq_length();
     let room = model.text_config.max_position_embeddings;
-    let tokens = merge(&[row], &MergeOptions { image_seq_len, max_length: usize::MAX, row_multiple: 1, fixed_length: false })?;
+    let tokens = merge(
+        &[row],
+        &MergeOptions {
+            image_seq_len,
+            max_length: usize::MAX,
+            row_multiple: 1,
+            fixed_length: false,
+        },
+    )?;
     if tokens.s + request.max_new_tokens > room {
         return Err(EngineError::Run(vec![Problem::error(
             "--prompt",
-            format!("{} positions and {} new tokens exceed the model's {room}", tokens.s, request.max_new_tokens),
+            format!(
+                "{} positions and {} new tokens exceed the model's {room}",
+                tokens.s, request.max_new_tokens
+            ),
         )]));
     }
     let edge = model.vision_config.image_size;
     let pixels = pictures.iter().flat_map(|picture| picture.chw.iter().copied()).collect();
-    let batch = neva_data::Batch { tokens, pixels, pixel_shape: [pictures.len(), 3, edge, edge] };
+    let batch = neva_data::Batch {
+        tokens,
+        pixels,
+        pixel_shape: [pictures.len(), 3, edge, edge],
+    };
 
-    let loaded = LoadedModel::load(finetune, &Base::of(finetune, cache)?, Some(&checkpoint), cache, &Mesh::single(), Device::Cpu)?;
-    let ids = tch::no_grad(|| greedy(&loaded, to_device(&batch, image_seq_len, Device::Cpu)?, request.max_new_tokens, |ids| {
-        let ended = ids.last().is_some_and(|last| tokenizer.special().eos.is_some_and(|eos| i64::from(eos) == *last));
-        ended || tokenizer.decode(ids, false).is_ok_and(|text| text.ends_with(template.stop))
-    }))?;
+    let loaded = LoadedModel::load(
+        finetune,
+        &Base::of(finetune, cache)?,
+        Some(&checkpoint),
+        cache,
+        &Mesh::single(),
+        Device::Cpu,
+    )?;
+    let ids = tch::no_grad(|| {
+        greedy(
+            &loaded,
+            to_device(&batch, image_seq_len, Device::Cpu)?,
+            request.max_new_tokens,
+            |ids| {
+                let ended = ids
+                    .last()
+                    .is_some_and(|last| tokenizer.special().eos.is_some_and(|eos| i64::from(eos) == *last));
+                ended || tokenizer.decode(ids, false).is_ok_and(|text| text.ends_with(template.stop))
+            },
+        )
+    })?;
     let text = tokenizer.decode(&ids, true)?;
     Ok(text.strip_suffix(template.stop).unwrap_or(&text).trim().to_owned())
 }
@@ -86,15 +129,24 @@ fn greedy(loaded: &LoadedModel, prompt: Batch, max_new_tokens: usize, done: impl
 /// Token ids of the question, each picture one placeholder.
 fn prompt_ids(request: &GenerateRequest, template: &Template, tokenizer: &Tokenizer) -> Result<Vec<i64>> {
     let marks = request.prompt.matches(IMAGE_MARK).count();
-    let question = if marks == 0 { format!("{}{}", format!("{IMAGE_MARK}\n").repeat(request.images.len()), request.prompt) } else { request.prompt.clone() };
+    let question = if marks == 0 {
+        format!("{}{}", format!("{IMAGE_MARK}\n").repeat(request.images.len()), request.prompt)
+    } else {
+        request.prompt.clone()
+    };
     if marks > 0 && marks != request.images.len() {
-        return Err(EngineError::Run(vec![Problem::error(
-            "--prompt",
-            format!("it has {marks} `{IMAGE_MARK}`, but {} pictures are given", request.images.len()),
-        )
-        .help("give one --image for each, or leave the marks out")]));
+        return Err(EngineError::Run(vec![
+            Problem::error(
+                "--prompt",
+                format!("it has {marks} `{IMAGE_MARK}`, but {} pictures are given", request.images.len()),
+            )
+            .help("give one --image for each, or leave the marks out"),
+        ]));
     }
-    let conversation = Conversation { system: None, turns: vec![Turn { question, answer: None }] };
+    let conversation = Conversation {
+        system: None,
+        turns: vec![Turn { question, answer: None }],
+    };
     Ok(tokenizer.encode_prompt(&render(template, &conversation)?)?.ids)
 }
 
@@ -111,5 +163,9 @@ fn open(path: &Path) -> Result<CheckpointFolder> {
 
 fn processor(checkpoint: &Path, edge: usize) -> Result<ImageProcessor> {
     let file = checkpoint.join("preprocessor_config.json");
-    Ok(if file.is_file() { ImageProcessor::open(&file)? } else { ImageProcessor::clip(edge) })
+    Ok(if file.is_file() {
+        ImageProcessor::open(&file)?
+    } else {
+        ImageProcessor::clip(edge)
+    })
 }

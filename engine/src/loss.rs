@@ -20,7 +20,12 @@ pub struct Head {
 impl Head {
     /// `start` and `len` are the rows of the whole vocabulary that `weight_vh` holds.
     pub fn new(weight_vh: Tensor, start: usize, len: usize, group: Arc<dyn Collective>) -> Self {
-        Self { weight_vh, start: start as i64, len: len as i64, group }
+        Self {
+            weight_vh,
+            start: start as i64,
+            len: len as i64,
+            group,
+        }
     }
 
     /// Logits `[.., v]` in fp32 over the whole vocabulary.
@@ -36,7 +41,11 @@ impl Head {
         let padding = self.weight_vh.size()[0] - self.len;
         let gathered = self.group.all_gather(&local.constant_pad_nd([0, padding]).contiguous())?;
         let widths = self.group.all_gather(&Tensor::from(self.len))?;
-        let parts: Vec<_> = gathered.iter().zip(&widths).map(|(part, width)| part.narrow(-1, 0, width.int64_value(&[]))).collect();
+        let parts: Vec<_> = gathered
+            .iter()
+            .zip(&widths)
+            .map(|(part, width)| part.narrow(-1, 0, width.int64_value(&[])))
+            .collect();
         Ok(Tensor::cat(&parts, -1))
     }
 
@@ -54,13 +63,20 @@ impl Head {
         let hidden_th = hidden_bsh.flatten(0, 1).index_select(0, &labelled_t);
         let logits_tv = self.local_logits(&hidden_th)?;
         let targets_t = labels_t.index_select(0, &labelled_t) - self.start;
-        let entropy = CrossEntropy { group: self.group.clone(), targets_t, probabilities_tv: Tensor::new(), mine_t: Tensor::new() };
+        let entropy = CrossEntropy {
+            group: self.group.clone(),
+            targets_t,
+            probabilities_tv: Tensor::new(),
+            mine_t: Tensor::new(),
+        };
         Ok(Some(one(apply(entropy, &[&logits_tv])?)?))
     }
 
     fn local_logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let hidden = copy_to_region(hidden, &self.group)?;
-        Ok(hidden.linear(&self.weight_vh.narrow(0, 0, self.len), None::<Tensor>).to_kind(Kind::Float))
+        Ok(hidden
+            .linear(&self.weight_vh.narrow(0, 0, self.len), None::<Tensor>)
+            .to_kind(Kind::Float))
     }
 }
 
@@ -79,7 +95,11 @@ impl Function for CrossEntropy {
         let [t, v] = <[i64; 2]>::try_from(logits_tv.size()).map_err(|size| format!("logits of shape {size:?}"))?;
         let options = (Kind::Float, logits_tv.device());
         // The last rank may hold padding only.
-        let max_t = if v == 0 { Tensor::full([t], f64::NEG_INFINITY, options) } else { logits_tv.amax([1], false) };
+        let max_t = if v == 0 {
+            Tensor::full([t], f64::NEG_INFINITY, options)
+        } else {
+            logits_tv.amax([1], false)
+        };
         self.group.all_reduce(&max_t, Reduce::Max)?;
         let shifted_tv = logits_tv - max_t.unsqueeze(1);
         let exp_tv = shifted_tv.exp();

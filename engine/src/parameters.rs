@@ -33,7 +33,8 @@ impl Parameters {
     /// # Errors
     /// There is none: the model asks for what its table does not list.
     pub fn get(&self, name: &str) -> Result<&Parameter> {
-        self.find(name).ok_or_else(|| EngineError::Bug(format!("no parameter is called `{name}`")))
+        self.find(name)
+            .ok_or_else(|| EngineError::Bug(format!("no parameter is called `{name}`")))
     }
 
     /// The parameter of that name, if there is one.

@@ -77,7 +77,15 @@ pub struct RankEnv {
 impl RankEnv {
     /// A world of one rank, which meets nobody.
     pub fn single() -> Self {
-        Self { rank: 0, world_size: 1, local_rank: 0, local_world_size: 1, master_addr: "127.0.0.1".into(), master_port: 0, agent_store: false }
+        Self {
+            rank: 0,
+            world_size: 1,
+            local_rank: 0,
+            local_world_size: 1,
+            master_addr: "127.0.0.1".into(),
+            master_port: 0,
+            agent_store: false,
+        }
     }
 
     /// Reads the variables through `lookup`; `Ok(None)` when none of them is set.
@@ -147,7 +155,9 @@ impl RankFailure {
     /// Whether the rendezvous store found its port taken, in the words of c10d and of the system: the
     /// launcher then tries another one.
     pub fn port_was_taken(&self) -> bool {
-        self.chain.iter().any(|cause| cause.contains("EADDRINUSE") || cause.to_ascii_lowercase().contains("address already in use"))
+        self.chain
+            .iter()
+            .any(|cause| cause.contains("EADDRINUSE") || cause.to_ascii_lowercase().contains("address already in use"))
     }
 }
 

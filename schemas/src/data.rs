@@ -78,7 +78,14 @@ pub struct MockDataModule {
 
 impl Default for MockDataModule {
     fn default() -> Self {
-        Self { seq_length: 4096, global_batch_size: 128, micro_batch_size: 2, num_workers: 4, num_train_samples: 10_000_000, seed: 42 }
+        Self {
+            seq_length: 4096,
+            global_batch_size: 128,
+            micro_batch_size: 2,
+            num_workers: 4,
+            num_train_samples: 10_000_000,
+            seed: 42,
+        }
     }
 }
 
@@ -217,9 +224,9 @@ impl Validate for Data {
         );
         match self {
             Self::Mock(data) => nonzero(path, problems, &[("num_train_samples", data.num_train_samples)]),
-            Self::Preloaded(data) if data.paths.is_empty() => problems.push(
-                Problem::error(format!("{path}.paths"), "no dataset is named").help("set `paths` to a LLaVA-JSON file"),
-            ),
+            Self::Preloaded(data) if data.paths.is_empty() => {
+                problems.push(Problem::error(format!("{path}.paths"), "no dataset is named").help("set `paths` to a LLaVA-JSON file"))
+            }
             Self::Preloaded(_) => {}
         }
     }

@@ -90,11 +90,18 @@ impl Finetune {
         let unit = micro.saturating_mul(sizes.dp.into());
         let below = global / unit.max(1) * unit;
         let above = below.saturating_add(unit);
-        let nearest = if below == 0 || above - global < global - below { above } else { below };
+        let nearest = if below == 0 || above - global < global - below {
+            above
+        } else {
+            below
+        };
         problems.push(
             Problem::error(
                 format!("{path}.data.global_batch_size"),
-                format!("`global_batch_size` {global} is not a multiple of micro_batch_size x data-parallel ranks = {micro} x {} = {unit}", sizes.dp),
+                format!(
+                    "`global_batch_size` {global} is not a multiple of micro_batch_size x data-parallel ranks = {micro} x {} = {unit}",
+                    sizes.dp
+                ),
             )
             .help(format!("nearest that fits: {nearest}")),
         );
@@ -102,7 +109,10 @@ impl Finetune {
         if self.data.seq_length() <= image {
             problems.push(Problem::warning(
                 format!("{path}.data.seq_length"),
-                format!("`seq_length` {} leaves no room for text beside one picture of {image} positions", self.data.seq_length()),
+                format!(
+                    "`seq_length` {} leaves no room for text beside one picture of {image} positions",
+                    self.data.seq_length()
+                ),
             ));
         }
     }

@@ -20,7 +20,9 @@ mod schema;
 mod trainer;
 mod validate;
 
-pub use contract::{Engine, ExitClass, FAILURES_FILE, METRICS_FILE, PLAN_FILE, REPORT_FILE, RankEnv, RankFailure, RunReport, env, exit_class};
+pub use contract::{
+    Engine, ExitClass, FAILURES_FILE, METRICS_FILE, PLAN_FILE, REPORT_FILE, RankEnv, RankFailure, RunReport, env, exit_class,
+};
 pub use data::{Data, ImageDataConfig, ImageProcessMode, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule};
 pub use finetune::Finetune;
 pub use log::{Log, ModelCheckpoint};

@@ -19,7 +19,11 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { log_dir: None, name: "default".into(), ckpt: ModelCheckpoint::default() }
+        Self {
+            log_dir: None,
+            name: "default".into(),
+            ckpt: ModelCheckpoint::default(),
+        }
     }
 }
 
@@ -37,7 +41,11 @@ pub struct ModelCheckpoint {
 
 impl Default for ModelCheckpoint {
     fn default() -> Self {
-        Self { every_n_train_steps: None, save_top_k: 10, save_on_train_end: true }
+        Self {
+            every_n_train_steps: None,
+            save_top_k: 10,
+            save_on_train_end: true,
+        }
     }
 }
 
@@ -49,6 +57,10 @@ impl Validate for Log {
                     .help("use letters, digits, `-` and `_`"),
             );
         }
-        nonzero(&format!("{path}.ckpt"), problems, &[("every_n_train_steps", self.ckpt.every_n_train_steps.unwrap_or(1))]);
+        nonzero(
+            &format!("{path}.ckpt"),
+            problems,
+            &[("every_n_train_steps", self.ckpt.every_n_train_steps.unwrap_or(1))],
+        );
     }
 }

@@ -76,7 +76,11 @@ impl LlavaModel {
     /// Vision layers that the chosen hidden state needs; later ones are kept but never run.
     pub fn vision_layers_used(&self) -> usize {
         let layers = self.vision_config.num_hidden_layers as i64;
-        let index = if self.vision_feature_layer < 0 { layers + 1 + self.vision_feature_layer } else { self.vision_feature_layer };
+        let index = if self.vision_feature_layer < 0 {
+            layers + 1 + self.vision_feature_layer
+        } else {
+            self.vision_feature_layer
+        };
         index.clamp(0, layers) as usize
     }
 }
@@ -249,10 +253,28 @@ impl Validate for LlavaModel {
             }
         };
         if text.head_dim.is_none() {
-            divides("text_config", "hidden_size", text.hidden_size, "num_attention_heads", text.num_attention_heads);
+            divides(
+                "text_config",
+                "hidden_size",
+                text.hidden_size,
+                "num_attention_heads",
+                text.num_attention_heads,
+            );
         }
-        divides("text_config", "num_attention_heads", text.num_attention_heads, "num_key_value_heads", text.num_key_value_heads);
-        divides("vision_config", "hidden_size", vision.hidden_size, "num_attention_heads", vision.num_attention_heads);
+        divides(
+            "text_config",
+            "num_attention_heads",
+            text.num_attention_heads,
+            "num_key_value_heads",
+            text.num_key_value_heads,
+        );
+        divides(
+            "vision_config",
+            "hidden_size",
+            vision.hidden_size,
+            "num_attention_heads",
+            vision.num_attention_heads,
+        );
         divides("vision_config", "image_size", vision.image_size, "patch_size", vision.patch_size);
         if !text.head_dim().is_multiple_of(2) {
             problems.push(Problem::error(
@@ -264,11 +286,17 @@ impl Validate for LlavaModel {
         if self.vision_feature_layer > layers || self.vision_feature_layer < -(layers + 1) {
             problems.push(Problem::error(
                 format!("{path}.vision_feature_layer"),
-                format!("`vision_feature_layer` {} lies outside the {layers} layers of the vision encoder", self.vision_feature_layer),
+                format!(
+                    "`vision_feature_layer` {} lies outside the {layers} layers of the vision encoder",
+                    self.vision_feature_layer
+                ),
             ));
         }
         if self.freeze_language_model && self.freeze_vision_model && self.freeze_vision_projection {
-            problems.push(Problem::error(path, "language model, vision model and projection are all frozen: nothing is left to train"));
+            problems.push(Problem::error(
+                path,
+                "language model, vision model and projection are all frozen: nothing is left to train",
+            ));
         }
     }
 }

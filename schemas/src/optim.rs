@@ -89,7 +89,11 @@ pub enum LrScheduler {
 
 impl Default for LrScheduler {
     fn default() -> Self {
-        Self::CosineAnnealing { warmup_steps: 150, constant_steps: 0, min_lr: 2e-7 }
+        Self::CosineAnnealing {
+            warmup_steps: 150,
+            constant_steps: 0,
+            min_lr: 2e-7,
+        }
     }
 }
 
@@ -97,17 +101,35 @@ impl Validate for AdamW {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         let mut within = |name: &str, value: f64, ok: bool, rule: &str| {
             if !ok {
-                problems.push(Problem::error(format!("{path}.{name}"), format!("`{name}` is {value:?}, it must be {rule}")));
+                problems.push(Problem::error(
+                    format!("{path}.{name}"),
+                    format!("`{name}` is {value:?}, it must be {rule}"),
+                ));
             }
         };
         within("lr", self.lr, self.lr.is_finite() && self.lr >= 0.0, "at least 0 and finite");
-        within("weight_decay", self.weight_decay, self.weight_decay.is_finite() && self.weight_decay >= 0.0, "at least 0 and finite");
+        within(
+            "weight_decay",
+            self.weight_decay,
+            self.weight_decay.is_finite() && self.weight_decay >= 0.0,
+            "at least 0 and finite",
+        );
         within("betas", self.betas.0, (0.0..1.0).contains(&self.betas.0), "at least 0 and below 1");
         within("betas", self.betas.1, (0.0..1.0).contains(&self.betas.1), "at least 0 and below 1");
         within("eps", self.eps, self.eps.is_finite() && self.eps >= 0.0, "at least 0 and finite");
-        within("clip_grad", self.clip_grad, self.clip_grad.is_finite() && self.clip_grad >= 0.0, "at least 0 and finite");
+        within(
+            "clip_grad",
+            self.clip_grad,
+            self.clip_grad.is_finite() && self.clip_grad >= 0.0,
+            "at least 0 and finite",
+        );
         if let LrScheduler::CosineAnnealing { min_lr, .. } = self.lr_scheduler {
-            within("lr_scheduler.min_lr", min_lr, min_lr.is_finite() && min_lr >= 0.0, "at least 0 and finite");
+            within(
+                "lr_scheduler.min_lr",
+                min_lr,
+                min_lr.is_finite() && min_lr >= 0.0,
+                "at least 0 and finite",
+            );
             if self.lr < min_lr {
                 problems.push(
                     Problem::error(

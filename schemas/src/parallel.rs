@@ -19,7 +19,12 @@ pub struct ParallelSizes {
 
 impl ParallelSizes {
     /// One rank.
-    pub const ONE: Self = Self { tp: 1, cp: 1, dp: 1, pp: 1 };
+    pub const ONE: Self = Self {
+        tp: 1,
+        cp: 1,
+        dp: 1,
+        pp: 1,
+    };
 
     /// Sizes that the trainer's ranks form, or `None` where they do not divide evenly.
     pub fn of(trainer: &Trainer) -> Option<Self> {

@@ -58,7 +58,10 @@ impl Validate for LoRA {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         nonzero(path, problems, &[("dim", self.dim as u64)]);
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
-            problems.push(Problem::error(format!("{path}.alpha"), format!("`alpha` is {}, it must be above 0", self.alpha)));
+            problems.push(Problem::error(
+                format!("{path}.alpha"),
+                format!("`alpha` is {}, it must be above 0", self.alpha),
+            ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             problems.push(Problem::error(
@@ -68,8 +71,11 @@ impl Validate for LoRA {
         }
         if self.target_modules.is_empty() {
             problems.push(
-                Problem::error(format!("{path}.target_modules"), "`target_modules` is empty: no adapter would be trained")
-                    .help("name modules, for example [\"*.language_model.*.linear_qkv\"]"),
+                Problem::error(
+                    format!("{path}.target_modules"),
+                    "`target_modules` is empty: no adapter would be trained",
+                )
+                .help("name modules, for example [\"*.language_model.*.linear_qkv\"]"),
             );
         }
     }

@@ -24,7 +24,13 @@ pub struct RecipeArgs {
 
 impl Default for RecipeArgs {
     fn default() -> Self {
-        Self { dir: None, name: "default".into(), num_nodes: 1, num_gpus_per_node: 8, peft_scheme: PeftScheme::Lora }
+        Self {
+            dir: None,
+            name: "default".into(),
+            num_nodes: 1,
+            num_gpus_per_node: 8,
+            peft_scheme: PeftScheme::Lora,
+        }
     }
 }
 
@@ -81,7 +87,11 @@ impl Run {
             name: finetune.log.name.clone(),
             num_nodes: finetune.trainer.num_nodes,
             num_gpus_per_node: finetune.trainer.devices,
-            peft_scheme: if finetune.peft.is_some() { PeftScheme::Lora } else { PeftScheme::None },
+            peft_scheme: if finetune.peft.is_some() {
+                PeftScheme::Lora
+            } else {
+                PeftScheme::None
+            },
             finetune,
         }
     }
@@ -90,16 +100,31 @@ impl Run {
 impl Validate for RecipeArgs {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         if self.name.is_empty() {
-            let path = if path.is_empty() { "name".to_owned() } else { format!("{path}.name") };
+            let path = if path.is_empty() {
+                "name".to_owned()
+            } else {
+                format!("{path}.name")
+            };
             problems.push(Problem::error(path, "`name` is empty"));
         }
-        nonzero(path, problems, &[("num_nodes", self.num_nodes.into()), ("num_gpus_per_node", self.num_gpus_per_node.into())]);
+        nonzero(
+            path,
+            problems,
+            &[
+                ("num_nodes", self.num_nodes.into()),
+                ("num_gpus_per_node", self.num_gpus_per_node.into()),
+            ],
+        );
     }
 }
 
 impl Validate for Run {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
-        let path = if path.is_empty() { "finetune".to_owned() } else { format!("{path}.finetune") };
+        let path = if path.is_empty() {
+            "finetune".to_owned()
+        } else {
+            format!("{path}.finetune")
+        };
         self.finetune.validate(&path, problems);
     }
 }

@@ -1,7 +1,7 @@
 //! JSON schemas of what a user writes, made from the types.
 
-use crate::recipe::RecipeArgs;
 use crate::finetune::Finetune;
+use crate::recipe::RecipeArgs;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
 
@@ -21,7 +21,10 @@ impl SchemaEntry {
 }
 
 /// Every schema file, in order.
-pub const SCHEMAS: &[SchemaEntry] = &[SchemaEntry { file: "recipe.schema.json", schema: recipe }];
+pub const SCHEMAS: &[SchemaEntry] = &[SchemaEntry {
+    file: "recipe.schema.json",
+    schema: recipe,
+}];
 
 /// A recipe file: the recipe's name and arguments on top, overrides of its graph under `finetune`.
 fn recipe() -> Value {
@@ -30,7 +33,10 @@ fn recipe() -> Value {
     let finetune = generator.subschema_for::<Finetune>();
     let mut properties = args.get("properties").cloned().unwrap_or_else(|| json!({}));
     if let Some(properties) = properties.as_object_mut() {
-        properties.insert("_factory_".into(), json!({ "type": "string", "description": "Name of the recipe." }));
+        properties.insert(
+            "_factory_".into(),
+            json!({ "type": "string", "description": "Name of the recipe." }),
+        );
         properties.insert("finetune".into(), finetune.to_value());
     }
     let mut definitions = Value::Object(generator.take_definitions(true));
@@ -65,7 +71,9 @@ fn partial(definitions: &mut Value) {
 fn targets(definitions: &mut Value) {
     let snapshot = definitions.clone();
     for definition in definitions.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
-        let Some(variants) = definition.get("oneOf").and_then(Value::as_array) else { continue };
+        let Some(variants) = definition.get("oneOf").and_then(Value::as_array) else {
+            continue;
+        };
         let flat: Option<Vec<_>> = variants.iter().map(|variant| flat_variant(variant, &snapshot)).collect();
         if let (Some(flat), Some(definition)) = (flat, definition.as_object_mut()) {
             definition.remove("oneOf");
@@ -88,4 +96,3 @@ fn flat_variant(variant: &Value, definitions: &Value) -> Option<Value> {
     }
     Some(flat)
 }
-

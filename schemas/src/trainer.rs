@@ -141,7 +141,9 @@ pub struct MixedPrecision {
 
 impl Default for MixedPrecision {
     fn default() -> Self {
-        Self { precision: Precision::Bf16Mixed }
+        Self {
+            precision: Precision::Bf16Mixed,
+        }
     }
 }
 
@@ -171,7 +173,10 @@ impl Validate for Trainer {
             ],
         );
         if u32::try_from(self.world_size()).is_err() {
-            let message = format!("{} nodes x {} devices are more ranks than can be numbered", self.num_nodes, self.devices);
+            let message = format!(
+                "{} nodes x {} devices are more ranks than can be numbered",
+                self.num_nodes, self.devices
+            );
             problems.push(Problem::error(format!("{path}.devices"), message));
         }
         let strategy = &self.strategy;
@@ -183,7 +188,10 @@ impl Validate for Trainer {
                 ("tensor_model_parallel_size", strategy.tensor_model_parallel_size.into()),
                 ("pipeline_model_parallel_size", strategy.pipeline_model_parallel_size.into()),
                 ("context_parallel_size", strategy.context_parallel_size.into()),
-                ("virtual_pipeline_model_parallel_size", strategy.virtual_pipeline_model_parallel_size.unwrap_or(1).into()),
+                (
+                    "virtual_pipeline_model_parallel_size",
+                    strategy.virtual_pipeline_model_parallel_size.unwrap_or(1).into(),
+                ),
             ],
         );
         if strategy.sequence_parallel && strategy.tensor_model_parallel_size == 1 {
@@ -200,8 +208,11 @@ impl Validate for Trainer {
         ] {
             if size > 1 {
                 problems.push(
-                    Problem::error(format!("{path}.{name}"), format!("`{name}` is {size}, but this version trains with tensor and data parallelism only"))
-                        .help("set it to 1"),
+                    Problem::error(
+                        format!("{path}.{name}"),
+                        format!("`{name}` is {size}, but this version trains with tensor and data parallelism only"),
+                    )
+                    .help("set it to 1"),
                 );
             }
         }

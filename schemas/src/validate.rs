@@ -29,12 +29,20 @@ pub struct Problem {
 impl Problem {
     /// A problem that stops the run.
     pub fn error(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, path: path.into(), message: message.into(), help: None }
+        Self {
+            severity: Severity::Error,
+            path: path.into(),
+            message: message.into(),
+            help: None,
+        }
     }
 
     /// A problem that is only reported.
     pub fn warning(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(path, message) }
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(path, message)
+        }
     }
 
     /// Adds what to type instead.
@@ -72,7 +80,11 @@ pub trait Validate {
 pub(crate) fn nonzero(path: &str, problems: &mut Vec<Problem>, fields: &[(&str, u64)]) {
     for (name, value) in fields {
         if *value == 0 {
-            let path = if path.is_empty() { (*name).to_owned() } else { format!("{path}.{name}") };
+            let path = if path.is_empty() {
+                (*name).to_owned()
+            } else {
+                format!("{path}.{name}")
+            };
             problems.push(Problem::error(path, format!("`{name}` is 0, it must be at least 1")));
         }
     }

@@ -9,19 +9,35 @@ const DEADLINE: Duration = Duration::from_secs(120);
 fn direct_trains_in_the_same_process() {
     let dir = tempfile::tempdir().unwrap();
     let at = format!("dir={}", dir.path().display());
-    let mut command =
-        neva_run(&["recipes/neva_tiny.yaml", "--direct", "--set", "finetune.trainer.max_steps=5", "--set", &at, "--set", "name=direct"]);
+    let mut command = neva_run(&[
+        "recipes/neva_tiny.yaml",
+        "--direct",
+        "--set",
+        "finetune.trainer.max_steps=5",
+        "--set",
+        &at,
+        "--set",
+        "name=direct",
+    ]);
     // The rank says which process it is.
     command.env("NEVA_LOG", "debug");
     let child = start(command);
     let id = child.id();
     let ended = finish(child, DEADLINE).with_code(0);
-    assert!(ended.stderr.contains(&format!("rank 0 of 1 is process {id}")), "process {id}:\n{}", ended.stderr);
+    assert!(
+        ended.stderr.contains(&format!("rank 0 of 1 is process {id}")),
+        "process {id}:\n{}",
+        ended.stderr
+    );
     assert_eq!(metrics(&run_folder(dir.path(), "direct"), "reduced_train_loss").len(), 5);
 }
 
 #[test]
 fn direct_with_several_ranks_needs_torchrun() {
-    let ended = run(neva_run(&["recipes/neva_tiny.yaml", "--direct", "--set", "num_gpus_per_node=2"]), DEADLINE).with_code(2);
+    let ended = run(
+        neva_run(&["recipes/neva_tiny.yaml", "--direct", "--set", "num_gpus_per_node=2"]),
+        DEADLINE,
+    )
+    .with_code(2);
     assert!(ended.stderr.contains("torchrun"), "{}", ended.stderr);
 }

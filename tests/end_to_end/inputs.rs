@@ -8,7 +8,15 @@ use std::time::Duration;
 #[track_caller]
 fn check(dir: &Path, settings: &[&str], code: i32, words: &[&str]) {
     let at = format!("dir={}", dir.display());
-    let mut arguments = vec!["examples/photos/recipe.yaml", "--set", &at, "--set", "num_gpus_per_node=1", "--set", "finetune.trainer.max_steps=1"];
+    let mut arguments = vec![
+        "examples/photos/recipe.yaml",
+        "--set",
+        &at,
+        "--set",
+        "num_gpus_per_node=1",
+        "--set",
+        "finetune.trainer.max_steps=1",
+    ];
     arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
     let ended = run(neva_run(&arguments), Duration::from_secs(120)).with_code(code);
     for word in words {
@@ -38,11 +46,36 @@ fn what_a_user_wrote_wrong_is_named() {
     check(at, &["finetune.data.global_batch_size=30"], 2, &["global_batch_size", "30"]);
     check(at, &["finetune.data.paths=/nowhere/photos.json"], 2, &["/nowhere/photos.json"]);
     check(at, &[&dataset(at, "text.json", "no json"), &folder], 2, &["text.json"]);
-    check(at, &[&dataset(at, "missing.json", &format!(r#"[{{"id": "a", "image": "no.jpg", {turns}}}]"#)), &folder], 2, &["missing.json", "no.jpg", "image"]);
-    check(at, &[&dataset(at, "count.json", &format!(r#"[{{"id": "b", "image": ["coffee.jpg", "coins.jpg"], {turns}}}]"#)), &folder], 2, &["count.json", "<image>"]);
+    check(
+        at,
+        &[
+            &dataset(at, "missing.json", &format!(r#"[{{"id": "a", "image": "no.jpg", {turns}}}]"#)),
+            &folder,
+        ],
+        2,
+        &["missing.json", "no.jpg", "image"],
+    );
+    check(
+        at,
+        &[
+            &dataset(
+                at,
+                "count.json",
+                &format!(r#"[{{"id": "b", "image": ["coffee.jpg", "coins.jpg"], {turns}}}]"#),
+            ),
+            &folder,
+        ],
+        2,
+        &["count.json", "<image>"],
+    );
     check(at, &["finetune.data.tokenizer=builtin:nothing"], 2, &["builtin:mistral_2k"]);
     check(at, &["finetune.data.data_config.conv_template=v9"], 2, &["v9", "v1"]);
-    check(at, &["finetune.resume.restore_config={path: /nowhere}"], 2, &["/nowhere", "config.json"]);
+    check(
+        at,
+        &["finetune.resume.restore_config={path: /nowhere}"],
+        2,
+        &["/nowhere", "config.json"],
+    );
     check(at, &["finetune.resume.resume_from_path=/nowhere"], 2, &["/nowhere"]);
     check(at, &["finetune.trainer.accelerator=gpu"], 3, &["GPU", "LIBTORCH"]);
 }
@@ -53,7 +86,16 @@ fn weights_that_do_not_fit_are_listed_at_once() {
     let fixture = root().join("tests/fixtures/hf/llava_clip_llama");
     let restore = |path: &Path| format!("finetune.resume.restore_config={{path: {}}}", path.display());
     // The fixture's model is smaller than the recipe's: every difference is named, with what mends it.
-    check(dir.path(), &[&restore(&fixture)], 2, &["hidden_size", "num_hidden_layers", "--set finetune.model.text_config.hidden_size=64"]);
+    check(
+        dir.path(),
+        &[&restore(&fixture)],
+        2,
+        &[
+            "hidden_size",
+            "num_hidden_layers",
+            "--set finetune.model.text_config.hidden_size=64",
+        ],
+    );
 
     let config = std::fs::read(fixture.join("config.json")).unwrap();
     let weights = std::fs::read(fixture.join("model.safetensors")).unwrap();
@@ -62,7 +104,12 @@ fn weights_that_do_not_fit_are_listed_at_once() {
     std::fs::write(broken.join("config.json"), config).unwrap();
     std::fs::write(broken.join("model.safetensors"), &weights[..weights.len() - 1]).unwrap();
     let mut settings = vec![restore(&broken)];
-    let text = [("hidden_size", 64), ("intermediate_size", 160), ("num_hidden_layers", 2), ("num_key_value_heads", 4)];
+    let text = [
+        ("hidden_size", 64),
+        ("intermediate_size", 160),
+        ("num_hidden_layers", 2),
+        ("num_key_value_heads", 4),
+    ];
     settings.extend(text.map(|(name, value)| format!("finetune.model.text_config.{name}={value}")));
     let vision = [("hidden_size", 64), ("intermediate_size", 128)];
     settings.extend(vision.map(|(name, value)| format!("finetune.model.vision_config.{name}={value}")));

@@ -7,14 +7,27 @@ use std::process::Command;
 #[test]
 fn neva_run_links_no_libtorch() {
     let needed = |name: &str| {
-        let output = Command::new("readelf").args(["--dynamic", "--wide"]).arg(program(name)).output().expect("readelf is there (binutils)");
+        let output = Command::new("readelf")
+            .args(["--dynamic", "--wide"])
+            .arg(program(name))
+            .output()
+            .expect("readelf is there (binutils)");
         assert!(output.status.success());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.lines().filter(|line| line.contains("(NEEDED)")).map(str::to_owned).collect::<Vec<_>>()
+        text.lines()
+            .filter(|line| line.contains("(NEEDED)"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let torch = |line: &String| ["torch", "c10", "stdc++"].iter().any(|name| line.contains(name));
-    assert_eq!(needed("neva-run").into_iter().filter(torch).collect::<Vec<_>>(), Vec::<String>::new());
-    assert!(needed("neva-rank").iter().any(torch), "neva-rank links libtorch, or this test looks in the wrong place");
+    assert_eq!(
+        needed("neva-run").into_iter().filter(torch).collect::<Vec<_>>(),
+        Vec::<String>::new()
+    );
+    assert!(
+        needed("neva-rank").iter().any(torch),
+        "neva-rank links libtorch, or this test looks in the wrong place"
+    );
 }
 
 /// Files with their lines, numbered from 1, without comments.
@@ -46,7 +59,8 @@ fn places(folders: &[&str], words: &[&str], allowed: &[&str]) -> Vec<String> {
     files
         .flat_map(|(path, lines)| {
             let hits = lines.into_iter().filter(|(_, line)| words.iter().any(|word| line.contains(word)));
-            hits.map(move |(number, line)| format!("{}:{number}: {}", path.display(), line.trim())).collect::<Vec<_>>()
+            hits.map(move |(number, line)| format!("{}:{number}: {}", path.display(), line.trim()))
+                .collect::<Vec<_>>()
         })
         .collect()
 }
@@ -55,19 +69,38 @@ const CODE: &[&str] = &["schemas", "recipes", "executors", "run", "engine", "tes
 
 #[test]
 fn a_model_file_knows_no_rank() {
-    let found = places(&["engine/src/model"], &["comm::", "Mesh", "rank()", ".size() ==", "Collective", "world"], &[]);
+    let found = places(
+        &["engine/src/model"],
+        &["comm::", "Mesh", "rank()", ".size() ==", "Collective", "world"],
+        &[],
+    );
     assert_eq!(found, Vec::<String>::new());
 }
 
 #[test]
 fn unsafe_code_stands_in_the_ffi_only() {
-    let words = [concat!("uns", "afe {"), concat!("uns", "afe fn"), concat!("uns", "afe impl"), concat!("ext", "ern \"C\"")];
-    assert_eq!(places(CODE, &words, &["engine/ffi/", "engine/src/comm/nccl.rs"]), Vec::<String>::new());
+    let words = [
+        concat!("uns", "afe {"),
+        concat!("uns", "afe fn"),
+        concat!("uns", "afe impl"),
+        concat!("ext", "ern \"C\""),
+    ];
+    assert_eq!(
+        places(CODE, &words, &["engine/ffi/", "engine/src/comm/nccl.rs"]),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
 fn one_file_names_the_variables_between_launcher_and_rank() {
-    let words = ["\"WORLD_SIZE\"", "\"LOCAL_RANK\"", "\"MASTER_ADDR\"", "\"MASTER_PORT\"", "\"NEVA_LOG\"", "\"NEVA_RANK\""];
+    let words = [
+        "\"WORLD_SIZE\"",
+        "\"LOCAL_RANK\"",
+        "\"MASTER_ADDR\"",
+        "\"MASTER_PORT\"",
+        "\"NEVA_LOG\"",
+        "\"NEVA_RANK\"",
+    ];
     // Tests play launcher or rank themselves.
     assert_eq!(places(CODE, &words, &["schemas/src/contract.rs", "/tests/"]), Vec::<String>::new());
 }

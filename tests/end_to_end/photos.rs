@@ -13,7 +13,11 @@ fn a_small_model_learns_photographs_and_answers_by_looking() {
     let done = run(neva_run(&["examples/photos/recipe.yaml", "--set", &at]), Duration::from_secs(600)).with_code(0);
     let folder = run_folder(dir.path(), "photos");
     for place in ["metrics.jsonl", "logs", "checkpoints"] {
-        assert!(done.stdout.contains(folder.join(place).to_str().unwrap()), "{place} is not named in:\n{}", done.stdout);
+        assert!(
+            done.stdout.contains(folder.join(place).to_str().unwrap()),
+            "{place} is not named in:\n{}",
+            done.stdout
+        );
     }
     let losses = metrics(&folder, "reduced_train_loss");
     let (first, last) = (losses[0], losses[losses.len() - 1]);
@@ -35,11 +39,28 @@ fn a_small_model_learns_photographs_and_answers_by_looking() {
 fn expected() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(root().join("examples/photos/photos.json")).unwrap();
     let records: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
-    let common = records.iter().filter(|record| record["conversations"][0]["value"] == format!("<image>\n{QUESTION}"));
-    common.map(|record| (record["image"].as_str().unwrap().to_owned(), record["conversations"][1]["value"].as_str().unwrap().to_owned())).collect()
+    let common = records
+        .iter()
+        .filter(|record| record["conversations"][0]["value"] == format!("<image>\n{QUESTION}"));
+    common
+        .map(|record| {
+            (
+                record["image"].as_str().unwrap().to_owned(),
+                record["conversations"][1]["value"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect()
 }
 
 fn ask(run_folder: &Path, picture: &Path) -> String {
-    let command = neva_run(&["generate", "--checkpoint", run_folder.to_str().unwrap(), "--image", picture.to_str().unwrap(), "--prompt", QUESTION]);
+    let command = neva_run(&[
+        "generate",
+        "--checkpoint",
+        run_folder.to_str().unwrap(),
+        "--image",
+        picture.to_str().unwrap(),
+        "--prompt",
+        QUESTION,
+    ]);
     run(command, Duration::from_secs(60)).with_code(0).stdout.trim().to_owned()
 }

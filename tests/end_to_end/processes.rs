@@ -32,17 +32,33 @@ fn two_processes_train_as_one_does() {
     let one = losses(dir.path(), "one", &[steps]);
     assert_eq!(one.len(), 10);
     assert_eq!(one, losses(dir.path(), "again", &[steps]), "the same recipe and seed, twice");
-    close("data parallel", &losses(dir.path(), "dp2", &[steps, "num_gpus_per_node=2"]), &one, 1e-6);
-    let tp2 = [steps, "num_gpus_per_node=2", "finetune.trainer.strategy.tensor_model_parallel_size=2"];
+    close(
+        "data parallel",
+        &losses(dir.path(), "dp2", &[steps, "num_gpus_per_node=2"]),
+        &one,
+        1e-6,
+    );
+    let tp2 = [
+        steps,
+        "num_gpus_per_node=2",
+        "finetune.trainer.strategy.tensor_model_parallel_size=2",
+    ];
     close("tensor parallel", &losses(dir.path(), "tp2", &tp2), &one, 1e-5);
 }
 
 #[test]
 fn a_resumed_run_continues_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
-    let whole = losses(dir.path(), "whole", &["finetune.trainer.max_steps=8", "finetune.log.ckpt.every_n_train_steps=3"]);
+    let whole = losses(
+        dir.path(),
+        "whole",
+        &["finetune.trainer.max_steps=8", "finetune.log.ckpt.every_n_train_steps=3"],
+    );
     let checkpoints = run_folder(dir.path(), "whole").join("checkpoints");
-    let third = std::fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.to_string_lossy().contains("--step=2-"));
+    let third = std::fs::read_dir(&checkpoints)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().contains("--step=2-"));
     let from = format!("finetune.resume.resume_from_path={}", third.unwrap().display());
     let rest = losses(dir.path(), "rest", &["finetune.trainer.max_steps=8", &from]);
     assert_eq!(rest, whole[3..]);
@@ -60,7 +76,13 @@ fn started_by_torchruns_variables_each_process_is_one_rank() {
             let mut arguments = vec!["recipes/neva_tiny.yaml", "--direct"];
             arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
             let mut command = neva_run(&arguments);
-            command.envs([("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")]);
+            command.envs([
+                ("RANK", rank),
+                ("LOCAL_RANK", rank),
+                ("WORLD_SIZE", "2"),
+                ("LOCAL_WORLD_SIZE", "2"),
+                ("MASTER_ADDR", "127.0.0.1"),
+            ]);
             command.env("MASTER_PORT", port.to_string());
             start(command)
         })
@@ -71,35 +93,72 @@ fn started_by_torchruns_variables_each_process_is_one_rank() {
     }
     // Both wrote into one folder, rank 0's.
     assert_eq!(std::fs::read_dir(dir.path().join("torchrun")).unwrap().count(), 1);
-    close("torchrun", &metrics(&run_folder(dir.path(), "torchrun"), "reduced_train_loss"), &one, 1e-6);
+    close(
+        "torchrun",
+        &metrics(&run_folder(dir.path(), "torchrun"), "reduced_train_loss"),
+        &one,
+        1e-6,
+    );
 }
 
 #[test]
 fn a_killed_rank_ends_the_run_and_leaves_the_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let at = format!("dir={}", dir.path().display());
-    let settings = ["name=killed", "num_gpus_per_node=2", "finetune.trainer.max_steps=100000", "finetune.log.ckpt.every_n_train_steps=1", &at];
+    let settings = [
+        "name=killed",
+        "num_gpus_per_node=2",
+        "finetune.trainer.max_steps=100000",
+        "finetune.log.ckpt.every_n_train_steps=1",
+        &at,
+    ];
     let mut arguments = vec!["recipes/neva_tiny.yaml"];
     arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
     let launcher = start(neva_run(&arguments));
     let checkpoints = wait_for(|| {
         let runs = std::fs::read_dir(dir.path().join("killed")).ok()?;
         let checkpoints = runs.last()?.ok()?.path().join("checkpoints");
-        let visible = std::fs::read_dir(&checkpoints).ok()?.filter_map(Result::ok).any(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+        let visible = std::fs::read_dir(&checkpoints)
+            .ok()?
+            .filter_map(Result::ok)
+            .any(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
         visible.then_some(checkpoints)
     });
-    let ranks = Command::new("pgrep").args(["-f", &format!("neva-rank train --plan {}", dir.path().display())]).output().unwrap();
+    let ranks = Command::new("pgrep")
+        .args(["-f", &format!("neva-rank train --plan {}", dir.path().display())])
+        .output()
+        .unwrap();
     let ranks = String::from_utf8_lossy(&ranks.stdout).into_owned();
     let second = ranks.split_whitespace().last().expect("ranks are running");
     assert!(Command::new("kill").args(["-KILL", second]).status().unwrap().success());
 
     let ended = finish(launcher, DEADLINE).with_code(1);
     assert!(ended.stderr.contains("SIGKILL"), "{}", ended.stderr);
-    let whole = std::fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.join("checkpoint.json").is_file());
-    let newest = whole.max_by_key(|path| std::fs::metadata(path).unwrap().modified().unwrap()).expect("a checkpoint is left");
+    let whole = std::fs::read_dir(&checkpoints)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("checkpoint.json").is_file());
+    let newest = whole
+        .max_by_key(|path| std::fs::metadata(path).unwrap().modified().unwrap())
+        .expect("a checkpoint is left");
     let from = format!("finetune.resume.resume_from_path={}", newest.display());
-    let steps = newest.file_name().unwrap().to_string_lossy().split("step=").nth(1).unwrap().split('-').next().unwrap().parse::<u64>().unwrap() + 2;
-    assert_eq!(losses(dir.path(), "resumed", &[&format!("finetune.trainer.max_steps={steps}"), &from]).len(), 1);
+    let steps = newest
+        .file_name()
+        .unwrap()
+        .to_string_lossy()
+        .split("step=")
+        .nth(1)
+        .unwrap()
+        .split('-')
+        .next()
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        + 2;
+    assert_eq!(
+        losses(dir.path(), "resumed", &[&format!("finetune.trainer.max_steps={steps}"), &from]).len(),
+        1
+    );
 }
 
 /// The first value that `look` finds, with a deadline.

@@ -41,7 +41,16 @@ pub fn program(name: &str) -> PathBuf {
 pub fn neva_run(arguments: &[&str]) -> Command {
     let mut command = Command::new(program("neva-run"));
     command.args(arguments).current_dir(root()).stdin(Stdio::null());
-    for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NEVA_RANK", "NEVA_LOG"] {
+    for name in [
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "NEVA_RANK",
+        "NEVA_LOG",
+    ] {
         command.env_remove(name);
     }
     command
@@ -76,7 +85,11 @@ impl Ended {
 /// # Panics
 /// When it cannot be started.
 pub fn start(mut command: Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 /// Waits for the end of a started program, but not for ever.
@@ -92,7 +105,11 @@ pub fn finish(child: Child, deadline: Duration) -> Ended {
         Ok(output) => {
             let Output { status, stdout, stderr } = output.expect("the output can be read");
             let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-            Ended { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+            Ended {
+                code: status.code(),
+                stdout: text(stdout),
+                stderr: text(stderr),
+            }
         }
         Err(_) => {
             let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status();

@@ -32,11 +32,17 @@ pub fn from_hf_config(config: &Value) -> Result<LlavaModel, HfConfigError> {
         None | Some("default") => FeatureSelect::Default,
         Some("full") => FeatureSelect::Full,
         Some(other) => {
-            reader.problems.push(format!("`vision_feature_select_strategy` is {other:?}, known are \"default\" and \"full\""));
+            reader.problems.push(format!(
+                "`vision_feature_select_strategy` is {other:?}, known are \"default\" and \"full\""
+            ));
             FeatureSelect::Default
         }
     };
-    let image_token = if config.get("image_token_id").is_some() { "image_token_id" } else { "image_token_index" };
+    let image_token = if config.get("image_token_id").is_some() {
+        "image_token_id"
+    } else {
+        "image_token_index"
+    };
     let tied = reader.boolean(config, "", "tie_word_embeddings", false);
     let model = LlavaModel {
         text_config: reader.text(text, tied),
@@ -46,7 +52,11 @@ pub fn from_hf_config(config: &Value) -> Result<LlavaModel, HfConfigError> {
         vision_feature_select_strategy,
         ..LlavaModel::default()
     };
-    if reader.problems.is_empty() { Ok(model) } else { Err(HfConfigError::Unsupported(reader.problems)) }
+    if reader.problems.is_empty() {
+        Ok(model)
+    } else {
+        Err(HfConfigError::Unsupported(reader.problems))
+    }
 }
 
 struct Reader {
@@ -61,15 +71,21 @@ impl Reader {
         self.expect(text, at, "hidden_act", &["silu"], "silu");
         for name in ["attention_bias", "mlp_bias"] {
             if self.boolean(text, at, name, false) {
-                self.problems.push(format!("`{at}{name}` is true, this program's Llama has no biases"));
+                self.problems
+                    .push(format!("`{at}{name}` is true, this program's Llama has no biases"));
             }
         }
         // 5.x moved the rotary settings into one object; 4.x had `rope_theta` and `rope_scaling` beside each other.
         let rope = text.get("rope_parameters").filter(|value| value.is_object()).unwrap_or(text);
         let scaling = text.get("rope_scaling").filter(|value| value.is_object()).unwrap_or(rope);
-        let rope_type = ["rope_type", "type"].iter().find_map(|key| scaling.get(key)).and_then(Value::as_str).unwrap_or("default");
+        let rope_type = ["rope_type", "type"]
+            .iter()
+            .find_map(|key| scaling.get(key))
+            .and_then(Value::as_str)
+            .unwrap_or("default");
         if rope_type != "default" {
-            self.problems.push(format!("rotary embedding of type {rope_type:?} is not supported, only \"default\""));
+            self.problems
+                .push(format!("rotary embedding of type {rope_type:?} is not supported, only \"default\""));
         }
         let heads = self.size(text, at, "num_attention_heads", 32);
         TextConfig {
@@ -80,7 +96,10 @@ impl Reader {
             num_hidden_layers: self.size(text, at, "num_hidden_layers", 32),
             num_attention_heads: heads,
             num_key_value_heads: self.size(text, at, "num_key_value_heads", heads),
-            head_dim: text.get("head_dim").filter(|value| !value.is_null()).map(|_| self.size(text, at, "head_dim", 0)),
+            head_dim: text
+                .get("head_dim")
+                .filter(|value| !value.is_null())
+                .map(|_| self.size(text, at, "head_dim", 0)),
             rms_norm_eps: self.number(text, at, "rms_norm_eps", 1e-6),
             rope_theta: self.number(rope, at, "rope_theta", 10000.0),
             max_position_embeddings: self.size(text, at, "max_position_embeddings", 2048),
@@ -111,7 +130,8 @@ impl Reader {
     fn expect(&mut self, object: &Value, at: &str, name: &str, known: &[&str], default: &str) {
         let value = object.get(name).map_or(Some(default), Value::as_str);
         if !value.is_some_and(|value| known.contains(&value)) {
-            self.problems.push(format!("`{at}{name}` is {}, supported: {}", object[name], known.join(", ")));
+            self.problems
+                .push(format!("`{at}{name}` is {}, supported: {}", object[name], known.join(", ")));
         }
     }
 

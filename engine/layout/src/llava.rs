@@ -17,7 +17,14 @@ struct List(Vec<ParamSpec>);
 
 impl List {
     fn add(&mut self, part: Part, name: String, shape: &[usize], init: Init) {
-        self.0.push(ParamSpec { cut: cut_of(&name), name, shape: shape.to_vec(), part, init, used: true });
+        self.0.push(ParamSpec {
+            cut: cut_of(&name),
+            name,
+            shape: shape.to_vec(),
+            part,
+            init,
+            used: true,
+        });
     }
 
     fn norm(&mut self, part: Part, name: &str, width: usize, bias: bool) {
@@ -36,25 +43,62 @@ fn vision(list: &mut List, config: &VisionConfig, layers_used: usize) {
     let patches = (config.image_size / config.patch_size.max(1)).pow(2);
     let width = 1.0 / (h as f64).sqrt();
     let depth = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
-    let range = Init::Normal { std: config.initializer_range };
+    let range = Init::Normal {
+        std: config.initializer_range,
+    };
     let prefix = "model.vision_tower";
 
-    list.add(part, format!("{prefix}.embeddings.class_embedding"), &[h], Init::Normal { std: width });
-    list.add(part, format!("{prefix}.embeddings.patch_embedding.weight"), &[h, config.num_channels, config.patch_size, config.patch_size], range);
-    list.add(part, format!("{prefix}.embeddings.position_embedding.weight"), &[patches + 1, h], range);
+    list.add(
+        part,
+        format!("{prefix}.embeddings.class_embedding"),
+        &[h],
+        Init::Normal { std: width },
+    );
+    list.add(
+        part,
+        format!("{prefix}.embeddings.patch_embedding.weight"),
+        &[h, config.num_channels, config.patch_size, config.patch_size],
+        range,
+    );
+    list.add(
+        part,
+        format!("{prefix}.embeddings.position_embedding.weight"),
+        &[patches + 1, h],
+        range,
+    );
     list.norm(part, &format!("{prefix}.pre_layrnorm"), h, true);
     for layer in 0..config.num_hidden_layers {
         let first = list.0.len();
         let layer_prefix = format!("{prefix}.encoder.layers.{layer}");
         list.norm(part, &format!("{layer_prefix}.layer_norm1"), h, true);
-        for (name, std) in [("q_proj", width * depth), ("k_proj", width * depth), ("v_proj", width * depth), ("out_proj", width)] {
-            list.add(part, format!("{layer_prefix}.self_attn.{name}.weight"), &[h, h], Init::Normal { std });
+        for (name, std) in [
+            ("q_proj", width * depth),
+            ("k_proj", width * depth),
+            ("v_proj", width * depth),
+            ("out_proj", width),
+        ] {
+            list.add(
+                part,
+                format!("{layer_prefix}.self_attn.{name}.weight"),
+                &[h, h],
+                Init::Normal { std },
+            );
             list.add(part, format!("{layer_prefix}.self_attn.{name}.bias"), &[h], Init::Zeros);
         }
         list.norm(part, &format!("{layer_prefix}.layer_norm2"), h, true);
-        list.add(part, format!("{layer_prefix}.mlp.fc1.weight"), &[f, h], Init::Normal { std: width / 2f64.sqrt() });
+        list.add(
+            part,
+            format!("{layer_prefix}.mlp.fc1.weight"),
+            &[f, h],
+            Init::Normal { std: width / 2f64.sqrt() },
+        );
         list.add(part, format!("{layer_prefix}.mlp.fc1.bias"), &[f], Init::Zeros);
-        list.add(part, format!("{layer_prefix}.mlp.fc2.weight"), &[h, f], Init::Normal { std: width * depth });
+        list.add(
+            part,
+            format!("{layer_prefix}.mlp.fc2.weight"),
+            &[h, f],
+            Init::Normal { std: width * depth },
+        );
         list.add(part, format!("{layer_prefix}.mlp.fc2.bias"), &[h], Init::Zeros);
         list.0[first..].iter_mut().for_each(|spec| spec.used = layer < layers_used);
     }
@@ -66,8 +110,15 @@ fn vision(list: &mut List, config: &VisionConfig, layers_used: usize) {
 /// `mlp2x_gelu`; fresh values as `torch.nn.Linear`'s, which is what LLaVA aligns from.
 fn projection(list: &mut List, from: usize, to: usize) {
     for (name, input) in [("linear_1", from), ("linear_2", to)] {
-        let init = Init::Uniform { bound: 1.0 / (input as f64).sqrt() };
-        list.add(Part::Projection, format!("model.multi_modal_projector.{name}.weight"), &[to, input], init);
+        let init = Init::Uniform {
+            bound: 1.0 / (input as f64).sqrt(),
+        };
+        list.add(
+            Part::Projection,
+            format!("model.multi_modal_projector.{name}.weight"),
+            &[to, input],
+            init,
+        );
         list.add(Part::Projection, format!("model.multi_modal_projector.{name}.bias"), &[to], init);
     }
 }
@@ -78,8 +129,12 @@ fn language(list: &mut List, config: &TextConfig) {
     let part = Part::Language;
     let (h, f, d) = (config.hidden_size, config.intermediate_size, config.head_dim());
     let (q, kv) = (config.num_attention_heads * d, config.num_key_value_heads * d);
-    let normal = Init::Normal { std: config.initializer_range };
-    let residual = Init::Normal { std: config.initializer_range / (2.0 * config.num_hidden_layers as f64).sqrt() };
+    let normal = Init::Normal {
+        std: config.initializer_range,
+    };
+    let residual = Init::Normal {
+        std: config.initializer_range / (2.0 * config.num_hidden_layers as f64).sqrt(),
+    };
     let prefix = "model.language_model";
 
     list.add(part, format!("{prefix}.embed_tokens.weight"), &[config.vocab_size, h], normal);
@@ -95,9 +150,11 @@ fn language(list: &mut List, config: &TextConfig) {
             list.add(part, format!("{layer_prefix}.{name}.weight"), &shape, init);
         }
         list.norm(part, &format!("{layer_prefix}.post_attention_layernorm"), h, false);
-        for (name, shape, init) in
-            [("mlp.gate_proj", [f, h], normal), ("mlp.up_proj", [f, h], normal), ("mlp.down_proj", [h, f], residual)]
-        {
+        for (name, shape, init) in [
+            ("mlp.gate_proj", [f, h], normal),
+            ("mlp.up_proj", [f, h], normal),
+            ("mlp.down_proj", [h, f], residual),
+        ] {
             list.add(part, format!("{layer_prefix}.{name}.weight"), &shape, init);
         }
     }

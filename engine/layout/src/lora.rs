@@ -69,7 +69,9 @@ pub fn lora_adapters(model: &LlavaModel, parameters: &[ParamSpec], lora: &LoRA, 
                 // xavier_normal_ on the [dim, in] matrix, NeMo's `lora_A_init`.
                 let std = (2.0 / (shape[1] + lora.dim) as f64).sqrt();
                 let cut = if row { Cut::Row } else { Cut::Replicate };
-                adapters.parameters.push(adapter(&a, [lora.dim, shape[1]], cut, Init::Normal { std }));
+                adapters
+                    .parameters
+                    .push(adapter(&a, [lora.dim, shape[1]], cut, Init::Normal { std }));
             }
             let b = format!("{linear}.lora_B.weight");
             let cut = if row { Cut::Replicate } else { cut_of(&weight) };
@@ -83,17 +85,31 @@ pub fn lora_adapters(model: &LlavaModel, parameters: &[ParamSpec], lora: &LoRA, 
         }
     }
     if adapters.linears.is_empty() {
-        let examples: Vec<_> = modules.iter().map(|module| module.name.as_str()).step_by(modules.len().div_ceil(6).max(1)).collect();
+        let examples: Vec<_> = modules
+            .iter()
+            .map(|module| module.name.as_str())
+            .step_by(modules.len().div_ceil(6).max(1))
+            .collect();
         problems.push(
-            Problem::error(format!("{path}.target_modules"), format!("no module matches any of {:?}", lora.target_modules))
-                .help(format!("modules are named like {}", examples.join(", "))),
+            Problem::error(
+                format!("{path}.target_modules"),
+                format!("no module matches any of {:?}", lora.target_modules),
+            )
+            .help(format!("modules are named like {}", examples.join(", "))),
         );
     }
     if problems.is_empty() { Ok(adapters) } else { Err(problems) }
 }
 
 fn adapter(name: &str, shape: [usize; 2], cut: Cut, init: Init) -> ParamSpec {
-    ParamSpec { name: name.into(), shape: shape.to_vec(), cut, part: Part::Adapter, init, used: true }
+    ParamSpec {
+        name: name.into(),
+        shape: shape.to_vec(),
+        cut,
+        part: Part::Adapter,
+        init,
+        used: true,
+    }
 }
 
 /// Everything that can be named: Megatron's fused modules, and each linear under its own name.
@@ -108,7 +124,11 @@ fn modules(model: &LlavaModel, parameters: &[ParamSpec]) -> Vec<Module> {
             ("mlp", "mlp", "linear_fc1", &["gate_proj", "up_proj"]),
             ("mlp", "mlp", "linear_fc2", &["down_proj"]),
         ] {
-            let saved_as = if parts.len() == 1 { format!("{own}.{block}.{}", parts[0]) } else { format!("{own}.{block}.{name}") };
+            let saved_as = if parts.len() == 1 {
+                format!("{own}.{block}.{}", parts[0])
+            } else {
+                format!("{own}.{block}.{name}")
+            };
             modules.push(Module {
                 name: format!("{native}.{native_block}.{name}"),
                 saved_as,
@@ -119,7 +139,11 @@ fn modules(model: &LlavaModel, parameters: &[ParamSpec]) -> Vec<Module> {
     for spec in parameters.iter().filter(|spec| spec.used && spec.shape.len() == 2) {
         let linear = spec.name.strip_suffix(".weight").unwrap_or(&spec.name);
         if !linear.contains("embed") && linear != "lm_head" {
-            modules.push(Module { name: linear.into(), saved_as: linear.into(), linears: vec![linear.into()] });
+            modules.push(Module {
+                name: linear.into(),
+                saved_as: linear.into(),
+                linears: vec![linear.into()],
+            });
         }
     }
     modules

@@ -19,7 +19,11 @@ pub fn canonical_name(name: &str) -> Option<String> {
     }
     if let Some(rest) = name.strip_prefix("language_model.") {
         let rest = rest.strip_prefix("model.").unwrap_or(rest);
-        return Some(if rest.starts_with("lm_head.") { rest.to_owned() } else { format!("model.language_model.{rest}") });
+        return Some(if rest.starts_with("lm_head.") {
+            rest.to_owned()
+        } else {
+            format!("model.language_model.{rest}")
+        });
     }
     name.starts_with("lm_head.").then(|| name.to_owned())
 }

@@ -92,7 +92,12 @@ impl ParamSpec {
             _ => size / tp,
         };
         let start = (tp_rank * padded).min(size);
-        Some(Shard { dim, start, len: padded.min(size - start), padded })
+        Some(Shard {
+            dim,
+            start,
+            len: padded.min(size - start),
+            padded,
+        })
     }
 
     /// Shape on rank `tp_rank` of `tp`.

@@ -36,10 +36,16 @@ pub fn summary(specs: &[ParamSpec], finetune: &Finetune) -> Vec<PartSummary> {
         .into_iter()
         .map(|part| {
             let count = |only_trainable: bool| {
-                let of_part = specs.iter().filter(|spec| spec.part == part && (!only_trainable || is_trainable(spec, finetune)));
+                let of_part = specs
+                    .iter()
+                    .filter(|spec| spec.part == part && (!only_trainable || is_trainable(spec, finetune)));
                 of_part.map(|spec| spec.numel() as u64).sum()
             };
-            PartSummary { part, total: count(false), trainable: count(true) }
+            PartSummary {
+                part,
+                total: count(false),
+                trainable: count(true),
+            }
         })
         .filter(|line| line.total > 0)
         .collect()

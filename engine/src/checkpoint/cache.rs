@@ -36,7 +36,10 @@ pub fn resolve_restore(address: &str, cache: &ModelCache) -> Result<PathBuf> {
     if path.is_dir() {
         return Ok(path);
     }
-    let problem = Problem::error("finetune.resume.restore_config.path", format!("there is no model in {}", path.display()));
+    let problem = Problem::error(
+        "finetune.resume.restore_config.path",
+        format!("there is no model in {}", path.display()),
+    );
     Err(EngineError::Run(vec![if address.starts_with("nemo://") {
         problem.help("put the Hugging Face folder (config.json, *.safetensors, tokenizer.json) there, or name a local folder: --set finetune.resume.restore_config.path=DIR")
     } else {

@@ -56,7 +56,11 @@ impl CheckpointFolder {
         let file = path.join("checkpoint.json");
         if !path.is_dir() {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(EngineError::Io { action: "open checkpoint", path: path.to_owned(), source });
+            return Err(EngineError::Io {
+                action: "open checkpoint",
+                path: path.to_owned(),
+                source,
+            });
         }
         let state: CheckpointState = read_json(&file)?;
         if state.format != CHECKPOINT_FORMAT {
@@ -65,7 +69,11 @@ impl CheckpointFolder {
                 reason: format!("format {}, this program reads format {CHECKPOINT_FORMAT}", state.format),
             });
         }
-        Ok(Self { path: path.to_owned(), state, run: read_json(&path.join("run.json"))? })
+        Ok(Self {
+            path: path.to_owned(),
+            state,
+            run: read_json(&path.join("run.json"))?,
+        })
     }
 
     /// File of the trained parameters.
@@ -82,14 +90,23 @@ impl CheckpointFolder {
 /// The complete checkpoint with the most steps among the folders directly in `parents`; the latest of the
 /// parents wins a tie.
 pub fn newest_checkpoint(parents: &[PathBuf]) -> Option<CheckpointFolder> {
-    let folders = parents.iter().filter_map(|parent| std::fs::read_dir(parent).ok()).flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let folders = parents
+        .iter()
+        .filter_map(|parent| std::fs::read_dir(parent).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
     let visible = folders.filter(|path| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')));
-    let checkpoints = visible.filter(|path| CheckpointFolder::is_one(path)).filter_map(|path| CheckpointFolder::open(&path).ok());
+    let checkpoints = visible
+        .filter(|path| CheckpointFolder::is_one(path))
+        .filter_map(|path| CheckpointFolder::open(&path).ok());
     checkpoints.max_by(|a, b| (a.state.steps_done, &a.path).cmp(&(b.state.steps_done, &b.path)))
 }
 
 /// Reads a JSON file.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = std::fs::read(path).map_err(EngineError::io("read", path))?;
-    serde_json::from_slice(&bytes).map_err(|error| EngineError::Content { path: path.to_owned(), reason: error.to_string() })
+    serde_json::from_slice(&bytes).map_err(|error| EngineError::Content {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }

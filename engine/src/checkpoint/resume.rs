@@ -23,7 +23,11 @@ pub fn resume_from(finetune: &Finetune, runs: &Path) -> Result<Option<Checkpoint
     if !resume.resume_if_exists {
         return Ok(None);
     }
-    let mut parents: Vec<PathBuf> = std::fs::read_dir(runs).into_iter().flatten().filter_map(|run| Some(run.ok()?.path().join("checkpoints"))).collect();
+    let mut parents: Vec<PathBuf> = std::fs::read_dir(runs)
+        .into_iter()
+        .flatten()
+        .filter_map(|run| Some(run.ok()?.path().join("checkpoints")))
+        .collect();
     parents.sort();
     match newest_checkpoint(&parents) {
         Some(checkpoint) => Ok(Some(checkpoint)),
@@ -33,8 +37,11 @@ pub fn resume_from(finetune: &Finetune, runs: &Path) -> Result<Option<Checkpoint
         }
         None if finetune.resume.restore_config.is_some() => Ok(None),
         None => Err(EngineError::Run(vec![
-            Problem::error("finetune.resume.resume_if_exists", format!("there is no checkpoint under {}", runs.display()))
-                .help("set finetune.resume.resume_ignore_no_checkpoint=true to start from the beginning then"),
+            Problem::error(
+                "finetune.resume.resume_if_exists",
+                format!("there is no checkpoint under {}", runs.display()),
+            )
+            .help("set finetune.resume.resume_ignore_no_checkpoint=true to start from the beginning then"),
         ])),
     }
 }
@@ -43,7 +50,12 @@ pub fn resume_from(finetune: &Finetune, runs: &Path) -> Result<Option<Checkpoint
 ///
 /// # Errors
 /// The file is not whole, or is of another model: everything that does not fit is listed.
-pub fn restore_optimizer(checkpoint: &CheckpointFolder, optimizer: &AdamW, parameters: &Parameters, (tp_rank, tp): (usize, usize)) -> Result<()> {
+pub fn restore_optimizer(
+    checkpoint: &CheckpointFolder,
+    optimizer: &AdamW,
+    parameters: &Parameters,
+    (tp_rank, tp): (usize, usize),
+) -> Result<()> {
     let path = checkpoint.optimizer();
     let file = TensorFile::open(&path)?;
     let shapes = file.tensors();
@@ -54,7 +66,9 @@ pub fn restore_optimizer(checkpoint: &CheckpointFolder, optimizer: &AdamW, param
         for (suffix, tensor) in [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)] {
             let key = format!("{name}.{suffix}");
             match shapes.get(&key) {
-                Some(shape) if *shape == spec.shape => copies.push((real(spec, tensor, tp_rank, tp), file.read(&key, spec.shard(tp_rank, tp))?)),
+                Some(shape) if *shape == spec.shape => {
+                    copies.push((real(spec, tensor, tp_rank, tp), file.read(&key, spec.shard(tp_rank, tp))?))
+                }
                 Some(shape) => problems.push(format!("`{key}` has shape {shape:?}, the model needs {:?}", spec.shape)),
                 None => problems.push(format!("`{key}` is missing")),
             }

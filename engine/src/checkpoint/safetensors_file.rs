@@ -28,11 +28,15 @@ impl TensorFile {
     /// # Errors
     /// It cannot be read, is not in the format, or is shorter or longer than its header says.
     pub fn open(path: &Path) -> Result<Self> {
-        let wrong = |reason: String| EngineError::Content { path: path.to_owned(), reason };
+        let wrong = |reason: String| EngineError::Content {
+            path: path.to_owned(),
+            reason,
+        };
         let mut file = File::open(path).map_err(EngineError::io("open", path))?;
         let length = file.metadata().map_err(EngineError::io("read", path))?.len();
         let mut prefix = [0; PREFIX as usize];
-        file.read_exact(&mut prefix).map_err(|_| wrong("truncated: it ends before its header".into()))?;
+        file.read_exact(&mut prefix)
+            .map_err(|_| wrong("truncated: it ends before its header".into()))?;
         let header = u64::from_le_bytes(prefix);
         if header > length.saturating_sub(PREFIX) {
             return Err(wrong("truncated or not a safetensors file: it ends within its header".into()));
@@ -47,7 +51,12 @@ impl TensorFile {
             let what = if length < expected { "truncated" } else { "too long" };
             return Err(wrong(format!("{what}: {length} bytes, the header promises {expected}")));
         }
-        Ok(Self { path: path.to_owned(), file, data_start, metadata })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            data_start,
+            metadata,
+        })
     }
 
     /// Path of the file.
@@ -57,7 +66,11 @@ impl TensorFile {
 
     /// Names and shapes of its tensors, by name.
     pub fn tensors(&self) -> BTreeMap<String, Vec<usize>> {
-        self.metadata.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect()
+        self.metadata
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| (name, info.shape.clone()))
+            .collect()
     }
 
     /// Reads a tensor, or the slice `shard` of it, in the file's own kind.
@@ -65,7 +78,10 @@ impl TensorFile {
     /// # Errors
     /// It is not there, cannot be read, or has a kind that libtorch lacks.
     pub fn read(&self, name: &str, shard: Option<Shard>) -> Result<Tensor> {
-        let wrong = |reason: String| EngineError::Content { path: self.path.clone(), reason };
+        let wrong = |reason: String| EngineError::Content {
+            path: self.path.clone(),
+            reason,
+        };
         let info = self.metadata.info(name).ok_or_else(|| wrong(format!("holds no tensor `{name}`")))?;
         let kind = kind_of(info.dtype).ok_or_else(|| wrong(format!("`{name}` is {:?}, which is not supported", info.dtype)))?;
         let (mut start, mut end) = info.data_offsets;
@@ -101,7 +117,10 @@ fn data_length(metadata: &Metadata) -> Result<u64, String> {
         let bytes = numel.and_then(|numel| numel.checked_mul(info.dtype.bitsize())).map(|bits| bits / 8);
         let (start, stop) = info.data_offsets;
         if start != end || stop < start || bytes != Some(stop - start) {
-            return Err(format!("`{name}` {:?} {:?} does not fill bytes {start}..{stop}", info.dtype, info.shape));
+            return Err(format!(
+                "`{name}` {:?} {:?} does not fill bytes {start}..{stop}",
+                info.dtype, info.shape
+            ));
         }
         end = stop;
     }
@@ -114,13 +133,27 @@ fn data_length(metadata: &Metadata) -> Result<u64, String> {
 /// The disk is full, or the folder cannot be written.
 pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
     let aside = path.with_extension("writing");
-    let views = tensors.into_iter().map(|(name, tensor)| Ok((name, Bytes::new(tensor)?))).collect::<Result<Vec<_>>>()?;
+    let views = tensors
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, Bytes::new(tensor)?)))
+        .collect::<Result<Vec<_>>>()?;
     let written = safetensors::serialize_to_file(views, None, &aside)
         .map_err(|error| match error {
-            safetensors::SafeTensorError::IoError(source) => EngineError::Io { action: "write", path: path.to_owned(), source },
-            other => EngineError::Content { path: path.to_owned(), reason: other.to_string() },
+            safetensors::SafeTensorError::IoError(source) => EngineError::Io {
+                action: "write",
+                path: path.to_owned(),
+                source,
+            },
+            other => EngineError::Content {
+                path: path.to_owned(),
+                reason: other.to_string(),
+            },
         })
-        .and_then(|()| File::open(&aside).and_then(|file| file.sync_all()).map_err(EngineError::io("write", path)))
+        .and_then(|()| {
+            File::open(&aside)
+                .and_then(|file| file.sync_all())
+                .map_err(EngineError::io("write", path))
+        })
         .and_then(|()| std::fs::rename(&aside, path).map_err(EngineError::io("write", path)));
     if written.is_err() {
         // Nothing is left behind; the first error is the one to report.
@@ -139,8 +172,13 @@ struct Bytes {
 impl Bytes {
     fn new(tensor: Tensor) -> Result<Self> {
         let shape = tensor.size().iter().map(|size| *size as usize).collect();
-        let dtype = dtype_of(tensor.kind()).ok_or_else(|| EngineError::Bug(format!("a tensor of kind {:?} cannot be saved", tensor.kind())))?;
-        Ok(Self { tensor: tensor.detach(), shape, dtype })
+        let dtype =
+            dtype_of(tensor.kind()).ok_or_else(|| EngineError::Bug(format!("a tensor of kind {:?} cannot be saved", tensor.kind())))?;
+        Ok(Self {
+            tensor: tensor.detach(),
+            shape,
+            dtype,
+        })
     }
 }
 
@@ -154,7 +192,12 @@ impl View for Bytes {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = self.tensor.to_device(tch::Device::Cpu).contiguous().flatten(0, -1).view_dtype(Kind::Uint8);
+        let bytes = self
+            .tensor
+            .to_device(tch::Device::Cpu)
+            .contiguous()
+            .flatten(0, -1)
+            .view_dtype(Kind::Uint8);
         let mut buffer = vec![0; self.data_len()];
         bytes.copy_data_u8(&mut buffer, self.data_len());
         Cow::Owned(buffer)

@@ -21,7 +21,10 @@ pub type Artifacts = Vec<(String, Vec<u8>)>;
 ///
 /// # Errors
 /// The disk is full or a collective failed; earlier checkpoints are as they were.
-#[expect(clippy::too_many_arguments, reason = "a checkpoint is made of just these parts, and one place calls it")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a checkpoint is made of just these parts, and one place calls it"
+)]
 pub fn save(
     parent: &Path,
     run: &Run,
@@ -34,7 +37,11 @@ pub fn save(
     mesh: &Mesh,
     keep: u64,
 ) -> Result<PathBuf> {
-    let name = format!("{}--step={}-consumed_samples={consumed_samples}", run.finetune.log.name, steps_done.saturating_sub(1));
+    let name = format!(
+        "{}--step={}-consumed_samples={consumed_samples}",
+        run.finetune.log.name,
+        steps_done.saturating_sub(1)
+    );
     let target = parent.join(&name);
     let tensor_group = mesh.axis(Axis::Tensor);
     let mut model = Vec::new();
@@ -48,8 +55,13 @@ pub fn save(
         optimizer_tensors.push((format!("{}.step", spec.name), state.step.shallow_clone()));
     }
     if mesh.is_first() {
-        let state =
-            CheckpointState { format: CHECKPOINT_FORMAT, version: env!("CARGO_PKG_VERSION").into(), steps_done, consumed_samples, loss };
+        let state = CheckpointState {
+            format: CHECKPOINT_FORMAT,
+            version: env!("CARGO_PKG_VERSION").into(),
+            steps_done,
+            consumed_samples,
+            loss,
+        };
         let aside = parent.join(format!(".{name}.writing"));
         let written = write(&aside, run, &state, model, optimizer_tensors, artifacts).and_then(|()| publish(&aside, &target));
         if written.is_err() {
@@ -65,7 +77,9 @@ pub fn save(
 /// The whole tensor of which this rank holds a part.
 fn whole(spec: &ParamSpec, local: &Tensor, group: &dyn Collective) -> Result<Tensor> {
     let size = group.size();
-    let Some(shard) = spec.shard(group.rank(), size) else { return Ok(local.detach()) };
+    let Some(shard) = spec.shard(group.rank(), size) else {
+        return Ok(local.detach());
+    };
     let parts = group.all_gather(&local.detach().contiguous())?;
     let real = parts.iter().enumerate().map(|(rank, part)| {
         let len = spec.shard(rank, size).map_or(0, |shard| shard.len);
@@ -117,15 +131,24 @@ fn publish(aside: &Path, target: &Path) -> Result<()> {
     std::fs::rename(aside, target).map_err(EngineError::io("write", target))?;
     // The rename itself must reach the disk.
     let parent = target.parent().unwrap_or(target);
-    File::open(parent).and_then(|folder| folder.sync_all()).map_err(EngineError::io("write", parent))
+    File::open(parent)
+        .and_then(|folder| folder.sync_all())
+        .map_err(EngineError::io("write", parent))
 }
 
 /// Removes the oldest checkpoints beyond the newest and `keep` more. A failure only costs disk space.
 fn prune(parent: &Path, keep: u64) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
-    let folders = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| CheckpointFolder::is_one(path));
+    let folders = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| CheckpointFolder::is_one(path));
     let mut checkpoints: Vec<_> = folders.filter_map(|path| CheckpointFolder::open(&path).ok()).collect();
-    checkpoints.retain(|checkpoint| !checkpoint.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')));
+    checkpoints.retain(|checkpoint| {
+        !checkpoint
+            .path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with('.'))
+    });
     checkpoints.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.state.steps_done));
     for old in checkpoints.iter().skip(1 + keep as usize) {
         if let Err(error) = std::fs::remove_dir_all(&old.path) {

@@ -34,7 +34,11 @@ impl Base {
             None => Ok(Self::Seed(finetune.trainer.seed)),
             Some(restore) => {
                 let path = resolve_restore(&restore.path, cache)?;
-                Ok(if CheckpointFolder::is_one(&path) { Self::Checkpoint(path) } else { Self::HuggingFace(path) })
+                Ok(if CheckpointFolder::is_one(&path) {
+                    Self::Checkpoint(path)
+                } else {
+                    Self::HuggingFace(path)
+                })
             }
         }
     }
@@ -77,7 +81,9 @@ pub fn load_parameters(
     }
     let mut parameters = Parameters::default();
     for spec in specs {
-        let value = values.remove(&spec.name).ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))?;
+        let value = values
+            .remove(&spec.name)
+            .ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))?;
         parameters.insert(placement.place(spec, value, is_trainable(spec, finetune)));
     }
     Ok(parameters)
@@ -86,17 +92,26 @@ pub fn load_parameters(
 impl Placement {
     fn place(&self, spec: &ParamSpec, value: Tensor, trainable: bool) -> Parameter {
         let tensor = value.to_device(self.device).to_kind(self.kind).set_requires_grad(trainable);
-        Parameter { spec: spec.clone(), tensor, trainable }
+        Parameter {
+            spec: spec.clone(),
+            tensor,
+            trainable,
+        }
     }
 
     /// Reads this rank's part of a tensor, with the padding that its cut asks for.
     fn read(&self, file: &TensorFile, name: &str, spec: &ParamSpec) -> Result<Tensor> {
         let shard = spec.shard(self.tp_rank, self.tp);
         let part = file.read(name, shard)?;
-        let Some(shard) = shard.filter(|shard| shard.len < shard.padded) else { return Ok(part) };
+        let Some(shard) = shard.filter(|shard| shard.len < shard.padded) else {
+            return Ok(part);
+        };
         let mut padding = part.size();
         padding[shard.dim] = (shard.padded - shard.len) as i64;
-        Ok(Tensor::cat(&[&part, &Tensor::zeros(&padding, (part.kind(), part.device()))], shard.dim as i64))
+        Ok(Tensor::cat(
+            &[&part, &Tensor::zeros(&padding, (part.kind(), part.device()))],
+            shard.dim as i64,
+        ))
     }
 }
 
@@ -114,7 +129,10 @@ fn base_values(
     let (adapters, model): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|spec| spec.part == Part::Adapter);
     let whole_model: Vec<_> = specs.iter().filter(|spec| spec.part != Part::Adapter).cloned().collect();
     let fresh_values = |specs: &[ParamSpec], seed: u64| -> Values {
-        specs.iter().map(|spec| (spec.name.clone(), fresh(spec, seed, placement.tp_rank, placement.tp))).collect()
+        specs
+            .iter()
+            .map(|spec| (spec.name.clone(), fresh(spec, seed, placement.tp_rank, placement.tp)))
+            .collect()
     };
     let mut values = match base {
         Base::Seed(seed) => fresh_values(&model, *seed),
@@ -131,7 +149,14 @@ fn base_values(
             values.retain(|name, _| model.iter().any(|spec| spec.name == *name));
             let rest: Vec<_> = model.iter().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
             if !rest.is_empty() {
-                values.append(&mut base_values(&rest, &whole_model, own, &Base::of(own, cache)?, cache, placement)?);
+                values.append(&mut base_values(
+                    &rest,
+                    &whole_model,
+                    own,
+                    &Base::of(own, cache)?,
+                    cache,
+                    placement,
+                )?);
             }
             values
         }
@@ -143,14 +168,21 @@ fn base_values(
 /// Reads `specs` out of a file of ours, which must hold exactly them.
 fn read_ours(path: &Path, specs: &[ParamSpec], placement: Placement) -> Result<Values> {
     let file = TensorFile::open(path)?;
-    let names = file.tensors().into_iter().map(|(name, shape)| (name.clone(), (0, name, shape))).collect();
+    let names = file
+        .tensors()
+        .into_iter()
+        .map(|(name, shape)| (name.clone(), (0, name, shape)))
+        .collect();
     read_all(path, &[file], &names, specs, specs, placement)
 }
 
 /// Reads `wanted` out of a Hugging Face folder, which must hold all of `specs`: one file or several behind an
 /// index, any of the accepted spellings of names.
 fn read_hugging_face(folder: &Path, wanted: &[ParamSpec], specs: &[ParamSpec], placement: Placement) -> Result<Values> {
-    let files = hugging_face_files(folder)?.iter().map(|path| TensorFile::open(path)).collect::<Result<Vec<_>>>()?;
+    let files = hugging_face_files(folder)?
+        .iter()
+        .map(|path| TensorFile::open(path))
+        .collect::<Result<Vec<_>>>()?;
     let mut names = BTreeMap::new();
     let mut problems = Vec::new();
     for (index, file) in files.iter().enumerate() {
@@ -175,7 +207,10 @@ fn read_hugging_face(folder: &Path, wanted: &[ParamSpec], specs: &[ParamSpec], p
         return read_all(folder, &files, &names, wanted, specs, placement);
     }
     problems.extend(misfits(&names, specs));
-    Err(EngineError::Weights { path: folder.to_owned(), problems })
+    Err(EngineError::Weights {
+        path: folder.to_owned(),
+        problems,
+    })
 }
 
 /// Canonical name to (file, name in the file, shape).
@@ -191,7 +226,10 @@ fn read_all(
 ) -> Result<Values> {
     let problems = misfits(names, specs);
     if !problems.is_empty() {
-        return Err(EngineError::Weights { path: path.to_owned(), problems });
+        return Err(EngineError::Weights {
+            path: path.to_owned(),
+            problems,
+        });
     }
     let read = |spec: &ParamSpec| {
         let (index, name, _) = &names[&spec.name];
@@ -229,14 +267,25 @@ fn hugging_face_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let index = folder.join("model.safetensors.index.json");
     if !index.is_file() {
         let reason = "holds neither model.safetensors nor model.safetensors.index.json".into();
-        return Err(EngineError::Content { path: folder.to_owned(), reason });
+        return Err(EngineError::Content {
+            path: folder.to_owned(),
+            reason,
+        });
     }
     let content: Value = read_json(&index)?;
-    let map = content.get("weight_map").and_then(Value::as_object).ok_or_else(|| EngineError::Content {
-        path: index.clone(),
-        reason: "has no `weight_map`".into(),
-    })?;
-    let mut files: Vec<_> = map.values().filter_map(Value::as_str).filter(|name| !name.contains(['/', '\\'])).map(|name| folder.join(name)).collect();
+    let map = content
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| EngineError::Content {
+            path: index.clone(),
+            reason: "has no `weight_map`".into(),
+        })?;
+    let mut files: Vec<_> = map
+        .values()
+        .filter_map(Value::as_str)
+        .filter(|name| !name.contains(['/', '\\']))
+        .map(|name| folder.join(name))
+        .collect();
     files.sort();
     files.dedup();
     Ok(files)
@@ -247,19 +296,35 @@ fn hugging_face_files(folder: &Path) -> Result<Vec<PathBuf>> {
 fn check_config(folder: &Path, model: &LlavaModel) -> Result<()> {
     let path = folder.join("config.json");
     let content: Value = read_json(&path)?;
-    let found = from_hf_config(&content).map_err(|error| EngineError::Content { path: path.clone(), reason: error.to_string() })?;
+    let found = from_hf_config(&content).map_err(|error| EngineError::Content {
+        path: path.clone(),
+        reason: error.to_string(),
+    })?;
     let as_json = |model: &LlavaModel| serde_json::to_value(model).unwrap_or_default();
     let (found, wanted) = (as_json(&found), as_json(model));
     let mut problems = Vec::new();
     differences("finetune.model", &found, &wanted, &path, &mut problems);
-    if problems.is_empty() { Ok(()) } else { Err(EngineError::Run(problems)) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(EngineError::Run(problems))
+    }
 }
 
 /// Fields that change no value of the forward pass.
-const FREE: &[&str] = &["max_position_embeddings", "initializer_range", "head_dim", "freeze_language_model", "freeze_vision_model", "freeze_vision_projection"];
+const FREE: &[&str] = &[
+    "max_position_embeddings",
+    "initializer_range",
+    "head_dim",
+    "freeze_language_model",
+    "freeze_vision_model",
+    "freeze_vision_projection",
+];
 
 fn differences(at: &str, found: &Value, wanted: &Value, path: &Path, problems: &mut Vec<Problem>) {
-    let (Some(found), Some(wanted)) = (found.as_object(), wanted.as_object()) else { return };
+    let (Some(found), Some(wanted)) = (found.as_object(), wanted.as_object()) else {
+        return;
+    };
     for (name, value) in wanted.iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
         let at = format!("{at}.{name}");
         let other = found.get(name).unwrap_or(&Value::Null);

@@ -19,7 +19,13 @@ pub struct GlooFabric {
 impl GlooFabric {
     /// `bind` is where the other ranks reach this one.
     pub fn new(store: Store, rank: usize, world: usize, timeout: Duration, bind: Bind) -> Self {
-        Self { store, rank, world, timeout, bind }
+        Self {
+            store,
+            rank,
+            world,
+            timeout,
+            bind,
+        }
     }
 }
 
@@ -34,7 +40,10 @@ impl Fabric for GlooFabric {
 
     fn group(&self, name: &str, members: &[usize]) -> Result<Arc<dyn Collective>, CommError> {
         let Some(rank) = members.iter().position(|member| *member == self.rank) else {
-            return Err(CommError::Strangers(format!("rank {} is not among the members {members:?} of `{name}`", self.rank)));
+            return Err(CommError::Strangers(format!(
+                "rank {} is not among the members {members:?} of `{name}`",
+                self.rank
+            )));
         };
         let options = GlooOptions {
             name: name.to_owned(),
@@ -45,7 +54,11 @@ impl Fabric for GlooFabric {
             check: false,
         };
         let group = GlooGroup::new(&self.store, &options).map_err(|error| transport(name, "connect", String::new(), rank, error))?;
-        Ok(Arc::new(Group { name: name.to_owned(), group, timeout: self.timeout }))
+        Ok(Arc::new(Group {
+            name: name.to_owned(),
+            group,
+            timeout: self.timeout,
+        }))
     }
 }
 
@@ -97,9 +110,18 @@ impl Collective for Group {
 
 fn transport(group: &str, operation: &'static str, what: String, rank: usize, error: FfiError) -> CommError {
     match error {
-        FfiError::Deadline { after, message, .. } => {
-            CommError::Deadline { group: group.into(), operation, what, rank, waited: after, arrived: message }
-        }
-        other => CommError::Transport { group: group.into(), operation, reason: other.to_string() },
+        FfiError::Deadline { after, message, .. } => CommError::Deadline {
+            group: group.into(),
+            operation,
+            what,
+            rank,
+            waited: after,
+            arrived: message,
+        },
+        other => CommError::Transport {
+            group: group.into(),
+            operation,
+            reason: other.to_string(),
+        },
     }
 }

@@ -43,7 +43,11 @@ impl Mesh {
     /// A mesh of one rank.
     pub fn single() -> Self {
         let solo = || Arc::new(Solo) as Arc<dyn Collective>;
-        Self { sizes: ParallelSizes::ONE, axes: [solo(), solo(), solo(), solo()], world: solo() }
+        Self {
+            sizes: ParallelSizes::ONE,
+            axes: [solo(), solo(), solo(), solo()],
+            world: solo(),
+        }
     }
 
     /// Forms the groups of this rank along every axis.
@@ -52,7 +56,11 @@ impl Mesh {
     /// A group could not be formed, or the sizes do not make up the world.
     pub fn new(sizes: ParallelSizes, fabric: &dyn Fabric) -> Result<Self, CommError> {
         if sizes.world() as usize != fabric.world() {
-            return Err(CommError::Strangers(format!("{} ranks were started, the run needs {}", fabric.world(), sizes.world())));
+            return Err(CommError::Strangers(format!(
+                "{} ranks were started, the run needs {}",
+                fabric.world(),
+                sizes.world()
+            )));
         }
         let lengths = [sizes.tp, sizes.cp, sizes.dp, sizes.pp].map(|size| size as usize);
         let mut axes: Vec<Arc<dyn Collective>> = Vec::with_capacity(4);
@@ -61,11 +69,19 @@ impl Mesh {
             let coordinate = fabric.rank() / stride % length;
             let first = fabric.rank() - coordinate * stride;
             let members: Vec<_> = (0..length).map(|index| first + index * stride).collect();
-            axes.push(if length == 1 { Arc::new(Solo) } else { fabric.group(&format!("{}.{first}", axis.name()), &members)? });
+            axes.push(if length == 1 {
+                Arc::new(Solo)
+            } else {
+                fabric.group(&format!("{}.{first}", axis.name()), &members)?
+            });
             stride *= length;
         }
         let everyone: Vec<_> = (0..fabric.world()).collect();
-        let world = if fabric.world() == 1 { Arc::new(Solo) } else { fabric.group("world", &everyone)? };
+        let world = if fabric.world() == 1 {
+            Arc::new(Solo)
+        } else {
+            fabric.group("world", &everyone)?
+        };
         let axes = axes.try_into().unwrap_or_else(|_| unreachable!("one group per axis"));
         Ok(Self { sizes, axes, world })
     }

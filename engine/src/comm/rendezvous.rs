@@ -37,7 +37,10 @@ pub struct Meeting {
 /// The store cannot be reached in time, or ranks differ: the difference and the rank are named.
 pub fn rendezvous(rank: &RankEnv, greeting: &Greeting, from_first: &[u8], timeout: Duration) -> Result<Meeting, CommError> {
     let address = format!("{}:{}", rank.master_addr, rank.master_port);
-    let failed = |error: neva_torch_ffi::Error| CommError::Rendezvous { address: address.clone(), reason: error.to_string() };
+    let failed = |error: neva_torch_ffi::Error| CommError::Rendezvous {
+        address: address.clone(),
+        reason: error.to_string(),
+    };
     let world = rank.world_size as usize;
     let serve = rank.rank == 0 && !rank.agent_store;
     let open = if serve { TcpStore::server } else { TcpStore::client };
@@ -54,7 +57,12 @@ pub fn rendezvous(rank: &RankEnv, greeting: &Greeting, from_first: &[u8], timeou
     let from_first = shared.get("from_first", timeout).map_err(failed)?;
     let bind = own_address(&rank.master_addr).map_or(Bind::Default, Bind::Hostname);
     let fabric = GlooFabric::new(shared.try_clone().map_err(failed)?, rank.rank as usize, world, timeout, bind);
-    Ok(Meeting { fabric, from_first, store, rank: rank.rank })
+    Ok(Meeting {
+        fabric,
+        from_first,
+        store,
+        rank: rank.rank,
+    })
 }
 
 impl Meeting {

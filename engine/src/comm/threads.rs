@@ -13,7 +13,12 @@ use tch::Tensor;
 /// # Panics
 /// When a body panics: after all threads have ended, with the first panic.
 pub fn run_ranks<T: Send>(world: usize, deadline: Duration, body: impl Fn(ThreadFabric) -> T + Sync) -> Vec<T> {
-    let hub = Arc::new(Hub { world, deadline, rooms: Mutex::default(), left: Mutex::default() });
+    let hub = Arc::new(Hub {
+        world,
+        deadline,
+        rooms: Mutex::default(),
+        left: Mutex::default(),
+    });
     let outcomes: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..world)
             .map(|rank| {
@@ -28,7 +33,10 @@ pub fn run_ranks<T: Send>(world: usize, deadline: Duration, body: impl Fn(Thread
             .collect();
         handles.into_iter().map(|handle| handle.join().unwrap_or_else(Err)).collect()
     });
-    outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    outcomes
+        .into_iter()
+        .map(|outcome| outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        .collect()
 }
 
 /// A rank that is a thread.
@@ -69,11 +77,17 @@ impl Fabric for ThreadFabric {
 
     fn group(&self, name: &str, members: &[usize]) -> Result<Arc<dyn Collective>, CommError> {
         let mut rooms = lock(&self.hub.rooms);
-        let room = rooms.entry(name.to_owned()).or_insert_with(|| Arc::new(Room::new(name, members, &self.hub))).clone();
+        let room = rooms
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Room::new(name, members, &self.hub)))
+            .clone();
         let rank = members.iter().position(|member| *member == self.rank);
         match rank {
             Some(rank) => Ok(Arc::new(ThreadGroup { room, rank })),
-            None => Err(CommError::Strangers(format!("rank {} is not among the members {members:?} of `{name}`", self.rank))),
+            None => Err(CommError::Strangers(format!(
+                "rank {} is not among the members {members:?} of `{name}`",
+                self.rank
+            ))),
         }
     }
 }
@@ -89,7 +103,10 @@ struct Room {
 
 impl std::fmt::Debug for Room {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Room").field("name", &self.name).field("members", &self.members).finish_non_exhaustive()
+        f.debug_struct("Room")
+            .field("name", &self.name)
+            .field("members", &self.members)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,8 +124,17 @@ struct Meeting {
 impl Room {
     fn new(name: &str, members: &[usize], hub: &Hub) -> Self {
         let left = lock(&hub.left).iter().copied().filter(|rank| members.contains(rank)).collect();
-        let state = Mutex::new(Meeting { left, ..Meeting::default() });
-        Self { name: name.into(), members: members.to_vec(), deadline: hub.deadline, state, changed: Condvar::new() }
+        let state = Mutex::new(Meeting {
+            left,
+            ..Meeting::default()
+        });
+        Self {
+            name: name.into(),
+            members: members.to_vec(),
+            deadline: hub.deadline,
+            state,
+            changed: Condvar::new(),
+        }
     }
 
     /// Every rank brings a tensor and takes those of all.
@@ -127,7 +153,11 @@ impl Room {
         while meeting.round == round {
             if let Some(left) = meeting.left.first() {
                 let reason = format!("rank {left} has ended");
-                return Err(CommError::Peer { group: self.name.clone(), operation, reason });
+                return Err(CommError::Peer {
+                    group: self.name.clone(),
+                    operation,
+                    reason,
+                });
             }
             let waited = started.elapsed();
             let Some(rest) = self.deadline.checked_sub(waited).filter(|rest| !rest.is_zero()) else {
@@ -153,8 +183,14 @@ impl Room {
     fn agree(&self, brought: BTreeMap<usize, (Tensor, String)>) -> Result<Vec<Tensor>, CommError> {
         let first = brought.values().next().map(|(_, call)| call.clone());
         if brought.values().any(|(_, call)| Some(call) != first.as_ref()) {
-            let details = brought.iter().map(|(rank, (_, call))| format!("rank {rank} calls {call}")).collect();
-            return Err(CommError::Mismatch { group: self.name.clone(), details });
+            let details = brought
+                .iter()
+                .map(|(rank, (_, call))| format!("rank {rank} calls {call}"))
+                .collect();
+            return Err(CommError::Mismatch {
+                group: self.name.clone(),
+                details,
+            });
         }
         Ok(brought.into_values().map(|(tensor, _)| tensor).collect())
     }

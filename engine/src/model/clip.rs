@@ -31,9 +31,14 @@ impl ClipVision {
     /// Pictures `[b, channels, height, width]` to hidden states `[b, 1 + patches, h]`, class token first.
     pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         let patch = self.patch_embedding.size()[2];
-        let patches_bsh = pixels.conv2d(&self.patch_embedding, None::<Tensor>, patch, 0, 1, 1).flatten(2, 3).transpose(1, 2);
+        let patches_bsh = pixels
+            .conv2d(&self.patch_embedding, None::<Tensor>, patch, 0, 1, 1)
+            .flatten(2, 3)
+            .transpose(1, 2);
         let class_bsh = self.class_embedding_h.expand([pixels.size()[0], 1, -1], false);
-        let mut x_bsh = self.pre_norm.forward(&(Tensor::cat(&[class_bsh, patches_bsh], 1) + &self.position_embedding_sh));
+        let mut x_bsh = self
+            .pre_norm
+            .forward(&(Tensor::cat(&[class_bsh, patches_bsh], 1) + &self.position_embedding_sh));
         for layer in &self.layers {
             x_bsh = layer.forward(&x_bsh)?;
         }
@@ -78,7 +83,11 @@ impl Layer {
     fn attention(&self, x_bsh: &Tensor) -> Result<Tensor> {
         let size = x_bsh.size();
         let heads = |y_bsh: Tensor| y_bsh.view([size[0], size[1], self.heads, -1]).transpose(1, 2);
-        let (q, k, v) = (heads(self.q.forward(x_bsh)?), heads(self.k.forward(x_bsh)?), heads(self.v.forward(x_bsh)?));
+        let (q, k, v) = (
+            heads(self.q.forward(x_bsh)?),
+            heads(self.k.forward(x_bsh)?),
+            heads(self.v.forward(x_bsh)?),
+        );
         self.out.forward(&attend(&q, &k, &v, None))
     }
 }

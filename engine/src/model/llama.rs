@@ -52,7 +52,9 @@ impl Llama {
 
     /// An empty memory for [`Self::decode`].
     pub fn decoding(&self) -> Decoding {
-        Decoding { caches: self.layers.iter().map(|_| KvCache::default()).collect() }
+        Decoding {
+            caches: self.layers.iter().map(|_| KvCache::default()).collect(),
+        }
     }
 
     /// As [`Self::forward`] for one sequence, behind the positions that `decoding` remembers: the whole

@@ -14,7 +14,10 @@ pub(super) struct Projector {
 impl Projector {
     /// Takes the two linears.
     pub(super) fn new(build: &Build<'_>) -> Result<Self> {
-        Ok(Self { linear_1: build.linear("linear_1")?, linear_2: build.linear("linear_2")? })
+        Ok(Self {
+            linear_1: build.linear("linear_1")?,
+            linear_2: build.linear("linear_2")?,
+        })
     }
 
     /// Features `[b, s, vision h]` to `[b, s, h]`.

@@ -13,7 +13,9 @@ pub struct Segments {
 impl Segments {
     /// One segment in each row.
     pub fn rows(lengths: &[usize]) -> Self {
-        Self { ends: lengths.iter().map(|length| vec![*length as i64]).collect() }
+        Self {
+            ends: lengths.iter().map(|length| vec![*length as i64]).collect(),
+        }
     }
 
     /// Several segments in each row: `bounds[row]` are the ends of its segments.
@@ -26,12 +28,14 @@ impl Segments {
         let row = |ends: &Vec<i64>| {
             let mut start = 0;
             let mut bounds = ends.iter().peekable();
-            (0..s).map(|place| {
-                while bounds.peek().is_some_and(|end| **end <= place) {
-                    start = bounds.next().copied().unwrap_or(start);
-                }
-                place - start
-            }).collect()
+            (0..s)
+                .map(|place| {
+                    while bounds.peek().is_some_and(|end| **end <= place) {
+                        start = bounds.next().copied().unwrap_or(start);
+                    }
+                    place - start
+                })
+                .collect()
         };
         self.ends.iter().map(row).collect()
     }
@@ -91,7 +95,11 @@ fn sdpa(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Tensor {
 }
 
 fn share_heads(x_bnsd: &Tensor, groups: i64) -> Tensor {
-    if groups == 1 { x_bnsd.shallow_clone() } else { x_bnsd.repeat_interleave_self_int(groups, 1, None) }
+    if groups == 1 {
+        x_bnsd.shallow_clone()
+    } else {
+        x_bnsd.repeat_interleave_self_int(groups, 1, None)
+    }
 }
 
 /// Each segment attends within itself; padding gives zeros.

@@ -21,12 +21,21 @@ pub struct Build<'a> {
 impl<'a> Build<'a> {
     /// Starts at the top of the parameters' names.
     pub fn new(parameters: &'a Parameters, adapters: &'a Adapters, adapter_scale: f64, tensor_group: Arc<dyn Collective>) -> Self {
-        Self { parameters, adapters, adapter_scale, tensor_group, prefix: String::new() }
+        Self {
+            parameters,
+            adapters,
+            adapter_scale,
+            tensor_group,
+            prefix: String::new(),
+        }
     }
 
     /// The same, one level down.
     pub fn at(&self, name: &str) -> Self {
-        Self { prefix: self.full_name(name), ..self.clone() }
+        Self {
+            prefix: self.full_name(name),
+            ..self.clone()
+        }
     }
 
     /// The group that cut matrices are spread over.
@@ -49,7 +58,10 @@ impl<'a> Build<'a> {
     pub fn linear(&self, name: &str) -> Result<Linear> {
         let linear = self.full_name(name);
         let weight = self.parameters.get(&format!("{linear}.weight"))?;
-        let bias = self.parameters.find(&format!("{linear}.bias")).map(|bias| bias.tensor.shallow_clone());
+        let bias = self
+            .parameters
+            .find(&format!("{linear}.bias"))
+            .map(|bias| bias.tensor.shallow_clone());
         let adapter = match self.adapters.linears.get(&linear) {
             Some(adapter) => Some(Lora {
                 a: self.parameters.get(&adapter.a)?.tensor.shallow_clone(),
@@ -58,7 +70,13 @@ impl<'a> Build<'a> {
             }),
             None => None,
         };
-        Ok(Linear::new(weight.tensor.shallow_clone(), bias, weight.spec.cut, self.tensor_group.clone(), adapter))
+        Ok(Linear::new(
+            weight.tensor.shallow_clone(),
+            bias,
+            weight.spec.cut,
+            self.tensor_group.clone(),
+            adapter,
+        ))
     }
 
     /// Column-cut maps that share their input.
@@ -67,7 +85,9 @@ impl<'a> Build<'a> {
     /// There is no such parameter.
     pub fn column_linears<const N: usize>(&self, names: [&str; N]) -> Result<ColumnLinears<N>> {
         let parts = names.iter().map(|name| self.linear(name)).collect::<Result<Vec<_>>>()?;
-        Ok(ColumnLinears::new(parts.try_into().unwrap_or_else(|_| unreachable!("one part per name"))))
+        Ok(ColumnLinears::new(
+            parts.try_into().unwrap_or_else(|_| unreachable!("one part per name")),
+        ))
     }
 
     /// The parameter `name.weight` as RMS norm.
@@ -83,7 +103,11 @@ impl<'a> Build<'a> {
     /// # Errors
     /// There is no such parameter.
     pub fn layer_norm(&self, name: &str, eps: f64) -> Result<LayerNorm> {
-        Ok(LayerNorm::new(self.tensor(&format!("{name}.weight"))?, self.tensor(&format!("{name}.bias"))?, eps))
+        Ok(LayerNorm::new(
+            self.tensor(&format!("{name}.weight"))?,
+            self.tensor(&format!("{name}.bias"))?,
+            eps,
+        ))
     }
 
     /// The parameter `name.weight` as embedding.
@@ -92,11 +116,18 @@ impl<'a> Build<'a> {
     /// There is no such parameter.
     pub fn vocab_embedding(&self, name: &str) -> Result<VocabEmbedding> {
         let weight = self.parameters.get(&self.full_name(&format!("{name}.weight")))?;
-        let start = weight.spec.shard(self.tensor_group.rank(), self.tensor_group.size()).map_or(0, |shard| shard.start);
+        let start = weight
+            .spec
+            .shard(self.tensor_group.rank(), self.tensor_group.size())
+            .map_or(0, |shard| shard.start);
         Ok(VocabEmbedding::new(weight.tensor.shallow_clone(), start, self.tensor_group.clone()))
     }
 
     fn full_name(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.into() } else { format!("{}.{name}", self.prefix) }
+        if self.prefix.is_empty() {
+            name.into()
+        } else {
+            format!("{}.{name}", self.prefix)
+        }
     }
 }

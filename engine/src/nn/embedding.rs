@@ -16,7 +16,11 @@ pub struct VocabEmbedding {
 
 impl VocabEmbedding {
     pub(super) fn new(weight_vh: Tensor, start: usize, group: Arc<dyn Collective>) -> Self {
-        Self { weight_vh, start: start as i64, group }
+        Self {
+            weight_vh,
+            start: start as i64,
+            group,
+        }
     }
 
     /// Rows of `ids_bs`; ids that another rank holds count 0 here and are summed in.

@@ -30,7 +30,13 @@ pub struct Lora {
 
 impl Linear {
     pub(super) fn new(weight: Tensor, bias: Option<Tensor>, cut: Cut, group: Arc<dyn Collective>, adapter: Option<Lora>) -> Self {
-        Self { weight, bias, cut, group, adapter }
+        Self {
+            weight,
+            bias,
+            cut,
+            group,
+            adapter,
+        }
     }
 
     /// Applies the map. The input of a row-cut map is cut along its last dim, as a column-cut map leaves it.

@@ -17,9 +17,15 @@ impl Rope {
         let inverse = Tensor::pow_scalar(theta, &exponent).reciprocal();
         let same = positions.windows(2).all(|pair| pair[0] == pair[1]);
         let rows = if same { &positions[..positions.len().min(1)] } else { positions };
-        let positions_bs = Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]).to_device(device).to_kind(Kind::Float);
+        let positions_bs = Tensor::from_slice(&rows.concat())
+            .view([rows.len() as i64, -1])
+            .to_device(device)
+            .to_kind(Kind::Float);
         let angles_b1sd = (positions_bs.unsqueeze(1).unsqueeze(-1) * &inverse).repeat([1, 1, 1, 2]);
-        Self { cos_b1sd: angles_b1sd.cos().to_kind(kind), sin_b1sd: angles_b1sd.sin().to_kind(kind) }
+        Self {
+            cos_b1sd: angles_b1sd.cos().to_kind(kind),
+            sin_b1sd: angles_b1sd.sin().to_kind(kind),
+        }
     }
 
     /// Rotates `x_bnsd` by its positions.

@@ -35,7 +35,11 @@ impl AdamW {
     pub fn new(config: &AdamWConfig, parameters: &Parameters) -> Self {
         let state = |parameter: &Parameter| {
             let master = parameter.tensor.detach();
-            let master = if master.kind() == Kind::Float { master } else { master.to_kind(Kind::Float) };
+            let master = if master.kind() == Kind::Float {
+                master
+            } else {
+                master.to_kind(Kind::Float)
+            };
             AdamWState {
                 exp_avg: master.zeros_like(),
                 exp_avg_sq: master.zeros_like(),
@@ -44,8 +48,14 @@ impl AdamW {
                 master,
             }
         };
-        let states = parameters.trainable().map(|parameter| (parameter.spec.name.clone(), state(parameter))).collect();
-        Self { config: config.clone(), states }
+        let states = parameters
+            .trainable()
+            .map(|parameter| (parameter.spec.name.clone(), state(parameter)))
+            .collect();
+        Self {
+            config: config.clone(),
+            states,
+        }
     }
 
     /// One step with learning rate `lr` on all touched parameters.
@@ -53,7 +63,12 @@ impl AdamW {
     /// # Errors
     /// libtorch refused.
     pub fn step(&mut self, parameters: &Parameters, gradients: &Gradients, lr: f64) -> Result<()> {
-        let with_grad = || self.states.values().zip(gradients.touched()).filter_map(|(state, grad)| Some((state, grad?)));
+        let with_grad = || {
+            self.states
+                .values()
+                .zip(gradients.touched())
+                .filter_map(|(state, grad)| Some((state, grad?)))
+        };
         for decays in [true, false] {
             let kernel = Kernel {
                 lr,
@@ -84,8 +99,10 @@ impl AdamW {
     /// libtorch refused.
     pub fn write_back(&self, parameters: &Parameters) -> Result<()> {
         let pairs = parameters.trainable().zip(self.states.values());
-        let (to, from): (Vec<_>, Vec<_>) =
-            pairs.filter(|(parameter, _)| parameter.tensor.kind() != Kind::Float).map(|(parameter, state)| (&parameter.tensor, &state.master)).unzip();
+        let (to, from): (Vec<_>, Vec<_>) = pairs
+            .filter(|(parameter, _)| parameter.tensor.kind() != Kind::Float)
+            .map(|(parameter, state)| (&parameter.tensor, &state.master))
+            .unzip();
         Ok(foreach::copy_(&to, &from)?)
     }
 

@@ -22,7 +22,12 @@ pub struct Gradients {
 impl Gradients {
     /// Zeros for every trainable parameter.
     pub fn new(parameters: &Parameters) -> Self {
-        let mut gradients = Self { buckets: Vec::new(), views: Vec::new(), cut: Vec::new(), touched: Vec::new() };
+        let mut gradients = Self {
+            buckets: Vec::new(),
+            views: Vec::new(),
+            cut: Vec::new(),
+            touched: Vec::new(),
+        };
         let all: Vec<_> = parameters.trainable().collect();
         let mut first = 0;
         while first < all.len() {
@@ -53,7 +58,11 @@ impl Gradients {
     /// libtorch refused.
     pub fn add(&mut self, grads: &[Option<Tensor>]) -> Result<()> {
         if grads.len() != self.views.len() {
-            return Err(EngineError::Bug(format!("{} gradients for {} parameters", grads.len(), self.views.len())));
+            return Err(EngineError::Bug(format!(
+                "{} gradients for {} parameters",
+                grads.len(),
+                self.views.len()
+            )));
         }
         let mut views = Vec::new();
         let mut values = Vec::new();
@@ -98,8 +107,17 @@ impl Gradients {
         let views: Vec<_> = self.views.iter().collect();
         let norms = foreach::norm(&views, 2.0, None)?;
         let squares = |cut: bool| -> Tensor {
-            let of_kind: Vec<_> = norms.iter().zip(&self.cut).filter(|(_, is_cut)| **is_cut == cut).map(|(norm, _)| norm.to_kind(Kind::Double)).collect();
-            if of_kind.is_empty() { Tensor::from(0f64) } else { Tensor::stack(&of_kind, 0).square().sum(Kind::Double) }
+            let of_kind: Vec<_> = norms
+                .iter()
+                .zip(&self.cut)
+                .filter(|(_, is_cut)| **is_cut == cut)
+                .map(|(norm, _)| norm.to_kind(Kind::Double))
+                .collect();
+            if of_kind.is_empty() {
+                Tensor::from(0f64)
+            } else {
+                Tensor::stack(&of_kind, 0).square().sum(Kind::Double)
+            }
         };
         let cut = squares(true);
         mesh.axis(Axis::Tensor).all_reduce(&cut, Reduce::Sum)?;

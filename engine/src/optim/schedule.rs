@@ -8,10 +8,16 @@ use std::f64::consts::PI;
 pub fn learning_rate(optim: &AdamW, max_steps: u64, step: u64) -> f64 {
     match optim.lr_scheduler {
         LrScheduler::Constant {} => optim.lr,
-        LrScheduler::CosineAnnealing { warmup_steps, constant_steps: 0, min_lr } => {
-            cosine_annealing(optim.lr, min_lr, warmup_steps, max_steps, step)
-        }
-        LrScheduler::CosineAnnealing { warmup_steps, constant_steps, min_lr } => {
+        LrScheduler::CosineAnnealing {
+            warmup_steps,
+            constant_steps: 0,
+            min_lr,
+        } => cosine_annealing(optim.lr, min_lr, warmup_steps, max_steps, step),
+        LrScheduler::CosineAnnealing {
+            warmup_steps,
+            constant_steps,
+            min_lr,
+        } => {
             let decay_steps = max_steps.saturating_sub(constant_steps + warmup_steps);
             annealing_then_constant(optim.lr, min_lr, warmup_steps, decay_steps, step)
         }
@@ -59,7 +65,11 @@ mod tests {
     use super::*;
 
     fn check(lr_scheduler: LrScheduler, lr: f64, max_steps: u64, expect: &[(u64, f64)]) {
-        let optim = AdamW { lr, lr_scheduler, ..AdamW::default() };
+        let optim = AdamW {
+            lr,
+            lr_scheduler,
+            ..AdamW::default()
+        };
         for (step, value) in expect {
             let got = learning_rate(&optim, max_steps, *step);
             assert_eq!(got.to_bits(), value.to_bits(), "step {step}: {got:e}, expected {value:e}");

@@ -12,7 +12,11 @@ use tch::Tensor;
 /// # Errors
 /// A collective failed (in the backward pass: out of the call that started it).
 pub fn copy_to_region(x: &Tensor, group: &Arc<dyn Collective>) -> Result<Tensor> {
-    if group.size() == 1 { Ok(x.shallow_clone()) } else { one(apply(CopyToRegion(group.clone()), &[x])?) }
+    if group.size() == 1 {
+        Ok(x.shallow_clone())
+    } else {
+        one(apply(CopyToRegion(group.clone()), &[x])?)
+    }
 }
 
 /// `g`: what comes out of a region is the sum over the ranks; its gradient is the same on every rank.
@@ -20,11 +24,17 @@ pub fn copy_to_region(x: &Tensor, group: &Arc<dyn Collective>) -> Result<Tensor>
 /// # Errors
 /// A collective failed.
 pub fn reduce_from_region(x: &Tensor, group: &Arc<dyn Collective>) -> Result<Tensor> {
-    if group.size() == 1 { Ok(x.shallow_clone()) } else { one(apply(ReduceFromRegion(group.clone()), &[x])?) }
+    if group.size() == 1 {
+        Ok(x.shallow_clone())
+    } else {
+        one(apply(ReduceFromRegion(group.clone()), &[x])?)
+    }
 }
 
 pub(crate) fn one(mut outputs: Vec<Tensor>) -> Result<Tensor> {
-    outputs.pop().ok_or_else(|| EngineError::Bug("a function of one output returned none".into()))
+    outputs
+        .pop()
+        .ok_or_else(|| EngineError::Bug("a function of one output returned none".into()))
 }
 
 struct CopyToRegion(Arc<dyn Collective>);

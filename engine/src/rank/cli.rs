@@ -61,12 +61,21 @@ struct Generate {
 pub fn rank_main() -> ExitCode {
     let filter = lookup(env::NEVA_LOG).unwrap_or_else(|| "info".into());
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
     match Cli::parse().verb {
         Verb::Train(args) => train(&args),
         Verb::Generate(args) => verb(|| {
-            let request =
-                GenerateRequest { checkpoint: args.checkpoint.clone(), images: args.images.clone(), prompt: args.prompt.clone(), max_new_tokens: args.max_new_tokens };
+            let request = GenerateRequest {
+                checkpoint: args.checkpoint.clone(),
+                images: args.images.clone(),
+                prompt: args.prompt.clone(),
+                max_new_tokens: args.max_new_tokens,
+            };
             print(&generate(&request, &ModelCache::locate(lookup))?);
             Ok(())
         }),
@@ -80,12 +89,17 @@ pub fn rank_main() -> ExitCode {
 }
 
 fn train(args: &Train) -> ExitCode {
-    let outcome = read_plan(&args.plan, args.remove_plan).map_err(|error| record(0, None, &error)).and_then(|plan| {
-        let rank = RankEnv::read(lookup).map_err(|text| input(&text))?.unwrap_or_else(RankEnv::single);
-        tracing::debug!("rank {} of {} is process {}", rank.rank, rank.world_size, std::process::id());
-        die_with_the_launcher();
-        engine().train(&plan, &rank).map_err(|failure| RankFailure { rank: rank.rank, ..failure })
-    });
+    let outcome = read_plan(&args.plan, args.remove_plan)
+        .map_err(|error| record(0, None, &error))
+        .and_then(|plan| {
+            let rank = RankEnv::read(lookup).map_err(|text| input(&text))?.unwrap_or_else(RankEnv::single);
+            tracing::debug!("rank {} of {} is process {}", rank.rank, rank.world_size, std::process::id());
+            die_with_the_launcher();
+            engine().train(&plan, &rank).map_err(|failure| RankFailure {
+                rank: rank.rank,
+                ..failure
+            })
+        });
     match outcome {
         Ok(report) => {
             if let Some(checkpoint) = &report.checkpoint {
@@ -109,7 +123,10 @@ fn die_with_the_launcher() {
 
 fn read_plan(path: &Path, remove: bool) -> Result<LaunchPlan> {
     let bytes = std::fs::read(path).map_err(EngineError::io("read", path))?;
-    let plan = serde_json::from_slice(&bytes).map_err(|error| EngineError::Content { path: path.to_owned(), reason: error.to_string() })?;
+    let plan = serde_json::from_slice(&bytes).map_err(|error| EngineError::Content {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
     if remove {
         std::fs::remove_file(path).map_err(EngineError::io("remove", path))?;
     }
@@ -117,7 +134,13 @@ fn read_plan(path: &Path, remove: bool) -> Result<LaunchPlan> {
 }
 
 fn input(text: &str) -> RankFailure {
-    RankFailure { class: exit_class::INPUT, rank: 0, step: None, unix_ms: 0, chain: vec![text.into()] }
+    RankFailure {
+        class: exit_class::INPUT,
+        rank: 0,
+        step: None,
+        unix_ms: 0,
+        chain: vec![text.into()],
+    }
 }
 
 fn verb(body: impl FnOnce() -> Result<()>) -> ExitCode {

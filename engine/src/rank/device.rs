@@ -14,10 +14,16 @@ const LIBTORCH: &str = "2.11.";
 /// Another libtorch was loaded, or the run asks for a GPU that is not there.
 pub(super) fn set_up(trainer: &Trainer, rank: &RankEnv) -> Result<Device> {
     check_libtorch()?;
-    let gpus = if trainer.accelerator == Accelerator::Cpu || !load_cuda()? { 0 } else { Cuda::device_count() };
+    let gpus = if trainer.accelerator == Accelerator::Cpu || !load_cuda()? {
+        0
+    } else {
+        Cuda::device_count()
+    };
     set_deterministic_algorithms(trainer.deterministic)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = trainer.threads_per_rank.unwrap_or_else(|| (cores / rank.local_world_size.max(1) as usize).max(1) as u32);
+    let threads = trainer
+        .threads_per_rank
+        .unwrap_or_else(|| (cores / rank.local_world_size.max(1) as usize).max(1) as u32);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     let enough = gpus >= i64::from(rank.local_world_size);
     match trainer.accelerator {
@@ -26,8 +32,11 @@ pub(super) fn set_up(trainer: &Trainer, rank: &RankEnv) -> Result<Device> {
         Accelerator::Auto if enough && rank.world_size == 1 => Ok(Device::Cuda(0)),
         Accelerator::Auto => Ok(Device::Cpu),
         Accelerator::Gpu if rank.world_size > 1 => Err(EngineError::Run(vec![
-            Problem::error("finetune.trainer.accelerator", format!("{} ranks on GPUs: this version trains on one GPU only", rank.world_size))
-                .help("use 1 rank, or --set finetune.trainer.accelerator=cpu"),
+            Problem::error(
+                "finetune.trainer.accelerator",
+                format!("{} ranks on GPUs: this version trains on one GPU only", rank.world_size),
+            )
+            .help("use 1 rank, or --set finetune.trainer.accelerator=cpu"),
         ])),
         Accelerator::Gpu if enough => Ok(Device::Cuda(0)),
         Accelerator::Gpu => Err(EngineError::Machine(format!(
@@ -42,6 +51,8 @@ pub(super) fn check_libtorch() -> Result<String> {
     if version.starts_with(LIBTORCH) {
         Ok(version)
     } else {
-        Err(EngineError::Machine(format!("libtorch {version} was loaded, this program needs {LIBTORCH}0: run `make setup`, or point LIBTORCH there")))
+        Err(EngineError::Machine(format!(
+            "libtorch {version} was loaded, this program needs {LIBTORCH}0: run `make setup`, or point LIBTORCH there"
+        )))
     }
 }

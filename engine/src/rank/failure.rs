@@ -19,19 +19,40 @@ pub(super) fn record(rank: u32, step: Option<u64>, error: &EngineError) -> RankF
         }
         source = cause.source();
     }
-    RankFailure { class: error.class(), rank, step, unix_ms: now(), chain }
+    RankFailure {
+        class: error.class(),
+        rank,
+        step,
+        unix_ms: now(),
+        chain,
+    }
 }
 
 /// The record of a panic: tch's operators panic where libtorch throws.
 pub(super) fn record_panic(rank: u32, step: Option<u64>, panic: &(dyn Any + Send)) -> RankFailure {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
-    let memory = ["out of memory", "can't allocate memory", "not enough memory"].iter().any(|words| text.contains(words));
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("panic");
+    let memory = ["out of memory", "can't allocate memory", "not enough memory"]
+        .iter()
+        .any(|words| text.contains(words));
     let (class, first) = if memory {
-        (exit_class::JOB, "out of memory: use a smaller micro_batch_size or seq_length, or more tensor-parallel ranks".to_owned())
+        (
+            exit_class::JOB,
+            "out of memory: use a smaller micro_batch_size or seq_length, or more tensor-parallel ranks".to_owned(),
+        )
     } else {
         (exit_class::BUG, "bug, please report it".to_owned())
     };
-    RankFailure { class, rank, step, unix_ms: now(), chain: vec![first, text.lines().next().unwrap_or_default().to_owned()] }
+    RankFailure {
+        class,
+        rank,
+        step,
+        unix_ms: now(),
+        chain: vec![first, text.lines().next().unwrap_or_default().to_owned()],
+    }
 }
 
 /// Appends the record to the run's file, in one write, so that ranks do not mix their lines.
@@ -45,5 +66,7 @@ pub(super) fn append(run_dir: &Path, failure: &RankFailure) {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }

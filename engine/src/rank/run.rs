@@ -46,15 +46,23 @@ fn train(plan: &LaunchPlan, rank: &RankEnv, run_dir: &mut PathBuf, progress: &Pr
         });
     }
     let trainer = &plan.run.finetune.trainer;
-    let problems: Vec<_> = plan.run.problems("").into_iter().filter(|problem| problem.severity == Severity::Error).collect();
+    let problems: Vec<_> = plan
+        .run
+        .problems("")
+        .into_iter()
+        .filter(|problem| problem.severity == Severity::Error)
+        .collect();
     if !problems.is_empty() {
         return Err(EngineError::Run(problems));
     }
     let sizes = ParallelSizes::of(trainer).ok_or_else(|| EngineError::Bug("a valid run has parallel sizes".into()))?;
     if sizes.world() != rank.world_size {
         return Err(EngineError::Run(vec![
-            Problem::error("finetune.trainer", format!("the run needs {} ranks, but {} were started", sizes.world(), rank.world_size))
-                .help("set num_nodes and num_gpus_per_node to what was started"),
+            Problem::error(
+                "finetune.trainer",
+                format!("the run needs {} ranks, but {} were started", sizes.world(), rank.world_size),
+            )
+            .help("set num_nodes and num_gpus_per_node to what was started"),
         ]));
     }
     let device = set_up(trainer, rank)?;
@@ -78,9 +86,14 @@ fn meet(plan: &LaunchPlan, rank: &RankEnv, sizes: ParallelSizes, timeout: Durati
     if rank.world_size == 1 {
         return Ok((Mesh::single(), None));
     }
-    let anywhere = LaunchPlan { run_dir: PathBuf::new(), ..plan.clone() };
+    let anywhere = LaunchPlan {
+        run_dir: PathBuf::new(),
+        ..plan.clone()
+    };
     let greeting = Greeting {
-        plan: anywhere.hash().map_err(|error| EngineError::Bug(format!("the plan cannot be written: {error}")))?,
+        plan: anywhere
+            .hash()
+            .map_err(|error| EngineError::Bug(format!("the plan cannot be written: {error}")))?,
         version: env!("CARGO_PKG_VERSION").into(),
         libtorch: check_libtorch()?,
     };
@@ -90,6 +103,8 @@ fn meet(plan: &LaunchPlan, rank: &RankEnv, sizes: ParallelSizes, timeout: Durati
 }
 
 fn path_bytes(path: &Path) -> Result<&[u8], CommError> {
-    let text = path.to_str().ok_or_else(|| CommError::Strangers(format!("the run's folder {} is not UTF-8", path.display())))?;
+    let text = path
+        .to_str()
+        .ok_or_else(|| CommError::Strangers(format!("the run's folder {} is not UTF-8", path.display())))?;
     Ok(text.as_bytes())
 }

@@ -33,7 +33,10 @@ pub fn train_data(finetune: &Finetune, base: Option<&Path>) -> Result<TrainData>
                 num_samples: usize::try_from(mock.num_train_samples).unwrap_or(usize::MAX),
                 seed: mock.seed,
             };
-            Ok(TrainData { dataset: Arc::new(MockDataset::new(config)?), artifacts: Artifacts::new() })
+            Ok(TrainData {
+                dataset: Arc::new(MockDataset::new(config)?),
+                artifacts: Artifacts::new(),
+            })
         }
         Data::Preloaded(data) => preloaded(data, model, base),
     }
@@ -45,8 +48,11 @@ fn preloaded(data: &NevaPreloadedDataModule, model: &LlavaModel, base: Option<&P
         (None, Some(folder)) => folder.display().to_string(),
         (None, None) => {
             return Err(EngineError::Run(vec![
-                Problem::error("finetune.data.tokenizer", "no tokenizer is named, and the run starts from no model folder that would have one")
-                    .help("name a folder with tokenizer.json, or `builtin:mistral_2k`"),
+                Problem::error(
+                    "finetune.data.tokenizer",
+                    "no tokenizer is named, and the run starts from no model folder that would have one",
+                )
+                .help("name a folder with tokenizer.json, or `builtin:mistral_2k`"),
             ]));
         }
     };
@@ -63,18 +69,30 @@ fn preloaded(data: &NevaPreloadedDataModule, model: &LlavaModel, base: Option<&P
     let edge = model.vision_config.image_size;
     let processor = match &data.image_processor {
         Some(path) => {
-            let file = if path.is_dir() { path.join("preprocessor_config.json") } else { path.clone() };
-            artifacts.push(("preprocessor_config.json".into(), std::fs::read(&file).map_err(EngineError::io("read", &file))?));
+            let file = if path.is_dir() {
+                path.join("preprocessor_config.json")
+            } else {
+                path.clone()
+            };
+            artifacts.push((
+                "preprocessor_config.json".into(),
+                std::fs::read(&file).map_err(EngineError::io("read", &file))?,
+            ));
             ImageProcessor::open(&file)?
         }
         None => ImageProcessor::clip(edge),
     }
     .with_mode(mode);
     if processor.output_size() != Some((edge, edge)) {
-        let size = processor.output_size().map_or("of varying size".to_owned(), |(height, width)| format!("of {height} x {width}"));
+        let size = processor
+            .output_size()
+            .map_or("of varying size".to_owned(), |(height, width)| format!("of {height} x {width}"));
         return Err(EngineError::Run(vec![
-            Problem::error("finetune.data", format!("pictures would be {size}, the vision encoder takes {edge} x {edge}"))
-                .help("use image_process_mode pad or square, and an image processor of the encoder's size"),
+            Problem::error(
+                "finetune.data",
+                format!("pictures would be {size}, the vision encoder takes {edge} x {edge}"),
+            )
+            .help("use image_process_mode pad or square, and an image processor of the encoder's size"),
         ]));
     }
     let config = LlavaConfig {
@@ -86,7 +104,10 @@ fn preloaded(data: &NevaPreloadedDataModule, model: &LlavaModel, base: Option<&P
             ImageTokenPosition::Front => ImagePosition::Front,
         },
     };
-    Ok(TrainData { dataset: Arc::new(LlavaDataset::load(&config, Arc::new(tokenizer), processor)?), artifacts })
+    Ok(TrainData {
+        dataset: Arc::new(LlavaDataset::load(&config, Arc::new(tokenizer), processor)?),
+        artifacts,
+    })
 }
 
 /// The data crate's word for a mode.

@@ -38,7 +38,10 @@ pub fn fit(plan: &LaunchPlan, run_dir: &Path, mesh: Mesh, device: Device, cache:
     let base = Base::of(finetune, cache)?;
     let loaded = LoadedModel::load(finetune, &base, resumed.as_ref(), cache, &mesh, device)?;
     if loaded.parameters.trainable().next().is_none() {
-        return Err(EngineError::Run(vec![Problem::error("finetune", "every parameter is frozen: there is nothing to train")]));
+        return Err(EngineError::Run(vec![Problem::error(
+            "finetune",
+            "every parameter is frozen: there is nothing to train",
+        )]));
     }
     if mesh.is_first() {
         announce_parameters(&loaded, finetune);
@@ -47,8 +50,17 @@ pub fn fit(plan: &LaunchPlan, run_dir: &Path, mesh: Mesh, device: Device, cache:
     let (first_step, mut consumed) = match &resumed {
         Some(checkpoint) => {
             let tensor_group = trainer.mesh().axis(Axis::Tensor);
-            restore_optimizer(checkpoint, trainer.optimizer(), trainer.parameters(), (tensor_group.rank(), tensor_group.size()))?;
-            tracing::info!("goes on from {} after {} steps", checkpoint.path.display(), checkpoint.state.steps_done);
+            restore_optimizer(
+                checkpoint,
+                trainer.optimizer(),
+                trainer.parameters(),
+                (tensor_group.rank(), tensor_group.size()),
+            )?;
+            tracing::info!(
+                "goes on from {} after {} steps",
+                checkpoint.path.display(),
+                checkpoint.state.steps_done
+            );
             (checkpoint.state.steps_done, checkpoint.state.consumed_samples)
         }
         None => (0, 0),
@@ -67,7 +79,12 @@ pub fn fit(plan: &LaunchPlan, run_dir: &Path, mesh: Mesh, device: Device, cache:
         None
     };
     let (max_steps, ckpt) = (finetune.trainer.max_steps, &finetune.log.ckpt);
-    let mut report = RunReport { run_dir: run_dir.to_owned(), steps: first_step, losses: Vec::new(), checkpoint: None };
+    let mut report = RunReport {
+        run_dir: run_dir.to_owned(),
+        steps: first_step,
+        losses: Vec::new(),
+        checkpoint: None,
+    };
     for step in first_step..max_steps {
         progress.step.set(Some(step));
         let started = Instant::now();
@@ -78,15 +95,26 @@ pub fn fit(plan: &LaunchPlan, run_dir: &Path, mesh: Mesh, device: Device, cache:
         report.steps = step + 1;
         let last = step + 1 == max_steps;
         let line = Metrics::new(step, &done, lr, consumed, started.elapsed().as_secs_f64());
-        if let Some(file) = metrics.as_mut().filter(|_| last || step.is_multiple_of(finetune.trainer.log_every_n_steps)) {
+        if let Some(file) = metrics
+            .as_mut()
+            .filter(|_| last || step.is_multiple_of(finetune.trainer.log_every_n_steps))
+        {
             file.append(&line)?;
             announce(&line, max_steps);
         }
         let due = ckpt.every_n_train_steps.is_some_and(|every| (step + 1).is_multiple_of(every));
         if due || (last && ckpt.save_on_train_end) {
             let saved = save(
-                &checkpoints, &plan.run, step + 1, consumed, Some(done.loss), trainer.parameters(), trainer.optimizer(), &data.artifacts,
-                trainer.mesh(), ckpt.save_top_k,
+                &checkpoints,
+                &plan.run,
+                step + 1,
+                consumed,
+                Some(done.loss),
+                trainer.parameters(),
+                trainer.optimizer(),
+                &data.artifacts,
+                trainer.mesh(),
+                ckpt.save_top_k,
             )?;
             report.checkpoint = Some(saved);
         }
@@ -120,25 +148,43 @@ impl Batches {
         if let Some(problem) = slice.problem() {
             return Err(EngineError::Run(vec![Problem::error("finetune.data.global_batch_size", problem)]));
         }
-        let options = MergeOptions { image_seq_len, max_length: finetune.data.seq_length(), row_multiple: 1, fixed_length: false };
-        let order = Order { seed: finetune.data.seed(), len: data.dataset.len() as u64, shuffle: true };
+        let options = MergeOptions {
+            image_seq_len,
+            max_length: finetune.data.seq_length(),
+            row_multiple: 1,
+            fixed_length: false,
+        };
+        let order = Order {
+            seed: finetune.data.seed(),
+            len: data.dataset.len() as u64,
+            shuffle: true,
+        };
         let dataset = data.dataset.clone();
         let source = move |n| Some(neva_data::Batch::microbatch(&*dataset, &order, &slice, &options, consumed, n));
         let loader = Loader::new(source, finetune.data.num_workers(), PREFETCH)?;
-        Ok(Self { loader, per_step: slice.num_microbatches(), image_seq_len })
+        Ok(Self {
+            loader,
+            per_step: slice.num_microbatches(),
+            image_seq_len,
+        })
     }
 
     fn next_step(&mut self, device: Device) -> Result<Vec<Microbatch>> {
-        (0..self.per_step).map(|_| {
-            let batch = self.loader.next().ok_or_else(|| EngineError::Bug("the endless stream of batches ended".into()))??;
-            let tokens = &batch.tokens;
-            Ok(Microbatch {
-                labels: tokens.total_labels() as u64,
-                tokens: tokens.seq_lens.iter().sum::<usize>() as u64,
-                zero_label_samples: tokens.num_labels.iter().filter(|labels| **labels == 0).count() as u64,
-                batch: to_device(&batch, self.image_seq_len, device)?,
+        (0..self.per_step)
+            .map(|_| {
+                let batch = self
+                    .loader
+                    .next()
+                    .ok_or_else(|| EngineError::Bug("the endless stream of batches ended".into()))??;
+                let tokens = &batch.tokens;
+                Ok(Microbatch {
+                    labels: tokens.total_labels() as u64,
+                    tokens: tokens.seq_lens.iter().sum::<usize>() as u64,
+                    zero_label_samples: tokens.num_labels.iter().filter(|labels| **labels == 0).count() as u64,
+                    batch: to_device(&batch, self.image_seq_len, device)?,
+                })
             })
-        }).collect()
+            .collect()
     }
 }
 
@@ -148,14 +194,21 @@ fn announce_parameters(loaded: &LoadedModel, finetune: &Finetune) {
     println!("{:<12}{:>16}{:>16}", "part", "parameters", "trained");
     let specs: Vec<_> = loaded.parameters.iter().map(|parameter| parameter.spec.clone()).collect();
     for line in summary(&specs, finetune) {
-        println!("{:<12}{:>16}{:>16}", format!("{:?}", line.part).to_lowercase(), line.total, line.trainable);
+        println!(
+            "{:<12}{:>16}{:>16}",
+            format!("{:?}", line.part).to_lowercase(),
+            line.total,
+            line.trainable
+        );
     }
 }
 
 fn write_report(path: &Path, report: &RunReport) -> Result<()> {
     let json = serde_json::to_vec(report).map_err(|error| EngineError::Bug(format!("the report cannot be written: {error}")))?;
     let aside = path.with_extension("writing");
-    std::fs::write(&aside, json).and_then(|()| std::fs::rename(&aside, path)).map_err(EngineError::io("write", path))
+    std::fs::write(&aside, json)
+        .and_then(|()| std::fs::rename(&aside, path))
+        .map_err(EngineError::io("write", path))
 }
 
 #[expect(clippy::print_stdout, reason = "the one line that a user watches")]

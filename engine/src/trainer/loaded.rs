@@ -52,11 +52,24 @@ impl LoadedModel {
             Precision::Fp32 => Kind::Float,
             Precision::Bf16Mixed => Kind::BFloat16,
         };
-        let parameters = load_parameters(&specs, finetune, base, checkpoint, cache, (group.rank(), group.size()), kind, device)?;
+        let parameters = load_parameters(
+            &specs,
+            finetune,
+            base,
+            checkpoint,
+            cache,
+            (group.rank(), group.size()),
+            kind,
+            device,
+        )?;
         let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
         let model = Llava::new(config, &Build::new(&parameters, &adapters, scale, group.clone()))?;
         let tied = config.text_config.tie_word_embeddings;
-        let weight = parameters.get(if tied { "model.language_model.embed_tokens.weight" } else { "lm_head.weight" })?;
+        let weight = parameters.get(if tied {
+            "model.language_model.embed_tokens.weight"
+        } else {
+            "lm_head.weight"
+        })?;
         let (start, len) = match weight.spec.shard(group.rank(), group.size()) {
             Some(shard) => (shard.start, shard.len),
             None => (0, weight.spec.shape[0]),

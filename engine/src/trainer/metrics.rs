@@ -62,8 +62,15 @@ impl MetricsFile {
     /// # Errors
     /// It cannot be made.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(EngineError::io("open", path))?;
-        Ok(Self { path: path.to_owned(), file })
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(EngineError::io("open", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
     }
 
     /// Appends a line, in one write: a reader never sees half of one.

@@ -100,7 +100,9 @@ impl Trainer {
         let (mut loss_sum, mut objective) = (0.0, 0.0);
         for microbatch in microbatches {
             // Nothing to learn here. The peers meet in the reduction below all the same.
-            let Some(loss) = self.loaded.loss_sum(&microbatch.batch)? else { continue };
+            let Some(loss) = self.loaded.loss_sum(&microbatch.batch)? else {
+                continue;
+            };
             let denominator = match self.normalization {
                 LossNormalization::GlobalToken => labels as f64,
                 LossNormalization::Microbatch => microbatch.labels as f64 * microbatches.len() as f64 * ranks,

@@ -26,7 +26,10 @@ pub(crate) fn folders_with(file: &str) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for root in roots() {
         let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
-        let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.join(file).is_file()).collect();
+        let mut found: Vec<_> = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.join(file).is_file())
+            .collect();
         found.sort();
         folders.extend(found);
     }
@@ -47,7 +50,9 @@ pub(crate) fn model(folder: &Path) -> Result<LlavaModel, String> {
     let config = json(&folder.join("config.json"));
     from_hf_config(&config).map_err(|error| {
         let is = |part: &str, family: &str| config[part]["model_type"] == family;
-        let plain_rope = config["text_config"]["rope_parameters"]["rope_type"].as_str().is_none_or(|kind| kind == "default");
+        let plain_rope = config["text_config"]["rope_parameters"]["rope_type"]
+            .as_str()
+            .is_none_or(|kind| kind == "default");
         let ours = config["model_type"] == "llava" && is("text_config", "llama") && is("vision_config", "clip_vision_model") && plain_rope;
         assert!(!ours, "{}: refused: {error}", folder.display());
         error.to_string()
@@ -58,7 +63,9 @@ pub(crate) fn model(folder: &Path) -> Result<LlavaModel, String> {
 pub(crate) fn finetune(folder: &Path, model: LlavaModel) -> Finetune {
     let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
     finetune.model = Model::Llava(model);
-    finetune.resume.restore_config = Some(RestoreConfig { path: folder.display().to_string() });
+    finetune.resume.restore_config = Some(RestoreConfig {
+        path: folder.display().to_string(),
+    });
     finetune.trainer.accelerator = Accelerator::Cpu;
     finetune
 }
@@ -74,7 +81,9 @@ pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
 /// Runs `body` on every rank of a mesh of threads.
 pub(crate) fn on_mesh<T: Send>(sizes: ParallelSizes, body: impl Fn(Mesh) -> T + Sync) -> Vec<T> {
     tch::set_num_threads(1);
-    run_ranks(sizes.world() as usize, Duration::from_secs(120), |fabric| body(Mesh::new(sizes, &fabric).unwrap()))
+    run_ranks(sizes.world() as usize, Duration::from_secs(120), |fabric| {
+        body(Mesh::new(sizes, &fabric).unwrap())
+    })
 }
 
 /// A batch as Hugging Face has it: placeholders already repeated, labels not shifted.
@@ -116,12 +125,19 @@ impl HfBatch {
     /// Rows `start..start + len` with their pictures. `image_token` tells how many each row has.
     pub(crate) fn narrow(&self, start: i64, len: i64, model: &LlavaModel) -> Self {
         let images = |rows: &Tensor| rows.eq(model.image_token_index).sum(Kind::Int64).int64_value(&[]) / model.image_seq_length() as i64;
-        let (before, within) = (images(&self.input_ids.narrow(0, 0, start)), images(&self.input_ids.narrow(0, start, len)));
+        let (before, within) = (
+            images(&self.input_ids.narrow(0, 0, start)),
+            images(&self.input_ids.narrow(0, start, len)),
+        );
         Self {
             input_ids: self.input_ids.narrow(0, start, len),
             labels: self.labels.narrow(0, start, len),
             attention_mask: self.attention_mask.narrow(0, start, len),
-            pixels: self.pixels.as_ref().filter(|_| within > 0).map(|pixels| pixels.narrow(0, before, within)),
+            pixels: self
+                .pixels
+                .as_ref()
+                .filter(|_| within > 0)
+                .map(|pixels| pixels.narrow(0, before, within)),
         }
     }
 
@@ -132,7 +148,11 @@ impl HfBatch {
         let input_ids_bs = self.input_ids.masked_fill(&image, -200);
         let shifted = self.labels.narrow(1, 1, s - 1);
         let labels_bs = Tensor::cat(&[shifted, Tensor::full([b, 1], -100, (Kind::Int64, Device::Cpu))], 1);
-        let lengths: Vec<i64> = self.attention_mask.sum_dim_intlist([1].as_slice(), false, Kind::Int64).try_into().unwrap();
+        let lengths: Vec<i64> = self
+            .attention_mask
+            .sum_dim_intlist([1].as_slice(), false, Kind::Int64)
+            .try_into()
+            .unwrap();
         let lengths: Vec<_> = lengths.iter().map(|length| *length as usize).collect();
         let tokens = lengths.iter().sum::<usize>() as u64;
         let batch = Batch {
@@ -150,7 +170,9 @@ impl HfBatch {
 /// The whole of a tensor of which the tensor-parallel ranks hold parts.
 pub(crate) fn whole(parameter: &neva_engine::parameters::Parameter, local: &Tensor, mesh: &Mesh) -> Tensor {
     let group = mesh.axis(Axis::Tensor);
-    let Some(shard) = parameter.spec.shard(group.rank(), group.size()) else { return local.copy() };
+    let Some(shard) = parameter.spec.shard(group.rank(), group.size()) else {
+        return local.copy();
+    };
     let parts = group.all_gather(&local.contiguous()).unwrap();
     Tensor::cat(&parts, shard.dim as i64).narrow(shard.dim as i64, 0, parameter.spec.shape[shard.dim] as i64)
 }
@@ -159,7 +181,10 @@ pub(crate) fn whole(parameter: &neva_engine::parameters::Parameter, local: &Tens
 #[track_caller]
 pub(crate) fn close(what: &str, a: f64, b: f64, tolerance: f64, floor: f64) {
     let difference = (a - b).abs();
-    assert!(difference <= tolerance * b.abs().max(floor), "{what}: {a:e}, expected {b:e}, difference {difference:e}");
+    assert!(
+        difference <= tolerance * b.abs().max(floor),
+        "{what}: {a:e}, expected {b:e}, difference {difference:e}"
+    );
 }
 
 /// Greatest difference of two tensors, relative to the greatest value of the second.

@@ -43,7 +43,12 @@ fn check(sizes: ParallelSizes) {
         };
         let text = &model.text_config;
         if !(text.num_key_value_heads.is_multiple_of(sizes.tp as usize) && text.num_attention_heads.is_multiple_of(sizes.tp as usize)) {
-            println!("{}: {} key heads cannot be cut over {} ranks", name(&folder), text.num_key_value_heads, sizes.tp);
+            println!(
+                "{}: {} key heads cannot be cut over {} ranks",
+                name(&folder),
+                text.num_key_value_heads,
+                sizes.tp
+            );
             continue;
         }
         let golden = json(&folder.join("golden.json"));
@@ -88,10 +93,20 @@ fn batch_with_pictures(folder: &Path, model: &LlavaModel, golden: &Value, mesh: 
             (Some(gradient), Some(norm)) => {
                 // Softmax does not see a key's bias: its gradient is rounding noise.
                 let floor = if parameter.ends_with("k_proj.bias") { 1e-2 } else { 1e-6 };
-                close(&format!("{case}: gradient norm of {parameter}"), gradient.to_kind(Kind::Double).norm().double_value(&[]), norm, 1e-3, floor);
+                close(
+                    &format!("{case}: gradient norm of {parameter}"),
+                    gradient.to_kind(Kind::Double).norm().double_value(&[]),
+                    norm,
+                    1e-3,
+                    floor,
+                );
             }
             (None, None) => {}
-            (found, expected) => panic!("{case}: {parameter}: gradient there: {}, expected: {}", found.is_some(), expected.is_some()),
+            (found, expected) => panic!(
+                "{case}: {parameter}: gradient there: {}, expected: {}",
+                found.is_some(),
+                expected.is_some()
+            ),
         }
     }
     for (key, _) in file.tensors() {
@@ -111,22 +126,40 @@ fn text_only_batch(folder: &Path, model: &LlavaModel, golden: &Value, mesh: Mesh
     let rows = |key: &str| -> Vec<Vec<i64>> { serde_json::from_value(case[key].clone()).unwrap() };
     let (input_ids, labels) = (rows("input_ids"), rows("labels"));
     let pad = golden["pad_token_id"].as_i64().unwrap();
-    let tensor = |rows: &[Vec<i64>]| Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]).to_device(Device::Cpu);
+    let tensor = |rows: &[Vec<i64>]| {
+        Tensor::from_slice(&rows.concat())
+            .view([rows.len() as i64, -1])
+            .to_device(Device::Cpu)
+    };
     let input_ids = tensor(&input_ids);
     let attention_mask = input_ids.ne(pad).to_kind(Kind::Int64);
-    let batch = HfBatch { labels: tensor(&labels), attention_mask: attention_mask.shallow_clone(), input_ids, pixels: None };
+    let batch = HfBatch {
+        labels: tensor(&labels),
+        attention_mask: attention_mask.shallow_clone(),
+        input_ids,
+        pixels: None,
+    };
     let mut trainer = trainer(&finetune(folder, model.clone()), mesh.clone());
     let group = mesh.axis(Axis::Data);
     let each = batch.rows() / group.size() as i64;
     let mine = batch.narrow(group.rank() as i64 * each, each, model);
     let report = trainer.accumulate(&[mine.microbatch(model)]).unwrap();
-    close(&format!("{}: text-only loss", name(folder)), report.loss, case["loss"].as_f64().unwrap(), 1e-5, 1.0);
+    close(
+        &format!("{}: text-only loss", name(folder)),
+        report.loss,
+        case["loss"].as_f64().unwrap(),
+        1e-5,
+        1.0,
+    );
     for (parameter, gradient) in trainer.gradients() {
         let vision = parameter.spec.name.contains("vision_tower") || parameter.spec.name.contains("projector");
         assert_eq!(gradient.is_none(), vision, "{}: gradient of {}", name(folder), parameter.spec.name);
     }
     let logits_bsv = tch::no_grad(|| trainer.logits(&batch.microbatch(model).batch)).unwrap();
-    let lengths: Vec<i64> = attention_mask.sum_dim_intlist([1].as_slice(), false, Kind::Int64).try_into().unwrap();
+    let lengths: Vec<i64> = attention_mask
+        .sum_dim_intlist([1].as_slice(), false, Kind::Int64)
+        .try_into()
+        .unwrap();
     for (row, length) in lengths.iter().enumerate() {
         let expected: Vec<f64> = serde_json::from_value(case["last_logits_first8"][row].clone()).unwrap();
         for (column, expected) in expected.iter().enumerate() {

@@ -60,19 +60,38 @@ fn train(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, mesh: Me
         let lr = expected["lr"][0].as_f64().unwrap();
         let mine = share(&HfBatch::read(&batches, &format!("batch{step}.")), model, &mesh);
         let report = trainer.step(&[mine.microbatch(model)], lr, step as u64).unwrap();
-        close(&format!("{case}: loss of step {step}"), report.loss, expected["loss"].as_f64().unwrap(), 1e-5, 1.0);
+        close(
+            &format!("{case}: loss of step {step}"),
+            report.loss,
+            expected["loss"].as_f64().unwrap(),
+            1e-5,
+            1.0,
+        );
         let norm = expected["grad_norm_before_clip"].as_f64().unwrap();
         close(&format!("{case}: gradient norm of step {step}"), report.grad_norm, norm, 1e-4, 1.0);
         let touched = trainer.gradients().filter(|(_, gradient)| gradient.is_some()).count() as u64;
-        assert_eq!(touched, expected["params_with_grad"].as_u64().unwrap(), "{case}: parameters with a gradient in step {step}");
+        assert_eq!(
+            touched,
+            expected["params_with_grad"].as_u64().unwrap(),
+            "{case}: parameters with a gradient in step {step}"
+        );
     }
     for (step, expected) in trace["final_losses"].as_array().unwrap().iter().enumerate() {
         let mine = share(&HfBatch::read(&batches, &format!("batch{step}.")), model, &mesh);
         let report = trainer.accumulate(&[mine.microbatch(model)]).unwrap();
-        close(&format!("{case}: loss of batch {step} after training"), report.loss, expected.as_f64().unwrap(), 1e-4, 1.0);
+        close(
+            &format!("{case}: loss of batch {step} after training"),
+            report.loss,
+            expected.as_f64().unwrap(),
+            1e-4,
+            1.0,
+        );
     }
     let (file, prefix) = if lora {
-        (TensorFile::open(&folder.join("adapter_final/adapter_model.safetensors")).unwrap(), "base_model.model.")
+        (
+            TensorFile::open(&folder.join("adapter_final/adapter_model.safetensors")).unwrap(),
+            "base_model.model.",
+        )
     } else {
         (TensorFile::open(&folder.join("final_weights.safetensors")).unwrap(), "")
     };
@@ -83,7 +102,10 @@ fn train(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, mesh: Me
             continue;
         }
         let parameter = trainer.parameters().get(key.strip_prefix(prefix).unwrap()).unwrap();
-        let off = difference(&whole(parameter, &parameter.tensor.detach(), &mesh), &file.read(&key, None).unwrap());
+        let off = difference(
+            &whole(parameter, &parameter.tensor.detach(), &mesh),
+            &file.read(&key, None).unwrap(),
+        );
         assert!(off <= 1e-3, "{case}: {key} is off by {off:e} after training");
         compared += 1;
     }
@@ -105,7 +127,10 @@ fn configure(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, lora
     if lora {
         let config = json(&folder.join("adapter_init/adapter_config.json"));
         let file = TensorFile::open(&folder.join("adapter_init/adapter_model.safetensors")).unwrap();
-        let linears = file.tensors().into_iter().filter_map(|(key, _)| Some(key.strip_prefix("base_model.model.")?.strip_suffix(".lora_A.weight")?.to_owned()));
+        let linears = file
+            .tensors()
+            .into_iter()
+            .filter_map(|(key, _)| Some(key.strip_prefix("base_model.model.")?.strip_suffix(".lora_A.weight")?.to_owned()));
         finetune.peft = Some(Peft::LoRA(LoRA {
             target_modules: linears.collect(),
             dim: config["r"].as_u64().unwrap() as usize,

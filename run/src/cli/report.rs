@@ -83,7 +83,13 @@ impl Report {
                 other => config::render(other, self.colour),
             };
         };
-        let mut text = config::render(error, self.colour);
+        // What a rank said is left as it is: it may hold a command to copy, which wrapping would break.
+        let mut text = format!("  × {error}\n");
+        if let Some(advice) = error.advice() {
+            text.push_str("  help: ");
+            text.push_str(&advice);
+            text.push('\n');
+        }
         if let Some(log) = &failure.log {
             text.push_str("  log: ");
             text.push_str(&log.display().to_string());
