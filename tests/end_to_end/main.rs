@@ -1,4 +1,5 @@
 //! The programs together: what the README promises, and what happens when something goes wrong.
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 mod direct;
 mod inputs;

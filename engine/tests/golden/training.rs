@@ -129,8 +129,8 @@ fn configure(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, lora
         let file = TensorFile::open(&folder.join("adapter_init/adapter_model.safetensors")).unwrap();
         let linears = file
             .tensors()
-            .into_iter()
-            .filter_map(|(key, _)| Some(key.strip_prefix("base_model.model.")?.strip_suffix(".lora_A.weight")?.to_owned()));
+            .into_keys()
+            .filter_map(|key| Some(key.strip_prefix("base_model.model.")?.strip_suffix(".lora_A.weight")?.to_owned()));
         finetune.peft = Some(Peft::LoRA(LoRA {
             target_modules: linears.collect(),
             dim: config["r"].as_u64().unwrap() as usize,

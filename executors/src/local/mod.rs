@@ -1,7 +1,7 @@
 //! Runs a plan on this machine: one process per rank, all in one process group.
 //!
 //! [`LocalExecutor::submit`] starts the ranks and a task that supervises them, on the caller's tokio
-//! runtime. What there is to know of the job lies in its folder ([`folder`]), so that `state`, `logs` and
+//! runtime. What there is to know of the job lies in its folder (`folder.rs`), so that `state`, `logs` and
 //! `cancel` work from any process. Files are read and written in place, not through a thread pool: they
 //! are small, and the runtime has nothing else to do.
 
