@@ -69,6 +69,16 @@ impl Validate for LoRA {
                 format!("`dropout` is {}, it must be at least 0 and below 1", self.dropout),
             ));
         }
+        if self.dropout > 0.0 && self.dropout < 1.0 {
+            // A mask must be a function of (seed, name, step, sample) to be the same in every layout.
+            problems.push(
+                Problem::error(
+                    format!("{path}.dropout"),
+                    format!("`dropout` is {}, but this version trains adapters without dropout", self.dropout),
+                )
+                .help("set it to 0.0, NeMo's default"),
+            );
+        }
         if self.target_modules.is_empty() {
             problems.push(
                 Problem::error(

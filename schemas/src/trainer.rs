@@ -71,7 +71,7 @@ impl Trainer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// A GPU for each local rank where there are enough, else the CPU.
+    /// The GPU where libtorch sees one, else the CPU.
     Auto,
     /// One GPU per rank.
     Gpu,
@@ -202,8 +202,21 @@ impl Validate for Trainer {
         }
         // Each of these axes lands with its own parity proof; until then a run that asks for one must not
         // train as if it were there.
+        if strategy.sequence_parallel && strategy.tensor_model_parallel_size > 1 {
+            problems.push(
+                Problem::error(
+                    format!("{path}.sequence_parallel"),
+                    "`sequence_parallel` is true, but this version cuts matrices only, not sequences",
+                )
+                .help("set it to false"),
+            );
+        }
         for (name, size) in [
             ("pipeline_model_parallel_size", strategy.pipeline_model_parallel_size),
+            (
+                "virtual_pipeline_model_parallel_size",
+                strategy.virtual_pipeline_model_parallel_size.unwrap_or(1),
+            ),
             ("context_parallel_size", strategy.context_parallel_size),
         ] {
             if size > 1 {

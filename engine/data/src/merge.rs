@@ -13,7 +13,8 @@
 //! ```
 //!
 //! The token before a picture has no target (a picture cannot be predicted), and neither has the last position of a
-//! picture, although a text token follows: NeMo masks it, LLaVA's reference code does so too.
+//! picture, although a text token follows: NeMo masks it. (LLaVA's own code trains it. The two differ only where an
+//! answer follows a picture directly, as in caption pretraining.)
 
 use crate::{
     error::DataError,

@@ -1,7 +1,8 @@
 //! What a rank computes on.
 
+use super::environment::lookup;
 use crate::error::{EngineError, Result};
-use neva_schemas::{Accelerator, Problem, RankEnv, Trainer};
+use neva_schemas::{Accelerator, Problem, RankEnv, Trainer, env};
 use neva_torch_ffi::{libtorch_version, load_cuda, set_deterministic_algorithms};
 use tch::{Cuda, Device};
 
@@ -19,29 +20,38 @@ pub(super) fn set_up(trainer: &Trainer, rank: &RankEnv) -> Result<Device> {
     } else {
         Cuda::device_count()
     };
-    set_deterministic_algorithms(trainer.deterministic)?;
+    let device = choose(trainer.accelerator, gpus, rank)?;
+    // cuBLAS repeats its bits only with a workspace of fixed size, and libtorch fails without that promise.
+    let repeatable = device == Device::Cpu || lookup(env::CUBLAS_WORKSPACE_CONFIG).is_some();
+    if trainer.deterministic && !repeatable {
+        tracing::warn!("losses will not repeat bit for bit: set CUBLAS_WORKSPACE_CONFIG=:4096:8 for that");
+    }
+    set_deterministic_algorithms(trainer.deterministic && repeatable)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = trainer
         .threads_per_rank
         .unwrap_or_else(|| (cores / rank.local_world_size.max(1) as usize).max(1) as u32);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-    let enough = gpus >= i64::from(rank.local_world_size);
-    match trainer.accelerator {
+    Ok(device)
+}
+
+fn choose(accelerator: Accelerator, gpus: i64, rank: &RankEnv) -> Result<Device> {
+    match accelerator {
         Accelerator::Cpu => Ok(Device::Cpu),
+        Accelerator::Auto if gpus == 0 => Ok(Device::Cpu),
+        Accelerator::Gpu if gpus == 0 => Err(EngineError::Machine(
+            "the run asks for a GPU, libtorch sees none: point LIBTORCH at a CUDA libtorch 2.11.0, or set finetune.trainer.accelerator=cpu"
+                .into(),
+        )),
         // Several ranks talk through Gloo, which carries host memory.
-        Accelerator::Auto if enough && rank.world_size == 1 => Ok(Device::Cuda(0)),
-        Accelerator::Auto => Ok(Device::Cpu),
-        Accelerator::Gpu if rank.world_size > 1 => Err(EngineError::Run(vec![
+        _ if rank.world_size > 1 => Err(EngineError::Run(vec![
             Problem::error(
                 "finetune.trainer.accelerator",
-                format!("{} ranks on GPUs: this version trains on one GPU only", rank.world_size),
+                format!("{} ranks on GPUs: this version trains on one GPU, or on CPU ranks", rank.world_size),
             )
-            .help("use 1 rank, or --set finetune.trainer.accelerator=cpu"),
+            .help("--set num_gpus_per_node=1, or --set finetune.trainer.accelerator=cpu"),
         ])),
-        Accelerator::Gpu if enough => Ok(Device::Cuda(0)),
-        Accelerator::Gpu => Err(EngineError::Machine(format!(
-            "the run asks for a GPU, libtorch sees {gpus}: point LIBTORCH at a CUDA libtorch 2.11.0, or set finetune.trainer.accelerator=cpu"
-        ))),
+        _ => Ok(Device::Cuda(0)),
     }
 }
 

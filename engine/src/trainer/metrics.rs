@@ -30,6 +30,8 @@ pub struct Metrics {
     pub label_tokens: u64,
     /// Samples of the step without any label.
     pub zero_label_samples: u64,
+    /// Micro-batches of the step without any picture.
+    pub text_only_microbatches: u64,
 }
 
 impl Metrics {
@@ -45,6 +47,7 @@ impl Metrics {
             tokens_per_second: report.tokens as f64 / seconds.max(1e-9),
             label_tokens: report.labels,
             zero_label_samples: report.zero_label_samples,
+            text_only_microbatches: report.text_only_microbatches,
         }
     }
 }
