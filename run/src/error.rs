@@ -75,6 +75,24 @@ pub enum RunError {
         /// The program.
         program: PathBuf,
     },
+    /// A run has nothing to draw.
+    #[error("cannot draw {}: {reason}", path.display())]
+    NoMetrics {
+        /// The file that should hold the run's metrics.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A line of a file of metrics is not one.
+    #[error("cannot draw {}: line {line}: {reason}", path.display())]
+    BrokenMetrics {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file or folder cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     File {
@@ -128,6 +146,8 @@ impl RunError {
             | Self::SeveralRanks { .. }
             | Self::WorldSize { .. }
             | Self::UnderTorchrun { .. }
+            | Self::NoMetrics { .. }
+            | Self::BrokenMetrics { .. }
             | Self::Argument(_) => exit_class::INPUT,
             Self::NoRankProgram { .. }
             | Self::RankProgram { .. }
@@ -157,6 +177,8 @@ impl RunError {
             Self::UnderTorchrun { .. } => "add `--direct`".to_owned(),
             Self::NoRankProgram { named: None } => "build it with `cargo build --release`, or name it in NEVA_RANK".to_owned(),
             Self::NoLibtorch { .. } => "run `make setup`".to_owned(),
+            Self::NoMetrics { .. } => "name a run's folder, or its `metrics.jsonl`; a run writes it when its first step is done".to_owned(),
+            Self::BrokenMetrics { line, .. } => format!("remove line {line}, or draw another run"),
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "make room, or name another folder with `--set dir=...`".to_owned()
             }

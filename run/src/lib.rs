@@ -33,6 +33,7 @@ mod error;
 mod folder;
 mod launch;
 mod plan;
+pub mod plot;
 pub mod program;
 mod resolve;
 

@@ -105,9 +105,10 @@ pub fn resolve(file: Node, sets: &[impl AsRef<str>]) -> Result<Resolved, Problem
 
     let finetune = typed_graph(&tree)?;
     let run = Run::new(recipe.name, args, finetune);
-    let (errors, warnings) = run
-        .problems("")
+    let notice = recipe.notice.map(|notice| schemas::Problem::warning(FACTORY, notice));
+    let (errors, warnings) = notice
         .into_iter()
+        .chain(run.problems(""))
         .partition(|problem| problem.severity == Severity::Error);
     check(&tree, errors)?;
     Ok(Resolved { run, tree, warnings })

@@ -79,7 +79,7 @@ fn join_waits_for_the_world() {
     server.join().unwrap();
     drop(other.join().unwrap().unwrap());
 
-    let alone = TcpStore::server(HOST, 0, 2, SHORT).unwrap();
+    let alone = TcpStore::server(HOST, 0, 2, Duration::from_secs(2)).unwrap();
     let error = alone.join().unwrap_err().to_string();
     assert!(error.contains(&alone.port().to_string()) && error.contains("1/2"), "{error}");
 }

@@ -3,7 +3,7 @@
 use super::environment::lookup;
 use crate::error::{EngineError, Result};
 use neva_schemas::{Accelerator, Problem, RankEnv, Trainer, env};
-use neva_torch_ffi::{libtorch_version, load_cuda, set_deterministic_algorithms};
+use neva_torch_ffi::{LogLevel, libtorch_version, load_cuda, set_deterministic_algorithms, set_log_level};
 use tch::{Cuda, Device};
 
 /// Version of libtorch that this program was made for, without the patch level.
@@ -14,6 +14,8 @@ const LIBTORCH: &str = "2.11.";
 /// # Errors
 /// Another libtorch was loaded, or the run asks for a GPU that is not there.
 pub(super) fn set_up(trainer: &Trainer, rank: &RankEnv) -> Result<Device> {
+    // c10d writes C++ backtraces of errors that it also returns.
+    set_log_level(LogLevel::Fatal);
     check_libtorch()?;
     let gpus = if trainer.accelerator == Accelerator::Cpu || !load_cuda()? {
         0

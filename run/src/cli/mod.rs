@@ -2,6 +2,7 @@
 
 mod doctor;
 mod generate;
+mod plot;
 mod recipes;
 mod report;
 mod run;
@@ -22,7 +23,7 @@ use crate::{
 use report::Report;
 
 /// Names of the verbs, for suggestions.
-pub(crate) const VERBS: &[&str] = &["run", "show", "recipes", "schema", "generate", "doctor"];
+pub(crate) const VERBS: &[&str] = &["run", "show", "recipes", "schema", "generate", "plot", "doctor"];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,6 +31,7 @@ Examples:
   neva-run recipes/neva_tiny.yaml --set num_gpus_per_node=2         with two ranks
   neva-run recipes/llava15_7b.yaml --set peft_scheme=none --dry-run print what would run
   neva-run show recipes/llava15_7b.yaml                             print every resolved value
+  neva-run plot RUN_FOLDER OTHER_RUN_FOLDER --out curves.svg        draw two runs over each other
   torchrun --no-python --nproc-per-node 8 neva-run recipes/llava15_7b.yaml --direct
 
 Exit codes: 0 done, 1 the job failed, 2 the input is wrong, 3 the cluster or a tool failed, 4 a bug.";
@@ -56,6 +58,8 @@ enum Verb {
     Schema(schema::SchemaArgs),
     /// Answer a question about pictures
     Generate(generate::GenerateArgs),
+    /// Draw loss, learning rate and gradient norm of runs as an SVG picture
+    Plot(plot::PlotArgs),
     /// Check that this machine has what a run needs
     Doctor(doctor::DoctorArgs),
 }
@@ -115,6 +119,7 @@ fn dispatch(cli: Cli) -> u8 {
         Verb::Run(args) => args.output.output,
         Verb::Show(args) => args.output.output,
         Verb::Recipes(args) => args.output.output,
+        Verb::Plot(args) => args.output.output,
         Verb::Doctor(args) => args.output.output,
         Verb::Schema(_) | Verb::Generate(_) => Format::Human,
     };
@@ -125,6 +130,7 @@ fn dispatch(cli: Cli) -> u8 {
         Verb::Recipes(_) => recipes::recipes(&mut report),
         Verb::Schema(args) => schema::schema(&args, &mut report),
         Verb::Generate(args) => generate::generate(&args),
+        Verb::Plot(args) => plot::plot(&args, &mut report),
         Verb::Doctor(_) => doctor::doctor(&mut report),
     });
     match done {

@@ -14,13 +14,14 @@ pub(super) struct RecipesArgs {
 }
 
 pub(super) fn recipes(report: &mut Report) -> Result<(), RunError> {
+    let width = RECIPES.iter().map(|recipe| recipe.name.len()).max().unwrap_or_default();
     let lines: Vec<_> = RECIPES
         .iter()
-        .map(|recipe| format!("{:<12} {}", recipe.name, recipe.summary))
+        .map(|recipe| format!("{:<width$}  {}", recipe.name, recipe.summary))
         .collect();
     let values: Vec<_> = RECIPES
         .iter()
-        .map(|recipe| json!({ "name": recipe.name, "summary": recipe.summary, "default_args": (recipe.default_args)() }))
+        .map(|recipe| json!({ "name": recipe.name, "summary": recipe.summary, "notice": recipe.notice, "default_args": (recipe.default_args)() }))
         .collect();
     report.result(lines.join("\n"), &values);
     Ok(())

@@ -1,6 +1,14 @@
 //! `neva-run RECIPE`: trains.
 
-use std::{fmt, io::Write as _, os::unix::process::CommandExt as _, path::Path, process::Command, sync::Arc};
+use std::{
+    fmt,
+    io::Write as _,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    slice,
+    sync::Arc,
+};
 
 use clap::{Args, ValueEnum};
 use neva_executors::{Executor, LocalExecutor, Process, Submission, Topology, train_argv};
@@ -14,7 +22,7 @@ use crate::{
     error::RunError,
     folder,
     launch::{self, RunOptions},
-    program,
+    plot, program,
 };
 
 /// Ranks whose command lines a dry run prints.
@@ -65,8 +73,23 @@ pub(super) fn run(args: RunArgs, report: &mut Report) -> Result<(), RunError> {
     let executor = executor(args.executor, &program::find_here()?);
     let options = RunOptions::executor(executor).output(report.rank_output());
     let done = launch::launch(&resolved.run, options)?;
-    report.result(Done(&done), &done);
+    let curves = curves(&done, report);
+    report.result(
+        Done {
+            report: &done,
+            curves: curves.as_deref(),
+        },
+        &done,
+    );
     Ok(())
+}
+
+/// Draws the run. It is trained all the same where that fails.
+fn curves(done: &RunReport, report: &mut Report) -> Option<PathBuf> {
+    let drawn = plot::draw(slice::from_ref(&done.run_dir), None);
+    drawn
+        .inspect_err(|error| report.note(format_args!("warning: no curves were drawn: {}", error)))
+        .ok()
 }
 
 fn executor(place: Place, program: &Path) -> Arc<dyn Executor> {
@@ -107,7 +130,7 @@ fn direct(run: &Run) -> Result<(), RunError> {
 
 /// The run's folder is rank 0's to make; the others hand their plan over in a file that the rank program
 /// removes.
-fn temporary_plan(plan: &LaunchPlan) -> Result<std::path::PathBuf, RunError> {
+fn temporary_plan(plan: &LaunchPlan) -> Result<PathBuf, RunError> {
     let failed = |source| RunError::File {
         action: "write a plan in",
         path: std::env::temp_dir(),
@@ -198,7 +221,10 @@ impl fmt::Display for DryRun<'_> {
 }
 
 /// The end of a run, for people.
-struct Done<'a>(&'a RunReport);
+struct Done<'a> {
+    report: &'a RunReport,
+    curves: Option<&'a Path>,
+}
 
 impl fmt::Display for Done<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -207,12 +233,15 @@ impl fmt::Display for Done<'_> {
             steps,
             losses,
             checkpoint,
-        } = self.0;
+        } = self.report;
         write!(f, "done: {steps} steps")?;
         if let (Some(first), Some(last)) = (losses.first(), losses.last()) {
             write!(f, ", loss {first:.4} -> {last:.4}")?;
         }
         write!(f, "\n  metrics     {}", run_dir.join(METRICS_FILE).display())?;
+        if let Some(curves) = self.curves {
+            write!(f, "\n  curves      {}", curves.display())?;
+        }
         write!(f, "\n  logs        {}", run_dir.join("logs").display())?;
         match checkpoint {
             Some(checkpoint) => write!(f, "\n  checkpoint  {}", checkpoint.display()),

@@ -103,7 +103,7 @@ fn a_run_passes_on_rank_0_and_tells_where_everything_lies() {
     assert_eq!(
         done,
         format!(
-            "done: 5 steps, loss 7.5000 -> 0.2500\n  metrics     {folder}/metrics.jsonl\n  logs        {folder}/logs\n  checkpoint  {folder}/checkpoints/last\n"
+            "done: 5 steps, loss 7.5000 -> 0.2500\n  metrics     {folder}/metrics.jsonl\n  curves      {folder}/curves.svg\n  logs        {folder}/logs\n  checkpoint  {folder}/checkpoints/last\n"
         )
     );
 }

@@ -1,0 +1,17 @@
+//! Fails in the first second of a build without libtorch. torch-sys would fail minutes later, with a page of
+//! compiler output; it knows nothing of this crate, so the crate depends on nothing and is compiled first.
+
+#[path = "src/lib.rs"]
+#[expect(unreachable_pub, reason = "the same file is also the library")]
+mod libtorch;
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=LIBTORCH");
+    match libtorch::find() {
+        Ok(libtorch) => println!(
+            "cargo::rerun-if-changed={}",
+            libtorch.join("include").join(libtorch::VERSION_HEADER).display()
+        ),
+        Err(problem) => println!("cargo::error={problem}"),
+    }
+}

@@ -1,0 +1,64 @@
+//! Generation with a memory of keys and values is the full forward pass.
+
+use crate::setting::{difference, loaded, small, within_limit};
+use neva_data::IMAGE;
+use neva_engine::comm::Mesh;
+use neva_engine::model::Batch;
+use neva_engine::nn::Segments;
+use tch::{Device, Kind, Tensor};
+
+/// Words with a picture of 4 positions between them.
+const IDS: [i64; 13] = [1, 40, IMAGE, IMAGE, IMAGE, IMAGE, 7, 250, 31, 8, 99, 100, 3];
+
+/// Positions `start..end` of the text, with the picture if it is among them.
+fn batch(start: usize, end: usize) -> Batch {
+    let ids = &IDS[start..end];
+    let image: Vec<i64> = ids.iter().enumerate().filter(|(_, id)| **id == IMAGE).map(|(place, _)| place as i64).collect();
+    let input_ids_bs = Tensor::from_slice(ids).unsqueeze(0);
+    Batch {
+        labels_bs: input_ids_bs.shallow_clone(),
+        input_ids_bs,
+        segments: Segments::rows(&[ids.len()]),
+        pixels: (!image.is_empty()).then(|| Tensor::arange(3 * 28 * 28, (Kind::Float, Device::Cpu)).cos().view([1, 3, 28, 28])),
+        image_positions: Tensor::from_slice(&image),
+        feature_rows: None,
+    }
+}
+
+#[test]
+fn of_every_prompt_is_the_full_forward_pass() {
+    within_limit(|| {
+        let loaded = loaded(&small(), &Mesh::single());
+        tch::no_grad(|| {
+            let expected = loaded.model.forward(&batch(0, IDS.len())).unwrap();
+            // A prompt ends before the picture or behind it.
+            for prompt in [1, 2, 6, 7, 8, 9, 12] {
+                let mut decoding = loaded.model.decoding();
+                let mut parts = vec![loaded.model.decode(&batch(0, prompt), &mut decoding).unwrap()];
+                if prompt >= 6 {
+                    parts.extend((prompt..IDS.len()).map(|place| loaded.model.decode(&batch(place, place + 1), &mut decoding).unwrap()));
+                }
+                let got = Tensor::cat(&parts, 1);
+                let off = difference(&got, &expected.narrow(1, 0, got.size()[1]));
+                assert!(off <= 1e-5, "a prompt of {prompt}: off by {off:e}");
+            }
+        });
+    });
+}
+
+#[test]
+fn two_memories_do_not_mix() {
+    within_limit(|| {
+        let loaded = loaded(&small(), &Mesh::single());
+        tch::no_grad(|| {
+            let expected = loaded.model.forward(&batch(0, 9)).unwrap();
+            let [mut a, mut b] = [loaded.model.decoding(), loaded.model.decoding()];
+            loaded.model.decode(&batch(0, 8), &mut a).unwrap();
+            loaded.model.decode(&batch(6, 8), &mut b).unwrap();
+            let got = loaded.model.decode(&batch(8, 9), &mut a).unwrap();
+            assert!(difference(&got, &expected.narrow(1, 8, 1)) <= 1e-5);
+            let other = loaded.model.decode(&batch(8, 9), &mut b).unwrap();
+            assert!(difference(&other, &got) > 1e-3);
+        });
+    });
+}

@@ -1,0 +1,229 @@
+//! Ranks that meet at a TCP store and talk through Gloo. Here they are threads of one process.
+
+use crate::comm::check_collectives;
+use crate::setting::within_limit;
+use neva_engine::comm::{Axis, CommError, Greeting, Meeting, Mesh, Reduce, rendezvous};
+use neva_engine::{EngineError, comm::Fabric};
+use neva_schemas::{ParallelSizes, RankEnv, RankFailure, exit_class};
+use neva_torch_ffi::TcpStore;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+use tch::Tensor;
+
+const HOST: &str = "127.0.0.1";
+const TIMEOUT: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_secs(1);
+
+fn greeting(plan: &str) -> Greeting {
+    Greeting {
+        plan: plan.into(),
+        version: "0.1.0".into(),
+        libtorch: "2.11.0".into(),
+    }
+}
+
+fn rank_env(rank: u32, world_size: u32, master_port: u16, agent_store: bool) -> RankEnv {
+    RankEnv {
+        rank,
+        world_size,
+        local_rank: rank,
+        local_world_size: world_size,
+        master_addr: HOST.into(),
+        master_port,
+        agent_store,
+    }
+}
+
+/// Runs `body` on the ranks of a world that an agent's store serves, as torchrun's does.
+fn meet<T: Send>(
+    world: u32,
+    timeout: Duration,
+    plan: impl Fn(u32) -> &'static str + Sync,
+    body: impl Fn(Result<Meeting, CommError>) -> T + Sync,
+) -> Vec<T> {
+    let store = TcpStore::server(HOST, 0, world as usize, TIMEOUT).unwrap();
+    let port = store.port();
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = (0..world)
+            .map(|rank| {
+                let (plan, body) = (&plan, &body);
+                scope.spawn(move || {
+                    body(rendezvous(
+                        &rank_env(rank, world, port, true),
+                        &greeting(plan(rank)),
+                        format!("from {rank}").as_bytes(),
+                        timeout,
+                    ))
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn processes_combine_every_kind() {
+    within_limit(|| {
+        let told = meet(
+            2,
+            TIMEOUT,
+            |_| "plan",
+            |meeting| {
+                let meeting = meeting.unwrap();
+                check_collectives(&*meeting.fabric.group("pair", &[0, 1]).unwrap());
+                let told = meeting.from_first.clone();
+                meeting.leave(TIMEOUT);
+                told
+            },
+        );
+        assert_eq!(told, [b"from 0", b"from 0"]);
+    });
+}
+
+#[test]
+fn a_mesh_of_processes_is_that_of_threads() {
+    within_limit(|| {
+        let sizes = ParallelSizes {
+            tp: 2,
+            dp: 2,
+            ..ParallelSizes::ONE
+        };
+        let sums = meet(
+            4,
+            TIMEOUT,
+            |_| "plan",
+            |meeting| {
+                let meeting = meeting.unwrap();
+                let mesh = Mesh::new(sizes, &meeting.fabric).unwrap();
+                let sums = [Axis::Tensor, Axis::Data].map(|axis| {
+                    let sum = Tensor::from(10i64.pow(meeting.fabric.rank() as u32));
+                    mesh.axis(axis).all_reduce(&sum, Reduce::Sum).unwrap();
+                    sum.int64_value(&[])
+                });
+                meeting.leave(TIMEOUT);
+                sums
+            },
+        );
+        assert_eq!(sums, [[11, 101], [11, 1010], [1100, 101], [1100, 1010]]);
+    });
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind((HOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn rank_0_serves_the_store_where_no_agent_does() {
+    within_limit(|| {
+        // Another process may take the port in between: then the next one is tried, as a launcher does.
+        let met = (0..5).any(|_| {
+            let port = free_port();
+            let join = |rank| rendezvous(&rank_env(rank, 2, port, false), &greeting("plan"), b"folder", TIMEOUT);
+            let outcomes = std::thread::scope(|scope| {
+                let ranks = [0, 1].map(|rank| {
+                    scope.spawn(move || {
+                        join(rank).map(|meeting| {
+                            let told = meeting.from_first.clone();
+                            meeting.leave(TIMEOUT);
+                            told
+                        })
+                    })
+                });
+                ranks.map(|rank| rank.join().unwrap())
+            });
+            match outcomes {
+                [Err(error), _] if failure(&error).port_was_taken() => false,
+                [first, second] => {
+                    assert_eq!((first.unwrap(), second.unwrap()), (b"folder".to_vec(), b"folder".to_vec()));
+                    true
+                }
+            }
+        });
+        assert!(met, "five ports were taken");
+    });
+}
+
+#[test]
+fn ranks_of_different_runs_do_not_mix() {
+    within_limit(|| {
+        let outcomes = meet(2, TIMEOUT, |rank| ["plan a", "plan b"][rank as usize], |meeting| meeting.map(drop));
+        assert!(outcomes[0].is_ok(), "rank 0 is the measure: {:?}", outcomes[0]);
+        let error = outcomes[1].as_ref().unwrap_err();
+        assert!(matches!(error, CommError::Strangers(_)), "{error}");
+        let text = error.to_string();
+        for part in ["rank 0", "plan a", "rank 1", "plan b"] {
+            assert!(text.contains(part), "{text} lacks {part}");
+        }
+    });
+}
+
+fn failure(error: &CommError) -> RankFailure {
+    RankFailure {
+        class: exit_class::CLUSTER,
+        rank: 0,
+        step: None,
+        unix_ms: 0,
+        chain: vec![error.to_string()],
+    }
+}
+
+#[test]
+fn an_absent_master_is_given_up_in_time() {
+    within_limit(|| {
+        let port = free_port();
+        let started = Instant::now();
+        let error = rendezvous(&rank_env(1, 2, port, false), &greeting("plan"), b"", SHORT).unwrap_err();
+        assert!(matches!(error, CommError::Rendezvous { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("{HOST}:{port}")), "{error}");
+        assert!(started.elapsed() < SHORT * 10, "it took {:?}", started.elapsed());
+        assert_eq!(EngineError::from(error).class(), exit_class::CLUSTER);
+    });
+}
+
+#[test]
+fn an_absent_rank_0_is_given_up_in_time() {
+    within_limit(|| {
+        // The store is there, but rank 0 never says what it is about to do.
+        let store = TcpStore::server(HOST, 0, 2, TIMEOUT).unwrap();
+        let error = rendezvous(&rank_env(1, 2, store.port(), true), &greeting("plan"), b"", SHORT).unwrap_err();
+        assert!(matches!(error, CommError::Rendezvous { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_taken_port_is_recognised() {
+    within_limit(|| {
+        let holder = TcpListener::bind((HOST, 0)).unwrap();
+        let port = holder.local_addr().unwrap().port();
+        let error = rendezvous(&rank_env(0, 2, port, false), &greeting("plan"), b"", SHORT).unwrap_err();
+        assert!(matches!(error, CommError::Rendezvous { .. }), "{error}");
+        assert!(failure(&error).port_was_taken(), "{error}");
+    });
+}
+
+#[test]
+fn a_peer_that_leaves_ends_the_wait() {
+    within_limit(|| {
+        let outcomes = meet(
+            2,
+            Duration::from_secs(5),
+            |_| "plan",
+            |meeting| {
+                let meeting = meeting.unwrap();
+                let group = meeting.fabric.group("pair", &[0, 1]).unwrap();
+                if meeting.fabric.rank() == 1 {
+                    Ok(())
+                } else {
+                    group.all_reduce(&Tensor::from(1f32), Reduce::Sum)
+                }
+            },
+        );
+        let error = outcomes[0].as_ref().unwrap_err();
+        assert!(matches!(error, CommError::Transport { .. } | CommError::Deadline { .. }), "{error}");
+        assert!(
+            error.to_string().contains("`pair`") && error.to_string().contains("all_reduce(sum)"),
+            "{error}"
+        );
+    });
+}

@@ -1,0 +1,237 @@
+//! What must not depend on how ranks share the work: losses, and weights after training.
+
+use crate::setting::{
+    ONE, Samples, close, close_tensors, loaded, mock, on_mesh, small, tiny, train, whole, within_limit, without_labels, without_picture,
+};
+use neva_schemas::{Finetune, LoRA, ParallelSizes, Peft};
+use tch::Kind;
+
+const STEPS: u64 = 10;
+const TP2: ParallelSizes = ParallelSizes { tp: 2, ..ONE };
+const DP2: ParallelSizes = ParallelSizes { dp: 2, ..ONE };
+const TP2_DP2: ParallelSizes = ParallelSizes { tp: 2, dp: 2, ..ONE };
+
+fn tolerance(sizes: ParallelSizes) -> f64 {
+    if sizes.tp == 1 { 1e-6 } else { 1e-5 }
+}
+
+/// Everything that real batches hold. With global batches of 8, micro-batches of 2 and two data-parallel
+/// ranks, samples 2, 3, 6 and 7 are the second rank's.
+fn mixed(index: usize, sample: &mut neva_data::Sample) {
+    let (step, within) = (index / 8, index % 8);
+    match (step, within) {
+        // A whole step without a picture: the vision encoder and the projector rest.
+        (3, _) | (_, 2 | 3) => without_picture(sample),
+        _ => {}
+    }
+    match (step, within) {
+        // One sample, one micro-batch, and in one step a rank that has nothing to learn.
+        (5, 2 | 3) | (_, 4 | 6 | 7) => without_labels(sample),
+        _ => {}
+    }
+}
+
+#[track_caller]
+fn check(name: &str, layouts: &[ParallelSizes], change: impl FnOnce(&mut Finetune)) {
+    let mut finetune = small();
+    change(&mut finetune);
+    let samples = Samples::edited(&finetune, mixed);
+    let expected = train(&finetune, &samples, ONE, STEPS);
+    assert!(
+        expected.losses.iter().all(|loss| loss.is_finite() && *loss > 0.0),
+        "{name}: {:?}",
+        expected.losses
+    );
+    for sizes in layouts {
+        let got = train(&finetune, &samples, *sizes, STEPS);
+        close(
+            &format!("{name}, {sizes:?}: loss"),
+            &got.losses,
+            &expected.losses,
+            tolerance(*sizes),
+        );
+        close_tensors(&format!("{name}, {sizes:?}"), &got.weights, &expected.weights, 1e-4);
+    }
+}
+
+const ALL: &[ParallelSizes] = &[TP2, DP2, TP2_DP2];
+
+#[test]
+fn of_the_whole_model() {
+    within_limit(|| check("full", ALL, |_| {}));
+}
+
+#[test]
+fn of_a_tied_head() {
+    within_limit(|| {
+        check("tied head", ALL, |finetune| {
+            finetune.model.llava_mut().text_config.tie_word_embeddings = true
+        })
+    });
+}
+
+#[test]
+fn of_frozen_parts() {
+    within_limit(|| {
+        check("frozen vision encoder", ALL, |finetune| {
+            finetune.model.llava_mut().freeze_vision_model = true
+        });
+        // In the text-only step nothing is left to train.
+        check("frozen language model", ALL, |finetune| {
+            finetune.model.llava_mut().freeze_language_model = true
+        });
+        check("frozen language model and projection", ALL, |finetune| {
+            finetune.model.llava_mut().freeze_language_model = true;
+            finetune.model.llava_mut().freeze_vision_projection = true;
+        });
+    });
+}
+
+fn adapters(finetune: &mut Finetune, target_modules: &[&str]) {
+    let target_modules = target_modules.iter().map(|target| (*target).to_owned()).collect();
+    finetune.peft = Some(Peft::LoRA(LoRA {
+        target_modules,
+        dim: 4,
+        alpha: 8.0,
+        ..LoRA::default()
+    }));
+}
+
+#[test]
+fn of_adapters_on_fused_modules() {
+    within_limit(|| {
+        check("fused LoRA", ALL, |finetune| {
+            adapters(finetune, &["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"])
+        })
+    });
+}
+
+#[test]
+fn of_adapters_on_single_linears() {
+    // `q_proj` names the vision encoder's linears, too, which every rank holds whole.
+    within_limit(|| {
+        check("single LoRA", ALL, |finetune| {
+            adapters(finetune, &["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "linear_1", "fc2"])
+        });
+    });
+}
+
+#[test]
+fn of_adapters_beside_a_trained_model() {
+    within_limit(|| {
+        check("LoRA and model", &[TP2_DP2], |finetune| {
+            finetune.peft = Some(Peft::LoRA(LoRA {
+                dim: 4,
+                alpha: 8.0,
+                freeze_language_model: false,
+                ..LoRA::default()
+            }));
+        });
+    });
+}
+
+#[test]
+fn of_a_vocabulary_that_does_not_divide() {
+    within_limit(|| {
+        // 1024 rows on each rank: the second has 976 real ones. Then 64: the second has padding only.
+        for vocab_size in [2000, 64] {
+            check(&format!("vocabulary of {vocab_size}"), &[TP2, TP2_DP2], |finetune| {
+                finetune.model.llava_mut().text_config.vocab_size = vocab_size
+            });
+        }
+        let four = ParallelSizes { tp: 4, ..ONE };
+        check("vocabulary of 100 over 4 ranks", &[four], |finetune| {
+            let text = &mut finetune.model.llava_mut().text_config;
+            (text.vocab_size, text.num_key_value_heads) = (100, 4);
+        });
+    });
+}
+
+#[test]
+fn of_the_recipe_itself() {
+    within_limit(|| {
+        let mut finetune = tiny();
+        mock(&mut finetune).seq_length = 48;
+        let samples = Samples::of(&finetune);
+        let expected = train(&finetune, &samples, ONE, STEPS);
+        for sizes in [DP2, TP2] {
+            let got = train(&finetune, &samples, sizes, STEPS);
+            close(&format!("{sizes:?}: loss"), &got.losses, &expected.losses, tolerance(sizes));
+            close_tensors(&format!("{sizes:?}"), &got.weights, &expected.weights, 1e-4);
+        }
+    });
+}
+
+#[test]
+fn of_the_size_of_micro_batches() {
+    within_limit(|| {
+        let train_cut = |micro_batch_size| {
+            let mut finetune = small();
+            mock(&mut finetune).micro_batch_size = micro_batch_size;
+            train(&finetune, &Samples::edited(&finetune, mixed), ONE, STEPS)
+        };
+        let expected = train_cut(8);
+        for micro_batch_size in [1, 2, 4] {
+            let got = train_cut(micro_batch_size);
+            close(
+                &format!("micro-batches of {micro_batch_size}: loss"),
+                &got.losses,
+                &expected.losses,
+                1e-6,
+            );
+            close_tensors(
+                &format!("micro-batches of {micro_batch_size}"),
+                &got.weights,
+                &expected.weights,
+                1e-4,
+            );
+        }
+    });
+}
+
+#[test]
+fn of_fresh_parameters() {
+    within_limit(|| {
+        let mut finetune = small();
+        finetune.model.llava_mut().text_config.vocab_size = 200;
+        adapters(&mut finetune, &["linear_qkv", "linear_proj", "q_proj_of_nothing", "linear_fc2"]);
+        let expected = on_mesh(ONE, |mesh| {
+            let loaded = loaded(&finetune, &mesh);
+            loaded
+                .parameters
+                .iter()
+                .map(|parameter| (parameter.spec.name.clone(), parameter.tensor.detach()))
+                .collect::<Vec<_>>()
+        });
+        for sizes in [TP2, TP2_DP2] {
+            let ranks = on_mesh(sizes, |mesh| {
+                let loaded = loaded(&finetune, &mesh);
+                for parameter in loaded.parameters.iter() {
+                    let group = mesh.axis(neva_engine::comm::Axis::Tensor);
+                    let Some(shard) = parameter.spec.shard(group.rank(), group.size()) else {
+                        continue;
+                    };
+                    let padding = parameter
+                        .tensor
+                        .narrow(shard.dim as i64, shard.len as i64, (shard.padded - shard.len) as i64);
+                    assert_eq!(
+                        padding.abs().sum(Kind::Double).double_value(&[]),
+                        0.0,
+                        "padding of {}",
+                        parameter.spec.name
+                    );
+                }
+                loaded
+                    .parameters
+                    .iter()
+                    .map(|parameter| whole(parameter, &parameter.tensor.detach(), &mesh))
+                    .collect::<Vec<_>>()
+            });
+            for got in ranks {
+                for ((name, expected), got) in expected[0].iter().zip(got) {
+                    assert!(got.equal(expected), "{sizes:?}: `{name}` is not cut out of the whole");
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,244 @@
+//! A run that goes on from a checkpoint is the run that was never interrupted.
+
+use crate::setting::{
+    ONE, Samples, close, files, loaded, microbatches, mock, no_cache, on_mesh, plan, run, small, trainer, weights, within_limit, without_picture,
+};
+use neva_engine::checkpoint::{Base, CheckpointFolder, restore_optimizer, save};
+use neva_engine::comm::Mesh;
+use neva_engine::trainer::{LoadedModel, Progress, Trainer, fit};
+use neva_schemas::{Finetune, LoRA, MixedPrecision, ParallelSizes, Peft, Plugins, Precision, RestoreConfig, Run, RunReport, exit_class};
+use std::path::{Path, PathBuf};
+use tch::Device;
+
+fn precision(finetune: &mut Finetune, precision: Precision) {
+    finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision { precision });
+}
+
+fn lora(finetune: &mut Finetune) {
+    finetune.peft = Some(Peft::LoRA(LoRA { dim: 4, alpha: 8.0, ..LoRA::default() }));
+}
+
+/// A run of six steps that saves every three, in `folder/default/NAME`.
+fn saving() -> Finetune {
+    let mut finetune = small();
+    finetune.log.ckpt.every_n_train_steps = Some(3);
+    finetune
+}
+
+const AFTER_3: &str = "checkpoints/default--step=2-consumed_samples=24";
+const AFTER_6: &str = "checkpoints/default--step=5-consumed_samples=48";
+
+fn bits(report: &RunReport) -> Vec<u64> {
+    report.losses.iter().map(|loss| loss.to_bits()).collect()
+}
+
+fn check(change: impl FnOnce(&mut Finetune)) {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, rest) = (folder.path().join("whole"), folder.path().join("rest"));
+    let mut finetune = saving();
+    change(&mut finetune);
+    let expected = run(&finetune, &whole).unwrap();
+    finetune.resume.resume_from_path = Some(whole.join(AFTER_3));
+    let resumed = run(&finetune, &rest).unwrap();
+    assert_eq!((resumed.steps, bits(&resumed)), (6, bits(&expected)[3..].to_vec()));
+    let (expected, got) = (files(&whole.join(AFTER_6)), files(&rest.join(AFTER_6)));
+    for file in ["model.safetensors", "optimizer.safetensors", "checkpoint.json"] {
+        assert!(got[Path::new(file)] == expected[Path::new(file)], "{file} differs");
+    }
+}
+
+#[test]
+fn is_exact_in_fp32() {
+    within_limit(|| {
+        check(|_| {});
+        check(|finetune| finetune.model.llava_mut().freeze_vision_model = true);
+    });
+}
+
+#[test]
+fn is_exact_in_bf16() {
+    within_limit(|| check(|finetune| precision(finetune, Precision::Bf16Mixed)));
+}
+
+#[test]
+fn is_exact_with_adapters() {
+    within_limit(|| {
+        check(lora);
+        check(|finetune| {
+            lora(finetune);
+            precision(finetune, Precision::Bf16Mixed);
+        });
+    });
+}
+
+#[test]
+fn of_adapters_finds_the_base_again() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("base");
+        run(&saving(), &base).unwrap();
+        check(|finetune| {
+            lora(finetune);
+            finetune.resume.restore_config = Some(RestoreConfig { path: base.join(AFTER_6).display().to_string() });
+        });
+    });
+}
+
+/// The first two steps have no picture: the vision encoder and the projector lag behind the language model.
+fn late_pictures(index: usize, sample: &mut neva_data::Sample) {
+    if index < 16 {
+        without_picture(sample);
+    }
+}
+
+fn step(trainer: &mut Trainer, finetune: &Finetune, samples: &Samples, step: u64) -> f64 {
+    let batches = microbatches(finetune, samples, trainer.mesh(), step);
+    trainer.step(&batches, 2e-3, step).unwrap().loss
+}
+
+fn saved(trainer: &Trainer, finetune: &Finetune, steps: u64, parent: &Path) -> PathBuf {
+    let run = Run::of(finetune.clone());
+    save(parent, &run, steps, 8 * steps, None, trainer.parameters(), trainer.optimizer(), &Vec::new(), trainer.mesh(), 10).unwrap()
+}
+
+fn restored(path: &Path, finetune: &Finetune, mesh: Mesh) -> Trainer {
+    let checkpoint = CheckpointFolder::open(path).unwrap();
+    let base = Base::of(finetune, &no_cache()).unwrap();
+    let loaded = LoadedModel::load(finetune, &base, Some(&checkpoint), &no_cache(), &mesh, Device::Cpu).unwrap();
+    let trainer = Trainer::new(finetune, loaded, mesh);
+    let group = trainer.mesh().axis(neva_engine::comm::Axis::Tensor);
+    restore_optimizer(&checkpoint, trainer.optimizer(), trainer.parameters(), (group.rank(), group.size())).unwrap();
+    trainer
+}
+
+fn counts(trainer: &Trainer) -> Vec<(String, f64)> {
+    trainer.optimizer().states().map(|(name, state)| (name.to_owned(), state.step.double_value(&[0]))).collect()
+}
+
+#[test]
+fn keeps_the_steps_of_parameters_that_rested() {
+    within_limit(|| {
+        for kind in [Precision::Fp32, Precision::Bf16Mixed] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut finetune = small();
+            precision(&mut finetune, kind);
+            let samples = Samples::edited(&finetune, late_pictures);
+            let mut whole = trainer(&finetune, Mesh::single());
+            (0..3).for_each(|at| drop(step(&mut whole, &finetune, &samples, at)));
+            for (name, count) in counts(&whole) {
+                let vision = name.contains("vision_tower") || name.contains("projector");
+                assert_eq!(count, if vision { 1.0 } else { 3.0 }, "steps of `{name}`");
+            }
+            let mut resumed = restored(&saved(&whole, &finetune, 3, folder.path()), &finetune, Mesh::single());
+            assert_eq!(counts(&resumed), counts(&whole));
+            for at in 3..6 {
+                let (expected, got) = (step(&mut whole, &finetune, &samples, at), step(&mut resumed, &finetune, &samples, at));
+                assert_eq!(got.to_bits(), expected.to_bits(), "loss of step {at}");
+            }
+            let got = weights(&resumed);
+            assert!(weights(&whole).iter().all(|(name, weight)| weight.equal(&got[name])));
+        }
+    });
+}
+
+#[test]
+fn moves_between_layouts() {
+    within_limit(|| {
+        let (tp2, tp2_dp2) = (ParallelSizes { tp: 2, ..ONE }, ParallelSizes { tp: 2, dp: 2, ..ONE });
+        for (from, to) in [(ONE, tp2), (tp2, ONE), (tp2, tp2_dp2), (ONE, ParallelSizes { dp: 2, ..ONE })] {
+            for with_adapters in [false, true] {
+                let folder = tempfile::tempdir().unwrap();
+                let mut finetune = saving();
+                // Rows of padding appear and vanish on the way.
+                finetune.model.llava_mut().text_config.vocab_size = 200;
+                if with_adapters {
+                    lora(&mut finetune);
+                }
+                let cut = |finetune: &Finetune, sizes: ParallelSizes| {
+                    let mut finetune = finetune.clone();
+                    finetune.trainer.strategy.tensor_model_parallel_size = sizes.tp;
+                    finetune.trainer.devices = sizes.world();
+                    finetune
+                };
+                let on = |finetune: &Finetune, sizes: ParallelSizes, run: &str| -> RunReport {
+                    let (plan, run_dir) = (plan(&cut(finetune, sizes), &folder.path().join(run)), folder.path().join(run));
+                    on_mesh(sizes, |mesh| fit(&plan, &run_dir, mesh, Device::Cpu, &no_cache(), &Progress::default()).unwrap()).remove(0)
+                };
+                let expected = on(&finetune, from, "whole");
+                finetune.resume.resume_from_path = Some(folder.path().join("whole").join(AFTER_3));
+                let got = on(&finetune, to, "rest");
+                close(&format!("{from:?} to {to:?}: loss"), &got.losses, &expected.losses[3..], 1e-5);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_checkpoint_is_the_same_bytes_in_every_layout() {
+    within_limit(|| {
+        let mut finetune = small();
+        finetune.model.llava_mut().text_config.vocab_size = 200;
+        let of = |sizes| {
+            let folder = tempfile::tempdir().unwrap();
+            on_mesh(sizes, |mesh| saved(&trainer(&finetune, mesh), &finetune, 0, folder.path()));
+            files(folder.path())
+        };
+        let expected = of(ONE);
+        assert_eq!(expected.len(), 4);
+        assert!(of(ParallelSizes { tp: 2, ..ONE }) == expected);
+        assert!(of(ParallelSizes { dp: 2, ..ONE }) == expected);
+    });
+}
+
+#[test]
+fn if_exists_takes_the_newest() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = folder.path().join("default");
+        let mut finetune = saving();
+        finetune.resume.resume_if_exists = true;
+        let failure = run(&finetune, &runs.join("1")).unwrap_err();
+        assert_eq!(failure.class, exit_class::INPUT);
+        assert!(failure.to_string().contains("finetune.resume.resume_ignore_no_checkpoint=true"), "{failure}");
+
+        finetune.resume.resume_ignore_no_checkpoint = true;
+        let first = run(&finetune, &runs.join("2")).unwrap();
+        assert_eq!(first.losses.len(), 6);
+        // A save that was killed, of a later step: whole, but not under its name.
+        let unfinished = runs.join("2/checkpoints/.default--step=8-consumed_samples=72.writing");
+        crate::setting::copy(&runs.join("2").join(AFTER_6), &unfinished);
+        let state = std::fs::read_to_string(unfinished.join("checkpoint.json")).unwrap().replace("\"steps_done\": 6", "\"steps_done\": 9");
+        std::fs::write(unfinished.join("checkpoint.json"), state).unwrap();
+
+        finetune.trainer.max_steps = 9;
+        let second = run(&finetune, &runs.join("3")).unwrap();
+        assert_eq!((second.steps, second.losses.len()), (9, 3), "goes on after step 6");
+        finetune.trainer.max_steps = 10;
+        let third = run(&finetune, &runs.join("4")).unwrap();
+        assert_eq!((third.steps, third.losses.len()), (10, 1), "goes on after step 9");
+        // All done already: nothing is trained, and nothing is lost.
+        let fourth = run(&finetune, &runs.join("5")).unwrap();
+        assert_eq!((fourth.steps, fourth.losses.len()), (10, 0));
+    });
+}
+
+#[test]
+fn restoring_takes_the_weights_only() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut finetune = saving();
+        run(&finetune, &folder.path().join("first")).unwrap();
+        let checkpoint = folder.path().join("first").join(AFTER_6);
+        let expected = restored(&checkpoint, &finetune, Mesh::single());
+        finetune.resume.restore_config = Some(RestoreConfig { path: checkpoint.display().to_string() });
+        let base = Base::of(&finetune, &no_cache()).unwrap();
+        assert_eq!(base, Base::Checkpoint(checkpoint));
+        let got = loaded(&finetune, &Mesh::single());
+        for parameter in expected.parameters().iter() {
+            assert!(got.parameters.get(&parameter.spec.name).unwrap().tensor.equal(&parameter.tensor), "{}", parameter.spec.name);
+        }
+        mock(&mut finetune).seed += 1;
+        let report = run(&finetune, &folder.path().join("second")).unwrap();
+        assert_eq!((report.steps, report.losses.len()), (6, 6), "starts at step 0");
+    });
+}

@@ -1,0 +1,123 @@
+//! Writing checkpoints: nothing half-written under a checkpoint's name, whatever goes wrong.
+
+use crate::setting::{copy, files, names, run, small, trainer, within_limit};
+use neva_engine::checkpoint::{Artifacts, CheckpointFolder, save};
+use neva_engine::comm::Mesh;
+use neva_engine::trainer::Trainer;
+use neva_engine::{EngineError, Result};
+use neva_schemas::{Finetune, Run, exit_class};
+use std::path::{Path, PathBuf};
+
+fn saved(parent: &Path, trainer: &Trainer, finetune: &Finetune, steps: u64, artifacts: &Artifacts, keep: u64) -> Result<PathBuf> {
+    let run = Run::of(finetune.clone());
+    save(parent, &run, steps, 8 * steps, Some(1.5), trainer.parameters(), trainer.optimizer(), artifacts, trainer.mesh(), keep)
+}
+
+fn name(steps: u64) -> String {
+    format!("default--step={}-consumed_samples={}", steps - 1, 8 * steps)
+}
+
+#[test]
+fn a_checkpoint_holds_what_its_table_says() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let finetune = small();
+        let artifacts = vec![("tokenizer.json".to_owned(), b"{}".to_vec())];
+        let path = saved(folder.path(), &trainer(&finetune, Mesh::single()), &finetune, 3, &artifacts, 10).unwrap();
+        assert_eq!(path, folder.path().join(name(3)));
+        assert_eq!(names(&path), ["checkpoint.json", "model.safetensors", "optimizer.safetensors", "run.json", "tokenizer.json"]);
+        let opened = CheckpointFolder::open(&path).unwrap();
+        assert_eq!((opened.state.steps_done, opened.state.consumed_samples, opened.state.loss), (3, 24, Some(1.5)));
+        assert_eq!(opened.run.finetune, finetune);
+    });
+}
+
+#[test]
+fn older_checkpoints_go_and_strangers_stay() {
+    for (keep, expected) in [(0, vec![6]), (2, vec![4, 5, 6]), (10, vec![1, 2, 3, 4, 5, 6])] {
+        within_limit(move || {
+            let folder = tempfile::tempdir().unwrap();
+            let mut finetune = small();
+            (finetune.log.ckpt.every_n_train_steps, finetune.log.ckpt.save_top_k) = (Some(1), keep);
+            let parent = folder.path().join("checkpoints");
+            std::fs::create_dir_all(parent.join("notes of mine")).unwrap();
+            let report = run(&finetune, folder.path()).unwrap();
+            let mut expected: Vec<_> = expected.into_iter().map(name).collect();
+            assert_eq!(report.checkpoint, Some(parent.join(expected.last().unwrap())));
+            expected.push("notes of mine".into());
+            assert_eq!(names(&parent), expected);
+        });
+    }
+}
+
+/// Saves once, then again with something in the way.
+fn check_failure(obstacle: impl FnOnce(&Path), artifacts: &Artifacts, expect: &str) -> EngineError {
+    let folder = tempfile::tempdir().unwrap();
+    let finetune = small();
+    let trainer = trainer(&finetune, Mesh::single());
+    let earlier = saved(folder.path(), &trainer, &finetune, 3, &Vec::new(), 0).unwrap();
+    let before = files(&earlier);
+    obstacle(folder.path());
+    let present = names(folder.path());
+    let error = saved(folder.path(), &trainer, &finetune, 6, artifacts, 0).unwrap_err();
+    assert!(error.to_string().contains(expect), "{error}");
+    assert!(files(&earlier) == before, "the earlier checkpoint was touched");
+    assert_eq!(names(folder.path()), present, "something was left behind");
+    error
+}
+
+#[test]
+fn a_full_disk_leaves_the_earlier_checkpoint() {
+    within_limit(|| {
+        // The last files of a checkpoint meet the full disk; the tensors are written by then.
+        let artifacts = vec![("/dev/full".to_owned(), vec![0; 1 << 16])];
+        let error = check_failure(|_| {}, &artifacts, "cannot write /dev/full: No space left on device");
+        assert_eq!(error.class(), exit_class::JOB);
+    });
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_leaves_the_earlier_checkpoint() {
+    within_limit(|| {
+        let artifacts = vec![("no/such/folder".to_owned(), Vec::new())];
+        check_failure(|_| {}, &artifacts, "cannot write ");
+        check_failure(|parent| std::fs::write(parent.join(name(6)), b"a file in the way").unwrap(), &Vec::new(), "cannot replace ");
+        check_failure(|parent| std::fs::write(parent.join(format!(".{}.writing", name(6))), b"a file in the way").unwrap(), &Vec::new(), "cannot remove ");
+    });
+}
+
+#[test]
+fn what_a_killed_save_left_is_cleaned() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let finetune = small();
+        let trainer = trainer(&finetune, Mesh::single());
+        let earlier = saved(folder.path(), &trainer, &finetune, 3, &Vec::new(), 10).unwrap();
+        // Killed while it saved the sixth step, and while it replaced the third.
+        for steps in [6, 3] {
+            let leftover = folder.path().join(format!(".{}.writing", name(steps)));
+            copy(&earlier, &leftover);
+            std::fs::write(leftover.join("model.safetensors"), b"half").unwrap();
+            saved(folder.path(), &trainer, &finetune, steps, &Vec::new(), 10).unwrap();
+            assert!(!leftover.exists());
+        }
+        assert_eq!(names(folder.path()), [name(3), name(6)]);
+        assert!(files(&folder.path().join(name(3)))[Path::new("model.safetensors")].len() > 4);
+    });
+}
+
+/// The tensors are as readable as everything else: a checkpoint may be another user's base.
+#[cfg(unix)]
+#[test]
+fn all_files_have_the_same_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let finetune = small();
+        let path = saved(folder.path(), &trainer(&finetune, Mesh::single()), &finetune, 1, &Vec::new(), 0).unwrap();
+        let mode = |name: &str| std::fs::metadata(path.join(name)).unwrap().permissions().mode();
+        for name in names(&path) {
+            assert_eq!(mode(&name), mode("run.json"), "permissions of {name}");
+        }
+    });
+}

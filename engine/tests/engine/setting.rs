@@ -1,0 +1,318 @@
+//! What every test starts from: a small run, ranks that are threads, batches, and a deadline.
+
+use neva_data::{BatchSlice, Dataset, MergeOptions, Order};
+use neva_engine::checkpoint::{Base, ModelCache};
+use neva_engine::comm::{Axis, Mesh, run_ranks};
+use neva_engine::parameters::Parameter;
+use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, to_device, train_data};
+use neva_recipes::neva_tiny;
+use neva_schemas::{
+    Accelerator, Data, Engine, Finetune, LaunchPlan, LrScheduler, MockDataModule, PLAN_FORMAT, ParallelSizes, RankEnv, RankFailure, Run,
+    RunReport, TextConfig, VisionConfig,
+};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+use tch::{Device, Kind, Tensor};
+
+pub(crate) const ONE: ParallelSizes = ParallelSizes::ONE;
+
+/// Longest time that a test takes.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// Longest time that a rank waits for another.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Runs a test's body on a thread of its own: one that hangs fails.
+pub(crate) fn within_limit<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    // One thread for each rank, and the same sums in every run.
+    tch::set_num_threads(1);
+    let (done, outcome) = channel();
+    let thread = std::thread::spawn(move || done.send(body()));
+    match outcome.recv_timeout(LIMIT) {
+        Ok(value) => value,
+        Err(RecvTimeoutError::Timeout) => panic!("not done after {LIMIT:?}"),
+        Err(RecvTimeoutError::Disconnected) => match thread.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(_) => panic!("the body ended without a value"),
+        },
+    }
+}
+
+/// `neva_tiny`'s recipe on one CPU thread.
+pub(crate) fn tiny() -> Finetune {
+    let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
+    finetune.trainer.accelerator = Accelerator::Cpu;
+    finetune.trainer.threads_per_rank = Some(1);
+    finetune
+}
+
+/// The same family at a size that trains a step in milliseconds; a picture takes 4 positions.
+pub(crate) fn small() -> Finetune {
+    let mut finetune = tiny();
+    let model = finetune.model.llava_mut();
+    let text = TextConfig {
+        vocab_size: 320,
+        hidden_size: 64,
+        intermediate_size: 96,
+        num_hidden_layers: 2,
+        ..model.text_config.clone()
+    };
+    let vision = VisionConfig {
+        hidden_size: 32,
+        intermediate_size: 64,
+        num_attention_heads: 2,
+        image_size: 28,
+        ..model.vision_config.clone()
+    };
+    (model.text_config, model.vision_config, model.image_token_index) = (text, vision, 319);
+    finetune.data = Data::Mock(MockDataModule {
+        seq_length: 24,
+        global_batch_size: 8,
+        micro_batch_size: 2,
+        num_workers: 0,
+        ..MockDataModule::default()
+    });
+    finetune.optim.adamw_mut().lr_scheduler = LrScheduler::Constant {};
+    finetune.trainer.max_steps = 6;
+    finetune
+}
+
+pub(crate) fn mock(finetune: &mut Finetune) -> &mut MockDataModule {
+    match &mut finetune.data {
+        Data::Mock(data) => data,
+        Data::Preloaded(_) => unreachable!("the small run trains on mock data"),
+    }
+}
+
+/// Runs `body` on every rank of a mesh of threads.
+pub(crate) fn on_mesh<T: Send>(sizes: ParallelSizes, body: impl Fn(Mesh) -> T + Sync) -> Vec<T> {
+    run_ranks(sizes.world() as usize, DEADLINE, |fabric| body(Mesh::new(sizes, &fabric).unwrap()))
+}
+
+/// A model cache that holds nothing.
+pub(crate) fn no_cache() -> ModelCache {
+    ModelCache { path: PathBuf::new() }
+}
+
+/// The model of a run on one rank of a mesh.
+pub(crate) fn loaded(finetune: &Finetune, mesh: &Mesh) -> LoadedModel {
+    let base = Base::of(finetune, &no_cache()).unwrap();
+    LoadedModel::load(finetune, &base, None, &no_cache(), mesh, Device::Cpu).unwrap()
+}
+
+pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
+    Trainer::new(finetune, loaded(finetune, &mesh), mesh)
+}
+
+/// The run's mock samples, each changed by `edit`, which is given the sample's number.
+#[derive(Clone)]
+pub(crate) struct Samples {
+    inner: Arc<dyn Dataset>,
+    edit: fn(usize, &mut neva_data::Sample),
+}
+
+impl Samples {
+    pub(crate) fn of(finetune: &Finetune) -> Self {
+        Self::edited(finetune, |_, _| {})
+    }
+
+    pub(crate) fn edited(finetune: &Finetune, edit: fn(usize, &mut neva_data::Sample)) -> Self {
+        Self {
+            inner: train_data(finetune, None).unwrap().dataset,
+            edit,
+        }
+    }
+}
+
+impl Dataset for Samples {
+    fn len(&self) -> usize {
+        self.inner.len()
+    }
+
+    fn get(&self, index: usize) -> Result<neva_data::Sample, neva_data::DataError> {
+        let mut sample = self.inner.get(index)?;
+        (self.edit)(index, &mut sample);
+        Ok(sample)
+    }
+}
+
+/// Takes the picture out of a sample.
+pub(crate) fn without_picture(sample: &mut neva_data::Sample) {
+    sample.pictures.clear();
+    sample.ids.retain(|id| *id != neva_data::IMAGE);
+    sample.labels = sample.ids.clone();
+}
+
+/// A sample that teaches nothing.
+pub(crate) fn without_labels(sample: &mut neva_data::Sample) {
+    sample.labels.fill(neva_data::IGNORE);
+}
+
+/// This rank's micro-batches of a step; samples come in the dataset's order.
+pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, step: u64) -> Vec<Microbatch> {
+    let group = mesh.axis(Axis::Data);
+    let data = &finetune.data;
+    let slice = BatchSlice {
+        global_batch_size: data.global_batch_size(),
+        micro_batch_size: data.micro_batch_size(),
+        data_parallel_size: group.size() as u64,
+        data_parallel_rank: group.rank() as u64,
+    };
+    let image_seq_len = finetune.model.llava().image_seq_length();
+    let options = MergeOptions {
+        image_seq_len,
+        max_length: data.seq_length(),
+        row_multiple: 1,
+        fixed_length: false,
+    };
+    let order = Order {
+        seed: 0,
+        len: samples.len() as u64,
+        shuffle: false,
+    };
+    let each = slice.num_microbatches();
+    assert!(each > 0, "{:?}", slice.problem());
+    let batch = |n| neva_data::Batch::microbatch(samples, &order, &slice, &options, 0, n).unwrap();
+    (step * each..(step + 1) * each)
+        .map(|n| {
+            let batch = batch(n);
+            Microbatch::of(
+                to_device(&batch, image_seq_len, Device::Cpu).unwrap(),
+                batch.tokens.seq_lens.iter().sum::<usize>() as u64,
+            )
+        })
+        .collect()
+}
+
+/// What a run left.
+pub(crate) struct Trained {
+    pub(crate) losses: Vec<f64>,
+    /// Whole weights by name.
+    pub(crate) weights: BTreeMap<String, Tensor>,
+}
+
+/// Trains in a layout; all ranks must report the same.
+pub(crate) fn train(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, steps: u64) -> Trained {
+    let lr = finetune.optim.adamw().lr;
+    let mut ranks = on_mesh(sizes, |mesh| {
+        let mut trainer = trainer(finetune, mesh.clone());
+        let step = |step| trainer.step(&microbatches(finetune, samples, &mesh, step), lr, step).unwrap().loss;
+        let losses = (0..steps).map(step).collect();
+        Trained {
+            losses,
+            weights: weights(&trainer),
+        }
+    });
+    let first = ranks.remove(0);
+    for other in &ranks {
+        assert_eq!(other.losses, first.losses, "ranks report different losses");
+    }
+    first
+}
+
+/// Whole weights of a trainer, by name.
+pub(crate) fn weights(trainer: &Trainer) -> BTreeMap<String, Tensor> {
+    let whole = |parameter: &Parameter| {
+        (
+            parameter.spec.name.clone(),
+            whole(parameter, &parameter.tensor.detach(), trainer.mesh()),
+        )
+    };
+    trainer.parameters().iter().map(whole).collect()
+}
+
+/// The whole of a tensor of which the tensor-parallel ranks hold parts.
+pub(crate) fn whole(parameter: &Parameter, local: &Tensor, mesh: &Mesh) -> Tensor {
+    let group = mesh.axis(Axis::Tensor);
+    let Some(shard) = parameter.spec.shard(group.rank(), group.size()) else {
+        return local.copy();
+    };
+    let parts = group.all_gather(&local.contiguous()).unwrap();
+    Tensor::cat(&parts, shard.dim as i64).narrow(shard.dim as i64, 0, parameter.spec.shape[shard.dim] as i64)
+}
+
+/// Asserts that each value is within `tolerance` of the expected one, relative to it.
+#[track_caller]
+pub(crate) fn close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let off = (got - expected).abs() / expected.abs().max(1e-9);
+        assert!(
+            off <= tolerance,
+            "{what}: value {index} is {got:e}, expected {expected:e}: off by {off:e}"
+        );
+    }
+}
+
+/// Greatest difference of two tensors, relative to the greatest value of the second.
+pub(crate) fn difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    if a.numel() == 0 {
+        return 0.0;
+    }
+    let (a, b) = (a.detach().to_kind(Kind::Double), b.detach().to_kind(Kind::Double));
+    ((&a - &b).abs().max() / b.abs().max().clamp_min(1e-30)).double_value(&[])
+}
+
+/// Asserts that two sets of tensors have the same names and, nearly, the same values.
+#[track_caller]
+pub(crate) fn close_tensors(what: &str, got: &BTreeMap<String, Tensor>, expected: &BTreeMap<String, Tensor>, tolerance: f64) {
+    assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+    for (name, expected) in expected {
+        // Softmax does not see a key's bias: Adam turns its rounding noise into steps of the learning rate.
+        if name.contains("vision_tower") && name.ends_with("k_proj.bias") {
+            continue;
+        }
+        let off = difference(&got[name], expected);
+        assert!(off <= tolerance, "{what}: `{name}` is off by {off:e}");
+    }
+}
+
+/// The plan of a run on one rank.
+pub(crate) fn plan(finetune: &Finetune, run_dir: &Path) -> LaunchPlan {
+    LaunchPlan {
+        format: PLAN_FORMAT,
+        version: "test".into(),
+        name: finetune.log.name.clone(),
+        run_dir: run_dir.to_owned(),
+        num_nodes: finetune.trainer.num_nodes,
+        ranks_per_node: finetune.trainer.devices,
+        env: BTreeMap::new(),
+        run: Run::of(finetune.clone()),
+    }
+}
+
+/// A whole run, as `neva-rank train` does it.
+pub(crate) fn run(finetune: &Finetune, run_dir: &Path) -> Result<RunReport, RankFailure> {
+    neva_engine::engine().train(&plan(finetune, run_dir), &RankEnv::single())
+}
+
+/// Every file under a folder, with its bytes.
+pub(crate) fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.strip_prefix(folder).unwrap().to_owned(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// Names in a folder, sorted.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,242 @@
+//! Hugging Face folders in every spelling, and in every state of disrepair.
+
+use crate::setting::{copy, no_cache, tiny, within_limit};
+use neva_engine::checkpoint::{Base, TensorFile, write_tensors};
+use neva_engine::comm::Mesh;
+use neva_engine::model::Batch;
+use neva_engine::nn::Segments;
+use neva_engine::trainer::{LoadedModel, Microbatch, Trainer};
+use neva_engine::{EngineError, Result};
+use neva_layout::{canonical_name, from_hf_config};
+use neva_schemas::{Finetune, Model, Precision, RestoreConfig, exit_class};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf/llava_clip_llama")
+}
+
+pub(crate) fn config() -> Value {
+    serde_json::from_slice(&std::fs::read(fixture().join("config.json")).unwrap()).unwrap()
+}
+
+/// A run of the fixture's model that starts from `folder`.
+pub(crate) fn finetune(folder: &Path) -> Finetune {
+    let mut finetune = tiny();
+    finetune.model = Model::Llava(from_hf_config(&config()).unwrap());
+    finetune.resume.restore_config = Some(RestoreConfig { path: folder.display().to_string() });
+    finetune
+}
+
+pub(crate) fn load(finetune: &Finetune) -> Result<LoadedModel> {
+    LoadedModel::load(finetune, &Base::of(finetune, &no_cache())?, None, &no_cache(), &Mesh::single(), Device::Cpu)
+}
+
+/// One row: a picture between words.
+fn microbatch(finetune: &Finetune) -> Microbatch {
+    let image = finetune.model.llava().image_seq_length() as i64;
+    let mut ids = vec![1i64, 17, 400];
+    ids.extend(vec![neva_data::IMAGE; image as usize]);
+    ids.extend([9, 1200, 33, 4]);
+    let len = ids.len() as i64;
+    let mut labels = vec![-100i64; ids.len()];
+    labels[ids.len() - 4..].copy_from_slice(&[1200, 33, 4, 2]);
+    let edge = finetune.model.llava().vision_config.image_size as i64;
+    let pixels = Tensor::arange(3 * edge * edge, (Kind::Float, Device::Cpu)).sin().view([1, 3, edge, edge]);
+    let batch = Batch {
+        input_ids_bs: Tensor::from_slice(&ids).view([1, len]),
+        labels_bs: Tensor::from_slice(&labels).view([1, len]),
+        segments: Segments::rows(&[ids.len()]),
+        pixels: Some(pixels),
+        image_positions: Tensor::arange_start(3, 3 + image, (Kind::Int64, Device::Cpu)),
+        feature_rows: None,
+    };
+    Microbatch::of(batch, len as u64)
+}
+
+fn loss(folder: &Path) -> f64 {
+    let finetune = finetune(folder);
+    let loaded = load(&finetune).unwrap();
+    Trainer::new(&finetune, loaded, Mesh::single()).accumulate(&[microbatch(&finetune)]).unwrap().loss
+}
+
+/// A copy of the fixture with its tensors changed.
+fn rewritten(change: impl FnOnce(&mut Vec<(String, Tensor)>)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture().join("config.json"), folder.path().join("config.json")).unwrap();
+    let file = TensorFile::open(&fixture().join("model.safetensors")).unwrap();
+    let mut tensors: Vec<_> = file.tensors().into_keys().map(|name| (name.clone(), file.read(&name, None).unwrap())).collect();
+    change(&mut tensors);
+    write_tensors(&folder.path().join("model.safetensors"), tensors).unwrap();
+    folder
+}
+
+/// Hub files, which is what transformers up to 4.51 had in memory.
+fn layout_a(canonical: &str) -> String {
+    match canonical.strip_prefix("model.") {
+        Some(name) if name.starts_with("language_model.") => name.replacen("language_model.", "language_model.model.", 1),
+        Some(name) if name.starts_with("vision_tower.") => name.replacen("vision_tower.", "vision_tower.vision_model.", 1),
+        Some(name) => name.to_owned(),
+        None => format!("language_model.{canonical}"),
+    }
+}
+
+/// In memory, 4.52 to 4.57.
+fn layout_b(canonical: &str) -> String {
+    canonical.replacen("model.vision_tower.", "model.vision_tower.vision_model.", 1)
+}
+
+#[test]
+fn every_spelling_of_names_is_the_same_model() {
+    within_limit(|| {
+        let expected = loss(&fixture());
+        assert!(expected.is_finite());
+        for spell in [layout_a, layout_b, str::to_owned] {
+            let folder = rewritten(|tensors| {
+                for (name, _) in tensors.iter_mut() {
+                    *name = spell(&canonical_name(name).unwrap());
+                }
+                let example = tensors[0].0.clone();
+                // Buffers that old versions wrote.
+                tensors.push((spell("model.vision_tower.embeddings.position_ids"), Tensor::arange(17, (Kind::Int64, Device::Cpu))));
+                tensors.push((spell("model.language_model.layers.0.self_attn.rotary_emb.inv_freq"), Tensor::zeros([8], (Kind::Float, Device::Cpu))));
+                assert!(tensors.iter().any(|(name, _)| *name == example));
+            });
+            assert_eq!(loss(folder.path()).to_bits(), expected.to_bits(), "{}", spell("lm_head.weight"));
+        }
+    });
+}
+
+/// Splits the only file of a folder in two behind an index.
+fn split(folder: &Path) -> [String; 2] {
+    let parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"].map(str::to_owned);
+    let single = folder.join("model.safetensors");
+    let file = TensorFile::open(&single).unwrap();
+    let names: Vec<_> = file.tensors().into_keys().collect();
+    let (mut map, half) = (serde_json::Map::new(), names.len() / 2);
+    for (part, names) in parts.iter().zip([&names[..half], &names[half..]]) {
+        let tensors = names.iter().map(|name| (name.clone(), file.read(name, None).unwrap())).collect();
+        map.extend(names.iter().map(|name| (name.clone(), json!(part))));
+        write_tensors(&folder.join(part), tensors).unwrap();
+    }
+    std::fs::write(folder.join("model.safetensors.index.json"), json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
+    std::fs::remove_file(single).unwrap();
+    parts
+}
+
+#[test]
+fn several_files_behind_an_index_are_one_model() {
+    within_limit(|| {
+        let folder = rewritten(|_| {});
+        let parts = split(folder.path());
+        assert_eq!(loss(folder.path()).to_bits(), loss(&fixture()).to_bits());
+
+        let index = folder.path().join("model.safetensors.index.json");
+        let whole = std::fs::read(&index).unwrap();
+        for (text, expect) in [("{}", "has no `weight_map`"), ("{\"weight_map\": 3}", "has no `weight_map`"), ("{", "index.json"), ("{\"weight_map\": {\"a\": \"../x\"}}", "is missing")] {
+            std::fs::write(&index, text).unwrap();
+            check_error(folder.path(), &[expect]);
+        }
+        std::fs::write(&index, whole).unwrap();
+        std::fs::remove_file(folder.path().join(&parts[1])).unwrap();
+        check_error(folder.path(), &[&parts[1]]);
+        std::fs::remove_file(index).unwrap();
+        check_error(folder.path(), &["holds neither model.safetensors nor model.safetensors.index.json"]);
+    });
+}
+
+#[track_caller]
+fn check_error(folder: &Path, expect: &[&str]) -> EngineError {
+    let error = load(&finetune(folder)).unwrap_err();
+    assert_eq!(error.class(), exit_class::INPUT, "{error}");
+    let text = error.to_string();
+    for part in expect {
+        assert!(text.contains(part), "{text}\nlacks: {part}");
+    }
+    error
+}
+
+#[test]
+fn every_misfit_is_listed_at_once() {
+    within_limit(|| {
+        let folder = rewritten(|tensors| {
+            tensors.retain(|(name, _)| !name.ends_with("model.norm.weight") && !name.ends_with("projector.linear_2.bias"));
+            for (name, tensor) in tensors.iter_mut() {
+                if name.ends_with("layers.1.mlp.down_proj.weight") {
+                    *tensor = tensor.transpose(0, 1);
+                }
+            }
+            tensors.push(("transformer.wte.weight".into(), Tensor::from(1f32)));
+            tensors.push(("language_model.model.layers.7.mlp.up_proj.weight".into(), Tensor::from(1f32)));
+            let twice = tensors.iter().find(|(name, _)| name.ends_with("lm_head.weight")).unwrap().1.shallow_clone();
+            tensors.push(("lm_head.weight".into(), twice));
+        });
+        let error = check_error(
+            folder.path(),
+            &[
+                "`model.language_model.norm.weight` [64] is missing",
+                "`model.multi_modal_projector.linear_2.bias` [64] is missing",
+                "`language_model.model.layers.1.mlp.down_proj.weight` has shape [160, 64], the model needs [64, 160]",
+                "`transformer.wte.weight` is no tensor of a LLaVA model",
+                "`language_model.model.layers.7.mlp.up_proj.weight` [] is not in the model",
+                "is a second tensor for `lm_head.weight`",
+            ],
+        );
+        assert!(matches!(&error, EngineError::Weights { problems, .. } if problems.len() == 6), "{error}");
+    });
+}
+
+#[test]
+fn a_model_of_other_names_is_not_listed_in_full() {
+    within_limit(|| {
+        let folder = rewritten(|tensors| tensors.iter_mut().for_each(|(name, _)| *name = format!("transformer.{name}")));
+        let text = check_error(folder.path(), &["and 140 more"]).to_string();
+        assert!(text.len() < 4000, "{} characters", text.len());
+    });
+}
+
+#[test]
+fn half_precision_files_load() {
+    within_limit(|| {
+        let expected = loss(&fixture());
+        for kind in [Kind::BFloat16, Kind::Half, Kind::Double] {
+            let folder = rewritten(|tensors| tensors.iter_mut().for_each(|(_, tensor)| *tensor = tensor.to_kind(kind)));
+            let got = loss(folder.path());
+            let off = (got - expected).abs() / expected;
+            assert!(off < if kind == Kind::Double { 1e-12 } else { 1e-2 }, "{kind:?}: {got}, expected {expected}");
+            let loaded = load(&finetune(folder.path())).unwrap();
+            assert!(loaded.parameters.iter().all(|parameter| parameter.tensor.kind() == Kind::Float));
+        }
+        let mut finetune = finetune(&fixture());
+        finetune.trainer.plugins = neva_schemas::Plugins::MixedPrecision(neva_schemas::MixedPrecision { precision: Precision::Bf16Mixed });
+        assert!(load(&finetune).unwrap().parameters.iter().all(|parameter| parameter.tensor.kind() == Kind::BFloat16));
+    });
+}
+
+#[test]
+fn a_truncated_file_is_named() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&fixture(), folder.path());
+        let path = folder.path().join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        for length in [0, 5, 4000, 9168, bytes.len() / 2, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            check_error(folder.path(), &["model.safetensors: truncated"]);
+        }
+    });
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    within_limit(|| {
+        let mut finetune = finetune(Path::new("no/such/model"));
+        let error = load(&finetune).unwrap_err();
+        assert_eq!(error.class(), exit_class::INPUT);
+        assert!(error.to_string().contains("finetune.resume.restore_config.path: there is no model in no/such/model"), "{error}");
+        finetune.resume.restore_config = Some(RestoreConfig { path: "nemo://llava-hf/llava-1.5-7b-hf".into() });
+        let text = load(&finetune).unwrap_err().to_string();
+        assert!(text.contains("llava-hf/llava-1.5-7b-hf") && text.contains("config.json"), "{text}");
+    });
+}

@@ -1,0 +1,50 @@
+//! What the LLaVA-1.5 recipes share, whatever the size of the language model.
+
+use neva_schemas::{Finetune, LlavaModel, LoRA, Model, Peft, PeftScheme, RecipeArgs, TextConfig};
+
+use crate::nemo;
+
+/// Where the sizes of LLaVA-1.5 differ.
+pub(crate) struct Size {
+    /// Language model.
+    pub(crate) text_config: TextConfig,
+    /// Samples in one forward pass of one rank.
+    pub(crate) micro_batch_size: u64,
+    /// Weights to start from.
+    pub(crate) weights: &'static str,
+}
+
+/// NeMo's `finetune_recipe` of `llava15_7b.py` and `llava15_13b.py`.
+pub(crate) fn finetune(args: RecipeArgs, size: Size) -> Finetune {
+    let (tensor_model_parallel_size, lr) = match args.peft_scheme {
+        PeftScheme::None => (2, 2e-5),
+        PeftScheme::Lora => (1, 1e-4),
+    };
+    Finetune {
+        model: Model::Llava(LlavaModel {
+            text_config: size.text_config,
+            ..LlavaModel::default()
+        }),
+        data: nemo::mock_data(4096, 128, size.micro_batch_size),
+        trainer: nemo::trainer(&args, 5190, tensor_model_parallel_size),
+        optim: nemo::adam(lr, 2e-7, 150),
+        peft: peft(args.peft_scheme),
+        log: nemo::log(args),
+        resume: nemo::restore(size.weights),
+    }
+}
+
+/// NeMo's `vlm.LoRA(freeze_vision_model=False, ...)`, or none. `linear_q` and `linear_kv` match nothing in
+/// a NeVA, whose attention has one fused `linear_qkv`.
+pub(crate) fn peft(scheme: PeftScheme) -> Option<Peft> {
+    match scheme {
+        PeftScheme::None => None,
+        PeftScheme::Lora => Some(Peft::LoRA(LoRA {
+            dim: 32,
+            alpha: 32.0,
+            dropout: 0.0,
+            freeze_vision_model: false,
+            ..LoRA::default()
+        })),
+    }
+}

@@ -1,0 +1,69 @@
+//! The blocks that NeMo builds its recipes from, under the values that those share.
+
+use neva_schemas::{
+    Accelerator, AdamW, AutoResume, Data, Log, LrScheduler, MegatronStrategy, MixedPrecision, MockDataModule, Optim, Plugins, Precision,
+    RecipeArgs, RestoreConfig, Trainer,
+};
+
+/// `MockDataModule` with 4 workers.
+pub(crate) fn mock_data(seq_length: usize, global_batch_size: u64, micro_batch_size: u64) -> Data {
+    Data::Mock(MockDataModule {
+        seq_length,
+        global_batch_size,
+        micro_batch_size,
+        num_workers: 4,
+        ..MockDataModule::default()
+    })
+}
+
+/// `nl.Trainer` on GPUs with `bf16_mixed()`.
+pub(crate) fn trainer(args: &RecipeArgs, max_steps: u64, tensor_model_parallel_size: u32) -> Trainer {
+    Trainer {
+        accelerator: Accelerator::Gpu,
+        devices: args.num_gpus_per_node,
+        num_nodes: args.num_nodes,
+        max_steps,
+        log_every_n_steps: 1,
+        strategy: MegatronStrategy {
+            tensor_model_parallel_size,
+            ..MegatronStrategy::default()
+        },
+        plugins: Plugins::MixedPrecision(MixedPrecision {
+            precision: Precision::Bf16Mixed,
+        }),
+        ..Trainer::default()
+    }
+}
+
+/// `distributed_fused_adam_with_cosine_annealing`.
+pub(crate) fn adam(lr: f64, min_lr: f64, warmup_steps: u64) -> Optim {
+    Optim::AdamW(AdamW {
+        lr,
+        weight_decay: 0.1,
+        betas: (0.9, 0.95),
+        eps: 1e-5,
+        clip_grad: 1.0,
+        lr_scheduler: LrScheduler::CosineAnnealing {
+            warmup_steps,
+            constant_steps: 0,
+            min_lr,
+        },
+    })
+}
+
+/// `default_log`.
+pub(crate) fn log(args: RecipeArgs) -> Log {
+    Log {
+        log_dir: args.dir,
+        name: args.name,
+        ..Log::default()
+    }
+}
+
+/// `AutoResume` that only restores weights.
+pub(crate) fn restore(path: &str) -> AutoResume {
+    AutoResume {
+        restore_config: Some(RestoreConfig { path: path.into() }),
+        ..AutoResume::default()
+    }
+}

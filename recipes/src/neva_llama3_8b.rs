@@ -1,0 +1,61 @@
+//! NeVA over Llama-3-8B, with the values of NeMo's `vlm.recipes.neva_llama3_8b`.
+
+use neva_schemas::{AutoResume, Finetune, LlavaModel, Model, PeftScheme, RecipeArgs, TextConfig, Trainer};
+
+use crate::{llava15, nemo};
+
+/// The arguments that a file leaves out: one node of 8 GPUs, the model itself is trained.
+pub fn default_args() -> RecipeArgs {
+    RecipeArgs {
+        peft_scheme: PeftScheme::None,
+        ..RecipeArgs::default()
+    }
+}
+
+/// Trains language model and projector beside a frozen CLIP ViT-L/14-336, from fresh weights, for as many
+/// steps as Llama-3 was pretrained. Goes on from the newest checkpoint of its name.
+///
+/// `lora` trains adapters instead of the language model and changes nothing else; it is of use with
+/// weights to adapt, `finetune.resume.restore_config`. One value is not NeMo's: `context_parallel_size` is
+/// 2 there, and 1 here until that axis is built.
+pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
+    Finetune {
+        model: Model::Llava(LlavaModel {
+            text_config: llama3_8b(),
+            // The last of the tokenizer's reserved tokens: it has none for pictures.
+            image_token_index: 128_255,
+            freeze_vision_model: true,
+            ..LlavaModel::default()
+        }),
+        data: nemo::mock_data(8192, 512, 1),
+        trainer: Trainer {
+            log_every_n_steps: 10,
+            ..nemo::trainer(&args, 1_168_251, 1)
+        },
+        optim: nemo::adam(3e-4, 3e-5, 2000),
+        peft: llava15::peft(args.peft_scheme),
+        log: nemo::log(args),
+        resume: AutoResume {
+            resume_if_exists: true,
+            resume_ignore_no_checkpoint: true,
+            ..AutoResume::default()
+        },
+    }
+}
+
+/// `llm.Llama3Config8B`.
+fn llama3_8b() -> TextConfig {
+    TextConfig {
+        vocab_size: 128_256,
+        hidden_size: 4096,
+        intermediate_size: 14336,
+        num_hidden_layers: 32,
+        num_attention_heads: 32,
+        num_key_value_heads: 8,
+        rms_norm_eps: 1e-5,
+        rope_theta: 500_000.0,
+        max_position_embeddings: 8192,
+        initializer_range: 0.01,
+        ..TextConfig::default()
+    }
+}

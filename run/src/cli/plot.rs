@@ -1,0 +1,27 @@
+//! `neva-run plot RUN...`: curves of runs.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{OutputArgs, report::Report};
+use crate::{error::RunError, plot};
+
+#[derive(Debug, Args)]
+pub(super) struct PlotArgs {
+    /// Folders of runs, or their `metrics.jsonl`; several are drawn over each other
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+    /// Where the picture goes; `curves.svg` in the folder of the first run if left out
+    #[arg(long, value_name = "FILE.svg")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+pub(super) fn plot(args: &PlotArgs, report: &mut Report) -> Result<(), RunError> {
+    let curves = plot::draw(&args.runs, args.out.as_deref())?;
+    report.result(curves.display(), &json!({ "curves": curves }));
+    Ok(())
+}

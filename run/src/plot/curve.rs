@@ -1,0 +1,106 @@
+//! A series as lines that a picture can hold: thousands of points in, a few for each column of pixels out.
+
+use std::fmt;
+
+/// A point of a chart, in pixels.
+type Point = (f64, f64);
+
+/// Lines of one series, interrupted where values are missing.
+#[derive(Debug, Default)]
+pub(super) struct Curve {
+    lines: Vec<Vec<Point>>,
+}
+
+impl Curve {
+    /// From points from left to right; `None` is a value that is missing at its place.
+    ///
+    /// Of the points in one column of pixels, the first, the last, the lowest and the highest are kept: the
+    /// picture is the same, spikes among it. A column without any value interrupts the line.
+    pub(super) fn new(points: impl Iterator<Item = (f64, Option<f64>)>) -> Self {
+        let mut curve = Self::default();
+        let mut column: Option<Column> = None;
+        for (x, y) in points {
+            let number = x.floor();
+            if column.as_ref().is_some_and(|column| column.number != number) {
+                curve.push(column.take());
+            }
+            let column = column.get_or_insert(Column { number, kept: None });
+            if let Some(y) = y {
+                column.add((x, y));
+            }
+        }
+        curve.push(column);
+        curve.lines.retain(|line| !line.is_empty());
+        curve
+    }
+
+    fn push(&mut self, column: Option<Column>) {
+        match (column.and_then(|column| column.kept), self.lines.last_mut()) {
+            (None, _) => self.lines.push(Vec::new()),
+            (Some(kept), Some(line)) => line.extend(kept.points()),
+            (Some(kept), None) => self.lines.push(kept.points()),
+        }
+    }
+
+    /// Points that stand alone: a line of one point would not be seen.
+    pub(super) fn dots(&self) -> impl Iterator<Item = Point> {
+        self.lines.iter().filter(|line| line.len() == 1).flatten().copied()
+    }
+
+    pub(super) fn has_lines(&self) -> bool {
+        self.lines.iter().any(|line| line.len() > 1)
+    }
+}
+
+/// The lines as the data of an SVG path.
+impl fmt::Display for Curve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in self.lines.iter().filter(|line| line.len() > 1) {
+            for (index, (x, y)) in line.iter().enumerate() {
+                write!(f, "{}{x:.1} {y:.1}", if index == 0 { 'M' } else { 'L' })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Column {
+    number: f64,
+    kept: Option<Kept>,
+}
+
+impl Column {
+    fn add(&mut self, point: Point) {
+        let kept = self.kept.get_or_insert(Kept {
+            first: point,
+            lowest: point,
+            highest: point,
+            last: point,
+        });
+        kept.last = point;
+        if point.1 < kept.lowest.1 {
+            kept.lowest = point;
+        }
+        if point.1 > kept.highest.1 {
+            kept.highest = point;
+        }
+    }
+}
+
+/// What stays of a column.
+struct Kept {
+    first: Point,
+    lowest: Point,
+    highest: Point,
+    last: Point,
+}
+
+impl Kept {
+    /// Each point once, from left to right.
+    fn points(self) -> Vec<Point> {
+        let mut points = vec![self.first, self.lowest, self.highest, self.last];
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points.dedup();
+        points
+    }
+}
