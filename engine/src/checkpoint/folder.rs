@@ -6,7 +6,7 @@
 //! | `run.json` | the resolved run: with it, whatever is not trained can be made again |
 //! | `model.safetensors` | trained parameters in fp32, by full name, whole |
 //! | `optimizer.safetensors` | `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step` |
-//! | `tokenizer.json`, `tokenizer_config.json`, `processor.json` | what text and pictures went through |
+//! | `tokenizer.json`, `tokenizer_config.json`, `preprocessor_config.json` | what text and pictures went through |
 
 use crate::error::{EngineError, Result};
 use neva_schemas::Run;

@@ -59,10 +59,16 @@ pub fn restore_optimizer(
     let path = checkpoint.optimizer();
     let file = TensorFile::open(&path)?;
     let shapes = file.tensors();
+    let model = TensorFile::open(&checkpoint.model())?;
     let mut problems = Vec::new();
     let mut copies: Vec<(Tensor, Tensor)> = Vec::new();
     for ((name, state), parameter) in optimizer.states().zip(parameters.trainable()) {
         let spec = &parameter.spec;
+        if parameter.tensor.kind() != state.master.kind() {
+            // The parameter was rounded when it was loaded; its master weight goes on from every bit.
+            let master = model.read(name, spec.shard(tp_rank, tp))?;
+            copies.push((real(spec, &state.master, tp_rank, tp), master));
+        }
         for (suffix, tensor) in [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)] {
             let key = format!("{name}.{suffix}");
             match shapes.get(&key) {

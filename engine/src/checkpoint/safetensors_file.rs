@@ -137,6 +137,11 @@ pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> 
         .into_iter()
         .map(|(name, tensor)| Ok((name, Bytes::new(tensor)?)))
         .collect::<Result<Vec<_>>>()?;
+    // The crate makes files that only their owner can read; a checkpoint is as readable as any other file.
+    let permissions = File::create(&aside)
+        .and_then(|file| file.metadata())
+        .map_err(EngineError::io("write", path))?
+        .permissions();
     let written = safetensors::serialize_to_file(views, None, &aside)
         .map_err(|error| match error {
             safetensors::SafeTensorError::IoError(source) => EngineError::Io {
@@ -154,6 +159,7 @@ pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> 
                 .and_then(|file| file.sync_all())
                 .map_err(EngineError::io("write", path))
         })
+        .and_then(|()| std::fs::set_permissions(&aside, permissions).map_err(EngineError::io("write", path)))
         .and_then(|()| std::fs::rename(&aside, path).map_err(EngineError::io("write", path)));
     if written.is_err() {
         // Nothing is left behind; the first error is the one to report.

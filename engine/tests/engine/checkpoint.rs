@@ -29,7 +29,11 @@ fn check(damage: impl FnOnce(&Path), change: impl FnOnce(&mut Finetune), expect:
     let checkpoint = folder.path().join("checkpoint");
     copy(whole(), &checkpoint);
     damage(&checkpoint);
-    let before = if checkpoint.is_dir() { files(&checkpoint) } else { Default::default() };
+    let before = if checkpoint.is_dir() {
+        files(&checkpoint)
+    } else {
+        Default::default()
+    };
     let mut finetune = small();
     finetune.resume.resume_from_path = Some(checkpoint.clone());
     change(&mut finetune);
@@ -48,7 +52,11 @@ fn unchanged(_: &mut Finetune) {}
 
 fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<(String, Tensor)>)) {
     let file = TensorFile::open(path).unwrap();
-    let mut tensors: Vec<_> = file.tensors().into_keys().map(|name| (name.clone(), file.read(&name, None).unwrap())).collect();
+    let mut tensors: Vec<_> = file
+        .tensors()
+        .into_keys()
+        .map(|name| (name.clone(), file.read(&name, None).unwrap()))
+        .collect();
     change(&mut tensors);
     write_tensors(path, tensors).unwrap();
 }
@@ -82,12 +90,31 @@ fn that_are_cut_short() {
 fn that_are_something_else() {
     within_limit(|| {
         let write = |file: &'static str, text: &'static str| move |folder: &Path| std::fs::write(folder.join(file), text).unwrap();
-        check(write("checkpoint.json", "{\"format\": 99, \"version\": \"9\", \"steps_done\": 1, \"consumed_samples\": 8}"), unchanged, &["checkpoint.json", "format 99"]);
+        check(
+            write(
+                "checkpoint.json",
+                "{\"format\": 99, \"version\": \"9\", \"steps_done\": 1, \"consumed_samples\": 8}",
+            ),
+            unchanged,
+            &["checkpoint.json", "format 99"],
+        );
         check(write("checkpoint.json", "[]"), unchanged, &["checkpoint.json"]);
         check(write("run.json", "{\"_factory_\": \"neva_tiny\"}"), unchanged, &["run.json"]);
-        check(write("model.safetensors", "<html>404 not found</html> and so on, and so on"), unchanged, &["model.safetensors", "not a safetensors file"]);
-        check(|folder| drop(std::fs::copy(folder.join("optimizer.safetensors"), folder.join("model.safetensors")).unwrap()), unchanged, &["model.safetensors", "lm_head.weight", "is missing", "is not in the model"]);
-        check(|folder| drop(std::fs::copy(folder.join("model.safetensors"), folder.join("optimizer.safetensors")).unwrap()), unchanged, &["optimizer.safetensors", "lm_head.weight.exp_avg", "is missing"]);
+        check(
+            write("model.safetensors", "<html>404 not found</html> and so on, and so on"),
+            unchanged,
+            &["model.safetensors", "not a safetensors file"],
+        );
+        check(
+            |folder| drop(std::fs::copy(folder.join("optimizer.safetensors"), folder.join("model.safetensors")).unwrap()),
+            unchanged,
+            &["model.safetensors", "class_embedding", "is missing", "more"],
+        );
+        check(
+            |folder| drop(std::fs::copy(folder.join("model.safetensors"), folder.join("optimizer.safetensors")).unwrap()),
+            unchanged,
+            &["optimizer.safetensors", "class_embedding.exp_avg", "is missing", "more"],
+        );
     });
 }
 
@@ -106,12 +133,16 @@ fn that_hold_other_tensors() {
             });
         };
         // All at once.
-        check(model, unchanged, &[
-            "model.safetensors",
-            "`model.language_model.norm.weight` [64] is missing",
-            "`a.stranger` [2] is not in the model",
-            "`lm_head.weight` has shape [100, 64], the model needs [320, 64]",
-        ]);
+        check(
+            model,
+            unchanged,
+            &[
+                "model.safetensors",
+                "`model.language_model.norm.weight` [64] is missing",
+                "`a.stranger` [2] is not in the model",
+                "`lm_head.weight` has shape [100, 64], the model needs [320, 64]",
+            ],
+        );
         let optimizer = |folder: &Path| {
             rewrite(&folder.join("optimizer.safetensors"), |tensors| {
                 tensors.retain(|(name, _)| name != "model.language_model.norm.weight.step" && name != "lm_head.weight.exp_avg_sq");
@@ -122,21 +153,41 @@ fn that_hold_other_tensors() {
                 }
             });
         };
-        check(optimizer, unchanged, &[
-            "optimizer.safetensors",
-            "`model.language_model.norm.weight.step` is missing",
-            "`lm_head.weight.exp_avg_sq` is missing",
-            "`lm_head.weight.exp_avg` has shape [64, 320], the model needs [320, 64]",
-        ]);
+        check(
+            optimizer,
+            unchanged,
+            &[
+                "optimizer.safetensors",
+                "`model.language_model.norm.weight.step` is missing",
+                "`lm_head.weight.exp_avg_sq` is missing",
+                "`lm_head.weight.exp_avg` has shape [64, 320], the model needs [320, 64]",
+            ],
+        );
     });
 }
 
 #[test]
 fn of_another_run() {
     within_limit(|| {
-        check(|_| {}, |finetune| finetune.model.llava_mut().text_config.intermediate_size = 128, &["gate_proj.weight` has shape [96, 64], the model needs [128, 64]"]);
-        check(|_| {}, |finetune| finetune.model.llava_mut().text_config.num_hidden_layers = 3, &["`model.language_model.layers.2.mlp.up_proj.weight` [96, 64] is missing"]);
-        check(|_| {}, |finetune| finetune.model.llava_mut().freeze_vision_model = true, &["`model.vision_tower.embeddings.class_embedding` [32] is not in the model"]);
-        check(|_| {}, |finetune| finetune.peft = Some(Peft::LoRA(LoRA { dim: 4, ..LoRA::default() })), &["lora_A.weight` [4, 64] is missing"]);
+        check(
+            |_| {},
+            |finetune| finetune.model.llava_mut().text_config.intermediate_size = 128,
+            &["gate_proj.weight` has shape [96, 64], the model needs [128, 64]"],
+        );
+        check(
+            |_| {},
+            |finetune| finetune.model.llava_mut().text_config.num_hidden_layers = 3,
+            &["`model.language_model.layers.2.mlp.up_proj.weight` [96, 64] is missing"],
+        );
+        check(
+            |_| {},
+            |finetune| finetune.model.llava_mut().freeze_vision_model = true,
+            &["`model.vision_tower.embeddings.class_embedding` [32] is not in the model"],
+        );
+        check(
+            |_| {},
+            |finetune| finetune.peft = Some(Peft::LoRA(LoRA { dim: 4, ..LoRA::default() })),
+            &["lora_A.weight` [4, 64] is missing"],
+        );
     });
 }

@@ -89,7 +89,11 @@ fn what_changes_no_value_may_differ() {
         let folder = folder(&config());
         let mut finetune = finetune(folder.path());
         let model = finetune.model.llava_mut();
-        (model.freeze_vision_model, model.text_config.max_position_embeddings, model.text_config.initializer_range) = (true, 77, 0.5);
+        (
+            model.freeze_vision_model,
+            model.text_config.max_position_embeddings,
+            model.text_config.initializer_range,
+        ) = (true, 77, 0.5);
         model.text_config.head_dim = None;
         load(&finetune).unwrap();
     });
@@ -103,10 +107,18 @@ fn a_config_that_is_not_one_is_named() {
             std::fs::write(folder.path().join("config.json"), text).unwrap();
             load(&finetune(folder.path())).unwrap_err()
         };
-        for (text, expect) in [("", "config.json"), ("{", "config.json"), ("[]", "not a JSON object"), ("{\"model_type\": \"qwen2_vl\"}", "qwen2_vl")] {
+        for (text, expect) in [
+            ("", "config.json"),
+            ("{", "config.json"),
+            ("[]", "not a JSON object"),
+            ("{\"model_type\": \"qwen2_vl\"}", "qwen2_vl"),
+        ] {
             let error = finetune_of(text);
             assert_eq!(error.class(), exit_class::INPUT, "{error}");
-            assert!(error.to_string().contains("config.json") && error.to_string().contains(expect), "{error}");
+            assert!(
+                error.to_string().contains("config.json") && error.to_string().contains(expect),
+                "{error}"
+            );
         }
         let folder = folder(&json!({}));
         std::fs::remove_file(folder.path().join("config.json")).unwrap();

@@ -13,7 +13,12 @@ const IDS: [i64; 13] = [1, 40, IMAGE, IMAGE, IMAGE, IMAGE, 7, 250, 31, 8, 99, 10
 /// Positions `start..end` of the text, with the picture if it is among them.
 fn batch(start: usize, end: usize) -> Batch {
     let ids = &IDS[start..end];
-    let image: Vec<i64> = ids.iter().enumerate().filter(|(_, id)| **id == IMAGE).map(|(place, _)| place as i64).collect();
+    let image: Vec<i64> = ids
+        .iter()
+        .enumerate()
+        .filter(|(_, id)| **id == IMAGE)
+        .map(|(place, _)| place as i64)
+        .collect();
     let input_ids_bs = Tensor::from_slice(ids).unsqueeze(0);
     Batch {
         labels_bs: input_ids_bs.shallow_clone(),

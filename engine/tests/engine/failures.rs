@@ -6,8 +6,8 @@ use neva_engine::comm::{Axis, Mesh};
 use neva_engine::trainer::Trainer;
 use neva_engine::{EngineError, engine};
 use neva_schemas::{
-    Data, Engine, FAILURES_FILE, Finetune, ImageDataConfig, LaunchPlan, LoRA, NevaPreloadedDataModule, ParallelSizes, Peft, RankEnv, RankFailure,
-    exit_class,
+    Data, Engine, FAILURES_FILE, Finetune, ImageDataConfig, LaunchPlan, LoRA, NevaPreloadedDataModule, ParallelSizes, Peft, RankEnv,
+    RankFailure, exit_class,
 };
 use std::path::Path;
 
@@ -26,7 +26,11 @@ fn a_loss_that_is_no_number_stops_the_run_before_any_update() {
         let norm = "model.language_model.norm.weight";
         // A cut matrix is damaged on one of its ranks only: all of them must stop.
         let cut = "model.language_model.layers.0.mlp.up_proj.weight";
-        for (sizes, name) in [(ONE, norm), (ParallelSizes { tp: 2, ..ONE }, cut), (ParallelSizes { dp: 2, ..ONE }, norm)] {
+        for (sizes, name) in [
+            (ONE, norm),
+            (ParallelSizes { tp: 2, ..ONE }, cut),
+            (ParallelSizes { dp: 2, ..ONE }, norm),
+        ] {
             on_mesh(sizes, |mesh| {
                 let mut trainer = trainer(&finetune, mesh.clone());
                 if mesh.world().rank() == 0 {
@@ -38,7 +42,10 @@ fn a_loss_that_is_no_number_stops_the_run_before_any_update() {
                 assert_eq!(error.class(), exit_class::JOB);
                 assert_eq!(error.to_string(), "step 4: the loss is NaN");
                 for (name, after) in weights(&trainer) {
-                    assert!(after.nan_to_num(7.0, None, None).equal(&before[&name].nan_to_num(7.0, None, None)), "{name} changed");
+                    assert!(
+                        after.nan_to_num(7.0, None, None).equal(&before[&name].nan_to_num(7.0, None, None)),
+                        "{name} changed"
+                    );
                 }
                 assert!(trainer.optimizer().states().all(|(_, state)| state.step.double_value(&[0]) == 0.0));
                 assert_eq!(mesh.axis(Axis::Pipeline).size(), 1);
@@ -66,7 +73,11 @@ fn a_failing_step_is_recorded() {
         // The checkpoint's model with one value spoilt.
         let trainer = Trainer::new(&finetune, loaded(&finetune, &Mesh::single()), Mesh::single());
         poison(&trainer, "lm_head.weight");
-        let tensors = trainer.parameters().trainable().map(|parameter| (parameter.spec.name.clone(), parameter.tensor.detach())).collect();
+        let tensors = trainer
+            .parameters()
+            .trainable()
+            .map(|parameter| (parameter.spec.name.clone(), parameter.tensor.detach()))
+            .collect();
         write_tensors(&checkpoint.join("model.safetensors"), tensors).unwrap();
         let before = files(&checkpoint);
         finetune.trainer.max_steps = 4;
@@ -103,9 +114,23 @@ fn check(change: impl FnOnce(&mut Finetune), expect: &[&str]) {
 fn plans_that_cannot_be_done_are_refused() {
     within_limit(|| {
         let single = RankEnv::single();
-        check_plan(|plan| plan.format = 7, &single, exit_class::INPUT, &["plan.json", "format 7, this program reads format 1"]);
-        check_plan(|plan| plan.run.finetune.trainer.devices = 2, &single, exit_class::INPUT, &["the run needs 2 ranks, but 1 were started", "num_gpus_per_node"]);
-        let second = RankEnv { rank: 1, world_size: 3, ..RankEnv::single() };
+        check_plan(
+            |plan| plan.format = 7,
+            &single,
+            exit_class::INPUT,
+            &["plan.json", "format 7, this program reads format 1"],
+        );
+        check_plan(
+            |plan| plan.run.finetune.trainer.devices = 2,
+            &single,
+            exit_class::INPUT,
+            &["the run needs 2 ranks, but 1 were started", "num_gpus_per_node"],
+        );
+        let second = RankEnv {
+            rank: 1,
+            world_size: 3,
+            ..RankEnv::single()
+        };
         check_plan(|_| {}, &second, exit_class::INPUT, &["the run needs 1 ranks, but 3 were started"]);
         check(
             |finetune| {
@@ -113,9 +138,16 @@ fn plans_that_cannot_be_done_are_refused() {
                 finetune.trainer.max_steps = 0;
                 finetune.optim.adamw_mut().lr = -1.0;
             },
-            &["finetune.model.text_config.hidden_size", "finetune.trainer.max_steps", "finetune.optim.lr"],
+            &[
+                "finetune.model.text_config.hidden_size",
+                "finetune.trainer.max_steps",
+                "finetune.optim.lr",
+            ],
         );
-        check(|finetune| finetune.trainer.strategy.pipeline_model_parallel_size = 2, &["pipeline_model_parallel_size"]);
+        check(
+            |finetune| finetune.trainer.strategy.pipeline_model_parallel_size = 2,
+            &["pipeline_model_parallel_size"],
+        );
         check(
             |finetune| {
                 finetune.model.llava_mut().freeze_vision_model = true;
@@ -125,10 +157,22 @@ fn plans_that_cannot_be_done_are_refused() {
             &["all frozen"],
         );
         check(
-            |finetune| finetune.peft = Some(Peft::LoRA(LoRA { target_modules: vec!["linear_kqv".into()], ..LoRA::default() })),
-            &["finetune.peft.target_modules", "linear_kqv", "module.language_model.decoder.layers.0.self_attention.linear_qkv"],
+            |finetune| {
+                finetune.peft = Some(Peft::LoRA(LoRA {
+                    target_modules: vec!["linear_kqv".into()],
+                    ..LoRA::default()
+                }))
+            },
+            &[
+                "finetune.peft.target_modules",
+                "linear_kqv",
+                "module.language_model.decoder.layers.0.self_attention.linear_qkv",
+            ],
         );
-        check(|finetune| crate::setting::mock(finetune).seq_length = 5, &["seq_length 5 has no room for text"]);
+        check(
+            |finetune| crate::setting::mock(finetune).seq_length = 5,
+            &["seq_length 5 has no room for text"],
+        );
     });
 }
 
@@ -170,11 +214,27 @@ fn data_that_is_not_there_is_named() {
         check_data(Some(&records), |_, _| {}, &["records.json", "no.jpg"]);
         check_data(Some(&RECORDS.replace("<image>\\n", "")), |_, _| {}, &["records.json", "image"]);
         check_data(Some("[]"), |_, _| {}, &["records.json"]);
-        check_data(Some(&records), |data, _| data.tokenizer = None, &["finetune.data.tokenizer", "builtin:mistral_2k"]);
+        check_data(
+            Some(&records),
+            |data, _| data.tokenizer = None,
+            &["finetune.data.tokenizer", "builtin:mistral_2k"],
+        );
         check_data(Some(&records), |data, _| data.tokenizer = Some("builtin:gpt9".into()), &["gpt9"]);
-        check_data(Some(&records), |data, folder| data.tokenizer = Some(folder.display().to_string()), &["tokenizer.json"]);
-        check_data(Some(&records), |data, _| data.data_config.conv_template = "v7".into(), &["v7", "v1"]);
-        check_data(Some(&records), |data, folder| data.image_processor = Some(folder.join("none.json")), &["none.json"]);
+        check_data(
+            Some(&records),
+            |data, folder| data.tokenizer = Some(folder.display().to_string()),
+            &["tokenizer.json"],
+        );
+        check_data(
+            Some(&records),
+            |data, _| data.data_config.conv_template = "v7".into(),
+            &["v7", "v1"],
+        );
+        check_data(
+            Some(&records),
+            |data, folder| data.image_processor = Some(folder.join("none.json")),
+            &["none.json"],
+        );
     });
 }
 
@@ -190,7 +250,10 @@ fn a_tokenizer_that_is_larger_than_the_embedding_is_refused() {
         });
         let failure = run(&finetune, folder.path()).unwrap_err();
         assert_eq!(failure.class, exit_class::INPUT);
-        assert!(failure.to_string().contains("2048 tokens, the embedding only 320 rows"), "{failure}");
+        assert!(
+            failure.to_string().contains("2048 tokens, the embedding only 320 rows"),
+            "{failure}"
+        );
     });
 }
 

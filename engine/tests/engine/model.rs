@@ -1,11 +1,11 @@
 //! What the forward pass promises: segments, padding, cut pictures, the choice of vision features, bf16.
 
 use crate::setting::{ONE, Samples, difference, loaded, microbatches, small, trainer, within_limit};
+use neva_data::{IGNORE, IMAGE, MergeOptions, Row, merge};
 use neva_engine::comm::Mesh;
 use neva_engine::model::Batch;
 use neva_engine::nn::Segments;
 use neva_engine::trainer::{LoadedModel, to_device};
-use neva_data::{IGNORE, IMAGE, MergeOptions, Row, merge};
 use neva_schemas::{FeatureSelect, Finetune, MixedPrecision, Plugins, Precision};
 use neva_torch_ffi::grad;
 use tch::{Device, Kind, Tensor};
@@ -14,7 +14,9 @@ use tch::{Device, Kind, Tensor};
 const IMAGE_LEN: usize = 4;
 
 fn pixels(count: i64) -> Tensor {
-    Tensor::arange(count * 3 * 28 * 28, (Kind::Float, Device::Cpu)).sin().view([count, 3, 28, 28])
+    Tensor::arange(count * 3 * 28 * 28, (Kind::Float, Device::Cpu))
+        .sin()
+        .view([count, 3, 28, 28])
 }
 
 /// A row of `len` words; with a picture behind the first of them if asked for.
@@ -33,9 +35,19 @@ fn batch(rows: &[Vec<i64>], s: usize, segments: Segments) -> Batch {
     for row in rows {
         assert!(row.len() <= s);
         ids.extend(row.iter().copied().chain(std::iter::repeat(0)).take(s));
-        labels.extend(row.iter().map(|id| if *id == IMAGE { IGNORE } else { *id }).chain(std::iter::repeat(IGNORE)).take(s));
+        labels.extend(
+            row.iter()
+                .map(|id| if *id == IMAGE { IGNORE } else { *id })
+                .chain(std::iter::repeat(IGNORE))
+                .take(s),
+        );
     }
-    let positions: Vec<i64> = ids.iter().enumerate().filter(|(_, id)| **id == IMAGE).map(|(place, _)| place as i64).collect();
+    let positions: Vec<i64> = ids
+        .iter()
+        .enumerate()
+        .filter(|(_, id)| **id == IMAGE)
+        .map(|(place, _)| place as i64)
+        .collect();
     let shape = [rows.len() as i64, s as i64];
     Batch {
         input_ids_bs: Tensor::from_slice(&ids).view(shape),
@@ -67,7 +79,9 @@ fn check_same_training(loaded: &LoadedModel, a: &Batch, b: &Batch) {
     let (loss_b, b) = loss_and_gradients(loaded, b);
     assert!((loss_a - loss_b).abs() <= 1e-5 * loss_b, "losses {loss_a} and {loss_b}");
     for ((parameter, a), b) in loaded.parameters.trainable().zip(a).zip(b) {
-        let (Some(a), Some(b)) = (&a, &b) else { panic!("{}: {} {}", parameter.spec.name, a.is_some(), b.is_some()) };
+        let (Some(a), Some(b)) = (&a, &b) else {
+            panic!("{}: {} {}", parameter.spec.name, a.is_some(), b.is_some())
+        };
         // Softmax does not see a key's bias: its gradient is rounding noise.
         if !parameter.spec.name.ends_with("k_proj.bias") {
             let off = difference(a, b);
@@ -81,14 +95,23 @@ fn a_packed_row_is_its_samples() {
     within_limit(|| {
         let loaded = loaded(&small(), &Mesh::single());
         let samples = [words(1, 5, false), words(2, 4, true), words(3, 3, false)];
-        let ends: Vec<_> = samples.iter().scan(0, |end, sample| { *end += sample.len() as i64; Some(*end) }).collect();
+        let ends: Vec<_> = samples
+            .iter()
+            .scan(0, |end, sample| {
+                *end += sample.len() as i64;
+                Some(*end)
+            })
+            .collect();
         let length = ends[2] as usize;
         let packed = |s| batch(&[samples.concat()], s, Segments::packed(vec![ends.clone()]));
         let separate = rows(&samples, 8);
         let (expected, got) = (hidden(&loaded, &separate), hidden(&loaded, &packed(length)));
         let mut start = 0;
         for (row, end) in ends.iter().enumerate() {
-            let off = difference(&got.select(0, 0).narrow(0, start, end - start), &expected.select(0, row as i64).narrow(0, 0, end - start));
+            let off = difference(
+                &got.select(0, 0).narrow(0, start, end - start),
+                &expected.select(0, row as i64).narrow(0, 0, end - start),
+            );
             assert!(off <= 1e-5, "sample {row} is off by {off:e}");
             start = *end;
         }
@@ -137,13 +160,32 @@ fn a_text_is_cut_within_its_picture() {
     within_limit(|| {
         let loaded = loaded(&small(), &Mesh::single());
         let row = |ids: &[i64], labels: &[i64], max_length: usize| {
-            let row = Row { name: "row", ids, labels, images: 2 };
-            let options = MergeOptions { image_seq_len: IMAGE_LEN, max_length, row_multiple: 1, fixed_length: false };
+            let row = Row {
+                name: "row",
+                ids,
+                labels,
+                images: 2,
+            };
+            let options = MergeOptions {
+                image_seq_len: IMAGE_LEN,
+                max_length,
+                row_multiple: 1,
+                fixed_length: false,
+            };
             let tokens = merge(&[row], &options).unwrap();
             let kept = tokens.images.len();
             let pixels = Vec::<f32>::try_from(pixels(2).flatten(0, -1)).unwrap()[..kept * 3 * 28 * 28].to_vec();
             let shape = if kept == 0 { [0; 4] } else { [kept, 3, 28, 28] };
-            to_device(&neva_data::Batch { tokens, pixels, pixel_shape: shape }, IMAGE_LEN, Device::Cpu).unwrap()
+            to_device(
+                &neva_data::Batch {
+                    tokens,
+                    pixels,
+                    pixel_shape: shape,
+                },
+                IMAGE_LEN,
+                Device::Cpu,
+            )
+            .unwrap()
         };
         let ids = [5, IMAGE, 6, 7, IMAGE, 8, 9];
         let labels = [IGNORE, 6, 7, IGNORE, 8, 9, 10];
@@ -185,14 +227,22 @@ fn vision_features_come_from_the_chosen_layer() {
         }
         let full = features(|finetune| finetune.model.llava_mut().vision_feature_select_strategy = FeatureSelect::Full);
         assert_eq!(full.size(), [2, 1 + IMAGE_LEN as i64, 64]);
-        assert!(full.narrow(1, 1, IMAGE_LEN as i64).equal(&layers[2]), "`default` is `full` without the class token");
+        assert!(
+            full.narrow(1, 1, IMAGE_LEN as i64).equal(&layers[2]),
+            "`default` is `full` without the class token"
+        );
     });
 }
 
 #[test]
 fn every_choice_of_features_trains() {
     within_limit(|| {
-        for (layer, select) in [(-1, FeatureSelect::Default), (0, FeatureSelect::Default), (2, FeatureSelect::Full), (-4, FeatureSelect::Full)] {
+        for (layer, select) in [
+            (-1, FeatureSelect::Default),
+            (0, FeatureSelect::Default),
+            (2, FeatureSelect::Full),
+            (-4, FeatureSelect::Full),
+        ] {
             let mut finetune = small();
             let model = finetune.model.llava_mut();
             (model.vision_feature_layer, model.vision_feature_select_strategy) = (layer, select);
@@ -220,7 +270,9 @@ fn bf16_follows_fp32() {
             let samples = Samples::of(&finetune);
             let mut trainer = trainer(&finetune, Mesh::single());
             let batches = microbatches(&finetune, &samples, &Mesh::single(), 0);
-            (0..15).map(|step| trainer.step(&batches, 3e-3, step).unwrap().loss).collect::<Vec<_>>()
+            (0..15)
+                .map(|step| trainer.step(&batches, 3e-3, step).unwrap().loss)
+                .collect::<Vec<_>>()
         };
         let (fp32, bf16) = (losses(Precision::Fp32), losses(Precision::Bf16Mixed));
         for (step, (fp32, bf16)) in fp32.iter().zip(&bf16).enumerate() {
@@ -235,12 +287,16 @@ fn bf16_follows_fp32() {
 fn logits_leave_the_padding_of_a_cut_vocabulary_out() {
     within_limit(|| {
         let mut finetune = small();
-        finetune.model.llava_mut().text_config.vocab_size = 200;
+        finetune.model.llava_mut().text_config.vocab_size = 330;
         let row = rows(&[words(6, 9, true)], 13);
-        let of = |sizes| crate::setting::on_mesh(sizes, |mesh| tch::no_grad(|| trainer(&finetune, mesh).logits(&rows(&[words(6, 9, true)], 13))).unwrap());
+        let of = |sizes| {
+            crate::setting::on_mesh(sizes, |mesh| {
+                tch::no_grad(|| trainer(&finetune, mesh).logits(&rows(&[words(6, 9, true)], 13))).unwrap()
+            })
+        };
         assert_eq!(row.input_ids_bs.size(), [1, 13]);
         let expected = of(ONE).remove(0);
-        assert_eq!(expected.size(), [1, 13, 200]);
+        assert_eq!(expected.size(), [1, 13, 330]);
         for logits in of(neva_schemas::ParallelSizes { tp: 2, ..ONE }) {
             assert!(difference(&logits, &expected) <= 1e-5);
         }

@@ -1,6 +1,8 @@
 //! What one optimizer step does to which parameter.
 
-use crate::setting::{ONE, Samples, close, difference, microbatches, on_mesh, small, trainer, weights, within_limit, without_labels, without_picture};
+use crate::setting::{
+    ONE, Samples, close, difference, microbatches, on_mesh, small, trainer, weights, within_limit, without_labels, without_picture,
+};
 use neva_engine::comm::{Axis, Mesh};
 use neva_engine::trainer::Trainer;
 use neva_schemas::{Finetune, MixedPrecision, ParallelSizes, Plugins, Precision};
@@ -8,7 +10,10 @@ use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 fn gradients(trainer: &Trainer) -> BTreeMap<String, Tensor> {
-    trainer.gradients().filter_map(|(parameter, gradient)| Some((parameter.spec.name.clone(), gradient?.copy()))).collect()
+    trainer
+        .gradients()
+        .filter_map(|(parameter, gradient)| Some((parameter.spec.name.clone(), gradient?.copy())))
+        .collect()
 }
 
 #[test]
@@ -16,7 +21,13 @@ fn clipping_is_torchs() {
     within_limit(|| {
         let mut finetune = small();
         let samples = Samples::of(&finetune);
-        for (factor, sizes) in [(0.1, ONE), (0.999, ONE), (1.001, ONE), (0.0, ONE), (0.1, ParallelSizes { tp: 2, dp: 2, ..ONE })] {
+        for (factor, sizes) in [
+            (0.1, ONE),
+            (0.999, ONE),
+            (1.001, ONE),
+            (0.0, ONE),
+            (0.1, ParallelSizes { tp: 2, dp: 2, ..ONE }),
+        ] {
             on_mesh(sizes, |mesh| {
                 let mut finetune = finetune.clone();
                 let batches = microbatches(&finetune, &samples, &mesh, 0);
@@ -24,13 +35,20 @@ fn clipping_is_torchs() {
                 let report = plain.accumulate(&batches).unwrap();
                 let before = gradients(&plain);
                 if sizes == ONE {
-                    let squares: f64 = before.values().map(|gradient| gradient.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[])).sum();
+                    let squares: f64 = before
+                        .values()
+                        .map(|gradient| gradient.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]))
+                        .sum();
                     close("norm", &[report.grad_norm], &[squares.sqrt()], 1e-6);
                 }
                 finetune.optim.adamw_mut().clip_grad = factor * report.grad_norm;
                 let mut clipped = trainer(&finetune, mesh);
                 let stepped = clipped.step(&batches, 1e-3, 0).unwrap();
-                assert_eq!(stepped.grad_norm.to_bits(), report.grad_norm.to_bits(), "the norm is that before clipping");
+                assert_eq!(
+                    stepped.grad_norm.to_bits(),
+                    report.grad_norm.to_bits(),
+                    "the norm is that before clipping"
+                );
                 // torch.nn.utils.clip_grad_norm_: clamp(max_norm / (norm + 1e-6), max=1); no clipping at 0.
                 let coefficient = factor * report.grad_norm / (report.grad_norm + 1e-6);
                 let coefficient = if factor == 0.0 || coefficient > 1.0 { 1.0 } else { coefficient };
@@ -60,7 +78,17 @@ fn state(trainer: &Trainer) -> BTreeMap<String, [Tensor; 4]> {
     trainer
         .optimizer()
         .states()
-        .map(|(name, state)| (name.to_owned(), [weights[name].copy(), state.exp_avg.copy(), state.exp_avg_sq.copy(), state.step.copy()]))
+        .map(|(name, state)| {
+            (
+                name.to_owned(),
+                [
+                    weights[name].copy(),
+                    state.exp_avg.copy(),
+                    state.exp_avg_sq.copy(),
+                    state.step.copy(),
+                ],
+            )
+        })
         .collect()
 }
 
@@ -88,7 +116,11 @@ fn a_parameter_that_no_gradient_reached_rests() {
                     counts[1] += f64::from(u8::from(!rested));
                     for (name, after) in state(&trainer) {
                         let vision = sees_pictures(&name);
-                        assert_eq!(after[3].double_value(&[0]), counts[usize::from(vision)], "{sizes:?}, step {step}: count of {name}");
+                        assert_eq!(
+                            after[3].double_value(&[0]),
+                            counts[usize::from(vision)],
+                            "{sizes:?}, step {step}: count of {name}"
+                        );
                         let same = after.iter().zip(&before[&name]).all(|(after, before)| after.equal(before));
                         assert_eq!(same, vision && rested, "{sizes:?}, step {step}: {name}");
                     }
@@ -108,8 +140,15 @@ fn a_step_without_labels_changes_nothing() {
                 let mut trainer = trainer(&finetune, mesh.clone());
                 let before = state(&trainer);
                 let report = trainer.step(&microbatches(&finetune, &samples, &mesh, 0), 1e-2, 0).unwrap();
-                assert_eq!((report.loss, report.grad_norm, report.labels, report.zero_label_samples), (0.0, 0.0, 0, 8));
-                assert!(state(&trainer).iter().all(|(name, after)| after.iter().zip(&before[name]).all(|(after, before)| after.equal(before))));
+                assert_eq!(
+                    (report.loss, report.grad_norm, report.labels, report.zero_label_samples),
+                    (0.0, 0.0, 0, 8)
+                );
+                assert!(
+                    state(&trainer)
+                        .iter()
+                        .all(|(name, after)| after.iter().zip(&before[name]).all(|(after, before)| after.equal(before)))
+                );
             });
         }
     });
@@ -152,14 +191,25 @@ fn decay_spares_vectors_and_biases() {
 fn master_weights_collect_what_bf16_cannot_hold() {
     within_limit(|| {
         let mut finetune: Finetune = small();
-        finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision { precision: Precision::Bf16Mixed });
+        finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision {
+            precision: Precision::Bf16Mixed,
+        });
         let samples = Samples::of(&finetune);
         let mut trainer = trainer(&finetune, Mesh::single());
         let batches = microbatches(&finetune, &samples, &Mesh::single(), 0);
         // Weights of norms are 1; bf16's next values are 1 / 256 below and 1 / 128 above.
         let norm = "model.language_model.norm.weight";
         let weight = |trainer: &Trainer| trainer.parameters().get(norm).unwrap().tensor.detach().to_kind(Kind::Float);
-        let master = |trainer: &Trainer| trainer.optimizer().states().find(|(name, _)| *name == norm).unwrap().1.master.copy();
+        let master = |trainer: &Trainer| {
+            trainer
+                .optimizer()
+                .states()
+                .find(|(name, _)| *name == norm)
+                .unwrap()
+                .1
+                .master
+                .copy()
+        };
         let start = weight(&trainer);
         for step in 0..40 {
             trainer.step(&batches, 2e-4, step).unwrap();
@@ -167,9 +217,15 @@ fn master_weights_collect_what_bf16_cannot_hold() {
                 assert!(weight(&trainer).equal(&start), "an update of 2e-4 is lost in bf16");
                 assert!(!master(&trainer).equal(&start), "and kept in the master weight");
             }
-            assert!(weight(&trainer).equal(&master(&trainer).to_kind(Kind::BFloat16).to_kind(Kind::Float)), "step {step}");
+            assert!(
+                weight(&trainer).equal(&master(&trainer).to_kind(Kind::BFloat16).to_kind(Kind::Float)),
+                "step {step}"
+            );
         }
-        assert!((weight(&trainer) - start).abs().max().double_value(&[]) >= 1.0 / 256.0, "40 updates do not add up");
+        assert!(
+            (weight(&trainer) - start).abs().max().double_value(&[]) >= 1.0 / 256.0,
+            "40 updates do not add up"
+        );
     });
 }
 

@@ -1,7 +1,8 @@
 //! A run that goes on from a checkpoint is the run that was never interrupted.
 
 use crate::setting::{
-    ONE, Samples, close, files, loaded, microbatches, mock, no_cache, on_mesh, plan, run, small, trainer, weights, within_limit, without_picture,
+    ONE, Samples, close, files, loaded, microbatches, mock, no_cache, on_mesh, plan, run, small, trainer, weights, within_limit,
+    without_picture,
 };
 use neva_engine::checkpoint::{Base, CheckpointFolder, restore_optimizer, save};
 use neva_engine::comm::Mesh;
@@ -15,7 +16,11 @@ fn precision(finetune: &mut Finetune, precision: Precision) {
 }
 
 fn lora(finetune: &mut Finetune) {
-    finetune.peft = Some(Peft::LoRA(LoRA { dim: 4, alpha: 8.0, ..LoRA::default() }));
+    finetune.peft = Some(Peft::LoRA(LoRA {
+        dim: 4,
+        alpha: 8.0,
+        ..LoRA::default()
+    }));
 }
 
 /// A run of six steps that saves every three, in `folder/default/NAME`.
@@ -79,7 +84,9 @@ fn of_adapters_finds_the_base_again() {
         run(&saving(), &base).unwrap();
         check(|finetune| {
             lora(finetune);
-            finetune.resume.restore_config = Some(RestoreConfig { path: base.join(AFTER_6).display().to_string() });
+            finetune.resume.restore_config = Some(RestoreConfig {
+                path: base.join(AFTER_6).display().to_string(),
+            });
         });
     });
 }
@@ -98,7 +105,19 @@ fn step(trainer: &mut Trainer, finetune: &Finetune, samples: &Samples, step: u64
 
 fn saved(trainer: &Trainer, finetune: &Finetune, steps: u64, parent: &Path) -> PathBuf {
     let run = Run::of(finetune.clone());
-    save(parent, &run, steps, 8 * steps, None, trainer.parameters(), trainer.optimizer(), &Vec::new(), trainer.mesh(), 10).unwrap()
+    save(
+        parent,
+        &run,
+        steps,
+        8 * steps,
+        None,
+        trainer.parameters(),
+        trainer.optimizer(),
+        &Vec::new(),
+        trainer.mesh(),
+        10,
+    )
+    .unwrap()
 }
 
 fn restored(path: &Path, finetune: &Finetune, mesh: Mesh) -> Trainer {
@@ -112,7 +131,11 @@ fn restored(path: &Path, finetune: &Finetune, mesh: Mesh) -> Trainer {
 }
 
 fn counts(trainer: &Trainer) -> Vec<(String, f64)> {
-    trainer.optimizer().states().map(|(name, state)| (name.to_owned(), state.step.double_value(&[0]))).collect()
+    trainer
+        .optimizer()
+        .states()
+        .map(|(name, state)| (name.to_owned(), state.step.double_value(&[0])))
+        .collect()
 }
 
 #[test]
@@ -132,7 +155,10 @@ fn keeps_the_steps_of_parameters_that_rested() {
             let mut resumed = restored(&saved(&whole, &finetune, 3, folder.path()), &finetune, Mesh::single());
             assert_eq!(counts(&resumed), counts(&whole));
             for at in 3..6 {
-                let (expected, got) = (step(&mut whole, &finetune, &samples, at), step(&mut resumed, &finetune, &samples, at));
+                let (expected, got) = (
+                    step(&mut whole, &finetune, &samples, at),
+                    step(&mut resumed, &finetune, &samples, at),
+                );
                 assert_eq!(got.to_bits(), expected.to_bits(), "loss of step {at}");
             }
             let got = weights(&resumed);
@@ -162,7 +188,10 @@ fn moves_between_layouts() {
                 };
                 let on = |finetune: &Finetune, sizes: ParallelSizes, run: &str| -> RunReport {
                     let (plan, run_dir) = (plan(&cut(finetune, sizes), &folder.path().join(run)), folder.path().join(run));
-                    on_mesh(sizes, |mesh| fit(&plan, &run_dir, mesh, Device::Cpu, &no_cache(), &Progress::default()).unwrap()).remove(0)
+                    on_mesh(sizes, |mesh| {
+                        fit(&plan, &run_dir, mesh, Device::Cpu, &no_cache(), &Progress::default()).unwrap()
+                    })
+                    .remove(0)
                 };
                 let expected = on(&finetune, from, "whole");
                 finetune.resume.resume_from_path = Some(folder.path().join("whole").join(AFTER_3));
@@ -199,7 +228,10 @@ fn if_exists_takes_the_newest() {
         finetune.resume.resume_if_exists = true;
         let failure = run(&finetune, &runs.join("1")).unwrap_err();
         assert_eq!(failure.class, exit_class::INPUT);
-        assert!(failure.to_string().contains("finetune.resume.resume_ignore_no_checkpoint=true"), "{failure}");
+        assert!(
+            failure.to_string().contains("finetune.resume.resume_ignore_no_checkpoint=true"),
+            "{failure}"
+        );
 
         finetune.resume.resume_ignore_no_checkpoint = true;
         let first = run(&finetune, &runs.join("2")).unwrap();
@@ -207,7 +239,9 @@ fn if_exists_takes_the_newest() {
         // A save that was killed, of a later step: whole, but not under its name.
         let unfinished = runs.join("2/checkpoints/.default--step=8-consumed_samples=72.writing");
         crate::setting::copy(&runs.join("2").join(AFTER_6), &unfinished);
-        let state = std::fs::read_to_string(unfinished.join("checkpoint.json")).unwrap().replace("\"steps_done\": 6", "\"steps_done\": 9");
+        let state = std::fs::read_to_string(unfinished.join("checkpoint.json"))
+            .unwrap()
+            .replace("\"steps_done\": 6", "\"steps_done\": 9");
         std::fs::write(unfinished.join("checkpoint.json"), state).unwrap();
 
         finetune.trainer.max_steps = 9;
@@ -230,12 +264,18 @@ fn restoring_takes_the_weights_only() {
         run(&finetune, &folder.path().join("first")).unwrap();
         let checkpoint = folder.path().join("first").join(AFTER_6);
         let expected = restored(&checkpoint, &finetune, Mesh::single());
-        finetune.resume.restore_config = Some(RestoreConfig { path: checkpoint.display().to_string() });
+        finetune.resume.restore_config = Some(RestoreConfig {
+            path: checkpoint.display().to_string(),
+        });
         let base = Base::of(&finetune, &no_cache()).unwrap();
         assert_eq!(base, Base::Checkpoint(checkpoint));
         let got = loaded(&finetune, &Mesh::single());
         for parameter in expected.parameters().iter() {
-            assert!(got.parameters.get(&parameter.spec.name).unwrap().tensor.equal(&parameter.tensor), "{}", parameter.spec.name);
+            assert!(
+                got.parameters.get(&parameter.spec.name).unwrap().tensor.equal(&parameter.tensor),
+                "{}",
+                parameter.spec.name
+            );
         }
         mock(&mut finetune).seed += 1;
         let report = run(&finetune, &folder.path().join("second")).unwrap();

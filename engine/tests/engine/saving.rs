@@ -10,7 +10,18 @@ use std::path::{Path, PathBuf};
 
 fn saved(parent: &Path, trainer: &Trainer, finetune: &Finetune, steps: u64, artifacts: &Artifacts, keep: u64) -> Result<PathBuf> {
     let run = Run::of(finetune.clone());
-    save(parent, &run, steps, 8 * steps, Some(1.5), trainer.parameters(), trainer.optimizer(), artifacts, trainer.mesh(), keep)
+    save(
+        parent,
+        &run,
+        steps,
+        8 * steps,
+        Some(1.5),
+        trainer.parameters(),
+        trainer.optimizer(),
+        artifacts,
+        trainer.mesh(),
+        keep,
+    )
 }
 
 fn name(steps: u64) -> String {
@@ -25,9 +36,21 @@ fn a_checkpoint_holds_what_its_table_says() {
         let artifacts = vec![("tokenizer.json".to_owned(), b"{}".to_vec())];
         let path = saved(folder.path(), &trainer(&finetune, Mesh::single()), &finetune, 3, &artifacts, 10).unwrap();
         assert_eq!(path, folder.path().join(name(3)));
-        assert_eq!(names(&path), ["checkpoint.json", "model.safetensors", "optimizer.safetensors", "run.json", "tokenizer.json"]);
+        assert_eq!(
+            names(&path),
+            [
+                "checkpoint.json",
+                "model.safetensors",
+                "optimizer.safetensors",
+                "run.json",
+                "tokenizer.json"
+            ]
+        );
         let opened = CheckpointFolder::open(&path).unwrap();
-        assert_eq!((opened.state.steps_done, opened.state.consumed_samples, opened.state.loss), (3, 24, Some(1.5)));
+        assert_eq!(
+            (opened.state.steps_done, opened.state.consumed_samples, opened.state.loss),
+            (3, 24, Some(1.5))
+        );
         assert_eq!(opened.run.finetune, finetune);
     });
 }
@@ -81,8 +104,16 @@ fn a_folder_that_cannot_be_written_leaves_the_earlier_checkpoint() {
     within_limit(|| {
         let artifacts = vec![("no/such/folder".to_owned(), Vec::new())];
         check_failure(|_| {}, &artifacts, "cannot write ");
-        check_failure(|parent| std::fs::write(parent.join(name(6)), b"a file in the way").unwrap(), &Vec::new(), "cannot replace ");
-        check_failure(|parent| std::fs::write(parent.join(format!(".{}.writing", name(6))), b"a file in the way").unwrap(), &Vec::new(), "cannot remove ");
+        check_failure(
+            |parent| std::fs::write(parent.join(name(6)), b"a file in the way").unwrap(),
+            &Vec::new(),
+            "cannot replace ",
+        );
+        check_failure(
+            |parent| std::fs::write(parent.join(format!(".{}.writing", name(6))), b"a file in the way").unwrap(),
+            &Vec::new(),
+            "cannot remove ",
+        );
     });
 }
 

@@ -8,8 +8,18 @@ use neva_schemas::exit_class;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
-const KINDS: [Kind; 10] =
-    [Kind::Float, Kind::BFloat16, Kind::Half, Kind::Double, Kind::Int64, Kind::Int, Kind::Int16, Kind::Int8, Kind::Uint8, Kind::Bool];
+const KINDS: [Kind; 10] = [
+    Kind::Float,
+    Kind::BFloat16,
+    Kind::Half,
+    Kind::Double,
+    Kind::Int64,
+    Kind::Int,
+    Kind::Int16,
+    Kind::Int8,
+    Kind::Uint8,
+    Kind::Bool,
+];
 
 fn scratch() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -55,8 +65,16 @@ fn what_was_written_is_read() {
             assert_eq!(whole.kind(), kind);
             assert!(whole.equal(&expected), "{name}");
             for (dim, start, len) in [(0, 0, 3), (0, 1, 2), (0, 3, 0), (1, 0, 4), (1, 1, 2), (1, 4, 0)] {
-                let part = read(Some(Shard { dim, start, len, padded: len }));
-                assert!(part.equal(&expected.narrow(dim as i64, start as i64, len as i64)), "{name}, {len} from {start} of dim {dim}");
+                let part = read(Some(Shard {
+                    dim,
+                    start,
+                    len,
+                    padded: len,
+                }));
+                assert!(
+                    part.equal(&expected.narrow(dim as i64, start as i64, len as i64)),
+                    "{name}, {len} from {start} of dim {dim}"
+                );
             }
         }
         assert_eq!(file.read("scalar", None).unwrap().double_value(&[]), 5.0);
@@ -64,7 +82,11 @@ fn what_was_written_is_read() {
         assert!(file.read("transposed", None).unwrap().equal(&matrix(Kind::Float).transpose(0, 1)));
         let error = file.read("nobody", None).unwrap_err();
         assert!(error.to_string().contains("holds no tensor `nobody`"), "{error}");
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
     });
 }
 
@@ -76,7 +98,10 @@ fn check_refused(bytes: &[u8], expect: &str) {
     assert!(matches!(error, EngineError::Content { .. }), "{error}");
     assert_eq!(error.class(), exit_class::INPUT);
     let text = error.to_string();
-    assert!(text.contains(&path.display().to_string()) && text.contains(expect), "{text}\nlacks: {expect}");
+    assert!(
+        text.contains(&path.display().to_string()) && text.contains(expect),
+        "{text}\nlacks: {expect}"
+    );
 }
 
 #[test]
@@ -93,7 +118,10 @@ fn every_truncation_is_noticed() {
             check_refused(&bytes[..length], "it ends within its header");
         }
         for length in [header, header + 1, bytes.len() / 2 + header / 2, bytes.len() - 1] {
-            check_refused(&bytes[..length], &format!("truncated: {length} bytes, the header promises {}", bytes.len()));
+            check_refused(
+                &bytes[..length],
+                &format!("truncated: {length} bytes, the header promises {}", bytes.len()),
+            );
         }
         check_refused(&[&bytes[..], &[0]].concat(), "too long");
     });
@@ -113,17 +141,49 @@ fn forged_headers_are_refused() {
             ("", 0, "not a safetensors file"),
             ("[]", 0, "not a safetensors file"),
             ("{\"a\": 1}", 0, "not a safetensors file"),
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#, 8, "not a safetensors file"),
-            (r#"{"a":{"dtype":"F33","shape":[2],"data_offsets":[0,8]}}"#, 8, "not a safetensors file"),
-            (r#"{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}"#, 8, "not a safetensors file"),
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8, "`a`"),
-            (r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, 8, "`a`"),
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#, 12, "`a`"),
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#, 12, "`b`"),
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[12,20]}}"#, 20, "`b`"),
-            (r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}"#, 8, "`a`"),
-            (r#"{"a":{"dtype":"F32","shape":[9223372036854775807],"data_offsets":[0,8]}}"#, 8, "`a`"),
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,18446744073709551615]}}"#, 8, "`a`"),
+            (
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#,
+                8,
+                "not a safetensors file",
+            ),
+            (
+                r#"{"a":{"dtype":"F33","shape":[2],"data_offsets":[0,8]}}"#,
+                8,
+                "not a safetensors file",
+            ),
+            (
+                r#"{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}"#,
+                8,
+                "not a safetensors file",
+            ),
+            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8, "not a safetensors file"),
+            (r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, 8, "not a safetensors file"),
+            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#, 12, "not a safetensors file"),
+            (
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
+                12,
+                "not a safetensors file",
+            ),
+            (
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[12,20]}}"#,
+                20,
+                "not a safetensors file",
+            ),
+            (
+                r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}"#,
+                8,
+                "not a safetensors file",
+            ),
+            (
+                r#"{"a":{"dtype":"F32","shape":[9223372036854775807],"data_offsets":[0,8]}}"#,
+                8,
+                "not a safetensors file",
+            ),
+            (
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,18446744073709551615]}}"#,
+                8,
+                "not a safetensors file",
+            ),
             (r#"{"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}"#, 8, "not supported"),
         ] {
             check_refused(&file(header, data), expect);
@@ -187,7 +247,11 @@ fn a_folder_is_no_file() {
         let error = TensorFile::open(&path).unwrap_err();
         assert_eq!(error.class(), exit_class::INPUT, "{error}");
         assert!(TensorFile::open(folder.path()).is_err());
-        let error = write_tensors(&folder.path().join("no/such/folder.safetensors"), vec![("a".into(), Tensor::from(1f32))]).unwrap_err();
+        let error = write_tensors(
+            &folder.path().join("no/such/folder.safetensors"),
+            vec![("a".into(), Tensor::from(1f32))],
+        )
+        .unwrap_err();
         assert!(error.to_string().starts_with("cannot write "), "{error}");
     });
 }

@@ -25,12 +25,21 @@ pub(crate) fn config() -> Value {
 pub(crate) fn finetune(folder: &Path) -> Finetune {
     let mut finetune = tiny();
     finetune.model = Model::Llava(from_hf_config(&config()).unwrap());
-    finetune.resume.restore_config = Some(RestoreConfig { path: folder.display().to_string() });
+    finetune.resume.restore_config = Some(RestoreConfig {
+        path: folder.display().to_string(),
+    });
     finetune
 }
 
 pub(crate) fn load(finetune: &Finetune) -> Result<LoadedModel> {
-    LoadedModel::load(finetune, &Base::of(finetune, &no_cache())?, None, &no_cache(), &Mesh::single(), Device::Cpu)
+    LoadedModel::load(
+        finetune,
+        &Base::of(finetune, &no_cache())?,
+        None,
+        &no_cache(),
+        &Mesh::single(),
+        Device::Cpu,
+    )
 }
 
 /// One row: a picture between words.
@@ -43,7 +52,9 @@ fn microbatch(finetune: &Finetune) -> Microbatch {
     let mut labels = vec![-100i64; ids.len()];
     labels[ids.len() - 4..].copy_from_slice(&[1200, 33, 4, 2]);
     let edge = finetune.model.llava().vision_config.image_size as i64;
-    let pixels = Tensor::arange(3 * edge * edge, (Kind::Float, Device::Cpu)).sin().view([1, 3, edge, edge]);
+    let pixels = Tensor::arange(3 * edge * edge, (Kind::Float, Device::Cpu))
+        .sin()
+        .view([1, 3, edge, edge]);
     let batch = Batch {
         input_ids_bs: Tensor::from_slice(&ids).view([1, len]),
         labels_bs: Tensor::from_slice(&labels).view([1, len]),
@@ -58,7 +69,10 @@ fn microbatch(finetune: &Finetune) -> Microbatch {
 fn loss(folder: &Path) -> f64 {
     let finetune = finetune(folder);
     let loaded = load(&finetune).unwrap();
-    Trainer::new(&finetune, loaded, Mesh::single()).accumulate(&[microbatch(&finetune)]).unwrap().loss
+    Trainer::new(&finetune, loaded, Mesh::single())
+        .accumulate(&[microbatch(&finetune)])
+        .unwrap()
+        .loss
 }
 
 /// A copy of the fixture with its tensors changed.
@@ -66,7 +80,11 @@ fn rewritten(change: impl FnOnce(&mut Vec<(String, Tensor)>)) -> tempfile::TempD
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(fixture().join("config.json"), folder.path().join("config.json")).unwrap();
     let file = TensorFile::open(&fixture().join("model.safetensors")).unwrap();
-    let mut tensors: Vec<_> = file.tensors().into_keys().map(|name| (name.clone(), file.read(&name, None).unwrap())).collect();
+    let mut tensors: Vec<_> = file
+        .tensors()
+        .into_keys()
+        .map(|name| (name.clone(), file.read(&name, None).unwrap()))
+        .collect();
     change(&mut tensors);
     write_tensors(&folder.path().join("model.safetensors"), tensors).unwrap();
     folder
@@ -99,8 +117,14 @@ fn every_spelling_of_names_is_the_same_model() {
                 }
                 let example = tensors[0].0.clone();
                 // Buffers that old versions wrote.
-                tensors.push((spell("model.vision_tower.embeddings.position_ids"), Tensor::arange(17, (Kind::Int64, Device::Cpu))));
-                tensors.push((spell("model.language_model.layers.0.self_attn.rotary_emb.inv_freq"), Tensor::zeros([8], (Kind::Float, Device::Cpu))));
+                tensors.push((
+                    spell("model.vision_tower.embeddings.position_ids"),
+                    Tensor::arange(17, (Kind::Int64, Device::Cpu)),
+                ));
+                tensors.push((
+                    spell("model.language_model.layers.0.self_attn.rotary_emb.inv_freq"),
+                    Tensor::zeros([8], (Kind::Float, Device::Cpu)),
+                ));
                 assert!(tensors.iter().any(|(name, _)| *name == example));
             });
             assert_eq!(loss(folder.path()).to_bits(), expected.to_bits(), "{}", spell("lm_head.weight"));
@@ -120,7 +144,11 @@ fn split(folder: &Path) -> [String; 2] {
         map.extend(names.iter().map(|name| (name.clone(), json!(part))));
         write_tensors(&folder.join(part), tensors).unwrap();
     }
-    std::fs::write(folder.join("model.safetensors.index.json"), json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
+    std::fs::write(
+        folder.join("model.safetensors.index.json"),
+        json!({"metadata": {}, "weight_map": map}).to_string(),
+    )
+    .unwrap();
     std::fs::remove_file(single).unwrap();
     parts
 }
@@ -134,7 +162,12 @@ fn several_files_behind_an_index_are_one_model() {
 
         let index = folder.path().join("model.safetensors.index.json");
         let whole = std::fs::read(&index).unwrap();
-        for (text, expect) in [("{}", "has no `weight_map`"), ("{\"weight_map\": 3}", "has no `weight_map`"), ("{", "index.json"), ("{\"weight_map\": {\"a\": \"../x\"}}", "is missing")] {
+        for (text, expect) in [
+            ("{}", "has no `weight_map`"),
+            ("{\"weight_map\": 3}", "has no `weight_map`"),
+            ("{", "index.json"),
+            ("{\"weight_map\": {\"a\": \"../x\"}}", "is missing"),
+        ] {
             std::fs::write(&index, text).unwrap();
             check_error(folder.path(), &[expect]);
         }
@@ -169,7 +202,12 @@ fn every_misfit_is_listed_at_once() {
             }
             tensors.push(("transformer.wte.weight".into(), Tensor::from(1f32)));
             tensors.push(("language_model.model.layers.7.mlp.up_proj.weight".into(), Tensor::from(1f32)));
-            let twice = tensors.iter().find(|(name, _)| name.ends_with("lm_head.weight")).unwrap().1.shallow_clone();
+            let twice = tensors
+                .iter()
+                .find(|(name, _)| name.ends_with("lm_head.weight"))
+                .unwrap()
+                .1
+                .shallow_clone();
             tensors.push(("lm_head.weight".into(), twice));
         });
         let error = check_error(
@@ -183,7 +221,10 @@ fn every_misfit_is_listed_at_once() {
                 "is a second tensor for `lm_head.weight`",
             ],
         );
-        assert!(matches!(&error, EngineError::Weights { problems, .. } if problems.len() == 6), "{error}");
+        assert!(
+            matches!(&error, EngineError::Weights { problems, .. } if problems.len() == 6),
+            "{error}"
+        );
     });
 }
 
@@ -204,13 +245,24 @@ fn half_precision_files_load() {
             let folder = rewritten(|tensors| tensors.iter_mut().for_each(|(_, tensor)| *tensor = tensor.to_kind(kind)));
             let got = loss(folder.path());
             let off = (got - expected).abs() / expected;
-            assert!(off < if kind == Kind::Double { 1e-12 } else { 1e-2 }, "{kind:?}: {got}, expected {expected}");
+            assert!(
+                off < if kind == Kind::Double { 1e-12 } else { 1e-2 },
+                "{kind:?}: {got}, expected {expected}"
+            );
             let loaded = load(&finetune(folder.path())).unwrap();
             assert!(loaded.parameters.iter().all(|parameter| parameter.tensor.kind() == Kind::Float));
         }
         let mut finetune = finetune(&fixture());
-        finetune.trainer.plugins = neva_schemas::Plugins::MixedPrecision(neva_schemas::MixedPrecision { precision: Precision::Bf16Mixed });
-        assert!(load(&finetune).unwrap().parameters.iter().all(|parameter| parameter.tensor.kind() == Kind::BFloat16));
+        finetune.trainer.plugins = neva_schemas::Plugins::MixedPrecision(neva_schemas::MixedPrecision {
+            precision: Precision::Bf16Mixed,
+        });
+        assert!(
+            load(&finetune)
+                .unwrap()
+                .parameters
+                .iter()
+                .all(|parameter| parameter.tensor.kind() == Kind::BFloat16)
+        );
     });
 }
 
@@ -234,8 +286,15 @@ fn a_folder_that_is_not_there_is_named() {
         let mut finetune = finetune(Path::new("no/such/model"));
         let error = load(&finetune).unwrap_err();
         assert_eq!(error.class(), exit_class::INPUT);
-        assert!(error.to_string().contains("finetune.resume.restore_config.path: there is no model in no/such/model"), "{error}");
-        finetune.resume.restore_config = Some(RestoreConfig { path: "nemo://llava-hf/llava-1.5-7b-hf".into() });
+        assert!(
+            error
+                .to_string()
+                .contains("finetune.resume.restore_config.path: there is no model in no/such/model"),
+            "{error}"
+        );
+        finetune.resume.restore_config = Some(RestoreConfig {
+            path: "nemo://llava-hf/llava-1.5-7b-hf".into(),
+        });
         let text = load(&finetune).unwrap_err().to_string();
         assert!(text.contains("llava-hf/llava-1.5-7b-hf") && text.contains("config.json"), "{text}");
     });
