@@ -13,7 +13,7 @@ mod nemo;
 pub mod neva_llama3_8b;
 pub mod neva_tiny;
 
-/// A name under which NVIDIA's documentation mentions the 13B recipe. NeMo never had such a function.
+/// The name by which some documents call the 13B recipe; NeMo has no function of this name.
 pub use llava15_13b as llava15_11b;
 use neva_schemas::{Finetune, RecipeArgs};
 

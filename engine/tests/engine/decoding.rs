@@ -58,8 +58,8 @@ fn two_memories_do_not_mix() {
         tch::no_grad(|| {
             let expected = loaded.model.forward(&batch(0, 9)).unwrap();
             let [mut a, mut b] = [loaded.model.decoding(), loaded.model.decoding()];
-            loaded.model.decode(&batch(0, 8), &mut a).unwrap();
-            loaded.model.decode(&batch(6, 8), &mut b).unwrap();
+            let _ = loaded.model.decode(&batch(0, 8), &mut a).unwrap();
+            let _ = loaded.model.decode(&batch(6, 8), &mut b).unwrap();
             let got = loaded.model.decode(&batch(8, 9), &mut a).unwrap();
             assert!(difference(&got, &expected.narrow(1, 8, 1)) <= 1e-5);
             let other = loaded.model.decode(&batch(8, 9), &mut b).unwrap();

@@ -147,7 +147,7 @@ fn right_padding_changes_nothing() {
         let both = rows(&[short.clone(), long.clone()], 18);
         let together = hidden(&loaded, &both);
         // Each row alone sees the first picture, so the second row is compared through the pair only.
-        let alone = hidden(&loaded, &rows(&[short.clone()], short.len()));
+        let alone = hidden(&loaded, &rows(std::slice::from_ref(&short), short.len()));
         assert!(difference(&together.narrow(0, 0, 1).narrow(1, 0, short.len() as i64), &alone) <= 1e-5);
         let wider = rows(&[short, long], 30);
         assert!(difference(&hidden(&loaded, &wider).narrow(1, 0, 18), &together) <= 1e-5);

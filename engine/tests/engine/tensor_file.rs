@@ -45,7 +45,7 @@ fn read_all(path: &Path) -> Result<usize> {
     let file = TensorFile::open(path)?;
     let names: Vec<_> = file.tensors().into_keys().collect();
     for name in &names {
-        file.read(name, None)?;
+        let _ = file.read(name, None)?;
     }
     Ok(names.len())
 }
@@ -156,9 +156,21 @@ fn forged_headers_are_refused() {
                 8,
                 "not a safetensors file",
             ),
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8, "not a safetensors file"),
-            (r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, 8, "not a safetensors file"),
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#, 12, "not a safetensors file"),
+            (
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#,
+                8,
+                "not a safetensors file",
+            ),
+            (
+                r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#,
+                8,
+                "not a safetensors file",
+            ),
+            (
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
+                12,
+                "not a safetensors file",
+            ),
             (
                 r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
                 12,

@@ -7,27 +7,22 @@ use neva_run::{
     config::{self, Origin, Source},
     load, resolve,
 };
-use neva_schemas::{PeftScheme, RecipeArgs, Run};
+use neva_schemas::{RecipeArgs, Run};
 
 use crate::recipe_file;
 
 #[test]
 fn a_recipe_file_resolves_to_what_its_function_returns() {
     for recipe in RECIPES {
-        let scheme = if recipe.name == "llava15_7b" {
-            PeftScheme::Lora
-        } else {
-            PeftScheme::None
-        };
         let args = RecipeArgs {
             name: recipe.name.to_owned(),
-            peft_scheme: scheme,
             ..(recipe.default_args)()
         };
         let expect = Run::new(recipe.name, args.clone(), (recipe.finetune)(args));
         let resolved = resolve(load(&recipe_file(&format!("{}.yaml", recipe.name))).unwrap(), &[""; 0]).unwrap();
         assert_eq!(resolved.run, expect);
-        assert_eq!(resolved.warnings, []);
+        let warnings: Vec<_> = resolved.warnings.iter().map(|warning| warning.message.as_str()).collect();
+        assert_eq!(warnings, Vec::from_iter(recipe.notice), "{}", recipe.name);
     }
 }
 

@@ -107,7 +107,8 @@ fn unknown_names_are_answered_with_the_right_ones() {
       ·            ────┬────
       ·                ╰── unknown name
       ╰────
-     help: did you mean `llava15_7b`? The names here are `llava15_7b`, `neva_tiny`
+     help: did you mean `llava15_7b`? The names here are `llava15_7b`, `llava15_13b`, `llava15_11b`,
+           `llava15_7b_pretrain`, `neva_llama3_8b`, `neva_tiny`
     "#);
     insta::assert_snapshot!(mistake("name: x\n", &[]), @r#"
      × `_factory_`: the file names no recipe
@@ -116,7 +117,8 @@ fn unknown_names_are_answered_with_the_right_ones() {
       · ──┬─
       ·   ╰── here
       ╰────
-     help: add `_factory_:` with one of llava15_7b, neva_tiny
+     help: add `_factory_:` with one of llava15_7b, llava15_13b, llava15_11b, llava15_7b_pretrain,
+           neva_llama3_8b, neva_tiny
     "#);
     insta::assert_snapshot!(mistake("_factory_: neva_tiny\nnum_gpu_per_node: 2\n", &[]), @r#"
      × `num_gpu_per_node`: unknown field `num_gpu_per_node`
