@@ -67,7 +67,7 @@ fn recipe_files_fit_the_schema() {
         assert!(example["finetune"]["optim"]["lr"].is_number(), "{}", file.display());
         assert_eq!(recipe_errors(&example), [""; 0], "{}, example", file.display());
     }
-    assert_eq!(seen, 2);
+    assert!(seen >= 6, "{seen} recipe files");
 }
 
 #[test]
