@@ -72,7 +72,7 @@ impl<'a> Chart<'a> {
             if curve.has_lines() {
                 writeln!(
                     f,
-                    "<path d=\"{curve}\" fill=\"none\" stroke-width=\"1.5\" stroke-linejoin=\"round\" {stroke}/>"
+                    "<path d=\"{curve}\" fill=\"none\" stroke-width=\"1.4\" stroke-opacity=\"0.85\" stroke-linejoin=\"round\" {stroke}/>"
                 )?;
             }
             for (x, y) in curve.dots() {
@@ -92,7 +92,7 @@ impl fmt::Display for Chart<'_> {
             self.title
         )?;
         if let Some((_, Scale::Log { .. })) = self.scales {
-            write!(f, "<tspan font-weight=\"normal\" fill=\"#666\"> (log scale)</tspan>")?;
+            write!(f, "<tspan dx=\"6\" font-weight=\"normal\" fill=\"#666\">(log scale)</tspan>")?;
         }
         writeln!(f, "</text>")?;
         if let Some((steps, values)) = self.scales {

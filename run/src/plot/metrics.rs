@@ -55,7 +55,7 @@ impl Metrics {
     }
 
     fn add(&mut self, line: &[u8]) -> Result<(), String> {
-        let line: Map<String, Value> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let line: Map<String, Value> = serde_json::from_slice(line).map_err(|error| not_json(&error))?;
         let step = line.get("step").and_then(Value::as_u64).ok_or("`step` is not a whole number")?;
         let Self { loss, lr, grad_norm } = self;
         for (key, series) in [("reduced_train_loss", loss), ("lr", lr), ("grad_norm", grad_norm)] {
@@ -69,4 +69,11 @@ impl Metrics {
         }
         Ok(())
     }
+}
+
+/// The error without its line, which is always the first: a line is read at a time.
+fn not_json(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let reason = text.split(" at line ").next().unwrap_or_default();
+    format!("column {}: {reason}", error.column())
 }

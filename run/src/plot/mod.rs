@@ -42,7 +42,7 @@ pub fn svg(runs: &[Curves]) -> String {
 
 /// Width of the picture, in pixels.
 const WIDTH: f64 = 880.0;
-/// Space above the first chart, and below the last one for the word `step`.
+/// Space above the first chart or the legend; half of it is below the last chart.
 const MARGIN: f64 = 18.0;
 /// Height of a line of the legend.
 const LEGEND_LINE: f64 = 20.0;
@@ -125,7 +125,7 @@ impl fmt::Display for Picture<'_> {
         let charts = self.charts();
         let top = MARGIN + LEGEND_LINE * self.legend_runs().len() as f64;
         let bottom = top + chart::HEIGHT * charts.len() as f64;
-        let height = bottom + MARGIN;
+        let height = bottom + MARGIN / 2.0;
         writeln!(
             f,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"system-ui, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#333\">"
@@ -142,7 +142,7 @@ impl fmt::Display for Picture<'_> {
             f,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">step</text>",
             chart::LEFT + chart::PLOT_WIDTH / 2.0,
-            bottom + 4.0
+            bottom - 4.0
         )?;
         writeln!(f, "</svg>")
     }

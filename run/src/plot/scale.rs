@@ -140,13 +140,19 @@ fn log_ticks(low: f64, high: f64) -> Vec<Tick> {
 /// `value` with the digits that set it apart from its neighbours, which are `step` away. The form is the
 /// same along an axis whose largest value is `size`.
 fn label(value: f64, step: f64, size: f64) -> String {
-    let last_digit = step.log10().floor();
-    if (1e-3..1e6).contains(&size) {
-        return format!("{value:.*}", (-last_digit).max(0.0) as usize);
-    }
     if value == 0.0 {
         return "0".to_owned();
     }
+    let last_digit = (step.log10() + 1e-9).floor();
+    if (1e-3..1e6).contains(&size) {
+        return format!("{value:.*}", (-last_digit).max(0.0) as usize);
+    }
     let digits = (value.abs().log10() + 1e-9).floor() - last_digit;
-    format!("{value:.*e}", digits.max(0.0) as usize)
+    let text = format!("{value:.*e}", digits.max(0.0) as usize);
+    match text.split_once('e') {
+        Some((mantissa, power)) if mantissa.contains('.') => {
+            format!("{}e{power}", mantissa.trim_end_matches('0').trim_end_matches('.'))
+        }
+        _ => text,
+    }
 }

@@ -4,6 +4,7 @@
 
 mod launch;
 mod plan;
+mod plot;
 mod process;
 mod recipes;
 mod resolve;

@@ -109,6 +109,25 @@ fn a_run_passes_on_rank_0_and_tells_where_everything_lies() {
 }
 
 #[test]
+fn a_run_that_cannot_be_drawn_is_done_all_the_same() {
+    let (code, stdout, stderr, dir) = Program::new("no-metrics", &["neva_tiny"]).run();
+    let folder = run_folder(dir.path());
+    let metrics = folder.join("metrics.jsonl");
+    assert_eq!(
+        (code, stderr),
+        (
+            0,
+            format!(
+                "warning: no curves were drawn: cannot draw {}: there is no such file\n",
+                metrics.display()
+            )
+        )
+    );
+    assert!(stdout.contains("done: 5 steps") && !stdout.contains("curves"), "{stdout}");
+    assert!(!folder.join("curves.svg").exists());
+}
+
+#[test]
 fn with_json_standard_output_is_one_document() {
     let (code, stdout, stderr, _dir) = Program::new("", &["neva_tiny", "--output", "json"]).run();
     let report: Value = serde_json::from_str(&stdout).unwrap();
