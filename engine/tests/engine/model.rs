@@ -155,52 +155,77 @@ fn right_padding_changes_nothing() {
     });
 }
 
+/// Texts side by side, cut at `max_length`. Each `IMAGE` is a picture of its own, numbered through all rows
+/// from `first`; every word's target is the next one.
+fn cut(rows: &[&[i64]], max_length: usize, first: i64) -> Batch {
+    let targets: Vec<Vec<i64>> = rows.iter().map(|ids| ids[1..].iter().copied().chain([IGNORE]).collect()).collect();
+    let rows: Vec<_> = rows
+        .iter()
+        .zip(&targets)
+        .map(|(ids, labels)| Row {
+            name: "row",
+            ids,
+            labels,
+            images: ids.iter().filter(|id| **id == IMAGE).count(),
+        })
+        .collect();
+    let options = MergeOptions {
+        image_seq_len: IMAGE_LEN,
+        max_length,
+        row_multiple: 1,
+        fixed_length: false,
+    };
+    let tokens = merge(&rows, &options).unwrap();
+    let kept: Vec<_> = tokens.images.iter().map(|span| first + span.picture as i64).collect();
+    let pixels = pixels(4).index_select(0, &Tensor::from_slice(&kept)).flatten(0, -1);
+    let batch = neva_data::Batch {
+        tokens,
+        pixels: pixels.try_into().unwrap(),
+        pixel_shape: [kept.len(), 3, 28, 28],
+    };
+    to_device(&batch, IMAGE_LEN, Device::Cpu).unwrap()
+}
+
 #[test]
 fn a_text_is_cut_within_its_picture() {
     within_limit(|| {
         let loaded = loaded(&small(), &Mesh::single());
-        let row = |ids: &[i64], labels: &[i64], max_length: usize| {
-            let row = Row {
-                name: "row",
-                ids,
-                labels,
-                images: 2,
-            };
-            let options = MergeOptions {
-                image_seq_len: IMAGE_LEN,
-                max_length,
-                row_multiple: 1,
-                fixed_length: false,
-            };
-            let tokens = merge(&[row], &options).unwrap();
-            let kept = tokens.images.len();
-            let pixels = Vec::<f32>::try_from(pixels(2).flatten(0, -1)).unwrap()[..kept * 3 * 28 * 28].to_vec();
-            let shape = if kept == 0 { [0; 4] } else { [kept, 3, 28, 28] };
-            to_device(
-                &neva_data::Batch {
-                    tokens,
-                    pixels,
-                    pixel_shape: shape,
-                },
-                IMAGE_LEN,
-                Device::Cpu,
-            )
-            .unwrap()
-        };
         let ids = [5, IMAGE, 6, 7, IMAGE, 8, 9];
-        let labels = [IGNORE, 6, 7, IGNORE, 8, 9, 10];
-        let whole = hidden(&loaded, &row(&ids, &labels, 100));
+        let whole = hidden(&loaded, &cut(&[&ids], 100, 0));
         let length = whole.size()[1];
         assert_eq!(length, 13);
         // Through every position: of the words, and of both pictures.
-        for cut in 1..length {
-            let batch = row(&ids, &labels, cut as usize);
-            let within_picture = (2..5).contains(&cut) || (8..11).contains(&cut);
-            assert_eq!(batch.feature_rows.is_some(), within_picture, "{cut} positions");
+        for at in 1..length {
+            let batch = cut(&[&ids], at as usize, 0);
+            let within_picture = (2..5).contains(&at) || (8..11).contains(&at);
+            assert_eq!(batch.feature_rows.is_some(), within_picture, "{at} positions");
             let got = hidden(&loaded, &batch);
-            assert_eq!(got.size()[1], cut);
-            let off = difference(&got, &whole.narrow(1, 0, cut));
-            assert!(off <= 1e-5, "{cut} positions: off by {off:e}");
+            assert_eq!(got.size()[1], at);
+            let off = difference(&got, &whole.narrow(1, 0, at));
+            assert!(off <= 1e-5, "{at} positions: off by {off:e}");
+        }
+    });
+}
+
+#[test]
+fn a_cut_picture_shifts_none_behind_it() {
+    within_limit(|| {
+        let loaded = loaded(&small(), &Mesh::single());
+        // The first row ends within its picture, the second keeps its own whole.
+        let (first, second) = ([5, 6, 7, IMAGE, 8], [9, IMAGE, 10]);
+        let batch = cut(&[&first, &second], 6, 0);
+        let got = hidden(&loaded, &batch);
+        assert_eq!(got.size()[..2], [2, 6]);
+        // The comparison below would notice features that moved up by the one that was cut off.
+        let moved = Batch {
+            feature_rows: Some(Tensor::arange(7, (Kind::Int64, Device::Cpu))),
+            ..batch
+        };
+        assert!(difference(&hidden(&loaded, &moved), &got) > 1e-3);
+        for (row, ids) in [&first[..], &second[..]].into_iter().enumerate() {
+            let alone = hidden(&loaded, &cut(&[ids], 100, row as i64)).narrow(1, 0, 6);
+            let off = difference(&got.narrow(0, row as i64, 1), &alone);
+            assert!(off <= 1e-5, "row {row} is off by {off:e}");
         }
     });
 }
