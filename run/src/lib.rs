@@ -10,19 +10,16 @@
 //! engine that the caller brings:
 //!
 //! ```no_run
-//! # use neva_schemas::{Engine, LaunchPlan, RankEnv, RankFailure, RunReport};
-//! # struct MyEngine;
-//! # impl Engine for MyEngine {
-//! #     fn train(&self, _: &LaunchPlan, _: &RankEnv) -> Result<RunReport, RankFailure> { unimplemented!() }
-//! # }
-//! use neva_run::{RunError, RunOptions, run};
+//! # fn example(engine: impl neva_schemas::Engine + 'static) -> Result<(), neva_run::RunError> {
+//! use neva_run::{RunOptions, run};
 //! use neva_recipes::neva_tiny;
 //!
 //! let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
 //! finetune.trainer.max_steps = 5;
-//! let report = run(&finetune, RunOptions::direct(MyEngine))?;
+//! let report = run(&finetune, RunOptions::direct(engine))?;
 //! println!("{} steps, in {}", report.steps, report.run_dir.display());
-//! # Ok::<(), RunError>(())
+//! # Ok(())
+//! # }
 //! ```
 #![forbid(unsafe_code)]
 

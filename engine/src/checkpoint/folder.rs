@@ -90,16 +90,22 @@ impl CheckpointFolder {
 /// The complete checkpoint with the most steps among the folders directly in `parents`; the latest of the
 /// parents wins a tie.
 pub fn newest_checkpoint(parents: &[PathBuf]) -> Option<CheckpointFolder> {
-    let folders = parents
-        .iter()
-        .filter_map(|parent| std::fs::read_dir(parent).ok())
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()));
-    let visible = folders.filter(|path| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')));
-    let checkpoints = visible
-        .filter(|path| CheckpointFolder::is_one(path))
-        .filter_map(|path| CheckpointFolder::open(&path).ok());
+    let checkpoints = parents.iter().flat_map(|parent| checkpoints_in(parent));
     checkpoints.max_by(|a, b| (a.state.steps_done, &a.path).cmp(&(b.state.steps_done, &b.path)))
+}
+
+/// The complete checkpoints directly in `parent`, in no order. Those that are being written have names with a
+/// leading dot; one that cannot be opened is passed over, and named in the log.
+pub(super) fn checkpoints_in(parent: &Path) -> Vec<CheckpointFolder> {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok);
+    let visible = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+    let folders = visible.map(|entry| entry.path()).filter(|path| CheckpointFolder::is_one(path));
+    let open = |path: PathBuf| {
+        CheckpointFolder::open(&path)
+            .inspect_err(|error| tracing::warn!("passing over the checkpoint {}: {error}", path.display()))
+            .ok()
+    };
+    folders.filter_map(open).collect()
 }
 
 /// Reads a JSON file.

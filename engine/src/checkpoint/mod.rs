@@ -11,5 +11,5 @@ pub use cache::{ModelCache, resolve_restore};
 pub use folder::{CHECKPOINT_FORMAT, CheckpointFolder, CheckpointState, newest_checkpoint};
 pub use resume::{restore_optimizer, resume_from};
 pub use safetensors_file::{TensorFile, write_tensors};
-pub use save::{Artifacts, save};
-pub use weights::{Base, load_parameters};
+pub use save::{Artifacts, Snapshot, save};
+pub use weights::{Base, Placement, load_parameters};

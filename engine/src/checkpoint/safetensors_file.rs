@@ -43,10 +43,10 @@ impl TensorFile {
         }
         let mut buffer = vec![0; header as usize];
         file.read_exact(&mut buffer).map_err(EngineError::io("read", path))?;
-        let not_one = |reason: String| wrong(format!("not a safetensors file: {reason}"));
-        let metadata: Metadata = serde_json::from_slice(&buffer).map_err(|error| not_one(error.to_string()))?;
+        // Reading the header checks that the tensors lie one behind the other and fill their bytes.
+        let metadata: Metadata = serde_json::from_slice(&buffer).map_err(|error| wrong(format!("not a safetensors file: {error}")))?;
         let data_start = PREFIX + header;
-        let expected = data_start + data_length(&metadata).map_err(not_one)?;
+        let expected = data_start + metadata.data_len() as u64;
         if length != expected {
             let what = if length < expected { "truncated" } else { "too long" };
             return Err(wrong(format!("{what}: {length} bytes, the header promises {expected}")));
@@ -104,27 +104,6 @@ impl TensorFile {
             None => tensor,
         })
     }
-}
-
-/// Checks that the tensors lie one behind the other and have the bytes that their shapes need, as the
-/// format demands, and returns their length. (The crate checks this only for a file that is wholly in memory.)
-fn data_length(metadata: &Metadata) -> Result<u64, String> {
-    let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
-    tensors.sort_by_key(|(_, info)| info.data_offsets);
-    let mut end = 0;
-    for (name, info) in tensors {
-        let numel = info.shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
-        let bytes = numel.and_then(|numel| numel.checked_mul(info.dtype.bitsize())).map(|bits| bits / 8);
-        let (start, stop) = info.data_offsets;
-        if start != end || stop < start || bytes != Some(stop - start) {
-            return Err(format!(
-                "`{name}` {:?} {:?} does not fill bytes {start}..{stop}",
-                info.dtype, info.shape
-            ));
-        }
-        end = stop;
-    }
-    Ok(end as u64)
 }
 
 /// Writes tensors (on any device) to `path`, which appears only when it is complete and on disk.

@@ -1,6 +1,6 @@
 //! Writing a checkpoint: aside, synced, renamed; older ones go only afterwards.
 
-use super::folder::{CHECKPOINT_FORMAT, CheckpointFolder, CheckpointState};
+use super::folder::{CHECKPOINT_FORMAT, CheckpointState, checkpoints_in};
 use super::safetensors_file::write_tensors;
 use crate::comm::{Axis, Collective, Mesh};
 use crate::error::{EngineError, Result};
@@ -8,6 +8,8 @@ use crate::optim::AdamW;
 use crate::parameters::Parameters;
 use neva_layout::ParamSpec;
 use neva_schemas::Run;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,37 +18,42 @@ use tch::Tensor;
 /// What else belongs to a checkpoint: files by name.
 pub type Artifacts = Vec<(String, Vec<u8>)>;
 
+/// What a checkpoint is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot<'a> {
+    /// The resolved run.
+    pub run: &'a Run,
+    /// Optimizer steps that are done.
+    pub steps_done: u64,
+    /// Samples that were trained on.
+    pub consumed_samples: u64,
+    /// Loss of the last step.
+    pub loss: Option<f64>,
+    /// The parameters of this rank.
+    pub parameters: &'a Parameters,
+    /// The optimizer of this rank.
+    pub optimizer: &'a AdamW,
+    /// Files that belong to it.
+    pub artifacts: &'a Artifacts,
+}
+
 /// Saves to `parent/<run>--step=<last step>-consumed_samples=<n>` and keeps `keep` older ones. Every rank
 /// calls it; the first one writes. Returns the folder.
 ///
 /// # Errors
 /// The disk is full or a collective failed; earlier checkpoints are as they were.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "a checkpoint is made of just these parts, and one place calls it"
-)]
-pub fn save(
-    parent: &Path,
-    run: &Run,
-    steps_done: u64,
-    consumed_samples: u64,
-    loss: Option<f64>,
-    parameters: &Parameters,
-    optimizer: &AdamW,
-    artifacts: &Artifacts,
-    mesh: &Mesh,
-    keep: u64,
-) -> Result<PathBuf> {
+pub fn save(parent: &Path, snapshot: &Snapshot<'_>, mesh: &Mesh, keep: u64) -> Result<PathBuf> {
     let name = format!(
-        "{}--step={}-consumed_samples={consumed_samples}",
-        run.finetune.log.name,
-        steps_done.saturating_sub(1)
+        "{}--step={}-consumed_samples={}",
+        snapshot.run.finetune.log.name,
+        snapshot.steps_done.saturating_sub(1),
+        snapshot.consumed_samples
     );
     let target = parent.join(&name);
     let tensor_group = mesh.axis(Axis::Tensor);
     let mut model = Vec::new();
     let mut optimizer_tensors = Vec::new();
-    for ((_, state), parameter) in optimizer.states().zip(parameters.trainable()) {
+    for ((_, state), parameter) in snapshot.optimizer.states().zip(snapshot.parameters.trainable()) {
         let spec = &parameter.spec;
         model.push((spec.name.clone(), whole(spec, &state.master, &**tensor_group)?));
         for (suffix, tensor) in [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)] {
@@ -58,12 +65,12 @@ pub fn save(
         let state = CheckpointState {
             format: CHECKPOINT_FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
-            steps_done,
-            consumed_samples,
-            loss,
+            steps_done: snapshot.steps_done,
+            consumed_samples: snapshot.consumed_samples,
+            loss: snapshot.loss,
         };
         let aside = parent.join(format!(".{name}.writing"));
-        let written = write(&aside, run, &state, model, optimizer_tensors, artifacts).and_then(|()| publish(&aside, &target));
+        let written = write(&aside, snapshot, &state, model, optimizer_tensors).and_then(|()| publish(&aside, &target));
         if written.is_err() {
             // Frees the disk; the first error is the one to report.
             let _ = std::fs::remove_dir_all(&aside);
@@ -90,11 +97,10 @@ fn whole(spec: &ParamSpec, local: &Tensor, group: &dyn Collective) -> Result<Ten
 
 fn write(
     aside: &Path,
-    run: &Run,
+    snapshot: &Snapshot<'_>,
     state: &CheckpointState,
     model: Vec<(String, Tensor)>,
     optimizer: Vec<(String, Tensor)>,
-    artifacts: &Artifacts,
 ) -> Result<()> {
     // What an interrupted save left.
     if aside.exists() {
@@ -103,10 +109,10 @@ fn write(
     std::fs::create_dir_all(aside).map_err(EngineError::io("create", aside))?;
     write_tensors(&aside.join("model.safetensors"), model)?;
     write_tensors(&aside.join("optimizer.safetensors"), optimizer)?;
-    for (name, bytes) in artifacts {
+    for (name, bytes) in snapshot.artifacts {
         write_file(&aside.join(name), bytes)?;
     }
-    write_file(&aside.join("run.json"), &json(run)?)?;
+    write_file(&aside.join("run.json"), &json(snapshot.run)?)?;
     write_file(&aside.join("checkpoint.json"), &json(state)?)
 }
 
@@ -124,11 +130,21 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn publish(aside: &Path, target: &Path) -> Result<()> {
-    if target.exists() {
-        // The same step was saved before (a run that went on from an older checkpoint).
-        std::fs::remove_dir_all(target).map_err(EngineError::io("replace", target))?;
+    if target.is_dir() {
+        // The same step was saved before (a run that went on from an older checkpoint). The two change places
+        // in one step of the file system: there is a whole checkpoint of that name at every moment.
+        match renameat_with(CWD, aside, CWD, target, RenameFlags::EXCHANGE) {
+            Ok(()) => std::fs::remove_dir_all(aside).map_err(EngineError::io("remove", aside))?,
+            // Some network file systems cannot; there the name is free for a moment.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                std::fs::remove_dir_all(target).map_err(EngineError::io("replace", target))?;
+                std::fs::rename(aside, target).map_err(EngineError::io("write", target))?;
+            }
+            Err(error) => return Err(EngineError::io("replace", target)(error.into())),
+        }
+    } else {
+        std::fs::rename(aside, target).map_err(EngineError::io("write", target))?;
     }
-    std::fs::rename(aside, target).map_err(EngineError::io("write", target))?;
     // The rename itself must reach the disk.
     let parent = target.parent().unwrap_or(target);
     File::open(parent)
@@ -138,17 +154,7 @@ fn publish(aside: &Path, target: &Path) -> Result<()> {
 
 /// Removes the oldest checkpoints beyond the newest and `keep` more. A failure only costs disk space.
 fn prune(parent: &Path, keep: u64) {
-    let Ok(entries) = std::fs::read_dir(parent) else { return };
-    let folders = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| CheckpointFolder::is_one(path));
-    let mut checkpoints: Vec<_> = folders.filter_map(|path| CheckpointFolder::open(&path).ok()).collect();
-    checkpoints.retain(|checkpoint| {
-        !checkpoint
-            .path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with('.'))
-    });
+    let mut checkpoints = checkpoints_in(parent);
     checkpoints.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.state.steps_done));
     for old in checkpoints.iter().skip(1 + keep as usize) {
         if let Err(error) = std::fs::remove_dir_all(&old.path) {

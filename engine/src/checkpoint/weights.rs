@@ -46,30 +46,30 @@ impl Base {
 
 /// How parameters are placed on this rank.
 #[derive(Debug, Clone, Copy)]
-struct Placement {
-    tp_rank: usize,
-    tp: usize,
-    kind: Kind,
-    device: Device,
+pub struct Placement {
+    /// Number of this rank on the tensor axis.
+    pub tp_rank: usize,
+    /// Number of ranks on the tensor axis.
+    pub tp: usize,
+    /// Kind that the model computes in.
+    pub kind: Kind,
+    /// Where the tensors lie.
+    pub device: Device,
 }
 
-/// Parameters of a run on rank `tp_rank` of `tp`: the base's values, with a checkpoint's over them.
+/// Parameters of a run as one rank holds them: the base's values, with a checkpoint's over them.
 ///
 /// # Errors
 /// A file is missing, not whole, or does not fit the model: then every tensor that is missing, foreign or
 /// misshapen is listed.
-#[expect(clippy::too_many_arguments, reason = "each is a different property of the placement; one caller")]
 pub fn load_parameters(
     specs: &[ParamSpec],
     finetune: &Finetune,
     base: &Base,
     checkpoint: Option<&CheckpointFolder>,
     cache: &ModelCache,
-    (tp_rank, tp): (usize, usize),
-    kind: Kind,
-    device: Device,
+    placement: Placement,
 ) -> Result<Parameters> {
-    let placement = Placement { tp_rank, tp, kind, device };
     let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).cloned().collect();
     let mut values = BTreeMap::new();
     if let Some(checkpoint) = checkpoint {
@@ -300,7 +300,12 @@ fn check_config(folder: &Path, model: &LlavaModel) -> Result<()> {
         path: path.clone(),
         reason: error.to_string(),
     })?;
-    let as_json = |model: &LlavaModel| serde_json::to_value(model).unwrap_or_default();
+    let as_json = |model: &LlavaModel| {
+        // Written out or not, a head has one width.
+        let mut model = model.clone();
+        model.text_config.head_dim = Some(model.text_config.head_dim());
+        serde_json::to_value(model).unwrap_or_default()
+    };
     let (found, wanted) = (as_json(&found), as_json(model));
     let mut problems = Vec::new();
     differences("finetune.model", &found, &wanted, &path, &mut problems);
@@ -315,7 +320,6 @@ fn check_config(folder: &Path, model: &LlavaModel) -> Result<()> {
 const FREE: &[&str] = &[
     "max_position_embeddings",
     "initializer_range",
-    "head_dim",
     "freeze_language_model",
     "freeze_vision_model",
     "freeze_vision_projection",

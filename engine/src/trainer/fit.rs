@@ -5,7 +5,7 @@ use super::dataset::{TrainData, train_data};
 use super::loaded::LoadedModel;
 use super::metrics::{Metrics, MetricsFile};
 use super::step::{Microbatch, Trainer};
-use crate::checkpoint::{Base, ModelCache, restore_optimizer, resume_from, save};
+use crate::checkpoint::{Base, ModelCache, Snapshot, restore_optimizer, resume_from, save};
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::optim::learning_rate;
@@ -104,19 +104,16 @@ pub fn fit(plan: &LaunchPlan, run_dir: &Path, mesh: Mesh, device: Device, cache:
         }
         let due = ckpt.every_n_train_steps.is_some_and(|every| (step + 1).is_multiple_of(every));
         if due || (last && ckpt.save_on_train_end) {
-            let saved = save(
-                &checkpoints,
-                &plan.run,
-                step + 1,
-                consumed,
-                Some(done.loss),
-                trainer.parameters(),
-                trainer.optimizer(),
-                &data.artifacts,
-                trainer.mesh(),
-                ckpt.save_top_k,
-            )?;
-            report.checkpoint = Some(saved);
+            let snapshot = Snapshot {
+                run: &plan.run,
+                steps_done: step + 1,
+                consumed_samples: consumed,
+                loss: Some(done.loss),
+                parameters: trainer.parameters(),
+                optimizer: trainer.optimizer(),
+                artifacts: &data.artifacts,
+            };
+            report.checkpoint = Some(save(&checkpoints, &snapshot, trainer.mesh(), ckpt.save_top_k)?);
         }
     }
     if trainer.mesh().is_first() {

@@ -1,6 +1,6 @@
 //! A model on one rank: its parameters, and the modules that hold them.
 
-use crate::checkpoint::{Base, CheckpointFolder, ModelCache, load_parameters};
+use crate::checkpoint::{Base, CheckpointFolder, ModelCache, Placement, load_parameters};
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::loss::Head;
@@ -52,16 +52,13 @@ impl LoadedModel {
             Precision::Fp32 => Kind::Float,
             Precision::Bf16Mixed => Kind::BFloat16,
         };
-        let parameters = load_parameters(
-            &specs,
-            finetune,
-            base,
-            checkpoint,
-            cache,
-            (group.rank(), group.size()),
+        let placement = Placement {
+            tp_rank: group.rank(),
+            tp: group.size(),
             kind,
             device,
-        )?;
+        };
+        let parameters = load_parameters(&specs, finetune, base, checkpoint, cache, placement)?;
         let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
         let model = Llava::new(config, &Build::new(&parameters, &adapters, scale, group.clone()))?;
         let tied = config.text_config.tie_word_embeddings;

@@ -1,7 +1,6 @@
 //! Checkpoints that are damaged, or another run's.
 
-use crate::setting::{copy, files, run, small, within_limit};
-use neva_engine::checkpoint::{TensorFile, write_tensors};
+use crate::setting::{copy, files, rewrite, run, small, within_limit};
 use neva_schemas::{Finetune, LoRA, Peft, exit_class};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -49,17 +48,6 @@ fn check(damage: impl FnOnce(&Path), change: impl FnOnce(&mut Finetune), expect:
 }
 
 fn unchanged(_: &mut Finetune) {}
-
-fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<(String, Tensor)>)) {
-    let file = TensorFile::open(path).unwrap();
-    let mut tensors: Vec<_> = file
-        .tensors()
-        .into_keys()
-        .map(|name| (name.clone(), file.read(&name, None).unwrap()))
-        .collect();
-    change(&mut tensors);
-    write_tensors(path, tensors).unwrap();
-}
 
 #[test]
 fn that_miss_a_file() {

@@ -19,7 +19,7 @@ fn gradients(trainer: &Trainer) -> BTreeMap<String, Tensor> {
 #[test]
 fn clipping_is_torchs() {
     within_limit(|| {
-        let mut finetune = small();
+        let finetune = small();
         let samples = Samples::of(&finetune);
         for (factor, sizes) in [
             (0.1, ONE),
@@ -57,8 +57,6 @@ fn clipping_is_torchs() {
                 }
             });
         }
-        finetune.optim.adamw_mut().clip_grad = 0.0;
-        assert!(weights(&trainer(&finetune, Mesh::single())).len() > 50);
     });
 }
 

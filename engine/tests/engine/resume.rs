@@ -1,14 +1,14 @@
 //! A run that goes on from a checkpoint is the run that was never interrupted.
 
 use crate::setting::{
-    ONE, Samples, close, files, loaded, microbatches, mock, no_cache, on_mesh, plan, run, small, trainer, weights, within_limit,
+    ONE, Samples, close, files, loaded, microbatches, mock, no_cache, on_mesh, plan, run, saved, small, trainer, weights, within_limit,
     without_picture,
 };
-use neva_engine::checkpoint::{Base, CheckpointFolder, restore_optimizer, save};
+use neva_engine::checkpoint::{Base, CheckpointFolder, restore_optimizer};
 use neva_engine::comm::Mesh;
 use neva_engine::trainer::{LoadedModel, Progress, Trainer, fit};
-use neva_schemas::{Finetune, LoRA, MixedPrecision, ParallelSizes, Peft, Plugins, Precision, RestoreConfig, Run, RunReport, exit_class};
-use std::path::{Path, PathBuf};
+use neva_schemas::{Finetune, LoRA, MixedPrecision, ParallelSizes, Peft, Plugins, Precision, RestoreConfig, RunReport, exit_class};
+use std::path::Path;
 use tch::Device;
 
 fn precision(finetune: &mut Finetune, precision: Precision) {
@@ -103,23 +103,6 @@ fn step(trainer: &mut Trainer, finetune: &Finetune, samples: &Samples, step: u64
     trainer.step(&batches, 2e-3, step).unwrap().loss
 }
 
-fn saved(trainer: &Trainer, finetune: &Finetune, steps: u64, parent: &Path) -> PathBuf {
-    let run = Run::of(finetune.clone());
-    save(
-        parent,
-        &run,
-        steps,
-        8 * steps,
-        None,
-        trainer.parameters(),
-        trainer.optimizer(),
-        &Vec::new(),
-        trainer.mesh(),
-        10,
-    )
-    .unwrap()
-}
-
 fn restored(path: &Path, finetune: &Finetune, mesh: Mesh) -> Trainer {
     let checkpoint = CheckpointFolder::open(path).unwrap();
     let base = Base::of(finetune, &no_cache()).unwrap();
@@ -154,7 +137,11 @@ fn keeps_the_steps_of_parameters_that_rested() {
                 let vision = name.contains("vision_tower") || name.contains("projector");
                 assert_eq!(count, if vision { 1.0 } else { 3.0 }, "steps of `{name}`");
             }
-            let mut resumed = restored(&saved(&whole, &finetune, 3, folder.path()), &finetune, Mesh::single());
+            let mut resumed = restored(
+                &saved(folder.path(), &whole, &finetune, 3, &Vec::new(), 10).unwrap(),
+                &finetune,
+                Mesh::single(),
+            );
             assert_eq!(counts(&resumed), counts(&whole));
             for at in 3..6 {
                 let (expected, got) = (
@@ -211,7 +198,9 @@ fn a_checkpoint_is_the_same_bytes_in_every_layout() {
         finetune.model.llava_mut().text_config.vocab_size = 200;
         let of = |sizes| {
             let folder = tempfile::tempdir().unwrap();
-            on_mesh(sizes, |mesh| saved(&trainer(&finetune, mesh), &finetune, 0, folder.path()));
+            on_mesh(sizes, |mesh| {
+                saved(folder.path(), &trainer(&finetune, mesh), &finetune, 0, &Vec::new(), 10).unwrap()
+            });
             files(folder.path())
         };
         let expected = of(ONE);

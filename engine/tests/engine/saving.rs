@@ -1,28 +1,11 @@
 //! Writing checkpoints: nothing half-written under a checkpoint's name, whatever goes wrong.
 
-use crate::setting::{copy, files, names, run, small, trainer, within_limit};
-use neva_engine::checkpoint::{Artifacts, CheckpointFolder, save};
+use crate::setting::{copy, files, names, run, saved, small, trainer, within_limit};
+use neva_engine::EngineError;
+use neva_engine::checkpoint::{Artifacts, CheckpointFolder};
 use neva_engine::comm::Mesh;
-use neva_engine::trainer::Trainer;
-use neva_engine::{EngineError, Result};
-use neva_schemas::{Finetune, Run, exit_class};
-use std::path::{Path, PathBuf};
-
-fn saved(parent: &Path, trainer: &Trainer, finetune: &Finetune, steps: u64, artifacts: &Artifacts, keep: u64) -> Result<PathBuf> {
-    let run = Run::of(finetune.clone());
-    save(
-        parent,
-        &run,
-        steps,
-        8 * steps,
-        Some(1.5),
-        trainer.parameters(),
-        trainer.optimizer(),
-        artifacts,
-        trainer.mesh(),
-        keep,
-    )
-}
+use neva_schemas::exit_class;
+use std::path::Path;
 
 fn name(steps: u64) -> String {
     format!("default--step={}-consumed_samples={}", steps - 1, 8 * steps)
@@ -150,5 +133,22 @@ fn all_files_have_the_same_permissions() {
         for name in names(&path) {
             assert_eq!(mode(&name), mode("run.json"), "permissions of {name}");
         }
+    });
+}
+
+#[test]
+fn a_step_that_is_saved_again_takes_the_place_of_the_first() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let finetune = small();
+        let trainer = trainer(&finetune, Mesh::single());
+        let artifacts = |text: &str| vec![("note.txt".to_owned(), text.as_bytes().to_vec())];
+        for text in ["first", "second"] {
+            let path = saved(folder.path(), &trainer, &finetune, 3, &artifacts(text), 10).unwrap();
+            assert_eq!(std::fs::read_to_string(path.join("note.txt")).unwrap(), text);
+            assert!(CheckpointFolder::open(&path).is_ok());
+        }
+        // Hidden ones too: the first is gone, not put aside.
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     });
 }

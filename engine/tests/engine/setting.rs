@@ -1,7 +1,7 @@
 //! What every test starts from: a small run, ranks that are threads, batches, and a deadline.
 
 use neva_data::{BatchSlice, Dataset, MergeOptions, Order};
-use neva_engine::checkpoint::{Base, ModelCache};
+use neva_engine::checkpoint::{Artifacts, Base, ModelCache, Snapshot, TensorFile, save, write_tensors};
 use neva_engine::comm::{Axis, Mesh, run_ranks};
 use neva_engine::parameters::Parameter;
 use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, to_device, train_data};
@@ -323,4 +323,34 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     for (name, bytes) in files(from) {
         std::fs::write(to.join(name), bytes).unwrap();
     }
+}
+
+/// Saves a trainer after `steps` steps of 8 samples.
+pub(crate) fn saved(
+    parent: &Path,
+    trainer: &Trainer,
+    finetune: &Finetune,
+    steps: u64,
+    artifacts: &Artifacts,
+    keep: u64,
+) -> neva_engine::Result<PathBuf> {
+    let snapshot = Snapshot {
+        run: &Run::of(finetune.clone()),
+        steps_done: steps,
+        consumed_samples: 8 * steps,
+        loss: Some(1.5),
+        parameters: trainer.parameters(),
+        optimizer: trainer.optimizer(),
+        artifacts,
+    };
+    save(parent, &snapshot, trainer.mesh(), keep)
+}
+
+/// Changes the tensors of a file.
+pub(crate) fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<(String, Tensor)>)) {
+    let file = TensorFile::open(path).unwrap();
+    let names = file.tensors().into_keys();
+    let mut tensors: Vec<_> = names.map(|name| (name.clone(), file.read(&name, None).unwrap())).collect();
+    change(&mut tensors);
+    write_tensors(path, tensors).unwrap();
 }

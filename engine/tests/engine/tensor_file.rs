@@ -137,69 +137,32 @@ fn forged_headers_are_refused() {
         for length in [u64::MAX, u64::MAX - 7, 1 << 40, 1 << 63] {
             check_refused(&[&length.to_le_bytes()[..], &[b'{'; 64]].concat(), "it ends within its header");
         }
-        for (header, data, expect) in [
-            ("", 0, "not a safetensors file"),
-            ("[]", 0, "not a safetensors file"),
-            ("{\"a\": 1}", 0, "not a safetensors file"),
-            (
-                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#,
-                8,
-                "not a safetensors file",
-            ),
-            (
-                r#"{"a":{"dtype":"F33","shape":[2],"data_offsets":[0,8]}}"#,
-                8,
-                "not a safetensors file",
-            ),
-            (
-                r#"{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}"#,
-                8,
-                "not a safetensors file",
-            ),
-            (
-                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#,
-                8,
-                "not a safetensors file",
-            ),
-            (
-                r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#,
-                8,
-                "not a safetensors file",
-            ),
-            (
-                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
-                12,
-                "not a safetensors file",
-            ),
+        for (header, data) in [
+            ("", 0),
+            ("[]", 0),
+            ("{\"a\": 1}", 0),
+            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#, 8),
+            (r#"{"a":{"dtype":"F33","shape":[2],"data_offsets":[0,8]}}"#, 8),
+            (r#"{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}"#, 8),
+            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8),
+            (r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, 8),
+            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#, 12),
             (
                 r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
                 12,
-                "not a safetensors file",
             ),
             (
                 r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[12,20]}}"#,
                 20,
-                "not a safetensors file",
             ),
-            (
-                r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}"#,
-                8,
-                "not a safetensors file",
-            ),
-            (
-                r#"{"a":{"dtype":"F32","shape":[9223372036854775807],"data_offsets":[0,8]}}"#,
-                8,
-                "not a safetensors file",
-            ),
-            (
-                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,18446744073709551615]}}"#,
-                8,
-                "not a safetensors file",
-            ),
-            (r#"{"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}"#, 8, "not supported"),
+            (r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}"#, 8),
+            (r#"{"a":{"dtype":"F32","shape":[9223372036854775807],"data_offsets":[0,8]}}"#, 8),
+            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,18446744073709551615]}}"#, 8),
         ] {
-            check_refused(&file(header, data), expect);
+            check_refused(&file(header, data), "not a safetensors file");
         }
+        let eight_bits = r#"{"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}"#;
+        check_refused(&file(eight_bits, 8), "not supported");
     });
 }
 

@@ -1,6 +1,6 @@
 //! Hugging Face folders in every spelling, and in every state of disrepair.
 
-use crate::setting::{copy, no_cache, tiny, within_limit};
+use crate::setting::{copy, no_cache, rewrite, tiny, within_limit};
 use neva_engine::checkpoint::{Base, TensorFile, write_tensors};
 use neva_engine::comm::Mesh;
 use neva_engine::model::Batch;
@@ -79,14 +79,8 @@ fn loss(folder: &Path) -> f64 {
 fn rewritten(change: impl FnOnce(&mut Vec<(String, Tensor)>)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(fixture().join("config.json"), folder.path().join("config.json")).unwrap();
-    let file = TensorFile::open(&fixture().join("model.safetensors")).unwrap();
-    let mut tensors: Vec<_> = file
-        .tensors()
-        .into_keys()
-        .map(|name| (name.clone(), file.read(&name, None).unwrap()))
-        .collect();
-    change(&mut tensors);
-    write_tensors(&folder.path().join("model.safetensors"), tensors).unwrap();
+    std::fs::copy(fixture().join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    rewrite(&folder.path().join("model.safetensors"), change);
     folder
 }
 
