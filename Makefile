@@ -4,18 +4,24 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-setup lint bench clean
+.PHONY: help setup libtorch test-tools build demo test test-setup lint bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## bring libtorch into .libtorch/, or check the one that LIBTORCH names
+setup: libtorch test-tools ## bring what building and testing need: libtorch, and tools that tests compare with
+
+libtorch: ## bring libtorch into .libtorch/, or check the one that LIBTORCH names
 	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing: sudo apt-get install python3 python3-pip, or sudo dnf install python3-pip" >&2; exit 1; }
 	@$(PYTHON) engine/ffi/setup_libtorch.py
 
+# TensorBoard reads our event files and an MLflow server takes our requests. Only tests need them.
+test-tools: libtorch ## bring TensorBoard and an MLflow server into a virtual environment in the cache
+	@$(PYTHON) -B engine/track/tests/python/setup.py
+
 # --examples changes no program, but has cargo choose the features that `cargo test` chooses: without it,
 # demo and test would each compile the engine.
-build: setup ## build the programs neva-run and neva-rank
+build: libtorch ## build the programs neva-run and neva-rank
 	$(CARGO) build --release --workspace --bins --examples
 
 demo: build ## train a small model on the photographs of examples/photos and ask it about three
@@ -27,7 +33,7 @@ test: setup ## run all tests
 test-setup: ## test the set-up itself
 	$(PYTHON) -B -m unittest discover --start-directory engine/ffi/tests_setup
 
-lint: setup ## check format, lints and documentation
+lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps

@@ -2,6 +2,7 @@
 
 use crate::comm::CommError;
 use neva_data::DataError;
+use neva_track::TrackError;
 use neva_schemas::{ExitClass, Problem, exit_class};
 use std::path::{Path, PathBuf};
 
@@ -43,6 +44,9 @@ pub enum EngineError {
     /// A dataset is wrong.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A record of the run could not be written.
+    #[error(transparent)]
+    Track(#[from] TrackError),
     /// Ranks could not talk.
     #[error(transparent)]
     Comm(#[from] CommError),
@@ -62,11 +66,13 @@ pub enum EngineError {
     /// This machine cannot run it.
     #[error("{0}")]
     Machine(String),
-    /// The launcher asked the run to stop.
-    #[error("stopped by a signal at step {step}")]
-    Stopped {
-        /// Optimizer step, from 0.
-        step: u64,
+    /// The first rank failed, and told the others.
+    #[error("the first rank failed: {message}")]
+    First {
+        /// Its exit code.
+        class: ExitClass,
+        /// What it said.
+        message: String,
     },
     /// A mistake of ours.
     #[error("bug: {0}")]
@@ -81,7 +87,8 @@ impl EngineError {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => exit_class::INPUT,
             Self::Machine(_) | Self::Comm(CommError::Rendezvous { .. }) => exit_class::CLUSTER,
             Self::Bug(_) => exit_class::BUG,
-            Self::Io { .. } | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } | Self::Stopped { .. } => exit_class::JOB,
+            Self::First { class, .. } => *class,
+            Self::Io { .. } | Self::Track(_) | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } => exit_class::JOB,
         }
     }
 

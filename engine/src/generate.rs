@@ -1,6 +1,6 @@
 //! Greedy answers from a checkpoint.
 
-use crate::checkpoint::{Base, CheckpointFolder, ModelCache, newest_checkpoint};
+use crate::checkpoint::{Base, CheckpointFolder, ModelCache, Sources, newest_checkpoint};
 use crate::comm::Mesh;
 use crate::error::{EngineError, Result};
 use crate::model::Batch;
@@ -32,7 +32,7 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
         Data::Preloaded(data) => data.data_config.clone(),
         Data::Mock(_) => ImageDataConfig::default(),
     };
-    let add_bos = !matches!(&finetune.data, Data::Preloaded(data) if !data.add_bos);
+    let add_bos = !matches!(&finetune.data, Data::Preloaded(data) if data.add_bos == Some(false));
     let tokenizer = tokenizer.with_bos(add_bos);
     let processor = processor(&checkpoint.path, model.vision_config.image_size)?.with_mode(process_mode(data_config.image_process_mode));
     let template = Template::named(&data_config.conv_template)?;
@@ -76,16 +76,18 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
         tokens,
         pixels,
         pixel_shape: [pictures.len(), 3, edge, edge],
+        samples: Vec::new(),
     };
 
-    let loaded = LoadedModel::load(
-        finetune,
-        &Base::of(finetune, cache)?,
-        Some(&checkpoint),
+    let base = Base::of(finetune, cache)?;
+    Base::check(&base.reference()?, &checkpoint, "--checkpoint")?;
+    let sources = Sources {
+        checkpoint: Some(&checkpoint),
+        adapter: None,
+        base: &base,
         cache,
-        &Mesh::single(),
-        Device::Cpu,
-    )?;
+    };
+    let loaded = LoadedModel::load(finetune, sources, &Mesh::single(), Device::Cpu)?;
     let ids = tch::no_grad(|| {
         greedy(
             &loaded,
@@ -155,7 +157,7 @@ fn open(path: &Path) -> Result<CheckpointFolder> {
     if CheckpointFolder::is_one(path) || !path.is_dir() {
         return CheckpointFolder::open(path);
     }
-    newest_checkpoint(&[path.join("checkpoints"), path.to_owned()]).ok_or_else(|| EngineError::Content {
+    newest_checkpoint(&[path.join("checkpoints"), path.to_owned()], |_| ()).ok_or_else(|| EngineError::Content {
         path: path.to_owned(),
         reason: "is neither a checkpoint nor the folder of a run that has one".into(),
     })

@@ -44,7 +44,7 @@ pub enum ExecutorError {
     /// A file or folder of the job cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was tried: `read`, `write`, `create`.
+        /// What was tried: `read`, `write`, `create`, `lock`, `move`, `remove`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,

@@ -22,7 +22,9 @@ pub trait Executor: Send + Sync {
     /// A plan that cannot run here.
     fn render(&self, plan: &LaunchPlan) -> Result<Submission, ExecutorError>;
 
-    /// Starts the job.
+    /// Starts the job. A folder in which a job ended takes another, which is a further attempt at the same
+    /// run: checkpoints, metrics and the records of failures stay, and the logs of the attempt before are kept
+    /// apart from those of this one.
     ///
     /// # Errors
     /// The job did not start, and nothing of it is left running.

@@ -20,7 +20,8 @@ pub(crate) fn finetune(args: RecipeArgs, size: Size) -> Finetune {
         PeftScheme::None => (2, 2e-5),
         PeftScheme::Lora => (1, 1e-4),
     };
-    Finetune {
+    let nemo_compat = args.nemo_compat;
+    let finetune = Finetune {
         model: Model::Llava(LlavaModel {
             text_config: size.text_config,
             ..LlavaModel::default()
@@ -31,7 +32,8 @@ pub(crate) fn finetune(args: RecipeArgs, size: Size) -> Finetune {
         peft: peft(args.peft_scheme),
         log: nemo::log(args),
         resume: nemo::restore(size.weights),
-    }
+    };
+    nemo::compat(finetune, nemo_compat)
 }
 
 /// NeMo's `vlm.LoRA(freeze_vision_model=False, ...)`, or none. `linear_q` and `linear_kv` match nothing in

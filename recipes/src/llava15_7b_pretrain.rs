@@ -23,7 +23,8 @@ pub fn default_args() -> RecipeArgs {
 /// Megatron. The script starts from a fresh projector; weights are restored whole here, so training goes
 /// on from LLaVA's projector unless `finetune.resume.restore_config.path` names a model with a fresh one.
 pub fn pretrain_recipe(args: RecipeArgs) -> Finetune {
-    Finetune {
+    let nemo_compat = args.nemo_compat;
+    let finetune = Finetune {
         model: Model::Llava(LlavaModel {
             freeze_language_model: true,
             freeze_vision_model: true,
@@ -35,5 +36,6 @@ pub fn pretrain_recipe(args: RecipeArgs) -> Finetune {
         peft: llava15::peft(args.peft_scheme),
         log: nemo::log(args),
         resume: nemo::restore(llava15_7b::WEIGHTS),
-    }
+    };
+    nemo::compat(finetune, nemo_compat)
 }

@@ -1,8 +1,8 @@
 //! The blocks that NeMo builds its recipes from, under the values that those share.
 
 use neva_schemas::{
-    Accelerator, AdamW, AutoResume, Data, Log, LrScheduler, MegatronStrategy, MixedPrecision, MockDataModule, Optim, Plugins, Precision,
-    RecipeArgs, RestoreConfig, Trainer,
+    Accelerator, AdamW, AutoResume, Data, Finetune, Log, LossNormalization, LrScheduler, MegatronStrategy, MixedPrecision, MockDataModule,
+    Model, Optim, Plugins, Precision, RecipeArgs, RestoreConfig, Trainer,
 };
 
 /// `MockDataModule` with 4 workers.
@@ -22,7 +22,7 @@ pub(crate) fn trainer(args: &RecipeArgs, max_steps: u64, tensor_model_parallel_s
         accelerator: Accelerator::Gpu,
         devices: args.num_gpus_per_node,
         num_nodes: args.num_nodes,
-        max_steps,
+        max_steps: Some(max_steps),
         log_every_n_steps: 1,
         strategy: MegatronStrategy {
             tensor_model_parallel_size,
@@ -45,9 +45,11 @@ pub(crate) fn adam(lr: f64, min_lr: f64, warmup_steps: u64) -> Optim {
         clip_grad: 1.0,
         lr_scheduler: LrScheduler::CosineAnnealing {
             warmup_steps,
+            warmup_ratio: None,
             constant_steps: 0,
             min_lr,
         },
+        ..AdamW::default()
     })
 }
 
@@ -63,7 +65,18 @@ pub(crate) fn log(args: RecipeArgs) -> Log {
 /// `AutoResume` that only restores weights.
 pub(crate) fn restore(path: &str) -> AutoResume {
     AutoResume {
-        restore_config: Some(RestoreConfig { path: path.into() }),
+        restore_config: Some(RestoreConfig::weights(path)),
         ..AutoResume::default()
     }
+}
+
+/// What NeMo's code does against its documents and LLaVA's: see [`RecipeArgs::nemo_compat`]. The third part,
+/// no BOS, belongs to whatever data the run ends up with.
+pub(crate) fn compat(mut finetune: Finetune, nemo_compat: bool) -> Finetune {
+    if nemo_compat {
+        let Model::Llava(model) = &mut finetune.model;
+        model.freeze_vision_model = true;
+        finetune.trainer.loss_normalization = LossNormalization::Microbatch;
+    }
+    finetune
 }

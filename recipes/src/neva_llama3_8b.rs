@@ -19,7 +19,8 @@ pub fn default_args() -> RecipeArgs {
 /// weights to adapt, `finetune.resume.restore_config`. One value is not NeMo's: `context_parallel_size` is
 /// 2 there, and 1 here until that axis is built.
 pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
-    Finetune {
+    let nemo_compat = args.nemo_compat;
+    let finetune = Finetune {
         model: Model::Llava(LlavaModel {
             text_config: llama3_8b(),
             // The last of the tokenizer's reserved tokens: it has none for pictures.
@@ -40,7 +41,8 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
             resume_ignore_no_checkpoint: true,
             ..AutoResume::default()
         },
-    }
+    };
+    nemo::compat(finetune, nemo_compat)
 }
 
 /// `llm.Llama3Config8B`.

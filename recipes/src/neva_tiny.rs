@@ -4,6 +4,7 @@
 //! Its vocabulary fits the small tokenizer that comes with the engine, `builtin:mistral_2k`: 2048 entries,
 //! trimmed from that of mistralai/Mistral-7B-v0.1, under its licence, Apache-2.0.
 
+use crate::nemo;
 use neva_schemas::{
     Accelerator, AdamW, AutoResume, Data, Finetune, LlavaModel, LoRA, Log, LrScheduler, MegatronStrategy, MixedPrecision, MockDataModule,
     Model, Optim, Peft, PeftScheme, Plugins, Precision, RecipeArgs, TextConfig, Trainer, VisionConfig,
@@ -17,6 +18,7 @@ pub fn default_args() -> RecipeArgs {
         num_nodes: 1,
         num_gpus_per_node: 1,
         peft_scheme: PeftScheme::None,
+        nemo_compat: false,
     }
 }
 
@@ -34,7 +36,8 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
             })),
         ),
     };
-    Finetune {
+    let nemo_compat = args.nemo_compat;
+    let finetune = Finetune {
         model: Model::Llava(model()),
         data: Data::Mock(MockDataModule {
             seq_length: 128,
@@ -47,7 +50,7 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
             accelerator: Accelerator::Auto,
             devices: args.num_gpus_per_node,
             num_nodes: args.num_nodes,
-            max_steps: 100,
+            max_steps: Some(100),
             strategy: MegatronStrategy::default(),
             plugins: Plugins::MixedPrecision(MixedPrecision {
                 precision: Precision::Fp32,
@@ -63,9 +66,11 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
             clip_grad: 1.0,
             lr_scheduler: LrScheduler::CosineAnnealing {
                 warmup_steps: 10,
+                warmup_ratio: None,
                 constant_steps: 0,
                 min_lr: 1e-5,
             },
+            ..AdamW::default()
         }),
         peft,
         log: Log {
@@ -74,7 +79,8 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
             ..Log::default()
         },
         resume: AutoResume::default(),
-    }
+    };
+    nemo::compat(finetune, nemo_compat)
 }
 
 /// About 2.3 million parameters; a picture takes 4 x 4 = 16 positions.

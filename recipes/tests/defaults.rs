@@ -1,7 +1,7 @@
 //! What each recipe gives, against NeMo's tables.
 
 use neva_recipes::{RECIPES, find};
-use neva_schemas::{Data, Finetune, LrScheduler, PeftScheme, RecipeArgs, Validate};
+use neva_schemas::{Data, Finetune, LossNormalization, LrScheduler, Model, PeftScheme, RecipeArgs, Validate};
 use serde_json::{Value, json};
 
 fn recipe(name: &str, args: RecipeArgs) -> Finetune {
@@ -47,6 +47,29 @@ fn the_scheme_decides_parallelism_learning_rate_and_adapters() {
         check(name, scheme, &expect);
         if scheme == none {
             check(name, scheme, &[("/peft", Value::Null)]);
+        }
+    }
+}
+
+/// What NeMo's code does against its documents, and nothing else.
+#[test]
+fn nemo_compat_freezes_the_encoder_and_averages_over_micro_batches() {
+    for entry in RECIPES {
+        for peft_scheme in [PeftScheme::None, PeftScheme::Lora] {
+            let graph = |nemo_compat| {
+                (entry.finetune)(RecipeArgs {
+                    peft_scheme,
+                    nemo_compat,
+                    ..(entry.default_args)()
+                })
+            };
+            assert!(!(entry.default_args)().nemo_compat, "{}", entry.name);
+            let mut expect = graph(false);
+            assert_eq!(expect.trainer.loss_normalization, LossNormalization::GlobalToken, "{}", entry.name);
+            expect.trainer.loss_normalization = LossNormalization::Microbatch;
+            let Model::Llava(model) = &mut expect.model;
+            model.freeze_vision_model = true;
+            assert_eq!(graph(true), expect, "{} {peft_scheme:?}", entry.name);
         }
     }
 }
@@ -126,13 +149,13 @@ fn the_large_recipes_have_the_values_of_nemos_tables() {
         data: [4096, 128, 2],
         steps: [5190, 150, 1],
         min_lr: 2e-7,
-        restore: json!({"path": "nemo://llava-hf/llava-1.5-7b-hf"}),
+        restore: json!("nemo://llava-hf/llava-1.5-7b-hf"),
         resume_if_exists: false,
     };
     let llava15_13b = Column {
         text: [32064, 5120, 13824, 40, 40, 40, 4096],
         data: [4096, 128, 1],
-        restore: json!({"path": "nemo://llava-hf/llava-1.5-13b-hf"}),
+        restore: json!("nemo://llava-hf/llava-1.5-13b-hf"),
         ..llava15_7b()
     };
     let pretrain = Column {
@@ -185,9 +208,9 @@ fn the_large_recipes_have_the_values_of_nemos_tables() {
             ("/trainer/log_every_n_steps", json!(log_every)),
             (
                 "/optim/optim.AdamW/lr_scheduler/CosineAnnealing",
-                json!({"warmup_steps": warmup, "constant_steps": 0, "min_lr": column.min_lr}),
+                json!({"warmup_steps": warmup, "warmup_ratio": null, "constant_steps": 0, "min_lr": column.min_lr}),
             ),
-            ("/resume/restore_config", column.restore),
+            ("/resume/restore_config/path", column.restore),
             ("/resume/resume_if_exists", json!(column.resume_if_exists)),
             ("/resume/resume_ignore_no_checkpoint", json!(column.resume_if_exists)),
         ];
@@ -245,7 +268,7 @@ fn neva_tiny_is_tiny() {
     assert!(matches!(graph.data, Data::Mock(_)), "needs no file");
     assert_eq!(graph.resume.restore_config, None);
     assert_eq!(graph.trainer.timeout_s, 60);
-    let LrScheduler::CosineAnnealing { warmup_steps, min_lr, .. } = graph.optim.adamw().lr_scheduler else {
+    let LrScheduler::CosineAnnealing { warmup_steps, min_lr, .. } = *graph.optim.lr_scheduler() else {
         panic!("cosine")
     };
     assert_eq!((warmup_steps, min_lr), (10, 1e-5));
@@ -261,6 +284,7 @@ fn arguments_reach_the_graph_and_defaults_are_valid() {
                 num_nodes: 3,
                 num_gpus_per_node: 4,
                 peft_scheme,
+                nemo_compat: false,
             };
             let graph = (entry.finetune)(args);
             assert_eq!(graph.log.log_dir.as_deref(), Some("runs".as_ref()), "{}", entry.name);

@@ -5,6 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use miette::Diagnostic;
 use neva_executors::{ExecutorError, JobFailure};
 use neva_schemas::{ExitClass, Problem, RankFailure, exit_class};
+use neva_track::TrackError;
 
 use crate::config::{ConfigError, Problems};
 
@@ -75,28 +76,13 @@ pub enum RunError {
         /// The program.
         program: PathBuf,
     },
-    /// A run has nothing to draw.
-    #[error("cannot draw {}: {reason}", path.display())]
-    NoMetrics {
-        /// The file that should hold the run's metrics.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// A line of a file of metrics is not one.
-    #[error("cannot draw {}: line {line}: {reason}", path.display())]
-    BrokenMetrics {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// A run's records cannot be read, or its picture not be written.
+    #[error(transparent)]
+    Track(#[from] TrackError),
     /// A file or folder cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was tried: `read`, `write`, `create`.
+        /// What was tried: `read`, `write`, `create`, `remove`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -121,8 +107,22 @@ pub enum RunError {
     #[error("rank {} failed{}: {}", .0.rank, step(.0), .0)]
     Rank(Box<RankFailure>),
     /// Somebody asked for the run's end.
-    #[error("the run was cancelled; its folder is {}", run_dir.display())]
+    #[error("the run was cancelled; its folder is {}{}", run_dir.display(), newest(checkpoint.as_ref()))]
     Cancelled {
+        /// The run's folder.
+        run_dir: PathBuf,
+        /// Its newest checkpoint.
+        checkpoint: Option<PathBuf>,
+    },
+    /// The ranks were told to stop, by somebody else than the launcher, and did.
+    #[error("stopped by {signal} after {steps} steps{}", newest(checkpoint.as_ref()))]
+    Stopped {
+        /// The signal's name.
+        signal: String,
+        /// Optimizer steps that are done.
+        steps: u64,
+        /// The last checkpoint.
+        checkpoint: Option<PathBuf>,
         /// The run's folder.
         run_dir: PathBuf,
     },
@@ -146,19 +146,19 @@ impl RunError {
             | Self::SeveralRanks { .. }
             | Self::WorldSize { .. }
             | Self::UnderTorchrun { .. }
-            | Self::NoMetrics { .. }
-            | Self::BrokenMetrics { .. }
+            | Self::Track(TrackError::NoMetrics { .. } | TrackError::BrokenMetrics { .. })
             | Self::Argument(_) => exit_class::INPUT,
             Self::NoRankProgram { .. }
             | Self::RankProgram { .. }
             | Self::NoLibtorch { .. }
             | Self::Unfit { .. }
             | Self::File { .. }
+            | Self::Track(_)
             | Self::System { .. } => exit_class::CLUSTER,
             Self::Executor(error) => error.class(),
             Self::Job(failure) => failure.class,
             Self::Rank(failure) => failure.class,
-            Self::Cancelled { .. } => exit_class::JOB,
+            Self::Cancelled { .. } | Self::Stopped { .. } => exit_class::JOB,
             Self::NoReport { .. } => exit_class::BUG,
         }
     }
@@ -177,13 +177,25 @@ impl RunError {
             Self::UnderTorchrun { .. } => "add `--direct`".to_owned(),
             Self::NoRankProgram { named: None } => "build it with `cargo build --release`, or name it in NEVA_RANK".to_owned(),
             Self::NoLibtorch { .. } => "run `make setup`".to_owned(),
-            Self::NoMetrics { .. } => "name a run's folder, or its `metrics.jsonl`; a run writes it when its first step is done".to_owned(),
-            Self::BrokenMetrics { line, .. } => format!("remove line {line}, or draw another run"),
+            Self::Track(TrackError::NoMetrics { .. }) => {
+                "name a run's folder, or its `metrics.jsonl`; a run writes it when its first step is done".to_owned()
+            }
+            Self::Track(TrackError::BrokenMetrics { line, .. }) => format!("remove line {line}, or draw another run"),
+            // A picture is the one record that this program writes.
+            Self::Track(TrackError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+                "make room, or name a file on another disk with `--out`".to_owned()
+            }
+            Self::Track(TrackError::Io {
+                action: "write", source, ..
+            }) if source.kind() == io::ErrorKind::PermissionDenied => "name a file that you may write with `--out`".to_owned(),
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "make room, or name another folder with `--set dir=...`".to_owned()
             }
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "name a folder that you may write to with `--set dir=...`".to_owned()
+            }
+            Self::Cancelled { checkpoint: Some(_), .. } | Self::Stopped { checkpoint: Some(_), .. } => {
+                "to go on from it, start the run again with `--set finetune.resume.resume_if_exists=true`".to_owned()
             }
             Self::Executor(error) => return error.help(),
             Self::Job(failure) => return failure.help.clone(),
@@ -206,6 +218,13 @@ impl Diagnostic for RunError {
 
 fn sentences(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn newest(checkpoint: Option<&PathBuf>) -> String {
+    checkpoint.map_or_else(
+        || "; there is no checkpoint".to_owned(),
+        |checkpoint| format!("; the checkpoint is {}", checkpoint.display()),
+    )
 }
 
 fn step(failure: &RankFailure) -> String {

@@ -1,28 +1,24 @@
 //! Starts a run, in this process or through an executor, and waits for its end.
 
-use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
-use neva_executors::{Executor, JobHandle, JobState, LocalExecutor};
-use neva_schemas::{Engine, Finetune, LaunchPlan, REPORT_FILE, RankEnv, Run, RunReport, Severity, Validate as _};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+use neva_executors::{Executor, LocalExecutor};
+use neva_schemas::{Engine, Finetune, LaunchPlan, RankEnv, Run, RunReport, Severity, Validate as _};
+
+use crate::{
+    environment,
+    error::RunError,
+    folder,
+    job::{self, Retry, Watcher},
+    plan, program,
 };
-
-use crate::{environment, error::RunError, folder, plan, program};
-
-/// How often a job is asked for its state and output.
-const TICK: Duration = Duration::from_millis(50);
 
 /// Where and how a run is started.
 pub struct RunOptions {
     place: Place,
     working_directory: Option<PathBuf>,
-    output: Output,
+    watcher: Watcher,
 }
-
-/// What takes the output of rank 0.
-type Output = Box<dyn FnMut(&[u8]) + Send>;
 
 enum Place {
     Direct(Arc<dyn Engine>),
@@ -37,8 +33,8 @@ impl RunOptions {
         Self::at(Place::Direct(Arc::new(engine)))
     }
 
-    /// Starts `neva-rank` processes on this machine. While it runs, SIGINT, SIGTERM and SIGHUP end the
-    /// ranks first; the second one kills them.
+    /// Starts `neva-rank` processes on this machine. While it runs, SIGINT, SIGTERM, SIGHUP and SIGUSR1 end
+    /// the ranks first, which save a checkpoint; the second one kills them.
     pub fn local() -> Self {
         Self::at(Place::Local)
     }
@@ -52,7 +48,7 @@ impl RunOptions {
         Self {
             place,
             working_directory: None,
-            output: Box::new(|_| {}),
+            watcher: Watcher::default(),
         }
     }
 
@@ -67,7 +63,27 @@ impl RunOptions {
     /// in this process writes where it likes.
     #[must_use]
     pub fn output(mut self, sink: impl FnMut(&[u8]) + Send + 'static) -> Self {
-        self.output = Box::new(sink);
+        self.watcher.output = Box::new(sink);
+        self
+    }
+
+    /// Submits the job again when it failed, at most `retries` times: 2 make three attempts. Each takes place
+    /// in the run's own folder, whose newest whole checkpoint it goes on from.
+    ///
+    /// Wrong input and bugs ([`ExitClass`](neva_schemas::ExitClass) 2 and 4) fail the same way again and are
+    /// not tried again; neither is a run that somebody ended. Before each further attempt lies a pause of 1 s,
+    /// then 2 s, 4 s and so on up to 30 s. An engine in this process is started once.
+    #[must_use]
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.watcher.retries = retries;
+        self
+    }
+
+    /// Tells `sink` of each attempt that failed and is followed by another. Without it, they are warnings in
+    /// the log.
+    #[must_use]
+    pub fn on_retry(mut self, sink: impl FnMut(&Retry) + Send + 'static) -> Self {
+        self.watcher.on_retry = Box::new(sink);
         self
     }
 }
@@ -96,8 +112,8 @@ pub fn launch(run: &Run, options: RunOptions) -> Result<RunReport, RunError> {
     let plan = lower_here(run, options.working_directory)?;
     match options.place {
         Place::Direct(engine) => direct(plan, &*engine),
-        Place::Local => through(plan, &LocalExecutor::new(program::find_here()?), options.output),
-        Place::Executor(executor) => through(plan, &*executor, options.output),
+        Place::Local => job::run(plan, &LocalExecutor::new(program::find_here()?), options.watcher),
+        Place::Executor(executor) => job::run(plan, &*executor, options.watcher),
     }
 }
 
@@ -135,94 +151,6 @@ fn direct(mut plan: LaunchPlan, engine: &dyn Engine) -> Result<RunReport, RunErr
         folder::create_run_folder(&mut plan)?;
         folder::write_plan(&plan)?;
     }
-    engine.train(&plan, &rank).map_err(|failure| RunError::Rank(Box::new(failure)))
-}
-
-fn through(mut plan: LaunchPlan, executor: &dyn Executor, mut output: Output) -> Result<RunReport, RunError> {
-    // A plan that cannot run here leaves no folder behind.
-    executor.render(&plan)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| RunError::System {
-        action: "start the launcher's runtime",
-        source,
-    })?;
-    runtime.block_on(async {
-        // Before the first process starts: none is left behind by a signal that comes early.
-        let mut signals = EndSignals::listen().map_err(|source| RunError::System {
-            action: "listen for signals",
-            source,
-        })?;
-        folder::create_run_folder(&mut plan)?;
-        let job = executor.submit(&executor.render(&plan)?).await?;
-        tracing::info!(%job, "submitted");
-        match watch(executor, &job, &mut signals, &mut output).await? {
-            JobState::Succeeded => report(&plan),
-            JobState::Failed(failure) => Err(RunError::Job(Box::new(failure))),
-            _ => Err(RunError::Cancelled {
-                run_dir: plan.run_dir.clone(),
-            }),
-        }
-    })
-}
-
-/// Follows a job to its end: passes on the output of rank 0, and a signal as a request to cancel.
-async fn watch(executor: &dyn Executor, job: &JobHandle, signals: &mut EndSignals, output: &mut Output) -> Result<JobState, RunError> {
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut offset = 0;
-    loop {
-        tokio::select! {
-            () = signals.next() => {
-                tracing::warn!("ending the run; once more kills it");
-                executor.cancel(job).await?;
-            }
-            _ = tick.tick() => {
-                // Asked before the output is read, so that the last of it is not missed.
-                let state = executor.state(job).await?;
-                loop {
-                    let chunk = executor.logs(job, 0, offset).await?;
-                    if chunk.bytes.is_empty() {
-                        break;
-                    }
-                    offset = chunk.next;
-                    output(&chunk.bytes);
-                }
-                if !matches!(state, JobState::Pending | JobState::Running) {
-                    return Ok(state);
-                }
-            }
-        }
-    }
-}
-
-/// What rank 0 left.
-fn report(plan: &LaunchPlan) -> Result<RunReport, RunError> {
-    let path = plan.run_dir.join(REPORT_FILE);
-    let read = fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
-    read.map_err(|source| RunError::NoReport { path, source })
-}
-
-/// The signals that ask a program to end.
-struct EndSignals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl EndSignals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
-    }
+    let report = engine.train(&plan, &rank).map_err(|failure| RunError::Rank(Box::new(failure)))?;
+    job::finished(report)
 }

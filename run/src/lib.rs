@@ -15,7 +15,7 @@
 //! use neva_recipes::neva_tiny;
 //!
 //! let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
-//! finetune.trainer.max_steps = 5;
+//! finetune.trainer.max_steps = Some(5);
 //! let report = run(&finetune, RunOptions::direct(engine))?;
 //! println!("{} steps, in {}", report.steps, report.run_dir.display());
 //! # Ok(())
@@ -23,20 +23,22 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod checkpoint;
 mod cli;
 pub mod config;
 mod environment;
 mod error;
 mod folder;
+mod job;
 mod launch;
 mod plan;
-pub mod plot;
 pub mod program;
 mod resolve;
 
 pub use cli::cli_main;
 pub use error::RunError;
 pub use folder::create_run_folder;
+pub use job::Retry;
 pub use launch::{RunOptions, launch, run};
 pub use plan::lower;
 pub use resolve::{Resolved, load, resolve};

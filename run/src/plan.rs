@@ -48,14 +48,20 @@ fn absolute_paths(run: &mut Run, cwd: &Path) {
     run.dir.iter_mut().for_each(in_place);
     let finetune = &mut run.finetune;
     finetune.log.log_dir.iter_mut().for_each(in_place);
-    finetune.resume.resume_from_path.iter_mut().for_each(in_place);
+    let resume = &mut finetune.resume;
+    let checkpoints = [
+        &mut resume.resume_from_path,
+        &mut resume.resume_from_directory,
+        &mut resume.adapter_path,
+    ];
+    checkpoints.into_iter().flatten().for_each(in_place);
     if let Some(restore) = &mut finetune.resume.restore_config {
         unless("nemo://", &mut restore.path);
     }
     match &mut finetune.data {
         Data::Mock(_) => {}
         Data::Preloaded(data) => {
-            data.paths.iter_mut().for_each(in_place);
+            data.paths.iter_mut().chain(&mut data.val_paths).for_each(in_place);
             data.data_config.image_folder.iter_mut().for_each(in_place);
             data.image_processor.iter_mut().for_each(in_place);
             if let Some(tokenizer) = &mut data.tokenizer {

@@ -198,12 +198,17 @@ fn typed_graph(tree: &Node) -> Result<Finetune, ConfigError> {
     from_node::<Top>(&Node::new(tree.origin.clone(), Value::Map(top))).map(|top| top.finetune)
 }
 
-/// The problems of a typed value, where they were written.
+/// The problems of a typed value, where they were written. Secrets come first and alone, and without a place:
+/// the lines that show one would quote them.
 fn check(tree: &Node, problems: Vec<schemas::Problem>) -> Result<(), Problems> {
-    let located = problems
-        .into_iter()
-        .map(|problem| ConfigError::invalid(tree, &problem.path, problem.message, problem.help));
-    Problems::check(located.collect())
+    let (secrets, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(|problem| problem.secret);
+    let located = |problem: schemas::Problem| ConfigError::invalid(tree, &problem.path, problem.message, problem.help);
+    let unlocated = |problem| ConfigError {
+        origin: None,
+        ..located(problem)
+    };
+    Problems::check(secrets.into_iter().map(unlocated).collect())?;
+    Problems::check(others.into_iter().map(located).collect())
 }
 
 fn problem(path: Path, origin: Option<Origin>, problem: Problem) -> ConfigError {

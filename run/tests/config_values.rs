@@ -171,9 +171,13 @@ fn variants() {
         ("Box", None),
         ("{_target_: Nested, _args_: [Point]}", Some(Shape::Nested(Box::new(Shape::Point)))),
         (
-            "{_target_: my.Own, a: 1_0}",
-            Some(Shape::Custom(serde_json::json!({"_target_": "my.Own", "a": 10}))),
+            "{_target_: my::Own, a: 1_0}",
+            Some(Shape::Custom(serde_json::json!({"_target_": "my::Own", "a": 10}))),
         ),
+        ("my::Own", None),
+        ("{_target_: my.Own, a: 1}", None),
+        ("{_target_: Custom, a: 1}", None),
+        ("Custom", None),
         ("{width: 1}", None),
         ("[Point]", None),
     ]);

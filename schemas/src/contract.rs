@@ -30,6 +30,12 @@ pub mod env {
     pub const CUBLAS_WORKSPACE_CONFIG: &str = "CUBLAS_WORKSPACE_CONFIG";
     /// Filter of log targets and levels, `tracing` syntax.
     pub const NEVA_LOG: &str = "NEVA_LOG";
+    /// MLflow's own: the token that a tracking server asks for.
+    pub const MLFLOW_TRACKING_TOKEN: &str = "MLFLOW_TRACKING_TOKEN";
+    /// MLflow's own: the name that a tracking server asks for, with [`MLFLOW_TRACKING_PASSWORD`].
+    pub const MLFLOW_TRACKING_USERNAME: &str = "MLFLOW_TRACKING_USERNAME";
+    /// MLflow's own: the password that goes with [`MLFLOW_TRACKING_USERNAME`].
+    pub const MLFLOW_TRACKING_PASSWORD: &str = "MLFLOW_TRACKING_PASSWORD";
     /// Folder of imported models, for `nemo://` paths.
     pub const NEMO_MODELS_CACHE: &str = "NEMO_MODELS_CACHE";
     /// Parent of the model folder (`$NEMO_CACHE_DIR/models`); the name that NeMo's documents promise.
@@ -167,6 +173,8 @@ impl RankFailure {
 pub const PLAN_FILE: &str = "plan.json";
 /// File in the run's folder that rank 0 appends a line of metrics to for each logged step.
 pub const METRICS_FILE: &str = "metrics.jsonl";
+/// File in the run's folder that rank 0 writes the table of trained parameters to, as JSON.
+pub const PARAMETERS_FILE: &str = "parameters.json";
 /// File in the run's folder that failing ranks append to.
 pub const FAILURES_FILE: &str = "failures.jsonl";
 /// File in the run's folder that rank 0 writes its [`RunReport`] to, as JSON, when the run is over.
@@ -183,6 +191,12 @@ pub struct RunReport {
     pub losses: Vec<f64>,
     /// The last checkpoint.
     pub checkpoint: Option<PathBuf>,
+    /// The signal on which the run saved and stopped before its end.
+    #[serde(default)]
+    pub stopped: Option<String>,
+    /// Why the run ended before its last step by its own rules: `max_time`, early stopping, a callback.
+    #[serde(default)]
+    pub ended_early: Option<String>,
 }
 
 /// An engine: what turns a plan into trained weights. `neva-run` does not link one; a caller brings it.

@@ -72,6 +72,8 @@ pub struct MockDataModule {
     pub num_workers: usize,
     /// Number of different samples.
     pub num_train_samples: u64,
+    /// Number of different samples of the validation, none of which is trained on.
+    pub num_val_samples: u64,
     /// Seed of samples and order.
     pub seed: u64,
 }
@@ -84,6 +86,7 @@ impl Default for MockDataModule {
             micro_batch_size: 2,
             num_workers: 4,
             num_train_samples: 10_000_000,
+            num_val_samples: 10_000_000,
             seed: 42,
         }
     }
@@ -97,6 +100,12 @@ pub struct NevaPreloadedDataModule {
     #[schemars(with = "OneOrMany")]
     #[serde(deserialize_with = "one_or_many")]
     pub paths: Vec<PathBuf>,
+    /// LLaVA-JSON files of the validation.
+    #[schemars(with = "OneOrMany")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub val_paths: Vec<PathBuf>,
+    /// In place of `val_paths`: the part of `paths` that is set aside for validation, chosen by `seed`.
+    pub val_split: f64,
     /// Pictures and conversation template.
     pub data_config: ImageDataConfig,
     /// Longest combined sequence; longer samples are cut at the right.
@@ -111,8 +120,9 @@ pub struct NevaPreloadedDataModule {
     pub image_processor: Option<PathBuf>,
     /// Threads that prepare samples on each rank; 0 prepares them inline.
     pub num_workers: usize,
-    /// Puts the tokenizer's BOS in front, as LLaVA and Hugging Face do (NeMo does not).
-    pub add_bos: bool,
+    /// Puts the tokenizer's BOS in front, as LLaVA and Hugging Face do (NeMo does not). `null` is true, and false
+    /// under `nemo_compat`.
+    pub add_bos: Option<bool>,
     /// Seed of the sample order.
     pub seed: u64,
 }
@@ -121,6 +131,8 @@ impl Default for NevaPreloadedDataModule {
     fn default() -> Self {
         Self {
             paths: Vec::new(),
+            val_paths: Vec::new(),
+            val_split: 0.0,
             data_config: ImageDataConfig::default(),
             seq_length: 2048,
             global_batch_size: 8,
@@ -128,7 +140,7 @@ impl Default for NevaPreloadedDataModule {
             tokenizer: None,
             image_processor: None,
             num_workers: 8,
-            add_bos: true,
+            add_bos: None,
             seed: 1234,
         }
     }
@@ -224,10 +236,26 @@ impl Validate for Data {
         );
         match self {
             Self::Mock(data) => nonzero(path, problems, &[("num_train_samples", data.num_train_samples)]),
-            Self::Preloaded(data) if data.paths.is_empty() => {
-                problems.push(Problem::error(format!("{path}.paths"), "no dataset is named").help("set `paths` to a LLaVA-JSON file"))
-            }
-            Self::Preloaded(_) => {}
+            Self::Preloaded(data) => data.validate(path, problems),
+        }
+    }
+}
+
+impl Validate for NevaPreloadedDataModule {
+    fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
+        if self.paths.is_empty() {
+            problems.push(Problem::error(format!("{path}.paths"), "no dataset is named").help("set `paths` to a LLaVA-JSON file"));
+        }
+        let at = format!("{path}.val_split");
+        if !(0.0..1.0).contains(&self.val_split) {
+            let message = format!("`val_split` is {:?}, it must be at least 0 and below 1", self.val_split);
+            problems.push(Problem::error(at, message).help("0.05 sets 5 % of the samples aside"));
+        } else if self.val_split > 0.0 && !self.val_paths.is_empty() {
+            let message = format!(
+                "`val_split` is {:?}, but `val_paths` names the validation data already",
+                self.val_split
+            );
+            problems.push(Problem::error(at, message).help("set `val_split` to 0, or `val_paths` to []"));
         }
     }
 }

@@ -47,8 +47,9 @@ impl Validate for Finetune {
         model.validate(&format!("{path}.model"), problems);
         self.data.validate(&format!("{path}.data"), problems);
         self.trainer.validate(&format!("{path}.trainer"), problems);
-        self.optim.adamw().validate(&format!("{path}.optim"), problems);
+        self.optim.validate(&format!("{path}.optim"), problems);
         self.log.validate(&format!("{path}.log"), problems);
+        self.resume.validate(&format!("{path}.resume"), problems);
         if let Some(Peft::LoRA(lora)) = &self.peft {
             lora.validate(&format!("{path}.peft"), problems);
         }

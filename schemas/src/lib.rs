@@ -5,6 +5,7 @@
 //! links no tensor library, so that every other crate can afford to depend on it.
 #![forbid(unsafe_code)]
 
+mod callback;
 mod contract;
 mod data;
 mod finetune;
@@ -13,26 +14,32 @@ mod model;
 mod optim;
 mod parallel;
 mod peft;
+mod period;
 mod plan;
 mod recipe;
 mod resume;
+mod schedule;
 mod schema;
 mod trainer;
 mod validate;
 
+pub use callback::{Callback, CustomCallback, EarlyStopping, METRICS, MetricMode};
 pub use contract::{
-    Engine, ExitClass, FAILURES_FILE, METRICS_FILE, PLAN_FILE, REPORT_FILE, RankEnv, RankFailure, RunReport, env, exit_class,
+    Engine, ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankEnv, RankFailure, RunReport, env,
+    exit_class,
 };
 pub use data::{Data, ImageDataConfig, ImageProcessMode, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule};
 pub use finetune::Finetune;
-pub use log::{Log, ModelCheckpoint};
+pub use log::{Log, MlflowLogger, ModelCheckpoint};
 pub use model::{FeatureSelect, LlavaModel, Model, TextConfig, TextModelType, VisionConfig, VisionModelType};
-pub use optim::{AdamW, LrScheduler, Optim};
+pub use optim::{AdamW, Lion, Optim, ParamGroup, Sgd};
 pub use parallel::ParallelSizes;
 pub use peft::{LoRA, Peft};
+pub use period::Period;
 pub use plan::{GenerateRequest, LaunchPlan, PLAN_FORMAT};
 pub use recipe::{PeftScheme, RecipeArgs, Run};
 pub use resume::{AutoResume, RestoreConfig};
+pub use schedule::{LrScheduler, RampType};
 pub use schema::{SCHEMAS, SchemaEntry};
-pub use trainer::{Accelerator, LossNormalization, MegatronStrategy, MixedPrecision, Plugins, Precision, Trainer};
+pub use trainer::{Accelerator, LossNormalization, MegatronStrategy, MixedPrecision, NanPolicy, Plugins, Precision, Trainer};
 pub use validate::{Problem, Severity, Validate};

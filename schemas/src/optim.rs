@@ -1,34 +1,26 @@
 //! Optimizer and learning-rate schedule.
 
+use crate::schedule::LrScheduler;
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The optimizer.
+/// The optimizer. Each keeps fp32 master weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub enum Optim {
-    /// Adam with decoupled weight decay, fp32 master weights and moments.
+    /// Adam with decoupled weight decay: two moments for each weight.
     #[serde(rename = "optim.AdamW")]
     AdamW(AdamW),
+    /// Stochastic gradient descent: no state without momentum, one buffer with it.
+    #[serde(rename = "optim.SGD")]
+    Sgd(Sgd),
+    /// Sign of an interpolated momentum: one moment, half of AdamW's memory. Wants a learning rate some 3 to 10
+    /// times lower than AdamW, and a weight decay higher by the same factor.
+    #[serde(rename = "optim.Lion")]
+    Lion(Lion),
 }
 
-impl Optim {
-    /// The AdamW settings that every variant has today.
-    pub fn adamw(&self) -> &AdamW {
-        match self {
-            Self::AdamW(adamw) => adamw,
-        }
-    }
-
-    /// Mutable access to the AdamW settings.
-    pub fn adamw_mut(&mut self) -> &mut AdamW {
-        match self {
-            Self::AdamW(adamw) => adamw,
-        }
-    }
-}
-
-/// NeMo's `distributed_fused_adam_with_cosine_annealing`.
+/// NeMo's `distributed_fused_adam_with_cosine_annealing` (arXiv:1711.05101).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamW {
@@ -42,9 +34,72 @@ pub struct AdamW {
     pub eps: f64,
     /// Global L2 norm that gradients are clipped to; 0 clips nothing.
     pub clip_grad: f64,
+    /// Peak learning rate of the projector, where it differs: LLaVA's name.
+    pub mm_projector_lr: Option<f64>,
+    /// Parameters with values of their own; the first group that names a parameter has it.
+    pub param_groups: Vec<ParamGroup>,
     /// Learning rate over the steps.
     pub lr_scheduler: LrScheduler,
 }
+
+/// `torch.optim.SGD` with decoupled weight decay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sgd {
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Decoupled weight decay (the weights shrink by lr x decay); biases and one-dimensional parameters have none.
+    pub weight_decay: f64,
+    /// Part of the last update that the next one keeps.
+    pub momentum: f64,
+    /// Nesterov's momentum.
+    pub nesterov: bool,
+    /// Global L2 norm that gradients are clipped to; 0 clips nothing.
+    pub clip_grad: f64,
+    /// Peak learning rate of the projector, where it differs: LLaVA's name.
+    pub mm_projector_lr: Option<f64>,
+    /// Parameters with values of their own; the first group that names a parameter has it.
+    pub param_groups: Vec<ParamGroup>,
+    /// Learning rate over the steps.
+    pub lr_scheduler: LrScheduler,
+}
+
+/// Lion (arXiv:2302.06675).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lion {
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Decoupled weight decay; biases and one-dimensional parameters have none.
+    pub weight_decay: f64,
+    /// Weight of the momentum in the update, and decay of the momentum.
+    pub betas: (f64, f64),
+    /// Global L2 norm that gradients are clipped to; 0 clips nothing.
+    pub clip_grad: f64,
+    /// Peak learning rate of the projector, where it differs: LLaVA's name.
+    pub mm_projector_lr: Option<f64>,
+    /// Parameters with values of their own; the first group that names a parameter has it.
+    pub param_groups: Vec<ParamGroup>,
+    /// Learning rate over the steps.
+    pub lr_scheduler: LrScheduler,
+}
+
+/// Parameters that have a learning rate or a weight decay of their own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParamGroup {
+    /// Wildcards on the parameter's full name, in which `*` crosses dots: `*.vision_tower.*`, `*lora_B*`.
+    pub params: Vec<String>,
+    /// Peak learning rate; `null` takes the optimizer's.
+    #[serde(default)]
+    pub lr: Option<f64>,
+    /// Weight decay of all that the group names, biases included; `null` takes the optimizer's.
+    #[serde(default)]
+    pub weight_decay: Option<f64>,
+}
+
+/// The projector's parameters, as `mm_projector_lr` names them.
+pub(crate) const PROJECTOR_PARAMS: &str = "*multi_modal_projector*";
 
 impl Default for AdamW {
     fn default() -> Self {
@@ -54,91 +109,174 @@ impl Default for AdamW {
             betas: (0.9, 0.95),
             eps: 1e-5,
             clip_grad: 1.0,
+            mm_projector_lr: None,
+            param_groups: Vec::new(),
             lr_scheduler: LrScheduler::default(),
         }
     }
 }
 
-/// Learning rate as a function of the step, counted from 0.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub enum LrScheduler {
-    /// NeMo's `CosineAnnealingScheduler`: linear warm-up, cosine to `min_lr` at `trainer.max_steps`.
-    #[serde(rename = "CosineAnnealing")]
-    CosineAnnealing {
-        /// Steps of linear warm-up.
-        #[serde(default)]
-        warmup_steps: u64,
-        /// Steps at `min_lr` before `max_steps`.
-        #[serde(default)]
-        constant_steps: u64,
-        /// Learning rate at the end.
-        #[serde(default)]
-        min_lr: f64,
-    },
-    /// `transformers.get_cosine_schedule_with_warmup`: warm-up from 0, cosine to 0.
-    #[serde(rename = "CosineWithWarmup")]
-    CosineWithWarmup {
-        /// Steps of linear warm-up, the first at learning rate 0.
-        #[serde(default)]
-        warmup_steps: u64,
-    },
-    /// The peak learning rate throughout.
-    #[serde(rename = "Constant")]
-    Constant {},
-}
-
-impl Default for LrScheduler {
+impl Default for Sgd {
     fn default() -> Self {
-        Self::CosineAnnealing {
-            warmup_steps: 150,
-            constant_steps: 0,
-            min_lr: 2e-7,
+        Self {
+            lr: 1e-3,
+            weight_decay: 0.0,
+            momentum: 0.9,
+            nesterov: false,
+            clip_grad: 1.0,
+            mm_projector_lr: None,
+            param_groups: Vec::new(),
+            lr_scheduler: LrScheduler::default(),
         }
     }
 }
 
-impl Validate for AdamW {
-    fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
-        let mut within = |name: &str, value: f64, ok: bool, rule: &str| {
-            if !ok {
-                problems.push(Problem::error(
-                    format!("{path}.{name}"),
-                    format!("`{name}` is {value:?}, it must be {rule}"),
-                ));
-            }
-        };
-        within("lr", self.lr, self.lr.is_finite() && self.lr >= 0.0, "at least 0 and finite");
-        within(
-            "weight_decay",
-            self.weight_decay,
-            self.weight_decay.is_finite() && self.weight_decay >= 0.0,
-            "at least 0 and finite",
-        );
-        within("betas", self.betas.0, (0.0..1.0).contains(&self.betas.0), "at least 0 and below 1");
-        within("betas", self.betas.1, (0.0..1.0).contains(&self.betas.1), "at least 0 and below 1");
-        within("eps", self.eps, self.eps.is_finite() && self.eps >= 0.0, "at least 0 and finite");
-        within(
-            "clip_grad",
-            self.clip_grad,
-            self.clip_grad.is_finite() && self.clip_grad >= 0.0,
-            "at least 0 and finite",
-        );
-        if let LrScheduler::CosineAnnealing { min_lr, .. } = self.lr_scheduler {
-            within(
-                "lr_scheduler.min_lr",
-                min_lr,
-                min_lr.is_finite() && min_lr >= 0.0,
-                "at least 0 and finite",
-            );
-            if self.lr < min_lr {
-                problems.push(
-                    Problem::error(
-                        format!("{path}.lr_scheduler.min_lr"),
-                        format!("the learning rate {:?} is lower than the schedule's minimum {min_lr:?}", self.lr),
-                    )
-                    .help(format!("raise `{path}.lr` or lower `min_lr`")),
-                );
+impl Default for Lion {
+    fn default() -> Self {
+        Self {
+            lr: 3e-6,
+            weight_decay: 1.0,
+            betas: (0.9, 0.99),
+            clip_grad: 1.0,
+            mm_projector_lr: None,
+            param_groups: Vec::new(),
+            lr_scheduler: LrScheduler::default(),
+        }
+    }
+}
+
+/// A field that every optimizer has.
+macro_rules! shared {
+    ($(#[$doc:meta])* $field:ident, $get:ident: $type:ty) => {
+        $(#[$doc])*
+        pub fn $get(&self) -> &$type {
+            match self {
+                Self::AdamW(optim) => &optim.$field,
+                Self::Sgd(optim) => &optim.$field,
+                Self::Lion(optim) => &optim.$field,
             }
         }
+    };
+    ($(#[$doc:meta])* mut $field:ident, $get:ident: $type:ty) => {
+        $(#[$doc])*
+        pub fn $get(&mut self) -> &mut $type {
+            match self {
+                Self::AdamW(optim) => &mut optim.$field,
+                Self::Sgd(optim) => &mut optim.$field,
+                Self::Lion(optim) => &mut optim.$field,
+            }
+        }
+    };
+}
+
+impl Optim {
+    shared!(
+        /// Peak learning rate.
+        lr, lr: f64);
+    shared!(
+        /// Peak learning rate, to change it.
+        mut lr, lr_mut: f64);
+    shared!(
+        /// Weight decay.
+        weight_decay, weight_decay: f64);
+    shared!(
+        /// Weight decay, to change it.
+        mut weight_decay, weight_decay_mut: f64);
+    shared!(
+        /// Norm that gradients are clipped to; 0 clips nothing.
+        clip_grad, clip_grad: f64);
+    shared!(
+        /// Norm that gradients are clipped to, to change it.
+        mut clip_grad, clip_grad_mut: f64);
+    shared!(
+        /// Peak learning rate of the projector, where it differs.
+        mm_projector_lr, mm_projector_lr: Option<f64>);
+    shared!(
+        /// Parameters with values of their own, as they are written.
+        param_groups, param_groups: Vec<ParamGroup>);
+    shared!(
+        /// Parameters with values of their own, to change them.
+        mut param_groups, param_groups_mut: Vec<ParamGroup>);
+    shared!(
+        /// Learning rate over the steps.
+        lr_scheduler, lr_scheduler: LrScheduler);
+    shared!(
+        /// Learning rate over the steps, to change it.
+        mut lr_scheduler, lr_scheduler_mut: LrScheduler);
+
+    /// The AdamW settings, where this is AdamW.
+    pub fn adamw(&self) -> Option<&AdamW> {
+        match self {
+            Self::AdamW(adamw) => Some(adamw),
+            _ => None,
+        }
+    }
+
+    /// All groups in the order in which they are asked: those of `param_groups`, then the projector's.
+    pub fn groups(&self) -> Vec<ParamGroup> {
+        let projector = self.mm_projector_lr().map(|lr| ParamGroup {
+            params: vec![PROJECTOR_PARAMS.into()],
+            lr: Some(lr),
+            weight_decay: None,
+        });
+        self.param_groups().iter().cloned().chain(projector).collect()
+    }
+}
+
+impl Validate for Optim {
+    fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
+        at_least_0(path, problems, "lr", *self.lr());
+        at_least_0(path, problems, "weight_decay", *self.weight_decay());
+        at_least_0(path, problems, "clip_grad", *self.clip_grad());
+        let betas = match self {
+            Self::AdamW(AdamW { betas, eps, .. }) => {
+                at_least_0(path, problems, "eps", *eps);
+                vec![("betas[0]", betas.0), ("betas[1]", betas.1)]
+            }
+            Self::Lion(Lion { betas, .. }) => vec![("betas[0]", betas.0), ("betas[1]", betas.1)],
+            Self::Sgd(Sgd { momentum, nesterov, .. }) => {
+                if *nesterov && *momentum == 0.0 {
+                    let message = "Nesterov's momentum needs a momentum above 0";
+                    problems.push(Problem::error(format!("{path}.nesterov"), message).help("set `momentum`, for example to 0.9"));
+                }
+                vec![("momentum", *momentum)]
+            }
+        };
+        for (name, value) in betas {
+            if !(0.0..1.0).contains(&value) {
+                let message = format!("`{name}` is {value:?}, it must be at least 0 and below 1");
+                problems.push(Problem::error(format!("{path}.{name}"), message));
+            }
+        }
+        if let Some(lr) = self.mm_projector_lr() {
+            at_least_0(path, problems, "mm_projector_lr", *lr);
+            self.lr_scheduler().validate_peak(path, "mm_projector_lr", *lr, problems);
+        }
+        for (index, group) in self.param_groups().iter().enumerate() {
+            let at = format!("{path}.param_groups[{index}]");
+            if group.params.is_empty() {
+                problems.push(Problem::error(format!("{at}.params"), "`params` is empty: the group names nothing"));
+            }
+            if let Some(decay) = group.weight_decay {
+                at_least_0(&at, problems, "weight_decay", decay);
+            }
+            if let Some(lr) = group.lr {
+                at_least_0(&at, problems, "lr", lr);
+                self.lr_scheduler().validate_peak(&at, "lr", lr, problems);
+            }
+        }
+        let path = path.to_owned();
+        self.lr_scheduler().validate(&format!("{path}.lr_scheduler"), problems);
+        self.lr_scheduler().validate_peak(&path, "lr", *self.lr(), problems);
+    }
+}
+
+/// Appends an error unless `value` is a finite number of at least 0.
+pub(crate) fn at_least_0(path: &str, problems: &mut Vec<Problem>, name: &str, value: f64) {
+    if !(value.is_finite() && value >= 0.0) {
+        problems.push(Problem::error(
+            format!("{path}.{name}"),
+            format!("`{name}` is {value:?}, it must be at least 0 and finite"),
+        ));
     }
 }

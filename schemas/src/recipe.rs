@@ -1,5 +1,6 @@
 //! A recipe's arguments, and the run that it returns for them.
 
+use crate::data::Data;
 use crate::finetune::Finetune;
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
@@ -20,6 +21,9 @@ pub struct RecipeArgs {
     pub num_gpus_per_node: u32,
     /// `lora` trains adapters, `none` trains the model.
     pub peft_scheme: PeftScheme,
+    /// Trains as NeMo's code does where that differs from its documents and from LLaVA: the vision encoder stays
+    /// frozen, the loss is the mean of the micro-batches' means, no BOS stands in front of a sample.
+    pub nemo_compat: bool,
 }
 
 impl Default for RecipeArgs {
@@ -30,6 +34,7 @@ impl Default for RecipeArgs {
             num_nodes: 1,
             num_gpus_per_node: 8,
             peft_scheme: PeftScheme::Lora,
+            nemo_compat: false,
         }
     }
 }
@@ -61,6 +66,8 @@ pub struct Run {
     pub num_gpus_per_node: u32,
     /// What the recipe trains.
     pub peft_scheme: PeftScheme,
+    /// Trains as NeMo's code does.
+    pub nemo_compat: bool,
     /// The graph.
     pub finetune: Finetune,
 }
@@ -75,8 +82,18 @@ impl Run {
             num_nodes: args.num_nodes,
             num_gpus_per_node: args.num_gpus_per_node,
             peft_scheme: args.peft_scheme,
+            nemo_compat: args.nemo_compat,
             finetune,
         }
+        .settled()
+    }
+
+    /// Fills what was left to depend on the rest.
+    fn settled(mut self) -> Self {
+        if let Data::Preloaded(data) = &mut self.finetune.data {
+            data.add_bos.get_or_insert(!self.nemo_compat);
+        }
+        self
     }
 
     /// A run without a recipe: a graph that was put together in Rust.
@@ -92,8 +109,10 @@ impl Run {
             } else {
                 PeftScheme::None
             },
+            nemo_compat: false,
             finetune,
         }
+        .settled()
     }
 }
 

@@ -1,6 +1,8 @@
 //! How long, on how many devices and in which precision a run trains.
 
+use crate::callback::Callback;
 use crate::parallel::ParallelSizes;
+use crate::period::{Period, validate_period};
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,8 +17,16 @@ pub struct Trainer {
     pub devices: u32,
     /// Number of nodes.
     pub num_nodes: u32,
-    /// Optimizer steps of the whole run.
-    pub max_steps: u64,
+    /// Optimizer steps of the whole run; `null` leaves the end to `max_epochs`.
+    pub max_steps: Option<u64>,
+    /// Passes over the data; the run ends with whichever of `max_steps` and `max_epochs` comes first.
+    pub max_epochs: Option<u64>,
+    /// Wall time of this start of the run: it saves and stops in time to keep it.
+    pub max_time: Option<Period>,
+    /// Steps between two validations; `null` validates never.
+    pub val_check_interval: Option<u64>,
+    /// Global batches of one validation at most; `null` takes all of the validation data.
+    pub limit_val_batches: Option<u64>,
     /// A metrics line every so many steps.
     pub log_every_n_steps: u64,
     /// How the model is cut over the ranks.
@@ -25,6 +35,13 @@ pub struct Trainer {
     pub plugins: Plugins,
     /// What the gradient is the mean of.
     pub loss_normalization: LossNormalization,
+    /// What happens when the loss or the gradient is not finite.
+    pub nan_policy: NanPolicy,
+    /// A step whose loss exceeds the recent mean by this many standard deviations is reported with its samples;
+    /// `null` reports none.
+    pub loss_spike_threshold: Option<f64>,
+    /// What takes part in the run beside the model: early stopping, and own types.
+    pub callbacks: Vec<Callback>,
     /// Seed of fresh weights and dropout.
     pub seed: u64,
     /// Bitwise equal results from run to run, at some cost in speed.
@@ -41,11 +58,18 @@ impl Default for Trainer {
             accelerator: Accelerator::Auto,
             devices: 1,
             num_nodes: 1,
-            max_steps: 5190,
+            max_steps: Some(5190),
+            max_epochs: None,
+            max_time: None,
+            val_check_interval: Some(1000),
+            limit_val_batches: Some(10),
             log_every_n_steps: 1,
             strategy: MegatronStrategy::default(),
             plugins: Plugins::default(),
             loss_normalization: LossNormalization::GlobalToken,
+            nan_policy: NanPolicy::Stop,
+            loss_spike_threshold: Some(6.0),
+            callbacks: Vec::new(),
             seed: 1234,
             deterministic: true,
             threads_per_rank: None,
@@ -58,6 +82,16 @@ impl Trainer {
     /// Number of ranks.
     pub fn world_size(&self) -> u64 {
         u64::from(self.devices) * u64::from(self.num_nodes)
+    }
+
+    /// Optimizer steps of the whole run over `samples` samples in batches of `global_batch_size`; an epoch's
+    /// last batch is filled from the next one.
+    pub fn total_steps(&self, samples: u64, global_batch_size: u64) -> u64 {
+        let epochs = self.max_epochs.map(|epochs| {
+            let positions = u128::from(epochs) * u128::from(samples);
+            u64::try_from(positions.div_ceil(u128::from(global_batch_size.max(1)))).unwrap_or(u64::MAX)
+        });
+        self.max_steps.into_iter().chain(epochs).min().unwrap_or(0)
     }
 
     /// Numeric precision of weights and activations.
@@ -87,6 +121,16 @@ pub enum LossNormalization {
     GlobalToken,
     /// The means of the micro-batches, as NeMo does: depends on the layout.
     Microbatch,
+}
+
+/// What happens when the loss or the gradient norm is not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NanPolicy {
+    /// The run ends; the last checkpoint is whole.
+    Stop,
+    /// The step changes nothing and is counted as `skipped_steps`; ten in a row end the run.
+    Skip,
 }
 
 /// How the model is cut over the ranks: NeMo's `nl.MegatronStrategy`.
@@ -166,12 +210,34 @@ impl Validate for Trainer {
             &[
                 ("devices", self.devices.into()),
                 ("num_nodes", self.num_nodes.into()),
-                ("max_steps", self.max_steps),
+                ("max_steps", self.max_steps.unwrap_or(1)),
+                ("max_epochs", self.max_epochs.unwrap_or(1)),
+                ("val_check_interval", self.val_check_interval.unwrap_or(1)),
                 ("log_every_n_steps", self.log_every_n_steps),
                 ("timeout_s", self.timeout_s),
                 ("threads_per_rank", self.threads_per_rank.unwrap_or(1).into()),
             ],
         );
+        validate_period(path, problems, "max_time", self.max_time);
+        if self.max_steps.is_none() && self.max_epochs.is_none() {
+            problems.push(
+                Problem::error(
+                    format!("{path}.max_steps"),
+                    "neither `max_steps` nor `max_epochs` says when the run ends",
+                )
+                .help("set one of them; the learning rate's schedule needs it"),
+            );
+        }
+        if let Some(threshold) = self
+            .loss_spike_threshold
+            .filter(|threshold| !(threshold.is_finite() && *threshold > 0.0))
+        {
+            let message = format!("`loss_spike_threshold` is {threshold:?}, it must be above 0 and finite");
+            problems.push(Problem::error(format!("{path}.loss_spike_threshold"), message).help("use 6.0, or null to report no spikes"));
+        }
+        for (index, callback) in self.callbacks.iter().enumerate() {
+            callback.validate(&format!("{path}.callbacks[{index}]"), problems);
+        }
         if u32::try_from(self.world_size()).is_err() {
             let message = format!(
                 "{} nodes x {} devices are more ranks than can be numbered",

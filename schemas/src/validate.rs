@@ -24,6 +24,9 @@ pub struct Problem {
     pub message: String,
     /// What to type instead, where that can be said.
     pub help: Option<String>,
+    /// The value is a secret: nobody may quote what was written.
+    #[serde(skip)]
+    pub secret: bool,
 }
 
 impl Problem {
@@ -34,6 +37,7 @@ impl Problem {
             path: path.into(),
             message: message.into(),
             help: None,
+            secret: false,
         }
     }
 
@@ -49,6 +53,13 @@ impl Problem {
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// Marks the value as a secret.
+    #[must_use]
+    pub fn secret(mut self) -> Self {
+        self.secret = true;
         self
     }
 }

@@ -81,6 +81,28 @@ fn a_section_may_be_empty_and_a_target_left_out() {
 }
 
 #[test]
+fn the_schema_takes_what_the_program_takes() {
+    for finetune in [
+        "trainer: {max_steps: null, max_epochs: 2, max_time: 00:12:00:00, val_check_interval: null, nan_policy: skip}",
+        "trainer: {max_time: 1h30m, loss_spike_threshold: null, limit_val_batches: 3}",
+        "trainer: {callbacks: []}",
+        "trainer: {callbacks: [{_target_: nl.EarlyStopping, patience: 2, mode: max}]}",
+        "trainer: {callbacks: [{_target_: 'my_crate::Heartbeat', every: 5, to: {hosts: [a, b]}}]}",
+        "optim: {_target_: optim.SGD, momentum: 0.9, nesterov: true}",
+        "optim: {_target_: optim.Lion, betas: [0.9, 0.99], mm_projector_lr: 1.0e-3}",
+        "optim: {param_groups: [{params: ['*lora_B*'], lr: 1.0e-3}]}",
+        "optim: {lr_scheduler: {_target_: WSD, decay_steps: 10, decay_type: 1-sqrt, warmup_ratio: 0.03}}",
+        "data: {_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: 0.05, add_bos: null}",
+        "log: {tensorboard: false, mlflow: {tracking_uri: 'http://mlflow:5000', tags: {team: vlm}}}",
+        "log: {ckpt: {save_top_k: -1, train_time_interval: 00:10:00, monitor: grad_norm}}",
+        "resume: {adapter_path: runs/a, restore_config: {load_optim_state: true}}",
+    ] {
+        let text = format!("{{_factory_: neva_tiny, nemo_compat: true, finetune: {{{finetune}}}}}");
+        assert_eq!(recipe_errors(&yaml(&text)), [""; 0], "{text}");
+    }
+}
+
+#[test]
 fn the_schema_refuses_what_the_program_refuses() {
     let cases = [
         ("{name: x}", "\"_factory_\" is a required property"),
@@ -89,8 +111,40 @@ fn the_schema_refuses_what_the_program_refuses() {
         ("{_factory_: neva_tiny, peft_scheme: dora}", "/peft_scheme"),
         ("{_factory_: neva_tiny, finetune: {trainer: {max_step: 1}}}", "max_step"),
         (
-            "{_factory_: neva_tiny, finetune: {optim: {_target_: optim.SGD}}}",
+            "{_factory_: neva_tiny, finetune: {optim: {_target_: optim.Adam}}}",
             "/finetune/optim",
+        ),
+        (
+            "{_factory_: neva_tiny, finetune: {optim: {_target_: optim.SGD, eps: 1.0}}}",
+            "/finetune/optim",
+        ),
+        (
+            "{_factory_: neva_tiny, finetune: {trainer: {callbacks: [{_target_: EarlyStoping}]}}}",
+            "/finetune/trainer/callbacks/0",
+        ),
+        (
+            "{_factory_: neva_tiny, finetune: {trainer: {callbacks: [{every: 5}, {patience: x}]}}}",
+            "/finetune/trainer/callbacks/1",
+        ),
+        (
+            "{_factory_: neva_tiny, finetune: {trainer: {max_time: 15}}}",
+            "/finetune/trainer/max_time",
+        ),
+        (
+            "{_factory_: neva_tiny, finetune: {trainer: {max_time: 15x}}}",
+            "/finetune/trainer/max_time",
+        ),
+        (
+            "{_factory_: neva_tiny, finetune: {log: {ckpt: {train_time_interval: ''}}}}",
+            "/finetune/log/ckpt/train_time_interval",
+        ),
+        (
+            "{_factory_: neva_tiny, finetune: {log: {ckpt: {mode: best}}}}",
+            "/finetune/log/ckpt/mode",
+        ),
+        (
+            "{_factory_: neva_tiny, finetune: {trainer: {nan_policy: ignore}}}",
+            "/finetune/trainer/nan_policy",
         ),
         (
             "{_factory_: neva_tiny, finetune: {data: {_target_: vlm.MockDataModule, paths: a.json}}}",

@@ -16,6 +16,8 @@ pub struct Batch {
     pub pixels: Vec<f32>,
     /// `[pictures, 3, height, width]`; all zero in a batch without pictures.
     pub pixel_shape: [usize; 4],
+    /// Dataset index of each row, where the rows come from a dataset; else empty.
+    pub samples: Vec<u64>,
 }
 
 impl Batch {
@@ -50,14 +52,34 @@ impl Batch {
             tokens,
             pixels,
             pixel_shape,
+            samples: Vec::new(),
         })
+    }
+
+    /// The samples at `indices`, or `None` where there are none.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::get`] and [`Self::collate`].
+    pub fn of(dataset: &dyn Dataset, indices: &[u64], options: &MergeOptions) -> Result<Option<Self>, DataError> {
+        if indices.is_empty() {
+            return Ok(None);
+        }
+        let samples = indices
+            .iter()
+            .map(|&index| dataset.get(index as usize))
+            .collect::<Result<Vec<_>, _>>()?;
+        let batch = Self::collate(&samples, options)?;
+        Ok(Some(Self {
+            samples: indices.to_vec(),
+            ..batch
+        }))
     }
 
     /// The `n`-th micro-batch of a rank, counted from `consumed_samples`: a pure function, fit for a
     /// [`Loader`](crate::Loader).
     ///
     /// # Errors
-    /// Those of [`Dataset::get`] and [`Self::collate`].
+    /// Those of [`Self::of`], and when the micro-batch size is 0.
     pub fn microbatch(
         dataset: &dyn Dataset,
         order: &Order,
@@ -67,10 +89,6 @@ impl Batch {
         n: u64,
     ) -> Result<Self, DataError> {
         let indices = slice.microbatch(order, consumed_samples, n);
-        let samples = indices
-            .into_iter()
-            .map(|index| dataset.get(index as usize))
-            .collect::<Result<Vec<_>, _>>()?;
-        Self::collate(&samples, options)
+        Self::of(dataset, &indices, options)?.ok_or(DataError::EmptyBatch)
     }
 }

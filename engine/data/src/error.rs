@@ -7,7 +7,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 #[non_exhaustive]
 pub enum DataError {
     /// A sample number beyond the dataset.
-    #[error("sample {index} of a dataset of {len}")]
+    #[error("there is no sample {index} in a dataset of {len}")]
     Index {
         /// The number asked for.
         index: usize,
@@ -110,6 +110,17 @@ pub enum DataError {
     /// A mock dataset that cannot be built.
     #[error("mock data: {0}")]
     Mock(String),
+
+    /// Samples that cannot be cut in two.
+    #[error("cannot set aside {part:?} of {len} sample(s) for validation: {reason}")]
+    Split {
+        /// Samples there are.
+        len: u64,
+        /// The part asked for.
+        part: f64,
+        /// What is wrong, and what to do.
+        reason: &'static str,
+    },
 
     /// A batch of no samples.
     #[error("a batch needs at least one sample")]

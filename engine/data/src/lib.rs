@@ -23,6 +23,7 @@ mod order;
 mod picture;
 mod random;
 mod sample;
+mod split;
 mod template;
 mod tokenizer;
 
@@ -35,5 +36,6 @@ pub use mock::{MockConfig, MockDataset};
 pub use order::{BatchSlice, Order};
 pub use picture::{ImageProcessor, ProcessMode, Rgb, Size};
 pub use sample::{Dataset, IGNORE, IMAGE, Pixels, Sample};
+pub use split::{Split, Subset, split};
 pub use template::{Conversation, IMAGE_MARK, Prompt, TEMPLATES, Template, Turn, render};
 pub use tokenizer::{Encoded, SpecialIds, Tokenizer};

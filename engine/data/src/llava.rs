@@ -121,6 +121,10 @@ impl LlavaDataset {
             processor,
         })
     }
+
+    fn record(&self, index: usize) -> Result<&Record, DataError> {
+        self.records.get(index).ok_or(DataError::Index { index, len: self.len() })
+    }
 }
 
 impl Dataset for LlavaDataset {
@@ -129,7 +133,7 @@ impl Dataset for LlavaDataset {
     }
 
     fn get(&self, index: usize) -> Result<Sample, DataError> {
-        let record = self.records.get(index).ok_or(DataError::Index { index, len: self.len() })?;
+        let record = self.record(index)?;
         let prompt = render(self.template, &record.conversation)?;
         let encoded = self.tokenizer.encode_prompt(&prompt)?;
         let picture = |path: &PathBuf| Rgb::open(path).map(|picture| self.processor.process(&picture));
@@ -140,6 +144,11 @@ impl Dataset for LlavaDataset {
             labels: encoded.labels,
             pictures,
         })
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.record(index)
+            .map_or_else(|error| error.to_string(), |record| record.name.clone())
     }
 }
 

@@ -51,12 +51,36 @@ impl Default for MockConfig {
 pub struct MockDataset {
     config: MockConfig,
     num_tokens: usize,
+    part: Part,
+}
+
+/// What the samples are for.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Training,
+    Validation,
 }
 
 impl MockDataset {
+    /// Samples to train on.
+    ///
     /// # Errors
     /// When the pictures leave no room for text in `seq_length`, or there is no vocabulary.
     pub fn new(config: MockConfig) -> Result<Self, DataError> {
+        Self::with_part(config, Part::Training)
+    }
+
+    /// `num_val_samples` samples to validate on, in place of `config.num_samples`: alike in shape, and none of those
+    /// that [`Self::new`] makes, for their numbers come from streams of their own.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn validation(config: MockConfig, num_val_samples: usize) -> Result<Self, DataError> {
+        let num_samples = num_val_samples;
+        Self::with_part(MockConfig { num_samples, ..config }, Part::Validation)
+    }
+
+    fn with_part(config: MockConfig, part: Part) -> Result<Self, DataError> {
         let MockConfig {
             seq_length,
             image_seq_len,
@@ -69,7 +93,7 @@ impl MockDataset {
         let num_tokens = (seq_length + 1 + images_per_sample).checked_sub(pictures);
         let num_tokens = num_tokens.filter(|&tokens| tokens > FIRST_PICTURE + images_per_sample + 1);
         match num_tokens {
-            Some(num_tokens) if vocab_size > 0 => Ok(Self { config, num_tokens }),
+            Some(num_tokens) if vocab_size > 0 => Ok(Self { config, num_tokens, part }),
             Some(_) => Err(DataError::Mock(
                 "vocab_size is 0: give the size of the model's vocabulary".to_owned(),
             )),
@@ -101,6 +125,9 @@ impl MockDataset {
 /// Token position of the first picture, as in NeMo.
 const FIRST_PICTURE: usize = 2;
 
+/// Last word of a validation sample's random key.
+const VALIDATION: u64 = u64::from_be_bytes(*b"mock-val");
+
 impl Dataset for MockDataset {
     fn len(&self) -> usize {
         self.config.num_samples
@@ -116,7 +143,11 @@ impl Dataset for MockDataset {
             seed,
             ..
         } = self.config;
-        let stream = |part: u64| Random::of(&[seed, index as u64, part]);
+        // Stream 0 holds the tokens, stream 1 and on a picture each.
+        let stream = |number: u64| match self.part {
+            Part::Training => Random::of(&[seed, index as u64, number]),
+            Part::Validation => Random::of(&[seed, index as u64, number, VALIDATION]),
+        };
         let tokens = stream(0);
         let placeholders = FIRST_PICTURE..FIRST_PICTURE + images_per_sample;
         let ids: Vec<i64> = (0..self.num_tokens)
@@ -129,12 +160,20 @@ impl Dataset for MockDataset {
             })
             .collect();
         let labels = ids.iter().map(|&id| if id == IMAGE { IGNORE } else { id }).collect();
-        let pictures = (1..=images_per_sample as u64).map(|part| self.picture(stream(part))).collect();
+        let pictures = (1..=images_per_sample as u64).map(|number| self.picture(stream(number))).collect();
         Ok(Sample {
-            name: format!("mock#{index}"),
+            name: self.name(index),
             ids,
             labels,
             pictures,
         })
+    }
+
+    fn name(&self, index: usize) -> String {
+        match self.part {
+            _ if index >= self.len() => DataError::Index { index, len: self.len() }.to_string(),
+            Part::Training => format!("mock#{index}"),
+            Part::Validation => format!("mock validation#{index}"),
+        }
     }
 }

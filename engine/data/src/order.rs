@@ -89,11 +89,37 @@ impl BatchSlice {
             .map(|position| order.index(position))
             .collect()
     }
+
+    /// Dataset indices of the whole global batch that starts at `consumed_samples` of the stream, over all ranks.
+    #[must_use]
+    pub fn global_batch(&self, order: &Order, consumed_samples: u64) -> Vec<u64> {
+        (consumed_samples..consumed_samples + self.global_batch_size)
+            .map(|position| order.index(position))
+            .collect()
+    }
+
+    /// Global batches of a validation over a dataset of `samples`, at most `limit`; the last one may be incomplete.
+    #[must_use]
+    pub fn num_batches(&self, samples: u64, limit: Option<u64>) -> u64 {
+        let batches = samples.div_ceil(self.global_batch_size.max(1));
+        limit.map_or(batches, |limit| batches.min(limit))
+    }
+
+    /// Dataset indices of this rank's `n`-th micro-batch of a validation; `None` after the last one.
+    ///
+    /// A validation walks the dataset once, in its own order. All ranks have the same number of micro-batches, so that
+    /// they can meet after each; what lies beyond `samples` is left out, so that the last ones may be shorter or empty.
+    #[must_use]
+    pub fn validation(&self, samples: u64, limit: Option<u64>, n: u64) -> Option<Vec<u64>> {
+        let microbatches = self.num_batches(samples, limit).saturating_mul(self.num_microbatches());
+        let start = (n < microbatches).then(|| (n * self.data_parallel_size + self.data_parallel_rank) * self.micro_batch_size)?;
+        Some((start..samples.min(start + self.micro_batch_size)).collect())
+    }
 }
 
 /// The image of `x` under a permutation of `0..len`: the swap-or-not shuffle (Hoang, Morris and Rogaway, 2012).
 /// It needs no table, so that resuming at any position of any epoch costs nothing, and is near uniform for every length.
-fn permute(random: Random, mut x: u64, len: u64) -> u64 {
+pub(crate) fn permute(random: Random, mut x: u64, len: u64) -> u64 {
     // Uniform within 2^-20 or so: the paper asks for some 6 log2(len) rounds, and small lengths for a floor.
     let rounds = 48 + 6 * u64::from(u64::BITS - len.leading_zeros());
     for round in 0..rounds {

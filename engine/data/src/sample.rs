@@ -23,6 +23,9 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// When a picture cannot be decoded or `index >= len()`.
     fn get(&self, index: usize) -> Result<Sample, DataError>;
+
+    /// [`Sample::name`] of the sample at `index`, without decoding anything; says so where there is no such sample.
+    fn name(&self, index: usize) -> String;
 }
 
 /// One conversation, tokenized, with its pictures.

@@ -81,10 +81,12 @@ fn records_keep_their_pictures_text_and_order() {
     let names: Vec<String> = (0..4).map(|i| dataset.get(i).unwrap().name).collect();
     assert_eq!(names[0], format!("{}#0 (id one)", first.display()));
     assert_eq!(names[3], format!("{}#0", second.display()));
+    assert_eq!((0..4).map(|i| dataset.name(i)).collect::<Vec<_>>(), names);
+    assert_eq!(dataset.name(4), "there is no sample 4 in a dataset of 4");
 
     let process = |name: &str| ImageProcessor::clip(56).process(&Rgb::open(&source.join(name)).unwrap());
     assert_eq!(dataset.get(1).unwrap().pictures, [process("tall.png"), process("wide.png")]);
-    assert!(dataset.get(4).unwrap_err().to_string().contains("sample 4 of a dataset of 4"));
+    assert!(dataset.get(4).unwrap_err().to_string().contains("no sample 4 in a dataset of 4"));
 
     let tokenizer = Tokenizer::builtin("mistral_2k").unwrap();
     let text = |dataset: &LlavaDataset| tokenizer.decode(&dataset.get(0).unwrap().ids, true).unwrap();
@@ -95,6 +97,18 @@ fn records_keep_their_pictures_text_and_order() {
     })
     .unwrap();
     assert!(text(&front).contains("USER:  \nSay:  what?"), "{}", text(&front));
+}
+
+#[test]
+fn a_sample_has_a_name_although_its_picture_cannot_be_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("data.json");
+    fs::write(folder.path().join("cat.png"), "no picture").unwrap();
+    let records = json!([{"id": "cat", "image": "cat.png", "conversations": turn("<image>?", "A.")}]);
+    fs::write(&file, records.to_string()).unwrap();
+    let dataset = load(&config(&[&file])).unwrap();
+    assert!(dataset.get(0).is_err());
+    assert_eq!(dataset.name(0), format!("{}#0 (id cat)", file.display()));
 }
 
 /// The problems of a list with one record, without their beginning `FILE: record 0`.

@@ -309,7 +309,7 @@ fn mock_samples_are_exactly_as_long_as_asked() {
             MockDataset::new(MockConfig { seed: 8, ..config }).unwrap().get(1).unwrap().ids,
             samples[1].ids
         );
-        assert!(mock.get(50).unwrap_err().to_string().contains("sample 50 of a dataset of 50"));
+        assert!(mock.get(50).unwrap_err().to_string().contains("no sample 50 in a dataset of 50"));
     }
     let cramped = MockConfig {
         seq_length: 576,

@@ -4,6 +4,7 @@
 //! tensors between layouts, and the planner on a laptop. Nothing here knows a device or a rank's data.
 #![forbid(unsafe_code)]
 
+mod groups;
 mod hf_config;
 mod llava;
 mod lora;
@@ -12,6 +13,7 @@ mod parameter;
 mod sharding;
 mod trainable;
 
+pub use groups::{Hyperparameters, hyperparameters, idle_groups};
 pub use hf_config::{HfConfigError, from_hf_config};
 pub use llava::llava_parameters;
 pub use lora::{Adapters, LinearAdapter, lora_adapters};

@@ -156,7 +156,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 /// Greedy matching with one point of return: linear in the lengths' product, whatever the pattern.
-fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     while t < text.len() {

@@ -2,33 +2,32 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `checkpoint.json` | format number, step, data position |
+//! | `checkpoint.json` | format number, step, data position, metrics, base, checksums of the other files |
 //! | `run.json` | the resolved run: with it, whatever is not trained can be made again |
 //! | `model.safetensors` | trained parameters in fp32, by full name, whole |
-//! | `optimizer.safetensors` | `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step` |
+//! | `optimizer.safetensors` | `NAME.<moment>`, `NAME.step` |
 //! | `tokenizer.json`, `tokenizer_config.json`, `preprocessor_config.json` | what text and pictures went through |
+//!
+//! While `NAME` is written there is a file `NAME-unfinished` beside it, as NeMo has it, and the folder is called
+//! `.NAME.writing`. A folder whose marker is there is passed over, and so is one called `NAME-damaged`.
 
+use super::checksum::verify;
+use super::state::{CHECKPOINT_FORMAT, CheckpointState};
 use crate::error::{EngineError, Result};
 use neva_schemas::Run;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
-/// Format number of `checkpoint.json`.
-pub const CHECKPOINT_FORMAT: u32 = 1;
+/// End of the marker's name.
+pub(super) const UNFINISHED: &str = "-unfinished";
+/// End of the name of a folder that was found damaged.
+pub(super) const DAMAGED: &str = "-damaged";
 
-/// `checkpoint.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CheckpointState {
-    /// Format number, [`CHECKPOINT_FORMAT`].
-    pub format: u32,
-    /// Version of the program that wrote it.
-    pub version: String,
-    /// Optimizer steps that are done.
-    pub steps_done: u64,
-    /// Samples that were trained on: the data position, the same for every layout.
-    pub consumed_samples: u64,
-    /// Loss of the last step.
-    pub loss: Option<f64>,
+/// What `checkpoint.json` holds in every format.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
 }
 
 /// An opened checkpoint.
@@ -62,18 +61,32 @@ impl CheckpointFolder {
                 source,
             });
         }
-        let state: CheckpointState = read_json(&file)?;
-        if state.format != CHECKPOINT_FORMAT {
+        // Before anything else: what another format holds is not known.
+        let Format { format } = read_json(&file)?;
+        if format != CHECKPOINT_FORMAT {
             return Err(EngineError::Content {
                 path: file,
-                reason: format!("format {}, this program reads format {CHECKPOINT_FORMAT}", state.format),
+                reason: format!("format {format}, this program reads format {CHECKPOINT_FORMAT}"),
             });
         }
         Ok(Self {
             path: path.to_owned(),
-            state,
+            state: read_json(&file)?,
             run: read_json(&path.join("run.json"))?,
         })
+    }
+
+    /// Optimizer steps that were done.
+    pub fn steps_done(&self) -> u64 {
+        self.state.progress.steps_done
+    }
+
+    /// Checks every file against its checksum.
+    ///
+    /// # Errors
+    /// One is missing, truncated or damaged.
+    pub fn verify(&self) -> Result<()> {
+        verify(&self.path, &self.state.files)
     }
 
     /// File of the trained parameters.
@@ -87,25 +100,41 @@ impl CheckpointFolder {
     }
 }
 
-/// The complete checkpoint with the most steps among the folders directly in `parents`; the latest of the
-/// parents wins a tie.
-pub fn newest_checkpoint(parents: &[PathBuf]) -> Option<CheckpointFolder> {
-    let checkpoints = parents.iter().flat_map(|parent| checkpoints_in(parent));
-    checkpoints.max_by(|a, b| (a.state.steps_done, &a.path).cmp(&(b.state.steps_done, &b.path)))
+/// The whole checkpoint with the most steps among the folders directly in `parents`; the latest of the parents
+/// wins a tie. Each is checked before it is chosen: a damaged one is named in the log, and handed to `damaged`.
+pub fn newest_checkpoint(parents: &[PathBuf], damaged: impl Fn(&Path)) -> Option<CheckpointFolder> {
+    let mut checkpoints: Vec<_> = parents.iter().flat_map(|parent| checkpoints_in(parent)).collect();
+    checkpoints.sort_by(|a, b| (b.steps_done(), &b.path).cmp(&(a.steps_done(), &a.path)));
+    checkpoints.into_iter().find(|checkpoint| match checkpoint.verify() {
+        Ok(()) => true,
+        Err(error) => {
+            let path = checkpoint.path.display();
+            tracing::warn!("the checkpoint {path} is damaged, an older one is looked for: {error}");
+            damaged(&checkpoint.path);
+            false
+        }
+    })
 }
 
-/// The complete checkpoints directly in `parent`, in no order. Those that are being written have names with a
-/// leading dot; one that cannot be opened is passed over, and named in the log.
+/// The finished checkpoints directly in `parent`, in no order; one that cannot be opened is passed over, and
+/// named in the log.
 pub(super) fn checkpoints_in(parent: &Path) -> Vec<CheckpointFolder> {
     let entries = std::fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok);
-    let visible = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
-    let folders = visible.map(|entry| entry.path()).filter(|path| CheckpointFolder::is_one(path));
-    let open = |path: PathBuf| {
+    let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
+    let visible = named.filter(|(name, path)| !name.starts_with('.') && !name.ends_with(DAMAGED) && CheckpointFolder::is_one(path));
+    let finished = visible.filter(|(name, path)| {
+        let marked = parent.join(format!("{name}{UNFINISHED}")).exists();
+        if marked {
+            tracing::warn!("passing over the checkpoint {}: it is unfinished", path.display());
+        }
+        !marked
+    });
+    let open = |(_, path): (String, PathBuf)| {
         CheckpointFolder::open(&path)
             .inspect_err(|error| tracing::warn!("passing over the checkpoint {}: {error}", path.display()))
             .ok()
     };
-    folders.filter_map(open).collect()
+    finished.filter_map(open).collect()
 }
 
 /// Reads a JSON file.

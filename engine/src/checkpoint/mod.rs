@@ -1,15 +1,23 @@
 //! Files of tensors: reading what others wrote, writing our own, and finding what to start from.
 
+mod base;
 mod cache;
+mod checksum;
 mod folder;
+mod hugging_face;
 mod resume;
+mod retention;
 mod safetensors_file;
 mod save;
+mod state;
 mod weights;
 
+pub use base::Base;
 pub use cache::{ModelCache, resolve_restore};
-pub use folder::{CHECKPOINT_FORMAT, CheckpointFolder, CheckpointState, newest_checkpoint};
-pub use resume::{restore_optimizer, resume_from};
+pub use checksum::{Checksum, Checksums};
+pub use folder::{CheckpointFolder, newest_checkpoint};
+pub use resume::{refuse_past_end, restore_optimizer, resume_from};
 pub use safetensors_file::{TensorFile, write_tensors};
-pub use save::{Artifacts, Snapshot, save};
-pub use weights::{Base, Placement, load_parameters};
+pub use save::{Artifacts, Snapshot, is_among_best, save, set_aside};
+pub use state::{BaseReference, CHECKPOINT_FORMAT, CheckpointState, RunProgress};
+pub use weights::{Placement, Sources, load_parameters};

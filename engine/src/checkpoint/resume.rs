@@ -2,48 +2,101 @@
 
 use super::folder::{CheckpointFolder, newest_checkpoint};
 use super::safetensors_file::TensorFile;
+use super::save::{clear_leftovers, set_aside};
 use crate::error::{EngineError, Result};
-use crate::optim::AdamW;
+use crate::optim::Optimizer;
 use crate::parameters::Parameters;
 use neva_layout::ParamSpec;
-use neva_schemas::{Finetune, Problem};
+use neva_schemas::{AutoResume, Finetune, Problem};
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
-/// The checkpoint that the run goes on from, if it asks for one. `runs` is the folder of all runs of this
-/// name; each has its checkpoints under `checkpoints/`.
+/// The checkpoint that a run in `run_dir` goes on from, in NeMo's order: one of an earlier attempt in its own
+/// folder; the one that it names; the newest whole one that it allows. Checksums are verified: a damaged one is
+/// passed over for an older one, except where the run names it. For the first rank, which tells the others.
 ///
 /// # Errors
-/// The named checkpoint is not there, or is not one; or none was found and the run does not allow that.
-pub fn resume_from(finetune: &Finetune, runs: &Path) -> Result<Option<CheckpointFolder>> {
+/// The named checkpoint is not there or not whole; or none was found and the run does not allow that.
+pub fn resume_from(finetune: &Finetune, run_dir: &Path) -> Result<Option<CheckpointFolder>> {
+    let own = run_dir.join("checkpoints");
+    clear_leftovers(&own);
+    if let Some(checkpoint) = newest_checkpoint(&[own], set_aside) {
+        return whole_state(checkpoint).map(Some);
+    }
     let resume = &finetune.resume;
     if let Some(path) = &resume.resume_from_path {
-        return CheckpointFolder::open(path).map(Some);
+        let checkpoint = CheckpointFolder::open(path)?;
+        checkpoint.verify()?;
+        return whole_state(checkpoint).map(Some);
     }
     if !resume.resume_if_exists {
         return Ok(None);
     }
-    let mut parents: Vec<PathBuf> = std::fs::read_dir(runs)
-        .into_iter()
-        .flatten()
-        .filter_map(|run| Some(run.ok()?.path().join("checkpoints")))
-        .collect();
-    parents.sort();
-    match newest_checkpoint(&parents) {
-        Some(checkpoint) => Ok(Some(checkpoint)),
+    let (place, parents) = places(resume, run_dir.parent().unwrap_or(run_dir));
+    match newest_checkpoint(&parents, |_| ()) {
+        Some(checkpoint) => whole_state(checkpoint).map(Some),
         None if resume.resume_ignore_no_checkpoint => {
-            tracing::warn!("no checkpoint under {}: starting from the beginning", runs.display());
+            tracing::warn!("no checkpoint under {}: starting from the beginning", place.display());
             Ok(None)
         }
-        None if finetune.resume.restore_config.is_some() => Ok(None),
+        None if resume.restore_config.is_some() => Ok(None),
         None => Err(EngineError::Run(vec![
             Problem::error(
                 "finetune.resume.resume_if_exists",
-                format!("there is no checkpoint under {}", runs.display()),
+                format!("there is no checkpoint under {}", place.display()),
             )
             .help("set finetune.resume.resume_ignore_no_checkpoint=true to start from the beginning then"),
         ])),
     }
+}
+
+/// Folders that hold checkpoints: of every run of this name; or what `resume_from_directory` may mean, which is a
+/// folder of checkpoints, of a run, or of runs.
+fn places(resume: &AutoResume, runs: &Path) -> (PathBuf, Vec<PathBuf>) {
+    let named = resume.resume_from_directory.as_deref();
+    let place = named.unwrap_or(runs);
+    let within = std::fs::read_dir(place).into_iter().flatten().filter_map(Result::ok);
+    let mut parents: Vec<_> = within.map(|run| run.path().join("checkpoints")).collect();
+    if named.is_some() {
+        parents.extend([place.to_owned(), place.join("checkpoints")]);
+    }
+    parents.sort();
+    (place.to_owned(), parents)
+}
+
+/// A checkpoint that a run can go on from.
+fn whole_state(checkpoint: CheckpointFolder) -> Result<CheckpointFolder> {
+    if checkpoint.state.optimizer {
+        return Ok(checkpoint);
+    }
+    Err(EngineError::Run(vec![
+        Problem::error(
+            "finetune.resume",
+            format!("{} holds weights only (save_weights_only): no run can go on from it", checkpoint.path.display()),
+        )
+        .help("start from its weights: --set finetune.resume.restore_config.path=DIR"),
+    ]))
+}
+
+/// Refuses a checkpoint of a run that came to its end, as NeMo does, unless there are steps left to do.
+///
+/// # Errors
+/// There is nothing left to do and the run does not say that this is all right.
+pub fn refuse_past_end(finetune: &Finetune, checkpoint: &CheckpointFolder, total_steps: u64) -> Result<()> {
+    let progress = &checkpoint.state.progress;
+    let past = progress.finished && progress.steps_done >= total_steps.min(progress.total_steps);
+    let more = total_steps > progress.total_steps;
+    if !past || more || finetune.resume.resume_past_end {
+        return Ok(());
+    }
+    let path = checkpoint.path.display();
+    Err(EngineError::Run(vec![
+        Problem::error(
+            "finetune.resume",
+            format!("the run of {path} is already done: {} steps of {}", progress.steps_done, progress.total_steps),
+        )
+        .help("raise finetune.trainer.max_steps to train on, or set finetune.resume.resume_past_end=true where that is all right"),
+    ]))
 }
 
 /// Puts a checkpoint's optimizer state into `optimizer`.
@@ -52,7 +105,7 @@ pub fn resume_from(finetune: &Finetune, runs: &Path) -> Result<Option<Checkpoint
 /// The file is not whole, or is of another model: everything that does not fit is listed.
 pub fn restore_optimizer(
     checkpoint: &CheckpointFolder,
-    optimizer: &AdamW,
+    optimizer: &Optimizer,
     parameters: &Parameters,
     (tp_rank, tp): (usize, usize),
 ) -> Result<()> {
@@ -69,7 +122,7 @@ pub fn restore_optimizer(
             let master = model.read(name, spec.shard(tp_rank, tp))?;
             copies.push((real(spec, &state.master, tp_rank, tp), master));
         }
-        for (suffix, tensor) in [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)] {
+        for (suffix, tensor) in &state.moments {
             let key = format!("{name}.{suffix}");
             match shapes.get(&key) {
                 Some(shape) if *shape == spec.shape => {

@@ -1,13 +1,16 @@
 //! Writing a checkpoint: aside, synced, renamed; older ones go only afterwards.
 
-use super::folder::{CHECKPOINT_FORMAT, CheckpointState, checkpoints_in};
+use super::checksum::{Checksum, Checksums};
+use super::folder::{DAMAGED, UNFINISHED, checkpoints_in};
+use super::retention::{Candidate, belongs, kept};
 use super::safetensors_file::write_tensors;
-use crate::comm::{Axis, Collective, Mesh};
+use super::state::{BaseReference, CHECKPOINT_FORMAT, CheckpointState, RunProgress};
+use crate::comm::{Axis, Collective, Mesh, first_decides};
 use crate::error::{EngineError, Result};
-use crate::optim::AdamW;
+use crate::optim::Optimizer;
 use crate::parameters::Parameters;
 use neva_layout::ParamSpec;
-use neva_schemas::Run;
+use neva_schemas::{ModelCheckpoint, Run};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fs::File;
@@ -23,62 +26,114 @@ pub type Artifacts = Vec<(String, Vec<u8>)>;
 pub struct Snapshot<'a> {
     /// The resolved run.
     pub run: &'a Run,
-    /// Optimizer steps that are done.
-    pub steps_done: u64,
-    /// Samples that were trained on.
-    pub consumed_samples: u64,
-    /// Loss of the last step.
-    pub loss: Option<f64>,
+    /// How far it has come.
+    pub progress: &'a RunProgress,
+    /// What it started from.
+    pub base: &'a BaseReference,
     /// The parameters of this rank.
     pub parameters: &'a Parameters,
     /// The optimizer of this rank.
-    pub optimizer: &'a AdamW,
+    pub optimizer: &'a Optimizer,
     /// Files that belong to it.
     pub artifacts: &'a Artifacts,
 }
 
-/// Saves to `parent/<run>--step=<last step>-consumed_samples=<n>` and keeps `keep` older ones. Every rank
-/// calls it; the first one writes. Returns the folder.
+/// End of the newest checkpoint's name.
+const LAST: &str = "-last";
+
+/// Saves to `parent/<run>--<monitor>=<value>-step=<last step>-consumed_samples=<n>`, with `-last` at the end of
+/// the newest one's name, and removes what need not be kept any more. Every rank calls it; the first one writes.
+/// Returns the folder.
 ///
 /// # Errors
 /// The disk is full or a collective failed; earlier checkpoints are as they were.
-pub fn save(parent: &Path, snapshot: &Snapshot<'_>, mesh: &Mesh, keep: u64) -> Result<PathBuf> {
-    let name = format!(
-        "{}--step={}-consumed_samples={}",
-        snapshot.run.finetune.log.name,
-        snapshot.steps_done.saturating_sub(1),
-        snapshot.consumed_samples
-    );
-    let target = parent.join(&name);
+pub fn save(parent: &Path, snapshot: &Snapshot<'_>, mesh: &Mesh) -> Result<PathBuf> {
+    let config = &snapshot.run.finetune.log.ckpt;
     let tensor_group = mesh.axis(Axis::Tensor);
     let mut model = Vec::new();
     let mut optimizer_tensors = Vec::new();
     for ((_, state), parameter) in snapshot.optimizer.states().zip(snapshot.parameters.trainable()) {
         let spec = &parameter.spec;
         model.push((spec.name.clone(), whole(spec, &state.master, &**tensor_group)?));
-        for (suffix, tensor) in [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)] {
+        if config.save_weights_only {
+            continue;
+        }
+        for (suffix, tensor) in &state.moments {
             optimizer_tensors.push((format!("{}.{suffix}", spec.name), whole(spec, tensor, &**tensor_group)?));
         }
         optimizer_tensors.push((format!("{}.step", spec.name), state.step.shallow_clone()));
     }
-    if mesh.is_first() {
-        let state = CheckpointState {
-            format: CHECKPOINT_FORMAT,
-            version: env!("CARGO_PKG_VERSION").into(),
-            steps_done: snapshot.steps_done,
-            consumed_samples: snapshot.consumed_samples,
-            loss: snapshot.loss,
-        };
-        let aside = parent.join(format!(".{name}.writing"));
-        let written = write(&aside, snapshot, &state, model, optimizer_tensors).and_then(|()| publish(&aside, &target));
+    // Whether it was saved, all ranks hear before the next step.
+    first_decides(mesh, || {
+        let name = name(snapshot);
+        let target = parent.join(&name);
+        let files = Files::of(parent, &name);
+        let written = files.write(snapshot, model, optimizer_tensors).and_then(|()| files.publish(&target));
         if written.is_err() {
             // Frees the disk; the first error is the one to report.
-            let _ = std::fs::remove_dir_all(&aside);
+            let _ = std::fs::remove_dir_all(&files.aside);
+            let _ = std::fs::remove_file(&files.marker);
         }
         written?;
-        prune(parent, keep);
+        prune(parent, &target, config);
+        Ok(target)
+    })
+}
+
+/// Whether a checkpoint with this value of the monitored metric would be kept for it, beside those in `parent`.
+pub fn is_among_best(parent: &Path, metric: f64, config: &ModelCheckpoint) -> bool {
+    let others: Vec<_> = checkpoints_in(parent)
+        .iter()
+        .map(|checkpoint| candidate(&checkpoint.state.progress, config))
+        .collect();
+    belongs(metric, &others, config)
+}
+
+/// Takes away what an attempt left that was killed in the middle of a save or a removal. Only the folder's one
+/// writer may call it.
+pub(super) fn clear_leftovers(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok) {
+        let (name, path) = (entry.file_name(), entry.path());
+        let name = name.to_string_lossy();
+        let removed = if name.starts_with('.') && (name.ends_with(".writing") || name.ends_with(".removing")) {
+            std::fs::remove_dir_all(&path)
+        } else if name.ends_with(UNFINISHED) {
+            std::fs::remove_file(&path)
+        } else {
+            continue;
+        };
+        match removed {
+            Ok(()) => tracing::info!("removed {}, which an interrupted save left", path.display()),
+            Err(error) => tracing::warn!("cannot remove {}, which an interrupted save left: {error}", path.display()),
+        }
     }
-    Ok(target)
+}
+
+/// Puts a damaged checkpoint out of the way without losing it.
+pub fn set_aside(path: &Path) {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(DAMAGED);
+    if let Err(error) = std::fs::rename(path, path.with_file_name(name)) {
+        tracing::warn!("cannot rename the damaged checkpoint {}: {error}", path.display());
+    }
+}
+
+/// NeMo's name of a checkpoint; Lightning puts the names of metrics in.
+fn name(snapshot: &Snapshot<'_>) -> String {
+    let (log, progress) = (&snapshot.run.finetune.log, snapshot.progress);
+    let monitor = &log.ckpt.monitor;
+    let metric = progress
+        .metrics
+        .get(monitor)
+        .map(|value| format!("{monitor}={value:.2}-"))
+        .unwrap_or_default();
+    format!(
+        "{}--{metric}step={}-consumed_samples={}{}",
+        log.name,
+        progress.steps_done.saturating_sub(1),
+        progress.consumed_samples,
+        if log.ckpt.save_last { LAST } else { "" },
+    )
 }
 
 /// The whole tensor of which this rank holds a part.
@@ -95,25 +150,78 @@ fn whole(spec: &ParamSpec, local: &Tensor, group: &dyn Collective) -> Result<Ten
     Ok(Tensor::cat(&real.collect::<Vec<_>>(), shard.dim as i64))
 }
 
-fn write(
-    aside: &Path,
-    snapshot: &Snapshot<'_>,
-    state: &CheckpointState,
-    model: Vec<(String, Tensor)>,
-    optimizer: Vec<(String, Tensor)>,
-) -> Result<()> {
-    // What an interrupted save left.
-    if aside.exists() {
-        std::fs::remove_dir_all(aside).map_err(EngineError::io("remove", aside))?;
+/// Where a checkpoint is written before it has its name.
+struct Files {
+    aside: PathBuf,
+    marker: PathBuf,
+}
+
+impl Files {
+    fn of(parent: &Path, name: &str) -> Self {
+        Self {
+            aside: parent.join(format!(".{name}.writing")),
+            marker: parent.join(format!("{name}{UNFINISHED}")),
+        }
     }
-    std::fs::create_dir_all(aside).map_err(EngineError::io("create", aside))?;
-    write_tensors(&aside.join("model.safetensors"), model)?;
-    write_tensors(&aside.join("optimizer.safetensors"), optimizer)?;
-    for (name, bytes) in snapshot.artifacts {
-        write_file(&aside.join(name), bytes)?;
+
+    fn write(&self, snapshot: &Snapshot<'_>, model: Vec<(String, Tensor)>, optimizer: Vec<(String, Tensor)>) -> Result<()> {
+        let aside = &self.aside;
+        // What an interrupted save left.
+        if aside.exists() {
+            std::fs::remove_dir_all(aside).map_err(EngineError::io("remove", aside))?;
+        }
+        std::fs::create_dir_all(aside).map_err(EngineError::io("create", aside))?;
+        write_file(&self.marker, b"")?;
+        let mut names = vec!["model.safetensors".to_owned()];
+        write_tensors(&aside.join("model.safetensors"), model)?;
+        let has_optimizer = !optimizer.is_empty();
+        if has_optimizer {
+            names.push("optimizer.safetensors".to_owned());
+            write_tensors(&aside.join("optimizer.safetensors"), optimizer)?;
+        }
+        for (name, bytes) in snapshot.artifacts {
+            names.push(name.clone());
+            write_file(&aside.join(name), bytes)?;
+        }
+        names.push("run.json".to_owned());
+        write_file(&aside.join("run.json"), &json(snapshot.run)?)?;
+        let sums = names.into_iter().map(|name| Ok((name.clone(), Checksum::of(&aside.join(name))?)));
+        let state = CheckpointState {
+            format: CHECKPOINT_FORMAT,
+            version: env!("CARGO_PKG_VERSION").into(),
+            progress: snapshot.progress.clone(),
+            base: snapshot.base.clone(),
+            optimizer: has_optimizer,
+            files: sums.collect::<Result<Checksums>>()?,
+        };
+        write_file(&aside.join("checkpoint.json"), &json(&state)?)
     }
-    write_file(&aside.join("run.json"), &json(snapshot.run)?)?;
-    write_file(&aside.join("checkpoint.json"), &json(state)?)
+
+    /// Gives the checkpoint its name: from this moment on it is there.
+    fn publish(&self, target: &Path) -> Result<()> {
+        let aside = &self.aside;
+        std::fs::remove_file(&self.marker).map_err(EngineError::io("remove", &self.marker))?;
+        if target.is_dir() {
+            // The same step was saved before (a run that went on from an older checkpoint). The two change places
+            // in one step of the file system: there is a whole checkpoint of that name at every moment.
+            match renameat_with(CWD, aside, CWD, target, RenameFlags::EXCHANGE) {
+                Ok(()) => std::fs::remove_dir_all(aside).map_err(EngineError::io("remove", aside))?,
+                // Some network file systems cannot; there the name is free for a moment.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    std::fs::remove_dir_all(target).map_err(EngineError::io("replace", target))?;
+                    std::fs::rename(aside, target).map_err(EngineError::io("write", target))?;
+                }
+                Err(error) => return Err(EngineError::io("replace", target)(error.into())),
+            }
+        } else {
+            std::fs::rename(aside, target).map_err(EngineError::io("write", target))?;
+        }
+        // The rename itself must reach the disk.
+        let parent = target.parent().unwrap_or(target);
+        File::open(parent)
+            .and_then(|folder| folder.sync_all())
+            .map_err(EngineError::io("write", parent))
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
@@ -129,36 +237,36 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(EngineError::io("write", path))
 }
 
-fn publish(aside: &Path, target: &Path) -> Result<()> {
-    if target.is_dir() {
-        // The same step was saved before (a run that went on from an older checkpoint). The two change places
-        // in one step of the file system: there is a whole checkpoint of that name at every moment.
-        match renameat_with(CWD, aside, CWD, target, RenameFlags::EXCHANGE) {
-            Ok(()) => std::fs::remove_dir_all(aside).map_err(EngineError::io("remove", aside))?,
-            // Some network file systems cannot; there the name is free for a moment.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                std::fs::remove_dir_all(target).map_err(EngineError::io("replace", target))?;
-                std::fs::rename(aside, target).map_err(EngineError::io("write", target))?;
+
+/// Removes what need not be kept beside `newest`, and takes `-last` off the names of the others. A failure only
+/// costs disk space.
+fn prune(parent: &Path, newest: &Path, config: &ModelCheckpoint) {
+    let checkpoints = checkpoints_in(parent);
+    let candidates: Vec<_> = checkpoints
+        .iter()
+        .map(|checkpoint| candidate(&checkpoint.state.progress, config))
+        .collect();
+    for (checkpoint, kept) in checkpoints.iter().zip(kept(&candidates, config)) {
+        let path = &checkpoint.path;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let changed = match name.strip_suffix(LAST) {
+            // A folder that is being removed must not be taken for a checkpoint.
+            _ if !kept => {
+                let aside = path.with_file_name(format!(".{name}.removing"));
+                std::fs::rename(path, &aside).and_then(|()| std::fs::remove_dir_all(&aside))
             }
-            Err(error) => return Err(EngineError::io("replace", target)(error.into())),
+            Some(short) if path != newest => std::fs::rename(path, path.with_file_name(short)),
+            _ => Ok(()),
+        };
+        if let Err(error) = changed {
+            tracing::warn!("cannot tidy up the older checkpoint {}: {error}", path.display());
         }
-    } else {
-        std::fs::rename(aside, target).map_err(EngineError::io("write", target))?;
     }
-    // The rename itself must reach the disk.
-    let parent = target.parent().unwrap_or(target);
-    File::open(parent)
-        .and_then(|folder| folder.sync_all())
-        .map_err(EngineError::io("write", parent))
 }
 
-/// Removes the oldest checkpoints beyond the newest and `keep` more. A failure only costs disk space.
-fn prune(parent: &Path, keep: u64) {
-    let mut checkpoints = checkpoints_in(parent);
-    checkpoints.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.state.steps_done));
-    for old in checkpoints.iter().skip(1 + keep as usize) {
-        if let Err(error) = std::fs::remove_dir_all(&old.path) {
-            tracing::warn!("cannot remove the old checkpoint {}: {error}", old.path.display());
-        }
+fn candidate(progress: &RunProgress, config: &ModelCheckpoint) -> Candidate {
+    Candidate {
+        steps_done: progress.steps_done,
+        metric: progress.metrics.get(&config.monitor).copied(),
     }
 }

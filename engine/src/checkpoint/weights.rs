@@ -1,48 +1,18 @@
 //! From files, or from a seed, to this rank's parameters.
 
-use super::cache::{ModelCache, resolve_restore};
-use super::folder::{CheckpointFolder, read_json};
+use super::base::Base;
+use super::cache::ModelCache;
+use super::folder::CheckpointFolder;
+use super::hugging_face::{check_config, hugging_face_files};
 use super::safetensors_file::TensorFile;
 use crate::error::{EngineError, Result};
 use crate::parameters::{Parameter, Parameters};
 use crate::random::fresh;
-use neva_layout::{ParamSpec, Part, canonical_name, from_hf_config, ignorable, is_trainable};
-use neva_schemas::{Finetune, LlavaModel, Problem};
-use serde_json::Value;
+use neva_layout::{ParamSpec, Part, canonical_name, ignorable, is_trainable};
+use neva_schemas::Finetune;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
-
-/// Where parameters come from that no checkpoint overrides.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Base {
-    /// A Hugging Face folder.
-    HuggingFace(PathBuf),
-    /// A checkpoint of ours: weights only.
-    Checkpoint(PathBuf),
-    /// Fresh values.
-    Seed(u64),
-}
-
-impl Base {
-    /// The base that a run names.
-    ///
-    /// # Errors
-    /// The run names a folder that is not there.
-    pub fn of(finetune: &Finetune, cache: &ModelCache) -> Result<Self> {
-        match &finetune.resume.restore_config {
-            None => Ok(Self::Seed(finetune.trainer.seed)),
-            Some(restore) => {
-                let path = resolve_restore(&restore.path, cache)?;
-                Ok(if CheckpointFolder::is_one(&path) {
-                    Self::Checkpoint(path)
-                } else {
-                    Self::HuggingFace(path)
-                })
-            }
-        }
-    }
-}
 
 /// How parameters are placed on this rank.
 #[derive(Debug, Clone, Copy)]
@@ -57,27 +27,39 @@ pub struct Placement {
     pub device: Device,
 }
 
-/// Parameters of a run as one rank holds them: the base's values, with a checkpoint's over them.
+/// Where the parameters of a run come from, the last word first.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// A checkpoint that the run goes on from.
+    pub checkpoint: Option<&'a CheckpointFolder>,
+    /// A checkpoint whose trained parameters the run starts with.
+    pub adapter: Option<&'a CheckpointFolder>,
+    /// Everything else.
+    pub base: &'a Base,
+    /// Where the base of a base is found.
+    pub cache: &'a ModelCache,
+}
+
+/// Parameters of a run as one rank holds them.
 ///
 /// # Errors
 /// A file is missing, not whole, or does not fit the model: then every tensor that is missing, foreign or
 /// misshapen is listed.
-pub fn load_parameters(
-    specs: &[ParamSpec],
-    finetune: &Finetune,
-    base: &Base,
-    checkpoint: Option<&CheckpointFolder>,
-    cache: &ModelCache,
-    placement: Placement,
-) -> Result<Parameters> {
-    let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).cloned().collect();
+pub fn load_parameters(specs: &[ParamSpec], finetune: &Finetune, sources: Sources<'_>, placement: Placement) -> Result<Parameters> {
     let mut values = BTreeMap::new();
-    if let Some(checkpoint) = checkpoint {
-        values = read_ours(&checkpoint.model(), &trained, placement)?;
+    for (source, trained_by) in [
+        (sources.checkpoint, finetune),
+        (sources.adapter, sources.adapter.map_or(finetune, |adapter| &adapter.run.finetune)),
+    ] {
+        let Some(source) = source else { continue };
+        let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, trained_by)).cloned().collect();
+        for (name, value) in read_ours(&source.model(), &trained, placement)? {
+            values.entry(name).or_insert(value);
+        }
     }
     let rest: Vec<_> = specs.iter().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
     if !rest.is_empty() {
-        values.append(&mut base_values(&rest, specs, finetune, base, cache, placement)?);
+        values.append(&mut base_values(&rest, specs, finetune, sources.base, sources.cache, placement)?);
     }
     let mut parameters = Parameters::default();
     for spec in specs {
@@ -258,85 +240,3 @@ fn misfits(names: &Names, specs: &[ParamSpec]) -> Vec<String> {
     problems
 }
 
-/// The safetensors files of a folder.
-fn hugging_face_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join("model.safetensors");
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    let index = folder.join("model.safetensors.index.json");
-    if !index.is_file() {
-        let reason = "holds neither model.safetensors nor model.safetensors.index.json".into();
-        return Err(EngineError::Content {
-            path: folder.to_owned(),
-            reason,
-        });
-    }
-    let content: Value = read_json(&index)?;
-    let map = content
-        .get("weight_map")
-        .and_then(Value::as_object)
-        .ok_or_else(|| EngineError::Content {
-            path: index.clone(),
-            reason: "has no `weight_map`".into(),
-        })?;
-    let mut files: Vec<_> = map
-        .values()
-        .filter_map(Value::as_str)
-        .filter(|name| !name.contains(['/', '\\']))
-        .map(|name| folder.join(name))
-        .collect();
-    files.sort();
-    files.dedup();
-    Ok(files)
-}
-
-/// A folder's `config.json` must describe the run's model; every difference is named, which says more than
-/// a hundred misshapen tensors.
-fn check_config(folder: &Path, model: &LlavaModel) -> Result<()> {
-    let path = folder.join("config.json");
-    let content: Value = read_json(&path)?;
-    let found = from_hf_config(&content).map_err(|error| EngineError::Content {
-        path: path.clone(),
-        reason: error.to_string(),
-    })?;
-    let as_json = |model: &LlavaModel| {
-        // Written out or not, a head has one width.
-        let mut model = model.clone();
-        model.text_config.head_dim = Some(model.text_config.head_dim());
-        serde_json::to_value(model).unwrap_or_default()
-    };
-    let (found, wanted) = (as_json(&found), as_json(model));
-    let mut problems = Vec::new();
-    differences("finetune.model", &found, &wanted, &path, &mut problems);
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(EngineError::Run(problems))
-    }
-}
-
-/// Fields that change no value of the forward pass.
-const FREE: &[&str] = &[
-    "max_position_embeddings",
-    "initializer_range",
-    "freeze_language_model",
-    "freeze_vision_model",
-    "freeze_vision_projection",
-];
-
-fn differences(at: &str, found: &Value, wanted: &Value, path: &Path, problems: &mut Vec<Problem>) {
-    let (Some(found), Some(wanted)) = (found.as_object(), wanted.as_object()) else {
-        return;
-    };
-    for (name, value) in wanted.iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
-        let at = format!("{at}.{name}");
-        let other = found.get(name).unwrap_or(&Value::Null);
-        if value.is_object() {
-            differences(&at, other, value, path, problems);
-        } else if other != value {
-            let problem = Problem::error(&at, format!("`{name}` is {value}, but {} says {other}", path.display()));
-            problems.push(problem.help(format!("--set {at}={other}")));
-        }
-    }
-}

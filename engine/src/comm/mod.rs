@@ -4,12 +4,14 @@
 //! code runs over processes ([`GlooFabric`]) and over threads of one process ([`ThreadFabric`], for tests
 //! and simulation). Every wait has a deadline, and its error names axis, operation, shape and rank.
 
+mod agree;
 mod collective;
 mod gloo;
 mod mesh;
 mod rendezvous;
 mod threads;
 
+pub use agree::first_decides;
 pub use collective::{Collective, CommError, Fabric, Reduce, Solo};
 pub use gloo::GlooFabric;
 pub use mesh::{Axis, Mesh};

@@ -1,9 +1,10 @@
 //! Gradients, clipping, the optimizer and its schedule.
 
-mod adamw;
 mod gradients;
+mod optimizer;
+mod rule;
 mod schedule;
 
-pub use adamw::{AdamW, AdamWState};
 pub use gradients::Gradients;
+pub use optimizer::{Optimizer, OptimizerState};
 pub use schedule::learning_rate;

@@ -7,6 +7,7 @@ use super::run::engine;
 use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
 use crate::generate::generate;
+use crate::trainer::{Registry, StopRequest};
 use clap::{Args, Parser, Subcommand};
 use neva_schemas::{Engine, GenerateRequest, LaunchPlan, RankEnv, RankFailure, env, exit_class};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -57,8 +58,9 @@ struct Generate {
     max_new_tokens: usize,
 }
 
-/// The program: parses arguments, does the verb, and turns the outcome into an exit code.
-pub fn rank_main() -> ExitCode {
+/// The program: parses arguments, does the verb, and turns the outcome into an exit code. A run may name the types
+/// of `registry`.
+pub fn rank_main(registry: Registry) -> ExitCode {
     let filter = lookup(env::NEVA_LOG).unwrap_or_else(|| "info".into());
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
@@ -68,7 +70,7 @@ pub fn rank_main() -> ExitCode {
         .with_ansi(false)
         .init();
     match Cli::parse().verb {
-        Verb::Train(args) => train(&args),
+        Verb::Train(args) => train(&args, registry),
         Verb::Generate(args) => verb(|| {
             let request = GenerateRequest {
                 checkpoint: args.checkpoint.clone(),
@@ -88,14 +90,16 @@ pub fn rank_main() -> ExitCode {
     }
 }
 
-fn train(args: &Train) -> ExitCode {
+fn train(args: &Train, registry: Registry) -> ExitCode {
     let outcome = read_plan(&args.plan, args.remove_plan)
         .map_err(|error| record(0, None, &error))
         .and_then(|plan| {
             let rank = RankEnv::read(lookup).map_err(|text| input(&text))?.unwrap_or_else(RankEnv::single);
             tracing::debug!("rank {} of {} is process {}", rank.rank, rank.world_size, std::process::id());
             die_with_the_launcher();
-            engine().train(&plan, &rank).map_err(|failure| RankFailure {
+            let stop = StopRequest::on_signals().map_err(|error| record(rank.rank, None, &error))?;
+            let engine = engine().registry(registry).stop(stop);
+            engine.train(&plan, &rank).map_err(|failure| RankFailure {
                 rank: rank.rank,
                 ..failure
             })
@@ -105,7 +109,10 @@ fn train(args: &Train) -> ExitCode {
             if let Some(checkpoint) = &report.checkpoint {
                 tracing::info!("checkpoint {}", checkpoint.display());
             }
-            ExitCode::from(exit_class::DONE)
+            // Whoever waits for the whole run must not go on with a part of it.
+            let Some(signal) = report.stopped else { return ExitCode::from(exit_class::DONE) };
+            tracing::warn!("stopped by {signal} after {} steps", report.steps);
+            ExitCode::from(exit_class::JOB)
         }
         Err(failure) => fail(&failure),
     }

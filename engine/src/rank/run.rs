@@ -6,7 +6,7 @@ use super::failure::{append, record, record_panic};
 use crate::checkpoint::ModelCache;
 use crate::comm::{CommError, Greeting, Meeting, Mesh, rendezvous};
 use crate::error::{EngineError, Result};
-use crate::trainer::{Progress, fit};
+use crate::trainer::{Progress, Registry, StopRequest, Surroundings, fit};
 use neva_schemas::{Engine, LaunchPlan, PLAN_FORMAT, ParallelSizes, Problem, RankEnv, RankFailure, RunReport, Severity, Validate};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -14,19 +14,38 @@ use std::time::Duration;
 
 /// The engine for `neva_run::RunOptions::direct`.
 pub fn engine() -> LibtorchEngine {
-    LibtorchEngine
+    LibtorchEngine::default()
 }
 
 /// Trains on libtorch.
-#[derive(Debug, Clone, Copy)]
-pub struct LibtorchEngine;
+#[derive(Debug, Clone, Default)]
+pub struct LibtorchEngine {
+    registry: Registry,
+    stop: StopRequest,
+}
+
+impl LibtorchEngine {
+    /// Knows the types of `registry` in place of the built-in ones alone.
+    #[must_use]
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Saves and stops when `request` says so. An engine in a caller's process handles no signals by itself.
+    #[must_use]
+    pub fn stop(mut self, request: StopRequest) -> Self {
+        self.stop = request;
+        self
+    }
+}
 
 impl Engine for LibtorchEngine {
     fn train(&self, plan: &LaunchPlan, rank: &RankEnv) -> Result<RunReport, RankFailure> {
         let progress = Progress::default();
         // Where failures are recorded: rank 0's folder, once it is known.
         let mut run_dir = plan.run_dir.clone();
-        let outcome = catch_unwind(AssertUnwindSafe(|| train(plan, rank, &mut run_dir, &progress)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| train(self, plan, rank, &mut run_dir, &progress)));
         let step = progress.step.get();
         let failure = match outcome {
             Ok(Ok(report)) => return Ok(report),
@@ -38,7 +57,7 @@ impl Engine for LibtorchEngine {
     }
 }
 
-fn train(plan: &LaunchPlan, rank: &RankEnv, run_dir: &mut PathBuf, progress: &Progress) -> Result<RunReport> {
+fn train(engine: &LibtorchEngine, plan: &LaunchPlan, rank: &RankEnv, run_dir: &mut PathBuf, progress: &Progress) -> Result<RunReport> {
     if plan.format != PLAN_FORMAT {
         return Err(EngineError::Content {
             path: run_dir.join("plan.json"),
@@ -73,7 +92,16 @@ fn train(plan: &LaunchPlan, rank: &RankEnv, run_dir: &mut PathBuf, progress: &Pr
         *run_dir = PathBuf::from(String::from_utf8_lossy(&meeting.from_first).into_owned());
     }
     std::fs::create_dir_all(&*run_dir).map_err(EngineError::io("create", run_dir))?;
-    let report = fit(plan, run_dir, mesh, device, &cache, progress)?;
+    let surroundings = Surroundings {
+        run_dir,
+        mesh,
+        device,
+        cache: &cache,
+        registry: &engine.registry,
+        stop: &engine.stop,
+        environment: lookup,
+    };
+    let report = fit(plan, surroundings, progress)?;
     if let Some(meeting) = meeting {
         meeting.leave(timeout.min(Duration::from_secs(10)));
     }

@@ -2,24 +2,26 @@
 
 use crate::checkpoint::Artifacts;
 use crate::error::{EngineError, Result};
-use neva_data::{Dataset, ImagePosition, ImageProcessor, LlavaConfig, LlavaDataset, MockConfig, MockDataset, ProcessMode, Tokenizer};
+use neva_data::{Dataset, ImagePosition, ImageProcessor, LlavaConfig, LlavaDataset, MockConfig, MockDataset, ProcessMode, Subset, Tokenizer, split};
 use neva_schemas::{Data, Finetune, ImageProcessMode, ImageTokenPosition, LlavaModel, NevaPreloadedDataModule, Problem};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A dataset, and what a checkpoint keeps of how it was read.
-pub struct TrainData {
-    /// The samples.
-    pub dataset: Arc<dyn Dataset>,
+/// The samples of a run, and what a checkpoint keeps of how they were read.
+pub struct RunData {
+    /// To train on.
+    pub train: Arc<dyn Dataset>,
+    /// To validate on, where the run has such.
+    pub val: Option<Arc<dyn Dataset>>,
     /// Tokenizer and image processor, as files.
     pub artifacts: Artifacts,
 }
 
-/// Opens the dataset of a run. `base` is the Hugging Face folder that the weights come from, if they do.
+/// Opens the data of a run. `base` is the folder that the weights come from, if they do.
 ///
 /// # Errors
 /// The data is not there or is wrong, or does not fit the model.
-pub fn train_data(finetune: &Finetune, base: Option<&Path>) -> Result<TrainData> {
+pub fn run_data(finetune: &Finetune, base: Option<&Path>) -> Result<RunData> {
     let model = finetune.model.llava();
     match &finetune.data {
         Data::Mock(mock) => {
@@ -33,8 +35,10 @@ pub fn train_data(finetune: &Finetune, base: Option<&Path>) -> Result<TrainData>
                 num_samples: usize::try_from(mock.num_train_samples).unwrap_or(usize::MAX),
                 seed: mock.seed,
             };
-            Ok(TrainData {
-                dataset: Arc::new(MockDataset::new(config)?),
+            let held_out = usize::try_from(mock.num_val_samples).unwrap_or(usize::MAX);
+            Ok(RunData {
+                val: Some(Arc::new(MockDataset::validation(config.clone(), held_out)?)),
+                train: Arc::new(MockDataset::new(config)?),
                 artifacts: Artifacts::new(),
             })
         }
@@ -42,7 +46,7 @@ pub fn train_data(finetune: &Finetune, base: Option<&Path>) -> Result<TrainData>
     }
 }
 
-fn preloaded(data: &NevaPreloadedDataModule, model: &LlavaModel, base: Option<&Path>) -> Result<TrainData> {
+fn preloaded(data: &NevaPreloadedDataModule, model: &LlavaModel, base: Option<&Path>) -> Result<RunData> {
     let address = match (&data.tokenizer, base) {
         (Some(address), _) => address.clone(),
         (None, Some(folder)) => folder.display().to_string(),
@@ -56,7 +60,7 @@ fn preloaded(data: &NevaPreloadedDataModule, model: &LlavaModel, base: Option<&P
             ]));
         }
     };
-    let tokenizer = Tokenizer::open(&address)?.with_bos(data.add_bos);
+    let tokenizer = Tokenizer::open(&address)?.with_bos(data.add_bos.unwrap_or(true));
     if tokenizer.vocab_size() > model.text_config.vocab_size {
         let (tokens, rows) = (tokenizer.vocab_size(), model.text_config.vocab_size);
         return Err(EngineError::Run(vec![Problem::error(
@@ -95,19 +99,30 @@ fn preloaded(data: &NevaPreloadedDataModule, model: &LlavaModel, base: Option<&P
             .help("use image_process_mode pad or square, and an image processor of the encoder's size"),
         ]));
     }
-    let config = LlavaConfig {
-        paths: data.paths.clone(),
-        image_folder: data.data_config.image_folder.clone(),
-        template: data.data_config.conv_template.clone(),
-        image_token_position: match data.data_config.image_token_position {
-            ImageTokenPosition::Keep => ImagePosition::Keep,
-            ImageTokenPosition::Front => ImagePosition::Front,
-        },
+    let tokenizer = Arc::new(tokenizer);
+    let load = |paths: &[PathBuf]| -> Result<Arc<dyn Dataset>> {
+        let config = LlavaConfig {
+            paths: paths.to_vec(),
+            image_folder: data.data_config.image_folder.clone(),
+            template: data.data_config.conv_template.clone(),
+            image_token_position: match data.data_config.image_token_position {
+                ImageTokenPosition::Keep => ImagePosition::Keep,
+                ImageTokenPosition::Front => ImagePosition::Front,
+            },
+        };
+        Ok(Arc::new(LlavaDataset::load(&config, tokenizer.clone(), processor.clone())?))
     };
-    Ok(TrainData {
-        dataset: Arc::new(LlavaDataset::load(&config, Arc::new(tokenizer), processor)?),
-        artifacts,
-    })
+    let all = load(&data.paths)?;
+    let (train, val) = if data.val_split > 0.0 {
+        let cut = split(all.len() as u64, data.val_split, data.seed)?;
+        let subset = |indices| Subset::new(all.clone(), indices).map(|subset| Arc::new(subset) as Arc<dyn Dataset>);
+        (subset(cut.train)?, Some(subset(cut.val)?))
+    } else if data.val_paths.is_empty() {
+        (all, None)
+    } else {
+        (all, Some(load(&data.val_paths)?))
+    };
+    Ok(RunData { train, val, artifacts })
 }
 
 /// The data crate's word for a mode.

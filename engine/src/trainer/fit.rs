@@ -1,24 +1,50 @@
-//! The loop: data, steps, metrics, checkpoints.
+//! A run, from a plan to a report: set-up, and the loop of steps, validations and checkpoints.
 
-use super::batch::to_device;
-use super::dataset::{TrainData, train_data};
+use super::batches::{Slicing, TrainBatches, validation_batches};
+use super::callback::{Callback, Flow, Registry, RunView};
+use super::dataset::{RunData, run_data};
 use super::loaded::LoadedModel;
-use super::metrics::{Metrics, MetricsFile};
-use super::step::{Microbatch, Trainer};
-use crate::checkpoint::{Base, ModelCache, Snapshot, restore_optimizer, resume_from, save};
-use crate::comm::{Axis, Mesh};
+use super::records::Records;
+use super::spike::{Spike, observe};
+use super::step::{StepReport, Trainer};
+use super::stop::{Clocks, Stop, StopRequest};
+use crate::checkpoint::{
+    Artifacts, Base, BaseReference, CheckpointFolder, ModelCache, RunProgress, Snapshot, Sources, is_among_best, refuse_past_end,
+    restore_optimizer, resume_from, save,
+};
+use crate::comm::{Axis, Mesh, first_decides};
 use crate::error::{EngineError, Result};
 use crate::optim::learning_rate;
-use neva_data::{BatchSlice, Loader, MergeOptions, Order};
-use neva_layout::summary;
-use neva_schemas::{Finetune, LaunchPlan, METRICS_FILE, Problem, REPORT_FILE, RunReport};
+use neva_data::Order;
+use neva_layout::idle_groups;
+use neva_schemas::{Finetune, LaunchPlan, Problem, Run, RunReport};
+use neva_track::{Outcome, StepMetrics, ValidationMetrics};
 use std::cell::Cell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tch::Device;
 
-/// Prepared batches that each data worker keeps ready.
-const PREFETCH: usize = 2;
+/// Skipped steps in a row that end a run: its weights are not finite, or its data is not.
+const MOST_SKIPPED: u64 = 10;
+
+/// What a run is given beside its plan.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// The run's folder.
+    pub run_dir: &'a Path,
+    /// This rank's place.
+    pub mesh: Mesh,
+    /// Where its tensors lie.
+    pub device: Device,
+    /// Where `nemo://` models lie.
+    pub cache: &'a ModelCache,
+    /// Types that the run may name.
+    pub registry: &'a Registry,
+    /// A request to stop.
+    pub stop: &'a StopRequest,
+    /// The environment, for credentials.
+    pub environment: fn(&str) -> Option<String>,
+}
 
 /// How far a run has come, for whoever reports its failure.
 #[derive(Debug, Default)]
@@ -27,195 +53,409 @@ pub struct Progress {
     pub step: Cell<Option<u64>>,
 }
 
-/// Trains as one rank of `mesh` until `max_steps`.
+/// Trains as one rank until the run's end, or until it is asked to stop.
 ///
 /// # Errors
 /// Whatever goes wrong; the last checkpoint is whole.
-pub fn fit(plan: &LaunchPlan, run_dir: &Path, mesh: Mesh, device: Device, cache: &ModelCache, progress: &Progress) -> Result<RunReport> {
-    let finetune = &plan.run.finetune;
-    let runs = run_dir.parent().unwrap_or(run_dir);
-    let resumed = resume_from(finetune, runs)?;
-    let base = Base::of(finetune, cache)?;
-    let loaded = LoadedModel::load(finetune, &base, resumed.as_ref(), cache, &mesh, device)?;
-    if loaded.parameters.trainable().next().is_none() {
+pub fn fit(plan: &LaunchPlan, around: Surroundings<'_>, at: &Progress) -> Result<RunReport> {
+    let mut fit = Fit::set_up(plan, around)?;
+    match fit.train(at) {
+        Ok(report) => {
+            let outcome = if report.stopped.is_some() { Outcome::Stopped } else { Outcome::Finished };
+            // Rank 0 may still be writing: a run is over when its records are there.
+            first_decides(fit.trainer.mesh(), || fit.records.finish(outcome, &report))?;
+            Ok(report)
+        }
+        Err(error) => {
+            let Fit { callbacks, state, .. } = &mut fit;
+            callbacks.iter_mut().for_each(|callback| callback.on_failure(state.view(), &error));
+            fit.records.fail();
+            Err(error)
+        }
+    }
+}
+
+/// What the loop works on.
+struct Fit<'a> {
+    trainer: Trainer,
+    batches: TrainBatches,
+    callbacks: Vec<Box<dyn Callback>>,
+    records: Records,
+    clocks: Clocks,
+    stop: &'a StopRequest,
+    data: RunData,
+    slicing: Slicing,
+    order: Order,
+    base: BaseReference,
+    state: State<'a>,
+    last_saved: Option<u64>,
+}
+
+/// What a callback is shown.
+struct State<'a> {
+    run: &'a Run,
+    run_dir: PathBuf,
+    progress: RunProgress,
+    is_first: bool,
+    report: RunReport,
+}
+
+impl State<'_> {
+    fn view(&self) -> RunView<'_> {
+        RunView {
+            finetune: &self.run.finetune,
+            run_dir: &self.run_dir,
+            progress: &self.progress,
+            is_first: self.is_first,
+        }
+    }
+}
+
+impl<'a> Fit<'a> {
+    fn set_up(plan: &'a LaunchPlan, around: Surroundings<'a>) -> Result<Self> {
+        let Surroundings { run_dir, mesh, device, .. } = around;
+        let finetune = &plan.run.finetune;
+        let mut callbacks = around.registry.callbacks(&finetune.trainer.callbacks)?;
+        let resumed = resume(finetune, run_dir, &mesh)?;
+        let adapter = finetune.resume.adapter_path.as_deref().map(CheckpointFolder::open).transpose()?;
+        let base = Base::of(finetune, around.cache)?;
+        let reference = first_decides(&mesh, || reference(&base, resumed.as_ref(), adapter.as_ref()))?;
+        let sources = Sources {
+            checkpoint: resumed.as_ref(),
+            adapter: adapter.as_ref(),
+            base: &base,
+            cache: around.cache,
+        };
+        let loaded = LoadedModel::load(finetune, sources, &mesh, device)?;
+        check_trainable(&loaded, finetune)?;
+        let data = run_data(finetune, artifact_folder(finetune, &base, around.cache)?.as_deref())?;
+        let samples = data.train.len() as u64;
+        let total_steps = finetune.trainer.total_steps(samples, finetune.data.global_batch_size());
+        let own = resumed.as_ref().is_some_and(|checkpoint| checkpoint.path.starts_with(run_dir));
+        if let Some(checkpoint) = resumed.as_ref().filter(|_| !own) {
+            refuse_past_end(finetune, checkpoint, total_steps)?;
+        }
+        let trainer = Trainer::new(finetune, loaded, mesh);
+        if let Some(checkpoint) = resumed.as_ref().or(moments(finetune, &base)?.as_ref()) {
+            let group = trainer.mesh().axis(Axis::Tensor);
+            restore_optimizer(checkpoint, trainer.optimizer(), trainer.parameters(), (group.rank(), group.size()))?;
+        }
+        let first_step = resumed.as_ref().map_or(0, CheckpointFolder::steps_done);
+        let records = Records::open(plan, run_dir, &trainer, first_step, around.environment)?;
+        let mut progress = resumed.as_ref().map(|checkpoint| checkpoint.state.progress.clone()).unwrap_or_default();
+        for (callback, state) in callbacks.iter_mut().zip(&progress.callbacks) {
+            callback.restore(state)?;
+        }
+        progress.total_steps = total_steps;
+        // A finished run of this folder has nothing left to do; one of another folder was let past its end.
+        progress.finished &= own;
+        let slicing = Slicing::of(finetune, trainer.mesh(), device)?;
+        let order = Order {
+            seed: finetune.data.seed(),
+            len: samples,
+            shuffle: true,
+        };
+        let batches = TrainBatches::start(slicing, data.train.clone(), order, progress.consumed_samples)?;
+        let checkpoint = resumed.as_ref().filter(|_| own).map(|checkpoint| checkpoint.path.clone());
+        Ok(Self {
+            batches,
+            callbacks,
+            records,
+            clocks: Clocks::start(finetune.trainer.max_time, finetune.log.ckpt.train_time_interval),
+            stop: around.stop,
+            data,
+            slicing,
+            order,
+            base: reference,
+            last_saved: resumed.as_ref().map(CheckpointFolder::steps_done),
+            state: State {
+                run: &plan.run,
+                run_dir: run_dir.to_owned(),
+                is_first: trainer.mesh().is_first(),
+                report: RunReport {
+                    run_dir: run_dir.to_owned(),
+                    steps: progress.steps_done,
+                    losses: Vec::new(),
+                    checkpoint,
+                    stopped: None,
+                    ended_early: None,
+                },
+                progress,
+            },
+            trainer,
+        })
+    }
+
+    fn train(&mut self, at: &Progress) -> Result<RunReport> {
+        let run = self.state.run;
+        let ckpt = &run.finetune.log.ckpt;
+        self.hook(|callback, run| callback.on_train_start(run))?;
+        let mut rule = None;
+        while !self.state.progress.finished {
+            // Asked before the first step, too: what is asked while weights are loaded need not wait for it.
+            let agreed = self.clocks.agree(self.stop, rule.as_deref(), self.trainer.mesh())?;
+            let done = self.state.progress.steps_done;
+            let over = done >= self.state.progress.total_steps;
+            if let Some(Stop::Signal(signal)) = agreed.stop.as_ref().filter(|_| !over) {
+                self.state.report.stopped = Some((*signal).to_owned());
+                self.save_unless_saved()?;
+                break;
+            }
+            if over || agreed.stop.is_some() {
+                if let Some(Stop::Rule(reason)) = agreed.stop.filter(|_| !over) {
+                    tracing::info!("the run ends after {done} steps: {reason}");
+                    self.state.report.ended_early = Some(reason);
+                }
+                self.state.progress.finished = true;
+                if ckpt.save_on_train_end {
+                    self.save()?;
+                }
+                break;
+            }
+            if agreed.save {
+                self.save_unless_saved()?;
+                self.clocks.saved();
+            }
+            at.step.set(Some(done));
+            rule = self.step(done)?;
+            let done = done + 1;
+            self.state.progress.finished = done == self.state.progress.total_steps;
+            if run.finetune.trainer.val_check_interval.is_some_and(|every| done.is_multiple_of(every)) {
+                rule = self.validate()?.or(rule);
+            }
+            let due = ckpt.every_n_train_steps.is_some_and(|every| done.is_multiple_of(every));
+            if due || (self.state.progress.finished && ckpt.save_on_train_end) {
+                self.save_unless_saved()?;
+            }
+        }
+        let report = self.state.report.clone();
+        self.hook(|callback, run| callback.on_train_end(run, &report))?;
+        Ok(report)
+    }
+
+    /// One step, with all that belongs to it. Returns a callback's reason to stop.
+    fn step(&mut self, step: u64) -> Result<Option<String>> {
+        let finetune = &self.state.run.finetune;
+        self.hook(|callback, run| callback.on_step_start(run, step))?;
+        let started = Instant::now();
+        let total_steps = self.state.progress.total_steps;
+        let rate = |peak: f64| learning_rate(finetune.optim.lr_scheduler(), peak, total_steps, step);
+        let done = self.trainer.step(&self.batches.next_step()?, rate, step)?;
+        let consumed_before = self.state.progress.consumed_samples;
+        let progress = &mut self.state.progress;
+        progress.steps_done = step + 1;
+        progress.consumed_samples += finetune.data.global_batch_size();
+        progress.skipped_in_a_row = if done.applied { 0 } else { progress.skipped_in_a_row + 1 };
+        progress.skipped_steps += u64::from(!done.applied);
+        for (name, value) in [("reduced_train_loss", done.loss), ("grad_norm", done.grad_norm)] {
+            if value.is_finite() {
+                progress.metrics.insert(name.into(), value);
+            }
+        }
+        if progress.skipped_in_a_row == MOST_SKIPPED {
+            let (what, value) = ("the loss of ten steps in a row", done.objective);
+            return Err(EngineError::NotFinite { step, what, value });
+        }
+        let metrics = step_metrics(step, &done, rate(*finetune.optim.lr()), progress, started);
+        self.state.report.losses.push(done.loss);
+        self.state.report.steps = step + 1;
+        if let Some(threshold) = finetune.trainer.loss_spike_threshold {
+            self.look_for_spike(&metrics, threshold, consumed_before)?;
+        }
+        let last = step + 1 == total_steps;
+        if last || step.is_multiple_of(finetune.trainer.log_every_n_steps) {
+            self.records.step(&metrics, total_steps)?;
+        }
+        self.ask(|callback, run| callback.on_step_end(run, &metrics))
+    }
+
+    fn look_for_spike(&mut self, metrics: &StepMetrics, threshold: f64, consumed: u64) -> Result<()> {
+        let StepMetrics {
+            step,
+            reduced_train_loss: loss,
+            ..
+        } = *metrics;
+        let Some((mean, deviation)) = observe(&mut self.state.progress.recent_losses, loss, threshold) else {
+            return Ok(());
+        };
+        if self.state.is_first {
+            let indices = self.slicing.global_batch(&self.order, consumed);
+            let samples = indices.iter().map(|index| self.data.train.name(*index as usize)).collect();
+            let spike = Spike {
+                step,
+                loss,
+                mean,
+                deviation,
+                samples,
+            };
+            spike.report(&self.state.run_dir.join("spikes.jsonl"))?;
+        }
+        Ok(())
+    }
+
+    /// One validation, where there is data for it. Returns a callback's reason to stop.
+    fn validate(&mut self) -> Result<Option<String>> {
+        let finetune = &self.state.run.finetune;
+        let Some(dataset) = self.data.val.clone() else { return Ok(None) };
+        let limit = finetune.trainer.limit_val_batches;
+        if self.slicing.validation_batches(dataset.len() as u64, limit) == 0 {
+            return Ok(None);
+        }
+        self.hook(|callback, run| callback.on_validation_start(run))?;
+        let started = Instant::now();
+        let measured = self.trainer.evaluate(validation_batches(self.slicing, dataset, limit)?)?;
+        let metrics = ValidationMetrics {
+            step: self.state.progress.steps_done - 1,
+            val_loss: if measured.labels == 0 { 0.0 } else { measured.loss_sum / measured.labels as f64 },
+            val_label_tokens: measured.labels,
+            val_samples: measured.samples,
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        if metrics.val_loss.is_finite() {
+            self.state.progress.metrics.insert("val_loss".into(), metrics.val_loss);
+        }
+        self.records.validation(&metrics)?;
+        let stop = self.ask(|callback, run| callback.on_validation_end(run, &metrics))?;
+        let (ckpt, parent) = (&finetune.log.ckpt, self.checkpoints());
+        if ckpt.monitor == "val_loss" {
+            let best = first_decides(self.trainer.mesh(), || Ok(is_among_best(&parent, metrics.val_loss, ckpt)))?;
+            if best {
+                self.save_unless_saved()?;
+            }
+        }
+        Ok(stop)
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.state.run_dir.join("checkpoints")
+    }
+
+    /// Writes a checkpoint, unless these weights are in one.
+    fn save_unless_saved(&mut self) -> Result<()> {
+        if self.last_saved == Some(self.state.progress.steps_done) {
+            return Ok(());
+        }
+        self.save()
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let steps_done = self.state.progress.steps_done;
+        if steps_done == 0 {
+            return Ok(());
+        }
+        self.state.progress.callbacks = self.callbacks.iter().map(|callback| callback.state()).collect();
+        let artifacts: &Artifacts = &self.data.artifacts;
+        let snapshot = Snapshot {
+            run: self.state.run,
+            progress: &self.state.progress,
+            base: &self.base,
+            parameters: self.trainer.parameters(),
+            optimizer: self.trainer.optimizer(),
+            artifacts,
+        };
+        let path = save(&self.checkpoints(), &snapshot, self.trainer.mesh())?;
+        self.last_saved = Some(steps_done);
+        self.state.report.checkpoint = Some(path.clone());
+        self.hook(|callback, run| callback.on_checkpoint(run, &path))
+    }
+
+    fn hook(&mut self, mut call: impl FnMut(&mut dyn Callback, RunView<'_>) -> Result<()>) -> Result<()> {
+        let Self { callbacks, state, .. } = self;
+        callbacks.iter_mut().try_for_each(|callback| call(&mut **callback, state.view()))
+    }
+
+    /// Asks every callback; the first reason to stop counts.
+    fn ask(&mut self, mut call: impl FnMut(&mut dyn Callback, RunView<'_>) -> Result<Flow>) -> Result<Option<String>> {
+        let mut reason = None;
+        self.hook(|callback, run| {
+            if let Flow::Stop(why) = call(callback, run)? {
+                reason.get_or_insert(why);
+            }
+            Ok(())
+        })?;
+        Ok(reason)
+    }
+}
+
+/// The checkpoint that the first rank finds, opened by all.
+fn resume(finetune: &Finetune, run_dir: &Path, mesh: &Mesh) -> Result<Option<CheckpointFolder>> {
+    let path = first_decides(mesh, || Ok(resume_from(finetune, run_dir)?.map(|checkpoint| checkpoint.path)))?;
+    let checkpoint = path.as_deref().map(CheckpointFolder::open).transpose()?;
+    if let Some(checkpoint) = checkpoint.as_ref().filter(|_| mesh.is_first()) {
+        tracing::info!("goes on from {} after {} steps", checkpoint.path.display(), checkpoint.steps_done());
+    }
+    Ok(checkpoint)
+}
+
+/// What a checkpoint will say of the base; checked against what the checkpoints at the start say of theirs.
+fn reference(base: &Base, resumed: Option<&CheckpointFolder>, adapter: Option<&CheckpointFolder>) -> Result<BaseReference> {
+    let reference = base.reference()?;
+    if let Some(checkpoint) = resumed {
+        Base::check(&reference, checkpoint, "finetune.resume")?;
+    }
+    if let Some(adapter) = adapter {
+        adapter.verify()?;
+        Base::check(&reference, adapter, "finetune.resume.adapter_path")?;
+    }
+    Ok(reference)
+}
+
+/// The checkpoint whose moments a run starts with, where it asks for them.
+fn moments(finetune: &Finetune, base: &Base) -> Result<Option<CheckpointFolder>> {
+    let asked = finetune.resume.restore_config.as_ref().is_some_and(|restore| restore.load_optim_state);
+    match base {
+        _ if !asked => Ok(None),
+        Base::Checkpoint(path) => CheckpointFolder::open(path).map(Some),
+        _ => Err(EngineError::Run(vec![
+            Problem::error(
+                "finetune.resume.restore_config.load_optim_state",
+                "the restored folder is Hugging Face's, which holds no moments",
+            )
+            .help("set it to false, or restore a checkpoint of this program"),
+        ])),
+    }
+}
+
+/// Where tokenizer and image processor are looked for.
+fn artifact_folder(finetune: &Finetune, base: &Base, cache: &ModelCache) -> Result<Option<PathBuf>> {
+    match &finetune.resume.restore_config {
+        Some(restore) if !restore.load_artifacts => Ok(None),
+        Some(restore) => crate::checkpoint::resolve_restore(&restore.path, cache).map(Some),
+        None => Ok(base.folder().map(Path::to_owned)),
+    }
+}
+
+/// There must be something to train; groups of parameters should name some of it.
+fn check_trainable(loaded: &LoadedModel, finetune: &Finetune) -> Result<()> {
+    let names = loaded.parameters.trainable().map(|parameter| parameter.spec.name.as_str());
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
         return Err(EngineError::Run(vec![Problem::error(
             "finetune",
             "every parameter is frozen: there is nothing to train",
         )]));
     }
-    if mesh.is_first() {
-        announce_parameters(&loaded, finetune);
+    for pattern in idle_groups(&finetune.optim, names.iter().copied()) {
+        tracing::warn!("finetune.optim.param_groups: {pattern:?} names no trained parameter");
     }
-    let mut trainer = Trainer::new(finetune, loaded, mesh);
-    let (first_step, mut consumed) = match &resumed {
-        Some(checkpoint) => {
-            let tensor_group = trainer.mesh().axis(Axis::Tensor);
-            restore_optimizer(
-                checkpoint,
-                trainer.optimizer(),
-                trainer.parameters(),
-                (tensor_group.rank(), tensor_group.size()),
-            )?;
-            tracing::info!(
-                "goes on from {} after {} steps",
-                checkpoint.path.display(),
-                checkpoint.state.steps_done
-            );
-            (checkpoint.state.steps_done, checkpoint.state.consumed_samples)
-        }
-        None => (0, 0),
-    };
-    let base_folder = match &base {
-        Base::HuggingFace(path) | Base::Checkpoint(path) => Some(path.as_path()),
-        Base::Seed(_) => None,
-    };
-    let data = train_data(finetune, base_folder)?;
-    let mut batches = Batches::start(finetune, &data, trainer.mesh(), consumed)?;
-    let checkpoints = run_dir.join("checkpoints");
-    let mut metrics = if trainer.mesh().is_first() {
-        std::fs::create_dir_all(&checkpoints).map_err(EngineError::io("create", &checkpoints))?;
-        Some(MetricsFile::open(&run_dir.join(METRICS_FILE))?)
-    } else {
-        None
-    };
-    let (max_steps, ckpt) = (finetune.trainer.max_steps, &finetune.log.ckpt);
-    let mut report = RunReport {
-        run_dir: run_dir.to_owned(),
-        steps: first_step,
-        losses: Vec::new(),
-        checkpoint: None,
-    };
-    for step in first_step..max_steps {
-        progress.step.set(Some(step));
-        let started = Instant::now();
-        let lr = learning_rate(finetune.optim.adamw(), max_steps, step);
-        let done = trainer.step(&batches.next_step(device)?, lr, step)?;
-        consumed += finetune.data.global_batch_size();
-        report.losses.push(done.loss);
-        report.steps = step + 1;
-        let last = step + 1 == max_steps;
-        let line = Metrics::new(step, &done, lr, consumed, started.elapsed().as_secs_f64());
-        if let Some(file) = metrics
-            .as_mut()
-            .filter(|_| last || step.is_multiple_of(finetune.trainer.log_every_n_steps))
-        {
-            file.append(&line)?;
-            announce(&line, max_steps);
-        }
-        let due = ckpt.every_n_train_steps.is_some_and(|every| (step + 1).is_multiple_of(every));
-        if due || (last && ckpt.save_on_train_end) {
-            let snapshot = Snapshot {
-                run: &plan.run,
-                steps_done: step + 1,
-                consumed_samples: consumed,
-                loss: Some(done.loss),
-                parameters: trainer.parameters(),
-                optimizer: trainer.optimizer(),
-                artifacts: &data.artifacts,
-            };
-            report.checkpoint = Some(save(&checkpoints, &snapshot, trainer.mesh(), ckpt.save_top_k)?);
-        }
-    }
-    if trainer.mesh().is_first() {
-        write_report(&run_dir.join(REPORT_FILE), &report)?;
-    }
-    // Rank 0 may still be writing: a run is over when its last checkpoint is there.
-    let done = tch::Tensor::from(0i64);
-    trainer.mesh().world().all_reduce(&done, crate::comm::Reduce::Sum)?;
-    Ok(report)
+    Ok(())
 }
 
-/// This rank's micro-batches, step by step.
-struct Batches {
-    loader: Loader<neva_data::Batch>,
-    per_step: u64,
-    image_seq_len: usize,
-}
-
-impl Batches {
-    fn start(finetune: &Finetune, data: &TrainData, mesh: &Mesh, consumed: u64) -> Result<Self> {
-        let image_seq_len = finetune.model.llava().image_seq_length();
-        let group = mesh.axis(Axis::Data);
-        let slice = BatchSlice {
-            global_batch_size: finetune.data.global_batch_size(),
-            micro_batch_size: finetune.data.micro_batch_size(),
-            data_parallel_size: group.size() as u64,
-            data_parallel_rank: group.rank() as u64,
-        };
-        if let Some(problem) = slice.problem() {
-            return Err(EngineError::Run(vec![Problem::error("finetune.data.global_batch_size", problem)]));
-        }
-        let options = MergeOptions {
-            image_seq_len,
-            max_length: finetune.data.seq_length(),
-            row_multiple: 1,
-            fixed_length: false,
-        };
-        let order = Order {
-            seed: finetune.data.seed(),
-            len: data.dataset.len() as u64,
-            shuffle: true,
-        };
-        let dataset = data.dataset.clone();
-        let source = move |n| Some(neva_data::Batch::microbatch(&*dataset, &order, &slice, &options, consumed, n));
-        let loader = Loader::new(source, finetune.data.num_workers(), PREFETCH)?;
-        Ok(Self {
-            loader,
-            per_step: slice.num_microbatches(),
-            image_seq_len,
-        })
-    }
-
-    fn next_step(&mut self, device: Device) -> Result<Vec<Microbatch>> {
-        (0..self.per_step)
-            .map(|_| {
-                let batch = self
-                    .loader
-                    .next()
-                    .ok_or_else(|| EngineError::Bug("the endless stream of batches ended".into()))??;
-                let tokens = &batch.tokens;
-                Ok(Microbatch {
-                    labels: tokens.total_labels() as u64,
-                    tokens: tokens.seq_lens.iter().sum::<usize>() as u64,
-                    zero_label_samples: tokens.num_labels.iter().filter(|labels| **labels == 0).count() as u64,
-                    batch: to_device(&batch, self.image_seq_len, device)?,
-                })
-            })
-            .collect()
+fn step_metrics(step: u64, done: &StepReport, lr: f64, progress: &RunProgress, started: Instant) -> StepMetrics {
+    let seconds = started.elapsed().as_secs_f64();
+    StepMetrics {
+        step,
+        reduced_train_loss: done.loss,
+        lr,
+        grad_norm: done.grad_norm,
+        consumed_samples: progress.consumed_samples,
+        seconds,
+        tokens_per_second: done.tokens as f64 / seconds.max(1e-9),
+        label_tokens: done.labels,
+        zero_label_samples: done.zero_label_samples,
+        text_only_microbatches: done.text_only_microbatches,
+        skipped_steps: progress.skipped_steps,
+        peak_memory_gib: super::memory::peak_gib(),
     }
 }
 
-/// What is trained, by part: the effective result of every freeze flag.
-#[expect(clippy::print_stdout, reason = "a user checks this table before the run goes on for hours")]
-fn announce_parameters(loaded: &LoadedModel, finetune: &Finetune) {
-    println!("{:<12}{:>16}{:>16}", "part", "parameters", "trained");
-    let specs: Vec<_> = loaded.parameters.iter().map(|parameter| parameter.spec.clone()).collect();
-    for line in summary(&specs, finetune) {
-        println!(
-            "{:<12}{:>16}{:>16}",
-            format!("{:?}", line.part).to_lowercase(),
-            line.total,
-            line.trainable
-        );
-    }
-}
-
-fn write_report(path: &Path, report: &RunReport) -> Result<()> {
-    let json = serde_json::to_vec(report).map_err(|error| EngineError::Bug(format!("the report cannot be written: {error}")))?;
-    let aside = path.with_extension("writing");
-    std::fs::write(&aside, json)
-        .and_then(|()| std::fs::rename(&aside, path))
-        .map_err(EngineError::io("write", path))
-}
-
-#[expect(clippy::print_stdout, reason = "the one line that a user watches")]
-fn announce(line: &Metrics, max_steps: u64) {
-    println!(
-        "step {}/{max_steps}  loss {:.4}  lr {:.3e}  grad norm {:.3}  {:.0} tokens/s",
-        line.step + 1,
-        line.reduced_train_loss,
-        line.lr,
-        line.grad_norm,
-        line.tokens_per_second
-    );
-}

@@ -1,6 +1,6 @@
 //! A model on one rank: its parameters, and the modules that hold them.
 
-use crate::checkpoint::{Base, CheckpointFolder, ModelCache, Placement, load_parameters};
+use crate::checkpoint::{Placement, Sources, load_parameters};
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::loss::Head;
@@ -28,14 +28,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// The weights do not fit the run, or a target module names nothing.
-    pub fn load(
-        finetune: &Finetune,
-        base: &Base,
-        checkpoint: Option<&CheckpointFolder>,
-        cache: &ModelCache,
-        mesh: &Mesh,
-        device: Device,
-    ) -> Result<Self> {
+    pub fn load(finetune: &Finetune, sources: Sources<'_>, mesh: &Mesh, device: Device) -> Result<Self> {
         let config = finetune.model.llava();
         let mut specs = llava_parameters(config);
         let lora = finetune.peft.as_ref().map(Peft::lora);
@@ -58,7 +51,7 @@ impl LoadedModel {
             kind,
             device,
         };
-        let parameters = load_parameters(&specs, finetune, base, checkpoint, cache, placement)?;
+        let parameters = load_parameters(&specs, finetune, sources, placement)?;
         let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
         let model = Llava::new(config, &Build::new(&parameters, &adapters, scale, group.clone()))?;
         let tied = config.text_config.tie_word_embeddings;

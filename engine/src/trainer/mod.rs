@@ -1,16 +1,22 @@
-//! Training: one optimizer step as a value ([`Trainer::step`]), and the loop around it ([`fit`]).
+//! Training: one optimizer step as a value ([`Trainer::step`]), and the run around it ([`fit`]).
 
 mod batch;
+mod batches;
+mod callback;
 mod dataset;
 mod fit;
 mod loaded;
-mod metrics;
+mod memory;
+mod records;
+mod spike;
 mod step;
+mod stop;
 
 pub use batch::to_device;
+pub use callback::{Callback, Flow, Registry, RunView};
 pub(crate) use dataset::process_mode;
-pub use dataset::{TrainData, train_data};
-pub use fit::{Progress, fit};
+pub use dataset::{RunData, run_data};
+pub use fit::{Progress, Surroundings, fit};
 pub use loaded::LoadedModel;
-pub use metrics::{Metrics, MetricsFile};
-pub use step::{Microbatch, StepReport, Trainer};
+pub use step::{Evaluation, Microbatch, StepReport, Trainer};
+pub use stop::StopRequest;

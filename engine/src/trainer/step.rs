@@ -4,9 +4,9 @@ use super::loaded::LoadedModel;
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
 use crate::model::Batch;
-use crate::optim::{AdamW, Gradients};
+use crate::optim::{Gradients, Optimizer};
 use crate::parameters::Parameters;
-use neva_schemas::{Finetune, LossNormalization};
+use neva_schemas::{Finetune, LossNormalization, NanPolicy};
 use neva_torch_ffi::grad;
 use tch::{Kind, Tensor};
 
@@ -16,8 +16,9 @@ pub struct Trainer {
     mesh: Mesh,
     loaded: LoadedModel,
     gradients: Gradients,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     normalization: LossNormalization,
+    nan_policy: NanPolicy,
     clip_grad: f64,
 }
 
@@ -38,6 +39,19 @@ pub struct StepReport {
     pub zero_label_samples: u64,
     /// Micro-batches without any picture.
     pub text_only_microbatches: u64,
+    /// False where the loss or the gradient was not finite, and the step changed nothing.
+    pub applied: bool,
+}
+
+/// What a validation measures, summed over samples and data-parallel ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Evaluation {
+    /// Sum of the cross entropy over the labelled tokens.
+    pub loss_sum: f64,
+    /// Labelled tokens.
+    pub labels: u64,
+    /// Samples.
+    pub samples: u64,
 }
 
 /// A micro-batch and the counts that are known before it is computed.
@@ -58,24 +72,32 @@ impl Trainer {
     pub fn new(finetune: &Finetune, loaded: LoadedModel, mesh: Mesh) -> Self {
         Self {
             gradients: Gradients::new(&loaded.parameters),
-            optimizer: AdamW::new(finetune.optim.adamw(), &loaded.parameters),
+            optimizer: Optimizer::new(&finetune.optim, &loaded.parameters),
             normalization: finetune.trainer.loss_normalization,
-            clip_grad: finetune.optim.adamw().clip_grad,
+            nan_policy: finetune.trainer.nan_policy,
+            clip_grad: *finetune.optim.clip_grad(),
             mesh,
             loaded,
         }
     }
 
-    /// One step on this rank's micro-batches with learning rate `lr`.
+    /// One step on this rank's micro-batches; `rate` turns a peak learning rate into that of the step.
     ///
     /// # Errors
-    /// A collective failed, or the loss or the gradient is not finite: the parameters are as before then.
-    pub fn step(&mut self, microbatches: &[Microbatch], lr: f64, step: u64) -> Result<StepReport> {
-        let report = self.accumulate(microbatches)?;
+    /// A collective failed; or the loss or the gradient is not finite and the run's policy is to stop. The
+    /// parameters are as before then, as they are where the policy is to skip and the report says so.
+    pub fn step(&mut self, microbatches: &[Microbatch], rate: impl Fn(f64) -> f64, step: u64) -> Result<StepReport> {
+        let mut report = self.accumulate(microbatches)?;
         for (what, value) in [("the loss", report.objective), ("the gradient norm", report.grad_norm)] {
             if !value.is_finite() {
-                return Err(EngineError::NotFinite { step, what, value });
+                report.applied = false;
+                if self.nan_policy == NanPolicy::Stop {
+                    return Err(EngineError::NotFinite { step, what, value });
+                }
             }
+        }
+        if !report.applied {
+            return Ok(report);
         }
         if self.clip_grad > 0.0 {
             // torch.nn.utils.clip_grad_norm_ and Megatron: the coefficient never exceeds 1.
@@ -84,8 +106,33 @@ impl Trainer {
                 self.gradients.scale(coefficient)?;
             }
         }
-        self.optimizer.step(&self.loaded.parameters, &self.gradients, lr)?;
+        self.optimizer.step(&self.loaded.parameters, &self.gradients, rate)?;
         Ok(report)
+    }
+
+    /// The loss over micro-batches of validation data, `(micro-batch, samples)` each; nothing is trained. Every
+    /// rank calls it, with as few of them as its share of the data holds.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn evaluate(&self, microbatches: impl Iterator<Item = Result<(Microbatch, u64)>>) -> Result<Evaluation> {
+        let mut sums = [0.0; 3];
+        for item in microbatches {
+            let (microbatch, samples) = item?;
+            if let Some(loss) = tch::no_grad(|| self.loaded.loss_sum(&microbatch.batch))? {
+                sums[0] += loss.double_value(&[]);
+            }
+            sums[1] += microbatch.labels as f64;
+            sums[2] += samples as f64;
+        }
+        let sums = Tensor::from_slice(&sums);
+        self.mesh.axis(Axis::Data).all_reduce(&sums, Reduce::Sum)?;
+        let [loss_sum, labels, samples] = [0, 1, 2].map(|index| sums.double_value(&[index]));
+        Ok(Evaluation {
+            loss_sum,
+            labels: labels as u64,
+            samples: samples as u64,
+        })
     }
 
     /// Gradients of the global batch, reduced over the data-parallel ranks; no parameter changes.
@@ -125,6 +172,7 @@ impl Trainer {
             tokens,
             zero_label_samples,
             text_only_microbatches,
+            applied: true,
         })
     }
 
@@ -171,7 +219,7 @@ impl Trainer {
     }
 
     /// The optimizer.
-    pub fn optimizer(&self) -> &AdamW {
+    pub fn optimizer(&self) -> &Optimizer {
         &self.optimizer
     }
 

@@ -1,6 +1,6 @@
 //! Checkpoints that are damaged, or another run's.
 
-use crate::setting::{copy, files, rewrite, run, small, within_limit};
+use crate::setting::{copy, files, reseal, rewrite, run, small, within_limit};
 use neva_schemas::{Finetune, LoRA, Peft, exit_class};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ fn whole() -> &'static Path {
     let folder = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = small();
-        finetune.trainer.max_steps = 1;
+        finetune.trainer.max_steps = Some(1);
         let report = run(&finetune, &folder.path().join("run")).unwrap();
         std::fs::rename(report.checkpoint.unwrap(), folder.path().join("whole")).unwrap();
         folder
@@ -74,6 +74,24 @@ fn that_are_cut_short() {
     });
 }
 
+/// Every byte counts: one flipped bit anywhere, and every length but the right one.
+#[test]
+fn that_have_a_flipped_bit() {
+    within_limit(|| {
+        for file in ["model.safetensors", "optimizer.safetensors", "run.json"] {
+            for at in [0, 1, 2] {
+                let flip = |folder: &Path| {
+                    let mut bytes = std::fs::read(folder.join(file)).unwrap();
+                    let place = (bytes.len() - 1) * at / 2;
+                    bytes[place] ^= 1 << at;
+                    std::fs::write(folder.join(file), bytes).unwrap();
+                };
+                check(flip, unchanged, &[file]);
+            }
+        }
+    });
+}
+
 #[test]
 fn that_are_something_else() {
     within_limit(|| {
@@ -89,13 +107,17 @@ fn that_are_something_else() {
         check(write("checkpoint.json", "[]"), unchanged, &["checkpoint.json"]);
         check(write("run.json", "{\"_factory_\": \"neva_tiny\"}"), unchanged, &["run.json"]);
         check(
-            write("model.safetensors", "<html>404 not found</html> and so on, and so on"),
+            |folder| {
+                write("model.safetensors", "<html>404 not found</html> and so on, and so on")(folder);
+                reseal(folder);
+            },
             unchanged,
             &["model.safetensors", "not a safetensors file"],
         );
         check(
             |folder| {
                 std::fs::copy(folder.join("optimizer.safetensors"), folder.join("model.safetensors")).unwrap();
+                reseal(folder);
             },
             unchanged,
             &["model.safetensors", "class_embedding", "is missing", "more"],
@@ -103,6 +125,7 @@ fn that_are_something_else() {
         check(
             |folder| {
                 std::fs::copy(folder.join("model.safetensors"), folder.join("optimizer.safetensors")).unwrap();
+                reseal(folder);
             },
             unchanged,
             &["optimizer.safetensors", "class_embedding.exp_avg", "is missing", "more"],
@@ -123,6 +146,7 @@ fn that_hold_other_tensors() {
                     }
                 }
             });
+            reseal(folder);
         };
         // All at once.
         check(
@@ -144,6 +168,7 @@ fn that_hold_other_tensors() {
                     }
                 }
             });
+            reseal(folder);
         };
         check(
             optimizer,

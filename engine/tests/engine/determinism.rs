@@ -1,7 +1,7 @@
 //! The same recipe and seed give the same bits.
 
 use crate::setting::{files, mock, names, run, small, within_limit};
-use neva_schemas::{Finetune, METRICS_FILE, PeftScheme, REPORT_FILE, RunReport};
+use neva_schemas::{Finetune, METRICS_FILE, PARAMETERS_FILE, PeftScheme, REPORT_FILE, RunReport};
 use serde_json::Value;
 use std::path::Path;
 
@@ -29,7 +29,7 @@ fn check(change: fn(&mut Finetune)) {
                         .path()
                         .join(run)
                         .join("checkpoints")
-                        .join("default--step=5-consumed_samples=48"),
+                        .join("default--step=5-consumed_samples=48-last"),
                 )[Path::new(file)]
                 .clone()
             };
@@ -63,7 +63,7 @@ fn a_run_leaves_its_metrics_and_report() {
         let run_dir = folder.path().join("run");
         let finetune = small();
         let report = run(&finetune, &run_dir).unwrap();
-        assert_eq!(names(&run_dir), ["checkpoints", METRICS_FILE, REPORT_FILE]);
+        assert_eq!(names(&run_dir), ["checkpoints", METRICS_FILE, PARAMETERS_FILE, REPORT_FILE]);
         assert_eq!(
             serde_json::from_slice::<RunReport>(&std::fs::read(run_dir.join(REPORT_FILE)).unwrap()).unwrap(),
             report
@@ -77,7 +77,7 @@ fn a_run_leaves_its_metrics_and_report() {
                 line["reduced_train_loss"].as_f64().unwrap().to_bits(),
                 report.losses[step].to_bits()
             );
-            assert_eq!(line["lr"].as_f64(), Some(finetune.optim.adamw().lr));
+            assert_eq!(line["lr"].as_f64(), Some(*finetune.optim.lr()));
             assert_eq!(line["consumed_samples"], 8 * (step + 1));
             for key in ["grad_norm", "train_step_timing in s", "tokens/s"] {
                 assert!(line[key].as_f64().unwrap() > 0.0, "{key} of step {step}");

@@ -1,6 +1,6 @@
 //! Runs that cannot be done: a verdict, a reason, a record, and no panic.
 
-use crate::setting::{ONE, Samples, files, loaded, microbatches, on_mesh, plan, run, small, trainer, weights, within_limit};
+use crate::setting::{ONE, Samples, files, loaded, microbatches, on_mesh, plan, reseal, run, small, trainer, weights, within_limit};
 use neva_engine::checkpoint::write_tensors;
 use neva_engine::comm::Mesh;
 use neva_engine::trainer::Trainer;
@@ -35,7 +35,7 @@ fn a_loss_that_is_no_number_stops_the_run_before_any_update() {
                     poison(&trainer, name);
                 }
                 let before = weights(&trainer);
-                let error = trainer.step(&microbatches(&finetune, &samples, &mesh, 4), 1e-2, 4).unwrap_err();
+                let error = trainer.step(&microbatches(&finetune, &samples, &mesh, 4), |_| 1e-2, 4).unwrap_err();
                 assert!(matches!(error, EngineError::NotFinite { step: 4, .. }), "{error}");
                 assert_eq!(error.class(), exit_class::JOB);
                 assert_eq!(error.to_string(), "step 4: the loss is NaN");
@@ -64,7 +64,7 @@ fn a_failing_step_is_recorded() {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = small();
         finetune.log.ckpt.every_n_train_steps = Some(1);
-        finetune.trainer.max_steps = 2;
+        finetune.trainer.max_steps = Some(2);
         let (first, second) = (folder.path().join("first"), folder.path().join("second"));
         let checkpoint = run(&finetune, &first).unwrap().checkpoint.unwrap();
         // The checkpoint's model with one value spoilt.
@@ -76,8 +76,9 @@ fn a_failing_step_is_recorded() {
             .map(|parameter| (parameter.spec.name.clone(), parameter.tensor.detach()))
             .collect();
         write_tensors(&checkpoint.join("model.safetensors"), tensors).unwrap();
+        reseal(&checkpoint);
         let before = files(&checkpoint);
-        finetune.trainer.max_steps = 4;
+        finetune.trainer.max_steps = Some(4);
         finetune.resume.resume_from_path = Some(checkpoint.clone());
         let failure = run(&finetune, &second).unwrap_err();
         assert_eq!((failure.class, failure.rank, failure.step), (exit_class::JOB, 0, Some(2)));
@@ -132,8 +133,8 @@ fn plans_that_cannot_be_done_are_refused() {
         check(
             |finetune| {
                 finetune.model.llava_mut().text_config.hidden_size = 63;
-                finetune.trainer.max_steps = 0;
-                finetune.optim.adamw_mut().lr = -1.0;
+                finetune.trainer.max_steps = Some(0);
+                *finetune.optim.lr_mut() = -1.0;
             },
             &[
                 "finetune.model.text_config.hidden_size",

@@ -182,6 +182,7 @@ fn cut(rows: &[&[i64]], max_length: usize, first: i64) -> Batch {
         tokens,
         pixels: pixels.try_into().unwrap(),
         pixel_shape: [kept.len(), 3, 28, 28],
+        samples: Vec::new(),
     };
     to_device(&batch, IMAGE_LEN, Device::Cpu).unwrap()
 }
@@ -274,7 +275,7 @@ fn every_choice_of_features_trains() {
             let samples = Samples::of(&finetune);
             let mut trainer = trainer(&finetune, Mesh::single());
             let batches = microbatches(&finetune, &samples, &Mesh::single(), 0);
-            let losses: Vec<_> = (0..8).map(|step| trainer.step(&batches, 5e-3, step).unwrap().loss).collect();
+            let losses: Vec<_> = (0..8).map(|step| trainer.step(&batches, |_| 5e-3, step).unwrap().loss).collect();
             assert!(losses[7] < 0.9 * losses[0], "{layer} {select:?}: {losses:?}");
             // What is behind the chosen state is no parameter of the optimizer.
             let used = finetune.model.llava().vision_layers_used();
@@ -296,7 +297,7 @@ fn bf16_follows_fp32() {
             let mut trainer = trainer(&finetune, Mesh::single());
             let batches = microbatches(&finetune, &samples, &Mesh::single(), 0);
             (0..15)
-                .map(|step| trainer.step(&batches, 3e-3, step).unwrap().loss)
+                .map(|step| trainer.step(&batches, |_| 3e-3, step).unwrap().loss)
                 .collect::<Vec<_>>()
         };
         let (fp32, bf16) = (losses(Precision::Fp32), losses(Precision::Bf16Mixed));

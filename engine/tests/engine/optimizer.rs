@@ -41,9 +41,9 @@ fn clipping_is_torchs() {
                         .sum();
                     close("norm", &[report.grad_norm], &[squares.sqrt()], 1e-6);
                 }
-                finetune.optim.adamw_mut().clip_grad = factor * report.grad_norm;
+                *finetune.optim.clip_grad_mut() = factor * report.grad_norm;
                 let mut clipped = trainer(&finetune, mesh);
-                let stepped = clipped.step(&batches, 1e-3, 0).unwrap();
+                let stepped = clipped.step(&batches, |_| 1e-3, 0).unwrap();
                 assert_eq!(
                     stepped.grad_norm.to_bits(),
                     report.grad_norm.to_bits(),
@@ -81,8 +81,8 @@ fn state(trainer: &Trainer) -> BTreeMap<String, [Tensor; 4]> {
                 name.to_owned(),
                 [
                     weights[name].copy(),
-                    state.exp_avg.copy(),
-                    state.exp_avg_sq.copy(),
+                    state.moments[0].1.copy(),
+                    state.moments[1].1.copy(),
                     state.step.copy(),
                 ],
             )
@@ -98,7 +98,7 @@ fn sees_pictures(name: &str) -> bool {
 fn a_parameter_that_no_gradient_reached_rests() {
     within_limit(|| {
         let mut finetune = small();
-        finetune.optim.adamw_mut().weight_decay = 0.5;
+        *finetune.optim.weight_decay_mut() = 0.5;
         let samples = Samples::edited(&finetune, some_pictures);
         for sizes in [ONE, ParallelSizes { dp: 2, ..ONE }] {
             on_mesh(sizes, |mesh| {
@@ -107,7 +107,7 @@ fn a_parameter_that_no_gradient_reached_rests() {
                 for step in 0..4 {
                     let before = state(&trainer);
                     let batches = microbatches(&finetune, &samples, &mesh, step);
-                    let report = trainer.step(&batches, 1e-2, step).unwrap();
+                    let report = trainer.step(&batches, |_| 1e-2, step).unwrap();
                     let rested = step == 1;
                     assert_eq!(report.text_only_microbatches, [0, 4, 2, 2][step as usize]);
                     counts[0] += 1.0;
@@ -137,7 +137,7 @@ fn a_step_without_labels_changes_nothing() {
             on_mesh(sizes, |mesh| {
                 let mut trainer = trainer(&finetune, mesh.clone());
                 let before = state(&trainer);
-                let report = trainer.step(&microbatches(&finetune, &samples, &mesh, 0), 1e-2, 0).unwrap();
+                let report = trainer.step(&microbatches(&finetune, &samples, &mesh, 0), |_| 1e-2, 0).unwrap();
                 assert_eq!(
                     (report.loss, report.grad_norm, report.labels, report.zero_label_samples),
                     (0.0, 0.0, 0, 8)
@@ -158,11 +158,11 @@ fn decay_spares_vectors_and_biases() {
         let (lr, decay) = (1e-2, 0.5);
         let stepped = |weight_decay: f64| {
             let mut finetune = small();
-            finetune.optim.adamw_mut().weight_decay = weight_decay;
+            *finetune.optim.weight_decay_mut() = weight_decay;
             let samples = Samples::of(&finetune);
             let mut trainer = trainer(&finetune, Mesh::single());
             let before = weights(&trainer);
-            trainer.step(&microbatches(&finetune, &samples, &Mesh::single(), 0), lr, 0).unwrap();
+            trainer.step(&microbatches(&finetune, &samples, &Mesh::single(), 0), |_| lr, 0).unwrap();
             (before, weights(&trainer), trainer)
         };
         let (before, without, trainer) = stepped(0.0);
@@ -210,7 +210,7 @@ fn master_weights_collect_what_bf16_cannot_hold() {
         };
         let start = weight(&trainer);
         for step in 0..40 {
-            trainer.step(&batches, 2e-4, step).unwrap();
+            trainer.step(&batches, |_| 2e-4, step).unwrap();
             if step == 0 {
                 assert!(weight(&trainer).equal(&start), "an update of 2e-4 is lost in bf16");
                 assert!(!master(&trainer).equal(&start), "and kept in the master weight");

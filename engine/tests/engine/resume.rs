@@ -1,12 +1,12 @@
 //! A run that goes on from a checkpoint is the run that was never interrupted.
 
 use crate::setting::{
-    ONE, Samples, close, files, loaded, microbatches, mock, no_cache, on_mesh, plan, run, saved, small, trainer, weights, within_limit,
+    ONE, Samples, close, files, load, loaded, microbatches, mock, no_cache, on_mesh, plan, run, saved, small, trainer, weights, within_limit,
     without_picture,
 };
 use neva_engine::checkpoint::{Base, CheckpointFolder, restore_optimizer};
 use neva_engine::comm::Mesh;
-use neva_engine::trainer::{LoadedModel, Progress, Trainer, fit};
+use neva_engine::trainer::{Progress, Registry, StopRequest, Surroundings, Trainer, fit};
 use neva_schemas::{Finetune, LoRA, MixedPrecision, ParallelSizes, Peft, Plugins, Precision, RestoreConfig, RunReport, exit_class};
 use std::path::Path;
 use tch::Device;
@@ -31,7 +31,7 @@ fn saving() -> Finetune {
 }
 
 const AFTER_3: &str = "checkpoints/default--step=2-consumed_samples=24";
-const AFTER_6: &str = "checkpoints/default--step=5-consumed_samples=48";
+const AFTER_6: &str = "checkpoints/default--step=5-consumed_samples=48-last";
 
 fn bits(report: &RunReport) -> Vec<u64> {
     report.losses.iter().map(|loss| loss.to_bits()).collect()
@@ -47,9 +47,11 @@ fn check(change: impl FnOnce(&mut Finetune)) {
     let resumed = run(&finetune, &rest).unwrap();
     assert_eq!((resumed.steps, bits(&resumed)), (6, bits(&expected)[3..].to_vec()));
     let (expected, got) = (files(&whole.join(AFTER_6)), files(&rest.join(AFTER_6)));
-    for file in ["model.safetensors", "optimizer.safetensors", "checkpoint.json"] {
+    for file in ["model.safetensors", "optimizer.safetensors"] {
         assert!(got[Path::new(file)] == expected[Path::new(file)], "{file} differs");
     }
+    let progress = |run: &Path| CheckpointFolder::open(&run.join(AFTER_6)).unwrap().state.progress;
+    assert_eq!(progress(&rest), progress(&whole));
 }
 
 #[test]
@@ -84,9 +86,7 @@ fn of_adapters_finds_the_base_again() {
         run(&saving(), &base).unwrap();
         check(|finetune| {
             lora(finetune);
-            finetune.resume.restore_config = Some(RestoreConfig {
-                path: base.join(AFTER_6).display().to_string(),
-            });
+            finetune.resume.restore_config = Some(RestoreConfig::weights(base.join(AFTER_6).display().to_string()));
         });
     });
 }
@@ -100,14 +100,12 @@ fn late_pictures(index: usize, sample: &mut neva_data::Sample) {
 
 fn step(trainer: &mut Trainer, finetune: &Finetune, samples: &Samples, step: u64) -> f64 {
     let batches = microbatches(finetune, samples, trainer.mesh(), step);
-    trainer.step(&batches, 2e-3, step).unwrap().loss
+    trainer.step(&batches, |_| 2e-3, step).unwrap().loss
 }
 
 fn restored(path: &Path, finetune: &Finetune, mesh: Mesh) -> Trainer {
     let checkpoint = CheckpointFolder::open(path).unwrap();
-    let base = Base::of(finetune, &no_cache()).unwrap();
-    let loaded = LoadedModel::load(finetune, &base, Some(&checkpoint), &no_cache(), &mesh, Device::Cpu).unwrap();
-    let trainer = Trainer::new(finetune, loaded, mesh);
+    let trainer = Trainer::new(finetune, load(finetune, Some(&checkpoint), &mesh), mesh);
     let group = trainer.mesh().axis(neva_engine::comm::Axis::Tensor);
     restore_optimizer(&checkpoint, trainer.optimizer(), trainer.parameters(), (group.rank(), group.size())).unwrap();
     trainer
@@ -178,7 +176,16 @@ fn moves_between_layouts() {
                 let on = |finetune: &Finetune, sizes: ParallelSizes, run: &str| -> RunReport {
                     let (plan, run_dir) = (plan(&cut(finetune, sizes), &folder.path().join(run)), folder.path().join(run));
                     on_mesh(sizes, |mesh| {
-                        fit(&plan, &run_dir, mesh, Device::Cpu, &no_cache(), &Progress::default()).unwrap()
+                        let surroundings = Surroundings {
+                            run_dir: &run_dir,
+                            mesh,
+                            device: Device::Cpu,
+                            cache: &no_cache(),
+                            registry: &Registry::builtin(),
+                            stop: &StopRequest::default(),
+                            environment: |_| None,
+                        };
+                        fit(&plan, surroundings, &Progress::default()).unwrap()
                     })
                     .remove(0)
                 };
@@ -235,14 +242,18 @@ fn if_exists_takes_the_newest() {
             .replace("\"steps_done\": 6", "\"steps_done\": 9");
         std::fs::write(unfinished.join("checkpoint.json"), state).unwrap();
 
-        finetune.trainer.max_steps = 9;
+        finetune.trainer.max_steps = Some(9);
         let second = run(&finetune, &runs.join("3")).unwrap();
         assert_eq!((second.steps, second.losses.len()), (9, 3), "goes on after step 6");
-        finetune.trainer.max_steps = 10;
+        finetune.trainer.max_steps = Some(10);
         let third = run(&finetune, &runs.join("4")).unwrap();
         assert_eq!((third.steps, third.losses.len()), (10, 1), "goes on after step 9");
-        // All done already: nothing is trained, and nothing is lost.
-        let fourth = run(&finetune, &runs.join("5")).unwrap();
+        // All done already: said so, or where that is all right nothing is trained and nothing is lost.
+        let failure = run(&finetune, &runs.join("5")).unwrap_err();
+        assert_eq!(failure.class, exit_class::INPUT);
+        assert!(failure.to_string().contains("already done: 10 steps of 10"), "{failure}");
+        finetune.resume.resume_past_end = true;
+        let fourth = run(&finetune, &runs.join("6")).unwrap();
         assert_eq!((fourth.steps, fourth.losses.len()), (10, 0));
     });
 }
@@ -255,9 +266,7 @@ fn restoring_takes_the_weights_only() {
         run(&finetune, &folder.path().join("first")).unwrap();
         let checkpoint = folder.path().join("first").join(AFTER_6);
         let expected = restored(&checkpoint, &finetune, Mesh::single());
-        finetune.resume.restore_config = Some(RestoreConfig {
-            path: checkpoint.display().to_string(),
-        });
+        finetune.resume.restore_config = Some(RestoreConfig::weights(checkpoint.display().to_string()));
         let base = Base::of(&finetune, &no_cache()).unwrap();
         assert_eq!(base, Base::Checkpoint(checkpoint));
         let got = loaded(&finetune, &Mesh::single());

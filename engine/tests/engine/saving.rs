@@ -11,6 +11,11 @@ fn name(steps: u64) -> String {
     format!("default--step={}-consumed_samples={}", steps - 1, 8 * steps)
 }
 
+/// The newest one's name.
+fn last(steps: u64) -> String {
+    name(steps) + "-last"
+}
+
 #[test]
 fn a_checkpoint_holds_what_its_table_says() {
     within_limit(|| {
@@ -18,7 +23,7 @@ fn a_checkpoint_holds_what_its_table_says() {
         let finetune = small();
         let artifacts = vec![("tokenizer.json".to_owned(), b"{}".to_vec())];
         let path = saved(folder.path(), &trainer(&finetune, Mesh::single()), &finetune, 3, &artifacts, 10).unwrap();
-        assert_eq!(path, folder.path().join(name(3)));
+        assert_eq!(path, folder.path().join(last(3)));
         assert_eq!(
             names(&path),
             [
@@ -30,17 +35,19 @@ fn a_checkpoint_holds_what_its_table_says() {
             ]
         );
         let opened = CheckpointFolder::open(&path).unwrap();
+        let progress = &opened.state.progress;
         assert_eq!(
-            (opened.state.steps_done, opened.state.consumed_samples, opened.state.loss),
-            (3, 24, Some(1.5))
+            (progress.steps_done, progress.consumed_samples, progress.metrics.get("reduced_train_loss")),
+            (3, 24, Some(&1.5))
         );
+        assert!(opened.verify().is_ok());
         assert_eq!(opened.run.finetune, finetune);
     });
 }
 
 #[test]
 fn older_checkpoints_go_and_strangers_stay() {
-    for (keep, expected) in [(0, vec![6]), (2, vec![4, 5, 6]), (10, vec![1, 2, 3, 4, 5, 6])] {
+    for (keep, expected) in [(0, vec![]), (2, vec![5]), (3, vec![4, 5]), (-1, vec![1, 2, 3, 4, 5])] {
         within_limit(move || {
             let folder = tempfile::tempdir().unwrap();
             let mut finetune = small();
@@ -48,9 +55,9 @@ fn older_checkpoints_go_and_strangers_stay() {
             let parent = folder.path().join("checkpoints");
             std::fs::create_dir_all(parent.join("notes of mine")).unwrap();
             let report = run(&finetune, folder.path()).unwrap();
+            assert_eq!(report.checkpoint, Some(parent.join(last(6))));
             let mut expected: Vec<_> = expected.into_iter().map(name).collect();
-            assert_eq!(report.checkpoint, Some(parent.join(expected.last().unwrap())));
-            expected.push("notes of mine".into());
+            expected.extend([last(6), "notes of mine".into()]);
             assert_eq!(names(&parent), expected);
         });
     }
@@ -88,12 +95,12 @@ fn a_folder_that_cannot_be_written_leaves_the_earlier_checkpoint() {
         let artifacts = vec![("no/such/folder".to_owned(), Vec::new())];
         check_failure(|_| {}, &artifacts, "cannot write ");
         check_failure(
-            |parent| std::fs::write(parent.join(name(6)), b"a file in the way").unwrap(),
+            |parent| std::fs::write(parent.join(last(6)), b"a file in the way").unwrap(),
             &Vec::new(),
             "Not a directory",
         );
         check_failure(
-            |parent| std::fs::write(parent.join(format!(".{}.writing", name(6))), b"a file in the way").unwrap(),
+            |parent| std::fs::write(parent.join(format!(".{}.writing", last(6))), b"a file in the way").unwrap(),
             &Vec::new(),
             "cannot remove ",
         );
@@ -107,15 +114,15 @@ fn what_a_killed_save_left_is_cleaned() {
         let finetune = small();
         let trainer = trainer(&finetune, Mesh::single());
         let earlier = saved(folder.path(), &trainer, &finetune, 3, &Vec::new(), 10).unwrap();
-        // Killed while it saved the sixth step, and while it replaced the third.
-        for steps in [6, 3] {
-            let leftover = folder.path().join(format!(".{}.writing", name(steps)));
+        // Killed while it replaced the third step, and while it saved the sixth.
+        for steps in [3, 6] {
+            let leftover = folder.path().join(format!(".{}.writing", last(steps)));
             copy(&earlier, &leftover);
             std::fs::write(leftover.join("model.safetensors"), b"half").unwrap();
             saved(folder.path(), &trainer, &finetune, steps, &Vec::new(), 10).unwrap();
             assert!(!leftover.exists());
         }
-        assert_eq!(names(folder.path()), [name(3), name(6)]);
+        assert_eq!(names(folder.path()), [name(3), last(6)]);
         assert!(files(&folder.path().join(name(3)))[Path::new("model.safetensors")].len() > 4);
     });
 }

@@ -1,10 +1,12 @@
 //! What every test starts from: a small run, ranks that are threads, batches, and a deadline.
 
 use neva_data::{BatchSlice, Dataset, MergeOptions, Order};
-use neva_engine::checkpoint::{Artifacts, Base, ModelCache, Snapshot, TensorFile, save, write_tensors};
+use neva_engine::checkpoint::{
+    Artifacts, Base, BaseReference, CheckpointFolder, Checksum, ModelCache, RunProgress, Snapshot, Sources, TensorFile, save, write_tensors,
+};
 use neva_engine::comm::{Axis, Mesh, run_ranks};
 use neva_engine::parameters::Parameter;
-use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, to_device, train_data};
+use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, run_data, to_device};
 use neva_recipes::neva_tiny;
 use neva_schemas::{
     Accelerator, Data, Engine, Finetune, LaunchPlan, LrScheduler, MockDataModule, PLAN_FORMAT, ParallelSizes, RankEnv, RankFailure, Run,
@@ -75,8 +77,8 @@ pub(crate) fn small() -> Finetune {
         num_workers: 0,
         ..MockDataModule::default()
     });
-    finetune.optim.adamw_mut().lr_scheduler = LrScheduler::Constant {};
-    finetune.trainer.max_steps = 6;
+    *finetune.optim.lr_scheduler_mut() = LrScheduler::constant();
+    finetune.trainer.max_steps = Some(6);
     finetune
 }
 
@@ -99,8 +101,19 @@ pub(crate) fn no_cache() -> ModelCache {
 
 /// The model of a run on one rank of a mesh.
 pub(crate) fn loaded(finetune: &Finetune, mesh: &Mesh) -> LoadedModel {
-    let base = Base::of(finetune, &no_cache()).unwrap();
-    LoadedModel::load(finetune, &base, None, &no_cache(), mesh, Device::Cpu).unwrap()
+    load(finetune, None, mesh)
+}
+
+/// The model of a run that goes on from a checkpoint.
+pub(crate) fn load(finetune: &Finetune, checkpoint: Option<&CheckpointFolder>, mesh: &Mesh) -> LoadedModel {
+    let (base, cache) = (Base::of(finetune, &no_cache()).unwrap(), no_cache());
+    let sources = Sources {
+        checkpoint,
+        adapter: None,
+        base: &base,
+        cache: &cache,
+    };
+    LoadedModel::load(finetune, sources, mesh, Device::Cpu).unwrap()
 }
 
 pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
@@ -121,7 +134,7 @@ impl Samples {
 
     pub(crate) fn edited(finetune: &Finetune, edit: fn(usize, &mut neva_data::Sample)) -> Self {
         Self {
-            inner: train_data(finetune, None).unwrap().dataset,
+            inner: run_data(finetune, None).unwrap().train,
             edit,
         }
     }
@@ -136,6 +149,10 @@ impl Dataset for Samples {
         let mut sample = self.inner.get(index)?;
         (self.edit)(index, &mut sample);
         Ok(sample)
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.inner.name(index)
     }
 }
 
@@ -196,10 +213,9 @@ pub(crate) struct Trained {
 
 /// Trains in a layout; all ranks must report the same.
 pub(crate) fn train(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, steps: u64) -> Trained {
-    let lr = finetune.optim.adamw().lr;
     let mut ranks = on_mesh(sizes, |mesh| {
         let mut trainer = trainer(finetune, mesh.clone());
-        let step = |step| trainer.step(&microbatches(finetune, samples, &mesh, step), lr, step).unwrap().loss;
+        let step = |step| trainer.step(&microbatches(finetune, samples, &mesh, step), |peak| peak, step).unwrap().loss;
         let losses = (0..steps).map(step).collect();
         Trained {
             losses,
@@ -332,18 +348,35 @@ pub(crate) fn saved(
     finetune: &Finetune,
     steps: u64,
     artifacts: &Artifacts,
-    keep: u64,
+    keep: i64,
 ) -> neva_engine::Result<PathBuf> {
-    let snapshot = Snapshot {
-        run: &Run::of(finetune.clone()),
+    let mut run = Run::of(finetune.clone());
+    run.finetune.log.ckpt.save_top_k = keep;
+    let progress = RunProgress {
         steps_done: steps,
         consumed_samples: 8 * steps,
-        loss: Some(1.5),
+        total_steps: 6,
+        metrics: [("reduced_train_loss".to_owned(), 1.5)].into(),
+        ..RunProgress::default()
+    };
+    let snapshot = Snapshot {
+        run: &run,
+        progress: &progress,
+        base: &BaseReference::Seed { seed: 1234 },
         parameters: trainer.parameters(),
         optimizer: trainer.optimizer(),
         artifacts,
     };
-    save(parent, &snapshot, trainer.mesh(), keep)
+    save(parent, &snapshot, trainer.mesh())
+}
+
+/// Makes a checkpoint that a test has changed whole again.
+pub(crate) fn reseal(checkpoint: &Path) {
+    let mut state = CheckpointFolder::open(checkpoint).unwrap().state;
+    for (name, sum) in &mut state.files {
+        *sum = Checksum::of(&checkpoint.join(name)).unwrap();
+    }
+    std::fs::write(checkpoint.join("checkpoint.json"), serde_json::to_vec(&state).unwrap()).unwrap();
 }
 
 /// Changes the tensors of a file.

@@ -1,7 +1,7 @@
 //! Hugging Face folders in every spelling, and in every state of disrepair.
 
 use crate::setting::{copy, no_cache, rewrite, tiny, within_limit};
-use neva_engine::checkpoint::{Base, TensorFile, write_tensors};
+use neva_engine::checkpoint::{Base, Sources, TensorFile, write_tensors};
 use neva_engine::comm::Mesh;
 use neva_engine::model::Batch;
 use neva_engine::nn::Segments;
@@ -25,21 +25,19 @@ pub(crate) fn config() -> Value {
 pub(crate) fn finetune(folder: &Path) -> Finetune {
     let mut finetune = tiny();
     finetune.model = Model::Llava(from_hf_config(&config()).unwrap());
-    finetune.resume.restore_config = Some(RestoreConfig {
-        path: folder.display().to_string(),
-    });
+    finetune.resume.restore_config = Some(RestoreConfig::weights(folder.display().to_string()));
     finetune
 }
 
 pub(crate) fn load(finetune: &Finetune) -> Result<LoadedModel> {
-    LoadedModel::load(
-        finetune,
-        &Base::of(finetune, &no_cache())?,
-        None,
-        &no_cache(),
-        &Mesh::single(),
-        Device::Cpu,
-    )
+    let (base, cache) = (Base::of(finetune, &no_cache())?, no_cache());
+    let sources = Sources {
+        checkpoint: None,
+        adapter: None,
+        base: &base,
+        cache: &cache,
+    };
+    LoadedModel::load(finetune, sources, &Mesh::single(), Device::Cpu)
 }
 
 /// One row: a picture between words.
@@ -286,9 +284,7 @@ fn a_folder_that_is_not_there_is_named() {
                 .contains("finetune.resume.restore_config.path: there is no model in no/such/model"),
             "{error}"
         );
-        finetune.resume.restore_config = Some(RestoreConfig {
-            path: "nemo://llava-hf/llava-1.5-7b-hf".into(),
-        });
+        finetune.resume.restore_config = Some(RestoreConfig::weights("nemo://llava-hf/llava-1.5-7b-hf"));
         let text = load(&finetune).unwrap_err().to_string();
         assert!(text.contains("llava-hf/llava-1.5-7b-hf") && text.contains("config.json"), "{text}");
     });

@@ -1,6 +1,6 @@
 //! A case folder, and batches out of its tensors.
 
-use neva_engine::checkpoint::{Base, ModelCache, TensorFile};
+use neva_engine::checkpoint::{Base, ModelCache, Sources, TensorFile};
 use neva_engine::comm::{Axis, Mesh, run_ranks};
 use neva_engine::model::Batch;
 use neva_engine::nn::Segments;
@@ -63,9 +63,7 @@ pub(crate) fn model(folder: &Path) -> Result<LlavaModel, String> {
 pub(crate) fn finetune(folder: &Path, model: LlavaModel) -> Finetune {
     let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
     finetune.model = Model::Llava(model);
-    finetune.resume.restore_config = Some(RestoreConfig {
-        path: folder.display().to_string(),
-    });
+    finetune.resume.restore_config = Some(RestoreConfig::weights(folder.display().to_string()));
     finetune.trainer.accelerator = Accelerator::Cpu;
     finetune
 }
@@ -74,7 +72,13 @@ pub(crate) fn finetune(folder: &Path, model: LlavaModel) -> Finetune {
 pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
     let cache = ModelCache { path: PathBuf::new() };
     let base = Base::of(finetune, &cache).unwrap();
-    let loaded = LoadedModel::load(finetune, &base, None, &cache, &mesh, Device::Cpu).unwrap();
+    let sources = Sources {
+        checkpoint: None,
+        adapter: None,
+        base: &base,
+        cache: &cache,
+    };
+    let loaded = LoadedModel::load(finetune, sources, &mesh, Device::Cpu).unwrap();
     Trainer::new(finetune, loaded, mesh)
 }
 

@@ -4,10 +4,14 @@
 //! |---|---|---|
 //! | `plan.json` | `submit` | what runs |
 //! | `logs/rank<R>.log` | rank R | its output, both streams |
-//! | `failures.jsonl` | failing ranks | why |
+//! | `logs/attempt-<N>/` | `submit`, the next time | the logs of the Nth job in this folder |
+//! | `failures.jsonl` | failing ranks | why, for all jobs that ran in this folder |
 //! | `job.lock` | the supervisor holds it | the job runs |
 //! | `cancel` | `cancel` | one byte per request: end; two: kill |
 //! | `job.json` | the supervisor, last | how the job ended |
+//!
+//! A folder takes one job at a time, and another when that has ended: a run that is tried again. `cancel`,
+//! `job.json` and the logs are always the latest job's.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -31,12 +35,13 @@ const LOCK_FILE: &str = "job.lock";
 const CANCEL_FILE: &str = "cancel";
 const RECORD_FILE: &str = "job.json";
 const RECORD_FORMAT: u32 = 1;
+const LOGS: &str = "logs";
 /// Most bytes of a log that are read at once.
 const CHUNK: u64 = 64 << 10;
 
 /// Log of a rank, relative to the job's folder.
 pub fn rank_log(rank: u32) -> PathBuf {
-    format!("logs/rank{rank}.log").into()
+    format!("{LOGS}/rank{rank}.log").into()
 }
 
 /// A job's folder.
@@ -59,11 +64,22 @@ struct JobRecord {
 }
 
 impl JobFolder {
-    /// Makes the folder and writes the submission's files.
-    pub(super) fn create(submission: &Submission) -> Result<Self, ExecutorError> {
+    /// Makes the folder the job's: takes the lock that says that it runs, puts aside what an earlier job
+    /// left, and writes the submission's files.
+    pub(super) fn take(submission: &Submission) -> Result<(Self, JobLock), ExecutorError> {
         let folder = Self {
             dir: submission.dir.clone(),
         };
+        fs::create_dir_all(&folder.dir).map_err(failed("create", &folder.dir))?;
+        let lock = folder.try_lock(FlockOperation::NonBlockingLockExclusive)?;
+        let lock = lock.ok_or_else(|| ExecutorError::AlreadyRunning { dir: folder.dir.clone() })?;
+
+        for stale in [RECORD_FILE, CANCEL_FILE] {
+            let path = folder.dir.join(stale);
+            optional(fs::remove_file(&path)).map_err(failed("remove", &path))?;
+        }
+        folder.put_logs_aside()?;
+
         let files = submission
             .files
             .keys()
@@ -76,7 +92,34 @@ impl JobFolder {
             let path = folder.dir.join(file);
             fs::write(&path, text).map_err(failed("write", &path))?;
         }
-        Ok(folder)
+        Ok((folder, lock))
+    }
+
+    /// Moves the logs of the job before this one to the first free `attempt-<N>` beside them.
+    fn put_logs_aside(&self) -> Result<(), ExecutorError> {
+        let logs = self.dir.join(LOGS);
+        let entries = optional(fs::read_dir(&logs)).map_err(failed("read", &logs))?;
+        let mut files = Vec::new();
+        for entry in entries.into_iter().flatten() {
+            let entry = entry.map_err(failed("read", &logs))?;
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                files.push(entry);
+            }
+        }
+        if files.is_empty() {
+            return Ok(());
+        }
+        let mut number = 1;
+        let mut aside = logs.join("attempt-1");
+        while aside.exists() {
+            number += 1;
+            aside.set_file_name(format!("attempt-{number}"));
+        }
+        fs::create_dir(&aside).map_err(failed("create", &aside))?;
+        for file in files {
+            fs::rename(file.path(), aside.join(file.file_name())).map_err(failed("move", &file.path()))?;
+        }
+        Ok(())
     }
 
     /// The folder that a handle names.
@@ -90,12 +133,6 @@ impl JobFolder {
 
     pub(super) fn handle(&self) -> JobHandle {
         JobHandle(format!("{SCHEME}{}", self.dir.display()))
-    }
-
-    /// Takes the lock that says that the job runs.
-    pub(super) fn lock(&self) -> Result<JobLock, ExecutorError> {
-        let lock = self.try_lock(FlockOperation::NonBlockingLockExclusive)?;
-        lock.ok_or_else(|| ExecutorError::AlreadyRunning { dir: self.dir.clone() })
     }
 
     /// `None` where somebody holds the lock in a way that excludes this one.
@@ -201,18 +238,24 @@ impl JobFolder {
             .collect()
     }
 
-    /// The records that failing ranks left. What a dying rank did not finish is passed over, and what
-    /// another wrote behind it on the same line is read.
-    pub(super) fn failures(&self) -> Vec<RankFailure> {
-        let text = fs::read(self.dir.join(FAILURES_FILE)).unwrap_or_default();
-        let record = |line: &str| line.match_indices('{').find_map(|(at, _)| serde_json::from_str(&line[at..]).ok());
-        String::from_utf8_lossy(&text).lines().filter_map(record).collect()
+    /// Length of the file of failures: what is behind it comes from ranks that start now.
+    pub(super) fn failures_len(&self) -> u64 {
+        fs::metadata(self.dir.join(FAILURES_FILE)).map_or(0, |metadata| metadata.len())
     }
 
-    /// Forgets the records of an attempt that is repeated.
-    pub(super) fn clear_failures(&self) -> Result<(), ExecutorError> {
-        let path = self.dir.join(FAILURES_FILE);
-        optional(fs::remove_file(&path)).map(drop).map_err(failed("remove", &path))
+    /// The records that failing ranks left from byte `from` on. What a dying rank did not finish is passed
+    /// over, and what another wrote behind it on the same line is read.
+    pub(super) fn failures(&self, from: u64) -> Vec<RankFailure> {
+        let mut text = Vec::new();
+        let read = File::open(self.dir.join(FAILURES_FILE)).and_then(|mut file| {
+            file.seek(SeekFrom::Start(from))?;
+            file.read_to_end(&mut text)
+        });
+        if read.is_err() {
+            return Vec::new();
+        }
+        let record = |line: &str| line.match_indices('{').find_map(|(at, _)| serde_json::from_str(&line[at..]).ok());
+        String::from_utf8_lossy(&text).lines().filter_map(record).collect()
     }
 }
 

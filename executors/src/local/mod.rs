@@ -42,12 +42,12 @@ pub struct LocalExecutor {
 }
 
 impl LocalExecutor {
-    /// Starts `program` for each rank, with 2 s to settle and 10 s of grace.
+    /// Starts `program` for each rank, with 2 s to settle and 30 s of grace: ranks save a checkpoint on SIGTERM.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
             settle: Duration::from_secs(2),
-            grace: Duration::from_secs(10),
+            grace: Duration::from_secs(30),
         }
     }
 }
@@ -96,14 +96,15 @@ impl Executor for LocalExecutor {
 
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
         Box::pin(async move {
-            let folder = JobFolder::create(submission)?;
-            let lock = folder.lock()?;
+            let (folder, lock) = JobFolder::take(submission)?;
+            let failures_from = folder.failures_len();
             let group = Group::start(submission, free_port()?).await?;
             let supervisor = supervisor::Supervisor {
                 executor: self.clone(),
                 submission: submission.clone(),
                 folder,
                 lock,
+                failures_from,
             };
             let handle = supervisor.folder.handle();
             tokio::spawn(supervisor.run(group));

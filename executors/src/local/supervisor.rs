@@ -6,6 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use neva_schemas::RankFailure;
 use rustix::process::Signal;
 use tokio::{
     task::JoinSet,
@@ -34,6 +35,8 @@ pub(super) struct Supervisor {
     pub(super) submission: Submission,
     pub(super) folder: JobFolder,
     pub(super) lock: JobLock,
+    /// Where this job's records begin in the file of failures.
+    pub(super) failures_from: u64,
 }
 
 /// How far the end of a group has come.
@@ -63,26 +66,23 @@ impl Supervisor {
     /// A port that was taken before rank 0 could is worth a second attempt, and no more.
     async fn state_at_end(&self, group: Group) -> Result<JobState, ExecutorError> {
         let exits = self.watch(group).await;
-        let taken = self
-            .folder
-            .failures()
-            .iter()
-            .any(|failure| failure.rank == 0 && failure.port_was_taken());
+        let records = self.folder.failures(self.failures_from);
+        let taken = records.iter().any(|failure| failure.rank == 0 && failure.port_was_taken());
         if !taken || self.folder.cancel_requests() > 0 {
-            return Ok(self.judge(&exits));
+            return Ok(self.judge(&exits, &records));
         }
         tracing::warn!("the port at which ranks meet was taken; trying another");
-        self.folder.clear_failures()?;
+        let from = self.folder.failures_len();
         let exits = self.watch(Group::start(&self.submission, free_port()?).await?).await;
-        Ok(self.judge(&exits))
+        Ok(self.judge(&exits, &self.folder.failures(from)))
     }
 
     /// A failure before the request to cancel is still a failure.
-    fn judge(&self, exits: &[RankExit]) -> JobState {
+    fn judge(&self, exits: &[RankExit], records: &[RankFailure]) -> JobState {
         if self.folder.cancel_requests() > 0 && exits.iter().all(|exit| exit.status.success() || !exit.by_itself) {
             return JobState::Cancelled;
         }
-        match JobFailure::first(exits, &self.folder.failures(), |rank| self.folder.log_tail(rank)) {
+        match JobFailure::first(exits, records, |rank| self.folder.log_tail(rank)) {
             Some(failure) => JobState::Failed(JobFailure {
                 log: failure.rank.map(|rank| self.folder.log(rank)),
                 ..failure

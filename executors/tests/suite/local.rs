@@ -242,6 +242,72 @@ async fn a_folder_takes_one_job_at_a_time() {
     assert_eq!(job.end(&handle).await, JobState::Cancelled);
 }
 
+/// Nothing of an attempt is taken for the next one's: neither its end, its failures, its output nor a request to
+/// cancel it.
+#[tokio::test]
+async fn a_folder_takes_another_job_when_the_first_has_ended() {
+    let first = format!(
+        "echo output of $RANK; echo x >> tries; [ $(wc -l < tries) -gt 4 ] && exit 0
+        [ $(wc -l < tries) -gt 2 ] && {{ trap 'exit 0' TERM; echo $RANK >> ready; while :; do sleep 0.05; done; }}
+        {} printf '{{\"class\"' >> failures.jsonl; exit 2",
+        record(0, 2, 1000, &["the first attempt"])
+    );
+    let job = Job::new(1, &first);
+    for _ in 0..2 {
+        let JobState::Failed(failure) = job.run().await else {
+            panic!("a failure")
+        };
+        assert_eq!(
+            (failure.class, failure.chain, failure.others),
+            (2, vec!["the first attempt".to_owned()], 0)
+        );
+    }
+    assert_eq!(
+        job.read("failures.jsonl").matches("the first attempt").count(),
+        2,
+        "the records stay"
+    );
+
+    let handle = job.submit().await;
+    job.lines("ready", 1).await;
+    assert_eq!(job.executor.state(&handle).await.unwrap(), JobState::Running);
+    job.executor.cancel(&handle).await.unwrap();
+    assert_eq!(job.end(&handle).await, JobState::Cancelled);
+
+    let handle = job.submit().await;
+    job.lines("ready", 2).await;
+    job.executor.cancel(&handle).await.unwrap();
+    job.end(&handle).await;
+    assert_eq!(job.run().await, JobState::Succeeded);
+    assert_eq!(
+        job.executor.logs(&handle, 0, 0).await.unwrap().bytes,
+        b"output of 0\n",
+        "the latest output"
+    );
+    for attempt in 1..5 {
+        // A shell may add that its child was terminated.
+        let log = job.read(&format!("logs/attempt-{attempt}/rank0.log"));
+        assert_eq!(log.lines().next(), Some("output of 0"), "{attempt}");
+    }
+}
+
+/// The later attempt leaves no record: it is told by its own log, not by what an earlier one left.
+#[tokio::test]
+async fn a_silent_failure_is_not_told_by_the_attempt_before() {
+    let job = Job::new(
+        1,
+        &format!(
+            "[ -e tried ] && {{ echo second; exit 4; }}; : > tried; echo error while loading shared libraries; {} exit 2",
+            record(0, 2, 1000, &["the first attempt"])
+        ),
+    );
+    job.run().await;
+    let JobState::Failed(failure) = job.run().await else {
+        panic!("a failure")
+    };
+    assert_eq!((failure.class, failure.tail), (exit_class::BUG, vec!["second".to_owned()]));
+}
+
 #[test]
 fn a_job_whose_launcher_is_gone_is_a_failure_and_its_ranks_are_gone() {
     let job = Job::new(1, "echo $$ > pid; sleep 60");

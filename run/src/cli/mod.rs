@@ -3,6 +3,7 @@
 mod doctor;
 mod generate;
 mod plot;
+mod progress;
 mod recipes;
 mod report;
 mod run;

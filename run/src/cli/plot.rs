@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use neva_track::plot;
 use serde_json::json;
 
 use super::{OutputArgs, report::Report};
-use crate::{error::RunError, plot};
+use crate::error::RunError;
 
 #[derive(Debug, Args)]
 pub(super) struct PlotArgs {

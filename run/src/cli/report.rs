@@ -11,8 +11,8 @@ use neva_schemas::{ExitClass, Problem, exit_class};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Format;
-use crate::{config, environment, error::RunError};
+use super::{Format, progress};
+use crate::{config, environment, error::RunError, job::Retry};
 
 /// Prints. A reader that went away (`neva-run ... | head`) is no reason to stop a run, so errors of
 /// writing are passed over.
@@ -53,15 +53,21 @@ impl Report {
         }
     }
 
-    /// Takes the output of rank 0 as it comes. Where standard output belongs to one JSON document, it goes
-    /// to standard error.
-    pub(super) fn rank_output(&self) -> impl FnMut(&[u8]) + Send + 'static {
-        let format = self.format;
-        move |bytes| {
-            let _ = match format {
-                Format::Human => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
-                Format::Json => io::stderr().write_all(bytes),
-            };
+    /// Takes the output of rank 0 as it comes; on a terminal its steps become a bar. Where standard output
+    /// belongs to one JSON document, it goes to standard error.
+    pub(super) fn rank_output(&self) -> Box<dyn FnMut(&[u8]) + Send> {
+        match self.format {
+            Format::Human => progress::bar(),
+            Format::Json => Box::new(|bytes| {
+                let _ = io::stderr().write_all(bytes);
+            }),
+        }
+    }
+
+    /// Takes attempts that failed, as remarks.
+    pub(super) fn retries(&self) -> impl FnMut(&Retry) + Send + 'static {
+        |retry| {
+            let _ = writeln!(io::stderr(), "{retry}");
         }
     }
 

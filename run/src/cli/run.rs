@@ -6,13 +6,13 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
-    slice,
     sync::Arc,
 };
 
 use clap::{Args, ValueEnum};
 use neva_executors::{Executor, LocalExecutor, Process, Submission, Topology, train_argv};
 use neva_schemas::{LaunchPlan, METRICS_FILE, PLAN_FILE, RankEnv, Run, RunReport};
+use neva_track::plot::CURVES_FILE;
 use serde_json::json;
 
 use super::{OutputArgs, RecipeInput, report::Report};
@@ -22,7 +22,7 @@ use crate::{
     error::RunError,
     folder,
     launch::{self, RunOptions},
-    plot, program,
+    program,
 };
 
 /// Ranks whose command lines a dry run prints.
@@ -38,6 +38,10 @@ pub(super) struct RunArgs {
     /// Run in this very process: a run of one rank, or one of those that torchrun started
     #[arg(long)]
     direct: bool,
+    /// Start a run that failed again, up to N times, each time from its last checkpoint. Wrong input and bugs
+    /// are not tried again
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "direct")]
+    retries: u32,
     /// Print what would run, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -71,25 +75,23 @@ pub(super) fn run(args: RunArgs, report: &mut Report) -> Result<(), RunError> {
         });
     }
     let executor = executor(args.executor, &program::find_here()?);
-    let options = RunOptions::executor(executor).output(report.rank_output());
+    let options = RunOptions::executor(executor)
+        .output(report.rank_output())
+        .retries(args.retries)
+        .on_retry(report.retries());
     let done = launch::launch(&resolved.run, options)?;
-    let curves = curves(&done, report);
+    // Rank 0 draws them; a run is done without them, too.
+    let curves = Some(done.run_dir.join(CURVES_FILE)).filter(|file| file.is_file());
+    let mut value = json!(done);
+    value["curves"] = json!(curves);
     report.result(
         Done {
             report: &done,
             curves: curves.as_deref(),
         },
-        &done,
+        &value,
     );
     Ok(())
-}
-
-/// Draws the run. It is trained all the same where that fails.
-fn curves(done: &RunReport, report: &mut Report) -> Option<PathBuf> {
-    let drawn = plot::draw(slice::from_ref(&done.run_dir), None);
-    drawn
-        .inspect_err(|error| report.note(format_args!("warning: no curves were drawn: {}", error)))
-        .ok()
 }
 
 fn executor(place: Place, program: &Path) -> Arc<dyn Executor> {
@@ -208,7 +210,14 @@ impl fmt::Display for DryRun<'_> {
                 "# micro-batches per step   {microbatches} of {micro} samples on each data-parallel rank"
             )?;
         }
-        writeln!(f, "# steps                    {}", finetune.trainer.max_steps)?;
+        let trainer = &finetune.trainer;
+        let limits =
+            [(trainer.max_steps, ""), (trainer.max_epochs, " epochs")].map(|(limit, unit)| limit.map(|limit| format!("{limit}{unit}")));
+        writeln!(
+            f,
+            "# steps                    {}",
+            limits.into_iter().flatten().collect::<Vec<_>>().join(", at most ")
+        )?;
         writeln!(f, "# run folder               {}", plan.run_dir.display())?;
         for process in submission.processes.iter().take(SHOWN_RANKS) {
             write!(f, "\n# {process}")?;
@@ -233,6 +242,7 @@ impl fmt::Display for Done<'_> {
             steps,
             losses,
             checkpoint,
+            ..
         } = self.report;
         write!(f, "done: {steps} steps")?;
         if let (Some(first), Some(last)) = (losses.first(), losses.last()) {

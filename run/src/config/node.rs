@@ -12,6 +12,9 @@ use super::{
 pub const TARGET: &str = "_target_";
 /// The key that holds the unnamed arguments of a type, in order.
 pub const ARGS: &str = "_args_";
+/// The variant of an enum that takes an own type of the rank program, with its whole map. Its `_target_` is a
+/// path, `my_crate::MyType`, so that a name without `::` is one that was meant to be built in.
+pub(super) const CUSTOM: &str = "Custom";
 /// Keys that describe how a value is built. They are never fields of the value itself.
 pub const RESERVED: &[&str] = &[TARGET, "_partial_", "_factory_", ARGS];
 

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use neva_executors::LocalExecutor;
@@ -18,6 +19,7 @@ use crate::fake_rank;
 struct FakeEngine {
     seen: Arc<Mutex<Vec<(LaunchPlan, RankEnv)>>>,
     fails: bool,
+    stopped: bool,
 }
 
 impl Engine for FakeEngine {
@@ -38,6 +40,8 @@ impl Engine for FakeEngine {
             steps: 3,
             losses: vec![2.0, 1.0],
             checkpoint: None,
+            stopped: self.stopped.then(|| "SIGUSR1".to_owned()),
+            ended_early: None,
         })
     }
 }
@@ -100,10 +104,28 @@ fn an_engines_failure_is_the_runs() {
 }
 
 #[test]
+fn an_engine_that_was_told_to_stop_did_not_finish() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = FakeEngine {
+        stopped: true,
+        ..Default::default()
+    };
+    let error = run(&tiny(&dir), RunOptions::direct(engine)).unwrap_err();
+    assert!(
+        matches!(&error, RunError::Stopped { signal, steps: 3, checkpoint: None, .. } if signal == "SIGUSR1"),
+        "{error:?}"
+    );
+    assert_eq!(
+        (error.to_string().as_str(), error.class(), error.advice()),
+        ("stopped by SIGUSR1 after 3 steps; there is no checkpoint", exit_class::JOB, None)
+    );
+}
+
+#[test]
 fn a_run_that_is_not_valid_does_not_start() {
     let (dir, engine) = (tempfile::tempdir().unwrap(), FakeEngine::default());
     let mut finetune = tiny(&dir);
-    finetune.trainer.max_steps = 0;
+    finetune.trainer.max_steps = Some(0);
     finetune.log.name = "..".into();
     let error = run(&finetune, RunOptions::direct(engine)).unwrap_err();
     let RunError::Invalid(problems) = &error else { panic!("{error:?}") };
@@ -132,4 +154,29 @@ fn an_executor_runs_ranks_and_hands_on_the_output_of_the_first() {
             .unwrap()
             .starts_with("rank 1 of 2")
     );
+}
+
+#[test]
+fn a_failed_attempt_is_told_as_a_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = told.clone();
+    let executor = Arc::new(LocalExecutor::new(fake_rank().with_file_name("fails-once")));
+    let options = RunOptions::executor(executor.clone())
+        .retries(1)
+        .on_retry(move |retry| sink.lock().unwrap().push(retry.clone()));
+    assert_eq!(run(&tiny(&dir), options).unwrap().steps, 2);
+    let told = told.lock().unwrap();
+    let [retry] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(
+        (retry.attempt, retry.attempts, retry.pause, &retry.checkpoint),
+        (1, 2, Duration::from_secs(1), &None)
+    );
+    assert_eq!(
+        (retry.failure.class, retry.failure.tail.as_slice()),
+        (exit_class::CLUSTER, ["no luck".to_owned()].as_slice())
+    );
+
+    let error = run(&tiny(&dir), RunOptions::executor(executor)).unwrap_err();
+    assert!(matches!(error, RunError::Job(_)), "nobody asked for another attempt: {error:?}");
 }

@@ -4,10 +4,11 @@
 
 mod launch;
 mod plan;
-mod plot;
 mod process;
 mod recipes;
 mod resolve;
+mod retry;
+mod settings;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -61,8 +61,11 @@ fn every_relative_path_becomes_absolute() {
     let preloaded = |rest: &str| format!("{{_factory_: neva_tiny, finetune: {{data: {{_target_: vlm.NevaPreloadedDataModule, {rest}}}}}}}");
     let data = "/data/vlm.NevaPreloadedDataModule";
     check(
-        &preloaded("paths: [a.json, /b.json], data_config: {image_folder: ../pictures}, tokenizer: tok, image_processor: p.json"),
+        &preloaded(
+            "paths: [a.json, /b.json], val_paths: [v.json, /w.json], data_config: {image_folder: ../pictures}, tokenizer: tok, image_processor: p.json",
+        ),
         &[
+            (&format!("{data}/val_paths"), json!(["/home/me/v.json", "/w.json"])),
             (&format!("{data}/paths"), json!(["/home/me/a.json", "/b.json"])),
             (&format!("{data}/data_config/image_folder"), json!("/home/me/../pictures")),
             (&format!("{data}/tokenizer"), json!("/home/me/tok")),
@@ -82,8 +85,10 @@ fn every_relative_path_becomes_absolute() {
         &[("/resume/restore_config/path", json!("nemo://llava-hf/llava-1.5-7b-hf"))],
     );
     check(
-        "{_factory_: llava15_7b, finetune: {resume: {restore_config: {path: models/llava}, resume_from_path: ckpt}}}",
+        "{_factory_: llava15_7b, finetune: {resume: {restore_config: {path: models/llava}, resume_from_path: ckpt, resume_from_directory: dir, resume_if_exists: true, adapter_path: adapters}}}",
         &[
+            ("/resume/resume_from_directory", json!("/home/me/dir")),
+            ("/resume/adapter_path", json!("/home/me/adapters")),
             ("/resume/restore_config/path", json!("/home/me/models/llava")),
             ("/resume/resume_from_path", json!("/home/me/ckpt")),
         ],

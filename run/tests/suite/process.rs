@@ -16,13 +16,13 @@ use tempfile::TempDir;
 use crate::{DEADLINE, fake_rank};
 
 /// `neva-run` in a folder of its own.
-struct Program {
-    dir: TempDir,
+pub(crate) struct Program {
+    pub(crate) dir: TempDir,
     command: Command,
 }
 
 impl Program {
-    fn new(behaviour: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn new(behaviour: &str, arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_neva-run"));
         command
@@ -34,24 +34,24 @@ impl Program {
         Self { dir, command }
     }
 
-    fn env(mut self, variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn env(mut self, variables: &[(&str, &str)]) -> Self {
         self.command.envs(variables.iter().copied());
         self
     }
 
-    fn spawn(&mut self) -> Child {
+    pub(crate) fn spawn(&mut self) -> Child {
         self.command.spawn().unwrap()
     }
 
     /// Runs to the end: exit code, standard output, standard error.
-    fn run(mut self) -> (i32, String, String, TempDir) {
+    pub(crate) fn run(mut self) -> (i32, String, String, TempDir) {
         let child = self.spawn();
         let (code, stdout, stderr) = end(child);
         (code, stdout, stderr, self.dir)
     }
 }
 
-fn end(child: Child) -> (i32, String, String) {
+pub(crate) fn end(child: Child) -> (i32, String, String) {
     let pid = Pid::from_child(&child);
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
@@ -67,14 +67,14 @@ fn end(child: Child) -> (i32, String, String) {
 }
 
 /// The only run's folder below `dir`.
-fn run_folder(dir: &Path) -> PathBuf {
+pub(crate) fn run_folder(dir: &Path) -> PathBuf {
     let mut dir = dir.join("nemo_experiments/default");
     dir.push(fs::read_dir(&dir).unwrap().next().unwrap().unwrap().file_name());
     dir
 }
 
 /// Waits until `done` gives something.
-fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(value) = done() {
@@ -103,28 +103,24 @@ fn a_run_passes_on_rank_0_and_tells_where_everything_lies() {
     assert_eq!(
         done,
         format!(
-            "done: 5 steps, loss 7.5000 -> 0.2500\n  metrics     {folder}/metrics.jsonl\n  curves      {folder}/curves.svg\n  logs        {folder}/logs\n  checkpoint  {folder}/checkpoints/last\n"
+            "done: 5 steps, loss 7.5000 -> 0.2500\n  metrics     {folder}/metrics.jsonl\n  logs        {folder}/logs\n  checkpoint  {folder}/checkpoints/last\n"
         )
     );
 }
 
 #[test]
-fn a_run_that_cannot_be_drawn_is_done_all_the_same() {
-    let (code, stdout, stderr, dir) = Program::new("no-metrics", &["neva_tiny"]).run();
-    let folder = run_folder(dir.path());
-    let metrics = folder.join("metrics.jsonl");
-    assert_eq!(
-        (code, stderr),
-        (
-            0,
-            format!(
-                "warning: no curves were drawn: cannot draw {}: there is no such file\n",
-                metrics.display()
-            )
-        )
-    );
-    assert!(stdout.contains("done: 5 steps") && !stdout.contains("curves"), "{stdout}");
-    assert!(!folder.join("curves.svg").exists());
+fn curves_are_shown_where_rank_0_drew_them() {
+    let (code, stdout, stderr, dir) = Program::new("curves", &["neva_tiny"]).run();
+    let picture = run_folder(dir.path()).join("curves.svg").display().to_string();
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains(&format!("\n  curves      {picture}\n")), "{stdout}");
+
+    for (behaviour, drawn) in [("curves", true), ("", false)] {
+        let (_, stdout, _, dir) = Program::new(behaviour, &["neva_tiny", "--output", "json"]).run();
+        let picture = drawn.then(|| run_folder(dir.path()).join("curves.svg").display().to_string());
+        let report: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(report["curves"], Value::from(picture), "{stdout}");
+    }
 }
 
 #[test]
@@ -220,7 +216,7 @@ fn direct_is_the_same_process() {
         "{stderr}"
     );
     let plan: LaunchPlan = serde_json::from_slice(&fs::read(run_folder(program.dir.path()).join("plan.json")).unwrap()).unwrap();
-    assert_eq!(plan.run.finetune.trainer.max_steps, 5);
+    assert_eq!(plan.run.finetune.trainer.max_steps, Some(5));
 }
 
 #[test]

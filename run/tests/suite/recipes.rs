@@ -67,6 +67,16 @@ fn what_show_prints_is_a_recipe_file_of_the_same_run() {
             "neva_tiny",
             vec!["dir=/runs", "finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json}"],
         ),
+        (
+            "neva_tiny",
+            vec![
+                "nemo_compat=true",
+                "finetune.trainer|={max_steps: null, max_epochs: 2, max_time: 1h30m}",
+                "finetune.trainer.callbacks=[nl.EarlyStopping, {_target_: \"a::B\", c: {_target_: D}}]",
+                "finetune.optim={_target_: optim.Lion, param_groups: [{params: [\"*\"]}], lr_scheduler: {_target_: WSD, decay_steps: 1}}",
+                "finetune.log.mlflow={tracking_uri: \"http://host\", tags: {\"12:30:00\": \"12:30:00\"}}",
+            ],
+        ),
     ] {
         let run = resolve(load(recipe).unwrap(), &sets).unwrap().run;
         let yaml = config::to_yaml_string(&config::to_node(&run, Origin::recipe(recipe)).unwrap());

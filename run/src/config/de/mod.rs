@@ -154,17 +154,16 @@ impl Node {
     }
 }
 
-/// What serde's own visitors report. The origin is added by the container that holds the value.
+/// What serde's own visitors report. The origin is added by the container that holds the value. Of a message
+/// that a type reports, the second line is its help.
 impl de::Error for ConfigError {
     fn custom<T: std::fmt::Display>(message: T) -> Self {
-        Self::new(
-            Path::default(),
-            None,
-            Problem::Invalid {
-                message: message.to_string(),
-                help: None,
-            },
-        )
+        let message = message.to_string();
+        let (message, help) = match message.split_once('\n') {
+            Some((message, help)) => (message.to_owned(), Some(help.to_owned())),
+            None => (message, None),
+        };
+        Self::new(Path::default(), None, Problem::Invalid { message, help })
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {

@@ -6,26 +6,23 @@
 //! | `Struct { a }`, `Newtype(struct or map)` | `{_target_: Struct, a: 1}`; without arguments also `Struct` |
 //! | `Newtype(anything else)`, `Tuple(..)` | `{_target_: Tuple, _args_: [1, 2]}` |
 //!
-//! An enum may end in a newtype variant [`CUSTOM`]: it takes every `_target_` that no other variant
-//! has, with the whole map.
+//! An enum may end in a newtype variant [`CUSTOM`]: it takes every `_target_` that is a path, as in
+//! `my_crate::MyType`, with the whole map.
 
 use serde::{
     Deserializer as _,
     de::{DeserializeSeed, EnumAccess, VariantAccess, Visitor, value::StrDeserializer},
 };
 
-use super::{
-    container::{Arguments, Items},
-    owned,
-};
+use super::container::{Arguments, Items};
 use crate::config::{
     error::{ConfigError, Problem, list},
-    node::{ARGS, Node, TARGET, Value},
+    node::{ARGS, CUSTOM, Node, TARGET, Value},
     path::Segment,
 };
 
-/// The variant for types that are registered by name rather than built in.
-const CUSTOM: &str = "Custom";
+/// Stands for the names of own types where names are listed.
+const OWN: &str = "my_crate::MyType";
 
 /// A node that names a variant.
 pub(super) struct Tagged<'de> {
@@ -41,21 +38,48 @@ impl<'de> Tagged<'de> {
         let tag = match &body.value {
             Value::Map(map) => match map.get(TARGET) {
                 Some(entry) => &entry.node,
-                None => return Err(body.error(Problem::MissingTarget { allowed: owned(variants) })),
+                None => return Err(body.error(Problem::MissingTarget { allowed: names(variants) })),
             },
             _ => body,
         };
-        let Some(name) = tag.as_text() else {
-            let error = tag.wrong_type("the name of a type", Some(format!("the names here are {}", list(variants))));
-            return Err(if std::ptr::eq(tag, body) {
-                error
-            } else {
-                error.within(target(), &tag.origin)
-            });
+        let mut tagged = Self {
+            tag,
+            name: "",
+            body,
+            custom: false,
         };
-        let custom = variants.contains(&CUSTOM) && (!variants.contains(&name) || name == CUSTOM);
-        Ok(Self { tag, name, body, custom })
+        let Some(name) = tag.as_text() else {
+            let help = format!("the names here are {}", list(&names(variants)));
+            return Err(tagged.at_tag(tag.wrong_type("the name of a type", Some(help))));
+        };
+        tagged.name = name;
+        if variants.contains(&CUSTOM) {
+            tagged.custom = name.contains("::");
+            if !tagged.custom && (name == CUSTOM || !variants.contains(&name)) {
+                let problem = Problem::UnknownVariant {
+                    name: name.to_owned(),
+                    allowed: names(variants),
+                };
+                return Err(tagged.at_tag(tag.error(problem)));
+            }
+        }
+        Ok(tagged)
     }
+
+    /// An error of the name.
+    fn at_tag(&self, error: ConfigError) -> ConfigError {
+        if std::ptr::eq(self.tag, self.body) {
+            error.or_at(&self.tag.origin)
+        } else {
+            error.within(Segment::Key(TARGET.to_owned()), &self.tag.origin)
+        }
+    }
+}
+
+/// The names that a user may write for `variants`.
+fn names(variants: &[&str]) -> Vec<String> {
+    let names = variants.iter().map(|name| if *name == CUSTOM { OWN } else { name });
+    names.map(str::to_owned).collect()
 }
 
 impl<'de> EnumAccess<'de> for Tagged<'de> {
@@ -64,13 +88,9 @@ impl<'de> EnumAccess<'de> for Tagged<'de> {
 
     fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Body<'de>), ConfigError> {
         let name = if self.custom { CUSTOM } else { self.name };
-        let variant = seed.deserialize(StrDeserializer::new(name)).map_err(|error: ConfigError| {
-            if std::ptr::eq(self.tag, self.body) {
-                error.or_at(&self.tag.origin)
-            } else {
-                error.within(target(), &self.tag.origin)
-            }
-        })?;
+        let variant = seed
+            .deserialize(StrDeserializer::new(name))
+            .map_err(|error: ConfigError| self.at_tag(error))?;
         Ok((
             variant,
             Body {
@@ -79,10 +99,6 @@ impl<'de> EnumAccess<'de> for Tagged<'de> {
             },
         ))
     }
-}
-
-fn target() -> Segment {
-    Segment::Key(TARGET.to_owned())
 }
 
 /// What a variant holds.
@@ -126,7 +142,10 @@ impl<'de> VariantAccess<'de> for Body<'de> {
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, ConfigError> {
         if self.custom {
-            return seed.deserialize(self.node);
+            return match self.node.as_text() {
+                Some(name) => Err(self.node.wrong_type("a map", Some(format!("write `{{{TARGET}: \"{name}\"}}`")))),
+                None => seed.deserialize(self.node),
+            };
         }
         match self.unnamed(1)? {
             Some([value]) => seed.deserialize(value).map_err(|error| {

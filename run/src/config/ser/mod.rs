@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer, ser};
 use self::compound::{Fields, List};
 use super::{
     error::ConfigError,
-    node::{ARGS, Entry, Map, Node, RESERVED, TARGET, Value},
+    node::{ARGS, CUSTOM, Entry, Map, Node, RESERVED, TARGET, Value},
     origin::Origin,
     scalar,
 };
@@ -162,6 +162,10 @@ impl<'a> Serializer for Writer<'a> {
         value: &T,
     ) -> Result<Node, ConfigError> {
         let inner = value.serialize(self)?;
+        if variant == CUSTOM && inner.get(TARGET).is_some() {
+            // An own type holds its `_target_` itself.
+            return Ok(inner);
+        }
         match inner.value {
             // The fields stand beside `_target_`, unless they describe a type of their own.
             Value::Map(inner) if !RESERVED.iter().any(|key| inner.contains_key(*key)) => {

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use crate::error::RunError;
+use crate::TrackError;
 
 /// Values by step. `None` stands for one that was not a number, such as the loss of a step that overflowed.
 pub type Series = BTreeMap<u64, Option<f64>>;
@@ -17,6 +17,8 @@ pub type Series = BTreeMap<u64, Option<f64>>;
 pub struct Metrics {
     /// `reduced_train_loss`: mean cross entropy of the global batch.
     pub loss: Series,
+    /// `val_loss`: mean cross entropy of a validation, at the step after which it ran.
+    pub val_loss: Series,
     /// `lr`: learning rate.
     pub lr: Series,
     /// `grad_norm`: global L2 norm of the gradient before clipping.
@@ -24,23 +26,24 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Reads the text of a `metrics.jsonl`, which errors call `path`. Other keys are passed over. A run that
-    /// was resumed may hold a step twice: the later line counts, since training went on from it.
+    /// Reads the text of a `metrics.jsonl`, which errors call `path`. Other keys are passed over, and so are
+    /// lines that hold none of ours. A run that was resumed may hold a step twice: the later line counts, since
+    /// training went on from it.
     ///
     /// # Errors
     /// A line that is not one of metrics, or no line at all.
-    pub fn parse(text: &[u8], path: &Path) -> Result<Self, RunError> {
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, TrackError> {
         let mut metrics = Self::default();
         let lines = text.split(|byte| *byte == b'\n').enumerate();
         for (index, line) in lines.filter(|(_, line)| !line.trim_ascii().is_empty()) {
-            metrics.add(line).map_err(|reason| RunError::BrokenMetrics {
+            metrics.add(line).map_err(|reason| TrackError::BrokenMetrics {
                 path: path.to_owned(),
                 line: index + 1,
                 reason,
             })?;
         }
         if metrics.steps().is_empty() {
-            return Err(RunError::NoMetrics {
+            return Err(TrackError::NoMetrics {
                 path: path.to_owned(),
                 reason: "it holds no metrics",
             });
@@ -50,15 +53,30 @@ impl Metrics {
 
     /// Steps with at least one value, missing ones among it.
     pub(super) fn steps(&self) -> BTreeSet<u64> {
-        let Self { loss, lr, grad_norm } = self;
-        [loss, lr, grad_norm].into_iter().flat_map(BTreeMap::keys).copied().collect()
+        let Self {
+            loss,
+            val_loss,
+            lr,
+            grad_norm,
+        } = self;
+        [loss, val_loss, lr, grad_norm].into_iter().flat_map(BTreeMap::keys).copied().collect()
     }
 
     fn add(&mut self, line: &[u8]) -> Result<(), String> {
         let line: Map<String, Value> = serde_json::from_slice(line).map_err(|error| not_json(&error))?;
         let step = line.get("step").and_then(Value::as_u64).ok_or("`step` is not a whole number")?;
-        let Self { loss, lr, grad_norm } = self;
-        for (key, series) in [("reduced_train_loss", loss), ("lr", lr), ("grad_norm", grad_norm)] {
+        let Self {
+            loss,
+            val_loss,
+            lr,
+            grad_norm,
+        } = self;
+        for (key, series) in [
+            ("reduced_train_loss", loss),
+            ("val_loss", val_loss),
+            ("lr", lr),
+            ("grad_norm", grad_norm),
+        ] {
             let value = match line.get(key) {
                 None => continue,
                 // JSON has no NaN: it is written as null.

@@ -1,4 +1,5 @@
-//! Curves of training runs as one SVG picture: loss, learning rate and gradient norm over steps.
+//! Curves of training runs as one SVG picture: loss of training and validation, learning rate and gradient norm
+//! over steps.
 //!
 //! ```text
 //! metrics.jsonl --read--> Curves --svg--> text --write--> curves.svg
@@ -20,7 +21,7 @@ pub use file::{CURVES_FILE, draw};
 pub use metrics::{Metrics, Series};
 pub use name::names;
 
-use chart::Chart;
+use chart::{Chart, Layer, Mark};
 use name::Escaped;
 use scale::Scale;
 
@@ -93,11 +94,21 @@ impl Picture<'_> {
             .map(|step| step as f64)
             .collect();
         let steps = Scale::steps(&steps);
-        let select = |series: fn(&Metrics) -> &Series| self.runs.iter().map(|run| series(&run.metrics)).collect();
+        let layers = |mark: Mark, series: fn(&Metrics) -> &Series| {
+            let runs = self.runs.iter().enumerate();
+            runs.map(move |(run, curves)| Layer {
+                series: series(&curves.metrics),
+                stroke: Stroke::of(run),
+                mark,
+            })
+        };
+        let lines = |series| layers(Mark::Line, series).collect();
+        // Validations are few and lie on top.
+        let losses = layers(Mark::Line, |metrics| &metrics.loss).chain(layers(Mark::Circles, |metrics| &metrics.val_loss));
         [
-            Chart::new("loss", steps, select(|metrics| &metrics.loss), Scale::decades),
-            Chart::new("learning rate", steps, select(|metrics| &metrics.lr), Scale::linear),
-            Chart::new("gradient norm", steps, select(|metrics| &metrics.grad_norm), Scale::linear),
+            Chart::new("loss", steps, losses.collect(), Scale::decades),
+            Chart::new("learning rate", steps, lines(|metrics| &metrics.lr), Scale::linear),
+            Chart::new("gradient norm", steps, lines(|metrics| &metrics.grad_norm), Scale::linear),
         ]
     }
 

@@ -1,8 +1,8 @@
-//! Curves of runs: what is read, what is drawn. The whole picture is compared by `cli/plot.md`.
+//! Curves of runs: what is read, what is drawn. Whole pictures are compared by `run/tests/cli/plot.md`.
 
 use std::path::{Path, PathBuf};
 
-use neva_run::plot::{Curves, Metrics, Series, names, svg};
+use neva_track::plot::{Curves, Metrics, Series, names, svg};
 use proptest::{collection, prelude::*};
 
 fn curves(name: &str, metrics: Metrics) -> Curves {
@@ -112,13 +112,14 @@ fn lines_are_read_or_named() {
         loss: Series::from([(0, Some(2.0))]),
         lr: Series::from([(0, None)]),
         grad_norm: Series::from([(1, Some(3.0))]),
+        ..Metrics::default()
     };
     assert_eq!(metrics.unwrap(), expect);
 
     #[track_caller]
     fn check(text: &str, expect: &str) {
         let error = Metrics::parse(text.as_bytes(), Path::new("m.jsonl")).unwrap_err();
-        assert_eq!((error.to_string().as_str(), error.class()), (expect, 2), "{text}");
+        assert_eq!(error.to_string(), expect, "{text}");
     }
     check("", "cannot draw m.jsonl: it holds no metrics");
     check("{\"step\":0,\"x\":1}", "cannot draw m.jsonl: it holds no metrics");
@@ -129,6 +130,25 @@ fn lines_are_read_or_named() {
         "[0]",
         "cannot draw m.jsonl: line 1: column 0: invalid type: sequence, expected a map",
     );
+}
+
+#[test]
+fn validations_are_circles_on_the_training_curve() {
+    /// Circles of the chart and of its key; `validation` in the key.
+    #[track_caller]
+    fn check(text: &str, expect: (usize, bool)) {
+        let metrics = Metrics::parse(text.as_bytes(), Path::new("m.jsonl")).unwrap();
+        let picture = svg(&[curves("", metrics)]);
+        assert_eq!((picture.matches("<circle").count(), picture.contains(">validation<")), expect, "{text}");
+    }
+    let training: String = (0..9).map(|step| format!("{{\"step\":{step},\"reduced_train_loss\":2.5}}\n")).collect();
+    let validations = |count: u64| -> String { (0..count).map(|step| format!("{{\"step\":{step},\"val_loss\":3.5}}\n")).collect() };
+    check(&training, (0, false));
+    check(&format!("{training}{}", validations(2)), (3, true));
+    // A run that only validated, and a line that holds neither.
+    check(&format!("{}{{\"step\":9,\"test\":1}}", validations(1)), (2, true));
+    // Too many to be told apart.
+    check(&validations(400), (1, true));
 }
 
 #[test]
@@ -168,11 +188,11 @@ fn any_series() -> impl Strategy<Value = Series> {
 proptest! {
     #[test]
     fn every_place_is_inside_the_picture(
-        runs in collection::vec((any::<String>(), any_series(), any_series(), any_series()), 0..4),
+        runs in collection::vec((any::<String>(), any_series(), any_series(), any_series(), any_series()), 0..4),
     ) {
         let runs: Vec<_> = runs
             .into_iter()
-            .map(|(name, loss, lr, grad_norm)| Curves { name, metrics: Metrics { loss, lr, grad_norm } })
+            .map(|(name, loss, val_loss, lr, grad_norm)| Curves { name, metrics: Metrics { loss, val_loss, lr, grad_norm } })
             .collect();
         let picture = svg(&runs);
         for place in coordinates(&picture) {

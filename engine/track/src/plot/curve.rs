@@ -47,6 +47,11 @@ impl Curve {
         self.lines.iter().filter(|line| line.len() == 1).flatten().copied()
     }
 
+    /// All points that were kept.
+    pub(super) fn points(&self) -> impl Iterator<Item = Point> {
+        self.lines.iter().flatten().copied()
+    }
+
     pub(super) fn has_lines(&self) -> bool {
         self.lines.iter().any(|line| line.len() > 1)
     }

@@ -10,7 +10,7 @@ use std::{
 use neva_schemas::METRICS_FILE;
 
 use super::{Curves, Metrics, names, svg};
-use crate::error::RunError;
+use crate::TrackError;
 
 /// File in the run's folder that the picture is written to.
 pub const CURVES_FILE: &str = "curves.svg";
@@ -20,7 +20,7 @@ pub const CURVES_FILE: &str = "curves.svg";
 ///
 /// # Errors
 /// A run without metrics, a line that is not one of metrics, and files that cannot be read or written.
-pub fn draw(runs: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, RunError> {
+pub fn draw(runs: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, TrackError> {
     let files: Vec<_> = runs.iter().map(|run| metrics_file(run)).collect();
     let metrics = files.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
     let subjects = files.iter().map(|file| subject(file)).collect::<Vec<_>>();
@@ -31,11 +31,7 @@ pub fn draw(runs: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, RunError> {
         .collect();
     let beside_first = || files.first().map(|file| file.with_file_name(CURVES_FILE));
     let out = out.map(Path::to_owned).or_else(beside_first).unwrap_or_else(|| CURVES_FILE.into());
-    write(&out, &svg(&curves)).map_err(|source| RunError::File {
-        action: "write",
-        path: out.clone(),
-        source,
-    })?;
+    write(&out, &svg(&curves)).map_err(TrackError::io("write", &out))?;
     Ok(out)
 }
 
@@ -53,17 +49,13 @@ fn subject(file: &Path) -> PathBuf {
     }
 }
 
-fn read(file: &Path) -> Result<Metrics, RunError> {
+fn read(file: &Path) -> Result<Metrics, TrackError> {
     let text = fs::read(file).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => RunError::NoMetrics {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => TrackError::NoMetrics {
             path: file.to_owned(),
             reason: "there is no such file",
         },
-        _ => RunError::File {
-            action: "read",
-            path: file.to_owned(),
-            source,
-        },
+        _ => TrackError::io("read", file)(source),
     })?;
     Metrics::parse(&text, file)
 }

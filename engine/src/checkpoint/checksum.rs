@@ -1,0 +1,60 @@
+//! BLAKE3 of a checkpoint's files: a flipped bit is found before it is trained on.
+
+use crate::error::{EngineError, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Length and BLAKE3 of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksum {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 in hexadecimal.
+    pub blake3: String,
+}
+
+impl Checksum {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of(path: &Path) -> Result<Self> {
+        let read = || {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_mmap_rayon(path)?;
+            std::io::Result::Ok(hasher)
+        };
+        let hasher = read().map_err(EngineError::io("read", path))?;
+        Ok(Self {
+            bytes: hasher.count(),
+            blake3: hasher.finalize().to_hex().to_string(),
+        })
+    }
+}
+
+/// Checksums of a checkpoint's files, by name.
+pub type Checksums = BTreeMap<String, Checksum>;
+
+/// Checks that the files of `folder` are those that were summed.
+///
+/// # Errors
+/// One is missing, truncated, or holds other bytes.
+pub(super) fn verify(folder: &Path, sums: &Checksums) -> Result<()> {
+    for (name, sum) in sums {
+        let path = folder.join(name);
+        let wrong = |reason: String| EngineError::Content {
+            path: path.clone(),
+            reason,
+        };
+        let length = std::fs::metadata(&path).map_err(EngineError::io("read", &path))?.len();
+        if length != sum.bytes {
+            let what = if length < sum.bytes { "truncated" } else { "too long" };
+            return Err(wrong(format!("{what}: {length} bytes, it was written with {}", sum.bytes)));
+        }
+        if Checksum::of(&path)? != *sum {
+            return Err(wrong("damaged: its checksum is not the one that it was written with".into()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! What the first rank decides for all.
+
+use super::mesh::Mesh;
+use crate::error::{EngineError, Result};
+use serde::{Serialize, de::DeserializeOwned};
+use tch::{Kind, Tensor};
+
+/// What `decide` gives on the first rank, on every rank. Where the first rank fails, the others fail too, so that
+/// none waits for it.
+///
+/// # Errors
+/// That of `decide` on the first rank, [`EngineError::First`] on the others; or the ranks could not talk.
+pub fn first_decides<T: Serialize + DeserializeOwned>(mesh: &Mesh, decide: impl FnOnce() -> Result<T>) -> Result<T> {
+    let world = mesh.world();
+    if world.size() == 1 {
+        return decide();
+    }
+    let bug = |error: serde_json::Error| EngineError::Bug(format!("ranks exchange what is not JSON: {error}"));
+    let mine = mesh.is_first().then(decide);
+    let message = match &mine {
+        None => Vec::new(),
+        Some(Ok(value)) => serde_json::to_vec(&Ok::<_, (u8, String)>(value)).map_err(bug)?,
+        Some(Err(error)) => serde_json::to_vec(&Err::<T, _>((error.class(), error.to_string()))).map_err(bug)?,
+    };
+    let length = Tensor::from(message.len() as i64);
+    world.broadcast(&length, 0)?;
+    let bytes = if mesh.is_first() {
+        Tensor::f_from_slice(&message)?
+    } else {
+        Tensor::f_zeros([length.int64_value(&[])], (Kind::Uint8, tch::Device::Cpu))?
+    };
+    world.broadcast(&bytes, 0)?;
+    if let Some(mine) = mine {
+        return mine;
+    }
+    let received: Result<T, (u8, String)> = serde_json::from_slice(&Vec::<u8>::try_from(&bytes)?).map_err(bug)?;
+    received.map_err(|(class, message)| EngineError::First { class, message })
+}

@@ -1,0 +1,118 @@
+//! This rank's share of the data: micro-batches of training, step by step, and of a validation.
+
+use super::batch::to_device;
+use super::step::Microbatch;
+use crate::comm::{Axis, Mesh};
+use crate::error::{EngineError, Result};
+use neva_data::{BatchSlice, Dataset, Loader, MergeOptions, Order};
+use neva_schemas::{Finetune, Problem};
+use std::sync::Arc;
+use tch::Device;
+
+/// Prepared batches that each data worker keeps ready.
+const PREFETCH: usize = 2;
+
+/// How data is cut into micro-batches.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slicing {
+    slice: BatchSlice,
+    options: MergeOptions,
+    workers: usize,
+    device: Device,
+}
+
+impl Slicing {
+    /// The slicing of a run on this rank.
+    pub(super) fn of(finetune: &Finetune, mesh: &Mesh, device: Device) -> Result<Self> {
+        let group = mesh.axis(Axis::Data);
+        let slice = BatchSlice {
+            global_batch_size: finetune.data.global_batch_size(),
+            micro_batch_size: finetune.data.micro_batch_size(),
+            data_parallel_size: group.size() as u64,
+            data_parallel_rank: group.rank() as u64,
+        };
+        if let Some(problem) = slice.problem() {
+            return Err(EngineError::Run(vec![Problem::error("finetune.data.global_batch_size", problem)]));
+        }
+        let options = MergeOptions {
+            image_seq_len: finetune.model.llava().image_seq_length(),
+            max_length: finetune.data.seq_length(),
+            row_multiple: 1,
+            fixed_length: false,
+        };
+        Ok(Self {
+            slice,
+            options,
+            workers: finetune.data.num_workers(),
+            device,
+        })
+    }
+
+    /// Dataset indices of the global batch after `consumed` samples.
+    pub(super) fn global_batch(&self, order: &Order, consumed: u64) -> Vec<u64> {
+        self.slice.global_batch(order, consumed)
+    }
+
+    /// Global batches of a validation.
+    pub(super) fn validation_batches(&self, samples: u64, limit: Option<u64>) -> u64 {
+        self.slice.num_batches(samples, limit)
+    }
+
+    fn microbatch(&self, batch: &neva_data::Batch) -> Result<Microbatch> {
+        let tokens = &batch.tokens;
+        Ok(Microbatch {
+            labels: tokens.total_labels() as u64,
+            tokens: tokens.seq_lens.iter().sum::<usize>() as u64,
+            zero_label_samples: tokens.num_labels.iter().filter(|labels| **labels == 0).count() as u64,
+            batch: to_device(batch, self.options.image_seq_len, self.device)?,
+        })
+    }
+}
+
+/// Training data, endless, from a position on.
+pub(super) struct TrainBatches {
+    loader: Loader<neva_data::Batch>,
+    slicing: Slicing,
+}
+
+impl TrainBatches {
+    pub(super) fn start(slicing: Slicing, dataset: Arc<dyn Dataset>, order: Order, consumed: u64) -> Result<Self> {
+        let Slicing { slice, options, .. } = slicing;
+        let source = move |n| Some(neva_data::Batch::microbatch(&*dataset, &order, &slice, &options, consumed, n));
+        Ok(Self {
+            loader: Loader::new(source, slicing.workers, PREFETCH)?,
+            slicing,
+        })
+    }
+
+    /// The micro-batches of the next step.
+    pub(super) fn next_step(&mut self) -> Result<Vec<Microbatch>> {
+        (0..self.slicing.slice.num_microbatches())
+            .map(|_| {
+                let batch = self.loader.next();
+                let batch = batch.ok_or_else(|| EngineError::Bug("the endless stream of batches ended".into()))??;
+                self.slicing.microbatch(&batch)
+            })
+            .collect()
+    }
+}
+
+/// The micro-batches of one validation over `dataset`, `(micro-batch, samples)` each; those without samples are
+/// left out.
+pub(super) fn validation_batches(
+    slicing: Slicing,
+    dataset: Arc<dyn Dataset>,
+    limit: Option<u64>,
+) -> Result<impl Iterator<Item = Result<(Microbatch, u64)>>> {
+    let Slicing { slice, options, .. } = slicing;
+    let source = move |n| {
+        let indices = slice.validation(dataset.len() as u64, limit, n)?;
+        Some(neva_data::Batch::of(&*dataset, &indices, &options))
+    };
+    let loader = Loader::new(source, slicing.workers, PREFETCH)?;
+    Ok(loader.filter_map(move |batch| match batch {
+        Ok(None) => None,
+        Ok(Some(batch)) => Some(slicing.microbatch(&batch).map(|microbatch| (microbatch, batch.samples.len() as u64))),
+        Err(error) => Some(Err(error.into())),
+    }))
+}

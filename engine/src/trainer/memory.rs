@@ -1,0 +1,10 @@
+//! Memory of this process.
+
+/// Most memory that this process has held at once, in GiB; 0 where the system does not tell.
+pub(super) fn peak_gib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+    kib.unwrap_or_default() / f64::from(1 << 20)
+}
