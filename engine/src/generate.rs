@@ -30,7 +30,7 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
     let tokenizer = Tokenizer::open(&checkpoint.path.display().to_string())?;
     let data_config = match &finetune.data {
         Data::Preloaded(data) => data.data_config.clone(),
-        Data::Mock(_) => ImageDataConfig::default(),
+        Data::Mock(_) | Data::Custom(_) => ImageDataConfig::default(),
     };
     let add_bos = !matches!(&finetune.data, Data::Preloaded(data) if data.add_bos == Some(false));
     let tokenizer = tokenizer.with_bos(add_bos);

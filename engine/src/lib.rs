@@ -20,4 +20,4 @@ pub mod trainer;
 
 pub use error::{EngineError, Result};
 pub use rank::{LibtorchEngine, engine, rank_main};
-pub use trainer::{Callback, Flow, Registry, RunView, StopRequest};
+pub use trainer::{Callback, DataModule, Flow, Registry, RunData, RunView, StopRequest};

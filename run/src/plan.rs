@@ -59,7 +59,8 @@ fn absolute_paths(run: &mut Run, cwd: &Path) {
         unless("nemo://", &mut restore.path);
     }
     match &mut finetune.data {
-        Data::Mock(_) => {}
+        // What is a path among the arguments of an own type, only the rank program knows.
+        Data::Mock(_) | Data::Custom(_) => {}
         Data::Preloaded(data) => {
             data.paths.iter_mut().chain(&mut data.val_paths).for_each(in_place);
             data.data_config.image_folder.iter_mut().for_each(in_place);

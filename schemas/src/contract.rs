@@ -3,7 +3,7 @@
 //! environment variable that passes between the two.
 
 use crate::plan::LaunchPlan;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
 
 /// Names of environment variables.
@@ -187,7 +187,8 @@ pub struct RunReport {
     pub run_dir: PathBuf,
     /// Optimizer steps that are done, those before a resume included.
     pub steps: u64,
-    /// Loss of each step that this run did.
+    /// Loss of each step that this run did; one that is not finite is `null` in JSON, and comes back as NaN.
+    #[serde(deserialize_with = "nan_for_null")]
     pub losses: Vec<f64>,
     /// The last checkpoint.
     pub checkpoint: Option<PathBuf>,
@@ -197,6 +198,11 @@ pub struct RunReport {
     /// Why the run ended before its last step by its own rules: `max_time`, early stopping, a callback.
     #[serde(default)]
     pub ended_early: Option<String>,
+}
+
+fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    let losses = Vec::<Option<f64>>::deserialize(deserializer)?;
+    Ok(losses.into_iter().map(|loss| loss.unwrap_or(f64::NAN)).collect())
 }
 
 /// An engine: what turns a plan into trained weights. `neva-run` does not link one; a caller brings it.

@@ -1,5 +1,6 @@
 //! Where samples come from.
 
+use crate::custom_data::CustomData;
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ pub enum Data {
     /// A LLaVA-JSON file that is read as a whole.
     #[serde(rename = "vlm.NevaPreloadedDataModule")]
     Preloaded(NevaPreloadedDataModule),
+    /// A type of the rank program's own, registered under its `_target_`: `my_crate::MyData`.
+    Custom(CustomData),
 }
 
 impl Data {
@@ -22,6 +25,7 @@ impl Data {
         match self {
             Self::Mock(data) => data.global_batch_size,
             Self::Preloaded(data) => data.global_batch_size,
+            Self::Custom(data) => data.batching().global_batch_size,
         }
     }
 
@@ -30,6 +34,7 @@ impl Data {
         match self {
             Self::Mock(data) => data.micro_batch_size,
             Self::Preloaded(data) => data.micro_batch_size,
+            Self::Custom(data) => data.batching().micro_batch_size,
         }
     }
 
@@ -38,6 +43,7 @@ impl Data {
         match self {
             Self::Mock(data) => data.seq_length,
             Self::Preloaded(data) => data.seq_length,
+            Self::Custom(data) => data.batching().seq_length,
         }
     }
 
@@ -46,6 +52,16 @@ impl Data {
         match self {
             Self::Mock(data) => data.num_workers,
             Self::Preloaded(data) => data.num_workers,
+            Self::Custom(data) => data.batching().num_workers,
+        }
+    }
+
+    /// Whether each epoch has an order of its own.
+    pub fn shuffle(&self) -> bool {
+        match self {
+            Self::Mock(_) => true,
+            Self::Preloaded(data) => data.shuffle,
+            Self::Custom(data) => data.batching().shuffle,
         }
     }
 
@@ -54,6 +70,7 @@ impl Data {
         match self {
             Self::Mock(data) => data.seed,
             Self::Preloaded(data) => data.seed,
+            Self::Custom(data) => data.batching().seed,
         }
     }
 }
@@ -123,6 +140,8 @@ pub struct NevaPreloadedDataModule {
     /// Puts the tokenizer's BOS in front, as LLaVA and Hugging Face do (NeMo does not). `null` is true, and false
     /// under `nemo_compat`.
     pub add_bos: Option<bool>,
+    /// Each epoch has an order of its own; `false` reads the data in its own order, epoch after epoch.
+    pub shuffle: bool,
     /// Seed of the sample order.
     pub seed: u64,
 }
@@ -141,6 +160,7 @@ impl Default for NevaPreloadedDataModule {
             image_processor: None,
             num_workers: 8,
             add_bos: None,
+            shuffle: true,
             seed: 1234,
         }
     }
@@ -237,6 +257,7 @@ impl Validate for Data {
         match self {
             Self::Mock(data) => nonzero(path, problems, &[("num_train_samples", data.num_train_samples)]),
             Self::Preloaded(data) => data.validate(path, problems),
+            Self::Custom(data) => data.validate(path, problems),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod callback;
 mod contract;
+mod custom_data;
 mod data;
 mod finetune;
 mod log;
@@ -28,6 +29,7 @@ pub use contract::{
     Engine, ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankEnv, RankFailure, RunReport, env,
     exit_class,
 };
+pub use custom_data::CustomData;
 pub use data::{Data, ImageDataConfig, ImageProcessMode, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule};
 pub use finetune::Finetune;
 pub use log::{Log, MlflowLogger, ModelCheckpoint};

@@ -88,12 +88,14 @@ fn flat_variant(variant: &Value, definitions: &Value) -> Option<Value> {
         Some(reference) => definitions.get(reference.rsplit('/').next()?)?.clone(),
         None => inner.clone(),
     };
+    let mut fields = inner.get("properties").cloned().unwrap_or_else(|| json!({}));
     if name == "Custom" {
-        // An own type: its name is a path, and its arguments are its own affair.
-        let fields = json!({ "_target_": { "type": "string", "pattern": "::" } });
+        // An own type: its name is a path, and further arguments are its own affair.
+        fields
+            .as_object_mut()?
+            .insert("_target_".into(), json!({ "type": "string", "pattern": "::" }));
         return Some(json!({ "type": "object", "required": ["_target_"], "properties": fields }));
     }
-    let mut fields = inner.get("properties").cloned().unwrap_or_else(|| json!({}));
     fields.as_object_mut()?.insert("_target_".into(), json!({ "const": name }));
     let mut flat = json!({ "type": "object", "additionalProperties": false, "properties": fields });
     if let Some(description) = variant.get("description").or_else(|| inner.get("description")) {

@@ -3,6 +3,7 @@
 
 mod direct;
 mod inputs;
+mod killed;
 mod layering;
 mod photos;
 mod processes;

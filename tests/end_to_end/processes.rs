@@ -1,10 +1,9 @@
 //! Ranks as processes.
 
-use neva_tests::{finish, metrics, neva_run, run, run_folder, start};
+use neva_tests::{finish, metrics, neva_run, run, run_folder, start, wait_for};
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(180);
 
@@ -115,7 +114,7 @@ fn a_killed_rank_ends_the_run_and_leaves_the_checkpoint() {
     let mut arguments = vec!["recipes/neva_tiny.yaml"];
     arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
     let launcher = start(neva_run(&arguments));
-    let checkpoints = wait_for(|| {
+    let checkpoints = wait_for("a checkpoint", || {
         let runs = std::fs::read_dir(dir.path().join("killed")).ok()?;
         let checkpoints = runs.last()?.ok()?.path().join("checkpoints");
         let visible = std::fs::read_dir(&checkpoints)
@@ -159,19 +158,4 @@ fn a_killed_rank_ends_the_run_and_leaves_the_checkpoint() {
         losses(dir.path(), "resumed", &[&format!("finetune.trainer.max_steps={steps}"), &from]).len(),
         1
     );
-}
-
-/// The first value that `look` finds, with a deadline.
-#[track_caller]
-fn wait_for<T>(look: impl Fn() -> Option<T>) -> T {
-    let started = Instant::now();
-    // Nobody sends: the receiver only waits.
-    let (_sender, receiver) = channel::<()>();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(started.elapsed() < DEADLINE, "not there after {DEADLINE:?}");
-        let _ = receiver.recv_timeout(Duration::from_millis(20));
-    }
 }

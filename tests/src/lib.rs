@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The repository's root.
 pub fn root() -> &'static Path {
@@ -146,4 +146,25 @@ pub fn metrics(run: &Path, key: &str) -> Vec<f64> {
         line[key].as_f64().unwrap_or_else(|| panic!("no number `{key}` in {line}"))
     };
     text.lines().map(value).collect()
+}
+
+/// Longest wait for something to appear.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The first value that `look` finds, within two minutes.
+///
+/// # Panics
+/// When `what` does not come.
+#[track_caller]
+pub fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let started = Instant::now();
+    // Nobody sends: the receiver only waits.
+    let (_sender, receiver) = channel::<()>();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "{what}: not there after {PATIENCE:?}");
+        let _ = receiver.recv_timeout(Duration::from_millis(5));
+    }
 }

@@ -7,7 +7,7 @@ use crate::error::{EngineError, Result};
 use crate::optim::Optimizer;
 use crate::parameters::Parameters;
 use neva_layout::ParamSpec;
-use neva_schemas::{AutoResume, Finetune, Problem};
+use neva_schemas::{AutoResume, Finetune, Optim, Problem};
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
@@ -102,13 +102,22 @@ pub fn refuse_past_end(finetune: &Finetune, checkpoint: &CheckpointFolder, total
 /// Puts a checkpoint's optimizer state into `optimizer`.
 ///
 /// # Errors
-/// The file is not whole, or is of another model: everything that does not fit is listed.
+/// It is that of another optimizer; or the file is not whole, or is of another model: everything that does not fit is
+/// listed.
 pub fn restore_optimizer(
     checkpoint: &CheckpointFolder,
     optimizer: &Optimizer,
     parameters: &Parameters,
     (tp_rank, tp): (usize, usize),
 ) -> Result<()> {
+    // Moments have the same names in several of them, and mean something else.
+    let (theirs, ours) = (kind(&checkpoint.run.finetune.optim), kind(optimizer.config()));
+    if theirs != ours {
+        let message = format!("{} holds the moments of {theirs}, this run trains with {ours}", checkpoint.path.display());
+        return Err(EngineError::Run(vec![Problem::error("finetune.optim", message).help(format!(
+            "train on with {theirs}, or start from the weights alone: --set finetune.resume.restore_config.path=DIR"
+        ))]));
+    }
     let path = checkpoint.optimizer();
     let file = TensorFile::open(&path)?;
     let shapes = file.tensors();
@@ -143,6 +152,15 @@ pub fn restore_optimizer(
     }
     tch::no_grad(|| copies.iter_mut().try_for_each(|(to, from)| to.f_copy_(from)))?;
     Ok(())
+}
+
+/// An optimizer's name in a recipe.
+fn kind(optim: &Optim) -> &'static str {
+    match optim {
+        Optim::AdamW(_) => "optim.AdamW",
+        Optim::Sgd(_) => "optim.SGD",
+        Optim::Lion(_) => "optim.Lion",
+    }
 }
 
 /// The part of a local tensor that is not padding.

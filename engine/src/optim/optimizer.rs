@@ -96,6 +96,11 @@ impl Optimizer {
         Ok(foreach::copy_(&to, &from)?)
     }
 
+    /// What the run asked for.
+    pub fn config(&self) -> &Optim {
+        &self.config
+    }
+
     /// The state of each parameter, by name.
     pub fn states(&self) -> impl Iterator<Item = (&str, &OptimizerState)> {
         self.states.iter().map(|(name, state)| (name.as_str(), state))

@@ -2,14 +2,10 @@
 
 use crate::checkpoint::RunProgress;
 use crate::error::{EngineError, Result};
-use neva_schemas::{Callback as CallbackConfig, EarlyStopping as EarlyStoppingConfig, Finetune, Problem, RunReport};
+use neva_schemas::{EarlyStopping as EarlyStoppingConfig, Finetune, RunReport};
 use neva_track::{StepMetrics, ValidationMetrics};
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
-use std::fmt;
+use serde_json::{Value, json};
 use std::path::Path;
-use std::sync::Arc;
 
 /// What a callback sees of a run.
 #[derive(Debug, Clone, Copy)]
@@ -111,90 +107,15 @@ pub trait Callback: Send {
     }
 }
 
-/// Makes a callback of its arguments, or says what is wrong with them.
-type Make = Arc<dyn Fn(Value) -> Result<Box<dyn Callback>, String> + Send + Sync>;
-
-/// The types that a rank program knows by name: built-in ones, and its own.
-#[derive(Clone, Default)]
-pub struct Registry {
-    callbacks: BTreeMap<String, Make>,
-}
-
-impl fmt::Debug for Registry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.callbacks.keys()).finish()
-    }
-}
-
-impl Registry {
-    /// What `neva-rank` knows.
-    pub fn builtin() -> Self {
-        Self::default()
-    }
-
-    /// Adds a callback: a recipe's `_target_` names it, and its fields are the arguments there.
-    #[must_use]
-    pub fn callback<C: Callback + DeserializeOwned + 'static>(mut self, name: impl Into<String>) -> Self {
-        let make = |arguments: Value| {
-            let callback: C = serde_json::from_value(arguments).map_err(|error| error.to_string())?;
-            Ok(Box::new(callback) as Box<dyn Callback>)
-        };
-        self.callbacks.insert(name.into(), Arc::new(make));
-        self
-    }
-
-    /// The callbacks of a run, in its order.
-    ///
-    /// # Errors
-    /// One is not registered, or does not take its arguments: all of them are named.
-    pub fn callbacks(&self, configs: &[CallbackConfig]) -> Result<Vec<Box<dyn Callback>>> {
-        let mut problems = Vec::new();
-        let mut callbacks = Vec::new();
-        for (index, config) in configs.iter().enumerate() {
-            let path = format!("finetune.trainer.callbacks[{index}]");
-            match config {
-                CallbackConfig::EarlyStopping(config) => callbacks.push(Box::new(EarlyStopping::new(config)) as Box<dyn Callback>),
-                CallbackConfig::Custom(custom) => {
-                    let mut arguments: Map<String, Value> = custom.0.clone();
-                    arguments.shift_remove("_target_");
-                    match self.callbacks.get(custom.target()) {
-                        Some(make) => match make(Value::Object(arguments)) {
-                            Ok(callback) => callbacks.push(callback),
-                            Err(reason) => problems.push(Problem::error(path, format!("{}: {reason}", custom.target()))),
-                        },
-                        None => {
-                            let known = self.callbacks.keys().cloned().collect::<Vec<_>>().join(", ");
-                            let problem = Problem::error(
-                                format!("{path}._target_"),
-                                format!("this rank program has no callback `{}`", custom.target()),
-                            );
-                            problems.push(if known.is_empty() {
-                                problem.help("NEVA_RANK names the program that has it")
-                            } else {
-                                problem.help(format!("it has {known}"))
-                            });
-                        }
-                    }
-                }
-            }
-        }
-        if problems.is_empty() {
-            Ok(callbacks)
-        } else {
-            Err(EngineError::Run(problems))
-        }
-    }
-}
-
 /// Ends the run when a metric no longer improves.
-struct EarlyStopping {
+pub(super) struct EarlyStopping {
     config: EarlyStoppingConfig,
     best: Option<f64>,
     waited: u64,
 }
 
 impl EarlyStopping {
-    fn new(config: &EarlyStoppingConfig) -> Self {
+    pub(super) fn new(config: &EarlyStoppingConfig) -> Self {
         Self {
             config: config.clone(),
             best: None,

@@ -1,9 +1,9 @@
-//! The dataset that a run names, and the files that belong to it.
+//! The data that a run names, and the files that belong to it.
 
 use crate::checkpoint::Artifacts;
 use crate::error::{EngineError, Result};
 use neva_data::{Dataset, ImagePosition, ImageProcessor, LlavaConfig, LlavaDataset, MockConfig, MockDataset, ProcessMode, Subset, Tokenizer, split};
-use neva_schemas::{Data, Finetune, ImageProcessMode, ImageTokenPosition, LlavaModel, NevaPreloadedDataModule, Problem};
+use neva_schemas::{Finetune, ImageProcessMode, ImageTokenPosition, LlavaModel, MockDataModule, NevaPreloadedDataModule, Problem};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,32 +17,44 @@ pub struct RunData {
     pub artifacts: Artifacts,
 }
 
-/// Opens the data of a run. `base` is the folder that the weights come from, if they do.
+/// Where the samples of a run come from.
 ///
-/// # Errors
-/// The data is not there or is wrong, or does not fit the model.
-pub fn run_data(finetune: &Finetune, base: Option<&Path>) -> Result<RunData> {
-    let model = finetune.model.llava();
-    match &finetune.data {
-        Data::Mock(mock) => {
-            let config = MockConfig {
-                seq_length: mock.seq_length,
-                image_seq_len: model.image_seq_length(),
-                images_per_sample: 1,
-                vocab_size: model.text_config.vocab_size as u64,
-                image_height: model.vision_config.image_size,
-                image_width: model.vision_config.image_size,
-                num_samples: usize::try_from(mock.num_train_samples).unwrap_or(usize::MAX),
-                seed: mock.seed,
-            };
-            let held_out = usize::try_from(mock.num_val_samples).unwrap_or(usize::MAX);
-            Ok(RunData {
-                val: Some(Arc::new(MockDataset::validation(config.clone(), held_out)?)),
-                train: Arc::new(MockDataset::new(config)?),
-                artifacts: Artifacts::new(),
-            })
-        }
-        Data::Preloaded(data) => preloaded(data, model, base),
+/// A type of one's own is registered with [`Registry::data`](super::Registry::data); a recipe then names it as the
+/// `_target_` of `finetune.data`. How samples are ordered and cut into batches is not its affair.
+pub trait DataModule {
+    /// Opens the data; every rank does so, and gets the same samples under the same numbers. `base` is the folder that
+    /// the weights come from, where there is one.
+    ///
+    /// # Errors
+    /// The data is not there or is wrong, or does not fit the model.
+    fn open(&self, finetune: &Finetune, base: Option<&Path>) -> Result<RunData>;
+}
+
+impl DataModule for MockDataModule {
+    fn open(&self, finetune: &Finetune, _: Option<&Path>) -> Result<RunData> {
+        let model = finetune.model.llava();
+        let config = MockConfig {
+            seq_length: self.seq_length,
+            image_seq_len: model.image_seq_length(),
+            images_per_sample: 1,
+            vocab_size: model.text_config.vocab_size as u64,
+            image_height: model.vision_config.image_size,
+            image_width: model.vision_config.image_size,
+            num_samples: usize::try_from(self.num_train_samples).unwrap_or(usize::MAX),
+            seed: self.seed,
+        };
+        let held_out = usize::try_from(self.num_val_samples).unwrap_or(usize::MAX);
+        Ok(RunData {
+            val: Some(Arc::new(MockDataset::validation(config.clone(), held_out)?)),
+            train: Arc::new(MockDataset::new(config)?),
+            artifacts: Artifacts::new(),
+        })
+    }
+}
+
+impl DataModule for NevaPreloadedDataModule {
+    fn open(&self, finetune: &Finetune, base: Option<&Path>) -> Result<RunData> {
+        preloaded(self, finetune.model.llava(), base)
     }
 }
 

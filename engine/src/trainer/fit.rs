@@ -1,15 +1,16 @@
 //! A run, from a plan to a report: set-up, and the loop of steps, validations and checkpoints.
 
 use super::batches::{Slicing, TrainBatches, validation_batches};
-use super::callback::{Callback, Flow, Registry, RunView};
-use super::dataset::{RunData, run_data};
+use super::callback::{Callback, Flow, RunView};
+use super::dataset::RunData;
 use super::loaded::LoadedModel;
 use super::records::Records;
+use super::registry::Registry;
 use super::spike::{Spike, observe};
 use super::step::{StepReport, Trainer};
 use super::stop::{Clocks, Stop, StopRequest};
 use crate::checkpoint::{
-    Artifacts, Base, BaseReference, CheckpointFolder, ModelCache, RunProgress, Snapshot, Sources, is_among_best, refuse_past_end,
+    Adapter, Artifacts, Base, BaseReference, CheckpointFolder, ModelCache, RunProgress, Snapshot, Sources, is_among_best, refuse_past_end,
     restore_optimizer, resume_from, save,
 };
 use crate::comm::{Axis, Mesh, first_decides};
@@ -116,8 +117,9 @@ impl<'a> Fit<'a> {
         let Surroundings { run_dir, mesh, device, .. } = around;
         let finetune = &plan.run.finetune;
         let mut callbacks = around.registry.callbacks(&finetune.trainer.callbacks)?;
+        let data_module = around.registry.data_module(&finetune.data)?;
         let resumed = resume(finetune, run_dir, &mesh)?;
-        let adapter = finetune.resume.adapter_path.as_deref().map(CheckpointFolder::open).transpose()?;
+        let adapter = finetune.resume.adapter_path.as_deref().map(Adapter::open).transpose()?;
         let base = Base::of(finetune, around.cache)?;
         let reference = first_decides(&mesh, || reference(&base, resumed.as_ref(), adapter.as_ref()))?;
         let sources = Sources {
@@ -128,8 +130,11 @@ impl<'a> Fit<'a> {
         };
         let loaded = LoadedModel::load(finetune, sources, &mesh, device)?;
         check_trainable(&loaded, finetune)?;
-        let data = run_data(finetune, artifact_folder(finetune, &base, around.cache)?.as_deref())?;
+        let data = data_module.open(finetune, artifact_folder(finetune, &base, around.cache)?.as_deref())?;
         let samples = data.train.len() as u64;
+        if samples == 0 {
+            return Err(EngineError::Run(vec![Problem::error("finetune.data", "the data module has no sample to train on")]));
+        }
         let total_steps = finetune.trainer.total_steps(samples, finetune.data.global_batch_size());
         let own = resumed.as_ref().is_some_and(|checkpoint| checkpoint.path.starts_with(run_dir));
         if let Some(checkpoint) = resumed.as_ref().filter(|_| !own) {
@@ -153,7 +158,7 @@ impl<'a> Fit<'a> {
         let order = Order {
             seed: finetune.data.seed(),
             len: samples,
-            shuffle: true,
+            shuffle: finetune.data.shuffle(),
         };
         let batches = TrainBatches::start(slicing, data.train.clone(), order, progress.consumed_samples)?;
         let checkpoint = resumed.as_ref().filter(|_| own).map(|checkpoint| checkpoint.path.clone());
@@ -196,8 +201,8 @@ impl<'a> Fit<'a> {
             let agreed = self.clocks.agree(self.stop, rule.as_deref(), self.trainer.mesh())?;
             let done = self.state.progress.steps_done;
             let over = done >= self.state.progress.total_steps;
-            if let Some(Stop::Signal(signal)) = agreed.stop.as_ref().filter(|_| !over) {
-                self.state.report.stopped = Some((*signal).to_owned());
+            if let Some(Stop::Request(by)) = agreed.stop.as_ref().filter(|_| !over) {
+                self.state.report.stopped = Some((*by).to_owned());
                 self.save_unless_saved()?;
                 break;
             }
@@ -388,14 +393,13 @@ fn resume(finetune: &Finetune, run_dir: &Path, mesh: &Mesh) -> Result<Option<Che
 }
 
 /// What a checkpoint will say of the base; checked against what the checkpoints at the start say of theirs.
-fn reference(base: &Base, resumed: Option<&CheckpointFolder>, adapter: Option<&CheckpointFolder>) -> Result<BaseReference> {
+fn reference(base: &Base, resumed: Option<&CheckpointFolder>, adapter: Option<&Adapter>) -> Result<BaseReference> {
     let reference = base.reference()?;
     if let Some(checkpoint) = resumed {
         Base::check(&reference, checkpoint, "finetune.resume")?;
     }
     if let Some(adapter) = adapter {
-        adapter.verify()?;
-        Base::check(&reference, adapter, "finetune.resume.adapter_path")?;
+        adapter.verify(&reference)?;
     }
     Ok(reference)
 }

@@ -13,6 +13,9 @@ use tch::Tensor;
 /// Exit code of a rank that is asked a second time.
 const AT_ONCE: i32 = 1;
 
+/// Stands for the caller's own request among the numbers of signals; that of SIGHUP, which nobody listens for.
+const BY_CALLER: usize = 1;
+
 /// A request to save and stop, which may come at any time. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct StopRequest {
@@ -39,6 +42,12 @@ impl StopRequest {
         Ok(request)
     }
 
+    /// Asks in place of a signal, from within the process: every run that shares the request saves and stops after
+    /// the step under way.
+    pub fn stop(&self) {
+        self.signal.store(BY_CALLER, Ordering::Relaxed);
+    }
+
     fn code(&self) -> i64 {
         self.signal.load(Ordering::Relaxed) as i64
     }
@@ -47,8 +56,8 @@ impl StopRequest {
 /// Why a run stops before its last step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// The signal of this name.
-    Signal(&'static str),
+    /// A request from outside: the signal of this name, or `a request`.
+    Request(&'static str),
     /// Its own rules, in words.
     Rule(String),
 }
@@ -103,8 +112,9 @@ impl Clocks {
             0 if ruled > 0 => Some(Stop::Rule(rule.unwrap_or("a callback of another rank").to_owned())),
             0 if time > 0 => Some(Stop::Rule("max_time is over".into())),
             0 => None,
-            signal if signal == i64::from(SIGUSR1) => Some(Stop::Signal("SIGUSR1")),
-            _ => Some(Stop::Signal("SIGTERM")),
+            signal if signal == BY_CALLER as i64 => Some(Stop::Request("a request")),
+            signal if signal == i64::from(SIGUSR1) => Some(Stop::Request("SIGUSR1")),
+            _ => Some(Stop::Request("SIGTERM")),
         };
         Ok(Agreement { stop, save: save > 0 })
     }

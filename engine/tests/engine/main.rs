@@ -2,18 +2,28 @@
 //! checkpoint keeps, and what happens to input that is wrong.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod accumulation;
+mod auto_resume;
+mod callbacks;
 mod checkpoint;
 mod comm;
 mod config;
 mod decoding;
 mod determinism;
+mod ending;
 mod failures;
 mod gloo;
+mod groups;
 mod layout_invariance;
 mod model;
 mod optimizer;
+mod restoring;
 mod resume;
+mod rules;
 mod saving;
 mod setting;
+mod skipping;
+mod stopping;
 mod tensor_file;
+mod validation;
 mod weights;

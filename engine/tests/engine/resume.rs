@@ -1,27 +1,14 @@
 //! A run that goes on from a checkpoint is the run that was never interrupted.
 
 use crate::setting::{
-    ONE, Samples, close, files, load, loaded, microbatches, mock, no_cache, on_mesh, plan, run, saved, small, trainer, weights, within_limit,
-    without_picture,
+    ONE, Samples, bits, close, files, load, loaded, lora, microbatches, mock, no_cache, on_mesh, precision, run, run_on, saved, small, trainer,
+    weights, within_limit, without_picture,
 };
 use neva_engine::checkpoint::{Base, CheckpointFolder, restore_optimizer};
 use neva_engine::comm::Mesh;
-use neva_engine::trainer::{Progress, Registry, StopRequest, Surroundings, Trainer, fit};
-use neva_schemas::{Finetune, LoRA, MixedPrecision, ParallelSizes, Peft, Plugins, Precision, RestoreConfig, RunReport, exit_class};
+use neva_engine::trainer::{Registry, Trainer};
+use neva_schemas::{Finetune, ParallelSizes, Precision, RestoreConfig, RunReport, exit_class};
 use std::path::Path;
-use tch::Device;
-
-fn precision(finetune: &mut Finetune, precision: Precision) {
-    finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision { precision });
-}
-
-fn lora(finetune: &mut Finetune) {
-    finetune.peft = Some(Peft::LoRA(LoRA {
-        dim: 4,
-        alpha: 8.0,
-        ..LoRA::default()
-    }));
-}
 
 /// A run of six steps that saves every three, in `folder/default/NAME`.
 fn saving() -> Finetune {
@@ -33,10 +20,6 @@ fn saving() -> Finetune {
 const AFTER_3: &str = "checkpoints/default--step=2-consumed_samples=24";
 const AFTER_6: &str = "checkpoints/default--step=5-consumed_samples=48-last";
 
-fn bits(report: &RunReport) -> Vec<u64> {
-    report.losses.iter().map(|loss| loss.to_bits()).collect()
-}
-
 fn check(change: impl FnOnce(&mut Finetune)) {
     let folder = tempfile::tempdir().unwrap();
     let (whole, rest) = (folder.path().join("whole"), folder.path().join("rest"));
@@ -45,7 +28,7 @@ fn check(change: impl FnOnce(&mut Finetune)) {
     let expected = run(&finetune, &whole).unwrap();
     finetune.resume.resume_from_path = Some(whole.join(AFTER_3));
     let resumed = run(&finetune, &rest).unwrap();
-    assert_eq!((resumed.steps, bits(&resumed)), (6, bits(&expected)[3..].to_vec()));
+    assert_eq!((resumed.steps, bits(&resumed.losses)), (6, bits(&expected.losses)[3..].to_vec()));
     let (expected, got) = (files(&whole.join(AFTER_6)), files(&rest.join(AFTER_6)));
     for file in ["model.safetensors", "optimizer.safetensors"] {
         assert!(got[Path::new(file)] == expected[Path::new(file)], "{file} differs");
@@ -167,27 +150,9 @@ fn moves_between_layouts() {
                 if with_adapters {
                     lora(&mut finetune);
                 }
-                let cut = |finetune: &Finetune, sizes: ParallelSizes| {
-                    let mut finetune = finetune.clone();
-                    finetune.trainer.strategy.tensor_model_parallel_size = sizes.tp;
-                    finetune.trainer.devices = sizes.world();
-                    finetune
-                };
                 let on = |finetune: &Finetune, sizes: ParallelSizes, run: &str| -> RunReport {
-                    let (plan, run_dir) = (plan(&cut(finetune, sizes), &folder.path().join(run)), folder.path().join(run));
-                    on_mesh(sizes, |mesh| {
-                        let surroundings = Surroundings {
-                            run_dir: &run_dir,
-                            mesh,
-                            device: Device::Cpu,
-                            cache: &no_cache(),
-                            registry: &Registry::builtin(),
-                            stop: &StopRequest::default(),
-                            environment: |_| None,
-                        };
-                        fit(&plan, surroundings, &Progress::default()).unwrap()
-                    })
-                    .remove(0)
+                    let ranks = run_on(finetune, &folder.path().join(run), sizes, &Registry::builtin());
+                    ranks.into_iter().next().unwrap().unwrap()
                 };
                 let expected = on(&finetune, from, "whole");
                 finetune.resume.resume_from_path = Some(folder.path().join("whole").join(AFTER_3));

@@ -6,12 +6,14 @@ use neva_engine::checkpoint::{
 };
 use neva_engine::comm::{Axis, Mesh, run_ranks};
 use neva_engine::parameters::Parameter;
-use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, run_data, to_device};
+use neva_engine::trainer::{LoadedModel, Microbatch, Progress, Registry, StopRequest, Surroundings, Trainer, fit, to_device};
 use neva_recipes::neva_tiny;
 use neva_schemas::{
-    Accelerator, Data, Engine, Finetune, LaunchPlan, LrScheduler, MockDataModule, PLAN_FORMAT, ParallelSizes, RankEnv, RankFailure, Run,
-    RunReport, TextConfig, VisionConfig,
+    Accelerator, Callback, CustomCallback, Data, Engine, Finetune, LaunchPlan, LoRA, LrScheduler, METRICS_FILE, MixedPrecision, MockDataModule,
+    NevaPreloadedDataModule, PLAN_FORMAT, ParallelSizes, Peft, Plugins, Precision, RankEnv, RankFailure, Run, RunReport, TextConfig, VisionConfig,
 };
+use serde_json::Value;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -85,8 +87,55 @@ pub(crate) fn small() -> Finetune {
 pub(crate) fn mock(finetune: &mut Finetune) -> &mut MockDataModule {
     match &mut finetune.data {
         Data::Mock(data) => data,
-        Data::Preloaded(_) => unreachable!("the small run trains on mock data"),
+        _ => unreachable!("the small run trains on mock data"),
     }
+}
+
+pub(crate) fn precision(finetune: &mut Finetune, precision: Precision) {
+    finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision { precision });
+}
+
+pub(crate) fn lora(finetune: &mut Finetune) {
+    finetune.peft = Some(Peft::LoRA(LoRA {
+        dim: 4,
+        alpha: 8.0,
+        ..LoRA::default()
+    }));
+}
+
+/// A validation every so many steps, on so many samples.
+pub(crate) fn validate(finetune: &mut Finetune, every: u64, samples: u64) {
+    finetune.trainer.val_check_interval = Some(every);
+    finetune.trainer.limit_val_batches = None;
+    mock(finetune).num_val_samples = samples;
+}
+
+/// Text and pictures of a file of records in place of mock data, for a model with a vocabulary for them.
+pub(crate) fn preload(finetune: &mut Finetune, records: &Path) -> &mut NevaPreloadedDataModule {
+    finetune.model.llava_mut().text_config.vocab_size = 2048;
+    finetune.data = Data::Preloaded(NevaPreloadedDataModule {
+        paths: vec![records.to_owned()],
+        seq_length: 64,
+        global_batch_size: 8,
+        micro_batch_size: 2,
+        tokenizer: Some("builtin:mistral_2k".into()),
+        num_workers: 0,
+        ..NevaPreloadedDataModule::default()
+    });
+    preloaded(finetune)
+}
+
+pub(crate) fn preloaded(finetune: &mut Finetune) -> &mut NevaPreloadedDataModule {
+    match &mut finetune.data {
+        Data::Preloaded(data) => data,
+        Data::Mock(_) => unreachable!("asked for after `preload`"),
+    }
+}
+
+/// A callback of a test's own, as a recipe names it.
+pub(crate) fn custom(target: &str, mut arguments: Value) -> Callback {
+    arguments["_target_"] = target.into();
+    Callback::Custom(CustomCallback(arguments.as_object().unwrap().clone()))
 }
 
 /// Runs `body` on every rank of a mesh of threads.
@@ -134,7 +183,7 @@ impl Samples {
 
     pub(crate) fn edited(finetune: &Finetune, edit: fn(usize, &mut neva_data::Sample)) -> Self {
         Self {
-            inner: run_data(finetune, None).unwrap().train,
+            inner: Registry::builtin().data_module(&finetune.data).unwrap().open(finetune, None).unwrap().train,
             edit,
         }
     }
@@ -304,6 +353,57 @@ pub(crate) fn plan(finetune: &Finetune, run_dir: &Path) -> LaunchPlan {
 /// A whole run, as `neva-rank train` does it.
 pub(crate) fn run(finetune: &Finetune, run_dir: &Path) -> Result<RunReport, RankFailure> {
     neva_engine::engine().train(&plan(finetune, run_dir), &RankEnv::single())
+}
+
+thread_local! {
+    /// The request to stop that the rank of this thread listens to.
+    pub(crate) static STOP: RefCell<StopRequest> = RefCell::default();
+}
+
+/// A whole run on a mesh of threads, with callbacks of the test's own; each rank's outcome.
+pub(crate) fn run_on(finetune: &Finetune, run_dir: &Path, sizes: ParallelSizes, registry: &Registry) -> Vec<neva_engine::Result<RunReport>> {
+    let mut finetune = finetune.clone();
+    finetune.trainer.strategy.tensor_model_parallel_size = sizes.tp;
+    finetune.trainer.devices = sizes.world();
+    let (plan, cache) = (plan(&finetune, run_dir), no_cache());
+    on_mesh(sizes, |mesh| {
+        let stop = StopRequest::default();
+        STOP.set(stop.clone());
+        let surroundings = Surroundings {
+            run_dir,
+            mesh,
+            device: Device::Cpu,
+            cache: &cache,
+            registry,
+            stop: &stop,
+            environment: |_| None,
+        };
+        fit(&plan, surroundings, &Progress::default())
+    })
+}
+
+/// A run's losses, bit by bit.
+pub(crate) fn bits(losses: &[f64]) -> Vec<u64> {
+    losses.iter().map(|loss| loss.to_bits()).collect()
+}
+
+/// The lines of a file of JSON; none where there is no file.
+pub(crate) fn json_lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The training steps that a run's metrics have a line for.
+pub(crate) fn logged_steps(run_dir: &Path) -> Vec<u64> {
+    let lines = json_lines(&run_dir.join(METRICS_FILE));
+    let steps = lines.iter().filter(|line| line.get("reduced_train_loss").is_some());
+    steps.map(|line| line["step"].as_u64().unwrap()).collect()
+}
+
+/// The lines of a run's validations.
+pub(crate) fn validations(run_dir: &Path) -> Vec<Value> {
+    let lines = json_lines(&run_dir.join(METRICS_FILE));
+    lines.into_iter().filter(|line| line.get("val_loss").is_some()).collect()
 }
 
 /// Every file under a folder, with its bytes.

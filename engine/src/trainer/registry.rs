@@ -1,0 +1,120 @@
+//! The types that a recipe may name: built-in ones, and those of a rank program of one's own.
+
+use super::callback::{Callback, EarlyStopping};
+use super::dataset::DataModule;
+use crate::error::{EngineError, Result};
+use neva_schemas::{Callback as CallbackConfig, Data, Problem, env};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// Makes a value of its arguments, or says what is wrong with them.
+type Make<T> = Arc<dyn Fn(Value) -> Result<Box<T>, String> + Send + Sync>;
+
+/// The types that a rank program knows by name: built-in ones, and its own.
+///
+/// A rank program of one's own is a `main` that returns
+/// `rank_main(Registry::builtin().data::<MyData>("my_crate::MyData"))`; `NEVA_RANK` names it to the launcher.
+#[derive(Clone, Default)]
+pub struct Registry {
+    callbacks: BTreeMap<String, Make<dyn Callback>>,
+    data: BTreeMap<String, Make<dyn DataModule>>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.callbacks.keys()).entries(self.data.keys()).finish()
+    }
+}
+
+impl Registry {
+    /// What `neva-rank` knows.
+    pub fn builtin() -> Self {
+        Self::default()
+    }
+
+    /// Adds a callback: a recipe's `_target_` names it, and its fields are the arguments there.
+    #[must_use]
+    pub fn callback<C: Callback + DeserializeOwned + 'static>(mut self, name: impl Into<String>) -> Self {
+        let make = |arguments| parse::<C>(arguments).map(|callback| Box::new(callback) as Box<dyn Callback>);
+        self.callbacks.insert(name.into(), Arc::new(make));
+        self
+    }
+
+    /// Adds a data module: a recipe's `_target_` names it, and its fields are the arguments there, less those that
+    /// every data module has ([`CustomData::FIELDS`](neva_schemas::CustomData::FIELDS)).
+    #[must_use]
+    pub fn data<D: DataModule + DeserializeOwned + 'static>(mut self, name: impl Into<String>) -> Self {
+        let make = |arguments| parse::<D>(arguments).map(|module| Box::new(module) as Box<dyn DataModule>);
+        self.data.insert(name.into(), Arc::new(make));
+        self
+    }
+
+    /// The callbacks of a run, in its order.
+    ///
+    /// # Errors
+    /// One is not registered, or does not take its arguments: all of them are named.
+    pub fn callbacks(&self, configs: &[CallbackConfig]) -> Result<Vec<Box<dyn Callback>>> {
+        let mut problems = Vec::new();
+        let mut callbacks = Vec::new();
+        for (index, config) in configs.iter().enumerate() {
+            match config {
+                CallbackConfig::EarlyStopping(config) => callbacks.push(Box::new(EarlyStopping::new(config)) as Box<dyn Callback>),
+                CallbackConfig::Custom(custom) => {
+                    let mut arguments = custom.0.clone();
+                    arguments.shift_remove("_target_");
+                    let path = format!("finetune.trainer.callbacks[{index}]");
+                    match make(&self.callbacks, "callback", custom.target(), arguments, &path) {
+                        Ok(callback) => callbacks.push(callback),
+                        Err(problem) => problems.push(problem),
+                    }
+                }
+            }
+        }
+        if problems.is_empty() {
+            Ok(callbacks)
+        } else {
+            Err(EngineError::Run(problems))
+        }
+    }
+
+    /// The data module of a run.
+    ///
+    /// # Errors
+    /// It is not registered, or does not take its arguments.
+    pub fn data_module(&self, config: &Data) -> Result<Box<dyn DataModule>> {
+        match config {
+            Data::Mock(data) => Ok(Box::new(data.clone())),
+            Data::Preloaded(data) => Ok(Box::new(data.clone())),
+            Data::Custom(custom) => make(&self.data, "data module", custom.target(), custom.arguments(), "finetune.data")
+                .map_err(|problem| EngineError::Run(vec![problem])),
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(arguments: Value) -> Result<T, String> {
+    serde_json::from_value(arguments).map_err(|error| error.to_string())
+}
+
+/// The `kind` that is registered as `target`.
+fn make<T: ?Sized>(
+    known: &BTreeMap<String, Make<T>>,
+    kind: &str,
+    target: &str,
+    arguments: Map<String, Value>,
+    path: &str,
+) -> Result<Box<T>, Problem> {
+    let Some(make) = known.get(target) else {
+        let problem = Problem::error(format!("{path}._target_"), format!("this rank program has no {kind} `{target}`"));
+        let names = known.keys().cloned().collect::<Vec<_>>().join(", ");
+        let elsewhere = format!("{} names the program that has it", env::NEVA_RANK);
+        return Err(problem.help(if names.is_empty() {
+            elsewhere
+        } else {
+            format!("it has {names}; {elsewhere}")
+        }));
+    };
+    make(Value::Object(arguments)).map_err(|reason| Problem::error(path, format!("{target}: {reason}")))
+}
