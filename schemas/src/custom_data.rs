@@ -32,7 +32,14 @@ pub(crate) struct Batching {
 
 impl CustomData {
     /// Names of the fields that every data module has, and that are not among the module's own arguments.
-    pub const FIELDS: &[&str] = &["seq_length", "global_batch_size", "micro_batch_size", "num_workers", "shuffle", "seed"];
+    pub const FIELDS: &[&str] = &[
+        "seq_length",
+        "global_batch_size",
+        "micro_batch_size",
+        "num_workers",
+        "shuffle",
+        "seed",
+    ];
 
     /// The name that it is registered under.
     pub fn target(&self) -> &str {
@@ -53,7 +60,11 @@ impl CustomData {
 
     fn read(&self, path: &str, problems: &mut Vec<Problem>) -> Batching {
         let default = NevaPreloadedDataModule::default();
-        let mut reader = Reader { map: &self.0, path, problems };
+        let mut reader = Reader {
+            map: &self.0,
+            path,
+            problems,
+        };
         Batching {
             seq_length: reader.whole("seq_length", default.seq_length),
             global_batch_size: reader.whole("global_batch_size", default.global_batch_size),

@@ -65,6 +65,17 @@ impl Data {
         }
     }
 
+    /// The data without what changes no sample of it: how it is cut into micro-batches, and who prepares it.
+    pub fn stream(&self) -> Self {
+        let mut data = self.clone();
+        match &mut data {
+            Self::Mock(data) => (data.micro_batch_size, data.num_workers) = (1, 0),
+            Self::Preloaded(data) => (data.micro_batch_size, data.num_workers) = (1, 0),
+            Self::Custom(data) => data.0.extend([("micro_batch_size".into(), 1.into()), ("num_workers".into(), 0.into())]),
+        }
+        data
+    }
+
     /// Seed of the sample order.
     pub fn seed(&self) -> u64 {
         match self {

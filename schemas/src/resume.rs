@@ -13,7 +13,10 @@ use std::path::PathBuf;
 pub struct AutoResume {
     /// Weights to start from.
     pub restore_config: Option<RestoreConfig>,
-    /// Checkpoint whose trained weights (adapters, projector) are put over the base to start from: weights only.
+    /// Trained weights (adapters, projector) that are put over the base to start from: of a checkpoint, or of a folder
+    /// that Hugging Face's PEFT wrote (`adapter_config.json`, `adapter_model.safetensors`). A checkpoint says which base
+    /// it was trained on, and another one is refused. PEFT does not: `restore_config` must name the right one, and
+    /// `dim`, `alpha` and the targets of `peft` must be the adapter's.
     pub adapter_path: Option<PathBuf>,
     /// Checkpoint to go on from: weights, optimizer, step and data position.
     pub resume_from_path: Option<PathBuf>,

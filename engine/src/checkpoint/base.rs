@@ -1,5 +1,6 @@
 //! What parameters are that no checkpoint overrides.
 
+use super::adapter::Adapter;
 use super::cache::{ModelCache, resolve_restore};
 use super::checksum::Checksum;
 use super::folder::CheckpointFolder;
@@ -36,7 +37,17 @@ impl Base {
                     Self::HuggingFace(path)
                 })
             }
-            (None, Some(adapter)) => Self::of(&CheckpointFolder::open(adapter)?.run.finetune, cache),
+            (None, Some(adapter)) => match Adapter::open(adapter)? {
+                Adapter::Checkpoint(checkpoint) => Self::of(&checkpoint.run.finetune, cache),
+                Adapter::Peft(folder) => {
+                    let base = folder.base.map_or(String::new(), |base| format!(" (`base_model_name_or_path` is {base:?})"));
+                    let message = format!("the adapter in {} does not hold the base that it goes with{base}", folder.path.display());
+                    Err(EngineError::Run(vec![
+                        Problem::error("finetune.resume.restore_config", message)
+                            .help("name a folder with the weights of its base: --set finetune.resume.restore_config.path=DIR"),
+                    ]))
+                }
+            },
             _ => Ok(Self::Seed(finetune.trainer.seed)),
         }
     }

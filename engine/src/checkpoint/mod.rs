@@ -1,10 +1,12 @@
 //! Files of tensors: reading what others wrote, writing our own, and finding what to start from.
 
+mod adapter;
 mod base;
 mod cache;
 mod checksum;
 mod folder;
 mod hugging_face;
+mod peft;
 mod resume;
 mod retention;
 mod safetensors_file;
@@ -12,10 +14,12 @@ mod save;
 mod state;
 mod weights;
 
+pub use adapter::Adapter;
 pub use base::Base;
 pub use cache::{ModelCache, resolve_restore};
 pub use checksum::{Checksum, Checksums};
 pub use folder::{CheckpointFolder, newest_checkpoint};
+pub use peft::PeftFolder;
 pub use resume::{refuse_past_end, restore_optimizer, resume_from};
 pub use safetensors_file::{TensorFile, write_tensors};
 pub use save::{Artifacts, Snapshot, is_among_best, save, set_aside};

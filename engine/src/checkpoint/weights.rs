@@ -1,5 +1,6 @@
 //! From files, or from a seed, to this rank's parameters.
 
+use super::adapter::Adapter;
 use super::base::Base;
 use super::cache::ModelCache;
 use super::folder::CheckpointFolder;
@@ -32,8 +33,8 @@ pub struct Placement {
 pub struct Sources<'a> {
     /// A checkpoint that the run goes on from.
     pub checkpoint: Option<&'a CheckpointFolder>,
-    /// A checkpoint whose trained parameters the run starts with.
-    pub adapter: Option<&'a CheckpointFolder>,
+    /// Trained parameters that the run starts with.
+    pub adapter: Option<&'a Adapter>,
     /// Everything else.
     pub base: &'a Base,
     /// Where the base of a base is found.
@@ -46,16 +47,17 @@ pub struct Sources<'a> {
 /// A file is missing, not whole, or does not fit the model: then every tensor that is missing, foreign or
 /// misshapen is listed.
 pub fn load_parameters(specs: &[ParamSpec], finetune: &Finetune, sources: Sources<'_>, placement: Placement) -> Result<Parameters> {
-    let mut values = BTreeMap::new();
-    for (source, trained_by) in [
-        (sources.checkpoint, finetune),
-        (sources.adapter, sources.adapter.map_or(finetune, |adapter| &adapter.run.finetune)),
-    ] {
-        let Some(source) = source else { continue };
-        let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, trained_by)).cloned().collect();
-        for (name, value) in read_ours(&source.model(), &trained, placement)? {
-            values.entry(name).or_insert(value);
-        }
+    let mut values = match sources.checkpoint {
+        Some(checkpoint) => trained_values(checkpoint, finetune, specs, placement)?,
+        None => Values::new(),
+    };
+    let adapter = match sources.adapter {
+        Some(Adapter::Checkpoint(checkpoint)) => trained_values(checkpoint, &checkpoint.run.finetune, specs, placement)?,
+        Some(Adapter::Peft(folder)) => folder.read(specs, finetune, placement)?,
+        None => Values::new(),
+    };
+    for (name, value) in adapter {
+        values.entry(name).or_insert(value);
     }
     let rest: Vec<_> = specs.iter().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
     if !rest.is_empty() {
@@ -97,7 +99,8 @@ impl Placement {
     }
 }
 
-type Values = BTreeMap<String, Tensor>;
+/// This rank's part of parameters, by name.
+pub(super) type Values = BTreeMap<String, Tensor>;
 
 /// Values of `wanted`, which are some of `specs`, from the base. Adapters are never in a base: they start fresh.
 fn base_values(
@@ -126,8 +129,7 @@ fn base_values(
             let checkpoint = CheckpointFolder::open(path)?;
             // What that run did not train is made again from its own base.
             let own = &checkpoint.run.finetune;
-            let trained: Vec<_> = whole_model.iter().filter(|spec| is_trainable(spec, own)).cloned().collect();
-            let mut values = read_ours(&checkpoint.model(), &trained, placement)?;
+            let mut values = trained_values(&checkpoint, own, &whole_model, placement)?;
             values.retain(|name, _| model.iter().any(|spec| spec.name == *name));
             let rest: Vec<_> = model.iter().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
             if !rest.is_empty() {
@@ -147,15 +149,17 @@ fn base_values(
     Ok(values)
 }
 
-/// Reads `specs` out of a file of ours, which must hold exactly them.
-fn read_ours(path: &Path, specs: &[ParamSpec], placement: Placement) -> Result<Values> {
-    let file = TensorFile::open(path)?;
+/// Those of `specs` that `run` trains, out of a checkpoint of ours, which must hold exactly them.
+fn trained_values(checkpoint: &CheckpointFolder, run: &Finetune, specs: &[ParamSpec], placement: Placement) -> Result<Values> {
+    let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, run)).cloned().collect();
+    let path = checkpoint.model();
+    let file = TensorFile::open(&path)?;
     let names = file
         .tensors()
         .into_iter()
         .map(|(name, shape)| (name.clone(), (0, name, shape)))
         .collect();
-    read_all(path, &[file], &names, specs, specs, placement)
+    read_all(&path, &[file], &names, &trained, &trained, placement)
 }
 
 /// Reads `wanted` out of a Hugging Face folder, which must hold all of `specs`: one file or several behind an
@@ -196,9 +200,10 @@ fn read_hugging_face(folder: &Path, wanted: &[ParamSpec], specs: &[ParamSpec], p
 }
 
 /// Canonical name to (file, name in the file, shape).
-type Names = BTreeMap<String, (usize, String, Vec<usize>)>;
+pub(super) type Names = BTreeMap<String, (usize, String, Vec<usize>)>;
 
-fn read_all(
+/// Reads `wanted`, which are some of `specs`, out of files that must hold exactly `specs`.
+pub(super) fn read_all(
     path: &Path,
     files: &[TensorFile],
     names: &Names,
@@ -221,7 +226,7 @@ fn read_all(
 }
 
 /// Everything in which a file differs from the model.
-fn misfits(names: &Names, specs: &[ParamSpec]) -> Vec<String> {
+pub(super) fn misfits(names: &Names, specs: &[ParamSpec]) -> Vec<String> {
     let mut problems = Vec::new();
     for spec in specs {
         match names.get(&spec.name) {

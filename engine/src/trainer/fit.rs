@@ -388,6 +388,11 @@ fn resume(finetune: &Finetune, run_dir: &Path, mesh: &Mesh) -> Result<Option<Che
     let checkpoint = path.as_deref().map(CheckpointFolder::open).transpose()?;
     if let Some(checkpoint) = checkpoint.as_ref().filter(|_| mesh.is_first()) {
         tracing::info!("goes on from {} after {} steps", checkpoint.path.display(), checkpoint.steps_done());
+        let before = &checkpoint.run.finetune.data;
+        if before.stream() != finetune.data.stream() {
+            let consumed = checkpoint.state.progress.consumed_samples;
+            tracing::warn!("finetune.data is not what the checkpoint was trained on: the run goes on at sample {consumed} of the new data");
+        }
     }
     Ok(checkpoint)
 }

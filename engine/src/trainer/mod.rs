@@ -19,6 +19,6 @@ pub(crate) use dataset::process_mode;
 pub use dataset::{DataModule, RunData};
 pub use fit::{Progress, Surroundings, fit};
 pub use loaded::LoadedModel;
-pub use registry::Registry;
+pub use registry::{Registry, run_data};
 pub use step::{Evaluation, Microbatch, StepReport, Trainer};
 pub use stop::StopRequest;

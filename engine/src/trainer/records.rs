@@ -4,17 +4,23 @@ use super::step::Trainer;
 use crate::parameters::Parameters;
 use crate::error::{EngineError, Result};
 use neva_layout::{PartSummary, summary};
-use neva_schemas::{Finetune, LaunchPlan, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, RunReport};
-use neva_track::{Logger, MetricsFile, Outcome, StepLine, StepMetrics, ValidationMetrics};
+use neva_schemas::{Finetune, LaunchPlan, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, Run, RunReport};
+use neva_track::{Console, Logger, MetricsFile, Mlflow, MlflowCredentials, Outcome, StepLine, StepMetrics, TensorBoard, ValidationMetrics, plot};
 use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The records of a run; empty on all ranks but the first.
 pub(super) struct Records {
     run_dir: PathBuf,
     loggers: Vec<Box<dyn Logger>>,
-    is_first: bool,
+    /// Of the first rank only.
+    console: Option<Console>,
 }
+
+/// Folder of TensorBoard's event files in the run's folder; NeMo's name.
+const TENSORBOARD_FOLDER: &str = "tb_logs";
 
 impl Records {
     /// Makes the run's folder what it has to be, and prints and stores what is trained.
@@ -28,19 +34,29 @@ impl Records {
         let mut records = Self {
             run_dir: run_dir.to_owned(),
             loggers: Vec::new(),
-            is_first: trainer.mesh().is_first(),
+            console: None,
         };
-        if !records.is_first {
+        if !trainer.mesh().is_first() {
             return Ok(records);
         }
+        let mut console = Console::stdout();
         let checkpoints = run_dir.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(EngineError::io("create", &checkpoints))?;
         let finetune = &plan.run.finetune;
         let table = parameter_table(trainer.parameters(), finetune);
-        announce_parameters(&table);
+        console.write(parameter_text(&table).as_bytes());
+        records.console = Some(console);
         write_json(&run_dir.join(PARAMETERS_FILE), &table)?;
         records.loggers.push(Box::new(MetricsFile::open(&run_dir.join(METRICS_FILE), first_step)?));
-        let _ = environment;
+        if finetune.log.tensorboard {
+            let board = TensorBoard::create(&run_dir.join(TENSORBOARD_FOLDER), first_step)?;
+            records.loggers.push(Box::new(board));
+        }
+        if let Some(config) = &finetune.log.mlflow {
+            let credentials = MlflowCredentials::read(environment);
+            let server = Mlflow::start(config, &finetune.log.name, &flat(&plan.run)?, credentials);
+            records.loggers.push(Box::new(server));
+        }
         Ok(records)
     }
 
@@ -48,8 +64,16 @@ impl Records {
         for logger in &mut self.loggers {
             logger.step(metrics)?;
         }
-        if self.is_first {
-            announce(metrics, total_steps);
+        if let Some(console) = &mut self.console {
+            console.line(&StepLine {
+                done: metrics.step + 1,
+                total: total_steps,
+                loss: metrics.reduced_train_loss,
+                lr: metrics.lr,
+                grad_norm: metrics.grad_norm,
+                tokens_per_second: metrics.tokens_per_second,
+                peak_memory_gib: metrics.peak_memory_gib,
+            });
         }
         Ok(())
     }
@@ -58,8 +82,15 @@ impl Records {
         for logger in &mut self.loggers {
             logger.validation(metrics)?;
         }
-        if self.is_first {
-            announce_validation(metrics);
+        let ValidationMetrics {
+            step,
+            val_loss,
+            val_samples,
+            ..
+        } = metrics;
+        if let Some(console) = &mut self.console {
+            let text = format!("validation after step {}: val_loss {val_loss:.4} over {val_samples} samples\n", step + 1);
+            console.write(text.as_bytes());
         }
         Ok(())
     }
@@ -69,7 +100,14 @@ impl Records {
         for logger in &mut self.loggers {
             logger.finish(outcome)?;
         }
-        if self.is_first { write_json(&self.run_dir.join(REPORT_FILE), report) } else { Ok(()) }
+        if self.console.take().is_none() {
+            return Ok(());
+        }
+        // A run without a step has nothing to draw. What was trained is trained, whether it can be drawn or not.
+        if let Some(error) = plot::draw(&[self.run_dir.clone()], None).err().filter(|_| report.steps > 0) {
+            tracing::warn!("no curves were drawn: {error}");
+        }
+        write_json(&self.run_dir.join(REPORT_FILE), report)
     }
 
     /// The run failed; what its records say of that is not worth a second failure.
@@ -88,38 +126,31 @@ fn parameter_table(parameters: &Parameters, finetune: &Finetune) -> Vec<PartSumm
     summary(&specs, finetune)
 }
 
-#[expect(clippy::print_stdout, reason = "a user checks this table before the run goes on for hours")]
-fn announce_parameters(table: &[PartSummary]) {
-    println!("{:<12}{:>16}{:>16}", "part", "parameters", "trained");
+fn parameter_text(table: &[PartSummary]) -> String {
+    let mut text = format!("{:<12}{:>16}{:>16}\n", "part", "parameters", "trained");
     for line in table {
         let part = format!("{:?}", line.part).to_lowercase();
-        println!("{part:<12}{:>16}{:>16}", line.total, line.trainable);
+        text += &format!("{part:<12}{:>16}{:>16}\n", line.total, line.trainable);
     }
+    text
 }
 
-#[expect(clippy::print_stdout, reason = "the one line that a user watches")]
-fn announce(metrics: &StepMetrics, total: u64) {
-    let line = StepLine {
-        done: metrics.step + 1,
-        total,
-        loss: metrics.reduced_train_loss,
-        lr: metrics.lr,
-        grad_norm: metrics.grad_norm,
-        tokens_per_second: metrics.tokens_per_second,
-        peak_memory_gib: metrics.peak_memory_gib,
-    };
-    println!("{line}");
-}
-
-#[expect(clippy::print_stdout, reason = "the one line that a user watches")]
-fn announce_validation(metrics: &ValidationMetrics) {
-    let ValidationMetrics {
-        step,
-        val_loss,
-        val_samples,
-        ..
-    } = metrics;
-    println!("validation after step {}: val_loss {val_loss:.4} over {val_samples} samples", step + 1);
+/// Every value of the run by its dotted path, as text.
+fn flat(run: &Run) -> Result<BTreeMap<String, String>> {
+    fn add(path: &str, value: &Value, flat: &mut BTreeMap<String, String>) {
+        match value {
+            Value::Object(map) => map.iter().for_each(|(key, value)| {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                add(&path, value, flat);
+            }),
+            Value::String(text) => drop(flat.insert(path.to_owned(), text.clone())),
+            other => drop(flat.insert(path.to_owned(), other.to_string())),
+        }
+    }
+    let value = serde_json::to_value(run).map_err(|error| EngineError::Bug(format!("the run is no JSON: {error}")))?;
+    let mut flat = BTreeMap::new();
+    add("", &value, &mut flat);
+    Ok(flat)
 }
 
 fn write_json(path: &Path, value: &(impl Serialize + ?Sized)) -> Result<()> {

@@ -1,13 +1,14 @@
 //! The types that a recipe may name: built-in ones, and those of a rank program of one's own.
 
 use super::callback::{Callback, EarlyStopping};
-use super::dataset::DataModule;
+use super::dataset::{DataModule, RunData};
 use crate::error::{EngineError, Result};
-use neva_schemas::{Callback as CallbackConfig, Data, Problem, env};
+use neva_schemas::{Callback as CallbackConfig, Data, Finetune, Problem, env};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Makes a value of its arguments, or says what is wrong with them.
@@ -92,6 +93,14 @@ impl Registry {
                 .map_err(|problem| EngineError::Run(vec![problem])),
         }
     }
+}
+
+/// Opens the data of a run whose data module is built in.
+///
+/// # Errors
+/// As [`DataModule::open`].
+pub fn run_data(finetune: &Finetune, base: Option<&Path>) -> Result<RunData> {
+    Registry::builtin().data_module(&finetune.data)?.open(finetune, base)
 }
 
 fn parse<T: DeserializeOwned>(arguments: Value) -> Result<T, String> {

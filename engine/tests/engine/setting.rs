@@ -6,7 +6,7 @@ use neva_engine::checkpoint::{
 };
 use neva_engine::comm::{Axis, Mesh, run_ranks};
 use neva_engine::parameters::Parameter;
-use neva_engine::trainer::{LoadedModel, Microbatch, Progress, Registry, StopRequest, Surroundings, Trainer, fit, to_device};
+use neva_engine::trainer::{LoadedModel, Microbatch, Progress, Registry, StopRequest, Surroundings, Trainer, fit, run_data, to_device};
 use neva_recipes::neva_tiny;
 use neva_schemas::{
     Accelerator, Callback, CustomCallback, Data, Engine, Finetune, LaunchPlan, LoRA, LrScheduler, METRICS_FILE, MixedPrecision, MockDataModule,
@@ -128,7 +128,7 @@ pub(crate) fn preload(finetune: &mut Finetune, records: &Path) -> &mut NevaPrelo
 pub(crate) fn preloaded(finetune: &mut Finetune) -> &mut NevaPreloadedDataModule {
     match &mut finetune.data {
         Data::Preloaded(data) => data,
-        Data::Mock(_) => unreachable!("asked for after `preload`"),
+        _ => unreachable!("asked for after `preload`"),
     }
 }
 
@@ -183,7 +183,7 @@ impl Samples {
 
     pub(crate) fn edited(finetune: &Finetune, edit: fn(usize, &mut neva_data::Sample)) -> Self {
         Self {
-            inner: Registry::builtin().data_module(&finetune.data).unwrap().open(finetune, None).unwrap().train,
+            inner: run_data(finetune, None).unwrap().train,
             edit,
         }
     }

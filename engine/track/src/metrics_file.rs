@@ -37,7 +37,11 @@ impl MetricsFile {
                     .map_err(TrackError::io("write", path))?;
             }
         }
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(TrackError::io("open", path))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(TrackError::io("open", path))?;
         Ok(Self {
             path: path.to_owned(),
             file,

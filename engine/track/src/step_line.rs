@@ -53,9 +53,8 @@ impl FromStr for StepLine {
             let rest = line.trim_end().strip_prefix("step ")?;
             let mut parts = rest.split("  ");
             let (done, total) = parts.next()?.split_once('/')?;
-            let mut number = |prefix: &str, suffix: &str| -> Option<f64> {
-                parts.next()?.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok()
-            };
+            let mut number =
+                |prefix: &str, suffix: &str| -> Option<f64> { parts.next()?.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok() };
             let line = Self {
                 done: done.parse().ok()?,
                 total: total.parse().ok()?,

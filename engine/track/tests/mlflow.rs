@@ -1,6 +1,9 @@
 //! A run's record on a real MLflow server, and what becomes of it where the server is not well.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod environment;
+mod metrics;
 mod server;
 
 use std::collections::BTreeMap;
@@ -10,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, mpsc};
 use std::time::{Duration, Instant};
 
-use environment::{step, validation};
+use metrics::{step, validation};
 use neva_schemas::MlflowLogger;
 use neva_track::{Logger, Mlflow, MlflowCredentials, Outcome, StepMetrics};
 use serde::Deserialize;
@@ -56,7 +59,15 @@ fn log() -> String {
 fn warnings(uri: &str) -> Vec<String> {
     let warnings = log();
     let warnings = warnings.lines().filter(|line| line.contains("WARN") && line.contains(uri));
-    let text = |line: &str| line.split_once(" neva_track::mlflow").unwrap().1.split_once(": ").unwrap().1.to_owned();
+    let text = |line: &str| {
+        line.split_once(" neva_track::mlflow")
+            .unwrap()
+            .1
+            .split_once(": ")
+            .unwrap()
+            .1
+            .to_owned()
+    };
     warnings.map(text).collect()
 }
 
@@ -111,15 +122,25 @@ fn the_real_server_has_everything() {
     assert_eq!(run.params["finetune.x149"], "149");
     assert_eq!(run.params["finetune.data.paths_0_"], "é".repeat(6000));
     assert_eq!(run.params["empty"], "");
-    assert_eq!((run.tags["team"].as_str(), run.tags["mlflow.source.name"].as_str()), ("vision", "neva-run"));
+    assert_eq!(
+        (run.tags["team"].as_str(), run.tags["mlflow.source.name"].as_str()),
+        ("vision", "neva-run")
+    );
     assert_eq!(run.metrics.len(), step(0).scalars().len() + validation(0).scalars().len());
     assert_eq!(run.metrics["val_loss"], [(300, "304.0".to_owned())]);
     for (index, (tag, _)) in step(0).scalars().into_iter().enumerate() {
-        let values: Vec<_> = run.metrics[tag].iter().take(300).map(|(step, value)| (*step, value.parse().unwrap())).collect();
+        let values: Vec<_> = run.metrics[tag]
+            .iter()
+            .take(300)
+            .map(|(step, value)| (*step, value.parse().unwrap()))
+            .collect();
         let expect: Vec<_> = (0..300).map(|number| (number, step(number).scalars()[index].1)).collect();
         assert_eq!(values, expect, "{tag}");
     }
-    let last: Vec<_> = run.metrics["reduced_train_loss"][300..].iter().map(|(_, value)| value.as_str()).collect();
+    let last: Vec<_> = run.metrics["reduced_train_loss"][300..]
+        .iter()
+        .map(|(_, value)| value.as_str())
+        .collect();
     // MLflow's database holds no infinity: it takes the largest number instead.
     assert_eq!(last, ["nan", "1.7976931348623157e+308", "-1.7976931348623157e+308"]);
 
@@ -133,7 +154,12 @@ fn the_real_server_has_everything() {
         mlflow.finish(outcome).unwrap();
         assert_eq!(read(&server.uri, name).status, status);
     }
-    drop(Mlflow::start(&config(&server.uri), "dropped", &BTreeMap::new(), MlflowCredentials::default()));
+    drop(Mlflow::start(
+        &config(&server.uri),
+        "dropped",
+        &BTreeMap::new(),
+        MlflowCredentials::default(),
+    ));
     assert_eq!(read(&server.uri, "dropped").status, "FAILED");
 }
 
@@ -199,7 +225,10 @@ fn well(answer: impl Fn(&Request) -> Option<(u16, String)> + Send + 'static) -> 
 }
 
 fn metrics_in(requests: &mpsc::Receiver<Request>) -> usize {
-    requests.try_iter().map(|request| request.body["metrics"].as_array().map_or(0, Vec::len)).sum()
+    requests
+        .try_iter()
+        .map(|request| request.body["metrics"].as_array().map_or(0, Vec::len))
+        .sum()
 }
 
 #[test]
@@ -207,7 +236,12 @@ fn a_server_that_comes_back_gets_all() {
     log();
     let failures = AtomicUsize::new(0);
     // Every other request fails.
-    let (uri, requests) = well(move |_| failures.fetch_add(1, Ordering::Relaxed).is_multiple_of(2).then(|| (503, "busy".to_owned())));
+    let (uri, requests) = well(move |_| {
+        failures
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(2)
+            .then(|| (503, "busy".to_owned()))
+    });
     let (lost, _) = train(&mut start(&uri), 200);
     assert_eq!(lost, 0);
     // Each batch was sent twice.
@@ -266,15 +300,25 @@ fn credentials_are_sent_and_never_printed() {
         let credentials = MlflowCredentials::read(lookup);
         assert_eq!(format!("{credentials:?}"), debug);
         let (uri, requests) = well(|_| None);
-        Mlflow::start(&config(&uri), "run", &BTreeMap::new(), credentials).finish(Outcome::Finished).unwrap();
+        Mlflow::start(&config(&uri), "run", &BTreeMap::new(), credentials)
+            .finish(Outcome::Finished)
+            .unwrap();
         let sent: Vec<_> = requests.try_iter().map(|request| request.authorization).collect();
         assert_eq!(sent, vec![expect.map(str::to_owned); 3], "{variables:?}");
     }
     let (token, name, password) = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD");
     check(&[], None, "MlflowCredentials(none)");
     check(&[(token, "hidden1\n")], Some("Bearer hidden1"), "MlflowCredentials(token)");
-    check(&[(name, "ann"), (password, "hidden2"), (token, "hidden1")], Some("Basic YW5uOmhpZGRlbjI="), "MlflowCredentials(password)");
-    check(&[(name, "ann"), (token, "hidden1")], Some("Bearer hidden1"), "MlflowCredentials(token)");
+    check(
+        &[(name, "ann"), (password, "hidden2"), (token, "hidden1")],
+        Some("Basic YW5uOmhpZGRlbjI="),
+        "MlflowCredentials(password)",
+    );
+    check(
+        &[(name, "ann"), (token, "hidden1")],
+        Some("Bearer hidden1"),
+        "MlflowCredentials(token)",
+    );
     check(&[(token, "hidden3\u{7f}")], None, "MlflowCredentials(token)");
     for secret in ["hidden", "aGlkZGVu", "YW5uOmhpZGRlbjI"] {
         let text = log();

@@ -1,5 +1,7 @@
 //! Curves of runs: what is read, what is drawn. Whole pictures are compared by `run/tests/cli/plot.md`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::{Path, PathBuf};
 
 use neva_track::plot::{Curves, Metrics, Series, names, svg};
@@ -139,9 +141,15 @@ fn validations_are_circles_on_the_training_curve() {
     fn check(text: &str, expect: (usize, bool)) {
         let metrics = Metrics::parse(text.as_bytes(), Path::new("m.jsonl")).unwrap();
         let picture = svg(&[curves("", metrics)]);
-        assert_eq!((picture.matches("<circle").count(), picture.contains(">validation<")), expect, "{text}");
+        assert_eq!(
+            (picture.matches("<circle").count(), picture.contains(">validation<")),
+            expect,
+            "{text}"
+        );
     }
-    let training: String = (0..9).map(|step| format!("{{\"step\":{step},\"reduced_train_loss\":2.5}}\n")).collect();
+    let training: String = (0..9)
+        .map(|step| format!("{{\"step\":{step},\"reduced_train_loss\":2.5}}\n"))
+        .collect();
     let validations = |count: u64| -> String { (0..count).map(|step| format!("{{\"step\":{step},\"val_loss\":3.5}}\n")).collect() };
     check(&training, (0, false));
     check(&format!("{training}{}", validations(2)), (3, true));

@@ -1,12 +1,15 @@
 //! Event files, read by the real TensorBoard.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod environment;
+mod metrics;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use environment::{step, validation};
+use metrics::{step, validation};
 use neva_track::{Logger, Outcome, StepMetrics, TensorBoard};
 use serde::Deserialize;
 
@@ -20,7 +23,10 @@ impl Read {
     /// Steps and values of a tag; a value is written as Python writes it, since JSON has no NaN.
     #[track_caller]
     fn curve(&self, tag: &str) -> Vec<(u64, f64)> {
-        let points = self.scalars.get(tag).unwrap_or_else(|| panic!("no tag {tag:?} in {:?}", self.scalars.keys()));
+        let points = self
+            .scalars
+            .get(tag)
+            .unwrap_or_else(|| panic!("no tag {tag:?} in {:?}", self.scalars.keys()));
         points.iter().map(|(step, value)| (*step, value.parse().expect(value))).collect()
     }
 }
@@ -29,7 +35,12 @@ impl Read {
 #[track_caller]
 fn read(folder: &Path) -> Read {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/read_scalars.py");
-    let output = Command::new(environment::python()).arg("-B").arg(script).arg(folder).output().unwrap();
+    let output = Command::new(environment::python())
+        .arg("-B")
+        .arg(script)
+        .arg(folder)
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -11,14 +11,19 @@ use neva_schemas::{ExitClass, Problem, exit_class};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Format, progress};
+use super::{Format, progress::Progress};
 use crate::{config, environment, error::RunError, job::Retry};
+
+/// What takes the output of rank 0.
+type Output = Box<dyn FnMut(&[u8]) + Send>;
 
 /// Prints. A reader that went away (`neva-run ... | head`) is no reason to stop a run, so errors of
 /// writing are passed over.
 pub(super) struct Report {
     format: Format,
     colour: bool,
+    /// Of the run that goes on.
+    progress: Progress,
 }
 
 impl Report {
@@ -27,6 +32,7 @@ impl Report {
         Self {
             format,
             colour: config::wants_colour(io::stderr().is_terminal(), no_color.as_deref().map(str::as_ref)),
+            progress: Progress::default(),
         }
     }
 
@@ -55,9 +61,13 @@ impl Report {
 
     /// Takes the output of rank 0 as it comes; on a terminal its steps become a bar. Where standard output
     /// belongs to one JSON document, it goes to standard error.
-    pub(super) fn rank_output(&self) -> Box<dyn FnMut(&[u8]) + Send> {
+    pub(super) fn rank_output(&mut self) -> Output {
         match self.format {
-            Format::Human => progress::bar(),
+            Format::Human => {
+                let (progress, output) = Progress::start();
+                self.progress = progress;
+                Box::new(output)
+            }
             Format::Json => Box::new(|bytes| {
                 let _ = io::stderr().write_all(bytes);
             }),
@@ -66,8 +76,11 @@ impl Report {
 
     /// Takes attempts that failed, as remarks.
     pub(super) fn retries(&self) -> impl FnMut(&Retry) + Send + 'static {
-        |retry| {
-            let _ = writeln!(io::stderr(), "{retry}");
+        let progress = self.progress.share();
+        move |retry| {
+            progress.suspend(|| {
+                let _ = writeln!(io::stderr(), "{retry}");
+            });
         }
     }
 

@@ -4,8 +4,10 @@
 
 mod launch;
 mod plan;
+mod plot;
 mod process;
 mod recipes;
+mod refusals;
 mod resolve;
 mod retry;
 mod settings;

@@ -53,6 +53,11 @@ impl Bar {
         let _ = self.terminal.println(line);
     }
 
+    /// Takes the bar away while `print` runs.
+    pub(super) fn suspend(&self, print: impl FnOnce()) {
+        self.terminal.suspend(print);
+    }
+
     /// Leaves the bar as it is.
     pub(super) fn finish(&mut self) {
         if let Some(bar) = self.steps.take() {

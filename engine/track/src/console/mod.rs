@@ -22,10 +22,7 @@ use lines::Lines;
 pub struct Console(Kind);
 
 enum Kind {
-    Terminal {
-        bar: Bar,
-        lines: Lines,
-    },
+    Terminal { bar: Bar, lines: Lines },
     Plain(Box<dyn Write + Send>),
 }
 
@@ -68,6 +65,14 @@ impl Console {
                 Ok(step) => bar.show(&step),
                 Err(_) => bar.print(text),
             }),
+        }
+    }
+
+    /// Takes the bar away while `print` writes to the terminal by itself, to standard error for example.
+    pub fn suspend(&mut self, print: impl FnOnce()) {
+        match &mut self.0 {
+            Kind::Plain(_) => print(),
+            Kind::Terminal { bar, .. } => bar.suspend(print),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use indicatif::{InMemoryTerm, ProgressDrawTarget};
+use indicatif::{InMemoryTerm, ProgressDrawTarget, TermLike as _};
 
 use super::{Console, lines::Lines};
 use crate::StepLine;
@@ -98,18 +98,25 @@ fn a_line_is_shown_when_it_ends_or_grows_too_long() {
 fn the_bar_moves_and_stays() {
     let (mut console, terminal) = terminal();
     console.line(&step(10));
-    assert_eq!(
-        screen(&terminal),
-        ["step 10/20 <10> loss 0.7273  lr 1.000e-4  4096 tokens/s  2.50"]
-    );
+    assert_eq!(screen(&terminal), ["step 10/20 <10> loss 0.7273  lr 1.000e-4  4096 tokens/s  2.50"]);
     console.line(&step(20));
     let last = screen(&terminal);
-    assert_eq!(
-        last,
-        ["step 20/20 <20> loss 0.3810  lr 1.000e-4  4096 tokens/s  2.50"]
-    );
+    assert_eq!(last, ["step 20/20 <20> loss 0.3810  lr 1.000e-4  4096 tokens/s  2.50"]);
     drop(console);
     assert_eq!(screen(&terminal), last);
+}
+
+#[test]
+fn the_bar_makes_room_for_others() {
+    let (mut console, terminal) = terminal();
+    console.suspend(|| terminal.write_line("before").unwrap());
+    console.line(&step(10));
+    console.suspend(|| {
+        assert_eq!(screen(&terminal), ["before"]);
+        terminal.write_line("a remark").unwrap();
+    });
+    let bar = "step 10/20 <10> loss 0.7273  lr 1.000e-4  4096 tokens/s  2.50";
+    assert_eq!(screen(&terminal), ["before", "a remark", bar]);
 }
 
 /// What a console that is no terminal wrote.

@@ -109,7 +109,10 @@ impl Client {
     }
 
     fn find_experiment(&self, name: &str) -> Result<Value, Failure> {
-        let request = self.agent.get(format!("{}/experiments/get-by-name", self.api)).query("experiment_name", name);
+        let request = self
+            .agent
+            .get(format!("{}/experiments/get-by-name", self.api))
+            .query("experiment_name", name);
         answer(self.authorized(request).call())
     }
 
@@ -128,7 +131,8 @@ impl Client {
 
     /// At most [`PARAMS_PER_REQUEST`].
     pub(super) fn log_params(&self, run: &str, params: &BTreeMap<String, String>) -> Result<(), Failure> {
-        self.post("runs/log-batch", &json!({ "run_id": run, "params": pairs(params) })).map(drop)
+        self.post("runs/log-batch", &json!({ "run_id": run, "params": pairs(params) }))
+            .map(drop)
     }
 
     /// At most [`METRICS_PER_REQUEST`].
@@ -142,7 +146,8 @@ impl Client {
             Outcome::Failed => "FAILED",
             Outcome::Stopped => "KILLED",
         };
-        self.post("runs/update", &json!({ "run_id": run, "status": status, "end_time": end_ms })).map(drop)
+        self.post("runs/update", &json!({ "run_id": run, "status": status, "end_time": end_ms }))
+            .map(drop)
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
@@ -166,7 +171,13 @@ fn answer(response: Result<Response<Body>, ureq::Error>) -> Result<Value, Failur
     let down = |error: ureq::Error| Failure::Down(error.to_string());
     let mut response = response.map_err(down)?;
     let status = response.status();
-    let text = response.body_mut().with_config().limit(LONGEST_ANSWER).lossy_utf8(true).read_to_string().map_err(down)?;
+    let text = response
+        .body_mut()
+        .with_config()
+        .limit(LONGEST_ANSWER)
+        .lossy_utf8(true)
+        .read_to_string()
+        .map_err(down)?;
     let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
     if status.is_server_error() || passing.contains(&status) {
         return Err(Failure::Down(status.to_string()));

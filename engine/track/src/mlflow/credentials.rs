@@ -42,7 +42,10 @@ impl MlflowCredentials {
             Kind::Password { username, password } => format!("Basic {}", BASE64_STANDARD.encode(format!("{username}:{password}"))),
         };
         let Ok(mut value) = HeaderValue::from_str(&text) else {
-            tracing::warn!("{} holds characters that no HTTP header may hold: it is not sent", env::MLFLOW_TRACKING_TOKEN);
+            tracing::warn!(
+                "{} holds characters that no HTTP header may hold: it is not sent",
+                env::MLFLOW_TRACKING_TOKEN
+            );
             return None;
         };
         // The HTTP client logs headers, too.

@@ -44,12 +44,7 @@ impl Mlflow {
 
     /// Begins a run, under `default_run_name` where `config` gives none, with `params` as its parameters: keys
     /// and values are cut to what MLflow takes. Returns at once; what goes wrong later is said through `tracing`.
-    pub fn start(
-        config: &MlflowLogger,
-        default_run_name: &str,
-        params: &BTreeMap<String, String>,
-        credentials: MlflowCredentials,
-    ) -> Self {
+    pub fn start(config: &MlflowLogger, default_run_name: &str, params: &BTreeMap<String, String>, credentials: MlflowCredentials) -> Self {
         let queue = Arc::new(Queue::default());
         let sender = Sender {
             queue: Arc::clone(&queue),
@@ -121,7 +116,9 @@ impl Drop for Mlflow {
 
 impl fmt::Debug for Mlflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mlflow").field("tracking_uri", &self.tracking_uri).finish_non_exhaustive()
+        f.debug_struct("Mlflow")
+            .field("tracking_uri", &self.tracking_uri)
+            .finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,11 @@ const LONGEST_TAG: usize = 5000;
 /// it is resolved.
 pub(super) fn key(key: &str) -> String {
     let valid = |character: char| character.is_alphanumeric() || "_-. :".contains(character);
-    let part = |part: &str| -> String { part.chars().map(|character| if valid(character) { character } else { '_' }).collect() };
+    let part = |part: &str| -> String {
+        part.chars()
+            .map(|character| if valid(character) { character } else { '_' })
+            .collect()
+    };
     let parts: Vec<_> = key.split('/').filter(|part| !["", ".", ".."].contains(part)).map(part).collect();
     let key: String = parts.join("/").chars().take(LONGEST_KEY).collect();
     // The cut may have left a slash or a lone dot at the end.
@@ -37,7 +41,9 @@ pub(super) fn tags(tags: &BTreeMap<String, String>) -> BTreeMap<String, String> 
 /// Of keys that become the same the last stays: MLflow refuses a second value.
 fn cut(entries: &BTreeMap<String, String>, longest: usize) -> BTreeMap<String, String> {
     let entries = entries.iter();
-    entries.map(|(name, value)| (key(name), value.chars().take(longest).collect())).collect()
+    entries
+        .map(|(name, value)| (key(name), value.chars().take(longest).collect()))
+        .collect()
 }
 
 #[cfg(test)]

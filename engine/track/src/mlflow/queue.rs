@@ -44,7 +44,11 @@ impl Queue {
     pub(super) fn push(&self, metrics: impl IntoIterator<Item = Metric>) {
         let mut state = self.lock();
         state.waiting.extend(metrics);
-        let excess = if state.closed { state.waiting.len() } else { state.waiting.len().saturating_sub(LONGEST) };
+        let excess = if state.closed {
+            state.waiting.len()
+        } else {
+            state.waiting.len().saturating_sub(LONGEST)
+        };
         state.waiting.drain(..excess);
         state.lost += excess;
         self.changed.notify_all();

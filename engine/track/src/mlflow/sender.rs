@@ -56,9 +56,15 @@ impl Sender {
     fn begin(&mut self) -> Option<String> {
         let experiment = self.insist("the experiment", |sender| sender.client.experiment(&sender.config.experiment_name))?;
         let run = self.insist("the run", |sender| {
-            sender.client.create_run(&experiment, &sender.config, &sender.run_name, sender.start_ms)
+            sender
+                .client
+                .create_run(&experiment, &sender.config, &sender.run_name, sender.start_ms)
         })?;
-        tracing::info!("this is run {run} of {:?} at {}", self.config.experiment_name, self.config.tracking_uri);
+        tracing::info!(
+            "this is run {run} of {:?} at {}",
+            self.config.experiment_name,
+            self.config.tracking_uri
+        );
         let params: Vec<_> = name::params(&self.params).into_iter().collect();
         for chunk in params.chunks(PARAMS_PER_REQUEST) {
             let chunk = chunk.iter().cloned().collect();

@@ -58,7 +58,9 @@ impl<'a> Chart<'a> {
     }
 
     fn has_circles(&self) -> bool {
-        self.layers.iter().any(|layer| layer.mark == Mark::Circles && !layer.series.is_empty())
+        self.layers
+            .iter()
+            .any(|layer| layer.mark == Mark::Circles && !layer.series.is_empty())
     }
 
     /// Tells validation from training, where there is any.
@@ -68,10 +70,7 @@ impl<'a> Chart<'a> {
         }
         let y = TOP - 12.0;
         for (name, mark, left) in [("training", Mark::Line, 656.0), ("validation", Mark::Circles, 760.0)] {
-            writeln!(
-                f,
-                "<path d=\"M{left} {y}h26\" fill=\"none\" stroke=\"#666\" stroke-width=\"1.4\"/>"
-            )?;
+            writeln!(f, "<path d=\"M{left} {y}h26\" fill=\"none\" stroke=\"#666\" stroke-width=\"1.4\"/>")?;
             if mark == Mark::Circles {
                 writeln!(f, "<circle cx=\"{}\" cy=\"{y}\" {CIRCLE} stroke=\"#666\"/>", left + 13.0)?;
             }

@@ -59,7 +59,11 @@ impl Metrics {
             lr,
             grad_norm,
         } = self;
-        [loss, val_loss, lr, grad_norm].into_iter().flat_map(BTreeMap::keys).copied().collect()
+        [loss, val_loss, lr, grad_norm]
+            .into_iter()
+            .flat_map(BTreeMap::keys)
+            .copied()
+            .collect()
     }
 
     fn add(&mut self, line: &[u8]) -> Result<(), String> {

@@ -5,7 +5,10 @@ use prost::Message as _;
 
 #[track_caller]
 fn check(event: &Event, expect: &str) {
-    let hex: String = record::framed(&event.encode_to_vec()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = record::framed(&event.encode_to_vec())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     assert_eq!(hex, expect, "{event:?}");
 }
 

@@ -24,11 +24,25 @@ impl MlflowServer {
         let store = format!("sqlite:///{}", dir.path().join("mlflow.db").display());
         let mut command = Command::new(environment::python());
         command
-            .args(["-B", "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1", "--port", &port.to_string()])
+            .args([
+                "-B",
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--workers",
+                "1",
+                "--port",
+                &port.to_string(),
+            ])
             .args(["--backend-store-uri", &store, "--artifacts-destination"])
             .arg(dir.path().join("artifacts"))
             // What it may not do here: tell its makers, and run jobs, which need more packages.
-            .envs([("MLFLOW_DISABLE_TELEMETRY", "true"), ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")])
+            .envs([
+                ("MLFLOW_DISABLE_TELEMETRY", "true"),
+                ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false"),
+            ])
             .env("HOME", dir.path())
             .current_dir(dir.path())
             .stdin(Stdio::null())
@@ -47,7 +61,7 @@ impl MlflowServer {
         std::thread::spawn(move || output.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
         let deadline = Instant::now() + PATIENCE;
         let mut log = String::new();
-        while !log.contains("Application startup complete") {
+        while !log.contains("Uvicorn running on") {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => log = log + &line + "\n",
                 Err(error) => panic!("`mlflow server` did not start within {PATIENCE:?} ({error}):\n{log}"),
@@ -115,7 +129,9 @@ fn read_request(stream: &TcpStream) -> Request {
     }
     let header = |name: &str| {
         let mut pairs = lines.iter().filter_map(|line| line.split_once(": "));
-        pairs.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+        pairs
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.to_owned())
     };
     let length = header("content-length").map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];

@@ -1,0 +1,167 @@
+//! When a run is over by its own rules: steps, epochs, time, and a metric that no longer improves.
+
+use crate::setting::{bits, json_lines, mock, run, small, validate, validations, within_limit};
+use neva_engine::checkpoint::CheckpointFolder;
+use neva_engine::optim::learning_rate;
+use neva_schemas::{Callback, EarlyStopping, Finetune, LrScheduler, METRICS_FILE, MetricMode, Period};
+use std::path::Path;
+
+/// A run over `samples` samples in batches of 8 that comes to its end after `expect` steps.
+fn check_length(samples: u64, max_steps: Option<u64>, max_epochs: Option<u64>, expect: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut finetune = small();
+    mock(&mut finetune).num_train_samples = samples;
+    (finetune.trainer.max_steps, finetune.trainer.max_epochs) = (max_steps, max_epochs);
+    let schedule = LrScheduler::CosineWithWarmup {
+        warmup_steps: 1,
+        warmup_ratio: None,
+    };
+    *finetune.optim.lr_scheduler_mut() = schedule.clone();
+    let report = run(&finetune, folder.path()).unwrap();
+    let what = format!("{samples} samples, {max_steps:?} steps, {max_epochs:?} epochs");
+    assert_eq!((report.steps, report.ended_early), (expect, None), "{what}");
+    let progress = CheckpointFolder::open(&report.checkpoint.unwrap()).unwrap().state.progress;
+    assert_eq!((progress.total_steps, progress.consumed_samples, progress.finished), (expect, 8 * expect, true), "{what}");
+    let rates = json_lines(&folder.path().join(METRICS_FILE)).into_iter().map(|line| line["lr"].as_f64().unwrap());
+    let expected = (0..expect).map(|step| learning_rate(&schedule, *finetune.optim.lr(), expect, step));
+    assert_eq!(rates.collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{what}");
+}
+
+#[test]
+fn epochs_and_steps_whichever_is_first() {
+    within_limit(|| {
+        check_length(16, None, Some(2), 4);
+        // The second batch of an epoch is filled from the next one; the last epoch's too.
+        check_length(12, None, Some(1), 2);
+        check_length(12, None, Some(2), 3);
+        check_length(3, None, Some(4), 2);
+        check_length(12, Some(2), Some(2), 2);
+        check_length(12, Some(9), Some(2), 3);
+        check_length(12, Some(5), None, 5);
+    });
+}
+
+#[test]
+fn time_is_kept() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+        let mut finetune = small();
+        finetune.trainer.max_steps = Some(1_000_000);
+        finetune.trainer.max_time = Some(Period::seconds(1));
+        let report = run(&finetune, &first).unwrap();
+        assert_eq!((report.stopped, report.ended_early.as_deref()), (None, Some("max_time is over")));
+        assert!(report.steps > 0 && report.steps < 1_000_000);
+        let checkpoint = report.checkpoint.unwrap();
+        assert_eq!(CheckpointFolder::open(&checkpoint).unwrap().steps_done(), report.steps);
+        // The run is over, and starting it again does nothing; another one may go on from it.
+        let again = run(&finetune, &first).unwrap();
+        assert_eq!((again.steps, again.losses.len(), again.checkpoint.as_ref()), (report.steps, 0, Some(&checkpoint)));
+        finetune.trainer.max_steps = Some(report.steps + 2);
+        finetune.resume.resume_from_path = Some(checkpoint);
+        let more = run(&finetune, &second).unwrap();
+        assert_eq!((more.losses.len(), more.ended_early), (2, None));
+    });
+}
+
+#[test]
+fn checkpoints_come_by_the_clock() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut finetune = small();
+        finetune.trainer.max_steps = Some(1_000_000);
+        finetune.trainer.max_time = Some(Period::seconds(2));
+        let ckpt = &mut finetune.log.ckpt;
+        (ckpt.train_time_interval, ckpt.save_top_k) = (Some(Period::seconds(1)), -1);
+        run(&finetune, folder.path()).unwrap();
+        assert_eq!(crate::setting::names(&folder.path().join("checkpoints")).len(), 2, "one in between, one at the end");
+    });
+}
+
+/// Looks at which a run stops, out of what it would have seen without stopping.
+fn expected_look(values: &[f64], mode: MetricMode, patience: u64, min_delta: f64) -> usize {
+    let better = |value: f64, best: f64| match mode {
+        MetricMode::Min => value < best - min_delta,
+        MetricMode::Max => value > best + min_delta,
+    };
+    let (mut best, mut waited) = (values[0], 0);
+    for (look, value) in values.iter().enumerate().skip(1) {
+        if better(*value, best) {
+            (best, waited) = (*value, 0);
+        } else {
+            waited += 1;
+        }
+        if waited == patience {
+            return look;
+        }
+    }
+    panic!("{values:?} improve forever");
+}
+
+fn stopping(finetune: &Finetune, stopping: EarlyStopping) -> Finetune {
+    let mut finetune = finetune.clone();
+    finetune.trainer.callbacks = vec![Callback::EarlyStopping(stopping)];
+    finetune
+}
+
+fn steps_in(folder: &Path) -> Vec<std::path::PathBuf> {
+    crate::setting::names(&folder.join("checkpoints")).into_iter().map(|name| folder.join("checkpoints").join(name)).collect()
+}
+
+/// Stops where it should, and at the very same step after an interruption at any step before.
+fn check_early(monitor: &str, mode: MetricMode, patience: u64, min_delta: f64) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut finetune = small();
+    finetune.trainer.max_steps = Some(16);
+    (finetune.log.ckpt.every_n_train_steps, finetune.log.ckpt.save_top_k) = (Some(1), -1);
+    validate(&mut finetune, 2, 4);
+    let whole = run(&finetune, &folder.path().join("whole")).unwrap();
+    let validated = validations(&folder.path().join("whole"));
+    let values = match monitor {
+        "val_loss" => validated.iter().map(|line| line["val_loss"].as_f64().unwrap()).collect(),
+        _ => whole.losses.clone(),
+    };
+    let look = expected_look(&values, mode, patience, min_delta) as u64;
+    let steps = if monitor == "val_loss" { 2 * (look + 1) } else { look + 1 };
+    assert!(steps < 16, "{monitor}: {values:?} never stop");
+
+    let mut finetune = stopping(
+        &finetune,
+        EarlyStopping {
+            monitor: monitor.into(),
+            mode,
+            patience,
+            min_delta,
+        },
+    );
+    let stopped = run(&finetune, &folder.path().join("stopped")).unwrap();
+    assert_eq!(stopped.steps, steps, "{monitor}: {values:?}");
+    assert_eq!(bits(&stopped.losses), bits(&whole.losses)[..steps as usize]);
+    let reason = stopped.ended_early.unwrap();
+    let expected = format!("early stopping: `{monitor}` did not improve {patience} times in a row (best ");
+    assert!(reason.starts_with(&expected), "{reason}");
+    let checkpoints = steps_in(&folder.path().join("stopped"));
+    assert_eq!(checkpoints.len() as u64, steps);
+    for checkpoint in checkpoints {
+        let progress = CheckpointFolder::open(&checkpoint).unwrap().state.progress;
+        let at = progress.steps_done;
+        assert_eq!(progress.finished, at == steps);
+        if at == steps {
+            continue;
+        }
+        finetune.resume.resume_from_path = Some(checkpoint);
+        let resumed = run(&finetune, &folder.path().join(format!("from {at}"))).unwrap();
+        assert_eq!((resumed.steps, resumed.ended_early.as_ref()), (steps, Some(&reason)), "{monitor}, from {at}");
+    }
+}
+
+#[test]
+fn a_metric_that_no_longer_improves_ends_the_run() {
+    within_limit(|| {
+        check_early("reduced_train_loss", MetricMode::Min, 1, 0.0);
+        check_early("reduced_train_loss", MetricMode::Min, 3, 0.05);
+        check_early("val_loss", MetricMode::Min, 2, 0.0);
+        check_early("val_loss", MetricMode::Max, 3, 0.0);
+        check_early("grad_norm", MetricMode::Max, 2, 1e6);
+    });
+}

@@ -1,0 +1,230 @@
+//! What is said of mistakes in what is written of training, saving and resuming.
+
+use neva_run::{
+    config::{self, Problem, Source},
+    load, resolve,
+};
+
+use crate::settings::CALLBACKS;
+
+#[test]
+fn a_misspelt_callback_is_underlined_and_the_right_one_offered() {
+    let text = CALLBACKS.replace("nl.EarlyStopping", "nl.EarlyStoping");
+    let node = config::parse(&Source::new("run.yaml", text)).unwrap();
+    let error = resolve(node, &[""; 0]).unwrap_err();
+    insta::assert_snapshot!(config::render(&error, false), @r#"
+     × `finetune.trainer.callbacks[2]._target_`: unknown name `nl.EarlyStoping`
+       ╭─[run.yaml:9:19]
+     8 │       - {_target_: my_crate::Silent}
+     9 │       - _target_: nl.EarlyStoping
+       ·                   ───────┬───────
+       ·                          ╰── unknown name
+    10 │         patience: 2
+       ╰────
+     help: did you mean `nl.EarlyStopping`? The names here are `nl.EarlyStopping`, `my_crate::MyType`
+    "#);
+}
+
+#[test]
+fn a_wrong_length_of_time_is_underlined() {
+    let text = "_factory_: neva_tiny\nfinetune:\n  trainer: {max_time: 1.5h}\n";
+    let node = config::parse(&Source::new("run.yaml", text)).unwrap();
+    let error = resolve(node, &[""; 0]).unwrap_err();
+    insta::assert_snapshot!(config::render(&error, false), @r#"
+     × `finetune.trainer.max_time`: `1.5h` is not a length of time
+      ╭─[run.yaml:3:23]
+    2 │ finetune:
+    3 │   trainer: {max_time: 1.5h}
+      ·                       ──┬─
+      ·                         ╰── here
+      ╰────
+     help: write 90s, 15m, 12h, 1h30m, HH:MM:SS or DD:HH:MM:SS
+    "#);
+}
+
+/// All that is wrong with `neva_tiny` after one edit: path, message and help.
+fn mistakes(set: &str) -> Vec<String> {
+    let node = load("neva_tiny").unwrap();
+    let problems = resolve(node, &[set]).expect_err(set);
+    let told = problems.errors().iter().map(|error| match error.problem.help() {
+        Some(help) => format!("{error} / {help}"),
+        None => error.to_string(),
+    });
+    told.collect()
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    let preloaded = |rest: &str| format!("finetune.data={{_target_: vlm.NevaPreloadedDataModule, paths: a.json, {rest}}}");
+    let data = [
+        preloaded("val_split: 1"),
+        preloaded("val_split: -0.1"),
+        preloaded("val_split: 0.1, val_paths: b.json"),
+        preloaded("val_split: .nan"),
+    ];
+    let mut sets = vec![
+        "finetune.optim={_target_: optim.Adam}",
+        "finetune.optim={_target_: optim.SGD, betas: [0.9, 0.9]}",
+        "finetune.optim={_target_: optim.SGD, momentum: 0, nesterov: true}",
+        "finetune.optim={_target_: optim.SGD, momentum: 1}",
+        "finetune.optim={_target_: optim.Lion, betas: [0.9, 1.0]}",
+        "finetune.optim.mm_projector_lr=-1",
+        "finetune.optim.param_groups=[{lr: 1}]",
+        "finetune.optim.param_groups=[{params: []}, {params: [a], lr: -1, weight_decay: -1}]",
+        "finetune.optim.lr_scheduler|={warmup_steps: 5, warmup_ratio: 0.1}",
+        "finetune.optim.lr_scheduler={_target_: LinearWithWarmup, warmup_ratio: 1.5}",
+        "finetune.optim.lr_scheduler={_target_: CosineWithWarmup, min_lr: 0}",
+        "finetune.optim.lr_scheduler={_target_: WSD}",
+        "finetune.optim.lr_scheduler={_target_: WSD, decay_steps: 5, min_lr_ratio: 2}",
+        "finetune.optim.lr_scheduler={_target_: WSD, decay_steps: 5, decay_type: sqrt}",
+        "finetune.optim.lr_scheduler.min_lr=-1",
+        "finetune.optim.lr_scheduler.min_lr=1",
+        "finetune.trainer.max_steps=null",
+        "finetune.trainer.max_epochs=0",
+        "finetune.trainer.val_check_interval=0",
+        "finetune.trainer.max_time=0s",
+        "finetune.trainer.max_time=15",
+        "finetune.trainer.loss_spike_threshold=0",
+        "finetune.trainer.nan_policy=ignore",
+        "finetune.trainer.callbacks=[{_target_: nl.EarlyStopping, monitor: val_los, patience: 0, min_delta: -1}]",
+        "finetune.trainer.callbacks=[{_target_: Custom}]",
+        "finetune.trainer.callbacks=[{every: 5}]",
+        "finetune.trainer.callbacks=[\"my_crate::Silent\"]",
+        "finetune.log.ckpt.save_top_k=-2",
+        "finetune.log.ckpt.monitor=val_los",
+        "finetune.log.ckpt.mode=best",
+        "finetune.log.ckpt.train_time_interval=0s",
+        "finetune.log.ckpt|={save_last: false, save_top_k: 0}",
+        "finetune.log.mlflow={tracking_uri: \"ftp://host\"}",
+        "finetune.log.mlflow={tracking_uri: \"http:///path\"}",
+        "finetune.log.mlflow={tracking_uri: \"https://host\", experiment_name: \"\"}",
+        "finetune.log.mlflow={}",
+        "finetune.resume.resume_from_directory=runs/a",
+        "finetune.resume.restore_config={path: a, load_model_state: false, load_optim_state: true}",
+        "nemo_compat=yes",
+    ];
+    sets.extend(data.iter().map(String::as_str));
+    let told: Vec<_> = sets
+        .iter()
+        .map(|set| format!("{set}\n    {}\n", mistakes(set).join("\n    ")))
+        .collect();
+    insta::assert_snapshot!(told.concat(), @r#"
+    finetune.optim={_target_: optim.Adam}
+        `finetune.optim._target_`: unknown name `optim.Adam` / did you mean `optim.AdamW`? The names here are `optim.AdamW`, `optim.SGD`, `optim.Lion`
+    finetune.optim={_target_: optim.SGD, betas: [0.9, 0.9]}
+        `finetune.optim.betas`: unknown field `betas` / the fields here are `lr`, `weight_decay`, `momentum`, `nesterov`, `clip_grad`, `mm_projector_lr`, `param_groups`, `lr_scheduler`
+    finetune.optim={_target_: optim.SGD, momentum: 0, nesterov: true}
+        `finetune.optim.nesterov`: Nesterov's momentum needs a momentum above 0 / set `momentum`, for example to 0.9
+    finetune.optim={_target_: optim.SGD, momentum: 1}
+        `finetune.optim.momentum`: `momentum` is 1.0, it must be at least 0 and below 1
+    finetune.optim={_target_: optim.Lion, betas: [0.9, 1.0]}
+        `finetune.optim.betas[1]`: `betas[1]` is 1.0, it must be at least 0 and below 1
+    finetune.optim.mm_projector_lr=-1
+        `finetune.optim.mm_projector_lr`: `mm_projector_lr` is -1.0, it must be at least 0 and finite
+    finetune.optim.param_groups=[{lr: 1}]
+        `finetune.optim.param_groups[0].params`: required, but not given
+    finetune.optim.param_groups=[{params: []}, {params: [a], lr: -1, weight_decay: -1}]
+        `finetune.optim.param_groups[0].params`: `params` is empty: the group names nothing
+        `finetune.optim.param_groups[1].weight_decay`: `weight_decay` is -1.0, it must be at least 0 and finite
+        `finetune.optim.param_groups[1].lr`: `lr` is -1.0, it must be at least 0 and finite
+    finetune.optim.lr_scheduler|={warmup_steps: 5, warmup_ratio: 0.1}
+        `finetune.optim.lr_scheduler.warmup_ratio`: both `warmup_steps` 5 and `warmup_ratio` 0.1 are set / set `warmup_steps` to 0, or `warmup_ratio` to null
+    finetune.optim.lr_scheduler={_target_: LinearWithWarmup, warmup_ratio: 1.5}
+        `finetune.optim.lr_scheduler.warmup_ratio`: `warmup_ratio` is 1.5, it must be between 0 and 1
+    finetune.optim.lr_scheduler={_target_: CosineWithWarmup, min_lr: 0}
+        `finetune.optim.lr_scheduler.min_lr`: unknown field `min_lr` / the fields here are `warmup_steps`, `warmup_ratio`
+    finetune.optim.lr_scheduler={_target_: WSD}
+        `finetune.optim.lr_scheduler.decay_steps`: required, but not given
+    finetune.optim.lr_scheduler={_target_: WSD, decay_steps: 5, min_lr_ratio: 2}
+        `finetune.optim.lr_scheduler.min_lr_ratio`: `min_lr_ratio` is 2.0, it must be between 0 and 1
+    finetune.optim.lr_scheduler={_target_: WSD, decay_steps: 5, decay_type: sqrt}
+        `finetune.optim.lr_scheduler.decay_type`: unknown name `sqrt` / did you mean `1-sqrt`? The names here are `linear`, `cosine`, `1-sqrt`
+    finetune.optim.lr_scheduler.min_lr=-1
+        `finetune.optim.lr_scheduler.min_lr`: `min_lr` is -1.0, it must be at least 0 and finite
+    finetune.optim.lr_scheduler.min_lr=1
+        `finetune.optim.lr`: the learning rate 0.002 is lower than the schedule's minimum 1.0 (set by recipe neva_tiny) / raise it, or lower `lr_scheduler.min_lr`
+    finetune.trainer.max_steps=null
+        `finetune.trainer.max_steps`: neither `max_steps` nor `max_epochs` says when the run ends / set one of them; the learning rate's schedule needs it
+    finetune.trainer.max_epochs=0
+        `finetune.trainer.max_epochs`: `max_epochs` is 0, it must be at least 1
+    finetune.trainer.val_check_interval=0
+        `finetune.trainer.val_check_interval`: `val_check_interval` is 0, it must be at least 1
+    finetune.trainer.max_time=0s
+        `finetune.trainer.max_time`: `max_time` is 0s, it must be at least 1s / null switches it off
+    finetune.trainer.max_time=15
+        `finetune.trainer.max_time`: `15` is not a length of time / write 90s, 15m, 12h, 1h30m, HH:MM:SS or DD:HH:MM:SS
+    finetune.trainer.loss_spike_threshold=0
+        `finetune.trainer.loss_spike_threshold`: `loss_spike_threshold` is 0.0, it must be above 0 and finite / use 6.0, or null to report no spikes
+    finetune.trainer.nan_policy=ignore
+        `finetune.trainer.nan_policy`: unknown name `ignore` / the names here are `stop`, `skip`
+    finetune.trainer.callbacks=[{_target_: nl.EarlyStopping, monitor: val_los, patience: 0, min_delta: -1}]
+        `finetune.trainer.callbacks[0].monitor`: there is no metric "val_los" / metrics are val_loss, reduced_train_loss, grad_norm
+        `finetune.trainer.callbacks[0].patience`: `patience` is 0, it must be at least 1
+        `finetune.trainer.callbacks[0].min_delta`: `min_delta` is -1.0, it must be at least 0 and finite
+    finetune.trainer.callbacks=[{_target_: Custom}]
+        `finetune.trainer.callbacks[0]._target_`: unknown name `Custom` / the names here are `nl.EarlyStopping`, `my_crate::MyType`
+    finetune.trainer.callbacks=[{every: 5}]
+        `finetune.trainer.callbacks[0]`: `_target_` is missing / add `_target_:` with one of `nl.EarlyStopping`, `my_crate::MyType`
+    finetune.trainer.callbacks=["my_crate::Silent"]
+        `finetune.trainer.callbacks[0]`: expected a map, found the text "my_crate::Silent" / write `{_target_: "my_crate::Silent"}`
+    finetune.log.ckpt.save_top_k=-2
+        `finetune.log.ckpt.save_top_k`: `save_top_k` is -2, it must be at least -1 / -1 keeps all checkpoints, 0 only the last
+    finetune.log.ckpt.monitor=val_los
+        `finetune.log.ckpt.monitor`: there is no metric "val_los" / metrics are val_loss, reduced_train_loss, grad_norm
+    finetune.log.ckpt.mode=best
+        `finetune.log.ckpt.mode`: unknown name `best` / the names here are `min`, `max`
+    finetune.log.ckpt.train_time_interval=0s
+        `finetune.log.ckpt.train_time_interval`: `train_time_interval` is 0s, it must be at least 1s / null switches it off
+    finetune.log.ckpt|={save_last: false, save_top_k: 0}
+        `finetune.log.ckpt.save_last`: `save_last` is false and `save_top_k` is 0: no checkpoint would be kept / set one of them
+    finetune.log.mlflow={tracking_uri: "ftp://host"}
+        `finetune.log.mlflow.tracking_uri`: "ftp://host" is not the address of a server / write http://HOST:PORT or https://HOST
+    finetune.log.mlflow={tracking_uri: "http:///path"}
+        `finetune.log.mlflow.tracking_uri`: "http:///path" is not the address of a server / write http://HOST:PORT or https://HOST
+    finetune.log.mlflow={tracking_uri: "https://host", experiment_name: ""}
+        `finetune.log.mlflow.experiment_name`: `experiment_name` is empty
+    finetune.log.mlflow={}
+        `finetune.log.mlflow.tracking_uri`: required, but not given
+    finetune.resume.resume_from_directory=runs/a
+        `finetune.resume.resume_from_directory`: `resume_from_directory` is looked at only where `resume_if_exists` is true / --set finetune.resume.resume_if_exists=true
+    finetune.resume.restore_config={path: a, load_model_state: false, load_optim_state: true}
+        `finetune.resume.restore_config.load_optim_state`: moments belong to the weights that they were measured on: `load_optim_state` needs `load_model_state`
+    nemo_compat=yes
+        `nemo_compat`: expected `true` or `false`, found `yes` / write `true`, without quotes
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: 1}
+        `finetune.data.val_split`: `val_split` is 1.0, it must be at least 0 and below 1 / 0.05 sets 5 % of the samples aside
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: -0.1}
+        `finetune.data.val_split`: `val_split` is -0.1, it must be at least 0 and below 1 / 0.05 sets 5 % of the samples aside
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: 0.1, val_paths: b.json}
+        `finetune.data.val_split`: `val_split` is 0.1, but `val_paths` names the validation data already / set `val_split` to 0, or `val_paths` to []
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: .nan}
+        `finetune.data.val_split`: `val_split` is NaN, it must be at least 0 and below 1 / 0.05 sets 5 % of the samples aside
+    "#);
+}
+
+/// Neither in the message nor in the lines that would show where it was written.
+#[test]
+fn a_secret_is_not_repeated() {
+    let text = |uri: &str| format!("_factory_: neva_tiny\nname: a/b\nfinetune:\n  log:\n    mlflow:\n      tracking_uri: {uri}\n");
+    for uri in [
+        "http://me:hunter2@host",
+        "https://hunter2@host:5000/path",
+        "postgresql://me:hunter2@host/db",
+        "me:hunter2@host",
+        "HTTP://me:hunter/2@host",
+    ] {
+        let set = format!("finetune.log.mlflow.tracking_uri={uri}");
+        for (text, sets) in [(text(uri), vec![]), (text("http://host"), vec![set.as_str()])] {
+            let node = config::parse(&Source::new("run.yaml", text)).unwrap();
+            let error = resolve(node, &sets).unwrap_err();
+            let [only] = error.errors() else { panic!("{error:?}") };
+            assert!(only.origin.is_none() && matches!(*only.problem, Problem::Invalid { .. }), "{uri}");
+            let shown = config::render(&error, false);
+            assert!(!shown.contains("hunter"), "{shown}");
+            assert!(
+                shown.contains("finetune.log.mlflow.tracking_uri") && shown.contains("MLFLOW_TRACKING_PASSWORD"),
+                "{shown}"
+            );
+        }
+    }
+}
