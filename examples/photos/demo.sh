@@ -41,6 +41,16 @@ ask coffee.jpg "A cup of coffee on a saucer."
 echo
 echo "The run is in $run:"
 echo "  logs/          what each rank said"
+echo "  curves.svg     loss, learning rate and gradient norm as a picture"
 echo "  metrics.jsonl  loss, learning rate and speed of each step"
+echo "  tb_logs/       the same for TensorBoard"
 echo "  checkpoints/   what generate has just read"
+
+# Shown where there is a screen to show it on.
+if [[ -t 1 && -n ${DISPLAY:-}${WAYLAND_DISPLAY:-} ]] && command -v xdg-open >/dev/null; then
+  xdg-open "$run/curves.svg" >/dev/null 2>&1 &
+else
+  echo
+  echo "The picture of the curves: $run/curves.svg"
+fi
 exit "$wrong"

@@ -11,6 +11,11 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// Whether the variable `name` is set, to whatever bytes.
+pub(crate) fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some()
+}
+
 /// The working directory.
 pub(crate) fn working_directory() -> io::Result<PathBuf> {
     std::env::current_dir()

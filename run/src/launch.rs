@@ -1,6 +1,6 @@
 //! Starts a run, in this process or through an executor, and waits for its end.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use neva_executors::{Executor, LocalExecutor};
 use neva_schemas::{Engine, Finetune, LaunchPlan, RankEnv, Run, RunReport, Severity, Validate as _};
@@ -17,6 +17,7 @@ use crate::{
 pub struct RunOptions {
     place: Place,
     working_directory: Option<PathBuf>,
+    env: BTreeMap<String, String>,
     watcher: Watcher,
 }
 
@@ -48,6 +49,7 @@ impl RunOptions {
         Self {
             place,
             working_directory: None,
+            env: BTreeMap::new(),
             watcher: Watcher::default(),
         }
     }
@@ -56,6 +58,14 @@ impl RunOptions {
     #[must_use]
     pub fn working_directory(mut self, folder: impl Into<PathBuf>) -> Self {
         self.working_directory = Some(folder.into());
+        self
+    }
+
+    /// Gives the ranks these variables, by name, beside what they inherit. They are written down in the plan, so
+    /// secrets do not belong here.
+    #[must_use]
+    pub fn env(mut self, variables: BTreeMap<String, String>) -> Self {
+        self.env = variables;
         self
     }
 
@@ -109,7 +119,8 @@ pub fn launch(run: &Run, options: RunOptions) -> Result<RunReport, RunError> {
     if !errors.is_empty() {
         return Err(RunError::Invalid(errors));
     }
-    let plan = lower_here(run, options.working_directory)?;
+    let mut plan = lower_here(run, options.working_directory)?;
+    plan.env = options.env;
     match options.place {
         Place::Direct(engine) => direct(plan, &*engine),
         Place::Local => job::run(plan, &LocalExecutor::new(program::find_here()?), options.watcher),

@@ -28,6 +28,7 @@ mod cli;
 pub mod config;
 mod environment;
 mod error;
+mod executor;
 mod folder;
 mod job;
 mod launch;
@@ -37,6 +38,7 @@ mod resolve;
 
 pub use cli::cli_main;
 pub use error::RunError;
+pub use executor::executor;
 pub use folder::create_run_folder;
 pub use job::Retry;
 pub use launch::{RunOptions, launch, run};

@@ -13,7 +13,7 @@ use tokio::{process::Command, time::timeout};
 use crate::error::RunError;
 
 /// File name of the rank program.
-const NAME: &str = "neva-rank";
+pub(crate) const NAME: &str = "neva-rank";
 /// How long `neva-rank version` may take; loading libtorch from a cold disk is slow.
 const VERSION_DEADLINE: Duration = Duration::from_secs(60);
 

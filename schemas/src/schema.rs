@@ -84,10 +84,11 @@ fn targets(definitions: &mut Value) {
 
 fn flat_variant(variant: &Value, definitions: &Value) -> Option<Value> {
     let (name, inner) = variant.get("properties")?.as_object().filter(|map| map.len() == 1)?.iter().next()?;
-    let inner = match inner.get("$ref").and_then(Value::as_str) {
-        Some(reference) => definitions.get(reference.rsplit('/').next()?)?.clone(),
-        None => inner.clone(),
-    };
+    // A struct of one field refers to that field's type.
+    let mut inner = inner;
+    while let Some(reference) = inner.get("$ref").and_then(Value::as_str) {
+        inner = definitions.get(reference.rsplit('/').next()?)?;
+    }
     let mut fields = inner.get("properties").cloned().unwrap_or_else(|| json!({}));
     if name == "Custom" {
         // An own type: its name is a path, and further arguments are its own affair.

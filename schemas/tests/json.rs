@@ -93,6 +93,8 @@ fn the_schema_takes_what_the_program_takes() {
         "optim: {param_groups: [{params: ['*lora_B*'], lr: 1.0e-3}]}",
         "optim: {lr_scheduler: {_target_: WSD, decay_steps: 10, decay_type: 1-sqrt, warmup_ratio: 0.03}}",
         "data: {_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: 0.05, add_bos: null}",
+        "data: {_target_: vlm.NevaPreloadedDataModule, paths: [a.json], shuffle: false}",
+        "data: {_target_: 'my_crate::MyData', seq_length: 64, shuffle: false, shards: {from: [a, b]}}",
         "log: {tensorboard: false, mlflow: {tracking_uri: 'http://mlflow:5000', tags: {team: vlm}}}",
         "log: {ckpt: {save_top_k: -1, train_time_interval: 00:10:00, monitor: grad_norm}}",
         "resume: {adapter_path: runs/a, restore_config: {load_optim_state: true}}",
@@ -148,6 +150,14 @@ fn the_schema_refuses_what_the_program_refuses() {
         ),
         (
             "{_factory_: neva_tiny, finetune: {data: {_target_: vlm.MockDataModule, paths: a.json}}}",
+            "/finetune/data",
+        ),
+        (
+            "{_factory_: neva_tiny, finetune: {data: {_target_: MyData, shards: a}}}",
+            "/finetune/data",
+        ),
+        (
+            "{_factory_: neva_tiny, finetune: {data: {_target_: 'my_crate::MyData', seq_length: long}}}",
             "/finetune/data",
         ),
     ];

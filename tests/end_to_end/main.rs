@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 mod direct;
+mod documents;
 mod inputs;
 mod killed;
 mod layering;

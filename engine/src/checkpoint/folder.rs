@@ -103,7 +103,7 @@ impl CheckpointFolder {
 /// The whole checkpoint with the most steps among the folders directly in `parents`; the latest of the parents
 /// wins a tie. Each is checked before it is chosen: a damaged one is named in the log, and handed to `damaged`.
 pub fn newest_checkpoint(parents: &[PathBuf], damaged: impl Fn(&Path)) -> Option<CheckpointFolder> {
-    let mut checkpoints: Vec<_> = parents.iter().flat_map(|parent| checkpoints_in(parent)).collect();
+    let mut checkpoints: Vec<_> = parents.iter().flat_map(|parent| open_all(parent, &damaged)).collect();
     checkpoints.sort_by(|a, b| (b.steps_done(), &b.path).cmp(&(a.steps_done(), &a.path)));
     checkpoints.into_iter().find(|checkpoint| match checkpoint.verify() {
         Ok(()) => true,
@@ -119,6 +119,11 @@ pub fn newest_checkpoint(parents: &[PathBuf], damaged: impl Fn(&Path)) -> Option
 /// The finished checkpoints directly in `parent`, in no order; one that cannot be opened is passed over, and
 /// named in the log.
 pub(super) fn checkpoints_in(parent: &Path) -> Vec<CheckpointFolder> {
+    open_all(parent, |_| ())
+}
+
+/// The same; what cannot be opened is handed to `damaged`, unless it is of another format.
+fn open_all(parent: &Path, damaged: impl Fn(&Path)) -> Vec<CheckpointFolder> {
     let entries = std::fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok);
     let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
     let visible = named.filter(|(name, path)| !name.starts_with('.') && !name.ends_with(DAMAGED) && CheckpointFolder::is_one(path));
@@ -130,11 +135,21 @@ pub(super) fn checkpoints_in(parent: &Path) -> Vec<CheckpointFolder> {
         !marked
     });
     let open = |(_, path): (String, PathBuf)| {
-        CheckpointFolder::open(&path)
-            .inspect_err(|error| tracing::warn!("passing over the checkpoint {}: {error}", path.display()))
-            .ok()
+        let failed = |error: &EngineError| {
+            tracing::warn!("passing over the checkpoint {}: {error}", path.display());
+            if format_of(&path).is_none_or(|format| format == CHECKPOINT_FORMAT) {
+                damaged(&path);
+            }
+        };
+        CheckpointFolder::open(&path).inspect_err(failed).ok()
     };
     finished.filter_map(open).collect()
+}
+
+/// The format of the checkpoint in `path`, where it says one.
+fn format_of(path: &Path) -> Option<u32> {
+    let Format { format } = read_json(&path.join("checkpoint.json")).ok()?;
+    Some(format)
 }
 
 /// Reads a JSON file.

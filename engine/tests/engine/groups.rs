@@ -2,7 +2,7 @@
 
 use crate::setting::{Samples, difference, lora, microbatches, small, trainer, weights, within_limit};
 use neva_engine::comm::Mesh;
-use neva_schemas::{Finetune, ParamGroup, Precision};
+use neva_schemas::{Finetune, ParamGroup};
 use std::collections::BTreeSet;
 use tch::Kind;
 

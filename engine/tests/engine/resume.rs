@@ -7,7 +7,7 @@ use crate::setting::{
 use neva_engine::checkpoint::{Base, CheckpointFolder, restore_optimizer};
 use neva_engine::comm::Mesh;
 use neva_engine::trainer::{Registry, Trainer};
-use neva_schemas::{Finetune, ParallelSizes, Precision, RestoreConfig, RunReport, exit_class};
+use neva_schemas::{Finetune, Lion, LrScheduler, Optim, ParallelSizes, Precision, RestoreConfig, RunReport, Sgd, exit_class};
 use std::path::Path;
 
 /// A run of six steps that saves every three, in `folder/default/NAME`.
@@ -58,6 +58,23 @@ fn is_exact_with_adapters() {
             lora(finetune);
             precision(finetune, Precision::Bf16Mixed);
         });
+    });
+}
+
+#[test]
+fn is_exact_with_every_optimizer() {
+    within_limit(|| {
+        let constant = LrScheduler::constant;
+        let sgd = |momentum| Optim::Sgd(Sgd { momentum, lr_scheduler: constant(), ..Sgd::default() });
+        let lion = || Optim::Lion(Lion { lr_scheduler: constant(), ..Lion::default() });
+        for optim in [sgd(0.0), sgd(0.9), lion()] {
+            for kind in [Precision::Fp32, Precision::Bf16Mixed] {
+                check(|finetune| {
+                    finetune.optim = optim.clone();
+                    precision(finetune, kind);
+                });
+            }
+        }
     });
 }
 

@@ -111,11 +111,11 @@ pub(crate) fn validate(finetune: &mut Finetune, every: u64, samples: u64) {
 }
 
 /// Text and pictures of a file of records in place of mock data, for a model with a vocabulary for them.
-pub(crate) fn preload(finetune: &mut Finetune, records: &Path) -> &mut NevaPreloadedDataModule {
+pub(crate) fn preload<'a>(finetune: &'a mut Finetune, records: &Path) -> &'a mut NevaPreloadedDataModule {
     finetune.model.llava_mut().text_config.vocab_size = 2048;
     finetune.data = Data::Preloaded(NevaPreloadedDataModule {
         paths: vec![records.to_owned()],
-        seq_length: 64,
+        seq_length: 192,
         global_batch_size: 8,
         micro_batch_size: 2,
         tokenizer: Some("builtin:mistral_2k".into()),

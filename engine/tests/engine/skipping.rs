@@ -135,7 +135,7 @@ fn a_run_skips_counts_and_names_the_samples() {
             let mut finetune = bright(folder.path(), 24, 13);
             finetune.trainer.nan_policy = NanPolicy::Skip;
             let names = names(&finetune);
-            let white: Vec<_> = names.iter().map(|names| names.iter().any(|name| name.contains("(record 13)"))).collect();
+            let white: Vec<_> = names.iter().map(|names| names.iter().any(|name| name.contains("(id record 13)"))).collect();
             assert_eq!(white.iter().filter(|white| **white).count(), 2);
             let mut losses = Vec::new();
             for report in run_on(&finetune, &run_dir, sizes, &Registry::builtin()) {
@@ -168,7 +168,7 @@ fn without_leave_to_skip_the_run_fails() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let finetune = bright(folder.path(), 24, 13);
-        let step = names(&finetune).iter().position(|names| names.iter().any(|name| name.contains("(record 13)"))).unwrap();
+        let step = names(&finetune).iter().position(|names| names.iter().any(|name| name.contains("(id record 13)"))).unwrap();
         let failure = run(&finetune, &folder.path().join("run")).unwrap_err();
         assert_eq!((failure.class, failure.step), (exit_class::JOB, Some(step as u64)));
         assert_eq!(failure.chain, [format!("step {step}: the loss is NaN")]);
@@ -232,7 +232,7 @@ fn a_loss_that_stands_out_is_reported() {
         let spikes = json_lines(&folder.path().join("run/spikes.jsonl"));
         assert_eq!(spikes.len(), 1, "{spikes:?}");
         assert_eq!((&spikes[0]["step"], &spikes[0]["samples"]), (&json!(70), &json!(names(&finetune)[70])));
-        assert!(spikes[0]["samples"][1].as_str().unwrap().ends_with(&format!("(record {odd})")), "{spikes:?}");
+        assert!(spikes[0]["samples"][1].as_str().unwrap().ends_with(&format!("(id record {odd})")), "{spikes:?}");
         assert_eq!(spikes[0]["loss"].as_f64(), Some(report.losses[70]));
         let recent = &report.losses[70 - 64..70];
         let mean = recent.iter().sum::<f64>() / 64.0;

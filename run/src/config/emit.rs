@@ -84,7 +84,12 @@ fn fits_line(items: &[Node]) -> bool {
     scalars && items.iter().map(|item| inline(item).chars().count() + 2).sum::<usize>() <= LINE
 }
 
-/// The value without a line break: a scalar, an empty map, a list of scalars.
+/// The whole tree as YAML on one line: `{_target_: optim.AdamW, betas: [0.9, 0.95]}`.
+pub(super) fn flow(node: &Node) -> String {
+    inline(node)
+}
+
+/// The value without a line break.
 fn inline(node: &Node) -> String {
     match &node.value {
         Value::Null => "null".to_owned(),
@@ -97,8 +102,11 @@ fn inline(node: &Node) -> String {
             let items: Vec<_> = items.iter().map(inline).collect();
             format!("[{}]", items.join(", "))
         }
-        // Maps with entries are blocks.
-        Value::Map(_) => "{}".to_owned(),
+        // Where a map with entries stands on one line, the whole tree does.
+        Value::Map(map) => {
+            let entries: Vec<_> = map.iter().map(|(name, entry)| format!("{}: {}", text(name), inline(&entry.node))).collect();
+            format!("{{{}}}", entries.join(", "))
+        }
     }
 }
 

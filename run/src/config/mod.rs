@@ -14,6 +14,7 @@
 
 mod de;
 mod diag;
+mod diff;
 mod emit;
 mod error;
 mod merge;
@@ -27,6 +28,7 @@ mod yaml;
 
 pub use de::from_node;
 pub use diag::{render, wants_colour};
+pub use diff::{Difference, Side, diff};
 pub use emit::{to_json, to_yaml_string};
 pub use error::{ConfigError, Problem, Problems};
 pub use merge::merge;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod launch;
+mod own_data;
 mod plan;
 mod plot;
 mod process;

@@ -1,0 +1,8 @@
+//! Lets the rank program of the golden traces, and their tests, find libtorch when they run.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if let Some(lib) = std::env::var_os("DEP_NEVA_ENGINE_LIBTORCH_LIB") {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.to_string_lossy());
+    }
+}

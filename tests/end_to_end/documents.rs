@@ -1,0 +1,311 @@
+//! What README.md and docs/*.md show is tried.
+//!
+//! | block | what is done with it |
+//! |---|---|
+//! | `yaml` with `_factory_:` | `neva-run show FILE` and `neva-run FILE --dry-run` accept it |
+//! | `yaml` that starts with `finetune:` | the same, over `llava15_7b`, or over the recipe of a comment `<!-- recipe: NAME -->` |
+//! | `console` | each `$ neva-run ...` is run, in a folder with the repository's entries; runs land in its `nemo_experiments`, for the document's later commands to use |
+//! | `rust` | a documentation test of examples/lib.rs; in README.md, a quotation of examples/direct.rs |
+//! | `text`, `json` | nothing: no program reads it |
+//!
+//! A command ends with code 0, or with N where `# exit N` follows it. One that names a large recipe gets `--dry-run`.
+//! Lines below it must be found in its output, in their order, whatever else is there. In them `...` stands for
+//! anything, a number for any number, a space for any space. Commands of other programs are not run, and neither is
+//! a block below a comment that starts with `<!-- not run`.
+
+use neva_tests::{neva_run, program, root, run};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Recipes that no test machine trains.
+const LARGE: &[&str] = &["llava15_", "neva_llama3_"];
+
+/// A fenced block of a document.
+struct Block {
+    /// File and line, for messages.
+    at: String,
+    language: String,
+    /// The comment above it.
+    note: String,
+    text: String,
+}
+
+/// The documents, relative to the root.
+fn documents() -> Vec<PathBuf> {
+    let folder = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut documents: Vec<_> = folder.map(|name| Path::new("docs").join(name)).collect();
+    documents.sort();
+    documents.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    documents.push("README.md".into());
+    documents
+}
+
+fn read(document: &Path) -> String {
+    fs::read_to_string(root().join(document)).unwrap()
+}
+
+fn blocks(document: &Path) -> Vec<Block> {
+    let (mut blocks, mut open, mut note) = (Vec::new(), None::<Block>, String::new());
+    for (index, line) in read(document).lines().enumerate() {
+        match (line.strip_prefix("```"), &mut open) {
+            (Some(language), None) => {
+                open = Some(Block {
+                    at: format!("{}:{}", document.display(), index + 1),
+                    language: language.split(',').next().unwrap().to_owned(),
+                    note: std::mem::take(&mut note),
+                    text: String::new(),
+                });
+            }
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (None, Some(block)) => block.text.extend([line, "\n"]),
+            (None, None) if line.trim().is_empty() => {}
+            (None, None) => note = line.to_owned(),
+        }
+    }
+    assert!(open.is_none(), "{}: a block is not closed", document.display());
+    blocks
+}
+
+fn blocks_in(language: &str) -> Vec<Block> {
+    let all = documents().into_iter().flat_map(|document| blocks(&document));
+    all.filter(|block| block.language == language).collect()
+}
+
+#[test]
+fn no_block_is_left_out() {
+    for block in documents().iter().flat_map(|document| blocks(document)) {
+        let known = ["yaml", "console", "rust", "text", "json"];
+        assert!(known.contains(&block.language.as_str()), "{}: a block of {:?}", block.at, block.language);
+    }
+    // The documents' Rust is compiled and run there.
+    let examples = fs::read_to_string(root().join("examples/lib.rs")).unwrap();
+    for document in documents().iter().filter(|document| document.starts_with("docs")) {
+        let include = format!("include_str!(\"../{}\")", document.display());
+        assert!(examples.contains(&include), "examples/lib.rs has no {include}");
+    }
+    let example = fs::read_to_string(root().join("examples/direct.rs")).unwrap();
+    for block in blocks(Path::new("README.md")).iter().filter(|block| block.language == "rust") {
+        for line in block.text.lines() {
+            assert!(example.contains(line.trim()), "{}: not in examples/direct.rs: {line}", block.at);
+        }
+    }
+}
+
+#[test]
+fn every_yaml_is_a_recipe_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("recipe.yaml");
+    for Block { at, note, text, .. } in blocks_in("yaml") {
+        let recipe = note.strip_prefix("<!-- recipe: ").and_then(|rest| rest.strip_suffix(" -->"));
+        let has = |key| text.lines().any(|line: &str| line.starts_with(key));
+        let text = match has("_factory_:") {
+            true => text,
+            false if has("finetune:") => format!("_factory_: {}\n{text}", recipe.unwrap_or("llava15_7b")),
+            false => panic!("{at}: neither `_factory_:` nor `finetune:`"),
+        };
+        fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        for arguments in [["show", file], [file, "--dry-run"]] {
+            let ended = run(neva_run(&arguments), DEADLINE);
+            assert_eq!(ended.code, Some(0), "{at}:\n{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn every_command_does_what_is_shown() {
+    for document in documents() {
+        let folder = mirror();
+        for block in blocks(&document) {
+            if block.language == "console" && !block.note.starts_with("<!-- not run") {
+                commands(&block.text).iter().for_each(|command| try_command(command, folder.path(), &block.at));
+            }
+        }
+    }
+}
+
+/// A folder with the entries of the repository's root and its own `nemo_experiments`: commands run in it as they are
+/// printed.
+fn mirror() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["docs", "examples", "recipes", "schemas", "tests"] {
+        symlink(root().join(name), folder.path().join(name)).unwrap();
+    }
+    fs::create_dir(folder.path().join("target")).unwrap();
+    symlink(program("").parent().unwrap(), folder.path().join("target/release")).unwrap();
+    folder
+}
+
+/// A command as it is shown.
+#[derive(Debug, PartialEq)]
+struct Shown {
+    command: String,
+    code: i32,
+    output: Vec<String>,
+}
+
+/// The commands of a block that call this program.
+fn commands(block: &str) -> Vec<Shown> {
+    let mut all: Vec<Shown> = Vec::new();
+    let block = block.replace("\\\n", " ");
+    for line in block.lines() {
+        if let Some(line) = line.strip_prefix("$ ") {
+            let (command, comment) = line.split_once(" #").unwrap_or((line, ""));
+            all.push(Shown {
+                command: command.trim().to_owned(),
+                code: comment.trim().strip_prefix("exit ").map_or(0, |code| code.parse().unwrap()),
+                output: Vec::new(),
+            });
+        } else if let Some(shown) = all.last_mut() {
+            shown.output.push(line.to_owned());
+        }
+    }
+    let is_ours = |shown: &Shown| {
+        let word = shown.command.split_whitespace().find(|word| !word.contains('='));
+        word.is_some_and(|word| word == "neva-run" || word == "target/release/neva-run")
+    };
+    all.retain(is_ours);
+    all
+}
+
+#[track_caller]
+fn try_command(shown: &Shown, folder: &Path, at: &str) {
+    let mut command = shown.command.clone();
+    let is_large = LARGE.iter().any(|name| command.contains(name));
+    if is_large && !command.contains("--dry-run") && !command.contains("neva-run show") {
+        command += " --dry-run";
+    }
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("exec 2>&1\n{command}")).current_dir(folder);
+    for (name, _) in neva_run(&[]).get_envs() {
+        shell.env_remove(name);
+    }
+    for name in ["NEMO_MODELS_CACHE", "NEMO_CACHE_DIR", "NEMO_HOME"] {
+        shell.env_remove(name);
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let programs = folder.join("target/release");
+    shell.env("PATH", format!("{}:{path}", programs.display())).env("HOME", folder);
+    let ended = run(shell, DEADLINE);
+    let output = ended.stdout.replace(&format!("{}/", folder.canonicalize().unwrap().display()), "");
+    assert_eq!(ended.code, Some(shown.code), "{at}: {command}\n{output}");
+    if let Some(missing) = first_missing(&shown.output, &output) {
+        panic!("{at}: {command}\nshown, but not printed (there): {missing}\n--- printed\n{output}");
+    }
+}
+
+/// The first shown line that does not follow in the output where it should.
+fn first_missing<'a>(shown: &'a [String], output: &str) -> Option<&'a str> {
+    let mut printed = output.lines().map(plain);
+    let wanted = shown.iter().filter(|line| !["", "..."].contains(&line.trim()));
+    let mut missing = wanted.filter(|line| {
+        let line = plain(line);
+        !printed.any(|printed| fits(&line, &printed))
+    });
+    missing.next().map(String::as_str)
+}
+
+/// A line in which all numbers (dates, times and versions too) are 0 and all spaces are one.
+fn plain(line: &str) -> String {
+    let mut plain = String::new();
+    let mut letters = line.trim().chars().peekable();
+    while let Some(letter) = letters.next() {
+        if letter.is_ascii_digit() {
+            plain.push('0');
+            let mut ahead = letters.clone();
+            while let Some(next) = ahead.next() {
+                let joins = "-_.:".contains(next) && ahead.peek().is_some_and(char::is_ascii_digit);
+                if !next.is_ascii_digit() && !joins {
+                    break;
+                }
+                letters.next();
+            }
+        } else if !letter.is_whitespace() {
+            plain.push(letter);
+        } else if !letters.peek().is_some_and(|next| next.is_whitespace()) {
+            plain.push(' ');
+        }
+    }
+    plain
+}
+
+/// Whether `line` is `pattern`, in which `...` stands for anything.
+fn fits(pattern: &str, line: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once("...") else { return pattern == line };
+    let Some(mut line) = line.strip_prefix(start) else { return false };
+    let mut parts: Vec<_> = rest.split("...").collect();
+    let end = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some((_, after)) = line.split_once(part) else { return false };
+        line = after;
+    }
+    line.ends_with(end)
+}
+
+#[test]
+fn shown_lines_are_looked_for_in_order() {
+    let output = "step 1/4  loss 7.66\nstep 2/4  loss 7.65\ndone: 4 steps in runs/2026-11-24_08-39-34/logs\n";
+    let check = |shown: &[&str], expect: Option<&str>| {
+        let shown: Vec<_> = shown.iter().map(|line| (*line).to_owned()).collect();
+        assert_eq!(first_missing(&shown, output), expect);
+    };
+    check(&[], None);
+    check(&["step 3/9 loss 1.5", "...", "done: 7 steps in runs/2030-01-01_00-00-00-1/logs"], None);
+    check(&["step 1/4 ... 7", "step 1/4 ... 7", "step 1/4 ... 7"], Some("step 1/4 ... 7"));
+    check(&["done: 4 steps ... logs", "step 1/4  loss 7.66"], Some("step 1/4  loss 7.66"));
+    check(&["done: ... steps ... runs/.../logs"], None);
+    check(&["done: ... runs ... steps ... logs"], Some("done: ... runs ... steps ... logs"));
+    check(&["one: 4 steps ..."], Some("one: 4 steps ..."));
+    check(&["done: 4 steps"], Some("done: 4 steps"));
+    check(&["... logs/more"], Some("... logs/more"));
+}
+
+#[test]
+fn commands_are_read_as_they_are_shown() {
+    let block = "$ make demo\nbuilt\n$ neva-run a.yaml \\\n    --set b=1   # exit 2\nerror: b\n...\n$ HOME=/x neva-run doctor   # fine\n$ torchrun neva-run a.yaml\n";
+    let shown = |command: &str, code, output: &[&str]| Shown {
+        command: command.into(),
+        code,
+        output: output.iter().map(|line| (*line).to_owned()).collect(),
+    };
+    let expect = [
+        shown("neva-run a.yaml      --set b=1", 2, &["error: b", "..."]),
+        shown("HOME=/x neva-run doctor", 0, &[]),
+    ];
+    assert_eq!(commands(block), expect);
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut links = 0;
+    for document in documents() {
+        for link in read(&document).split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
+            if link.contains("://") {
+                continue;
+            }
+            links += 1;
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => document.clone(),
+                path => document.parent().unwrap().join(path),
+            };
+            assert!(root().join(&target).exists(), "{}: there is no {}", document.display(), target.display());
+            let headings = || read(&target).lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == heading);
+            assert!(heading.is_empty() || headings(), "{}: {} has no heading {heading:?}", document.display(), target.display());
+        }
+    }
+    assert!(links > 0);
+}
+
+/// A heading's anchor, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let kept = |letter: &char| letter.is_alphanumeric() || " -_".contains(*letter);
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    text.chars().filter(kept).map(|letter| if letter == ' ' { '-' } else { letter }).collect()
+}

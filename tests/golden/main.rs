@@ -1,0 +1,61 @@
+//! The traces of Hugging Face's code, trained as a user trains: from a recipe file, on one rank in this process and on
+//! several in processes of their own. `engine/tests/golden` compares the same traces step by step, without a recipe.
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+
+mod batches;
+mod outcome;
+mod trace;
+
+use neva_run::{RunOptions, launch, load, resolve};
+use neva_schemas::env;
+use neva_tests::{neva_run, run, run_folder};
+use std::time::Duration;
+use trace::{Ranks, Trace};
+
+const DEADLINE: Duration = Duration::from_secs(180);
+
+#[test]
+fn one_rank_in_this_process_repeats_every_trace() {
+    each_trace(Ranks { data: 1, tensor: 1 }, |recipe| {
+        let resolved = resolve(load(recipe).unwrap(), &[] as &[&str]).unwrap();
+        let engine = neva_engine::engine().registry(batches::registry());
+        let report = launch(&resolved.run, RunOptions::direct(engine)).unwrap();
+        assert_eq!(report.ended_early, None);
+    });
+}
+
+#[test]
+fn two_data_parallel_processes_repeat_every_trace() {
+    each_trace(Ranks { data: 2, tensor: 1 }, in_processes);
+}
+
+#[test]
+fn two_tensor_parallel_processes_repeat_every_trace() {
+    each_trace(Ranks { data: 1, tensor: 2 }, in_processes);
+}
+
+/// Through the launcher, which is told of the rank program that knows the batches.
+fn in_processes(recipe: &str) {
+    let mut command = neva_run(&[recipe]);
+    command.env(env::NEVA_RANK, std::env!("CARGO_BIN_EXE_golden-rank"));
+    let _ = run(command, DEADLINE).with_code(0);
+}
+
+/// Writes the recipe of each trace, has it trained, and compares.
+fn each_trace(ranks: Ranks, train: impl Fn(&str)) {
+    let mut trained = 0;
+    for trace in Trace::all() {
+        if let Some(reason) = trace.refused(ranks) {
+            println!("{}: refused: {reason}", trace.folder.display());
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = dir.path().join("recipe.yaml");
+        std::fs::write(&recipe, trace.recipe(dir.path(), ranks)).unwrap();
+        train(recipe.to_str().unwrap());
+        outcome::check(&trace, &run_folder(dir.path(), &trace.name()));
+        println!("{}: ok", trace.folder.display());
+        trained += 1;
+    }
+    assert!(trained >= 3, "only {trained} traces were trained");
+}

@@ -1,0 +1,212 @@
+//! A trace of Hugging Face's optimizer steps, and the recipe file that trains the same.
+
+use crate::batches::TARGET;
+use neva_engine::checkpoint::TensorFile;
+use neva_layout::from_hf_config;
+use neva_run::config::{Origin, to_json, to_node, to_yaml_string};
+use neva_schemas::Model;
+use neva_tests::root;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// PEFT's name of the wrapped model.
+pub(crate) const PEFT_PREFIX: &str = "base_model.model.";
+
+/// A folder with `trace.json`, beside its base and `train_batches.safetensors`.
+pub(crate) struct Trace {
+    /// The folder.
+    pub(crate) folder: PathBuf,
+    /// `trace.json`.
+    pub(crate) json: Value,
+}
+
+/// Ranks of a run.
+#[derive(Clone, Copy)]
+pub(crate) struct Ranks {
+    pub(crate) data: usize,
+    pub(crate) tensor: usize,
+}
+
+impl Trace {
+    /// The project's traces, and those in the folder that `NEVA_GOLDEN_DIR` names.
+    #[expect(clippy::disallowed_methods, reason = "a test's own switch")]
+    pub(crate) fn all() -> Vec<Self> {
+        let more = std::env::var_os("NEVA_GOLDEN_DIR").map(PathBuf::from);
+        let mut traces = Vec::new();
+        for folder in std::iter::once(root().join("tests/fixtures/hf")).chain(more) {
+            let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+            let mut folders: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+            folders.retain(|folder| folder.join("trace.json").is_file());
+            folders.sort();
+            traces.extend(folders.into_iter().map(|folder| Self {
+                json: read(&folder.join("trace.json")),
+                folder,
+            }));
+        }
+        traces
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.folder.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
+    /// The folder of the weights that it starts from.
+    pub(crate) fn base(&self) -> PathBuf {
+        self.folder.with_file_name(self.json["base"].as_str().unwrap())
+    }
+
+    /// Its optimizer steps.
+    pub(crate) fn steps(&self) -> &[Value] {
+        self.json["steps"].as_array().unwrap()
+    }
+
+    /// Whether it trains adapters.
+    pub(crate) fn is_lora(&self) -> bool {
+        self.folder.join("adapter_init").is_dir()
+    }
+
+    /// Why the base is not trained on these ranks, if it is not. Models of our family are never refused as such.
+    pub(crate) fn refused(&self, ranks: Ranks) -> Option<String> {
+        let config = read(&self.base().join("config.json"));
+        let is = |part: &str, family: &str| config[part]["model_type"] == family;
+        let rope = &config["text_config"]["rope_parameters"]["rope_type"];
+        let plain_rope = rope.as_str().is_none_or(|kind| kind == "default");
+        let ours = is("text_config", "llama") && is("vision_config", "clip_vision_model") && plain_rope;
+        match from_hf_config(&config) {
+            Ok(model) => {
+                let heads = model.text_config.num_key_value_heads;
+                (!heads.is_multiple_of(ranks.tensor)).then(|| format!("{heads} key heads cannot be cut over {} ranks", ranks.tensor))
+            }
+            Err(reason) => {
+                assert!(!ours, "{}: {reason}", self.name());
+                Some(reason.to_string())
+            }
+        }
+    }
+
+    /// The recipe that trains what the trace trained.
+    pub(crate) fn recipe(&self, dir: &Path, ranks: Ranks) -> String {
+        let steps = self.steps().len();
+        let batches = self.folder.with_file_name("train_batches.safetensors");
+        let shapes = TensorFile::open(&batches).unwrap().tensors();
+        let rows: BTreeSet<_> = shapes.iter().filter(|(name, _)| name.ends_with(".input_ids")).map(|(_, shape)| shape[0]).collect();
+        let rows = rows.into_iter().collect::<Vec<_>>();
+        let &[rows] = rows.as_slice() else { panic!("batches of {rows:?} rows") };
+        let longest = shapes.iter().filter(|(name, _)| name.ends_with(".input_ids")).map(|(_, shape)| shape[1]).max().unwrap();
+        let mut finetune = json!({
+            "model": self.model(),
+            "data": {
+                "_target_": TARGET,
+                "path": batches,
+                "seq_length": longest,
+                "global_batch_size": rows,
+                "micro_batch_size": rows / ranks.data,
+                "num_workers": 0,
+                "shuffle": false,
+            },
+            "trainer": {
+                "accelerator": "cpu",
+                "threads_per_rank": 1,
+                "max_steps": steps,
+                "val_check_interval": steps,
+                "limit_val_batches": null,
+                "strategy": { "tensor_model_parallel_size": ranks.tensor },
+            },
+            "optim": self.optim(),
+            "resume": { "restore_config": { "path": self.base() } },
+        });
+        if self.is_lora() {
+            finetune["peft"] = self.peft();
+            finetune["resume"]["adapter_path"] = json!(self.folder.join("adapter_init"));
+        }
+        let recipe = json!({
+            "_factory_": "neva_tiny",
+            "dir": dir,
+            "name": self.name(),
+            "num_gpus_per_node": ranks.data * ranks.tensor,
+            "peft_scheme": if self.is_lora() { "lora" } else { "none" },
+            "finetune": finetune,
+        });
+        to_yaml_string(&to_node(&recipe, Origin::recipe("golden")).unwrap())
+    }
+
+    fn model(&self) -> Value {
+        let mut model = from_hf_config(&read(&self.base().join("config.json"))).unwrap();
+        model.freeze_vision_model = self.json["frozen"] == "vision_tower";
+        model.freeze_vision_projection = self.is_lora() && !self.saved_names().iter().any(|name| is_projector(name));
+        to_json(&to_node(&Model::Llava(model), Origin::recipe("golden")).unwrap())
+    }
+
+    /// The trace tells its optimizer in words.
+    fn optim(&self) -> Value {
+        let words = self.json["optimizer"].as_str().unwrap();
+        let betas: Vec<f64> = after(words, "betas ").split(',').map(|beta| beta.parse().unwrap()).collect();
+        let mut optim = json!({
+            "_target_": "optim.AdamW",
+            "lr": number(words, "lr "),
+            "weight_decay": number(words, "wd "),
+            "betas": betas,
+            "eps": number(words, "eps "),
+            "clip_grad": self.json["clip"].as_f64().unwrap_or(0.0),
+            "lr_scheduler": schedule(self.json["schedule"].as_str().unwrap()),
+        });
+        if let Some((_, group)) = words.split_once("group1 projector") {
+            let (lr, decay) = (number(group, "lr "), number(group, "wd "));
+            optim["param_groups"] = json!([{ "params": ["*multi_modal_projector*"], "lr": lr, "weight_decay": decay }]);
+        }
+        optim
+    }
+
+    fn peft(&self) -> Value {
+        let config = read(&self.folder.join("adapter_init/adapter_config.json"));
+        let linears = self.saved_names().into_iter().filter_map(|name| name.strip_suffix(".lora_A.weight").map(str::to_owned));
+        let pattern = |linear: String| {
+            assert!(linear.contains(".language_model."), "{linear}");
+            format!("*.language_model.*.{}", linear.rsplit('.').next().unwrap())
+        };
+        json!({
+            "target_modules": linears.map(pattern).collect::<BTreeSet<_>>(),
+            "dim": config["r"],
+            "alpha": config["lora_alpha"],
+            "freeze_vision_model": true,
+        })
+    }
+
+    /// Names of what the trace's adapter holds at the start.
+    fn saved_names(&self) -> Vec<String> {
+        let file = TensorFile::open(&self.folder.join("adapter_init/adapter_model.safetensors")).unwrap();
+        file.tensors().into_keys().collect()
+    }
+}
+
+fn is_projector(name: &str) -> bool {
+    name.contains("multi_modal_projector") && !name.contains(".lora_")
+}
+
+fn schedule(words: &str) -> Value {
+    let warmup = || number(&words.replace("warmup=", "warmup "), "(warmup ");
+    match words.split('(').next().unwrap() {
+        "constant" => json!({ "_target_": "Constant" }),
+        "get_cosine_schedule_with_warmup" => json!({ "_target_": "CosineWithWarmup", "warmup_steps": warmup() as u64 }),
+        "get_linear_schedule_with_warmup" => json!({ "_target_": "LinearWithWarmup", "warmup_steps": warmup() as u64 }),
+        other => panic!("the schedule {other} is not known"),
+    }
+}
+
+/// The word behind `key`, as far as the next blank.
+fn after<'a>(words: &'a str, key: &str) -> &'a str {
+    let rest = words.split_once(key).unwrap_or_else(|| panic!("no {key:?} in {words:?}")).1;
+    rest.split_whitespace().next().unwrap()
+}
+
+/// The number behind `key`: `1e-3`, `.01`.
+fn number(words: &str, key: &str) -> f64 {
+    let word = after(words, key).split([',', ';', ')']).next().unwrap();
+    word.parse().unwrap_or_else(|_| panic!("{key}{word} is no number"))
+}
+
+pub(crate) fn read(path: &Path) -> Value {
+    let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).unwrap()
+}
