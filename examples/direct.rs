@@ -9,7 +9,7 @@ use neva_run::{RunError, RunOptions, run};
 #[expect(clippy::print_stdout, reason = "a program shows its result")]
 fn main() -> Result<(), RunError> {
     let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
-    finetune.trainer.max_steps = 5;
+    finetune.trainer.max_steps = Some(5);
     finetune.log.name = "direct".into();
 
     let report = run(&finetune, RunOptions::direct(engine()))?;

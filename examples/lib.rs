@@ -1,1 +1,11 @@
 //! Programs and files to copy. Each `*.rs` beside this file is an example: `cargo run --release --example NAME`.
+
+/// The Rust of the documents, as documentation tests.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../docs/neva.md")]
+    mod neva {}
+
+    #[doc = include_str!("../docs/training.md")]
+    mod training {}
+}

@@ -2,8 +2,8 @@
 
 use crate::comm::CommError;
 use neva_data::DataError;
-use neva_track::TrackError;
 use neva_schemas::{ExitClass, Problem, exit_class};
+use neva_track::TrackError;
 use std::path::{Path, PathBuf};
 
 /// Result of the engine.

@@ -21,7 +21,7 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
     let model = finetune.model.llava();
     let tokenizer_file = checkpoint.path.join("tokenizer.json");
     if !tokenizer_file.is_file() {
-        let reason = "holds no tokenizer.json: the run was trained on mock data, which has no words".into();
+        let reason = "holds no tokenizer.json: the data of its run has no words, as mock data".into();
         return Err(EngineError::Content {
             path: checkpoint.path.clone(),
             reason,

@@ -2,7 +2,7 @@
 
 use crate::comm::{Collective, Reduce};
 use crate::error::Result;
-use crate::parallel::{copy_to_region, one};
+use crate::parallel::{TensorRegion, one};
 use neva_torch_ffi::{BoxError, Function, apply};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
@@ -14,17 +14,17 @@ pub struct Head {
     start: i64,
     /// Rows that exist; the rest is padding that takes no part in any softmax.
     len: i64,
-    group: Arc<dyn Collective>,
+    region: TensorRegion,
 }
 
 impl Head {
     /// `start` and `len` are the rows of the whole vocabulary that `weight_vh` holds.
-    pub fn new(weight_vh: Tensor, start: usize, len: usize, group: Arc<dyn Collective>) -> Self {
+    pub fn new(weight_vh: Tensor, start: usize, len: usize, region: TensorRegion) -> Self {
         Self {
             weight_vh,
             start: start as i64,
             len: len as i64,
-            group,
+            region,
         }
     }
 
@@ -33,14 +33,14 @@ impl Head {
     /// # Errors
     /// A collective failed.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let local = self.local_logits(hidden)?;
-        if self.group.size() == 1 {
+        let local = self.local_logits(&self.region.enter(hidden)?);
+        if self.region.size() == 1 {
             return Ok(local);
         }
         // Ranks hold different numbers of real rows: gather padded, then cut.
         let padding = self.weight_vh.size()[0] - self.len;
-        let gathered = self.group.all_gather(&local.constant_pad_nd([0, padding]).contiguous())?;
-        let widths = self.group.all_gather(&Tensor::from(self.len))?;
+        let gathered = self.region.group().all_gather(&local.constant_pad_nd([0, padding]).contiguous())?;
+        let widths = self.region.group().all_gather(&Tensor::from(self.len))?;
         let parts: Vec<_> = gathered
             .iter()
             .zip(&widths)
@@ -60,11 +60,11 @@ impl Head {
         if labelled_t.numel() == 0 {
             return Ok(None);
         }
-        let hidden_th = hidden_bsh.flatten(0, 1).index_select(0, &labelled_t);
-        let logits_tv = self.local_logits(&hidden_th)?;
+        let hidden_th = self.region.enter(hidden_bsh)?.flatten(0, 1).index_select(0, &labelled_t);
+        let logits_tv = self.local_logits(&hidden_th);
         let targets_t = labels_t.index_select(0, &labelled_t) - self.start;
         let entropy = CrossEntropy {
-            group: self.group.clone(),
+            group: self.region.group().clone(),
             targets_t,
             probabilities_tv: Tensor::new(),
             mine_t: Tensor::new(),
@@ -72,11 +72,9 @@ impl Head {
         Ok(Some(one(apply(entropy, &[&logits_tv])?)?))
     }
 
-    fn local_logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let hidden = copy_to_region(hidden, &self.group)?;
-        Ok(hidden
-            .linear(&self.weight_vh.narrow(0, 0, self.len), None::<Tensor>)
-            .to_kind(Kind::Float))
+    fn local_logits(&self, hidden: &Tensor) -> Tensor {
+        let weight_vh = self.weight_vh.narrow(0, 0, self.len);
+        hidden.linear(&weight_vh, None::<Tensor>).to_kind(Kind::Float)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, pin::Pin};
 
-use neva_schemas::LaunchPlan;
+use neva_schemas::{LaunchPlan, ScriptPlan};
 use serde::{Deserialize, Serialize};
 
 use crate::{error::ExecutorError, failure::JobFailure, submission::Submission};
@@ -21,6 +21,12 @@ pub trait Executor: Send + Sync {
     /// # Errors
     /// A plan that cannot run here.
     fn render(&self, plan: &LaunchPlan) -> Result<Submission, ExecutorError>;
+
+    /// As [`render`](Self::render), of a script: a job of one process, whose output is that of rank 0.
+    ///
+    /// # Errors
+    /// A script that cannot run here.
+    fn render_script(&self, script: &ScriptPlan) -> Result<Submission, ExecutorError>;
 
     /// Starts the job. A folder in which a job ended takes another, which is a further attempt at the same
     /// run: checkpoints, metrics and the records of failures stay, and the logs of the attempt before are kept

@@ -102,6 +102,25 @@ impl JobFailure {
         }
     }
 
+    /// The failure of a script, or `None` where it succeeded. Its exit codes are its own, so each is one of the
+    /// job; only a program that is not there is the machine's.
+    pub fn of_script(exits: &[RankExit], tail: impl Fn(u32) -> Vec<String>) -> Option<Self> {
+        let exit = exits.iter().find(|exit| !exit.status.success())?;
+        let (class, message) = match (exit.status.code(), exit.status.signal()) {
+            (Some(code @ (126 | 127)), _) => (
+                exit_class::CLUSTER,
+                format!("it ended with exit code {code}: a program is not there"),
+            ),
+            (Some(code), _) => (exit_class::JOB, format!("it ended with exit code {code}")),
+            (None, Some(signal)) => (exit_class::JOB, format!("it was killed by {}", signal_name(signal))),
+            (None, None) => (exit_class::JOB, format!("it ended: {}", exit.status)),
+        };
+        Some(Self {
+            tail: tail(exit.rank),
+            ..Self::of_job(class, message)
+        })
+    }
+
     /// The failure of a rank that left no record.
     fn of_exit(exit: &RankExit, tail: Vec<String>) -> Self {
         let code = exit.status.code();

@@ -16,5 +16,5 @@ pub use error::ExecutorError;
 pub use executor::{BoxFuture, Executor, JobHandle, JobState, LogChunk};
 pub use failure::{JobFailure, RankExit};
 pub use local::LocalExecutor;
-pub use submission::{Process, Submission, train_argv};
+pub use submission::{JobKind, Process, Submission, script_argv, train_argv};
 pub use topology::{Coordinates, Topology};

@@ -26,6 +26,8 @@ pub struct RecipeEntry {
     pub summary: &'static str,
     /// What whoever uses this name is told, as a warning.
     pub notice: Option<&'static str>,
+    /// The file that a user copies and runs, with comments.
+    pub yaml: &'static str,
     /// Arguments that a file leaves out.
     pub default_args: fn() -> RecipeArgs,
     /// The recipe.
@@ -38,6 +40,7 @@ pub const RECIPES: &[RecipeEntry] = &[
         name: "llava15_7b",
         summary: "LLaVA-1.5 7B (CLIP ViT-L/14-336, Llama-2-7B), bf16, from llava-hf's weights, on mock data",
         notice: None,
+        yaml: include_str!("../llava15_7b.yaml"),
         default_args: llava15_7b::default_args,
         finetune: llava15_7b::finetune_recipe,
     },
@@ -45,6 +48,7 @@ pub const RECIPES: &[RecipeEntry] = &[
         name: "llava15_13b",
         summary: "LLaVA-1.5 13B (CLIP ViT-L/14-336, Llama-2-13B), bf16, from llava-hf's weights, on mock data",
         notice: None,
+        yaml: include_str!("../llava15_13b.yaml"),
         default_args: llava15_13b::default_args,
         finetune: llava15_13b::finetune_recipe,
     },
@@ -52,6 +56,7 @@ pub const RECIPES: &[RecipeEntry] = &[
         name: "llava15_11b",
         summary: "another name of llava15_13b",
         notice: Some("there is no LLaVA-1.5 11B: this recipe is `llava15_13b`"),
+        yaml: include_str!("../llava15_11b.yaml"),
         default_args: llava15_11b::default_args,
         finetune: llava15_11b::finetune_recipe,
     },
@@ -59,6 +64,7 @@ pub const RECIPES: &[RecipeEntry] = &[
         name: "llava15_7b_pretrain",
         summary: "the projector of LLaVA-1.5 7B alone, language and vision models frozen, bf16, on mock data",
         notice: None,
+        yaml: include_str!("../llava15_7b_pretrain.yaml"),
         default_args: llava15_7b_pretrain::default_args,
         finetune: llava15_7b_pretrain::pretrain_recipe,
     },
@@ -66,6 +72,7 @@ pub const RECIPES: &[RecipeEntry] = &[
         name: "neva_llama3_8b",
         summary: "NeVA over Llama-3-8B (CLIP ViT-L/14-336, frozen), bf16, from fresh weights, on mock data",
         notice: None,
+        yaml: include_str!("../neva_llama3_8b.yaml"),
         default_args: neva_llama3_8b::default_args,
         finetune: neva_llama3_8b::finetune_recipe,
     },
@@ -73,6 +80,7 @@ pub const RECIPES: &[RecipeEntry] = &[
         name: "neva_tiny",
         summary: "a NeVA of about 2 million parameters, fp32, from fresh weights: trains in seconds on a CPU",
         notice: None,
+        yaml: include_str!("../neva_tiny.yaml"),
         default_args: neva_tiny::default_args,
         finetune: neva_tiny::finetune_recipe,
     },

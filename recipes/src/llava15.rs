@@ -1,13 +1,13 @@
 //! What the LLaVA-1.5 recipes share, whatever the size of the language model.
 
-use neva_schemas::{Finetune, LlavaModel, LoRA, Model, Peft, PeftScheme, RecipeArgs, TextConfig};
+use neva_schemas::{Finetune, LlavaModel, LoRA, Model, Peft, PeftScheme, RecipeArgs};
 
 use crate::nemo;
 
 /// Where the sizes of LLaVA-1.5 differ.
 pub(crate) struct Size {
-    /// Language model.
-    pub(crate) text_config: TextConfig,
+    /// Model.
+    pub(crate) model: LlavaModel,
     /// Samples in one forward pass of one rank.
     pub(crate) micro_batch_size: u64,
     /// Weights to start from.
@@ -22,10 +22,7 @@ pub(crate) fn finetune(args: RecipeArgs, size: Size) -> Finetune {
     };
     let nemo_compat = args.nemo_compat;
     let finetune = Finetune {
-        model: Model::Llava(LlavaModel {
-            text_config: size.text_config,
-            ..LlavaModel::default()
-        }),
+        model: Model::Llava(size.model),
         data: nemo::mock_data(4096, 128, size.micro_batch_size),
         trainer: nemo::trainer(&args, 5190, tensor_model_parallel_size),
         optim: nemo::adam(lr, 2e-7, 150),

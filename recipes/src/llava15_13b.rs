@@ -1,6 +1,6 @@
 //! LLaVA-1.5 13B, with the values of NeMo's `vlm.llava15_13b.finetune_recipe` (NeMo 2.4).
 
-use neva_schemas::{Finetune, RecipeArgs, TextConfig};
+use neva_schemas::{Finetune, LlavaModel, RecipeArgs, TextConfig};
 
 use crate::llava15::{self, Size};
 
@@ -13,6 +13,16 @@ pub fn default_args() -> RecipeArgs {
 /// Llama-2-13B and micro-batches of one sample.
 pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
     let size = Size {
+        model: model(),
+        micro_batch_size: 1,
+        weights: "nemo://llava-hf/llava-1.5-13b-hf",
+    };
+    llava15::finetune(args, size)
+}
+
+/// LLaVA-1.5 13B: CLIP ViT-L/14-336 and Llama-2-13B.
+pub fn model() -> LlavaModel {
+    LlavaModel {
         text_config: TextConfig {
             hidden_size: 5120,
             intermediate_size: 13824,
@@ -21,8 +31,6 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
             num_key_value_heads: 40,
             ..TextConfig::default()
         },
-        micro_batch_size: 1,
-        weights: "nemo://llava-hf/llava-1.5-13b-hf",
-    };
-    llava15::finetune(args, size)
+        ..LlavaModel::default()
+    }
 }

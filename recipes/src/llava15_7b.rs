@@ -1,6 +1,6 @@
 //! LLaVA-1.5 7B, with the values of NeMo's `vlm.llava15_7b.finetune_recipe` (NeMo 2.4).
 
-use neva_schemas::{Finetune, RecipeArgs, TextConfig};
+use neva_schemas::{Finetune, LlavaModel, RecipeArgs};
 
 use crate::llava15::{self, Size};
 
@@ -15,15 +15,20 @@ pub fn default_args() -> RecipeArgs {
 
 /// Fine-tunes LLaVA-1.5 7B.
 ///
-/// `peft_scheme` decides three things: `none` trains the model itself over 2 tensor-parallel ranks at
-/// learning rate 2e-5; `lora` trains adapters on 1 at 1e-4. Two values are not NeMo's: the vision encoder
-/// trains in both schemes (`finetune.model.freeze_vision_model` freezes it, as NeMo's `LlavaConfig` does
-/// without saying so), and `sequence_parallel` is off until that axis is built.
+/// `peft_scheme` decides three things: `none` trains the model itself over 2 tensor-parallel ranks, with sequence
+/// parallelism, at learning rate 2e-5; `lora` trains adapters on 1 at 1e-4. One value is not NeMo's: the vision
+/// encoder trains in both schemes (`finetune.model.freeze_vision_model` freezes it, as NeMo's `LlavaConfig` does
+/// without saying so).
 pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
     let size = Size {
-        text_config: TextConfig::default(),
+        model: model(),
         micro_batch_size: 2,
         weights: WEIGHTS,
     };
     llava15::finetune(args, size)
+}
+
+/// LLaVA-1.5 7B: CLIP ViT-L/14-336 and Llama-2-7B.
+pub fn model() -> LlavaModel {
+    LlavaModel::default()
 }

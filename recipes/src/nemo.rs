@@ -26,6 +26,8 @@ pub(crate) fn trainer(args: &RecipeArgs, max_steps: u64, tensor_model_parallel_s
         log_every_n_steps: 1,
         strategy: MegatronStrategy {
             tensor_model_parallel_size,
+            // NeMo's recipes ask for it always, and switch it off with a warning where it has no effect.
+            sequence_parallel: tensor_model_parallel_size > 1,
             ..MegatronStrategy::default()
         },
         plugins: Plugins::MixedPrecision(MixedPrecision {

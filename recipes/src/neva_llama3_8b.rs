@@ -21,13 +21,7 @@ pub fn default_args() -> RecipeArgs {
 pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
     let nemo_compat = args.nemo_compat;
     let finetune = Finetune {
-        model: Model::Llava(LlavaModel {
-            text_config: llama3_8b(),
-            // The last of the tokenizer's reserved tokens: it has none for pictures.
-            image_token_index: 128_255,
-            freeze_vision_model: true,
-            ..LlavaModel::default()
-        }),
+        model: Model::Llava(model()),
         data: nemo::mock_data(8192, 512, 1),
         trainer: Trainer {
             log_every_n_steps: 10,
@@ -43,6 +37,17 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
         },
     };
     nemo::compat(finetune, nemo_compat)
+}
+
+/// CLIP ViT-L/14-336, frozen, and Llama-3-8B.
+pub fn model() -> LlavaModel {
+    LlavaModel {
+        text_config: llama3_8b(),
+        // The last of the tokenizer's reserved tokens: it has none for pictures.
+        image_token_index: 128_255,
+        freeze_vision_model: true,
+        ..LlavaModel::default()
+    }
 }
 
 /// `llm.Llama3Config8B`.

@@ -84,7 +84,7 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
 }
 
 /// About 2.3 million parameters; a picture takes 4 x 4 = 16 positions.
-fn model() -> LlavaModel {
+pub fn model() -> LlavaModel {
     LlavaModel {
         text_config: TextConfig {
             vocab_size: 2048,

@@ -216,6 +216,13 @@ fn the_large_recipes_have_the_values_of_nemos_tables() {
         ];
         for scheme in [PeftScheme::None, PeftScheme::Lora] {
             check(name, scheme, &expect);
+            // On where there is something to cut.
+            let cut = scheme == PeftScheme::None && ["llava15_7b", "llava15_13b"].contains(&name);
+            let strategy = [
+                ("/trainer/strategy/tensor_model_parallel_size", json!(if cut { 2 } else { 1 })),
+                ("/trainer/strategy/sequence_parallel", json!(cut)),
+            ];
+            check(name, scheme, &strategy);
         }
     }
 }

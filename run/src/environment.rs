@@ -21,7 +21,17 @@ pub(crate) fn working_directory() -> io::Result<PathBuf> {
     std::env::current_dir()
 }
 
+/// The file of this program.
+pub(crate) fn program() -> Option<PathBuf> {
+    std::env::current_exe().ok()
+}
+
 /// Local time.
 pub(crate) fn now() -> DateTime {
     ZonedDateTime::now().datetime()
+}
+
+/// Milliseconds since the epoch.
+pub(crate) fn unix_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }

@@ -7,7 +7,10 @@ use neva_executors::{ExecutorError, JobFailure};
 use neva_schemas::{ExitClass, Problem, RankFailure, exit_class};
 use neva_track::TrackError;
 
-use crate::config::{ConfigError, Problems};
+use crate::{
+    config::{ConfigError, Problems},
+    experiment::ExperimentError,
+};
 
 /// Why a run did not start, or did not reach its end.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +19,9 @@ pub enum RunError {
     /// What the user wrote is not a run.
     #[error(transparent)]
     Config(#[from] Problems),
+    /// Files that were to be checked are not what they should be.
+    #[error(transparent)]
+    Files(Problems),
     /// A run that was put together in Rust is not valid.
     #[error("the run is not valid: {}", sentences(.0))]
     Invalid(Vec<Problem>),
@@ -47,6 +53,18 @@ pub enum RunError {
     /// A verb's argument is not acceptable.
     #[error("{0}")]
     Argument(String),
+    /// A file would be overwritten.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Two runs differ, and whoever compared them asked for an exit code.
+    #[error("{count} {} differ", if *count == 1 { "value" } else { "values" })]
+    Differ {
+        /// Values that differ.
+        count: usize,
+    },
     /// This machine lacks something that a run needs.
     #[error("{missing} of these checks failed")]
     Unfit {
@@ -100,6 +118,9 @@ pub enum RunError {
     /// The executor did not start the job, or lost it.
     #[error(transparent)]
     Executor(#[from] ExecutorError),
+    /// An experiment was not started, did not end well, or cannot be asked after.
+    #[error(transparent)]
+    Experiment(#[from] ExperimentError),
     /// A rank failed, in a process of its own.
     #[error(transparent)]
     Job(Box<JobFailure>),
@@ -141,12 +162,14 @@ impl RunError {
     pub fn class(&self) -> ExitClass {
         match self {
             Self::Config(_)
+            | Self::Files(_)
             | Self::Invalid(_)
             | Self::RankEnv(_)
             | Self::SeveralRanks { .. }
             | Self::WorldSize { .. }
             | Self::UnderTorchrun { .. }
             | Self::Track(TrackError::NoMetrics { .. } | TrackError::BrokenMetrics { .. })
+            | Self::Exists { .. }
             | Self::Argument(_) => exit_class::INPUT,
             Self::NoRankProgram { .. }
             | Self::RankProgram { .. }
@@ -156,9 +179,10 @@ impl RunError {
             | Self::Track(_)
             | Self::System { .. } => exit_class::CLUSTER,
             Self::Executor(error) => error.class(),
+            Self::Experiment(error) => error.class(),
             Self::Job(failure) => failure.class,
             Self::Rank(failure) => failure.class,
-            Self::Cancelled { .. } | Self::Stopped { .. } => exit_class::JOB,
+            Self::Cancelled { .. } | Self::Stopped { .. } | Self::Differ { .. } => exit_class::JOB,
             Self::NoReport { .. } => exit_class::BUG,
         }
     }
@@ -175,6 +199,7 @@ impl RunError {
                 format!("give torchrun `--nproc-per-node` so that there are {world_size}, or change `num_gpus_per_node` and `num_nodes`")
             }
             Self::UnderTorchrun { .. } => "add `--direct`".to_owned(),
+            Self::Exists { .. } => "add `--yes` to overwrite it, or name another".to_owned(),
             Self::NoRankProgram { named: None } => "build it with `cargo build --release`, or name it in NEVA_RANK".to_owned(),
             Self::NoLibtorch { .. } => "run `make setup`".to_owned(),
             Self::Track(TrackError::NoMetrics { .. }) => {
@@ -198,6 +223,7 @@ impl RunError {
                 "to go on from it, start the run again with `--set finetune.resume.resume_if_exists=true`".to_owned()
             }
             Self::Executor(error) => return error.help(),
+            Self::Experiment(error) => return error.help(),
             Self::Job(failure) => return failure.help.clone(),
             _ => return None,
         })

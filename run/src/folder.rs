@@ -1,6 +1,9 @@
 //! Creates a run's folder.
 
-use std::{fs, io};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use neva_schemas::{LaunchPlan, PLAN_FILE};
 
@@ -15,25 +18,31 @@ const MAX_TWINS: u32 = 1000;
 /// # Errors
 /// A folder that cannot be created.
 pub fn create_run_folder(plan: &mut LaunchPlan) -> Result<(), RunError> {
-    let failed = |path: &std::path::Path, source| RunError::File {
+    plan.run_dir = create_folder(plan.run_dir.clone())?;
+    Ok(())
+}
+
+/// Creates `first`, or where it exists the first free of `<first>-1`, `<first>-2` and so on.
+pub(crate) fn create_folder(first: PathBuf) -> Result<PathBuf, RunError> {
+    let failed = |path: &Path, source| RunError::File {
         action: "create",
         path: path.to_owned(),
         source,
     };
-    if let Some(parent) = plan.run_dir.parent() {
+    if let Some(parent) = first.parent() {
         fs::create_dir_all(parent).map_err(|source| failed(parent, source))?;
     }
-    let first = plan.run_dir.clone();
+    let mut folder = first.clone();
     for twin in 0..MAX_TWINS {
         if twin > 0 {
             let mut name = first.clone().into_os_string();
             name.push(format!("-{twin}"));
-            plan.run_dir = name.into();
+            folder = name.into();
         }
-        match fs::create_dir(&plan.run_dir) {
-            Ok(()) => return Ok(()),
+        match fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(failed(&plan.run_dir, source)),
+            Err(source) => return Err(failed(&folder, source)),
         }
     }
     Err(failed(&first, io::ErrorKind::AlreadyExists.into()))

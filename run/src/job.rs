@@ -1,25 +1,31 @@
-//! A job from its submission to its end: output is handed on, a signal ends it, and where it failed it is
-//! submitted again, as often as that was asked for.
+//! A job from its submission to its end: output is handed on, a request ends it, and where it failed it is
+//! submitted again, as often as that was asked for. A run alone and each task of an experiment are one.
 
 use std::{fmt, fs, io, path::PathBuf, time::Duration};
 
-use neva_executors::{Executor, JobFailure, JobHandle, JobState, Submission};
+use neva_executors::{Executor, JobFailure, JobHandle, JobKind, JobState, Submission};
 use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport, exit_class};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval, sleep},
+    sync::watch,
+    time::sleep,
 };
 
 use crate::{checkpoint, error::RunError, folder};
 
-/// How often a job is asked for its state and output.
-const TICK: Duration = Duration::from_millis(50);
+/// Pause between the first two questions after a job's state and output, which doubles up to [`LONGEST_TICK`]: a
+/// short job is not waited for, and a long one not pestered.
+const FIRST_TICK: Duration = Duration::from_millis(2);
+const LONGEST_TICK: Duration = Duration::from_millis(50);
 
 /// Longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What takes the output of rank 0.
 pub(crate) type Output = Box<dyn FnMut(&[u8]) + Send>;
+
+/// Is told of a submitted job, and which attempt it is, from 1.
+type OnSubmit = Box<dyn FnMut(u32, &JobHandle) + Send>;
 
 /// What its starter wants of a job.
 pub(crate) struct Watcher {
@@ -29,6 +35,8 @@ pub(crate) struct Watcher {
     pub(crate) output: Output,
     /// Is told of each attempt that is followed by another.
     pub(crate) on_retry: Box<dyn FnMut(&Retry) + Send>,
+    /// Is told of each job that was submitted, and which attempt it is, from 1.
+    pub(crate) on_submit: OnSubmit,
 }
 
 impl Default for Watcher {
@@ -37,6 +45,7 @@ impl Default for Watcher {
             retries: 0,
             output: Box::new(|_| {}),
             on_retry: Box::new(|retry| tracing::warn!("{retry}")),
+            on_submit: Box::new(|attempt, job| tracing::info!(attempt, %job, "submitted")),
         }
     }
 }
@@ -85,21 +94,16 @@ pub(crate) fn run(mut plan: LaunchPlan, executor: &dyn Executor, watcher: Watche
     })?;
     runtime.block_on(async {
         // Before the first process starts: none is left behind by a signal that comes early.
-        let signals = EndSignals::listen().map_err(|source| RunError::System {
-            action: "listen for signals",
-            source,
-        })?;
+        let (requests, end) = watch::channel(0);
+        forward_signals(requests)?;
         folder::create_run_folder(&mut plan)?;
         let submission = executor.render(&plan)?;
-        let job = Job {
-            executor,
-            submission,
-            run_dir: plan.run_dir,
-            watcher,
-            signals,
-            cancelled: false,
-        };
-        job.run().await
+        let report = Job::new(executor, submission, watcher, end).run().await?;
+        // A job of ranks leaves one, or is an error.
+        report.ok_or_else(|| RunError::NoReport {
+            path: plan.run_dir.join(REPORT_FILE),
+            source: io::ErrorKind::NotFound.into(),
+        })
     })
 }
 
@@ -124,71 +128,116 @@ pub(crate) fn finished(report: RunReport) -> Result<RunReport, RunError> {
 }
 
 /// A job and all attempts at it.
-struct Job<'a> {
+pub(crate) struct Job<'a> {
     executor: &'a dyn Executor,
     submission: Submission,
-    run_dir: PathBuf,
     watcher: Watcher,
-    signals: EndSignals,
-    /// A signal asked for the end.
+    /// How often its end was asked for: the first time it may save and leave, then it is killed.
+    end: watch::Receiver<u32>,
+    /// Somebody asked for the end.
     cancelled: bool,
+    /// The attempt that runs, from 1.
+    attempt: u32,
+    /// A job that was submitted before, by another process.
+    submitted: Option<JobHandle>,
 }
 
-impl Job<'_> {
-    async fn run(mut self) -> Result<RunReport, RunError> {
-        let mut attempt = 1;
-        loop {
-            let failure = match self.attempt().await {
-                Err(RunError::Job(failure)) if attempt <= self.watcher.retries && !self.cancelled && may_pass(&failure) => *failure,
-                ended => return ended,
-            };
-            let pause = pause(attempt);
-            (self.watcher.on_retry)(&Retry {
-                attempt,
-                attempts: self.watcher.retries.saturating_add(1),
-                failure,
-                pause,
-                checkpoint: checkpoint::newest(&self.run_dir),
-            });
-            tokio::select! {
-                () = self.signals.next() => return Err(self.cancelled(None)),
-                () = sleep(pause) => attempt += 1,
-            }
+impl<'a> Job<'a> {
+    /// A job that was not submitted yet.
+    pub(crate) fn new(executor: &'a dyn Executor, submission: Submission, watcher: Watcher, end: watch::Receiver<u32>) -> Self {
+        Self {
+            executor,
+            submission,
+            watcher,
+            end,
+            cancelled: false,
+            attempt: 1,
+            submitted: None,
         }
     }
 
+    /// Counts from `attempt` on.
+    #[must_use]
+    pub(crate) fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Watches `job`, which was submitted before, in place of the first attempt.
+    #[must_use]
+    pub(crate) fn submitted(mut self, job: Option<JobHandle>) -> Self {
+        self.submitted = job;
+        self
+    }
+
+    /// Sees the job to its end. What a job of ranks leaves is its report; a script leaves none.
+    pub(crate) async fn run(mut self) -> Result<Option<RunReport>, RunError> {
+        let attempts = self.attempt.saturating_add(self.watcher.retries);
+        for failed in 0.. {
+            let failure = match self.once().await {
+                Err(RunError::Job(failure)) if self.attempt < attempts && !self.cancelled && may_pass(&failure) => *failure,
+                ended => return ended,
+            };
+            let pause = pause(failed);
+            (self.watcher.on_retry)(&Retry {
+                attempt: self.attempt,
+                attempts,
+                failure,
+                pause,
+                checkpoint: checkpoint::newest(&self.submission.dir),
+            });
+            tokio::select! {
+                () = requested(&mut self.end) => break,
+                () = sleep(pause) => self.attempt = self.attempt.saturating_add(1),
+            }
+        }
+        Err(self.cancelled(None))
+    }
+
     /// Submits the job once and sees how it ends.
-    async fn attempt(&mut self) -> Result<RunReport, RunError> {
-        self.remove_report()?;
-        let job = self.executor.submit(&self.submission).await?;
-        tracing::info!(%job, "submitted");
+    async fn once(&mut self) -> Result<Option<RunReport>, RunError> {
+        let job = match self.submitted.take() {
+            Some(job) => job,
+            None => {
+                self.remove_report()?;
+                let job = self.executor.submit(&self.submission).await?;
+                (self.watcher.on_submit)(self.attempt, &job);
+                job
+            }
+        };
         let state = self.watch(&job).await?;
+        if self.submission.kind == JobKind::Script {
+            return match state {
+                JobState::Succeeded => Ok(None),
+                JobState::Failed(failure) => Err(RunError::Job(Box::new(failure))),
+                _ => Err(self.cancelled(None)),
+            };
+        }
         let failure = match state {
-            JobState::Succeeded => return finished(self.report()?),
+            JobState::Succeeded => return finished(self.report()?).map(Some),
             JobState::Failed(failure) => failure,
             _ => return Err(self.cancelled(self.report().ok())),
         };
         // Ranks that were told to stop end as if they had failed, but leave a report that says so.
         match self.report().ok().filter(|report| report.stopped.is_some()) {
             Some(report) if self.cancelled => Err(self.cancelled(Some(report))),
-            Some(report) => finished(report),
+            Some(report) => finished(report).map(Some),
             None => Err(RunError::Job(Box::new(failure))),
         }
     }
 
-    /// Follows a job to its end: passes on the output of rank 0, and a signal as a request to cancel.
+    /// Follows a job to its end: passes on the output of rank 0, and a request to end as one to cancel.
     async fn watch(&mut self, job: &JobHandle) -> Result<JobState, RunError> {
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = FIRST_TICK;
         let mut offset = 0;
         loop {
             tokio::select! {
-                () = self.signals.next() => {
-                    tracing::warn!("ending the run; once more kills it");
+                () = requested(&mut self.end) => {
                     self.cancelled = true;
                     self.executor.cancel(job).await?;
                 }
-                _ = tick.tick() => {
+                () = sleep(tick) => {
+                    tick = (2 * tick).min(LONGEST_TICK);
                     // Asked before the output is read, so that the last of it is not missed.
                     let state = self.executor.state(job).await?;
                     loop {
@@ -209,14 +258,14 @@ impl Job<'_> {
 
     /// What rank 0 left.
     fn report(&self) -> Result<RunReport, RunError> {
-        let path = self.run_dir.join(REPORT_FILE);
+        let path = self.submission.dir.join(REPORT_FILE);
         let read = fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
         read.map_err(|source| RunError::NoReport { path, source })
     }
 
     /// The report of one attempt must not be taken for the next one's.
     fn remove_report(&self) -> Result<(), RunError> {
-        let path = self.run_dir.join(REPORT_FILE);
+        let path = self.submission.dir.join(REPORT_FILE);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(RunError::File {
                 action: "remove",
@@ -229,10 +278,10 @@ impl Job<'_> {
 
     fn cancelled(&self, report: Option<RunReport>) -> RunError {
         RunError::Cancelled {
-            run_dir: self.run_dir.clone(),
+            run_dir: self.submission.dir.clone(),
             checkpoint: report
                 .and_then(|report| report.checkpoint)
-                .or_else(|| checkpoint::newest(&self.run_dir)),
+                .or_else(|| checkpoint::newest(&self.submission.dir)),
         }
     }
 }
@@ -242,10 +291,33 @@ fn may_pass(failure: &JobFailure) -> bool {
     matches!(failure.class, exit_class::JOB | exit_class::CLUSTER)
 }
 
-/// Time between `attempt`, counted from 1, and the next: 1 s, 2 s, 4 s and so on.
-fn pause(attempt: u32) -> Duration {
-    let doubled = 2u64.checked_pow(attempt - 1).map(Duration::from_secs);
+/// Time between two attempts after `failed` pauses: 1 s, 2 s, 4 s and so on.
+fn pause(failed: u32) -> Duration {
+    let doubled = 2u64.checked_pow(failed).map(Duration::from_secs);
     doubled.map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE))
+}
+
+/// The next request to end. Never comes where nobody can ask any more.
+pub(crate) async fn requested(end: &mut watch::Receiver<u32>) {
+    if end.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Counts each signal that asks this program to end, from now on, as a request.
+pub(crate) fn forward_signals(requests: watch::Sender<u32>) -> Result<(), RunError> {
+    let mut signals = EndSignals::listen().map_err(|source| RunError::System {
+        action: "listen for signals",
+        source,
+    })?;
+    tokio::spawn(async move {
+        loop {
+            signals.next().await;
+            tracing::warn!("ending the run; once more kills it");
+            requests.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(())
 }
 
 /// The signals that ask a program to end: those of a terminal and of a system that shuts down, and the one

@@ -130,13 +130,16 @@ pub fn launch(run: &Run, options: RunOptions) -> Result<RunReport, RunError> {
 
 /// The plan of `run`, started now.
 pub(crate) fn lower_here(run: &Run, working_directory: Option<PathBuf>) -> Result<LaunchPlan, RunError> {
-    let here = || {
-        environment::working_directory().map_err(|source| RunError::System {
-            action: "find the working directory",
-            source,
-        })
-    };
-    Ok(plan::lower(run, &working_directory.map_or_else(here, Ok)?, environment::now()))
+    let folder = working_directory.map_or_else(here, Ok)?;
+    Ok(plan::lower(run, &folder, environment::now()))
+}
+
+/// The working directory.
+pub(crate) fn here() -> Result<PathBuf, RunError> {
+    environment::working_directory().map_err(|source| RunError::System {
+        action: "find the working directory",
+        source,
+    })
 }
 
 /// The place of this process among the ranks of `plan`.

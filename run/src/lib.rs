@@ -29,18 +29,36 @@ pub mod config;
 mod environment;
 mod error;
 mod executor;
+mod experiment;
 mod folder;
 mod job;
 mod launch;
 mod plan;
 pub mod program;
 mod resolve;
+mod sweep;
+mod workspace;
 
 pub use cli::cli_main;
 pub use error::RunError;
 pub use executor::executor;
+pub use experiment::{
+    Change, Event, Experiment, ExperimentError, ExperimentFolder, ExperimentOptions, ExperimentRecord, ExperimentReport, GitState, Plugin,
+    ResolvedExperiment, Row, Status, Store, TaskReport, TaskState, is_experiment, resolve_experiment,
+};
 pub use folder::create_run_folder;
 pub use job::Retry;
 pub use launch::{RunOptions, launch, run};
 pub use plan::lower;
-pub use resolve::{Resolved, load, resolve};
+pub use resolve::{ResolveOptions, Resolved, load, resolve, resolve_with};
+pub use sweep::{Point, Sweep};
+pub use workspace::{WORKSPACE_FILE, Workspace};
+
+/// An event loop for one thread: a launcher waits, and computes nothing.
+fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|source| RunError::System {
+        action: "start the launcher's runtime",
+        source,
+    })
+}

@@ -4,19 +4,27 @@
 //! file or `--set peft_scheme=none`); the recipe returns the graph for them; the file's `finetune` section
 //! is laid over it; then each `--set finetune...`, in order. So an argument changes everything that the
 //! recipe derives from it, and an explicit override of the graph still wins.
+//!
+//! References (`${path}`) are followed when all of that is done: those of arguments among the arguments, those of
+//! the graph everywhere. An edit that computes with a value or leads through it follows what it meets at that
+//! moment. Calls (`optim.Lion(lr=1e-5)`) are made as soon as they are written, so that a later edit can change a
+//! part of what they return.
 
-use std::path;
+use std::{collections::BTreeSet, path};
 
 use neva_recipes::{RECIPES, RecipeEntry};
 use neva_schemas::{self as schemas, Finetune, RecipeArgs, Run, Severity, Validate as _};
-use serde::Deserialize;
 
-use crate::config::{
-    self, ConfigError, Edit, Entry, Map, Node, Origin, Path, Problem, Problems, Segment, Source, Value, from_node, to_node,
+use crate::{
+    config::{
+        self, ConfigError, ENV, Edit, Entry, Environment, FACTORY, Factories, Map, Node, Origin, Path, Problem, Problems, Segment, Source,
+        Value, from_node, to_node,
+    },
+    environment,
 };
 
-const FACTORY: &str = "_factory_";
-const GRAPH: &str = "finetune";
+/// The key of the graph, and the first part of the paths that lead into it.
+pub(crate) const GRAPH: &str = "finetune";
 
 /// Arguments, and where a recipe hands them on to: a problem there is one of the argument.
 const HANDED_ON: &[(&str, [&str; 2])] = &[
@@ -47,8 +55,11 @@ pub fn load(recipe: &str) -> Result<Node, ConfigError> {
     match neva_recipes::find(recipe) {
         Some(entry) if is_word => config::parse(&Source::new(recipe, format!("{FACTORY}: {}\n", entry.name))),
         None if is_word => {
-            let verbs = crate::cli::VERBS.iter().copied();
-            let allowed = RECIPES.iter().map(|recipe| recipe.name).chain(verbs).map(str::to_owned).collect();
+            let allowed = RECIPES
+                .iter()
+                .map(|recipe| recipe.name.to_owned())
+                .chain(crate::cli::verbs())
+                .collect();
             Err(problem(
                 Path::default(),
                 None,
@@ -58,7 +69,29 @@ pub fn load(recipe: &str) -> Result<Node, ConfigError> {
                 },
             ))
         }
-        _ => config::read(file),
+        _ => config::load(file),
+    }
+}
+
+/// What resolving needs beside the texts.
+#[derive(Debug, Clone)]
+pub struct ResolveOptions {
+    /// What names and calls stand for, where the type admits one.
+    pub factories: Factories,
+    /// Where files are looked for that a `--set` names.
+    pub folder: path::PathBuf,
+    /// Reads a variable of the environment. Asked for those only that the configuration lists.
+    pub variable: fn(&str) -> Option<String>,
+}
+
+impl Default for ResolveOptions {
+    /// The built-in factories, the working directory, and the environment of this process.
+    fn default() -> Self {
+        Self {
+            factories: Factories::builtin(),
+            folder: path::PathBuf::new(),
+            variable: environment::variable,
+        }
     }
 }
 
@@ -66,28 +99,52 @@ pub fn load(recipe: &str) -> Result<Node, ConfigError> {
 ///
 /// # Errors
 /// All problems that one stage finds, each with the characters that caused it: edits that cannot be read
-/// or applied; an unknown recipe or argument; values of a wrong type; values that do not fit together.
+/// or applied; an unknown recipe or argument; references that lead nowhere; values of a wrong type; values that do
+/// not fit together.
 pub fn resolve(file: Node, sets: &[impl AsRef<str>]) -> Result<Resolved, Problems> {
-    let (argument_edits, graph_edits) = edits(sets)?;
-    let mut file = file;
-    apply(&argument_edits, &mut file)?;
+    resolve_with(file, sets, &ResolveOptions::default())
+}
+
+/// As [`resolve`], with factories of one's own.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_with(file: Node, sets: &[impl AsRef<str>], options: &ResolveOptions) -> Result<Resolved, Problems> {
+    let (argument_edits, graph_edits) = edits(sets, options)?;
+    let mut scope = Scope {
+        options,
+        allowed: BTreeSet::new(),
+    };
     let origin = file.origin.clone();
+    let mut file = file;
+    if !matches!(file.value, Value::Map(_) | Value::Null) {
+        let reason = "a recipe file is a map: `_factory_`, arguments, `finetune`".to_owned();
+        return Err(problem(Path::default(), Some(origin), Problem::Syntax { reason, help: None }).into());
+    }
+    // Which recipe it is comes first: an edit may compute with an argument that is left to the recipe.
+    let (own_edits, argument_edits): (Vec<_>, Vec<_>) = argument_edits.into_iter().partition(is_of_the_file);
+    scope.apply(&own_edits, &mut file, |_| ())?;
     let mut top = match file.value {
         Value::Map(map) => map,
-        Value::Null => Map::new(),
-        _ => {
-            let reason = "a recipe file is a map: `_factory_`, arguments, `finetune`".to_owned();
-            return Err(problem(Path::default(), Some(origin), Problem::Syntax { reason, help: None }).into());
-        }
+        _ => Map::new(),
     };
     let overrides = top.shift_remove(GRAPH);
     let factory = top.shift_remove(FACTORY);
+    if let Some(entry) = top.shift_remove(ENV) {
+        scope.allowed = from_node(&entry.node).map_err(|error| error.within(Segment::Key(ENV.to_owned()), &entry.node.origin))?;
+    }
     let recipe = find_recipe(factory.as_ref(), &origin)?;
     let from_recipe = Origin::recipe(recipe.name);
 
     let mut arguments = to_node(&(recipe.default_args)(), from_recipe.clone())?;
     config::merge(&mut arguments, Node::new(origin, Value::Map(top)));
-    let args: RecipeArgs = from_node(&arguments).map_err(|error| misplaced(error, recipe))?;
+    scope.apply(&argument_edits, &mut arguments, |_| ())?;
+    let mut arguments = scope
+        .follow(&arguments, &arguments, &Path::default())
+        .map_err(|problems| problems.map(into_graph))?;
+    Problems::check(config::leftover_deletions(&arguments))?;
+    let args: RecipeArgs =
+        config::build(&mut arguments, &options.factories).map_err(|problems| problems.map(|error| misplaced(error, recipe)))?;
     check(&arguments, args.problems(""))?;
 
     let mut graph = to_node(&(recipe.finetune)(args.clone()), from_recipe.clone())?;
@@ -101,10 +158,16 @@ pub fn resolve(file: Node, sets: &[impl AsRef<str>]) -> Result<Resolved, Problem
     if let Value::Map(map) = &mut tree.value {
         map.insert(GRAPH.to_owned(), Entry { key, node: graph });
     }
-    apply(&graph_edits, &mut tree)?;
+    scope.apply(&graph_edits, &mut tree, |root| {
+        // A call whose arguments are still to be written cannot be made yet; in the end it is told.
+        let _ = graph_mut(root).map(|graph| config::expand::<Finetune>(graph, &options.factories));
+    })?;
 
-    let finetune = typed_graph(&tree)?;
+    let finetune = scope.graph(&mut tree)?;
     let run = Run::new(recipe.name, args, finetune);
+    if let (Value::Map(map), Some(factory)) = (&mut tree.value, factory) {
+        map.shift_insert(0, FACTORY.to_owned(), factory);
+    }
     let notice = recipe.notice.map(|notice| schemas::Problem::warning(FACTORY, notice));
     let (errors, warnings) = notice
         .into_iter()
@@ -114,11 +177,98 @@ pub fn resolve(file: Node, sets: &[impl AsRef<str>]) -> Result<Resolved, Problem
     Ok(Resolved { run, tree, warnings })
 }
 
+impl Resolved {
+    /// Every value of the run, those left to their defaults too, with the place where it was written and what it
+    /// was before.
+    ///
+    /// # Errors
+    /// None for a run that was resolved.
+    pub fn traced(&self) -> Result<Node, ConfigError> {
+        let origin = Origin::recipe(&self.run.factory);
+        Ok(config::trace(to_node(&self.run, origin)?, &self.tree))
+    }
+}
+
+/// What the values of a configuration may ask for.
+struct Scope<'a> {
+    options: &'a ResolveOptions,
+    /// Variables of the environment that the configuration lists.
+    allowed: BTreeSet<String>,
+}
+
+impl Scope<'_> {
+    /// Applies `edits` to `root` in order, and calls `settle` in front of each.
+    fn apply(&self, edits: &[Edit], root: &mut Node, settle: impl Fn(&mut Node)) -> Result<(), Problems> {
+        let mut errors = Vec::new();
+        for edit in edits {
+            settle(root);
+            let followed = self.follow_on_the_way(edit, root);
+            let done = followed.and_then(|()| edit.apply(root).map_err(Problems::from));
+            if let Err(problems) = done {
+                errors.extend_from_slice(problems.errors());
+            }
+        }
+        Problems::check(errors)
+    }
+
+    /// Follows the references that `edit` leads through, and the one that it computes with.
+    fn follow_on_the_way(&self, edit: &Edit, root: &mut Node) -> Result<(), Problems> {
+        let path = edit.path().0;
+        for len in 1..path.len() + usize::from(edit.computes()) {
+            let path = Path(path[..len].to_vec());
+            let Some(node) = path.0.iter().try_fold(&*root, |node, segment| node.step(segment)) else {
+                return Ok(());
+            };
+            let is_reference = node.as_text().is_some() && config::has_references(node);
+            if is_reference {
+                let followed = self.follow(root, node, &path)?;
+                let place = path.0.iter().try_fold(&mut *root, |node, segment| node.step_mut(segment));
+                if let Some(place) = place {
+                    *place = followed;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `part`, which stands at `path` of `root`, without references.
+    fn follow(&self, root: &Node, part: &Node, path: &Path) -> Result<Node, Problems> {
+        let environment = Environment {
+            allowed: self.allowed.clone(),
+            read: &self.options.variable,
+        };
+        config::interpolate(root, part, path, &environment)
+    }
+
+    /// The typed graph; in the tree, references and calls give way to what they stand for.
+    fn graph(&self, tree: &mut Node) -> Result<Finetune, Problems> {
+        let path = Path(vec![Segment::Key(GRAPH.to_owned())]);
+        let followed = match tree.get(GRAPH) {
+            Some(graph) if config::has_references(graph) => Some(self.follow(tree, graph, &path)?),
+            _ => None,
+        };
+        let Some(graph) = graph_mut(tree) else {
+            return Err(problem(path, None, Problem::MissingField).into());
+        };
+        if let Some(followed) = followed {
+            *graph = followed;
+        }
+        Problems::check(config::leftover_deletions(graph)).map_err(|problems| problems.map(in_graph))?;
+        config::build(graph, &self.options.factories).map_err(|problems| problems.map(in_graph))
+    }
+}
+
 /// The edits of arguments and those of the graph.
-fn edits(sets: &[impl AsRef<str>]) -> Result<(Vec<Edit>, Vec<Edit>), Problems> {
+fn edits(sets: &[impl AsRef<str>], options: &ResolveOptions) -> Result<(Vec<Edit>, Vec<Edit>), Problems> {
     let (mut edits, mut errors) = (Vec::new(), Vec::new());
     for set in sets {
-        match Edit::parse(set.as_ref()) {
+        let edit = Edit::parse(set.as_ref()).and_then(|mut edit| {
+            if let Some(value) = edit.value_mut() {
+                config::include(value, &options.folder)?;
+            }
+            Ok(edit)
+        });
+        match edit {
             Ok(edit) => edits.push(edit),
             Err(error) => errors.push(error),
         }
@@ -129,8 +279,31 @@ fn edits(sets: &[impl AsRef<str>]) -> Result<(Vec<Edit>, Vec<Edit>), Problems> {
         .partition(|edit| edit.path().0.first() != Some(&Segment::Key(GRAPH.to_owned()))))
 }
 
-fn apply(edits: &[Edit], root: &mut Node) -> Result<(), Problems> {
-    Problems::check(edits.iter().filter_map(|edit| edit.apply(root).err()).collect())
+/// Whether an edit says what the file is, rather than what an argument is.
+fn is_of_the_file(edit: &Edit) -> bool {
+    matches!(edit.path().0.first(), Some(Segment::Key(key)) if key == FACTORY || key == ENV)
+}
+
+fn graph_mut(tree: &mut Node) -> Option<&mut Node> {
+    tree.step_mut(&Segment::Key(GRAPH.to_owned()))
+}
+
+/// A problem of the graph, with the path that the user knows.
+fn in_graph(error: ConfigError) -> ConfigError {
+    let mut error = error;
+    error.path.0.insert(0, Segment::Key(GRAPH.to_owned()));
+    error
+}
+
+/// A reference of an argument to the graph, which is made of the arguments.
+fn into_graph(mut error: ConfigError) -> ConfigError {
+    if matches!(&*error.problem, Problem::UnknownField { name, .. } if name == GRAPH) {
+        *error.problem = Problem::Invalid {
+            message: "an argument of the recipe cannot refer to the graph".to_owned(),
+            help: Some("the recipe makes the graph of its arguments: let a value of the graph refer to the argument".to_owned()),
+        };
+    }
+    error
 }
 
 fn find_recipe(factory: Option<&Entry>, origin: &Origin) -> Result<&'static RecipeEntry, ConfigError> {
@@ -174,7 +347,7 @@ fn misplaced(mut error: ConfigError, recipe: &RecipeEntry) -> ConfigError {
 /// Values that the recipe took from its arguments were written where the arguments were.
 fn hand_on_origins(arguments: &Node, graph: &mut Node) {
     for (argument, path) in HANDED_ON {
-        let Some(origin) = arguments.get(argument).map(|node| &node.origin) else {
+        let Some(argument) = arguments.get(argument) else {
             continue;
         };
         let target = path.iter().try_fold(&mut *graph, |node, key| match &mut node.value {
@@ -182,25 +355,14 @@ fn hand_on_origins(arguments: &Node, graph: &mut Node) {
             _ => None,
         });
         if let Some(target) = target {
-            target.origin = origin.clone();
+            target.placed_as(argument);
         }
     }
 }
 
-fn typed_graph(tree: &Node) -> Result<Finetune, ConfigError> {
-    /// Gives errors the path that the user knows, which starts with `finetune`.
-    #[derive(Deserialize)]
-    struct Top {
-        finetune: Finetune,
-    }
-    let graph = tree.as_map().and_then(|map| map.get_key_value(GRAPH));
-    let top = graph.map(|(key, entry)| (key.clone(), entry.clone())).into_iter().collect();
-    from_node::<Top>(&Node::new(tree.origin.clone(), Value::Map(top))).map(|top| top.finetune)
-}
-
 /// The problems of a typed value, where they were written. Secrets come first and alone, and without a place:
 /// the lines that show one would quote them.
-fn check(tree: &Node, problems: Vec<schemas::Problem>) -> Result<(), Problems> {
+pub(crate) fn check(tree: &Node, problems: Vec<schemas::Problem>) -> Result<(), Problems> {
     let (secrets, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(|problem| problem.secret);
     let located = |problem: schemas::Problem| ConfigError::invalid(tree, &problem.path, problem.message, problem.help);
     let unlocated = |problem| ConfigError {

@@ -7,6 +7,7 @@ fn documents() {
     trycmd::TestCases::new()
         .case("tests/cli/*.md")
         .env("NEVA_RANK", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake/neva-rank"))
+        .register_bin("cat", std::path::Path::new("cat"))
         .env("NO_COLOR", "1")
         .timeout(Duration::from_secs(30));
 }

@@ -42,6 +42,18 @@ pub mod env {
     pub const NEMO_CACHE_DIR: &str = "NEMO_CACHE_DIR";
     /// Parent of the model folder (`$NEMO_HOME/models`).
     pub const NEMO_HOME: &str = "NEMO_HOME";
+    /// Folder that experiments are kept in, in place of `~/.neva_run`.
+    pub const NEVA_RUN_HOME: &str = "NEVA_RUN_HOME";
+    /// NeMo-Run's name for the same.
+    pub const NEMORUN_HOME: &str = "NEMORUN_HOME";
+    /// Set for the tasks of an experiment: the experiment's folder, which holds that of each task in `tasks/`.
+    pub const NEVA_EXPERIMENT_DIR: &str = "NEVA_EXPERIMENT_DIR";
+    /// Set for the tasks of an experiment: the task's name.
+    pub const NEVA_TASK: &str = "NEVA_TASK";
+    /// Set for the tasks of an experiment: the program that started it, for scripts to call.
+    pub const NEVA_RUN: &str = "NEVA_RUN";
+    /// Set for the tasks of an experiment: how many experiments they are in, one within the other.
+    pub const NEVA_EXPERIMENT_DEPTH: &str = "NEVA_EXPERIMENT_DEPTH";
     /// The user's home folder.
     pub const HOME: &str = "HOME";
 }
@@ -192,7 +204,7 @@ pub struct RunReport {
     pub losses: Vec<f64>,
     /// The last checkpoint.
     pub checkpoint: Option<PathBuf>,
-    /// The signal on which the run saved and stopped before its end.
+    /// The signal on which the run saved and stopped before its end, or `a request` of its own process.
     #[serde(default)]
     pub stopped: Option<String>,
     /// Why the run ended before its last step by its own rules: `max_time`, early stopping, a callback.

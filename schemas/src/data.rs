@@ -71,7 +71,9 @@ impl Data {
         match &mut data {
             Self::Mock(data) => (data.micro_batch_size, data.num_workers) = (1, 0),
             Self::Preloaded(data) => (data.micro_batch_size, data.num_workers) = (1, 0),
-            Self::Custom(data) => data.0.extend([("micro_batch_size".into(), 1.into()), ("num_workers".into(), 0.into())]),
+            Self::Custom(data) => data
+                .0
+                .extend([("micro_batch_size".into(), 1.into()), ("num_workers".into(), 0.into())]),
         }
         data
     }

@@ -41,6 +41,13 @@ impl Executor {
             Self::Local(local) => local.retries,
         }
     }
+
+    /// Changes the attempts after the first.
+    pub fn set_retries(&mut self, retries: u32) {
+        match self {
+            Self::Local(local) => local.retries = retries,
+        }
+    }
 }
 
 impl Validate for Executor {
@@ -140,8 +147,7 @@ pub(crate) fn validate_variable(map: &str, name: &str, value: &str, problems: &m
 /// Why `name` cannot be the name of a variable. Others than these no shell can set.
 fn bad_name(name: &str) -> Option<String> {
     let good = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.starts_with(|c: char| c.is_ascii_digit());
-    (name.is_empty() || !good)
-        .then(|| format!("{name:?} cannot be the name of an environment variable: it takes letters, digits and `_`"))
+    (name.is_empty() || !good).then(|| format!("{name:?} cannot be the name of an environment variable: it takes letters, digits and `_`"))
 }
 
 /// What tells a rank who it is.

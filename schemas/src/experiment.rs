@@ -69,7 +69,9 @@ impl Experiment {
     /// The group that `task` belongs to.
     pub fn group_of(&self, task: &str) -> Option<&str> {
         let mut groups = self.groups.iter();
-        groups.find(|(_, members)| members.iter().any(|member| member == task)).map(|(name, _)| name.as_str())
+        groups
+            .find(|(_, members)| members.iter().any(|member| member == task))
+            .map(|(name, _)| name.as_str())
     }
 
     /// Tasks that wait for each other, in the order of the waiting; none where there is no cycle.
@@ -102,7 +104,10 @@ impl Experiment {
     fn waits_for(&self, task: &str) -> Vec<&str> {
         let group = self.group_of(task).and_then(|group| self.groups.get(group));
         let members = group.into_iter().flatten().map(String::as_str).filter(|member| *member != task);
-        let names = members.chain([task]).flat_map(|member| self.parents(member)).map(|(parent, _)| parent);
+        let names = members
+            .chain([task])
+            .flat_map(|member| self.parents(member))
+            .map(|(parent, _)| parent);
         names.collect()
     }
 
@@ -124,7 +129,9 @@ impl Experiment {
         if let [first, ..] = cycle.as_slice() {
             let names: Vec<_> = cycle.iter().chain([first]).map(|name| format!("`{name}`")).collect();
             let place = format!("{}.depends_on", task_path(path, first));
-            problems.push(Problem::error(place, format!("these tasks wait for each other: {}", names.join(" for "))).help("remove one of the edges"));
+            problems.push(
+                Problem::error(place, format!("these tasks wait for each other: {}", names.join(" for "))).help("remove one of the edges"),
+            );
         }
     }
 
@@ -139,8 +146,11 @@ impl Experiment {
             }
             if self.sequential && members.len() > 1 {
                 problems.push(
-                    Problem::error(&place, "a group starts together, and a sequential experiment starts one task at a time")
-                        .help("remove `sequential` or the group"),
+                    Problem::error(
+                        &place,
+                        "a group starts together, and a sequential experiment starts one task at a time",
+                    )
+                    .help("remove `sequential` or the group"),
                 );
             }
             for (index, member) in members.iter().enumerate() {
@@ -162,7 +172,10 @@ impl Validate for Experiment {
             problems.push(Problem::error(under(path, "tasks"), "the experiment has no tasks"));
         }
         if self.max_parallel == 0 {
-            problems.push(Problem::error(under(path, "max_parallel"), "`max_parallel` is 0, it must be at least 1"));
+            problems.push(Problem::error(
+                under(path, "max_parallel"),
+                "`max_parallel` is 0, it must be at least 1",
+            ));
         }
         for (name, task) in &self.tasks {
             let place = task_path(path, name);
@@ -185,7 +198,9 @@ fn bad_name(name: &str) -> Option<String> {
         Some(format!("the name {name:?} names a folder, and may not begin with `.` or `-`"))
     } else {
         let odd = name.chars().find(|c| odd(*c))?;
-        Some(format!("the name {name:?} names a folder, and may not hold {odd:?}: use letters, digits and - _ . = + @ ,"))
+        Some(format!(
+            "the name {name:?} names a folder, and may not hold {odd:?}: use letters, digits and - _ . = + @ ,"
+        ))
     }
 }
 
@@ -195,7 +210,11 @@ fn unknown(place: String, name: &str, known: &BTreeSet<&String>) -> Problem {
 }
 
 fn under(path: &str, field: &str) -> String {
-    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+    if path.is_empty() {
+        field.to_owned()
+    } else {
+        format!("{path}.{field}")
+    }
 }
 
 fn task_path(path: &str, name: &str) -> String {

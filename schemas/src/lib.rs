@@ -24,9 +24,11 @@ mod resume;
 mod schedule;
 mod schema;
 mod script;
+mod sweep;
 mod task;
 mod trainer;
 mod validate;
+mod workspace;
 
 pub use callback::{Callback, CustomCallback, EarlyStopping, METRICS, MetricMode};
 pub use contract::{
@@ -49,7 +51,9 @@ pub use recipe::{PeftScheme, RecipeArgs, Run};
 pub use resume::{AutoResume, RestoreConfig};
 pub use schedule::{LrScheduler, RampType};
 pub use schema::{SCHEMAS, SchemaEntry};
-pub use script::{SCRIPT_LIMIT, Script};
+pub use script::{SCRIPT_LIMIT, Script, ScriptPlan};
+pub use sweep::{SweepMode, SweepOrder};
 pub use task::{Dependency, Task, When, Work};
 pub use trainer::{Accelerator, LossNormalization, MegatronStrategy, MixedPrecision, NanPolicy, Plugins, Precision, Trainer};
 pub use validate::{Problem, Severity, Validate};
+pub use workspace::{LOCAL, Workspace};

@@ -1,44 +1,120 @@
 //! JSON schemas of what a user writes, made from the types.
 
+use crate::executor::Executor;
 use crate::finetune::Finetune;
 use crate::recipe::RecipeArgs;
+use crate::workspace::Workspace;
 use schemars::{JsonSchema, SchemaGenerator};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-/// A schema file under `schemas/json/`.
+/// The schema of one kind of file, `schemas/json/<name>.schema.json`.
 pub struct SchemaEntry {
-    /// File name.
-    pub file: &'static str,
-    /// Makes the file's content.
+    /// The kind of file.
+    pub name: &'static str,
+    /// What such a file says, in one line.
+    pub summary: &'static str,
+    /// Makes the schema.
     pub schema: fn() -> Value,
 }
 
 impl SchemaEntry {
-    /// The file's text.
+    /// Name of the schema's file.
+    pub fn file(&self) -> String {
+        format!("{}.schema.json", self.name)
+    }
+
+    /// Text of the schema's file.
     pub fn text(&self) -> String {
         format!("{:#}\n", (self.schema)())
     }
 }
 
-/// Every schema file, in order.
-pub const SCHEMAS: &[SchemaEntry] = &[SchemaEntry {
-    file: "recipe.schema.json",
-    schema: recipe,
-}];
+/// Every schema, in order.
+pub const SCHEMAS: &[SchemaEntry] = &[
+    SchemaEntry {
+        name: "recipe",
+        summary: "what is trained: a recipe, its arguments, and overrides of its graph",
+        schema: recipe,
+    },
+    SchemaEntry {
+        name: "executor",
+        summary: "where it runs: what `--executor FILE` takes",
+        schema: executor,
+    },
+    SchemaEntry {
+        name: "workspace",
+        summary: "what a team's runs have in common: `neva.yaml`",
+        schema: workspace,
+    },
+];
 
 /// A recipe file: the recipe's name and arguments on top, overrides of its graph under `finetune`.
 fn recipe() -> Value {
     let mut generator = SchemaGenerator::default();
-    let args = RecipeArgs::json_schema(&mut generator);
-    let finetune = generator.subschema_for::<Finetune>();
-    let mut properties = args.get("properties").cloned().unwrap_or_else(|| json!({}));
-    if let Some(properties) = properties.as_object_mut() {
-        properties.insert(
-            "_factory_".into(),
-            json!({ "type": "string", "description": "Name of the recipe." }),
-        );
-        properties.insert("finetune".into(), finetune.to_value());
-    }
+    let mut properties = recipe_properties(&mut generator);
+    properties.insert(
+        "_factory_".into(),
+        json!({ "type": "string", "description": "Name of the recipe." }),
+    );
+    let mut schema = document("neva-run recipe", properties, definitions(&mut generator));
+    schema["required"] = json!(["_factory_"]);
+    schema
+}
+
+/// An executor file: one place to run.
+fn executor() -> Value {
+    let mut generator = SchemaGenerator::default();
+    let executor = generator.subschema_for::<Executor>().to_value();
+    json!({
+        "$schema": DIALECT,
+        "title": "neva-run executor",
+        "$ref": executor["$ref"],
+        "$defs": definitions(&mut generator),
+    })
+}
+
+/// A workspace file: executors, and a part of a recipe file that is laid under all of them.
+fn workspace() -> Value {
+    let mut generator = SchemaGenerator::default();
+    let mut properties = own_properties::<Workspace>(&mut generator);
+    let mut defaults = recipe_properties(&mut generator);
+    // It stands at the top of the file.
+    defaults.remove("dir");
+    let description = "What every recipe file is laid over: arguments of recipes, and parts of their graph.";
+    properties.insert(
+        "defaults".into(),
+        json!({ "type": ["object", "null"], "description": description, "additionalProperties": false, "properties": defaults }),
+    );
+    document("neva-run workspace", properties, definitions(&mut generator))
+}
+
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+
+fn document(title: &str, properties: Map<String, Value>, definitions: Value) -> Value {
+    json!({
+        "$schema": DIALECT,
+        "title": title,
+        "type": "object",
+        "additionalProperties": false,
+        "properties": properties,
+        "$defs": definitions,
+    })
+}
+
+/// What may stand at the top of a recipe file beside the recipe's name.
+fn recipe_properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
+    let mut properties = own_properties::<RecipeArgs>(generator);
+    properties.insert("finetune".into(), generator.subschema_for::<Finetune>().to_value());
+    properties
+}
+
+fn own_properties<T: JsonSchema>(generator: &mut SchemaGenerator) -> Map<String, Value> {
+    let schema = T::json_schema(generator);
+    schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+/// The types that were met, as files spell them.
+fn definitions(generator: &mut SchemaGenerator) -> Value {
     let mut definitions = Value::Object(generator.take_definitions(true));
     partial(&mut definitions);
     if let Some(finetune) = definitions.get_mut("Finetune").and_then(Value::as_object_mut) {
@@ -46,15 +122,12 @@ fn recipe() -> Value {
         finetune.insert("type".into(), json!(["object", "null"]));
     }
     targets(&mut definitions);
-    json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "neva-run recipe",
-        "type": "object",
-        "required": ["_factory_"],
-        "additionalProperties": false,
-        "properties": properties,
-        "$defs": definitions,
-    })
+    // No recipe fills an executor, so nothing else says which one it is.
+    let executors = definitions.pointer_mut("/Executor/anyOf").and_then(Value::as_array_mut);
+    for executor in executors.into_iter().flatten() {
+        executor["required"] = json!(["_target_"]);
+    }
+    definitions
 }
 
 /// A file overrides parts of a graph that the recipe fills, so no field is required.

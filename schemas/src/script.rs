@@ -78,6 +78,26 @@ impl Script {
     }
 }
 
+/// A script that is about to run: what an executor makes a job of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptPlan {
+    /// Name of the task.
+    pub name: String,
+    /// The job's folder, absolute.
+    pub run_dir: PathBuf,
+    /// The folder that it starts in, absolute.
+    pub working_directory: PathBuf,
+    /// The script's text.
+    pub text: String,
+    /// Program that reads the text, with its own arguments. Not empty.
+    pub entrypoint: Vec<String>,
+    /// Arguments behind the script.
+    pub args: Vec<String>,
+    /// Environment in addition to the launcher's. Secrets do not belong here: the plan is written to disk.
+    pub env: BTreeMap<String, String>,
+}
+
 impl Validate for Script {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         match (&self.path, &self.inline) {
@@ -92,7 +112,11 @@ impl Validate for Script {
         if self.entrypoint.trim().is_empty() {
             problems.push(Problem::error(&entrypoint, "`entrypoint` is empty").help("name a program, as in `bash` or `python3`"));
         }
-        let args = self.args.iter().enumerate().map(|(index, text)| (format!("{path}.args[{index}]"), text));
+        let args = self
+            .args
+            .iter()
+            .enumerate()
+            .map(|(index, text)| (format!("{path}.args[{index}]"), text));
         for (place, text) in args.chain([(entrypoint, &self.entrypoint)]) {
             if text.contains('\0') {
                 problems.push(Problem::error(place, "no argument of a program can hold a NUL character"));

@@ -149,6 +149,17 @@ pub struct MegatronStrategy {
     pub sequence_parallel: bool,
 }
 
+impl MegatronStrategy {
+    /// What the length of a batch's rows is rounded up to, so that every rank gets an equal part.
+    pub fn sequence_multiple(&self) -> usize {
+        if self.sequence_parallel {
+            self.tensor_model_parallel_size as usize
+        } else {
+            1
+        }
+    }
+}
+
 impl Default for MegatronStrategy {
     fn default() -> Self {
         Self {
@@ -268,15 +279,6 @@ impl Validate for Trainer {
         }
         // Each of these axes lands with its own parity proof; until then a run that asks for one must not
         // train as if it were there.
-        if strategy.sequence_parallel && strategy.tensor_model_parallel_size > 1 {
-            problems.push(
-                Problem::error(
-                    format!("{path}.sequence_parallel"),
-                    "`sequence_parallel` is true, but this version cuts matrices only, not sequences",
-                )
-                .help("set it to false"),
-            );
-        }
         for (name, size) in [
             ("pipeline_model_parallel_size", strategy.pipeline_model_parallel_size),
             (

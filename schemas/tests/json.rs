@@ -13,7 +13,7 @@ fn folder(name: &str) -> std::path::PathBuf {
 #[test]
 fn schema_files_are_current() {
     for entry in SCHEMAS {
-        let path = folder("json").join(entry.file);
+        let path = folder("json").join(entry.file());
         if std::env::var_os("UPDATE").is_some() {
             fs::write(&path, entry.text()).expect("write a schema");
         }
@@ -165,4 +165,13 @@ fn the_schema_refuses_what_the_program_refuses() {
         let errors = recipe_errors(&yaml(text)).join("\n");
         assert!(errors.contains(expect), "{text}: {errors:?}");
     }
+}
+
+#[test]
+fn an_own_data_module_is_offered_the_common_fields() {
+    let schema = (SCHEMAS[0].schema)();
+    let variants = schema["$defs"]["Data"]["anyOf"].as_array().expect("the data modules");
+    let own = variants.last().and_then(|own| own["properties"].as_object()).expect("the own one");
+    let fields: Vec<_> = own.keys().map(String::as_str).filter(|name| *name != "_target_").collect();
+    assert_eq!(fields, neva_schemas::CustomData::FIELDS);
 }

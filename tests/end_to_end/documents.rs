@@ -81,7 +81,12 @@ fn blocks_in(language: &str) -> Vec<Block> {
 fn no_block_is_left_out() {
     for block in documents().iter().flat_map(|document| blocks(document)) {
         let known = ["yaml", "console", "rust", "text", "json"];
-        assert!(known.contains(&block.language.as_str()), "{}: a block of {:?}", block.at, block.language);
+        assert!(
+            known.contains(&block.language.as_str()),
+            "{}: a block of {:?}",
+            block.at,
+            block.language
+        );
     }
     // The documents' Rust is compiled and run there.
     let examples = fs::read_to_string(root().join("examples/lib.rs")).unwrap();
@@ -120,14 +125,16 @@ fn every_yaml_is_a_recipe_file() {
 
 #[test]
 fn every_command_does_what_is_shown() {
+    let mut wrong = Vec::new();
     for document in documents() {
         let folder = mirror();
-        for block in blocks(&document) {
-            if block.language == "console" && !block.note.starts_with("<!-- not run") {
-                commands(&block.text).iter().for_each(|command| try_command(command, folder.path(), &block.at));
-            }
+        let blocks = blocks(&document).into_iter().filter(|block| block.language == "console");
+        for block in blocks.filter(|block| !block.note.starts_with("<!-- not run")) {
+            let tried = commands(&block.text).into_iter().map(|shown| try_command(&shown, folder.path()));
+            wrong.extend(tried.filter_map(Result::err).map(|error| format!("{}: {error}", block.at)));
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// A folder with the entries of the repository's root and its own `nemo_experiments`: commands run in it as they are
@@ -138,7 +145,7 @@ fn mirror() -> TempDir {
         symlink(root().join(name), folder.path().join(name)).unwrap();
     }
     fs::create_dir(folder.path().join("target")).unwrap();
-    symlink(program("").parent().unwrap(), folder.path().join("target/release")).unwrap();
+    symlink(program("neva-run").parent().unwrap(), folder.path().join("target/release")).unwrap();
     folder
 }
 
@@ -174,8 +181,8 @@ fn commands(block: &str) -> Vec<Shown> {
     all
 }
 
-#[track_caller]
-fn try_command(shown: &Shown, folder: &Path, at: &str) {
+/// Runs a command, and says what is not as it is shown.
+fn try_command(shown: &Shown, folder: &Path) -> Result<(), String> {
     let mut command = shown.command.clone();
     let is_large = LARGE.iter().any(|name| command.contains(name));
     if is_large && !command.contains("--dry-run") && !command.contains("neva-run show") {
@@ -189,15 +196,18 @@ fn try_command(shown: &Shown, folder: &Path, at: &str) {
     for name in ["NEMO_MODELS_CACHE", "NEMO_CACHE_DIR", "NEMO_HOME"] {
         shell.env_remove(name);
     }
+    #[expect(clippy::disallowed_methods, reason = "the test's own environment, handed on")]
     let path = std::env::var("PATH").unwrap_or_default();
     let programs = folder.join("target/release");
     shell.env("PATH", format!("{}:{path}", programs.display())).env("HOME", folder);
     let ended = run(shell, DEADLINE);
     let output = ended.stdout.replace(&format!("{}/", folder.canonicalize().unwrap().display()), "");
-    assert_eq!(ended.code, Some(shown.code), "{at}: {command}\n{output}");
-    if let Some(missing) = first_missing(&shown.output, &output) {
-        panic!("{at}: {command}\nshown, but not printed (there): {missing}\n--- printed\n{output}");
-    }
+    let wrong = match first_missing(&shown.output, &output) {
+        _ if ended.code != Some(shown.code) => format!("exit code {:?}, not {}", ended.code, shown.code),
+        Some(missing) => format!("this is not printed, or not there: {missing}"),
+        None => return Ok(()),
+    };
+    Err(format!("{command}\n{wrong}\n--- printed\n{output}"))
 }
 
 /// The first shown line that does not follow in the output where it should.
@@ -237,7 +247,9 @@ fn plain(line: &str) -> String {
 
 /// Whether `line` is `pattern`, in which `...` stands for anything.
 fn fits(pattern: &str, line: &str) -> bool {
-    let Some((start, rest)) = pattern.split_once("...") else { return pattern == line };
+    let Some((start, rest)) = pattern.split_once("...") else {
+        return pattern == line;
+    };
     let Some(mut line) = line.strip_prefix(start) else { return false };
     let mut parts: Vec<_> = rest.split("...").collect();
     let end = parts.pop().unwrap_or_default();
@@ -256,14 +268,18 @@ fn shown_lines_are_looked_for_in_order() {
         assert_eq!(first_missing(&shown, output), expect);
     };
     check(&[], None);
-    check(&["step 3/9 loss 1.5", "...", "done: 7 steps in runs/2030-01-01_00-00-00-1/logs"], None);
-    check(&["step 1/4 ... 7", "step 1/4 ... 7", "step 1/4 ... 7"], Some("step 1/4 ... 7"));
-    check(&["done: 4 steps ... logs", "step 1/4  loss 7.66"], Some("step 1/4  loss 7.66"));
-    check(&["done: ... steps ... runs/.../logs"], None);
-    check(&["done: ... runs ... steps ... logs"], Some("done: ... runs ... steps ... logs"));
+    check(
+        &["step 3/9 loss 1.5", "...", "done: 7 steps in runs/2030-01-01_00-00-00-1/logs"],
+        None,
+    );
+    check(&["step ... 7", "step ... 7"], None);
+    check(&["step ... 7", "step ... 8", "step ... 9"], Some("step ... 9"));
+    check(&["done: 4 steps .../logs", "step 1/4  loss 7.66"], Some("step 1/4  loss 7.66"));
+    check(&["done: ... in runs/.../logs"], None);
+    check(&["done: ... runs ... in ..."], Some("done: ... runs ... in ..."));
     check(&["one: 4 steps ..."], Some("one: 4 steps ..."));
     check(&["done: 4 steps"], Some("done: 4 steps"));
-    check(&["... logs/more"], Some("... logs/more"));
+    check(&["...logs/more"], Some("...logs/more"));
 }
 
 #[test]
@@ -295,9 +311,24 @@ fn every_link_leads_somewhere() {
                 "" => document.clone(),
                 path => document.parent().unwrap().join(path),
             };
-            assert!(root().join(&target).exists(), "{}: there is no {}", document.display(), target.display());
-            let headings = || read(&target).lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == heading);
-            assert!(heading.is_empty() || headings(), "{}: {} has no heading {heading:?}", document.display(), target.display());
+            assert!(
+                root().join(&target).exists(),
+                "{}: there is no {}",
+                document.display(),
+                target.display()
+            );
+            let headings = || {
+                read(&target)
+                    .lines()
+                    .filter(|line| line.starts_with('#'))
+                    .any(|line| anchor(line) == heading)
+            };
+            assert!(
+                heading.is_empty() || headings(),
+                "{}: {} has no heading {heading:?}",
+                document.display(),
+                target.display()
+            );
         }
     }
     assert!(links > 0);
@@ -307,5 +338,8 @@ fn every_link_leads_somewhere() {
 fn anchor(heading: &str) -> String {
     let kept = |letter: &char| letter.is_alphanumeric() || " -_".contains(*letter);
     let text = heading.trim_start_matches('#').trim().to_lowercase();
-    text.chars().filter(kept).map(|letter| if letter == ' ' { '-' } else { letter }).collect()
+    text.chars()
+        .filter(kept)
+        .map(|letter| if letter == ' ' { '-' } else { letter })
+        .collect()
 }

@@ -41,7 +41,10 @@ fn arguments(dir: &Path, more: &[&str]) -> Vec<String> {
         "finetune.resume.resume_if_exists=true",
         "finetune.resume.resume_ignore_no_checkpoint=true",
     ];
-    let sets = settings.into_iter().chain(more.iter().copied()).flat_map(|setting| ["--set".to_owned(), setting.to_owned()]);
+    let sets = settings
+        .into_iter()
+        .chain(more.iter().copied())
+        .flat_map(|setting| ["--set".to_owned(), setting.to_owned()]);
     std::iter::once("recipes/neva_tiny.yaml".to_owned()).chain(sets).collect()
 }
 
@@ -59,10 +62,15 @@ fn losses(dir: &Path) -> BTreeMap<u64, u64> {
         let text = fs::read_to_string(run.unwrap().path().join("metrics.jsonl")).unwrap_or_default();
         for line in text.lines() {
             let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-            let Some(loss) = line["reduced_train_loss"].as_f64() else { continue };
+            let Some(loss) = line["reduced_train_loss"].as_f64() else {
+                continue;
+            };
             let step = line["step"].as_u64().unwrap();
             let before = losses.insert(step, loss.to_bits());
-            assert!(before.is_none_or(|bits| bits == loss.to_bits()), "step {step} has another loss the second time");
+            assert!(
+                before.is_none_or(|bits| bits == loss.to_bits()),
+                "step {step} has another loss the second time"
+            );
         }
     }
     losses
@@ -101,12 +109,19 @@ impl Moments {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's own switch; and a kill at a random moment waits for nothing"
+)]
 fn thirty_kills_change_no_loss() {
     let expected = undisturbed();
     let dir = tempfile::tempdir().unwrap();
     let mut moments = Moments(0x9e37_79b9_7f4a_7c15);
     let mut during_saves = 0;
-    let kills = std::env::var("NEVA_SOAK_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let kills = std::env::var("NEVA_SOAK_KILLS")
+        .ok()
+        .and_then(|kills| kills.parse().ok())
+        .unwrap_or(KILLS);
     for attempt in 0..kills {
         let known = fs::read_dir(dir.path().join("run")).map_or(0, Iterator::count);
         let child = start(direct(dir.path(), &[]));
@@ -136,7 +151,9 @@ fn thirty_kills_change_no_loss() {
 /// Whether a checkpoint is being written.
 fn saving(run: &Path) -> bool {
     let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().filter_map(Result::ok);
-    entries.into_iter().any(|entry| entry.file_name().to_string_lossy().ends_with(".writing"))
+    entries
+        .into_iter()
+        .any(|entry| entry.file_name().to_string_lossy().ends_with(".writing"))
 }
 
 /// The processes that `launcher` started.
@@ -182,7 +199,10 @@ fn signals_save_and_stop() {
             let text = fs::read_to_string(new_run(dir.path(), 0)?.join("metrics.jsonl")).ok()?;
             (text.lines().count() > 10).then_some(())
         });
-        let signalled = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        let signalled = Command::new("kill")
+            .args([&format!("-{signal}"), &child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(signalled.success());
         let ended = finish(child, DEADLINE).with_code(1);
         assert!(ended.stderr.contains(&format!("stopped by SIG{signal} after ")), "{}", ended.stderr);
@@ -202,7 +222,8 @@ fn signals_save_and_stop() {
 fn newest(dir: &Path) -> PathBuf {
     let checkpoints = run_folder(dir, "run").join("checkpoints");
     let mut last = fs::read_dir(checkpoints).unwrap().map(|entry| entry.unwrap().path());
-    last.find(|path| path.to_string_lossy().ends_with("-last")).expect("a last checkpoint")
+    last.find(|path| path.to_string_lossy().ends_with("-last"))
+        .expect("a last checkpoint")
 }
 
 #[test]
@@ -231,7 +252,11 @@ fn a_damaged_checkpoint_is_said_and_an_older_one_is_used() {
         kill(child);
         damage(&newest(dir.path()));
         let ended = run(direct(dir.path(), &[]), DEADLINE).with_code(0);
-        assert!(ended.stderr.contains(said) && ended.stderr.contains("an older one is looked for"), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains(said) && ended.stderr.contains("an older one is looked for"),
+            "{}",
+            ended.stderr
+        );
         assert_eq!(losses(dir.path()), expected);
     }
 }
@@ -245,11 +270,18 @@ fn a_full_disk_ends_the_run_and_leaves_the_older_checkpoint() {
         let inner = direct(dir.path(), more);
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\""));
-        shell.arg(inner.get_program()).args(inner.get_args()).current_dir(neva_tests::root());
+        shell
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .current_dir(neva_tests::root());
         shell
     };
     let ended = run(limited(64, &[]), DEADLINE).with_code(1);
-    assert!(ended.stderr.contains("cannot write") && ended.stderr.contains("File too large"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("cannot write") && ended.stderr.contains("File too large"),
+        "{}",
+        ended.stderr
+    );
     let left = fs::read_dir(run_folder(dir.path(), "run").join("checkpoints")).unwrap().count();
     assert_eq!(left, 0, "something half-written is left");
     let _ = run(direct(dir.path(), &[]), DEADLINE).with_code(0);

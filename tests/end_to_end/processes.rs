@@ -43,6 +43,8 @@ fn two_processes_train_as_one_does() {
         "finetune.trainer.strategy.tensor_model_parallel_size=2",
     ];
     close("tensor parallel", &losses(dir.path(), "tp2", &tp2), &one, 1e-5);
+    let sequence = [tp2.as_slice(), &["finetune.trainer.strategy.sequence_parallel=true"]].concat();
+    close("sequence parallel", &losses(dir.path(), "sp", &sequence), &one, 1e-5);
 }
 
 #[test]

@@ -123,7 +123,9 @@ fn sample(
         if run < positions {
             return Err(format!("{}: {run} placeholders of a picture's {positions}", sample.name));
         }
-        let picture = pictures.next().ok_or_else(|| format!("{}: a placeholder has no picture", sample.name))?;
+        let picture = pictures
+            .next()
+            .ok_or_else(|| format!("{}: a placeholder has no picture", sample.name))?;
         sample.ids.push(IMAGE);
         sample.labels.push(IGNORE);
         sample.pictures.push(picture);

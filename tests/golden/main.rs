@@ -1,6 +1,7 @@
 //! The traces of Hugging Face's code, trained as a user trains: from a recipe file, on one rank in this process and on
 //! several in processes of their own. `engine/tests/golden` compares the same traces step by step, without a recipe.
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+#![expect(clippy::print_stdout, reason = "which traces were compared, and which refused, is the test's log")]
 
 mod batches;
 mod outcome;

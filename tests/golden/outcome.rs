@@ -20,7 +20,12 @@ pub(crate) fn check(trace: &Trace, run: &Path) {
     check_weights(trace, &Path::new(&checkpoint).join("model.safetensors"));
 
     let table = read(&run.join(PARAMETERS_FILE));
-    let trained: u64 = table.as_array().unwrap().iter().map(|line| line["trainable"].as_u64().unwrap()).sum();
+    let trained: u64 = table
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["trainable"].as_u64().unwrap())
+        .sum();
     if let Some(expected) = trace.json["trainable"].as_u64() {
         assert_eq!(trained, expected, "{}: trained parameters", trace.name());
     }
@@ -90,7 +95,11 @@ fn check_weights(trace: &Trace, model: &Path) {
     }
     // Of a large tensor the trace may hold no more than the norm.
     for name in left {
-        let norm = values(&trained, &name).into_iter().map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+        let norm = values(&trained, &name)
+            .into_iter()
+            .map(|value| f64::from(value).powi(2))
+            .sum::<f64>()
+            .sqrt();
         let what = format!("{}: norm of {name}", trace.name());
         close(&what, norm, number(&trace.json["final_l2"][&name]), 1e-5);
     }

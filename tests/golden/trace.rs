@@ -30,11 +30,12 @@ pub(crate) struct Ranks {
 
 impl Trace {
     /// The project's traces, and those in the folder that `NEVA_GOLDEN_DIR` names.
-    #[expect(clippy::disallowed_methods, reason = "a test's own switch")]
     pub(crate) fn all() -> Vec<Self> {
         let more = std::env::var_os("NEVA_GOLDEN_DIR").map(PathBuf::from);
         let mut traces = Vec::new();
         for folder in std::iter::once(root().join("tests/fixtures/hf")).chain(more) {
+            // Processes are started in another folder.
+            let folder = std::path::absolute(folder).unwrap();
             let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
             let mut folders: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
             folders.retain(|folder| folder.join("trace.json").is_file());
@@ -75,8 +76,11 @@ impl Trace {
         let ours = is("text_config", "llama") && is("vision_config", "clip_vision_model") && plain_rope;
         match from_hf_config(&config) {
             Ok(model) => {
-                let heads = model.text_config.num_key_value_heads;
-                (!heads.is_multiple_of(ranks.tensor)).then(|| format!("{heads} key heads cannot be cut over {} ranks", ranks.tensor))
+                let (rows, heads) = (self.batches().0, model.text_config.num_key_value_heads);
+                let cut = |what: &str, size: usize, ranks: usize| {
+                    (!size.is_multiple_of(ranks)).then(|| format!("{size} {what} cannot be cut over {ranks} ranks"))
+                };
+                cut("rows", rows, ranks.data).or_else(|| cut("key heads", heads, ranks.tensor))
             }
             Err(reason) => {
                 assert!(!ours, "{}: {reason}", self.name());
@@ -88,17 +92,12 @@ impl Trace {
     /// The recipe that trains what the trace trained.
     pub(crate) fn recipe(&self, dir: &Path, ranks: Ranks) -> String {
         let steps = self.steps().len();
-        let batches = self.folder.with_file_name("train_batches.safetensors");
-        let shapes = TensorFile::open(&batches).unwrap().tensors();
-        let rows: BTreeSet<_> = shapes.iter().filter(|(name, _)| name.ends_with(".input_ids")).map(|(_, shape)| shape[0]).collect();
-        let rows = rows.into_iter().collect::<Vec<_>>();
-        let &[rows] = rows.as_slice() else { panic!("batches of {rows:?} rows") };
-        let longest = shapes.iter().filter(|(name, _)| name.ends_with(".input_ids")).map(|(_, shape)| shape[1]).max().unwrap();
+        let (rows, longest) = self.batches();
         let mut finetune = json!({
             "model": self.model(),
             "data": {
                 "_target_": TARGET,
-                "path": batches,
+                "path": self.batches_file(),
                 "seq_length": longest,
                 "global_batch_size": rows,
                 "micro_batch_size": rows / ranks.data,
@@ -131,6 +130,23 @@ impl Trace {
         to_yaml_string(&to_node(&recipe, Origin::recipe("golden")).unwrap())
     }
 
+    fn batches_file(&self) -> PathBuf {
+        self.folder.with_file_name("train_batches.safetensors")
+    }
+
+    /// Rows of every batch, and positions of the widest.
+    fn batches(&self) -> (usize, usize) {
+        let tensors = TensorFile::open(&self.batches_file()).unwrap().tensors();
+        let shapes: Vec<_> = tensors
+            .into_iter()
+            .filter(|(name, _)| name.ends_with(".input_ids"))
+            .map(|(_, shape)| shape)
+            .collect();
+        let rows: BTreeSet<_> = shapes.iter().map(|shape| shape[0]).collect();
+        assert_eq!(rows.len(), 1, "batches of {rows:?} rows");
+        (shapes[0][0], shapes.iter().map(|shape| shape[1]).max().unwrap())
+    }
+
     fn model(&self) -> Value {
         let mut model = from_hf_config(&read(&self.base().join("config.json"))).unwrap();
         model.freeze_vision_model = self.json["frozen"] == "vision_tower";
@@ -160,10 +176,13 @@ impl Trace {
 
     fn peft(&self) -> Value {
         let config = read(&self.folder.join("adapter_init/adapter_config.json"));
-        let linears = self.saved_names().into_iter().filter_map(|name| name.strip_suffix(".lora_A.weight").map(str::to_owned));
-        let pattern = |linear: String| {
-            assert!(linear.contains(".language_model."), "{linear}");
-            format!("*.language_model.*.{}", linear.rsplit('.').next().unwrap())
+        let linears = self
+            .saved_names()
+            .into_iter()
+            .filter_map(|name| name.strip_suffix(".lora_A.weight").map(str::to_owned));
+        let pattern = |linear: String| match linear.strip_prefix(PEFT_PREFIX).unwrap().split('.').collect::<Vec<_>>()[..] {
+            [_, tower, .., last] => format!("*.{tower}.*.{last}"),
+            _ => panic!("{linear} has an adapter"),
         };
         json!({
             "target_modules": linears.map(pattern).collect::<BTreeSet<_>>(),

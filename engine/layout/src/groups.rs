@@ -16,11 +16,15 @@ pub struct Hyperparameters {
 /// Learning rate and weight decay of `spec`: those of the first group that names it, the optimizer's for what the
 /// group leaves open. Without a group's word, biases and one-dimensional parameters do not decay (NeMo, LLaVA).
 pub fn hyperparameters(optim: &Optim, spec: &ParamSpec) -> Hyperparameters {
-    let group = optim.groups().into_iter().find(|group| names(group, &spec.name)).unwrap_or(ParamGroup {
-        params: Vec::new(),
-        lr: None,
-        weight_decay: None,
-    });
+    let group = optim
+        .groups()
+        .into_iter()
+        .find(|group| names(group, &spec.name))
+        .unwrap_or(ParamGroup {
+            params: Vec::new(),
+            lr: None,
+            weight_decay: None,
+        });
     let default = if spec.decays() { *optim.weight_decay() } else { 0.0 };
     Hyperparameters {
         lr: group.lr.unwrap_or(*optim.lr()),

@@ -19,5 +19,5 @@ pub use llava::llava_parameters;
 pub use lora::{Adapters, LinearAdapter, lora_adapters};
 pub use names::{canonical_name, ignorable};
 pub use parameter::{Cut, Init, ParamSpec, Part, Shard};
-pub use sharding::cut_of;
+pub use sharding::{cut_of, in_sequence_region};
 pub use trainable::{PartSummary, is_trainable, summary};

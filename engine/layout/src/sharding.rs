@@ -1,6 +1,6 @@
 //! How tensor parallelism cuts a LLaVA model, as one table (Megatron-LM, arXiv:1909.08053).
 
-use crate::parameter::Cut;
+use crate::parameter::{Cut, ParamSpec};
 
 /// Suffix of a language-model parameter, and its cut. The vision encoder and the projector are
 /// replicated: their inputs are the same on every tensor-parallel rank, hence their gradients too.
@@ -21,4 +21,11 @@ pub fn cut_of(name: &str) -> Cut {
     let language = name.starts_with("model.language_model.") || name.starts_with("lm_head.");
     let row = LANGUAGE.iter().find(|(suffix, _)| language && name.ends_with(suffix));
     row.map_or(Cut::Replicate, |(_, cut)| *cut)
+}
+
+/// Whether a replicated parameter works on the parts of sequences that sequence parallelism leaves on each rank: its
+/// gradient is a partial sum there. These are the language model's norms, and the halves of adapters that are whole
+/// on every rank.
+pub fn in_sequence_region(spec: &ParamSpec) -> bool {
+    spec.cut == Cut::Replicate && spec.name.starts_with("model.language_model.")
 }

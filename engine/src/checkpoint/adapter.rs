@@ -31,10 +31,9 @@ impl Adapter {
         }
         if path.is_dir() && !CheckpointFolder::is_one(path) {
             let message = format!("{} is neither a checkpoint of this program nor a folder of PEFT", path.display());
-            return Err(EngineError::Run(vec![
-                Problem::error(SETTING, message)
-                    .help("name a folder with checkpoint.json, or with adapter_config.json and adapter_model.safetensors"),
-            ]));
+            return Err(EngineError::Run(vec![Problem::error(SETTING, message).help(
+                "name a folder with checkpoint.json, or with adapter_config.json and adapter_model.safetensors",
+            )]));
         }
         CheckpointFolder::open(path).map(|checkpoint| Self::Checkpoint(Box::new(checkpoint)))
     }

@@ -40,8 +40,13 @@ impl Base {
             (None, Some(adapter)) => match Adapter::open(adapter)? {
                 Adapter::Checkpoint(checkpoint) => Self::of(&checkpoint.run.finetune, cache),
                 Adapter::Peft(folder) => {
-                    let base = folder.base.map_or(String::new(), |base| format!(" (`base_model_name_or_path` is {base:?})"));
-                    let message = format!("the adapter in {} does not hold the base that it goes with{base}", folder.path.display());
+                    let base = folder
+                        .base
+                        .map_or(String::new(), |base| format!(" (`base_model_name_or_path` is {base:?})"));
+                    let message = format!(
+                        "the adapter in {} does not hold the base that it goes with{base}",
+                        folder.path.display()
+                    );
                     Err(EngineError::Run(vec![
                         Problem::error("finetune.resume.restore_config", message)
                             .help("name a folder with the weights of its base: --set finetune.resume.restore_config.path=DIR"),

@@ -33,14 +33,25 @@ impl Checksum {
     }
 }
 
+/// File that holds the BLAKE3 of `checkpoint.json`, which holds those of all others.
+pub const SEAL: &str = "checkpoint.blake3";
+
 /// Checksums of a checkpoint's files, by name.
 pub type Checksums = BTreeMap<String, Checksum>;
 
-/// Checks that the files of `folder` are those that were summed.
+/// Checks that the files of `folder` are those that were summed, the table of sums first.
 ///
 /// # Errors
 /// One is missing, truncated, or holds other bytes.
 pub(super) fn verify(folder: &Path, sums: &Checksums) -> Result<()> {
+    let (table, seal) = (folder.join("checkpoint.json"), folder.join(SEAL));
+    let expected = std::fs::read(&seal).map_err(EngineError::io("read", &seal))?;
+    if Checksum::of(&table)?.blake3.as_bytes() != expected.trim_ascii() {
+        return Err(EngineError::Content {
+            path: table,
+            reason: format!("damaged: its checksum is not the one in {SEAL}"),
+        });
+    }
     for (name, sum) in sums {
         let path = folder.join(name);
         let wrong = |reason: String| EngineError::Content {

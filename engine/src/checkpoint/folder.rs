@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `checkpoint.json` | format number, step, data position, metrics, base, checksums of the other files |
+//! | `checkpoint.blake3` | BLAKE3 of `checkpoint.json` |
 //! | `run.json` | the resolved run: with it, whatever is not trained can be made again |
 //! | `model.safetensors` | trained parameters in fp32, by full name, whole |
 //! | `optimizer.safetensors` | `NAME.<moment>`, `NAME.step` |

@@ -17,7 +17,7 @@ mod weights;
 pub use adapter::Adapter;
 pub use base::Base;
 pub use cache::{ModelCache, resolve_restore};
-pub use checksum::{Checksum, Checksums};
+pub use checksum::{Checksum, Checksums, SEAL};
 pub use folder::{CheckpointFolder, newest_checkpoint};
 pub use peft::PeftFolder;
 pub use resume::{refuse_past_end, restore_optimizer, resume_from};

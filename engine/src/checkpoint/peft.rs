@@ -11,6 +11,7 @@ use neva_layout::{ParamSpec, Part, canonical_name, is_trainable};
 use neva_schemas::{Finetune, Peft, Problem};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "adapter_config.json";
@@ -112,10 +113,9 @@ impl PeftFolder {
                 Some(spec) if spec.part != Part::Adapter => wanted.push(spec.clone()),
                 _ => {}
             }
-            if names.contains_key(&name) {
-                problems.push(format!("`{key}` is a second tensor for `{name}`"));
-            } else {
-                names.insert(name, (0, key, shape));
+            match names.entry(name) {
+                Entry::Occupied(first) => problems.push(format!("`{key}` is a second tensor for `{}`", first.key())),
+                Entry::Vacant(free) => drop(free.insert((0, key, shape))),
             }
         }
         self.check_run(specs, finetune, &names)?;
@@ -129,36 +129,37 @@ impl PeftFolder {
 
     /// The settings of the run's adapters must be those of the folder's.
     fn check_run(&self, specs: &[ParamSpec], finetune: &Finetune, names: &Names) -> Result<()> {
-        let at = self.path.display();
-        let targets = format!("'finetune.peft.target_modules={}'", Value::from(targets(names)));
-        let mut problems = Vec::new();
-        match finetune.peft.as_ref().map(Peft::lora) {
-            None => problems.push(
+        let (at, dim, alpha) = (self.path.display(), self.dim, self.alpha);
+        let set_targets = format!("--set 'finetune.peft.target_modules={}'", Value::from(targets(names)));
+        let Some(lora) = finetune.peft.as_ref().map(Peft::lora) else {
+            return Err(EngineError::Run(vec![
                 Problem::error("finetune.peft", format!("the run has no adapters, but {at} holds some")).help(format!(
-                    "--set peft_scheme=lora --set finetune.peft.dim={} --set finetune.peft.alpha={} --set {targets}",
-                    self.dim, self.alpha
+                    "--set peft_scheme=lora --set finetune.peft.dim={dim} --set finetune.peft.alpha={alpha} {set_targets}"
                 )),
-            ),
-            Some(lora) => {
-                let mut compare = |name: &str, theirs: &str, equal: bool, own: String, found: String| {
-                    if !equal {
-                        let setting = format!("finetune.peft.{name}");
-                        let message = format!("`{name}` is {own}, but the adapter in {at} has `{theirs}` {found}");
-                        problems.push(Problem::error(&setting, message).help(format!("--set {setting}={found}")));
-                    }
-                };
-                let (dim, alpha) = (lora.dim as u64, lora.alpha);
-                compare("dim", "r", dim == self.dim, dim.to_string(), self.dim.to_string());
-                compare("alpha", "lora_alpha", alpha == self.alpha, alpha.to_string(), self.alpha.to_string());
-                if shares_an_a(specs, names) {
-                    let message = format!(
-                        "a fused module (`linear_qkv`, `linear_fc1`) has one A for all its linears, but the adapter in {at} has one for each"
-                    );
-                    problems.push(Problem::error("finetune.peft.target_modules", message).help(format!("--set {targets}")));
-                }
+            ]));
+        };
+        let mut problems = Vec::new();
+        for (name, own, their_name, theirs) in [
+            ("dim", lora.dim as f64, "r", dim as f64),
+            ("alpha", lora.alpha, "lora_alpha", alpha),
+        ] {
+            if own != theirs {
+                let setting = format!("finetune.peft.{name}");
+                let message = format!("`{name}` is {own}, but the adapter in {at} has `{their_name}` {theirs}");
+                problems.push(Problem::error(&setting, message).help(format!("--set {setting}={theirs}")));
             }
         }
-        if problems.is_empty() { Ok(()) } else { Err(EngineError::Run(problems)) }
+        if shares_an_a(specs, names) {
+            let message = format!(
+                "a fused module (`linear_qkv`, `linear_fc1`) has one A for all its linears, but the adapter in {at} has one for each"
+            );
+            problems.push(Problem::error("finetune.peft.target_modules", message).help(set_targets));
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(EngineError::Run(problems))
+        }
     }
 }
 
@@ -198,7 +199,9 @@ fn differences(config: &Value) -> Vec<String> {
 fn shares_an_a(specs: &[ParamSpec], names: &Names) -> bool {
     let own = |a: &String| specs.iter().any(|spec| spec.name == *a);
     let linears = specs.iter().filter_map(|spec| spec.name.strip_suffix(B));
-    linears.map(|linear| format!("{linear}{A}")).any(|a| names.contains_key(&a) && !own(&a))
+    linears
+        .map(|linear| format!("{linear}{A}"))
+        .any(|a| names.contains_key(&a) && !own(&a))
 }
 
 /// Patterns of `target_modules` that name the linears that the folder has adapters of.

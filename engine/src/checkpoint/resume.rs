@@ -20,8 +20,11 @@ use tch::Tensor;
 pub fn resume_from(finetune: &Finetune, run_dir: &Path) -> Result<Option<CheckpointFolder>> {
     let own = run_dir.join("checkpoints");
     clear_leftovers(&own);
-    if let Some(checkpoint) = newest_checkpoint(&[own], set_aside) {
-        return whole_state(checkpoint).map(Some);
+    match newest_checkpoint(&[own], set_aside) {
+        Some(checkpoint) if checkpoint.state.optimizer => return Ok(Some(checkpoint)),
+        // An earlier attempt at a run that asked for this: it starts over, as it would have without a checkpoint.
+        Some(_) => tracing::warn!("save_weights_only: no run can go on from this run's checkpoints, it starts over"),
+        None => {}
     }
     let resume = &finetune.resume;
     if let Some(path) = &resume.resume_from_path {
@@ -72,7 +75,10 @@ fn whole_state(checkpoint: CheckpointFolder) -> Result<CheckpointFolder> {
     Err(EngineError::Run(vec![
         Problem::error(
             "finetune.resume",
-            format!("{} holds weights only (save_weights_only): no run can go on from it", checkpoint.path.display()),
+            format!(
+                "{} holds weights only (save_weights_only): no run can go on from it",
+                checkpoint.path.display()
+            ),
         )
         .help("start from its weights: --set finetune.resume.restore_config.path=DIR"),
     ]))
@@ -93,7 +99,10 @@ pub fn refuse_past_end(finetune: &Finetune, checkpoint: &CheckpointFolder, total
     Err(EngineError::Run(vec![
         Problem::error(
             "finetune.resume",
-            format!("the run of {path} is already done: {} steps of {}", progress.steps_done, progress.total_steps),
+            format!(
+                "the run of {path} is already done: {} steps of {}",
+                progress.steps_done, progress.total_steps
+            ),
         )
         .help("raise finetune.trainer.max_steps to train on, or set finetune.resume.resume_past_end=true where that is all right"),
     ]))
@@ -113,7 +122,10 @@ pub fn restore_optimizer(
     // Moments have the same names in several of them, and mean something else.
     let (theirs, ours) = (kind(&checkpoint.run.finetune.optim), kind(optimizer.config()));
     if theirs != ours {
-        let message = format!("{} holds the moments of {theirs}, this run trains with {ours}", checkpoint.path.display());
+        let message = format!(
+            "{} holds the moments of {theirs}, this run trains with {ours}",
+            checkpoint.path.display()
+        );
         return Err(EngineError::Run(vec![Problem::error("finetune.optim", message).help(format!(
             "train on with {theirs}, or start from the weights alone: --set finetune.resume.restore_config.path=DIR"
         ))]));

@@ -1,6 +1,6 @@
 //! Writing a checkpoint: aside, synced, renamed; older ones go only afterwards.
 
-use super::checksum::{Checksum, Checksums};
+use super::checksum::{Checksum, Checksums, SEAL};
 use super::folder::{DAMAGED, UNFINISHED, checkpoints_in};
 use super::retention::{Candidate, belongs, kept};
 use super::safetensors_file::write_tensors;
@@ -68,7 +68,9 @@ pub fn save(parent: &Path, snapshot: &Snapshot<'_>, mesh: &Mesh) -> Result<PathB
         let name = name(snapshot);
         let target = parent.join(&name);
         let files = Files::of(parent, &name);
-        let written = files.write(snapshot, model, optimizer_tensors).and_then(|()| files.publish(&target));
+        let written = files
+            .write(snapshot, model, optimizer_tensors)
+            .and_then(|()| files.publish(&target));
         if written.is_err() {
             // Frees the disk; the first error is the one to report.
             let _ = std::fs::remove_dir_all(&files.aside);
@@ -194,7 +196,9 @@ impl Files {
             optimizer: has_optimizer,
             files: sums.collect::<Result<Checksums>>()?,
         };
-        write_file(&aside.join("checkpoint.json"), &json(&state)?)
+        let state = json(&state)?;
+        write_file(&aside.join("checkpoint.json"), &state)?;
+        write_file(&aside.join(SEAL), blake3::hash(&state).to_hex().as_bytes())
     }
 
     /// Gives the checkpoint its name: from this moment on it is there.
@@ -236,7 +240,6 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     write().map_err(EngineError::io("write", path))
 }
-
 
 /// Removes what need not be kept beside `newest`, and takes `-last` off the names of the others. A failure only
 /// costs disk space.

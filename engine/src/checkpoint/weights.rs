@@ -244,4 +244,3 @@ pub(super) fn misfits(names: &Names, specs: &[ParamSpec]) -> Vec<String> {
     }
     problems
 }
-

@@ -35,6 +35,12 @@ pub trait Collective: Send + Sync + Debug {
     /// A peer failed, or did not arrive before the deadline.
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CommError>;
 
+    /// Of `tensor` `[size, ..]`, summed over all ranks, the part `[..]` of this rank.
+    ///
+    /// # Errors
+    /// A peer failed, or did not arrive before the deadline.
+    fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor, CommError>;
+
     /// Replaces `tensor` (contiguous) by that of rank `root`.
     ///
     /// # Errors
@@ -76,6 +82,10 @@ impl Collective for Solo {
 
     fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CommError> {
         Ok(vec![tensor.shallow_clone()])
+    }
+
+    fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor, CommError> {
+        Ok(tensor.select(0, 0))
     }
 
     fn broadcast(&self, _: &Tensor, _: usize) -> Result<(), CommError> {

@@ -103,6 +103,14 @@ impl Collective for Group {
         Ok(gathered.unbind(0))
     }
 
+    fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor, CommError> {
+        let tensor = tensor.detach().contiguous();
+        let part = tensor.select(0, 0).zeros_like();
+        let work = self.group.reduce_scatter(&part.view([-1]), &tensor.view([-1]), ReduceOp::Sum);
+        self.wait("reduce_scatter(sum)", &tensor, work)?;
+        Ok(part)
+    }
+
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CommError> {
         self.wait("broadcast", tensor, self.group.broadcast(tensor, root))
     }

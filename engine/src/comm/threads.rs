@@ -238,6 +238,14 @@ impl Collective for ThreadGroup {
         self.exchange("all_gather", tensor)
     }
 
+    fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor, CommError> {
+        let brought = self.exchange("reduce_scatter(sum)", tensor)?;
+        let rank = self.rank as i64;
+        let parts = brought.iter().map(|tensor| tensor.select(0, rank));
+        // In the ranks' order, so that a part has the same bits wherever it is summed.
+        Ok(parts.reduce(|sum, part| sum + part).unwrap_or_else(|| tensor.select(0, rank)))
+    }
+
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CommError> {
         let brought = self.exchange("broadcast", tensor)?;
         tch::no_grad(|| tensor.shallow_clone().copy_(&brought[root]));

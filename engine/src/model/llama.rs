@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::nn::{Build, ColumnLinears, KvCache, Linear, RmsNorm, Rope, Segments, VocabEmbedding, attend};
+use crate::parallel::TensorRegion;
 use neva_schemas::TextConfig;
 use tch::Tensor;
 
@@ -11,6 +12,7 @@ pub struct Llama {
     embed_tokens: VocabEmbedding,
     layers: Vec<Layer>,
     norm: RmsNorm,
+    region: TensorRegion,
     head_dim: usize,
     rope_theta: f64,
 }
@@ -29,6 +31,7 @@ impl Llama {
             embed_tokens: build.vocab_embedding("embed_tokens")?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             norm: build.rms_norm("norm", config.rms_norm_eps)?,
+            region: build.region(),
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
         })
@@ -39,11 +42,11 @@ impl Llama {
         self.embed_tokens.forward(ids_bs)
     }
 
-    /// Hidden states `[b, s, h]` behind the final norm.
+    /// Hidden states `[b, s, h]` behind the final norm; each rank's part of `s` with sequence parallelism.
     pub fn forward(&self, embeds_bsh: &Tensor, segments: &Segments) -> Result<Tensor> {
         let positions = segments.positions(embeds_bsh.size()[1]);
         let rope = Rope::new(&positions, self.head_dim, self.rope_theta, embeds_bsh.kind(), embeds_bsh.device());
-        let mut x_bsh = embeds_bsh.shallow_clone();
+        let mut x_bsh = self.region.scatter(embeds_bsh)?;
         for layer in &self.layers {
             x_bsh = layer.forward(&x_bsh, &rope, segments, None)?;
         }
@@ -103,8 +106,10 @@ impl Layer {
     }
 
     fn attention(&self, x_bsh: &Tensor, rope: &Rope, segments: &Segments, cache: Option<&mut KvCache>) -> Result<Tensor> {
-        let size = x_bsh.size();
-        let heads = |y_bsh: &Tensor| y_bsh.view([size[0], size[1], -1, self.head_dim]).transpose(1, 2);
+        let heads = |y_bsh: &Tensor| {
+            let size = y_bsh.size();
+            y_bsh.view([size[0], size[1], -1, self.head_dim]).transpose(1, 2)
+        };
         let [q, k, v] = self.qkv.forward(x_bsh)?;
         let (q, k, v) = (rope.apply(&heads(&q)), rope.apply(&heads(&k)), heads(&v));
         let (k, v) = match cache {

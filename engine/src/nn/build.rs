@@ -1,11 +1,10 @@
 //! Puts building blocks together out of named parameters.
 
 use super::{ColumnLinears, LayerNorm, Linear, Lora, RmsNorm, VocabEmbedding};
-use crate::comm::Collective;
 use crate::error::Result;
+use crate::parallel::TensorRegion;
 use crate::parameters::Parameters;
 use neva_layout::Adapters;
-use std::sync::Arc;
 use tch::Tensor;
 
 /// Where a model takes its parameters from. The model names them; layout and adapter come from the tables.
@@ -14,18 +13,18 @@ pub struct Build<'a> {
     parameters: &'a Parameters,
     adapters: &'a Adapters,
     adapter_scale: f64,
-    tensor_group: Arc<dyn Collective>,
+    region: TensorRegion,
     prefix: String,
 }
 
 impl<'a> Build<'a> {
     /// Starts at the top of the parameters' names.
-    pub fn new(parameters: &'a Parameters, adapters: &'a Adapters, adapter_scale: f64, tensor_group: Arc<dyn Collective>) -> Self {
+    pub fn new(parameters: &'a Parameters, adapters: &'a Adapters, adapter_scale: f64, region: TensorRegion) -> Self {
         Self {
             parameters,
             adapters,
             adapter_scale,
-            tensor_group,
+            region,
             prefix: String::new(),
         }
     }
@@ -38,9 +37,9 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// The group that cut matrices are spread over.
-    pub fn tensor_group(&self) -> &Arc<dyn Collective> {
-        &self.tensor_group
+    /// The region that cut matrices are spread over.
+    pub fn region(&self) -> TensorRegion {
+        self.region.clone()
     }
 
     /// The local part of a parameter.
@@ -74,7 +73,7 @@ impl<'a> Build<'a> {
             weight.tensor.shallow_clone(),
             bias,
             weight.spec.cut,
-            self.tensor_group.clone(),
+            self.region.clone(),
             adapter,
         ))
     }
@@ -118,9 +117,9 @@ impl<'a> Build<'a> {
         let weight = self.parameters.get(&self.full_name(&format!("{name}.weight")))?;
         let start = weight
             .spec
-            .shard(self.tensor_group.rank(), self.tensor_group.size())
+            .shard(self.region.group().rank(), self.region.size())
             .map_or(0, |shard| shard.start);
-        Ok(VocabEmbedding::new(weight.tensor.shallow_clone(), start, self.tensor_group.clone()))
+        Ok(VocabEmbedding::new(weight.tensor.shallow_clone(), start, self.region.clone()))
     }
 
     fn full_name(&self, name: &str) -> String {

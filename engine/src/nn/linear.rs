@@ -1,10 +1,8 @@
 //! Linear maps that may be cut over the tensor axis, with an adapter beside them.
 
-use crate::comm::Collective;
 use crate::error::Result;
-use crate::parallel::{copy_to_region, reduce_from_region};
+use crate::parallel::TensorRegion;
 use neva_layout::Cut;
-use std::sync::Arc;
 use tch::Tensor;
 
 /// `y = x W^T + bias`, plus the adapter's share. Layout and adapter are independent of each other.
@@ -13,7 +11,7 @@ pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     cut: Cut,
-    group: Arc<dyn Collective>,
+    region: TensorRegion,
     adapter: Option<Lora>,
 }
 
@@ -29,12 +27,12 @@ pub struct Lora {
 }
 
 impl Linear {
-    pub(super) fn new(weight: Tensor, bias: Option<Tensor>, cut: Cut, group: Arc<dyn Collective>, adapter: Option<Lora>) -> Self {
+    pub(super) fn new(weight: Tensor, bias: Option<Tensor>, cut: Cut, region: TensorRegion, adapter: Option<Lora>) -> Self {
         Self {
             weight,
             bias,
             cut,
-            group,
+            region,
             adapter,
         }
     }
@@ -45,20 +43,20 @@ impl Linear {
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self.cut {
-            Cut::Column | Cut::Vocab => self.column(x, &copy_to_region(x, &self.group)?),
+            Cut::Column | Cut::Vocab => self.column(x, &self.region.enter(x)?),
             Cut::Replicate => Ok(match self.low_rank(x) {
                 Some((lora, h)) => x.linear(&self.weight, self.bias.as_ref()) + h.linear(&lora.b, None::<Tensor>) * lora.scale,
                 None => x.linear(&self.weight, self.bias.as_ref()),
             }),
             Cut::Row => {
-                let y = reduce_from_region(&x.linear(&self.weight, None::<Tensor>), &self.group)?;
+                let y = self.region.leave(&x.linear(&self.weight, None::<Tensor>))?;
                 let y = match &self.bias {
                     Some(bias) => y + bias,
                     None => y,
                 };
                 // A is cut like the weight, so its product is a partial sum too.
                 Ok(match self.low_rank(x) {
-                    Some((lora, h)) => y + reduce_from_region(&h, &self.group)?.linear(&lora.b, None::<Tensor>) * lora.scale,
+                    Some((lora, h)) => y + self.region.leave(&h)?.linear(&lora.b, None::<Tensor>) * lora.scale,
                     None => y,
                 })
             }
@@ -71,7 +69,7 @@ impl Linear {
     fn column(&self, x: &Tensor, x_in: &Tensor) -> Result<Tensor> {
         let y = x_in.linear(&self.weight, self.bias.as_ref());
         Ok(match self.low_rank(x) {
-            Some((lora, h)) => y + copy_to_region(&h, &self.group)?.linear(&lora.b, None::<Tensor>) * lora.scale,
+            Some((lora, h)) => y + self.region.enter(&h)?.linear(&lora.b, None::<Tensor>) * lora.scale,
             None => y,
         })
     }
@@ -97,7 +95,7 @@ impl<const N: usize> ColumnLinears<N> {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<[Tensor; N]> {
-        let x_in = copy_to_region(x, &self.parts[0].group)?;
+        let x_in = self.parts[0].region.enter(x)?;
         let mut results = Vec::with_capacity(N);
         for part in &self.parts {
             results.push(part.column(x, &x_in)?);

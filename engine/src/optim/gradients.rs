@@ -3,7 +3,7 @@
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
 use crate::parameters::Parameters;
-use neva_layout::Cut;
+use neva_layout::{Cut, in_sequence_region};
 use neva_torch_ffi::foreach;
 use tch::{Kind, Tensor};
 
@@ -16,16 +16,20 @@ pub struct Gradients {
     buckets: Vec<Tensor>,
     views: Vec<Tensor>,
     cut: Vec<bool>,
+    /// Whether this rank's gradient is a partial sum over the tensor axis.
+    partial: Vec<bool>,
     touched: Vec<bool>,
 }
 
 impl Gradients {
-    /// Zeros for every trainable parameter.
-    pub fn new(parameters: &Parameters) -> Self {
+    /// Zeros for every trainable parameter. With `sequence_parallel` each tensor-parallel rank sees a part of each
+    /// sequence only.
+    pub fn new(parameters: &Parameters, sequence_parallel: bool) -> Self {
         let mut gradients = Self {
             buckets: Vec::new(),
             views: Vec::new(),
             cut: Vec::new(),
+            partial: Vec::new(),
             touched: Vec::new(),
         };
         let all: Vec<_> = parameters.trainable().collect();
@@ -43,6 +47,7 @@ impl Gradients {
                 let numel = parameter.tensor.numel() as i64;
                 gradients.views.push(bucket.narrow(0, start, numel).view_as(&parameter.tensor));
                 gradients.cut.push(parameter.spec.cut != Cut::Replicate);
+                gradients.partial.push(sequence_parallel && in_sequence_region(&parameter.spec));
                 start += numel;
             }
             gradients.buckets.push(bucket);
@@ -77,11 +82,13 @@ impl Gradients {
         Ok(foreach::add_(&views, &values, 1.0)?)
     }
 
-    /// Sums over the data-parallel ranks. A parameter that any rank touched counts as touched on all.
+    /// Sums over the data-parallel ranks, and what is partial over the tensor-parallel ones. A parameter that any
+    /// rank touched counts as touched on all.
     ///
     /// # Errors
     /// A collective failed.
     pub fn reduce(&mut self, mesh: &Mesh) -> Result<()> {
+        self.reduce_partial(mesh)?;
         let group = mesh.axis(Axis::Data);
         if group.size() == 1 {
             return Ok(());
@@ -97,6 +104,25 @@ impl Gradients {
             group.all_reduce(bucket, Reduce::Sum)?;
         }
         Ok(())
+    }
+
+    /// Sums the gradients that are partial over the tensor axis, in one piece: they are small.
+    fn reduce_partial(&self, mesh: &Mesh) -> Result<()> {
+        let partial = self
+            .views
+            .iter()
+            .zip(&self.partial)
+            .filter_map(|(view, partial)| partial.then_some(view));
+        let views: Vec<_> = partial.collect();
+        if views.is_empty() {
+            return Ok(());
+        }
+        let flat = Tensor::cat(&views.iter().map(|view| view.flatten(0, -1)).collect::<Vec<_>>(), 0);
+        mesh.axis(Axis::Tensor).all_reduce(&flat, Reduce::Sum)?;
+        let sizes: Vec<_> = views.iter().map(|view| view.numel() as i64).collect();
+        let sums = flat.split_with_sizes(&sizes, 0);
+        let sums: Vec<_> = sums.iter().zip(&views).map(|(sum, view)| sum.view_as(view)).collect();
+        Ok(foreach::copy_(&views, &sums.iter().collect::<Vec<_>>())?)
     }
 
     /// Global L2 norm: parts of cut parameters are summed over the tensor axis, replicated ones count once.

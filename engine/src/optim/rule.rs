@@ -19,7 +19,11 @@ pub(super) fn update(config: &Optim, lr: f64, weight_decay: f64, slots: &[Slot<'
         Optim::Sgd(config) => no_grad(|| slots.iter().try_for_each(|slot| sgd(config, lr, weight_decay, slot))),
         Optim::Lion(config) => no_grad(|| slots.iter().try_for_each(|slot| lion(config, lr, weight_decay, slot))),
     }?;
-    no_grad(|| slots.iter().try_for_each(|slot| slot.state.step.shallow_clone().f_add_scalar_(1).map(drop)))?;
+    no_grad(|| {
+        slots
+            .iter()
+            .try_for_each(|slot| slot.state.step.shallow_clone().f_add_scalar_(1).map(drop))
+    })?;
     Ok(())
 }
 

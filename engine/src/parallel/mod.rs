@@ -2,5 +2,5 @@
 
 mod region;
 
+pub use region::TensorRegion;
 pub(crate) use region::one;
-pub use region::{copy_to_region, reduce_from_region};

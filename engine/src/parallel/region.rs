@@ -1,5 +1,13 @@
-//! The two conjugate operators at the borders of a tensor-parallel region (Megatron-LM, arXiv:1909.08053,
-//! figure 3): `f` copies forwards and sums gradients, `g` sums forwards and copies gradients.
+//! The borders of a tensor-parallel region (Megatron-LM, arXiv:1909.08053, figure 3; with sequence parallelism
+//! arXiv:2205.05198, figure 5): pairs of operators of which each is the other's backward pass.
+//!
+//! | border | plain | sequence parallel |
+//! |---|---|---|
+//! | into the region | copy; gradients are summed | gather along the sequence; gradients are summed and scattered |
+//! | out of it | sum; gradients are copied | sum and scatter along the sequence; gradients are gathered |
+//!
+//! With sequence parallelism whatever lies outside of the region (norms, residuals, dropout) holds a part of each
+//! sequence on each rank, so that the gradients of its parameters are partial sums.
 
 use crate::comm::{Collective, Reduce};
 use crate::error::{EngineError, Result};
@@ -7,27 +15,84 @@ use neva_torch_ffi::{BoxError, Function, apply};
 use std::sync::Arc;
 use tch::Tensor;
 
-/// `f`: what goes into a region is the same on every rank; its gradient is the sum over the ranks.
-///
-/// # Errors
-/// A collective failed (in the backward pass: out of the call that started it).
-pub fn copy_to_region(x: &Tensor, group: &Arc<dyn Collective>) -> Result<Tensor> {
-    if group.size() == 1 {
-        Ok(x.shallow_clone())
-    } else {
-        one(apply(CopyToRegion(group.clone()), &[x])?)
-    }
+/// Dim of the sequence in `[b, s, h]`.
+const SEQUENCE: i64 = 1;
+
+/// The group of ranks that a model's matrices are cut over, and how its borders are crossed.
+#[derive(Debug, Clone)]
+pub struct TensorRegion {
+    group: Arc<dyn Collective>,
+    sequence: bool,
 }
 
-/// `g`: what comes out of a region is the sum over the ranks; its gradient is the same on every rank.
-///
-/// # Errors
-/// A collective failed.
-pub fn reduce_from_region(x: &Tensor, group: &Arc<dyn Collective>) -> Result<Tensor> {
-    if group.size() == 1 {
-        Ok(x.shallow_clone())
-    } else {
-        one(apply(ReduceFromRegion(group.clone()), &[x])?)
+impl TensorRegion {
+    /// The region of `group`; with `sequence_parallel` each rank holds a part of each sequence outside of it.
+    pub fn new(group: Arc<dyn Collective>, sequence_parallel: bool) -> Self {
+        let sequence = sequence_parallel && group.size() > 1;
+        Self { group, sequence }
+    }
+
+    /// The ranks.
+    pub fn group(&self) -> &Arc<dyn Collective> {
+        &self.group
+    }
+
+    /// Number of ranks.
+    pub fn size(&self) -> usize {
+        self.group.size()
+    }
+
+    /// Takes `x` into the region: all of it is on every rank then.
+    ///
+    /// # Errors
+    /// A collective failed (in the backward pass: out of the call that started it).
+    pub fn enter(&self, x: &Tensor) -> Result<Tensor> {
+        match (self.size(), self.sequence) {
+            (1, _) => Ok(x.shallow_clone()),
+            (_, false) => one(apply(Copy(self.group.clone()), &[x])?),
+            (_, true) => one(apply(Gather(self.group.clone()), &[x])?),
+        }
+    }
+
+    /// Takes partial sums out of the region.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn leave(&self, x: &Tensor) -> Result<Tensor> {
+        match (self.size(), self.sequence) {
+            (1, _) => Ok(x.shallow_clone()),
+            (_, false) => self.sum(x),
+            (_, true) => one(apply(ReduceScatter(self.group.clone()), &[x])?),
+        }
+    }
+
+    /// The sum of partial sums, on every rank; its gradient is the same on every rank.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn sum(&self, x: &Tensor) -> Result<Tensor> {
+        match self.size() {
+            1 => Ok(x.shallow_clone()),
+            _ => one(apply(Sum(self.group.clone()), &[x])?),
+        }
+    }
+
+    /// Out of `[b, s, h]`, which is the same on every rank, what this rank holds outside of the region: all of it,
+    /// or its part of each sequence.
+    ///
+    /// # Errors
+    /// A collective failed, or the sequence cannot be cut evenly.
+    pub fn scatter(&self, x_bsh: &Tensor) -> Result<Tensor> {
+        if !self.sequence {
+            return Ok(x_bsh.shallow_clone());
+        }
+        let (s, ranks) = (x_bsh.size()[SEQUENCE as usize], self.size() as i64);
+        if s % ranks != 0 {
+            return Err(EngineError::Bug(format!(
+                "a sequence of {s} positions cannot be cut over {ranks} ranks"
+            )));
+        }
+        one(apply(Scatter(self.group.clone()), &[x_bsh])?)
     }
 }
 
@@ -37,32 +102,74 @@ pub(crate) fn one(mut outputs: Vec<Tensor>) -> Result<Tensor> {
         .ok_or_else(|| EngineError::Bug("a function of one output returned none".into()))
 }
 
-struct CopyToRegion(Arc<dyn Collective>);
+type Group = Arc<dyn Collective>;
 
-impl Function for CopyToRegion {
-    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
-        Ok(vec![inputs[0].shallow_clone()])
-    }
-
-    fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let Some(grad) = &grads[0] else { return Ok(vec![None]) };
-        // A copy: the gradient may be shared with other consumers.
-        let sum = grad.contiguous().copy();
-        self.0.all_reduce(&sum, Reduce::Sum)?;
-        Ok(vec![Some(sum)])
-    }
+/// The sum over the ranks.
+fn summed(group: &Group, x: &Tensor) -> Result<Tensor, BoxError> {
+    // A copy: the tensor may be shared with other consumers.
+    let sum = x.contiguous().copy();
+    group.all_reduce(&sum, Reduce::Sum)?;
+    Ok(sum)
 }
 
-struct ReduceFromRegion(Arc<dyn Collective>);
-
-impl Function for ReduceFromRegion {
-    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
-        let sum = inputs[0].contiguous().copy();
-        self.0.all_reduce(&sum, Reduce::Sum)?;
-        Ok(vec![sum])
-    }
-
-    fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        Ok(vec![grads[0].as_ref().map(Tensor::shallow_clone)])
-    }
+/// This rank's part of each sequence of the sum over the ranks.
+fn summed_part(group: &Group, x: &Tensor) -> Result<Tensor, BoxError> {
+    let parts = x.chunk(group.size() as i64, SEQUENCE);
+    Ok(group.reduce_scatter(&Tensor::stack(&parts, 0))?)
 }
+
+/// The whole of each sequence.
+fn gathered(group: &Group, x: &Tensor) -> Result<Tensor, BoxError> {
+    Ok(Tensor::cat(&group.all_gather(&x.contiguous())?, SEQUENCE))
+}
+
+/// A function of one tensor, given as what it does forwards and to its gradient.
+macro_rules! border {
+    ($(#[$doc:meta])* $name:ident, $forward:expr, $backward:expr) => {
+        $(#[$doc])*
+        struct $name(Group);
+
+        impl Function for $name {
+            fn forward(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+                let forward: fn(&Group, &Tensor) -> Result<Tensor, BoxError> = $forward;
+                Ok(vec![forward(&self.0, inputs[0])?])
+            }
+
+            fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+                let backward: fn(&Group, &Tensor) -> Result<Tensor, BoxError> = $backward;
+                Ok(vec![grads[0].as_ref().map(|grad| backward(&self.0, grad)).transpose()?])
+            }
+        }
+    };
+}
+
+border!(
+    /// Megatron's `f`.
+    Copy,
+    |_, x| Ok(x.shallow_clone()),
+    summed
+);
+border!(
+    /// Megatron's `g`.
+    Sum,
+    summed,
+    |_, grad| Ok(grad.shallow_clone())
+);
+border!(
+    /// Megatron's `g` with sequence parallelism, on the way in.
+    Gather,
+    gathered,
+    summed_part
+);
+border!(
+    /// Its counterpart on the way out.
+    ReduceScatter,
+    summed_part,
+    gathered
+);
+border!(
+    /// From the same tensor on every rank to parts of it.
+    Scatter,
+    |group, x| Ok(x.chunk(group.size() as i64, SEQUENCE)[group.rank()].contiguous()),
+    gathered
+);

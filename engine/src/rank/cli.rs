@@ -110,7 +110,9 @@ fn train(args: &Train, registry: Registry) -> ExitCode {
                 tracing::info!("checkpoint {}", checkpoint.display());
             }
             // Whoever waits for the whole run must not go on with a part of it.
-            let Some(signal) = report.stopped else { return ExitCode::from(exit_class::DONE) };
+            let Some(signal) = report.stopped else {
+                return ExitCode::from(exit_class::DONE);
+            };
             tracing::warn!("stopped by {signal} after {} steps", report.steps);
             ExitCode::from(exit_class::JOB)
         }

@@ -37,7 +37,7 @@ impl Slicing {
         let options = MergeOptions {
             image_seq_len: finetune.model.llava().image_seq_length(),
             max_length: finetune.data.seq_length(),
-            row_multiple: 1,
+            row_multiple: finetune.trainer.strategy.sequence_multiple(),
             fixed_length: false,
         };
         Ok(Self {
@@ -112,7 +112,11 @@ pub(super) fn validation_batches(
     let loader = Loader::new(source, slicing.workers, PREFETCH)?;
     Ok(loader.filter_map(move |batch| match batch {
         Ok(None) => None,
-        Ok(Some(batch)) => Some(slicing.microbatch(&batch).map(|microbatch| (microbatch, batch.samples.len() as u64))),
+        Ok(Some(batch)) => Some(
+            slicing
+                .microbatch(&batch)
+                .map(|microbatch| (microbatch, batch.samples.len() as u64)),
+        ),
         Err(error) => Some(Err(error.into())),
     }))
 }

@@ -130,7 +130,9 @@ impl EarlyStopping {
             patience,
             min_delta,
         } = &self.config;
-        let improved = self.best.is_none_or(|best| mode.better(value, best) && (value - best).abs() > *min_delta);
+        let improved = self
+            .best
+            .is_none_or(|best| mode.better(value, best) && (value - best).abs() > *min_delta);
         if improved && value.is_finite() {
             (self.best, self.waited) = (Some(value), 0);
             return Flow::Continue;
@@ -140,7 +142,9 @@ impl EarlyStopping {
             return Flow::Continue;
         }
         let best = self.best.map_or("never finite".into(), |best| format!("best {best:.4}"));
-        Flow::Stop(format!("early stopping: `{monitor}` did not improve {patience} times in a row ({best})"))
+        Flow::Stop(format!(
+            "early stopping: `{monitor}` did not improve {patience} times in a row ({best})"
+        ))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use crate::checkpoint::Artifacts;
 use crate::error::{EngineError, Result};
-use neva_data::{Dataset, ImagePosition, ImageProcessor, LlavaConfig, LlavaDataset, MockConfig, MockDataset, ProcessMode, Subset, Tokenizer, split};
+use neva_data::{
+    Dataset, ImagePosition, ImageProcessor, LlavaConfig, LlavaDataset, MockConfig, MockDataset, ProcessMode, Subset, Tokenizer, split,
+};
 use neva_schemas::{Finetune, ImageProcessMode, ImageTokenPosition, LlavaModel, MockDataModule, NevaPreloadedDataModule, Problem};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,24 +1,19 @@
-//! A run, from a plan to a report: set-up, and the loop of steps, validations and checkpoints.
+//! A run, from a plan to a report: the loop of steps, validations and checkpoints. Where it starts is in `start.rs`.
 
 use super::batches::{Slicing, TrainBatches, validation_batches};
 use super::callback::{Callback, Flow, RunView};
 use super::dataset::RunData;
-use super::loaded::LoadedModel;
 use super::records::Records;
 use super::registry::Registry;
 use super::spike::{Spike, observe};
 use super::step::{StepReport, Trainer};
 use super::stop::{Clocks, Stop, StopRequest};
-use crate::checkpoint::{
-    Adapter, Artifacts, Base, BaseReference, CheckpointFolder, ModelCache, RunProgress, Snapshot, Sources, is_among_best, refuse_past_end,
-    restore_optimizer, resume_from, save,
-};
-use crate::comm::{Axis, Mesh, first_decides};
+use crate::checkpoint::{Artifacts, BaseReference, ModelCache, RunProgress, Snapshot, is_among_best, save};
+use crate::comm::{Mesh, first_decides};
 use crate::error::{EngineError, Result};
 use crate::optim::learning_rate;
 use neva_data::Order;
-use neva_layout::idle_groups;
-use neva_schemas::{Finetune, LaunchPlan, Problem, Run, RunReport};
+use neva_schemas::{LaunchPlan, Run, RunReport};
 use neva_track::{Outcome, StepMetrics, ValidationMetrics};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -62,7 +57,11 @@ pub fn fit(plan: &LaunchPlan, around: Surroundings<'_>, at: &Progress) -> Result
     let mut fit = Fit::set_up(plan, around)?;
     match fit.train(at) {
         Ok(report) => {
-            let outcome = if report.stopped.is_some() { Outcome::Stopped } else { Outcome::Finished };
+            let outcome = if report.stopped.is_some() {
+                Outcome::Stopped
+            } else {
+                Outcome::Finished
+            };
             // Rank 0 may still be writing: a run is over when its records are there.
             first_decides(fit.trainer.mesh(), || fit.records.finish(outcome, &report))?;
             Ok(report)
@@ -77,28 +76,28 @@ pub fn fit(plan: &LaunchPlan, around: Surroundings<'_>, at: &Progress) -> Result
 }
 
 /// What the loop works on.
-struct Fit<'a> {
-    trainer: Trainer,
-    batches: TrainBatches,
-    callbacks: Vec<Box<dyn Callback>>,
-    records: Records,
-    clocks: Clocks,
-    stop: &'a StopRequest,
-    data: RunData,
-    slicing: Slicing,
-    order: Order,
-    base: BaseReference,
-    state: State<'a>,
-    last_saved: Option<u64>,
+pub(super) struct Fit<'a> {
+    pub(super) trainer: Trainer,
+    pub(super) batches: TrainBatches,
+    pub(super) callbacks: Vec<Box<dyn Callback>>,
+    pub(super) records: Records,
+    pub(super) clocks: Clocks,
+    pub(super) stop: &'a StopRequest,
+    pub(super) data: RunData,
+    pub(super) slicing: Slicing,
+    pub(super) order: Order,
+    pub(super) base: BaseReference,
+    pub(super) state: State<'a>,
+    pub(super) last_saved: Option<u64>,
 }
 
 /// What a callback is shown.
-struct State<'a> {
-    run: &'a Run,
-    run_dir: PathBuf,
-    progress: RunProgress,
-    is_first: bool,
-    report: RunReport,
+pub(super) struct State<'a> {
+    pub(super) run: &'a Run,
+    pub(super) run_dir: PathBuf,
+    pub(super) progress: RunProgress,
+    pub(super) is_first: bool,
+    pub(super) report: RunReport,
 }
 
 impl State<'_> {
@@ -112,85 +111,7 @@ impl State<'_> {
     }
 }
 
-impl<'a> Fit<'a> {
-    fn set_up(plan: &'a LaunchPlan, around: Surroundings<'a>) -> Result<Self> {
-        let Surroundings { run_dir, mesh, device, .. } = around;
-        let finetune = &plan.run.finetune;
-        let mut callbacks = around.registry.callbacks(&finetune.trainer.callbacks)?;
-        let data_module = around.registry.data_module(&finetune.data)?;
-        let resumed = resume(finetune, run_dir, &mesh)?;
-        let adapter = finetune.resume.adapter_path.as_deref().map(Adapter::open).transpose()?;
-        let base = Base::of(finetune, around.cache)?;
-        let reference = first_decides(&mesh, || reference(&base, resumed.as_ref(), adapter.as_ref()))?;
-        let sources = Sources {
-            checkpoint: resumed.as_ref(),
-            adapter: adapter.as_ref(),
-            base: &base,
-            cache: around.cache,
-        };
-        let loaded = LoadedModel::load(finetune, sources, &mesh, device)?;
-        check_trainable(&loaded, finetune)?;
-        let data = data_module.open(finetune, artifact_folder(finetune, &base, around.cache)?.as_deref())?;
-        let samples = data.train.len() as u64;
-        if samples == 0 {
-            return Err(EngineError::Run(vec![Problem::error("finetune.data", "the data module has no sample to train on")]));
-        }
-        let total_steps = finetune.trainer.total_steps(samples, finetune.data.global_batch_size());
-        let own = resumed.as_ref().is_some_and(|checkpoint| checkpoint.path.starts_with(run_dir));
-        if let Some(checkpoint) = resumed.as_ref().filter(|_| !own) {
-            refuse_past_end(finetune, checkpoint, total_steps)?;
-        }
-        let trainer = Trainer::new(finetune, loaded, mesh);
-        if let Some(checkpoint) = resumed.as_ref().or(moments(finetune, &base)?.as_ref()) {
-            let group = trainer.mesh().axis(Axis::Tensor);
-            restore_optimizer(checkpoint, trainer.optimizer(), trainer.parameters(), (group.rank(), group.size()))?;
-        }
-        let first_step = resumed.as_ref().map_or(0, CheckpointFolder::steps_done);
-        let records = Records::open(plan, run_dir, &trainer, first_step, around.environment)?;
-        let mut progress = resumed.as_ref().map(|checkpoint| checkpoint.state.progress.clone()).unwrap_or_default();
-        for (callback, state) in callbacks.iter_mut().zip(&progress.callbacks) {
-            callback.restore(state)?;
-        }
-        progress.total_steps = total_steps;
-        // A finished run of this folder has nothing left to do; one of another folder was let past its end.
-        progress.finished &= own;
-        let slicing = Slicing::of(finetune, trainer.mesh(), device)?;
-        let order = Order {
-            seed: finetune.data.seed(),
-            len: samples,
-            shuffle: finetune.data.shuffle(),
-        };
-        let batches = TrainBatches::start(slicing, data.train.clone(), order, progress.consumed_samples)?;
-        let checkpoint = resumed.as_ref().filter(|_| own).map(|checkpoint| checkpoint.path.clone());
-        Ok(Self {
-            batches,
-            callbacks,
-            records,
-            clocks: Clocks::start(finetune.trainer.max_time, finetune.log.ckpt.train_time_interval),
-            stop: around.stop,
-            data,
-            slicing,
-            order,
-            base: reference,
-            last_saved: resumed.as_ref().map(CheckpointFolder::steps_done),
-            state: State {
-                run: &plan.run,
-                run_dir: run_dir.to_owned(),
-                is_first: trainer.mesh().is_first(),
-                report: RunReport {
-                    run_dir: run_dir.to_owned(),
-                    steps: progress.steps_done,
-                    losses: Vec::new(),
-                    checkpoint,
-                    stopped: None,
-                    ended_early: None,
-                },
-                progress,
-            },
-            trainer,
-        })
-    }
-
+impl Fit<'_> {
     fn train(&mut self, at: &Progress) -> Result<RunReport> {
         let run = self.state.run;
         let ckpt = &run.finetune.log.ckpt;
@@ -225,7 +146,12 @@ impl<'a> Fit<'a> {
             rule = self.step(done)?;
             let done = done + 1;
             self.state.progress.finished = done == self.state.progress.total_steps;
-            if run.finetune.trainer.val_check_interval.is_some_and(|every| done.is_multiple_of(every)) {
+            if run
+                .finetune
+                .trainer
+                .val_check_interval
+                .is_some_and(|every| done.is_multiple_of(every))
+            {
                 rule = self.validate()?.or(rule);
             }
             let due = ckpt.every_n_train_steps.is_some_and(|every| done.is_multiple_of(every));
@@ -311,7 +237,11 @@ impl<'a> Fit<'a> {
         let measured = self.trainer.evaluate(validation_batches(self.slicing, dataset, limit)?)?;
         let metrics = ValidationMetrics {
             step: self.state.progress.steps_done - 1,
-            val_loss: if measured.labels == 0 { 0.0 } else { measured.loss_sum / measured.labels as f64 },
+            val_loss: if measured.labels == 0 {
+                0.0
+            } else {
+                measured.loss_sum / measured.labels as f64
+            },
             val_label_tokens: measured.labels,
             val_samples: measured.samples,
             seconds: started.elapsed().as_secs_f64(),
@@ -382,74 +312,6 @@ impl<'a> Fit<'a> {
     }
 }
 
-/// The checkpoint that the first rank finds, opened by all.
-fn resume(finetune: &Finetune, run_dir: &Path, mesh: &Mesh) -> Result<Option<CheckpointFolder>> {
-    let path = first_decides(mesh, || Ok(resume_from(finetune, run_dir)?.map(|checkpoint| checkpoint.path)))?;
-    let checkpoint = path.as_deref().map(CheckpointFolder::open).transpose()?;
-    if let Some(checkpoint) = checkpoint.as_ref().filter(|_| mesh.is_first()) {
-        tracing::info!("goes on from {} after {} steps", checkpoint.path.display(), checkpoint.steps_done());
-        let before = &checkpoint.run.finetune.data;
-        if before.stream() != finetune.data.stream() {
-            let consumed = checkpoint.state.progress.consumed_samples;
-            tracing::warn!("finetune.data is not what the checkpoint was trained on: the run goes on at sample {consumed} of the new data");
-        }
-    }
-    Ok(checkpoint)
-}
-
-/// What a checkpoint will say of the base; checked against what the checkpoints at the start say of theirs.
-fn reference(base: &Base, resumed: Option<&CheckpointFolder>, adapter: Option<&Adapter>) -> Result<BaseReference> {
-    let reference = base.reference()?;
-    if let Some(checkpoint) = resumed {
-        Base::check(&reference, checkpoint, "finetune.resume")?;
-    }
-    if let Some(adapter) = adapter {
-        adapter.verify(&reference)?;
-    }
-    Ok(reference)
-}
-
-/// The checkpoint whose moments a run starts with, where it asks for them.
-fn moments(finetune: &Finetune, base: &Base) -> Result<Option<CheckpointFolder>> {
-    let asked = finetune.resume.restore_config.as_ref().is_some_and(|restore| restore.load_optim_state);
-    match base {
-        _ if !asked => Ok(None),
-        Base::Checkpoint(path) => CheckpointFolder::open(path).map(Some),
-        _ => Err(EngineError::Run(vec![
-            Problem::error(
-                "finetune.resume.restore_config.load_optim_state",
-                "the restored folder is Hugging Face's, which holds no moments",
-            )
-            .help("set it to false, or restore a checkpoint of this program"),
-        ])),
-    }
-}
-
-/// Where tokenizer and image processor are looked for.
-fn artifact_folder(finetune: &Finetune, base: &Base, cache: &ModelCache) -> Result<Option<PathBuf>> {
-    match &finetune.resume.restore_config {
-        Some(restore) if !restore.load_artifacts => Ok(None),
-        Some(restore) => crate::checkpoint::resolve_restore(&restore.path, cache).map(Some),
-        None => Ok(base.folder().map(Path::to_owned)),
-    }
-}
-
-/// There must be something to train; groups of parameters should name some of it.
-fn check_trainable(loaded: &LoadedModel, finetune: &Finetune) -> Result<()> {
-    let names = loaded.parameters.trainable().map(|parameter| parameter.spec.name.as_str());
-    let names: Vec<_> = names.collect();
-    if names.is_empty() {
-        return Err(EngineError::Run(vec![Problem::error(
-            "finetune",
-            "every parameter is frozen: there is nothing to train",
-        )]));
-    }
-    for pattern in idle_groups(&finetune.optim, names.iter().copied()) {
-        tracing::warn!("finetune.optim.param_groups: {pattern:?} names no trained parameter");
-    }
-    Ok(())
-}
-
 fn step_metrics(step: u64, done: &StepReport, lr: f64, progress: &RunProgress, started: Instant) -> StepMetrics {
     let seconds = started.elapsed().as_secs_f64();
     StepMetrics {
@@ -467,4 +329,3 @@ fn step_metrics(step: u64, done: &StepReport, lr: f64, progress: &RunProgress, s
         peak_memory_gib: super::memory::peak_gib(),
     }
 }
-

@@ -6,6 +6,7 @@ use crate::error::{EngineError, Result};
 use crate::loss::Head;
 use crate::model::{Batch, Llava};
 use crate::nn::Build;
+use crate::parallel::TensorRegion;
 use crate::parameters::Parameters;
 use neva_layout::{Adapters, llava_parameters, lora_adapters};
 use neva_schemas::{Finetune, Peft, Precision};
@@ -52,8 +53,9 @@ impl LoadedModel {
             device,
         };
         let parameters = load_parameters(&specs, finetune, sources, placement)?;
+        let region = TensorRegion::new(group.clone(), finetune.trainer.strategy.sequence_parallel);
         let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
-        let model = Llava::new(config, &Build::new(&parameters, &adapters, scale, group.clone()))?;
+        let model = Llava::new(config, &Build::new(&parameters, &adapters, scale, region.clone()))?;
         let tied = config.text_config.tie_word_embeddings;
         let weight = parameters.get(if tied {
             "model.language_model.embed_tokens.weight"
@@ -64,7 +66,7 @@ impl LoadedModel {
             Some(shard) => (shard.start, shard.len),
             None => (0, weight.spec.shape[0]),
         };
-        let head = Head::new(weight.tensor.shallow_clone(), start, len, group);
+        let head = Head::new(weight.tensor.shallow_clone(), start, len, region);
         Ok(Self { parameters, model, head })
     }
 

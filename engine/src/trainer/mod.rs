@@ -10,6 +10,7 @@ mod memory;
 mod records;
 mod registry;
 mod spike;
+mod start;
 mod step;
 mod stop;
 

@@ -1,15 +1,18 @@
 //! What the first rank writes down of a run.
 
 use super::step::Trainer;
-use crate::parameters::Parameters;
 use crate::error::{EngineError, Result};
+use crate::parameters::Parameters;
 use neva_layout::{PartSummary, summary};
 use neva_schemas::{Finetune, LaunchPlan, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, Run, RunReport};
-use neva_track::{Console, Logger, MetricsFile, Mlflow, MlflowCredentials, Outcome, StepLine, StepMetrics, TensorBoard, ValidationMetrics, plot};
+use neva_track::{
+    Console, Logger, MetricsFile, Mlflow, MlflowCredentials, Outcome, StepLine, StepMetrics, TensorBoard, ValidationMetrics, plot,
+};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 /// The records of a run; empty on all ranks but the first.
 pub(super) struct Records {
@@ -23,7 +26,16 @@ pub(super) struct Records {
 const TENSORBOARD_FOLDER: &str = "tb_logs";
 
 impl Records {
-    /// Makes the run's folder what it has to be, and prints and stores what is trained.
+    /// Those of a rank that writes nothing down.
+    pub(super) fn none(run_dir: &Path) -> Self {
+        Self {
+            run_dir: run_dir.to_owned(),
+            loggers: Vec::new(),
+            console: None,
+        }
+    }
+
+    /// Those of the first rank: makes the run's folder what it has to be, prints and stores what is trained.
     pub(super) fn open(
         plan: &LaunchPlan,
         run_dir: &Path,
@@ -31,14 +43,7 @@ impl Records {
         first_step: u64,
         environment: fn(&str) -> Option<String>,
     ) -> Result<Self> {
-        let mut records = Self {
-            run_dir: run_dir.to_owned(),
-            loggers: Vec::new(),
-            console: None,
-        };
-        if !trainer.mesh().is_first() {
-            return Ok(records);
-        }
+        let mut records = Self::none(run_dir);
         let mut console = Console::stdout();
         let checkpoints = run_dir.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(EngineError::io("create", &checkpoints))?;
@@ -47,7 +52,9 @@ impl Records {
         console.write(parameter_text(&table).as_bytes());
         records.console = Some(console);
         write_json(&run_dir.join(PARAMETERS_FILE), &table)?;
-        records.loggers.push(Box::new(MetricsFile::open(&run_dir.join(METRICS_FILE), first_step)?));
+        records
+            .loggers
+            .push(Box::new(MetricsFile::open(&run_dir.join(METRICS_FILE), first_step)?));
         if finetune.log.tensorboard {
             let board = TensorBoard::create(&run_dir.join(TENSORBOARD_FOLDER), first_step)?;
             records.loggers.push(Box::new(board));
@@ -89,7 +96,10 @@ impl Records {
             ..
         } = metrics;
         if let Some(console) = &mut self.console {
-            let text = format!("validation after step {}: val_loss {val_loss:.4} over {val_samples} samples\n", step + 1);
+            let text = format!(
+                "validation after step {}: val_loss {val_loss:.4} over {val_samples} samples\n",
+                step + 1
+            );
             console.write(text.as_bytes());
         }
         Ok(())
@@ -104,7 +114,7 @@ impl Records {
             return Ok(());
         }
         // A run without a step has nothing to draw. What was trained is trained, whether it can be drawn or not.
-        if let Some(error) = plot::draw(&[self.run_dir.clone()], None).err().filter(|_| report.steps > 0) {
+        if let Some(error) = plot::draw(slice::from_ref(&self.run_dir), None).err().filter(|_| report.steps > 0) {
             tracing::warn!("no curves were drawn: {error}");
         }
         write_json(&self.run_dir.join(REPORT_FILE), report)
@@ -127,12 +137,12 @@ fn parameter_table(parameters: &Parameters, finetune: &Finetune) -> Vec<PartSumm
 }
 
 fn parameter_text(table: &[PartSummary]) -> String {
-    let mut text = format!("{:<12}{:>16}{:>16}\n", "part", "parameters", "trained");
-    for line in table {
+    let head = format!("{:<12}{:>16}{:>16}\n", "part", "parameters", "trained");
+    let lines = table.iter().map(|line| {
         let part = format!("{:?}", line.part).to_lowercase();
-        text += &format!("{part:<12}{:>16}{:>16}\n", line.total, line.trainable);
-    }
-    text
+        format!("{part:<12}{:>16}{:>16}\n", line.total, line.trainable)
+    });
+    std::iter::once(head).chain(lines).collect()
 }
 
 /// Every value of the run by its dotted path, as text.
@@ -154,7 +164,8 @@ fn flat(run: &Run) -> Result<BTreeMap<String, String>> {
 }
 
 fn write_json(path: &Path, value: &(impl Serialize + ?Sized)) -> Result<()> {
-    let json = serde_json::to_vec_pretty(value).map_err(|error| EngineError::Bug(format!("{} cannot be written: {error}", path.display())))?;
+    let json =
+        serde_json::to_vec_pretty(value).map_err(|error| EngineError::Bug(format!("{} cannot be written: {error}", path.display())))?;
     let aside = path.with_extension("writing");
     std::fs::write(&aside, json)
         .and_then(|()| std::fs::rename(&aside, path))

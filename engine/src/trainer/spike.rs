@@ -60,7 +60,10 @@ impl Spike {
             samples,
         } = self;
         let step = step + 1;
-        tracing::warn!("loss {loss:.4} of step {step} stands out ({mean:.4} +- {deviation:.4} before): {}", few(samples));
+        tracing::warn!(
+            "loss {loss:.4} of step {step} stands out ({mean:.4} +- {deviation:.4} before): {}",
+            few(samples)
+        );
         let append = || {
             let mut line = serde_json::to_vec(self)?;
             line.push(b'\n');
@@ -74,11 +77,11 @@ impl Spike {
 const NAMED: usize = 8;
 
 fn few(samples: &[String]) -> String {
-    let mut text = samples.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    if samples.len() > NAMED {
-        text += &format!(" and {} more, see spikes.jsonl", samples.len() - NAMED);
+    let text = samples.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match samples.len().saturating_sub(NAMED) {
+        0 => text,
+        more => format!("{text} and {more} more, see spikes.jsonl"),
     }
-    text
 }
 
 #[cfg(test)]

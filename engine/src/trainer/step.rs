@@ -71,7 +71,7 @@ impl Trainer {
     /// Adds what training needs to a model: gradient buffers and optimizer state of whatever is trainable.
     pub fn new(finetune: &Finetune, loaded: LoadedModel, mesh: Mesh) -> Self {
         Self {
-            gradients: Gradients::new(&loaded.parameters),
+            gradients: Gradients::new(&loaded.parameters, finetune.trainer.strategy.sequence_parallel),
             optimizer: Optimizer::new(&finetune.optim, &loaded.parameters),
             normalization: finetune.trainer.loss_normalization,
             nan_policy: finetune.trainer.nan_policy,

@@ -34,7 +34,9 @@ fn workers_prepare_the_same_batches() {
     within_limit(|| {
         let change: [fn(&mut Finetune); 2] = [|_| {}, lora];
         for change in change {
-            let of = losses(change, &[0, 1, 4], |finetune, workers| mock(finetune).num_workers = workers as usize);
+            let of = losses(change, &[0, 1, 4], |finetune, workers| {
+                mock(finetune).num_workers = workers as usize
+            });
             assert_eq!(bits(&of[1]), bits(&of[0]), "one worker");
             assert_eq!(bits(&of[2]), bits(&of[0]), "four workers");
         }

@@ -105,14 +105,22 @@ fn the_own_folder_comes_first_then_the_named_one_then_the_newest() {
 
 type Damage = (&'static str, fn(&Path));
 
-const DAMAGES: [Damage; 7] = [
+const DAMAGES: [Damage; 8] = [
     ("a flipped bit", |path| flip(&path.join("model.safetensors"))),
     ("a flipped bit of the moments", |path| flip(&path.join("optimizer.safetensors"))),
     ("a truncated file", |path| truncate(&path.join("optimizer.safetensors"))),
-    ("a missing file", |path| std::fs::remove_file(path.join("model.safetensors")).unwrap()),
+    ("a missing file", |path| {
+        std::fs::remove_file(path.join("model.safetensors")).unwrap()
+    }),
     ("a missing plan", |path| std::fs::remove_file(path.join("run.json")).unwrap()),
     ("a truncated plan", |path| truncate(&path.join("run.json"))),
     ("a truncated table", |path| truncate(&path.join("checkpoint.json"))),
+    ("another digit in the table", |path| {
+        let table = std::fs::read_to_string(path.join("checkpoint.json")).unwrap();
+        let changed = table.replace("\"consumed_samples\": ", "\"consumed_samples\": 1");
+        assert_ne!(changed, table);
+        std::fs::write(path.join("checkpoint.json"), changed).unwrap();
+    }),
 ];
 
 fn flip(path: &Path) {
@@ -255,7 +263,10 @@ fn weights_alone_are_nothing_to_go_on_from() {
         finetune.trainer.max_steps = Some(2);
         finetune.log.ckpt.save_weights_only = true;
         let checkpoint = run(&finetune, &folder.path().join("first")).unwrap().checkpoint.unwrap();
-        assert_eq!(names(&checkpoint), ["checkpoint.json", "model.safetensors", "run.json"]);
+        assert_eq!(
+            names(&checkpoint),
+            ["checkpoint.blake3", "checkpoint.json", "model.safetensors", "run.json"]
+        );
         let mut place = Place { folder, finetune };
         place.finetune.trainer.max_steps = Some(7);
         place.finetune.resume.resume_from_path = Some(checkpoint.clone());

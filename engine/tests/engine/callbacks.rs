@@ -71,7 +71,8 @@ impl Callback for Recorder {
     fn on_checkpoint(&mut self, run: RunView<'_>, path: &Path) -> Result<()> {
         let checkpoint = CheckpointFolder::open(path).unwrap();
         assert!(path.starts_with(run.run_dir) && checkpoint.verify().is_ok());
-        self.record(run, &format!("checkpoint of {} steps", checkpoint.steps_done())).map(drop)
+        self.record(run, &format!("checkpoint of {} steps", checkpoint.steps_done()))
+            .map(drop)
     }
 
     fn on_train_end(&mut self, run: RunView<'_>, report: &RunReport) -> Result<()> {
@@ -87,7 +88,9 @@ impl Callback for Recorder {
     }
 
     fn restore(&mut self, state: &Value) -> Result<()> {
-        self.seen = state["seen"].as_u64().ok_or_else(|| EngineError::Machine(format!("no state of a recorder: {state}")))?;
+        self.seen = state["seen"]
+            .as_u64()
+            .ok_or_else(|| EngineError::Machine(format!("no state of a recorder: {state}")))?;
         Ok(())
     }
 }
@@ -168,7 +171,13 @@ fn every_callback_is_asked_and_the_first_reason_counts() {
             assert_eq!((report.steps, report.ended_early, report.stopped), (steps, reason, None));
             let progress = CheckpointFolder::open(&report.checkpoint.unwrap()).unwrap().state.progress;
             assert!(progress.finished && progress.steps_done == steps, "{progress:?}");
-            let of = |event: &str| events(folder.path()).iter().filter(|line| line.contains(event)).cloned().collect::<Vec<_>>();
+            let of = |event: &str| {
+                events(folder.path())
+                    .iter()
+                    .filter(|line| line.contains(event))
+                    .cloned()
+                    .collect::<Vec<_>>()
+            };
             assert_eq!(of(at).len() % 3, 0, "{at}");
             let end = format!("train end after {steps} steps [{steps}]");
             assert_eq!(of("train end"), ["a: ", "b: ", "c: "].map(|name| format!("{name}{end}")));
@@ -192,7 +201,10 @@ fn an_error_fails_the_run() {
             let mut finetune = recorded(folder.path(), &[json!({ "name": "a: ", "fail_at": at }), json!({ "name": "b: " })]);
             validate(&mut finetune, 2, 3);
             let error = run_on(&finetune, folder.path(), ONE, &registry()).remove(0).unwrap_err();
-            assert_eq!((error.to_string(), error.class()), (format!("refused at {at}"), exit_class::CLUSTER));
+            assert_eq!(
+                (error.to_string(), error.class()),
+                (format!("refused at {at}"), exit_class::CLUSTER)
+            );
             let events = events(folder.path());
             let (last, before) = (&events[events.len() - 2..], &events[events.len() - 3]);
             assert!(before.starts_with(&format!("a: {at}")), "{before}");
@@ -218,7 +230,9 @@ fn states_go_through_checkpoints() {
         let expected = states(&first.checkpoint.unwrap());
         assert_eq!(expected[0], json!({ "seen": 10 }));
         finetune.resume.resume_from_path = Some(after_2);
-        let second = run_on(&finetune, &folder.path().join("second"), ONE, &registry()).remove(0).unwrap();
+        let second = run_on(&finetune, &folder.path().join("second"), ONE, &registry())
+            .remove(0)
+            .unwrap();
         // The first run was told of a checkpoint meanwhile, the second of a start.
         assert_eq!(states(&second.checkpoint.unwrap()), expected);
     });
@@ -244,9 +258,17 @@ fn names_and_arguments_must_fit() {
         check_refusal(
             &Registry::builtin(),
             vec![custom("my::Heartbeat", json!({}))],
-            &["finetune.trainer.callbacks[0]._target_", unknown, "NEVA_RANK names the program that has it"],
+            &[
+                "finetune.trainer.callbacks[0]._target_",
+                unknown,
+                "NEVA_RANK names the program that has it",
+            ],
         );
-        check_refusal(&registry(), vec![custom("my::Heartbeat", json!({}))], &[unknown, "it has tests::Recorder"]);
+        check_refusal(
+            &registry(),
+            vec![custom("my::Heartbeat", json!({}))],
+            &[unknown, "it has tests::Recorder"],
+        );
         check_refusal(
             &registry(),
             vec![

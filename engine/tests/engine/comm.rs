@@ -39,6 +39,10 @@ impl Collective for Place {
         Err(CommError::Strangers("nobody is there".into()))
     }
 
+    fn reduce_scatter(&self, _: &Tensor) -> Result<Tensor, CommError> {
+        Err(CommError::Strangers("nobody is there".into()))
+    }
+
     fn broadcast(&self, _: &Tensor, _: usize) -> Result<(), CommError> {
         Err(CommError::Strangers("nobody is there".into()))
     }
@@ -205,6 +209,11 @@ pub(crate) fn check_collectives(group: &dyn Collective) {
         for (other, part) in gathered.iter().enumerate() {
             check("gathered part", part, &[other as i64 + 1, -10 * other as i64]);
         }
+        // Rank r brings (r + 1) x [0, 1, ..], a row for each rank.
+        let rows = Tensor::arange(2 * size, (Kind::Int64, Device::Cpu)).view([size, 2]).to_kind(kind) * (rank + 1);
+        let part = group.reduce_scatter(&rows).unwrap();
+        let times = size * (size + 1) / 2;
+        check("scattered part", &part.unsqueeze(0), &[2 * rank * times, (2 * rank + 1) * times]);
         for root in 0..size {
             let value = of(rank);
             group.broadcast(&value, root as usize).unwrap();

@@ -63,7 +63,10 @@ fn a_run_leaves_its_metrics_and_report() {
         let run_dir = folder.path().join("run");
         let finetune = small();
         let report = run(&finetune, &run_dir).unwrap();
-        assert_eq!(names(&run_dir), ["checkpoints", METRICS_FILE, PARAMETERS_FILE, REPORT_FILE]);
+        assert_eq!(
+            names(&run_dir),
+            ["checkpoints", "curves.svg", METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, "tb_logs"]
+        );
         assert_eq!(
             serde_json::from_slice::<RunReport>(&std::fs::read(run_dir.join(REPORT_FILE)).unwrap()).unwrap(),
             report

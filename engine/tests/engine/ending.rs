@@ -1,10 +1,10 @@
 //! When a run is over by its own rules: steps, epochs, time, and a metric that no longer improves.
 
-use crate::setting::{bits, json_lines, mock, run, small, validate, validations, within_limit};
+use crate::setting::{bits, json_lines, mock, names, run, small, validate, within_limit};
 use neva_engine::checkpoint::CheckpointFolder;
 use neva_engine::optim::learning_rate;
-use neva_schemas::{Callback, EarlyStopping, Finetune, LrScheduler, METRICS_FILE, MetricMode, Period};
-use std::path::Path;
+use neva_schemas::{Callback, EarlyStopping, LrScheduler, METRICS_FILE, MetricMode, Period};
+use std::collections::BTreeSet;
 
 /// A run over `samples` samples in batches of 8 that comes to its end after `expect` steps.
 fn check_length(samples: u64, max_steps: Option<u64>, max_epochs: Option<u64>, expect: u64) {
@@ -21,8 +21,14 @@ fn check_length(samples: u64, max_steps: Option<u64>, max_epochs: Option<u64>, e
     let what = format!("{samples} samples, {max_steps:?} steps, {max_epochs:?} epochs");
     assert_eq!((report.steps, report.ended_early), (expect, None), "{what}");
     let progress = CheckpointFolder::open(&report.checkpoint.unwrap()).unwrap().state.progress;
-    assert_eq!((progress.total_steps, progress.consumed_samples, progress.finished), (expect, 8 * expect, true), "{what}");
-    let rates = json_lines(&folder.path().join(METRICS_FILE)).into_iter().map(|line| line["lr"].as_f64().unwrap());
+    assert_eq!(
+        (progress.total_steps, progress.consumed_samples, progress.finished),
+        (expect, 8 * expect, true),
+        "{what}"
+    );
+    let rates = json_lines(&folder.path().join(METRICS_FILE))
+        .into_iter()
+        .map(|line| line["lr"].as_f64().unwrap());
     let expected = (0..expect).map(|step| learning_rate(&schedule, *finetune.optim.lr(), expect, step));
     assert_eq!(rates.collect::<Vec<_>>(), expected.collect::<Vec<_>>(), "{what}");
 }
@@ -56,7 +62,10 @@ fn time_is_kept() {
         assert_eq!(CheckpointFolder::open(&checkpoint).unwrap().steps_done(), report.steps);
         // The run is over, and starting it again does nothing; another one may go on from it.
         let again = run(&finetune, &first).unwrap();
-        assert_eq!((again.steps, again.losses.len(), again.checkpoint.as_ref()), (report.steps, 0, Some(&checkpoint)));
+        assert_eq!(
+            (again.steps, again.losses.len(), again.checkpoint.as_ref()),
+            (report.steps, 0, Some(&checkpoint))
+        );
         finetune.trainer.max_steps = Some(report.steps + 2);
         finetune.resume.resume_from_path = Some(checkpoint);
         let more = run(&finetune, &second).unwrap();
@@ -74,7 +83,7 @@ fn checkpoints_come_by_the_clock() {
         let ckpt = &mut finetune.log.ckpt;
         (ckpt.train_time_interval, ckpt.save_top_k) = (Some(Period::seconds(1)), -1);
         run(&finetune, folder.path()).unwrap();
-        assert_eq!(crate::setting::names(&folder.path().join("checkpoints")).len(), 2, "one in between, one at the end");
+        assert_eq!(names(&folder.path().join("checkpoints")).len(), 2, "one in between, one at the end");
     });
 }
 
@@ -98,60 +107,53 @@ fn expected_look(values: &[f64], mode: MetricMode, patience: u64, min_delta: f64
     panic!("{values:?} improve forever");
 }
 
-fn stopping(finetune: &Finetune, stopping: EarlyStopping) -> Finetune {
-    let mut finetune = finetune.clone();
-    finetune.trainer.callbacks = vec![Callback::EarlyStopping(stopping)];
-    finetune
-}
-
-fn steps_in(folder: &Path) -> Vec<std::path::PathBuf> {
-    crate::setting::names(&folder.join("checkpoints")).into_iter().map(|name| folder.join("checkpoints").join(name)).collect()
-}
-
-/// Stops where it should, and at the very same step after an interruption at any step before.
+/// Stops where it should, and at the very same step after an interruption at a step before.
 fn check_early(monitor: &str, mode: MetricMode, patience: u64, min_delta: f64) {
     let folder = tempfile::tempdir().unwrap();
     let mut finetune = small();
     finetune.trainer.max_steps = Some(16);
-    (finetune.log.ckpt.every_n_train_steps, finetune.log.ckpt.save_top_k) = (Some(1), -1);
+    let ckpt = &mut finetune.log.ckpt;
+    (ckpt.every_n_train_steps, ckpt.save_top_k) = (Some(1), -1);
     validate(&mut finetune, 2, 4);
     let whole = run(&finetune, &folder.path().join("whole")).unwrap();
-    let validated = validations(&folder.path().join("whole"));
-    let values = match monitor {
-        "val_loss" => validated.iter().map(|line| line["val_loss"].as_f64().unwrap()).collect(),
-        _ => whole.losses.clone(),
-    };
-    let look = expected_look(&values, mode, patience, min_delta) as u64;
-    let steps = if monitor == "val_loss" { 2 * (look + 1) } else { look + 1 };
+    let lines = json_lines(&folder.path().join("whole").join(METRICS_FILE));
+    let looks = lines
+        .iter()
+        .filter_map(|line| Some((line["step"].as_u64()?, line.get(monitor)?.as_f64()?)));
+    let (at, values): (Vec<_>, Vec<_>) = looks.unzip();
+    let steps = 1 + at[expected_look(&values, mode, patience, min_delta)];
     assert!(steps < 16, "{monitor}: {values:?} never stop");
 
-    let mut finetune = stopping(
-        &finetune,
-        EarlyStopping {
-            monitor: monitor.into(),
-            mode,
-            patience,
-            min_delta,
-        },
-    );
+    finetune.trainer.callbacks = vec![Callback::EarlyStopping(EarlyStopping {
+        monitor: monitor.into(),
+        mode,
+        patience,
+        min_delta,
+    })];
     let stopped = run(&finetune, &folder.path().join("stopped")).unwrap();
     assert_eq!(stopped.steps, steps, "{monitor}: {values:?}");
     assert_eq!(bits(&stopped.losses), bits(&whole.losses)[..steps as usize]);
     let reason = stopped.ended_early.unwrap();
     let expected = format!("early stopping: `{monitor}` did not improve {patience} times in a row (best ");
     assert!(reason.starts_with(&expected), "{reason}");
-    let checkpoints = steps_in(&folder.path().join("stopped"));
-    assert_eq!(checkpoints.len() as u64, steps);
-    for checkpoint in checkpoints {
-        let progress = CheckpointFolder::open(&checkpoint).unwrap().state.progress;
-        let at = progress.steps_done;
-        assert_eq!(progress.finished, at == steps);
-        if at == steps {
-            continue;
-        }
-        finetune.resume.resume_from_path = Some(checkpoint);
+    let finished = CheckpointFolder::open(&stopped.checkpoint.unwrap())
+        .unwrap()
+        .state
+        .progress
+        .finished;
+    assert!(finished, "{monitor}");
+    // After the first step, halfway, and where one more look decides.
+    for at in BTreeSet::from([1, steps / 2, steps - 1]) {
+        let checkpoints = folder.path().join("stopped/checkpoints");
+        let is_it = |name: &String| name.contains(&format!("step={}-consumed", at - 1));
+        let name = names(&checkpoints).into_iter().find(is_it).unwrap();
+        finetune.resume.resume_from_path = Some(checkpoints.join(name));
         let resumed = run(&finetune, &folder.path().join(format!("from {at}"))).unwrap();
-        assert_eq!((resumed.steps, resumed.ended_early.as_ref()), (steps, Some(&reason)), "{monitor}, from {at}");
+        assert_eq!(
+            (resumed.steps, resumed.ended_early.as_ref()),
+            (steps, Some(&reason)),
+            "{monitor}, from {at}"
+        );
     }
 }
 

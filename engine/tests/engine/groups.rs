@@ -25,14 +25,20 @@ fn check(change: impl FnOnce(&mut Finetune), expect: impl Fn(&str, usize) -> (f6
     let samples = Samples::of(&finetune);
     let mut trainer = trainer(&finetune, Mesh::single());
     let before = weights(&trainer);
-    trainer.step(&microbatches(&finetune, &samples, &Mesh::single(), 0), |peak| peak / 2.0, 0).unwrap();
+    trainer
+        .step(&microbatches(&finetune, &samples, &Mesh::single(), 0), |peak| peak / 2.0, 0)
+        .unwrap();
     let after = weights(&trainer);
     let mut kinds = BTreeSet::new();
     for (parameter, gradient) in trainer.gradients() {
         let name = &parameter.spec.name;
         let (peak, decay) = expect(name, before[name].dim());
         kinds.insert(format!("{peak} {decay}"));
-        let (lr, g, w) = (peak / 2.0, gradient.unwrap().to_kind(Kind::Double), before[name].to_kind(Kind::Double));
+        let (lr, g, w) = (
+            peak / 2.0,
+            gradient.unwrap().to_kind(Kind::Double),
+            before[name].to_kind(Kind::Double),
+        );
         // Both moments, corrected for their start at 0, are those of this one gradient.
         let expected = &w * (1.0 - lr * decay) - &g / (g.abs() + eps) * lr;
         let off = difference(&after[name], &expected);
@@ -60,12 +66,21 @@ fn have_their_learning_rate_and_their_decay() {
         check(
             |finetune| *finetune.optim.param_groups_mut() = vec![group(&["*vision_tower*"], Some(5e-4), Some(0.25))],
             |name, dims| {
-                if name.contains("vision_tower") { (5e-4, 0.25) } else { (2e-3, decay(name, dims)) }
+                if name.contains("vision_tower") {
+                    (5e-4, 0.25)
+                } else {
+                    (2e-3, decay(name, dims))
+                }
             },
         );
         // What a group leaves open is the optimizer's.
         check(
-            |finetune| *finetune.optim.param_groups_mut() = vec![group(&["lm_head.weight", "*.layers.0.*"], None, Some(0.0)), group(&["*norm*"], Some(1e-2), None)],
+            |finetune| {
+                *finetune.optim.param_groups_mut() = vec![
+                    group(&["lm_head.weight", "*.layers.0.*"], None, Some(0.0)),
+                    group(&["*norm*"], Some(1e-2), None),
+                ]
+            },
             |name, dims| {
                 if name == "lm_head.weight" || name.contains(".layers.0.") {
                     (2e-3, 0.0)
@@ -78,7 +93,12 @@ fn have_their_learning_rate_and_their_decay() {
         );
         // The first group that names a parameter has it: a learning rate of 0 holds the rest of the model still.
         check(
-            |finetune| *finetune.optim.param_groups_mut() = vec![group(&["*multi_modal_projector*"], Some(1e-2), None), group(&["*"], Some(0.0), None)],
+            |finetune| {
+                *finetune.optim.param_groups_mut() = vec![
+                    group(&["*multi_modal_projector*"], Some(1e-2), None),
+                    group(&["*"], Some(0.0), None),
+                ]
+            },
             |name, dims| (if is_projector(name) { 1e-2 } else { 0.0 }, decay(name, dims)),
         );
     });
@@ -100,7 +120,11 @@ fn the_projector_has_llavas_name() {
                 *finetune.optim.param_groups_mut() = vec![group(&["*projector.linear_1.*"], Some(1e-2), None)];
             },
             |name, dims| {
-                if name.contains("projector.linear_1.") { (1e-2, decay(name, dims)) } else { projector(name, dims) }
+                if name.contains("projector.linear_1.") {
+                    (1e-2, decay(name, dims))
+                } else {
+                    projector(name, dims)
+                }
             },
         );
     });

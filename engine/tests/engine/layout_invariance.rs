@@ -42,15 +42,16 @@ fn check(name: &str, layouts: &[ParallelSizes], change: impl FnOnce(&mut Finetun
         "{name}: {:?}",
         expected.losses
     );
-    for sizes in layouts {
-        let got = train(&finetune, &samples, *sizes, STEPS);
-        close(
-            &format!("{name}, {sizes:?}: loss"),
-            &got.losses,
-            &expected.losses,
-            tolerance(*sizes),
-        );
-        close_tensors(&format!("{name}, {sizes:?}"), &got.weights, &expected.weights, 1e-4);
+    for (sizes, sequence_parallel) in layouts.iter().flat_map(|sizes| [(*sizes, false), (*sizes, true)]) {
+        if sequence_parallel && sizes.tp == 1 {
+            continue;
+        }
+        finetune.trainer.strategy.tensor_model_parallel_size = sizes.tp;
+        finetune.trainer.strategy.sequence_parallel = sequence_parallel;
+        let got = train(&finetune, &samples, sizes, STEPS);
+        let name = format!("{name}, {sizes:?}, sequence parallel: {sequence_parallel}");
+        close(&format!("{name}: loss"), &got.losses, &expected.losses, tolerance(sizes));
+        close_tensors(&name, &got.weights, &expected.weights, 1e-4);
     }
 }
 

@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod accumulation;
+mod adapter;
 mod auto_resume;
 mod callbacks;
 mod checkpoint;
 mod comm;
 mod config;
+mod data_module;
 mod decoding;
 mod determinism;
 mod ending;

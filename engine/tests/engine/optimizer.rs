@@ -162,7 +162,9 @@ fn decay_spares_vectors_and_biases() {
             let samples = Samples::of(&finetune);
             let mut trainer = trainer(&finetune, Mesh::single());
             let before = weights(&trainer);
-            trainer.step(&microbatches(&finetune, &samples, &Mesh::single(), 0), |_| lr, 0).unwrap();
+            trainer
+                .step(&microbatches(&finetune, &samples, &Mesh::single(), 0), |_| lr, 0)
+                .unwrap();
             (before, weights(&trainer), trainer)
         };
         let (before, without, trainer) = stepped(0.0);

@@ -17,7 +17,10 @@ fn constant() -> Finetune {
 const AFTER_3: &str = "checkpoints/default--step=2-consumed_samples=24";
 
 fn restore<'a>(finetune: &'a mut Finetune, path: &Path) -> &'a mut RestoreConfig {
-    finetune.resume.restore_config.insert(RestoreConfig::weights(path.display().to_string()))
+    finetune
+        .resume
+        .restore_config
+        .insert(RestoreConfig::weights(path.display().to_string()))
 }
 
 #[track_caller]
@@ -38,7 +41,9 @@ fn moments_come_along_where_they_are_asked_for() {
         let step_counts = |path: &Path| {
             let file = TensorFile::open(&path.join("optimizer.safetensors")).unwrap();
             let names = file.tensors().into_keys().filter(|name| name.ends_with(".step"));
-            names.map(|name| file.read(&name, None).unwrap().double_value(&[0])).collect::<Vec<_>>()
+            names
+                .map(|name| file.read(&name, None).unwrap().double_value(&[0]))
+                .collect::<Vec<_>>()
         };
         finetune.trainer.max_steps = Some(3);
         restore(&mut finetune, &whole.run_dir.join(AFTER_3)).load_optim_state = true;
@@ -96,11 +101,19 @@ fn adapters_are_put_over_their_base() {
             }
             let second = run(&finetune, &folder.path().join(format!("named {named}"))).unwrap();
             assert_eq!((second.steps, second.losses.len()), (6, 6));
-            assert_eq!(second.losses[0].to_bits(), whole.losses[3].to_bits(), "the adapters are those of the checkpoint");
+            assert_eq!(
+                second.losses[0].to_bits(),
+                whole.losses[3].to_bits(),
+                "the adapters are those of the checkpoint"
+            );
             assert_ne!(second.losses[1].to_bits(), whole.losses[4].to_bits(), "the moments are fresh");
         }
         restore(&mut finetune, &base.checkpoint.unwrap());
-        refused(&finetune, &folder.path().join("later base"), &["finetune.resume.adapter_path", "was trained on the checkpoint "]);
+        refused(
+            &finetune,
+            &folder.path().join("later base"),
+            &["finetune.resume.adapter_path", "was trained on the checkpoint "],
+        );
         finetune.resume.restore_config = None;
         finetune.resume.adapter_path = Some(folder.path().join("nowhere"));
         refused(&finetune, &folder.path().join("no adapter"), &["nowhere"]);
@@ -139,12 +152,27 @@ fn a_base_is_known_by_its_bytes() {
         let mut bytes = std::fs::read(moved.join("model.safetensors")).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(moved.join("model.safetensors"), bytes).unwrap();
-        let expect = |setting: &'static str| [setting, "was trained on the weights ", "this run starts from the weights ", "finetune.resume.restore_config.path=DIR"];
-        refused(&finetune, &folder.path().join("other, started"), &expect("finetune.resume.adapter_path"));
+        let expect = |setting: &'static str| {
+            [
+                setting,
+                "was trained on the weights ",
+                "this run starts from the weights ",
+                "finetune.resume.restore_config.path=DIR",
+            ]
+        };
+        refused(
+            &finetune,
+            &folder.path().join("other, started"),
+            &expect("finetune.resume.adapter_path"),
+        );
         refused(&resumed, &folder.path().join("other, resumed"), &expect("finetune.resume"));
         // Hugging Face's folder has no moments.
         finetune.resume.adapter_path = None;
         restore(&mut finetune, &base).load_optim_state = true;
-        refused(&finetune, &folder.path().join("moments"), &["finetune.resume.restore_config.load_optim_state", "holds no moments"]);
+        refused(
+            &finetune,
+            &folder.path().join("moments"),
+            &["finetune.resume.restore_config.load_optim_state", "holds no moments"],
+        );
     });
 }

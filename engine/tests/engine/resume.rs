@@ -1,8 +1,8 @@
 //! A run that goes on from a checkpoint is the run that was never interrupted.
 
 use crate::setting::{
-    ONE, Samples, bits, close, files, load, loaded, lora, microbatches, mock, no_cache, on_mesh, precision, run, run_on, saved, small, trainer,
-    weights, within_limit, without_picture,
+    ONE, Samples, bits, close, files, load, loaded, lora, microbatches, mock, no_cache, on_mesh, precision, run, run_on, saved, small,
+    trainer, weights, within_limit, without_picture,
 };
 use neva_engine::checkpoint::{Base, CheckpointFolder, restore_optimizer};
 use neva_engine::comm::Mesh;
@@ -65,8 +65,19 @@ fn is_exact_with_adapters() {
 fn is_exact_with_every_optimizer() {
     within_limit(|| {
         let constant = LrScheduler::constant;
-        let sgd = |momentum| Optim::Sgd(Sgd { momentum, lr_scheduler: constant(), ..Sgd::default() });
-        let lion = || Optim::Lion(Lion { lr_scheduler: constant(), ..Lion::default() });
+        let sgd = |momentum| {
+            Optim::Sgd(Sgd {
+                momentum,
+                lr_scheduler: constant(),
+                ..Sgd::default()
+            })
+        };
+        let lion = || {
+            Optim::Lion(Lion {
+                lr_scheduler: constant(),
+                ..Lion::default()
+            })
+        };
         for optim in [sgd(0.0), sgd(0.9), lion()] {
             for kind in [Precision::Fp32, Precision::Bf16Mixed] {
                 check(|finetune| {
@@ -193,7 +204,7 @@ fn a_checkpoint_is_the_same_bytes_in_every_layout() {
             files(folder.path())
         };
         let expected = of(ONE);
-        assert_eq!(expected.len(), 4);
+        assert_eq!(expected.len(), 5);
         assert!(of(ParallelSizes { tp: 2, ..ONE }) == expected);
         assert!(of(ParallelSizes { dp: 2, ..ONE }) == expected);
     });

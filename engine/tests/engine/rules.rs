@@ -82,7 +82,13 @@ fn check(optim: Optim, kind: Precision, moments: &[&str]) {
     precision(&mut finetune, kind);
     let samples = Samples::of(&finetune);
     let mut trainer = trainer(&finetune, Mesh::single());
-    let masters = |trainer: &Trainer| trainer.optimizer().states().map(|(name, state)| (name.to_owned(), state.master.copy())).collect();
+    let masters = |trainer: &Trainer| {
+        trainer
+            .optimizer()
+            .states()
+            .map(|(name, state)| (name.to_owned(), state.master.copy()))
+            .collect()
+    };
     let start: BTreeMap<String, Tensor> = masters(&trainer);
     let mut exact: BTreeMap<_, _> = start
         .iter()
@@ -93,7 +99,10 @@ fn check(optim: Optim, kind: Precision, moments: &[&str]) {
         trainer.step(&batches, |peak| peak, step).unwrap();
         for (parameter, gradient) in trainer.gradients() {
             let gradient = gradient.unwrap().to_kind(Kind::Double);
-            exact.get_mut(&parameter.spec.name).unwrap().step(&optim, &gradient, step as i32 + 1);
+            exact
+                .get_mut(&parameter.spec.name)
+                .unwrap()
+                .step(&optim, &gradient, step as i32 + 1);
         }
     }
     for ((name, state), parameter) in trainer.optimizer().states().zip(trainer.parameters().trainable()) {
@@ -108,7 +117,10 @@ fn check(optim: Optim, kind: Precision, moments: &[&str]) {
             assert!(off <= 2e-6, "{what}: moment is off by {off:e}");
         }
         assert_eq!(state.step.double_value(&[0]), 3.0);
-        assert!(parameter.tensor.detach().equal(&state.master.to_kind(parameter.tensor.kind())), "{what}: the weight lags");
+        assert!(
+            parameter.tensor.detach().equal(&state.master.to_kind(parameter.tensor.kind())),
+            "{what}: the weight lags"
+        );
     }
 }
 
@@ -143,7 +155,10 @@ fn moments_of_one_are_none_of_another() {
                 let text = failure.to_string();
                 assert_eq!(failure.class, exit_class::INPUT, "{text}");
                 let expected = format!("holds the moments of {theirs}, this run trains with {ours}");
-                assert!(text.contains(&expected) && text.contains("finetune.resume.restore_config.path=DIR"), "{text}");
+                assert!(
+                    text.contains(&expected) && text.contains("finetune.resume.restore_config.path=DIR"),
+                    "{text}"
+                );
             }
         }
     });

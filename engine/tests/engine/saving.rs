@@ -27,6 +27,7 @@ fn a_checkpoint_holds_what_its_table_says() {
         assert_eq!(
             names(&path),
             [
+                "checkpoint.blake3",
                 "checkpoint.json",
                 "model.safetensors",
                 "optimizer.safetensors",
@@ -37,7 +38,11 @@ fn a_checkpoint_holds_what_its_table_says() {
         let opened = CheckpointFolder::open(&path).unwrap();
         let progress = &opened.state.progress;
         assert_eq!(
-            (progress.steps_done, progress.consumed_samples, progress.metrics.get("reduced_train_loss")),
+            (
+                progress.steps_done,
+                progress.consumed_samples,
+                progress.metrics.get("reduced_train_loss")
+            ),
             (3, 24, Some(&1.5))
         );
         assert!(opened.verify().is_ok());

@@ -2,15 +2,17 @@
 
 use neva_data::{BatchSlice, Dataset, MergeOptions, Order};
 use neva_engine::checkpoint::{
-    Artifacts, Base, BaseReference, CheckpointFolder, Checksum, ModelCache, RunProgress, Snapshot, Sources, TensorFile, save, write_tensors,
+    Artifacts, Base, BaseReference, CheckpointFolder, Checksum, ModelCache, RunProgress, SEAL, Snapshot, Sources, TensorFile, save,
+    write_tensors,
 };
 use neva_engine::comm::{Axis, Mesh, run_ranks};
 use neva_engine::parameters::Parameter;
 use neva_engine::trainer::{LoadedModel, Microbatch, Progress, Registry, StopRequest, Surroundings, Trainer, fit, run_data, to_device};
 use neva_recipes::neva_tiny;
 use neva_schemas::{
-    Accelerator, Callback, CustomCallback, Data, Engine, Finetune, LaunchPlan, LoRA, LrScheduler, METRICS_FILE, MixedPrecision, MockDataModule,
-    NevaPreloadedDataModule, PLAN_FORMAT, ParallelSizes, Peft, Plugins, Precision, RankEnv, RankFailure, Run, RunReport, TextConfig, VisionConfig,
+    Accelerator, Callback, CustomCallback, Data, Engine, Finetune, LaunchPlan, LoRA, LrScheduler, METRICS_FILE, MixedPrecision,
+    MockDataModule, NevaPreloadedDataModule, PLAN_FORMAT, ParallelSizes, Peft, Plugins, Precision, RankEnv, RankFailure, Run, RunReport,
+    TextConfig, VisionConfig,
 };
 use serde_json::Value;
 use std::cell::RefCell;
@@ -231,7 +233,7 @@ pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, 
     let options = MergeOptions {
         image_seq_len,
         max_length: data.seq_length(),
-        row_multiple: 1,
+        row_multiple: finetune.trainer.strategy.sequence_multiple(),
         fixed_length: false,
     };
     let order = Order {
@@ -264,7 +266,12 @@ pub(crate) struct Trained {
 pub(crate) fn train(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, steps: u64) -> Trained {
     let mut ranks = on_mesh(sizes, |mesh| {
         let mut trainer = trainer(finetune, mesh.clone());
-        let step = |step| trainer.step(&microbatches(finetune, samples, &mesh, step), |peak| peak, step).unwrap().loss;
+        let step = |step| {
+            trainer
+                .step(&microbatches(finetune, samples, &mesh, step), |peak| peak, step)
+                .unwrap()
+                .loss
+        };
         let losses = (0..steps).map(step).collect();
         Trained {
             losses,
@@ -361,7 +368,12 @@ thread_local! {
 }
 
 /// A whole run on a mesh of threads, with callbacks of the test's own; each rank's outcome.
-pub(crate) fn run_on(finetune: &Finetune, run_dir: &Path, sizes: ParallelSizes, registry: &Registry) -> Vec<neva_engine::Result<RunReport>> {
+pub(crate) fn run_on(
+    finetune: &Finetune,
+    run_dir: &Path,
+    sizes: ParallelSizes,
+    registry: &Registry,
+) -> Vec<neva_engine::Result<RunReport>> {
     let mut finetune = finetune.clone();
     finetune.trainer.strategy.tensor_model_parallel_size = sizes.tp;
     finetune.trainer.devices = sizes.world();
@@ -476,7 +488,13 @@ pub(crate) fn reseal(checkpoint: &Path) {
     for (name, sum) in &mut state.files {
         *sum = Checksum::of(&checkpoint.join(name)).unwrap();
     }
-    std::fs::write(checkpoint.join("checkpoint.json"), serde_json::to_vec(&state).unwrap()).unwrap();
+    let state = serde_json::to_vec(&state).unwrap();
+    std::fs::write(checkpoint.join("checkpoint.json"), &state).unwrap();
+    std::fs::write(
+        checkpoint.join(SEAL),
+        Checksum::of(&checkpoint.join("checkpoint.json")).unwrap().blake3,
+    )
+    .unwrap();
 }
 
 /// Changes the tensors of a file.

@@ -1,8 +1,8 @@
 //! Steps whose loss is not finite, or stands out: skipped where the run says so, and reported with their samples.
 
 use crate::setting::{
-    ONE, Samples, bits, json_lines, microbatches, on_mesh, preload, preloaded, reseal, rewrite, run, run_on, small, trainer,
-    weights, within_limit,
+    ONE, Samples, bits, json_lines, microbatches, on_mesh, preload, preloaded, reseal, rewrite, run, run_on, small, trainer, weights,
+    within_limit,
 };
 use neva_data::{BatchSlice, Order};
 use neva_engine::trainer::{Registry, Trainer, run_data};
@@ -24,7 +24,10 @@ fn state(trainer: &Trainer) -> BTreeMap<String, Vec<Tensor>> {
     let weights = weights(trainer);
     let of = |(name, state): (&str, &neva_engine::optim::OptimizerState)| {
         let moments = state.moments.iter().map(|(_, moment)| moment.copy());
-        (name.to_owned(), [weights[name].copy(), state.step.copy()].into_iter().chain(moments).collect())
+        (
+            name.to_owned(),
+            [weights[name].copy(), state.step.copy()].into_iter().chain(moments).collect(),
+        )
     };
     trainer.optimizer().states().map(of).collect()
 }
@@ -46,7 +49,11 @@ fn a_skipped_step_might_as_well_not_have_been() {
             // Every rank skips, whether the picture is its own or another's.
             on_mesh(sizes, |mesh| {
                 let (mut trainer, mut other) = (trainer(&finetune, mesh.clone()), trainer(&finetune, mesh.clone()));
-                let step = |trainer: &mut Trainer, step| trainer.step(&microbatches(&finetune, &samples, &mesh, step), |_| 1e-2, step).unwrap();
+                let step = |trainer: &mut Trainer, step| {
+                    trainer
+                        .step(&microbatches(&finetune, &samples, &mesh, step), |_| 1e-2, step)
+                        .unwrap()
+                };
                 assert!(step(&mut trainer, 0).applied);
                 let before = state(&trainer);
                 let skipped = step(&mut trainer, 1);
@@ -122,7 +129,9 @@ fn names(finetune: &Finetune) -> Vec<Vec<String>> {
     };
     let steps = 0..finetune.trainer.max_steps.unwrap();
     let of = |step| slice.global_batch(&order, step * slice.global_batch_size);
-    steps.map(|step| of(step).into_iter().map(|index| data.name(index as usize)).collect()).collect()
+    steps
+        .map(|step| of(step).into_iter().map(|index| data.name(index as usize)).collect())
+        .collect()
 }
 
 #[test]
@@ -135,7 +144,10 @@ fn a_run_skips_counts_and_names_the_samples() {
             let mut finetune = bright(folder.path(), 24, 13);
             finetune.trainer.nan_policy = NanPolicy::Skip;
             let names = names(&finetune);
-            let white: Vec<_> = names.iter().map(|names| names.iter().any(|name| name.contains("(id record 13)"))).collect();
+            let white: Vec<_> = names
+                .iter()
+                .map(|names| names.iter().any(|name| name.contains("(id record 13)")))
+                .collect();
             assert_eq!(white.iter().filter(|white| **white).count(), 2);
             let mut losses = Vec::new();
             for report in run_on(&finetune, &run_dir, sizes, &Registry::builtin()) {
@@ -152,7 +164,13 @@ fn a_run_skips_counts_and_names_the_samples() {
             assert_eq!(skipped, 2);
             let spikes = json_lines(&run_dir.join("spikes.jsonl"));
             let expected: Vec<_> = (0..6).filter(|step| white[*step]).collect();
-            assert_eq!(spikes.iter().map(|spike| spike["step"].as_u64().unwrap() as usize).collect::<Vec<_>>(), expected);
+            assert_eq!(
+                spikes
+                    .iter()
+                    .map(|spike| spike["step"].as_u64().unwrap() as usize)
+                    .collect::<Vec<_>>(),
+                expected
+            );
             for (spike, step) in spikes.iter().zip(expected) {
                 assert_eq!(spike["samples"], json!(names[step]));
             }
@@ -168,7 +186,10 @@ fn without_leave_to_skip_the_run_fails() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let finetune = bright(folder.path(), 24, 13);
-        let step = names(&finetune).iter().position(|names| names.iter().any(|name| name.contains("(id record 13)"))).unwrap();
+        let step = names(&finetune)
+            .iter()
+            .position(|names| names.iter().any(|name| name.contains("(id record 13)")))
+            .unwrap();
         let failure = run(&finetune, &folder.path().join("run")).unwrap_err();
         assert_eq!((failure.class, failure.step), (exit_class::JOB, Some(step as u64)));
         assert_eq!(failure.chain, [format!("step {step}: the loss is NaN")]);
@@ -184,7 +205,10 @@ fn ten_skipped_steps_in_a_row_end_the_run() {
             finetune.trainer.max_steps = Some(2);
             let checkpoint = run(&finetune, &folder.path().join("first")).unwrap().checkpoint.unwrap();
             rewrite(&checkpoint.join("model.safetensors"), |tensors| {
-                let (_, weight) = tensors.iter_mut().find(|(name, _)| name == "model.language_model.norm.weight").unwrap();
+                let (_, weight) = tensors
+                    .iter_mut()
+                    .find(|(name, _)| name == "model.language_model.norm.weight")
+                    .unwrap();
                 let _ = weight.fill_(f64::NAN);
             });
             reseal(&checkpoint);
@@ -194,47 +218,63 @@ fn ten_skipped_steps_in_a_row_end_the_run() {
             let run_dir = folder.path().join("second");
             for outcome in run_on(&finetune, &run_dir, sizes, &Registry::builtin()) {
                 let error = outcome.unwrap_err();
-                assert_eq!((error.to_string().as_str(), error.class()), ("step 11: the loss of ten steps in a row is NaN", exit_class::JOB));
+                assert_eq!(
+                    (error.to_string().as_str(), error.class()),
+                    ("step 11: the loss of ten steps in a row is NaN", exit_class::JOB)
+                );
             }
-            let skipped: Vec<_> = json_lines(&run_dir.join(METRICS_FILE)).iter().map(|line| line["skipped_steps"].as_u64().unwrap()).collect();
+            let skipped: Vec<_> = json_lines(&run_dir.join(METRICS_FILE))
+                .iter()
+                .map(|line| line["skipped_steps"].as_u64().unwrap())
+                .collect();
             assert_eq!(skipped, (1..10).collect::<Vec<_>>());
         }
     });
 }
 
+/// Steps of a run, and the one that sees the odd sample: by then the last 64 losses have settled.
+const STEPS: u64 = 120;
+const ODD: u64 = 110;
+
 #[test]
 fn a_loss_that_stands_out_is_reported() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
-        // 160 records, two a step: 80 steps. One answer is not like the others; it comes in step 70.
-        let record = |id: usize, answer: &str| {
+        // Two records a step, all the same but one, which comes when the others are learnt.
+        let record = |id: u64, answer: &str| {
             json!({
                 "id": format!("record {id}"),
                 "conversations": [{ "from": "human", "value": "What is it?" }, { "from": "gpt", "value": answer }],
             })
         };
-        let mut records: Vec<_> = (0..160).map(|id| record(id, "A thing.")).collect();
+        let mut records: Vec<_> = (0..2 * STEPS).map(|id| record(id, "A thing.")).collect();
         let mut finetune = records_of(folder.path(), records.clone());
         let data = preloaded(&mut finetune);
         data.global_batch_size = 2;
         data.micro_batch_size = 1;
-        finetune.trainer.max_steps = Some(80);
+        finetune.trainer.max_steps = Some(STEPS);
         let order = Order {
             seed: finetune.data.seed(),
-            len: 160,
+            len: 2 * STEPS,
             shuffle: true,
         };
-        let odd = order.index(2 * 70 + 1) as usize;
-        records[odd] = record(odd, "Seventeen elephants who read newspapers.");
+        let odd = order.index(2 * ODD + 1);
+        records[odd as usize] = record(odd, "Seventeen elephants who read newspapers.");
         records_of(folder.path(), records);
         finetune.trainer.loss_spike_threshold = Some(6.0);
         let report = run(&finetune, &folder.path().join("run")).unwrap();
         let spikes = json_lines(&folder.path().join("run/spikes.jsonl"));
         assert_eq!(spikes.len(), 1, "{spikes:?}");
-        assert_eq!((&spikes[0]["step"], &spikes[0]["samples"]), (&json!(70), &json!(names(&finetune)[70])));
-        assert!(spikes[0]["samples"][1].as_str().unwrap().ends_with(&format!("(id record {odd})")), "{spikes:?}");
-        assert_eq!(spikes[0]["loss"].as_f64(), Some(report.losses[70]));
-        let recent = &report.losses[70 - 64..70];
+        assert_eq!(
+            (&spikes[0]["step"], &spikes[0]["samples"]),
+            (&json!(ODD), &json!(names(&finetune)[ODD as usize]))
+        );
+        assert!(
+            spikes[0]["samples"][1].as_str().unwrap().ends_with(&format!("(id record {odd})")),
+            "{spikes:?}"
+        );
+        assert_eq!(spikes[0]["loss"].as_f64(), Some(report.losses[ODD as usize]));
+        let recent = &report.losses[ODD as usize - 64..ODD as usize];
         let mean = recent.iter().sum::<f64>() / 64.0;
         crate::setting::close("mean", &[spikes[0]["mean"].as_f64().unwrap()], &[mean], 1e-9);
         // The same run with an eye closed.

@@ -67,20 +67,36 @@ fn check(sizes: ParallelSizes, steps: u64, first: bool, save_every: Option<u64>)
     let asked = after(&finetune, steps, first, "Ask");
     let (own, other) = (folder.path().join("runs/1"), folder.path().join("runs/2"));
     let stopped = report(&asked, &own, sizes);
-    assert_eq!((stopped.steps, stopped.stopped.as_deref(), stopped.ended_early), (steps, Some("a request"), None), "{what}");
+    assert_eq!(
+        (stopped.steps, stopped.stopped.as_deref(), stopped.ended_early),
+        (steps, Some("a request"), None),
+        "{what}"
+    );
     assert_eq!(bits(&stopped.losses), expected[..steps as usize], "{what}");
     let progress = CheckpointFolder::open(&stopped.checkpoint.unwrap()).unwrap().state.progress;
-    assert_eq!((progress.steps_done, progress.consumed_samples, progress.finished), (steps, 8 * steps, false), "{what}");
+    assert_eq!(
+        (progress.steps_done, progress.consumed_samples, progress.finished),
+        (steps, 8 * steps, false),
+        "{what}"
+    );
     assert_eq!(logged_steps(&own), (0..steps).collect::<Vec<_>>(), "{what}");
     // From another folder first: the run there finds the newest checkpoint of its name.
     let mut elsewhere = asked.clone();
     elsewhere.resume.resume_if_exists = true;
     let resumed = report(&elsewhere, &other, sizes);
-    assert_eq!((bits(&resumed.losses), resumed.stopped), (expected[steps as usize..].to_vec(), None), "{what}");
+    assert_eq!(
+        (bits(&resumed.losses), resumed.stopped),
+        (expected[steps as usize..].to_vec(), None),
+        "{what}"
+    );
     assert_eq!(logged_steps(&other), (steps..6).collect::<Vec<_>>(), "{what}");
     // In its own folder, as a retry does.
     let resumed = report(&asked, &own, sizes);
-    assert_eq!((bits(&resumed.losses), resumed.stopped), (expected[steps as usize..].to_vec(), None), "{what}");
+    assert_eq!(
+        (bits(&resumed.losses), resumed.stopped),
+        (expected[steps as usize..].to_vec(), None),
+        "{what}"
+    );
     assert_eq!(logged_steps(&own), (0..6).collect::<Vec<_>>(), "{what}");
 }
 
@@ -123,7 +139,10 @@ fn a_request_before_the_first_step_needs_no_checkpoint() {
         };
         request.stop();
         let stopped = train(&request);
-        assert_eq!((stopped.steps, stopped.stopped.as_deref(), stopped.checkpoint), (0, Some("a request"), None));
+        assert_eq!(
+            (stopped.steps, stopped.stopped.as_deref(), stopped.checkpoint),
+            (0, Some("a request"), None)
+        );
         assert_eq!(names(&folder.path().join("checkpoints")), Vec::<String>::new());
         assert_eq!(train(&StopRequest::default()).losses.len(), 6);
     });

@@ -72,8 +72,18 @@ fn is_the_mean_over_all_labelled_tokens_in_every_layout() {
                 losses
             };
             let expected = on("one", ONE);
-            close("two data-parallel ranks", &on("dp", ParallelSizes { dp: 2, ..ONE }), &expected, 1e-5);
-            close("two tensor-parallel ranks", &on("tp", ParallelSizes { tp: 2, ..ONE }), &expected, 1e-5);
+            close(
+                "two data-parallel ranks",
+                &on("dp", ParallelSizes { dp: 2, ..ONE }),
+                &expected,
+                1e-5,
+            );
+            close(
+                "two tensor-parallel ranks",
+                &on("tp", ParallelSizes { tp: 2, ..ONE }),
+                &expected,
+                1e-5,
+            );
         }
     });
 }
@@ -191,7 +201,13 @@ fn check_best(mode: MetricMode, top: i64, last: bool) {
     }
     best.truncate(top as usize);
     assert!(best[0] != 7, "the best comes last: {losses:?}");
-    let name = |step: usize| format!("default--val_loss={:.2}-step={step}-consumed_samples={}", losses[step], 8 * (step + 1));
+    let name = |step: usize| {
+        format!(
+            "default--val_loss={:.2}-step={step}-consumed_samples={}",
+            losses[step],
+            8 * (step + 1)
+        )
+    };
     let mut expected: Vec<_> = best.iter().filter(|step| **step != 7 || !last).map(|step| name(*step)).collect();
     if last {
         expected.push(name(7) + "-last");

@@ -145,6 +145,23 @@ impl HfBatch {
         }
     }
 
+    /// The same with rows of a length that is a multiple of `multiple`; nothing is learnt behind their ends.
+    pub(crate) fn padded(&self, multiple: i64) -> Self {
+        let s = self.input_ids.size()[1];
+        let pad = |tensor: &Tensor, value: f64| {
+            tensor.f_constant_pad_nd([0, (multiple - s % multiple) % multiple]).map(|padded| {
+                let behind = Tensor::arange(padded.size()[1], (Kind::Int64, Device::Cpu)).ge(s);
+                padded.masked_fill(&behind, value)
+            })
+        };
+        Self {
+            input_ids: pad(&self.input_ids, 0.0).unwrap(),
+            labels: pad(&self.labels, -100.0).unwrap(),
+            attention_mask: pad(&self.attention_mask, 0.0).unwrap(),
+            pixels: self.pixels.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+
     /// The same batch in our form.
     pub(crate) fn microbatch(&self, model: &LlavaModel) -> Microbatch {
         let [b, s] = <[i64; 2]>::try_from(self.input_ids.size()).unwrap();

@@ -4,7 +4,7 @@ use crate::case::{HfBatch, close, difference, finetune, folders_with, json, mode
 use neva_engine::checkpoint::TensorFile;
 use neva_engine::comm::{Axis, Mesh};
 use neva_engine::trainer::Trainer;
-use neva_schemas::{AdamW, Finetune, LlavaModel, LoRA, Optim, ParamGroup, ParallelSizes, Peft};
+use neva_schemas::{AdamW, Finetune, LlavaModel, LoRA, Optim, ParallelSizes, ParamGroup, Peft};
 use serde_json::Value;
 use std::path::Path;
 use tch::Tensor;
@@ -22,11 +22,20 @@ fn golden_training_tensor_parallel_2() {
 }
 
 #[test]
+fn golden_training_tensor_and_sequence_parallel_2() {
+    check_with(ParallelSizes { tp: 2, ..ONE }, true);
+}
+
+#[test]
 fn golden_training_data_parallel_2() {
     check(ParallelSizes { dp: 2, ..ONE });
 }
 
 fn check(sizes: ParallelSizes) {
+    check_with(sizes, false);
+}
+
+fn check_with(sizes: ParallelSizes, sequence_parallel: bool) {
     for folder in folders_with("trace.json") {
         let trace = json(&folder.join("trace.json"));
         let base = folder.with_file_name(trace["base"].as_str().unwrap());
@@ -37,15 +46,16 @@ fn check(sizes: ParallelSizes) {
                 continue;
             }
         };
-        on_mesh(sizes, |mesh| train(&folder, &base, &model, &trace, mesh));
+        on_mesh(sizes, |mesh| train(&folder, &base, &model, &trace, mesh, sequence_parallel));
         println!("{}: ok", name(&folder));
     }
 }
 
-fn train(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, mesh: Mesh) {
+fn train(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, mesh: Mesh, sequence_parallel: bool) {
     let case = name(folder);
     let lora = folder.join("adapter_init").is_dir();
-    let finetune = configure(folder, base, model, trace, lora);
+    let mut finetune = configure(folder, base, model, trace, lora);
+    finetune.trainer.strategy.sequence_parallel = sequence_parallel;
     let projector = finetune.optim.mm_projector_lr();
     let mut trainer = trainer(&finetune, mesh.clone());
     if lora {
@@ -55,8 +65,14 @@ fn train(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, mesh: Me
     for (step, expected) in trace["steps"].as_array().unwrap().iter().enumerate() {
         // The trace's groups differ in their rates only where the projector has one of its own.
         let rates = expected["lr"].as_array().unwrap();
-        let rate = |peak: f64| if Some(peak) == *projector { rates[1].as_f64().unwrap() } else { rates[0].as_f64().unwrap() };
-        let mine = share(&HfBatch::read(&batches, &format!("batch{step}.")), model, &mesh);
+        let rate = |peak: f64| {
+            if Some(peak) == *projector {
+                rates[1].as_f64().unwrap()
+            } else {
+                rates[0].as_f64().unwrap()
+            }
+        };
+        let mine = share(&HfBatch::read(&batches, &format!("batch{step}.")).padded(2), model, &mesh);
         let report = trainer.step(&[mine.microbatch(model)], rate, step as u64).unwrap();
         close(
             &format!("{case}: loss of step {step}"),
@@ -75,7 +91,7 @@ fn train(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, mesh: Me
         );
     }
     for (step, expected) in trace["final_losses"].as_array().unwrap().iter().enumerate() {
-        let mine = share(&HfBatch::read(&batches, &format!("batch{step}.")), model, &mesh);
+        let mine = share(&HfBatch::read(&batches, &format!("batch{step}.")).padded(2), model, &mesh);
         let report = trainer.accumulate(&[mine.microbatch(model)]).unwrap();
         close(
             &format!("{case}: loss of batch {step} after training"),

@@ -8,17 +8,21 @@ mod console;
 mod error;
 mod metrics;
 mod metrics_file;
+#[cfg(feature = "loggers")]
 mod mlflow;
 pub mod plot;
 mod step_line;
+#[cfg(feature = "loggers")]
 mod tensorboard;
 
 pub use console::Console;
 pub use error::TrackError;
 pub use metrics::{StepMetrics, ValidationMetrics};
 pub use metrics_file::MetricsFile;
+#[cfg(feature = "loggers")]
 pub use mlflow::{Mlflow, MlflowCredentials};
 pub use step_line::{NoStepLine, StepLine};
+#[cfg(feature = "loggers")]
 pub use tensorboard::TensorBoard;
 
 /// Something that takes a run's metrics as they come.

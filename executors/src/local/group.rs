@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use super::FOREIGN;
 use crate::{
     error::ExecutorError,
-    submission::{Process, Submission},
+    submission::{JobKind, Process, Submission},
 };
 
 /// Ranks that were started, in their order.
@@ -28,6 +28,7 @@ impl Group {
             // No rank is waited for before all are started, so the first keeps the group's number alive
             // even when it is already dead.
             let leader = group.as_ref().map(|group| group.id);
+            let port = (submission.kind == JobKind::Ranks).then_some(port);
             match (start(process, &submission.dir, port, leader), &mut group) {
                 (Ok((id, child)), None) => group = Some(Self { id, ranks: vec![child] }),
                 (Ok((_, child)), Some(group)) => group.ranks.push(child),
@@ -52,7 +53,7 @@ impl Group {
     }
 }
 
-fn start(process: &Process, dir: &Path, port: u16, group: Option<Pid>) -> Result<(Pid, Child), ExecutorError> {
+fn start(process: &Process, dir: &Path, port: Option<u16>, group: Option<Pid>) -> Result<(Pid, Child), ExecutorError> {
     let path = dir.join(&process.log);
     let log = OpenOptions::new().create(true).append(true).open(&path);
     let logs = log.and_then(|log| Ok((log.try_clone()?, log)));
@@ -70,8 +71,6 @@ fn start(process: &Process, dir: &Path, port: u16, group: Option<Pid>) -> Result
     command
         .args(arguments)
         .envs(&process.env)
-        .env(env::MASTER_PORT, port.to_string())
-        .env(env::NEVA_DIE_WITH_PARENT, "1")
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr)
@@ -80,6 +79,12 @@ fn start(process: &Process, dir: &Path, port: u16, group: Option<Pid>) -> Result
         .kill_on_drop(true);
     for name in FOREIGN {
         command.env_remove(name);
+    }
+    if let Some(port) = port {
+        command.env(env::MASTER_PORT, port.to_string()).env(env::NEVA_DIE_WITH_PARENT, "1");
+    }
+    if let Some(folder) = &process.working_directory {
+        command.current_dir(folder);
     }
     let failed = |source| ExecutorError::Start {
         program: program.to_owned(),

@@ -11,7 +11,7 @@ mod supervisor;
 
 use std::{path::PathBuf, time::Duration};
 
-use neva_schemas::{LaunchPlan, PLAN_FILE, env};
+use neva_schemas::{LaunchPlan, PLAN_FILE, ScriptPlan, env};
 
 use folder::JobFolder;
 pub use folder::rank_log;
@@ -20,9 +20,12 @@ use group::Group;
 use crate::{
     error::ExecutorError,
     executor::{BoxFuture, Executor, JobHandle, JobState, LogChunk},
-    submission::{Process, Submission, train_argv},
+    submission::{JobKind, Process, Submission, script_argv, train_argv},
     topology::Topology,
 };
+
+/// File in a script's folder that holds its text.
+const SCRIPT_FILE: &str = "script";
 
 /// The address at which local ranks meet.
 const MASTER_ADDR: &str = "127.0.0.1";
@@ -84,6 +87,7 @@ impl Executor for LocalExecutor {
             Process {
                 argv: argv.clone(),
                 env,
+                working_directory: None,
                 log: rank_log(rank),
             }
         };
@@ -91,6 +95,22 @@ impl Executor for LocalExecutor {
             dir: plan.run_dir.clone(),
             files: [(PLAN_FILE.into(), serde_json::to_string_pretty(plan)? + "\n")].into(),
             processes: (0..world_size).map(process).collect(),
+            kind: JobKind::Ranks,
+        })
+    }
+
+    fn render_script(&self, script: &ScriptPlan) -> Result<Submission, ExecutorError> {
+        let process = Process {
+            argv: script_argv(script, &script.run_dir.join(SCRIPT_FILE))?,
+            env: script.env.clone(),
+            working_directory: Some(script.working_directory.clone()),
+            log: rank_log(0),
+        };
+        Ok(Submission {
+            dir: script.run_dir.clone(),
+            files: [(SCRIPT_FILE.into(), script.text.clone())].into(),
+            processes: vec![process],
+            kind: JobKind::Script,
         })
     }
 

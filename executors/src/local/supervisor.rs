@@ -23,7 +23,7 @@ use crate::{
     error::ExecutorError,
     executor::JobState,
     failure::{JobFailure, RankExit},
-    submission::Submission,
+    submission::{JobKind, Submission},
 };
 
 /// How often the folder is asked for a request to cancel.
@@ -82,9 +82,18 @@ impl Supervisor {
         if self.folder.cancel_requests() > 0 && exits.iter().all(|exit| exit.status.success() || !exit.by_itself) {
             return JobState::Cancelled;
         }
-        match JobFailure::first(exits, records, |rank| self.folder.log_tail(rank)) {
+        let tail = |rank| self.folder.log_tail(rank);
+        let failure = match self.submission.kind {
+            JobKind::Ranks => JobFailure::first(exits, records, tail),
+            JobKind::Script => JobFailure::of_script(exits, tail),
+        };
+        match failure {
             Some(failure) => JobState::Failed(JobFailure {
-                log: failure.rank.map(|rank| self.folder.log(rank)),
+                log: match self.submission.kind {
+                    JobKind::Ranks => failure.rank,
+                    JobKind::Script => Some(0),
+                }
+                .map(|rank| self.folder.log(rank)),
                 ..failure
             }),
             None => JobState::Succeeded,

@@ -5,11 +5,12 @@ use std::{fmt, fs, path::Path, thread::available_parallelism};
 use clap::Args;
 use serde::Serialize;
 
-use super::{OutputArgs, report::Report};
+use super::{Globals, OutputArgs, report::Report};
 use crate::{
     environment,
     error::RunError,
     program::{self, LIBTORCH_VERSION, RankVersion},
+    workspace::WORKSPACE_FILE,
 };
 
 #[derive(Debug, Args)]
@@ -47,8 +48,9 @@ impl Check {
     }
 }
 
-pub(super) fn doctor(report: &mut Report) -> Result<(), RunError> {
+pub(super) fn doctor(globals: &Globals, report: &mut Report) -> Result<(), RunError> {
     let mut checks = rank_program();
+    checks.push(workspace(globals));
     checks.push(machine());
     checks.extend(disk());
     let missing = checks.iter().filter(|check| !check.ok).count();
@@ -100,6 +102,30 @@ fn libtorch(version: &RankVersion) -> Check {
         ok: fits,
         detail: format!("{}{needed}", version.libtorch),
         help,
+    }
+}
+
+/// Which workspace file is used, and what it has.
+fn workspace(globals: &Globals) -> Check {
+    const NAME: &str = "workspace";
+    match globals.workspace() {
+        Ok(None) if globals.no_workspace => Check::ok(NAME, "ignored".to_owned()),
+        Ok(None) => Check::ok(NAME, format!("none: there is no {WORKSPACE_FILE} here or above")),
+        Ok(Some(workspace)) => {
+            let names: Vec<_> = workspace.settings.executors.keys().map(String::as_str).collect();
+            let executors = if names.is_empty() {
+                String::new()
+            } else {
+                format!(", executors {}", names.join(", "))
+            };
+            Check::ok(NAME, format!("{}{executors}", workspace.file.display()))
+        }
+        Err(error) => Check {
+            help: Some(format!(
+                "`neva-run validate {WORKSPACE_FILE}` shows where; `--no-workspace` ignores the file"
+            )),
+            ..Check::missing(NAME, &error)
+        },
     }
 }
 

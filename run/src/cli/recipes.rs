@@ -1,19 +1,62 @@
 //! `neva-run recipes`: the recipes that come with this program.
 
-use clap::Args;
-use neva_recipes::RECIPES;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
+use neva_recipes::{RECIPES, RecipeEntry};
 use serde_json::json;
 
-use super::{OutputArgs, report::Report};
-use crate::error::RunError;
+use super::{OutputArgs, export::write_file, report::Report};
+use crate::{
+    config::{ConfigError, Problem},
+    error::RunError,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  neva-run recipes                              what there is
+  neva-run recipes copy llava15_7b mine.yaml    begin a file of your own, with every argument explained
+  neva-run recipes copy neva_tiny -             print it";
 
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, subcommand_value_name = "ACTION", subcommand_help_heading = "Actions")]
 pub(super) struct RecipesArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
 
-pub(super) fn recipes(report: &mut Report) -> Result<(), RunError> {
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List them; the word `list` may be left out
+    List,
+    /// Write the commented file of one
+    Copy(CopyArgs),
+}
+
+#[derive(Debug, Args)]
+struct CopyArgs {
+    /// Name of the recipe
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// File to write, `NAME.yaml` if left out; `-` is standard output
+    #[arg(value_name = "DEST", value_hint = ValueHint::FilePath)]
+    dest: Option<PathBuf>,
+    /// Overwrite the file if it exists
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub(super) fn recipes(args: &RecipesArgs, report: &mut Report) -> Result<(), RunError> {
+    match &args.action {
+        None | Some(Action::List) => list(report),
+        Some(Action::Copy(args)) => return copy(args, report),
+    }
+    Ok(())
+}
+
+fn list(report: &mut Report) {
     let width = RECIPES.iter().map(|recipe| recipe.name.len()).max().unwrap_or_default();
     let lines: Vec<_> = RECIPES
         .iter()
@@ -24,5 +67,37 @@ pub(super) fn recipes(report: &mut Report) -> Result<(), RunError> {
         .map(|recipe| json!({ "name": recipe.name, "summary": recipe.summary, "notice": recipe.notice, "default_args": (recipe.default_args)() }))
         .collect();
     report.result(lines.join("\n"), &values);
+}
+
+fn copy(args: &CopyArgs, report: &mut Report) -> Result<(), RunError> {
+    let recipe = neva_recipes::find(&args.name).ok_or_else(|| unknown(&args.name))?;
+    let text = own_copy(recipe);
+    let dest = args.dest.clone().unwrap_or_else(|| format!("{}.yaml", recipe.name).into());
+    if dest.as_os_str() == "-" {
+        report.result(text.trim_end(), &json!({ "text": text }));
+        return Ok(());
+    }
+    write_file(&dest, &text, args.yes)?;
+    report.result(format_args!("wrote {}", dest.display()), &json!({ "written": dest }));
     Ok(())
+}
+
+/// The recipe's file for a folder of the user's: the schema, which editors complete by, lies beside it, and the
+/// lines on how to run it name no file of ours.
+fn own_copy(recipe: &RecipeEntry) -> String {
+    let text = recipe.yaml.replacen("$schema=../schemas/json/", "$schema=", 1);
+    let first = text.find('\n').map_or(0, |end| end + 1);
+    let (schema, rest) = text.split_at(first);
+    format!("{schema}# (For completion in an editor: neva-run schema recipe --write .)\n{rest}")
+}
+
+fn unknown(name: &str) -> ConfigError {
+    ConfigError {
+        path: Default::default(),
+        origin: None,
+        problem: Box::new(Problem::UnknownVariant {
+            name: name.to_owned(),
+            allowed: RECIPES.iter().map(|recipe| recipe.name.to_owned()).collect(),
+        }),
+    }
 }

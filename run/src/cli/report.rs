@@ -12,7 +12,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Format, progress::Progress};
-use crate::{config, environment, error::RunError, job::Retry};
+use crate::{
+    config::{self, ConfigError},
+    environment,
+    error::RunError,
+    experiment::{Change, Event, ExperimentError},
+    job::Retry,
+};
 
 /// What takes the output of rank 0.
 type Output = Box<dyn FnMut(&[u8]) + Send>;
@@ -22,16 +28,19 @@ type Output = Box<dyn FnMut(&[u8]) + Send>;
 pub(super) struct Report {
     format: Format,
     colour: bool,
+    /// Results and errors only.
+    quiet: bool,
     /// Of the run that goes on.
     progress: Progress,
 }
 
 impl Report {
-    pub(super) fn new(format: Format) -> Self {
+    pub(super) fn new(format: Format, quiet: bool) -> Self {
         let no_color = environment::variable("NO_COLOR");
         Self {
             format,
             colour: config::wants_colour(io::stderr().is_terminal(), no_color.as_deref().map(str::as_ref)),
+            quiet,
             progress: Progress::default(),
         }
     }
@@ -48,9 +57,18 @@ impl Report {
         };
     }
 
+    /// A result in lines, of which there may be none.
+    pub(super) fn result_lines(&mut self, lines: &[String], value: &impl Serialize) {
+        if self.format == Format::Json || !lines.is_empty() {
+            self.result(lines.join("\n"), value);
+        }
+    }
+
     /// A remark that is not the result.
     pub(super) fn note(&mut self, text: impl Display) {
-        let _ = writeln!(io::stderr(), "{text}");
+        if !self.quiet {
+            let _ = writeln!(io::stderr(), "{text}");
+        }
     }
 
     pub(super) fn warnings(&mut self, warnings: &[Problem]) {
@@ -60,9 +78,11 @@ impl Report {
     }
 
     /// Takes the output of rank 0 as it comes; on a terminal its steps become a bar. Where standard output
-    /// belongs to one JSON document, it goes to standard error.
-    pub(super) fn rank_output(&mut self) -> Output {
+    /// belongs to one JSON document, it goes to standard error. With `--quiet` it is in the logs only, unless
+    /// `tail` asks for it.
+    pub(super) fn rank_output(&mut self, tail: bool) -> Output {
         match self.format {
+            _ if self.quiet && !tail => Box::new(|_| {}),
             Format::Human => {
                 let (progress, output) = Progress::start();
                 self.progress = progress;
@@ -76,11 +96,46 @@ impl Report {
 
     /// Takes attempts that failed, as remarks.
     pub(super) fn retries(&self) -> impl FnMut(&Retry) + Send + 'static {
-        let progress = self.progress.share();
+        let (progress, quiet) = (self.progress.share(), self.quiet);
         move |retry| {
+            if quiet {
+                return;
+            }
             progress.suspend(|| {
                 let _ = writeln!(io::stderr(), "{retry}");
             });
+        }
+    }
+
+    /// A remark of several lines that goes with an error; programs read it in the error.
+    pub(super) fn remark(&mut self, text: impl Display) {
+        if self.format == Format::Human {
+            self.note(text);
+        }
+    }
+
+    /// Takes what happens to the tasks of an experiment, as remarks.
+    pub(super) fn experiment_events(&self) -> impl FnMut(&Event) + Send + 'static {
+        let quiet = self.quiet;
+        move |event| {
+            let (Some(task), false) = (&event.task, quiet) else { return };
+            let _ = match &event.change {
+                Change::Submitted { attempt: 1, .. } => writeln!(io::stderr(), "{task}: started"),
+                Change::Submitted { attempt, .. } => writeln!(io::stderr(), "{task}: started, attempt {attempt}"),
+                Change::Retried {
+                    attempt,
+                    failure,
+                    pause_ms,
+                } => {
+                    writeln!(
+                        io::stderr(),
+                        "{task}: attempt {attempt} failed: {failure}; the next starts in {} s",
+                        pause_ms / 1000
+                    )
+                }
+                Change::Ended { state, .. } => writeln!(io::stderr(), "{task}: {state}"),
+                _ => Ok(()),
+            };
         }
     }
 
@@ -88,8 +143,8 @@ impl Report {
     pub(super) fn error(&mut self, error: &RunError) -> ExitClass {
         let _ = match self.format {
             Format::Human => write!(io::stderr(), "{}", self.human(error)),
-            // The checks, which are the document, say it each for itself.
-            Format::Json if matches!(error, RunError::Unfit { .. }) => Ok(()),
+            // What was printed already is the document, and tells of this.
+            Format::Json if matches!(error, RunError::Unfit { .. } | RunError::Differ { .. } | RunError::Files(_)) => Ok(()),
             Format::Json => json_line(&json!({ "error": as_json(error) })),
         };
         error.class()
@@ -98,7 +153,7 @@ impl Report {
     fn human(&self, error: &RunError) -> String {
         let RunError::Job(failure) = error else {
             return match error {
-                RunError::Config(problems) => config::render(problems, self.colour),
+                RunError::Config(problems) | RunError::Files(problems) => config::render(problems, self.colour),
                 other => config::render(other, self.colour),
             };
         };
@@ -120,9 +175,20 @@ impl Report {
 }
 
 /// Prints what clap says of the arguments, help and version among it, and returns the exit code.
-pub(super) fn usage(error: &clap::Error) -> ExitClass {
-    let _ = error.print();
-    if error.use_stderr() { exit_class::INPUT } else { exit_class::DONE }
+pub(super) fn usage(error: &clap::Error, json: bool) -> ExitClass {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return exit_class::DONE;
+    }
+    if json {
+        let text = error.render().to_string();
+        let message = text.trim().trim_start_matches("error: ");
+        let error = json!({ "class": exit_class::INPUT, "message": message, "help": null, "problems": [], "failure": null });
+        let _ = json_line(&json!({ "error": error }));
+    } else {
+        let _ = error.print();
+    }
+    exit_class::INPUT
 }
 
 /// The panic hook: one line, and where it happened. Panics are bugs of ours.
@@ -146,21 +212,22 @@ fn json_line(value: &impl Serialize) -> io::Result<()> {
     writeln!(io::stdout(), "{text}")
 }
 
+/// A problem of a configuration, for programs.
+pub(super) fn problem_json(problem: &ConfigError) -> serde_json::Value {
+    let at = problem.origin.as_ref().map(ToString::to_string);
+    json!({ "path": problem.path.to_string(), "at": at, "message": problem.problem.to_string(), "help": problem.problem.help() })
+}
+
 fn as_json(error: &RunError) -> serde_json::Value {
     let problems = match error {
         RunError::Config(problems) => problems.errors(),
         _ => &[],
     };
-    let problems: Vec<_> = problems
-        .iter()
-        .map(|problem| {
-            let at = problem.origin.as_ref().map(ToString::to_string);
-            json!({ "path": problem.path.to_string(), "at": at, "message": problem.problem.to_string(), "help": problem.problem.help() })
-        })
-        .collect();
+    let problems: Vec<_> = problems.iter().map(problem_json).collect();
     let failure = match error {
         RunError::Job(failure) => json!(failure),
         RunError::Rank(failure) => json!(failure),
+        RunError::Experiment(ExperimentError::Failed(report)) => json!(report),
         _ => serde_json::Value::Null,
     };
     json!({ "class": error.class(), "message": error.to_string(), "help": error.advice(), "problems": problems, "failure": failure })

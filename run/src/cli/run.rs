@@ -6,61 +6,91 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
 };
 
-use clap::{Args, ValueEnum};
-use neva_executors::{Executor, LocalExecutor, Process, Submission, Topology, train_argv};
+use clap::Args;
+use neva_executors::train_argv;
 use neva_schemas::{LaunchPlan, METRICS_FILE, PLAN_FILE, RankEnv, Run, RunReport};
 use neva_track::plot::CURVES_FILE;
 use serde_json::json;
 
-use super::{OutputArgs, RecipeInput, report::Report};
+use super::{
+    Globals, OutputArgs, RecipeInput,
+    dry_run::DryRun,
+    experiment::{self, Launch, LaunchArgs},
+    export::ExportArgs,
+    input::ExecutorArgs,
+    report::Report,
+};
 use crate::{
-    config::{Origin, to_node, to_yaml_string},
+    config::Node,
     environment,
     error::RunError,
-    folder,
+    executor, folder,
     launch::{self, RunOptions},
-    program,
+    program, resolve,
 };
 
-/// Ranks whose command lines a dry run prints.
-const SHOWN_RANKS: usize = 8;
+const EXAMPLES: &str = "\
+Examples:
+  neva-run recipes/neva_tiny.yaml --set finetune.trainer.max_steps=20
+  neva-run mine.yaml --executor patient --set executor.retries=5    an executor of neva.yaml, with one value changed
+  neva-run mine.yaml --executor executors/long.yaml --dry-run       an executor file; print what would run
+  neva-run mine.yaml --set peft_scheme=none --to-yaml full.yaml     write the resolved run, which is a recipe file
+  torchrun --no-python --nproc-per-node 8 neva-run mine.yaml --direct
+
+Overrides:
+  --set finetune.optim.lr=1e-4            set a value; the value is YAML: [1, 2], {a: 1}, null, \"text\"
+  --set finetune.data.paths+=[b.json]     append to a list; += -= *= /= compute with a number
+  --set 'finetune.model|={}'              merge a map into a map
+  --set '~finetune.peft'                  delete";
 
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
     #[command(flatten)]
     input: RecipeInput,
-    /// Where the ranks run
-    #[arg(long, value_name = "NAME", default_value = "local", conflicts_with = "direct")]
-    executor: Place,
+    #[command(flatten)]
+    executor: ExecutorArgs,
     /// Run in this very process: a run of one rank, or one of those that torchrun started
-    #[arg(long)]
+    #[arg(long, conflicts_with = "executor")]
     direct: bool,
     /// Start a run that failed again, up to N times, each time from its last checkpoint. Wrong input and bugs
-    /// are not tried again
-    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "direct")]
-    retries: u32,
+    /// are not tried again. In place of the executor's `retries`
+    #[arg(long, value_name = "N", conflicts_with = "direct")]
+    retries: Option<u32>,
     /// Print what would run, and do nothing
     #[arg(long)]
     dry_run: bool,
+    /// Show the output of rank 0 even with `--quiet`; without that it is shown anyway
+    #[arg(long, conflicts_with = "direct")]
+    tail: bool,
+    #[command(flatten)]
+    experiment: LaunchArgs,
+    #[command(flatten)]
+    export: ExportArgs,
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
 
-/// Executors by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Place {
-    /// Processes on this machine
-    Local,
-}
-
-pub(super) fn run(args: RunArgs, report: &mut Report) -> Result<(), RunError> {
-    let resolved = args.input.resolve()?;
-    report.warnings(&resolved.warnings);
+pub(super) fn run(args: RunArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
+    if args.direct && args.input.sets_executor() {
+        let message = "`--direct` runs in this process, so there is no executor whose values `--set executor...` could set";
+        return Err(RunError::Argument(message.to_owned()));
+    }
+    let file = resolve::load(&args.input.recipe)?;
+    if args.experiment.wanted(&file) {
+        return experiment(&args, file, globals, report);
+    }
+    let (workspace, resolved, chosen) = globals.prepare(&args.input, &args.executor, report)?;
+    if args.export.wanted() {
+        return args.export.write(&resolved, report);
+    }
     if args.dry_run {
-        return dry_run(&args, &resolved.run, report);
+        let dry_run = DryRun::of(&resolved, (!args.direct).then_some(&chosen), workspace.as_ref())?;
+        let value = dry_run.json();
+        report.result(dry_run, &value);
+        return Ok(());
     }
     if args.direct {
         return direct(&resolved.run);
@@ -74,10 +104,12 @@ pub(super) fn run(args: RunArgs, report: &mut Report) -> Result<(), RunError> {
             world_size: rank.world_size,
         });
     }
-    let executor = executor(args.executor, &program::find_here()?);
-    let options = RunOptions::executor(executor)
-        .output(report.rank_output())
-        .retries(args.retries)
+    // A missing program is told before anything is written.
+    program::find_here()?;
+    let options = RunOptions::executor(executor::executor(&chosen.config))
+        .env(chosen.config.env_vars().clone())
+        .output(report.rank_output(args.tail))
+        .retries(args.retries.unwrap_or_else(|| chosen.config.retries()))
         .on_retry(report.retries());
     let done = launch::launch(&resolved.run, options)?;
     // Rank 0 draws them; a run is done without them, too.
@@ -94,10 +126,27 @@ pub(super) fn run(args: RunArgs, report: &mut Report) -> Result<(), RunError> {
     Ok(())
 }
 
-fn executor(place: Place, program: &Path) -> Arc<dyn Executor> {
-    match place {
-        Place::Local => Arc::new(LocalExecutor::new(program)),
+/// Starts an experiment: a file with `tasks`, a sweep, or a run that is left to itself.
+fn experiment(args: &RunArgs, file: Node, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
+    if args.direct || args.export.wanted() {
+        let message = "an experiment has tasks: `--direct` and `--to-...` are for one recipe".to_owned();
+        return Err(RunError::Argument(message));
     }
+    let workspace = globals.workspace()?;
+    let mut executor = args.input.executor(args.executor.executor.as_deref(), workspace.as_ref())?;
+    report.warnings(&executor.warnings);
+    if let Some(retries) = args.retries {
+        executor.config.set_retries(retries);
+    }
+    let (_, sets) = args.input.split();
+    let launch = Launch {
+        recipe: &args.input.recipe,
+        sets: &sets,
+        workspace: workspace.as_ref(),
+        executor,
+        dry_run: args.dry_run,
+    };
+    experiment::launch(&args.experiment, file, launch, report)
 }
 
 /// Becomes the rank program: same process, same number. Returns only when that fails.
@@ -146,87 +195,6 @@ fn temporary_plan(plan: &LaunchPlan) -> Result<PathBuf, RunError> {
     file.write_all(folder::plan_text(plan)?.as_bytes()).map_err(failed)?;
     let (_, path) = file.keep().map_err(|error| failed(error.error))?;
     Ok(path)
-}
-
-fn dry_run(args: &RunArgs, run: &Run, report: &mut Report) -> Result<(), RunError> {
-    let plan = launch::lower_here(run, None)?;
-    // The program need not be built yet.
-    let program = program::find_here().unwrap_or_else(|_| "neva-rank".into());
-    let submission = if args.direct {
-        let argv = train_argv(&program, &plan.run_dir.join(PLAN_FILE))?;
-        let process = Process {
-            argv,
-            env: Default::default(),
-            log: Default::default(),
-        };
-        Submission {
-            dir: plan.run_dir.clone(),
-            files: Default::default(),
-            processes: vec![process],
-        }
-    } else {
-        executor(args.executor, &program).render(&plan)?
-    };
-    let yaml = to_yaml_string(&to_node(run, Origin::recipe(&run.factory))?);
-    let value = json!({ "plan": plan, "processes": submission.processes });
-    report.result(
-        DryRun {
-            yaml,
-            plan: &plan,
-            submission: &submission,
-        },
-        &value,
-    );
-    Ok(())
-}
-
-/// What would run, for people.
-struct DryRun<'a> {
-    yaml: String,
-    plan: &'a LaunchPlan,
-    submission: &'a Submission,
-}
-
-impl fmt::Display for DryRun<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { yaml, plan, submission } = self;
-        let finetune = &plan.run.finetune;
-        writeln!(f, "{}\n", yaml.trim_end())?;
-        writeln!(
-            f,
-            "# ranks                    {} ({} nodes x {})",
-            plan.world_size(),
-            plan.num_nodes,
-            plan.ranks_per_node
-        )?;
-        if let Some(Topology { sizes, .. }) = Topology::of(plan) {
-            writeln!(f, "# tensor parallel          {}", sizes.tp)?;
-            writeln!(f, "# data parallel            {}", sizes.dp)?;
-        }
-        if let Some(microbatches) = finetune.num_microbatches() {
-            let micro = finetune.data.micro_batch_size();
-            writeln!(
-                f,
-                "# micro-batches per step   {microbatches} of {micro} samples on each data-parallel rank"
-            )?;
-        }
-        let trainer = &finetune.trainer;
-        let limits =
-            [(trainer.max_steps, ""), (trainer.max_epochs, " epochs")].map(|(limit, unit)| limit.map(|limit| format!("{limit}{unit}")));
-        writeln!(
-            f,
-            "# steps                    {}",
-            limits.into_iter().flatten().collect::<Vec<_>>().join(", at most ")
-        )?;
-        writeln!(f, "# run folder               {}", plan.run_dir.display())?;
-        for process in submission.processes.iter().take(SHOWN_RANKS) {
-            write!(f, "\n# {process}")?;
-        }
-        match submission.processes.len().saturating_sub(SHOWN_RANKS) {
-            0 => Ok(()),
-            more => write!(f, "\n# and {more} more ranks"),
-        }
-    }
 }
 
 /// The end of a run, for people.

@@ -1,35 +1,65 @@
 //! `neva-run schema`: JSON schemas, for editors.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueHint, builder::PossibleValuesParser};
 use neva_schemas::SCHEMAS;
+use serde_json::json;
 
-use super::report::Report;
+use super::{
+    OutputArgs,
+    export::{create_folder, write_file},
+    report::Report,
+};
 use crate::error::RunError;
 
+const EXAMPLES: &str = "\
+Examples:
+  neva-run schema                        what there is
+  neva-run schema recipe                 print one
+  neva-run schema --write .schemas       write all of them, for `# yaml-language-server: $schema=` lines";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct SchemaArgs {
-    /// Write the schema files into this folder instead
-    #[arg(long, value_name = "FOLDER")]
+    /// The schema; all of them if left out
+    #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(SCHEMAS.iter().map(|entry| entry.name)))]
+    name: Option<String>,
+    /// Write into this folder instead of printing
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     write: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 pub(super) fn schema(args: &SchemaArgs, report: &mut Report) -> Result<(), RunError> {
-    for entry in SCHEMAS {
-        let text = entry.text();
-        let Some(folder) = &args.write else {
-            report.result(text.trim_end(), &text);
-            continue;
-        };
-        let path = folder.join(entry.file);
-        let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, text));
-        written.map_err(|source| RunError::File {
-            action: "write",
-            path: path.clone(),
-            source,
-        })?;
-        report.note(format_args!("wrote {}", path.display()));
+    let wanted = || {
+        SCHEMAS
+            .iter()
+            .filter(|entry| args.name.as_ref().is_none_or(|name| name == entry.name))
+    };
+    if let Some(folder) = &args.write {
+        create_folder(folder)?;
+        let mut written = Vec::new();
+        for entry in wanted() {
+            let path = folder.join(entry.file());
+            write_file(&path, &entry.text(), true)?;
+            written.push(path);
+        }
+        let lines: Vec<_> = written.iter().map(|path| format!("wrote {}", path.display())).collect();
+        report.result(lines.join("\n"), &json!({ "written": written }));
+    } else if args.name.is_some() {
+        wanted().for_each(|entry| report.result(entry.text().trim_end(), &(entry.schema)()));
+    } else {
+        let lines: Vec<_> = SCHEMAS
+            .iter()
+            .map(|entry| format!("{:<10}  {}", entry.name, entry.summary))
+            .collect();
+        let values: Vec<_> = SCHEMAS
+            .iter()
+            .map(|entry| json!({ "name": entry.name, "summary": entry.summary }))
+            .collect();
+        report.result(lines.join("\n"), &values);
     }
     Ok(())
 }

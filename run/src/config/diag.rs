@@ -96,6 +96,7 @@ impl Problem {
             Self::MissingField => "missing in here".to_owned(),
             Self::MissingTarget { .. } => "which type is this?".to_owned(),
             Self::NoSuchItem { .. } => "no such item".to_owned(),
+            Self::NotBuilt { otherwise, .. } => otherwise.label(),
             Self::Read { .. } | Self::Syntax { .. } | Self::Invalid { .. } => "here".to_owned(),
         }
     }

@@ -139,6 +139,7 @@ impl fmt::Display for Difference {
         let value = |side: &Option<Side>| side.as_ref().map_or_else(|| "(absent)".to_owned(), |side| side.value.clone());
         write!(f, "{}: {} -> {}", self.path, value(&self.left), value(&self.right))?;
         match (&self.left, &self.right) {
+            (Some(left), Some(right)) if left.origin == right.origin => write!(f, " ({})", left.origin),
             (Some(left), Some(right)) => write!(f, " ({} -> {})", left.origin, right.origin),
             (Some(side), None) | (None, Some(side)) => write!(f, " ({})", side.origin),
             (None, None) => Ok(()),

@@ -104,7 +104,10 @@ fn inline(node: &Node) -> String {
         }
         // Where a map with entries stands on one line, the whole tree does.
         Value::Map(map) => {
-            let entries: Vec<_> = map.iter().map(|(name, entry)| format!("{}: {}", text(name), inline(&entry.node))).collect();
+            let entries: Vec<_> = map
+                .iter()
+                .map(|(name, entry)| format!("{}: {}", text(name), inline(&entry.node)))
+                .collect();
             format!("{{{}}}", entries.join(", "))
         }
     }

@@ -100,6 +100,19 @@ pub enum Problem {
         /// The length of the list.
         len: usize,
     },
+    /// A name or call that a type does not know by itself; a factory may. [`build`](super::build) puts in its
+    /// place what it stands for, and turns what is left into the problem that it is otherwise.
+    #[error("{otherwise}")]
+    NotBuilt {
+        /// The type's name in Rust.
+        type_name: String,
+        /// The names that the type knows.
+        names: Vec<String>,
+        /// The key below this value that holds the name.
+        key: Option<String>,
+        /// What it is where no factory has the name.
+        otherwise: Box<Self>,
+    },
     /// The value was understood and is not acceptable: a rule of its type, or one across fields.
     #[error("{message}")]
     Invalid {
@@ -140,9 +153,24 @@ impl ConfigError {
     }
 
     /// The same problem seen from one level further up.
-    pub(super) fn within(mut self, segment: Segment, origin: &Origin) -> Self {
+    pub(crate) fn within(mut self, segment: Segment, origin: &Origin) -> Self {
         self.path.0.insert(0, segment);
         self.or_at(origin)
+    }
+
+    /// What is left of a name that nothing stands for. `factories` are the names of those that could have.
+    pub(super) fn settled(mut self, factories: impl FnOnce(&str) -> Vec<String>) -> Self {
+        if let Problem::NotBuilt {
+            type_name, key, otherwise, ..
+        } = &mut *self.problem
+        {
+            self.path.0.extend(key.take().map(Segment::Key));
+            if let Problem::UnknownVariant { allowed, .. } = &mut **otherwise {
+                allowed.extend(factories(type_name));
+            }
+            self.problem = std::mem::replace(otherwise, Box::new(Problem::MissingField));
+        }
+        self
     }
 
     /// Sets the origin where none is known yet.
@@ -168,6 +196,7 @@ impl Problem {
             Self::MissingTarget { allowed } => Some(format!("add `_target_:` with one of {}", list(allowed))),
             Self::NoSuchItem { .. } => Some("items count from 0; `+=` appends to a list".to_owned()),
             Self::Syntax { help, .. } | Self::WrongType { help, .. } | Self::Invalid { help, .. } => help.clone(),
+            Self::NotBuilt { otherwise, .. } => otherwise.help(),
             Self::Read { .. } | Self::MissingField | Self::OutOfRange { .. } | Self::Length { .. } => None,
         }
     }
@@ -180,6 +209,22 @@ impl Problems {
     /// Those given.
     pub fn check(errors: Vec<ConfigError>) -> Result<(), Self> {
         if errors.is_empty() { Ok(()) } else { Err(Self(errors)) }
+    }
+
+    /// Adds one more.
+    pub(super) fn push(&mut self, error: ConfigError) {
+        self.0.push(error);
+    }
+
+    /// Puts `error` in the place of what the same value is blamed for otherwise.
+    pub(super) fn put_first(&mut self, error: ConfigError) {
+        self.0.retain(|other| !error.path.0.starts_with(&other.path.0));
+        self.0.insert(0, error);
+    }
+
+    /// The same problems, each as `change` leaves it.
+    pub(crate) fn map(self, change: impl FnMut(ConfigError) -> ConfigError) -> Self {
+        Self(self.0.into_iter().map(change).collect())
     }
 
     /// The problems, in the order in which they were found.

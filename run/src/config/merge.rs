@@ -1,42 +1,107 @@
 //! Lays one tree over another.
 
-use indexmap::map::Entry as Slot;
+use super::{
+    error::{ConfigError, Problem},
+    node::{Entry, FACTORY, Map, Node, TARGET, Value},
+    path::{Path, Segment},
+};
 
-use super::node::{Entry, Map, Node, TARGET, Value};
+/// In front of a key, deletes it: `~peft:` over a map that has `peft`.
+const DELETE: char = '~';
 
 /// Lays `over` over `base`: maps merge key by key, everything else (lists and null too) is replaced.
-/// Every value keeps its origin, and a key its position in the map.
+/// Every value keeps its origin, and a key its position in the map; what a value was before is in its
+/// [`history`](super::history).
 ///
-/// A map whose `_target_` differs from that of `base` replaces it whole: the fields of one type mean
-/// nothing to another.
+/// - A map whose `_target_` or `_factory_` differs from that of `base`, or that has a `_factory_` where `base`
+///   has a `_target_`, replaces it whole: the fields of one type mean nothing to another.
+/// - `~key:` without a value deletes `key` from `base`. Where `base` has no such key, it stays in the result,
+///   to be laid over another tree in turn; [`leftover_deletions`] finds those that met nothing at all.
 pub fn merge(base: &mut Node, over: Node) {
-    let other_type = target_differs(base, &over);
-    match (&mut base.value, over.value) {
-        (Value::Map(base), Value::Map(over)) if !other_type => merge_maps(base, over),
-        (base, over) => *base = over,
+    let is_other = other_type(base, &over);
+    match (&base.value, over.value) {
+        (Value::Map(_), Value::Map(entries)) if !is_other => {
+            merge_maps(base, entries);
+            base.origin = over.origin;
+        }
+        (_, value) => base.replace(Node {
+            origin: over.origin,
+            value,
+            past: over.past,
+        }),
     }
-    base.origin = over.origin;
 }
 
-fn merge_maps(base: &mut Map, over: Map) {
-    for (name, Entry { key, node }) in over {
-        match base.entry(name) {
-            Slot::Vacant(slot) => {
-                slot.insert(Entry { key, node });
-            }
-            Slot::Occupied(slot) => {
-                let below = slot.into_mut();
+fn merge_maps(base: &mut Node, over: Map) {
+    for (name, Entry { key, mut node }) in over {
+        if let Some(deleted) = deletion(&name, &node)
+            && base.remove(deleted, &key).is_some()
+        {
+            continue;
+        }
+        let Value::Map(map) = &mut base.value else { return };
+        match map.get_mut(&name) {
+            Some(below) => {
                 below.key = key;
                 merge(&mut below.node, node);
+            }
+            None => {
+                base.revive(&name, &mut node);
+                let Value::Map(map) = &mut base.value else { return };
+                map.insert(name, Entry { key, node });
             }
         }
     }
 }
 
-/// Whether `over` names another type than `base` does.
-fn target_differs(base: &Node, over: &Node) -> bool {
-    match (base.get(TARGET), over.get(TARGET)) {
-        (Some(base), Some(over)) => base.as_text() != over.as_text(),
-        _ => false,
+/// The key that the entry `name` deletes.
+fn deletion<'a>(name: &'a str, node: &Node) -> Option<&'a str> {
+    let key = name.strip_prefix(DELETE)?;
+    matches!(node.value, Value::Null).then_some(key)
+}
+
+/// The deletions that met no key: their authors thought of another.
+pub fn leftover_deletions(root: &Node) -> Vec<ConfigError> {
+    let mut found = Vec::new();
+    collect(&mut Path::default(), root, &mut found);
+    found
+}
+
+fn collect(path: &mut Path, node: &Node, found: &mut Vec<ConfigError>) {
+    fn inside(path: &mut Path, segment: Segment, node: &Node, found: &mut Vec<ConfigError>) {
+        path.0.push(segment);
+        collect(path, node, found);
+        path.0.pop();
     }
+    match &node.value {
+        Value::Seq(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(at, item)| inside(path, Segment::Index(at), item, found)),
+        Value::Map(map) => {
+            let known = || map.keys().filter(|key| !key.starts_with(DELETE)).cloned().collect();
+            for (name, entry) in map {
+                let Some(key) = deletion(name, &entry.node) else {
+                    inside(path, Segment::Key(name.clone()), &entry.node, found);
+                    continue;
+                };
+                let problem = Problem::UnknownField {
+                    name: key.to_owned(),
+                    allowed: known(),
+                };
+                let mut path = path.clone();
+                path.0.push(Segment::Key(key.to_owned()));
+                found.push(ConfigError::new(path, Some(entry.key.clone()), problem));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether `over` describes a value of another type than `base` does.
+fn other_type(base: &Node, over: &Node) -> bool {
+    let text = |node: &Node, key| node.get(key).map(|name| name.as_text().unwrap_or_default().to_owned());
+    let differs = |key| text(base, key).zip(text(over, key)).is_some_and(|(base, over)| base != over);
+    // What a factory returns is another value than the one that is described below it.
+    differs(TARGET) || differs(FACTORY) || (base.get(TARGET).is_some() && over.get(FACTORY).is_some())
 }

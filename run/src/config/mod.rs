@@ -1,7 +1,8 @@
 //! The configuration tree: text in, typed values out, and back to text.
 //!
 //! ```text
-//! text --yaml--> Node --merge, set--> Node --de--> T --ser--> Node --emit--> text
+//! text --yaml, json, toml--> Node --include, merge, set, interpolate--> Node --build--> T
+//!      T --ser--> Node --yaml, json, toml--> text
 //! ```
 //!
 //! Everything that changes a configuration works on [`Node`]s, which know where each value was
@@ -17,6 +18,12 @@ mod diag;
 mod diff;
 mod emit;
 mod error;
+mod factory;
+mod file;
+mod history;
+mod include;
+mod interpolate;
+mod json;
 mod merge;
 mod node;
 mod origin;
@@ -24,6 +31,9 @@ mod path;
 mod scalar;
 mod ser;
 mod set;
+mod toml;
+mod typed;
+mod walk;
 mod yaml;
 
 pub use de::from_node;
@@ -31,10 +41,18 @@ pub use diag::{render, wants_colour};
 pub use diff::{Difference, Side, diff};
 pub use emit::{to_json, to_yaml_string};
 pub use error::{ConfigError, Problem, Problems};
-pub use merge::merge;
-pub use node::{ARGS, Entry, Map, Node, RESERVED, TARGET, Value, locate};
+pub use factory::{Factories, NoArguments, build, expand};
+pub use file::{parse, read};
+pub use history::{Step, history, trace};
+pub use include::{INCLUDE, include, load};
+pub use interpolate::{ENV, Environment, escape, has_references, interpolate};
+pub use json::to_json_string;
+pub use merge::{leftover_deletions, merge};
+pub use node::{ARGS, Entry, FACTORY, Map, Node, PARTIAL, RESERVED, TARGET, Value, locate};
 pub use origin::{Origin, Source, Span};
 pub use path::{Path, PathError, Segment};
 pub use ser::to_node;
 pub use set::{Edit, apply_edits};
-pub use yaml::{parse, read};
+pub use toml::to_toml_string;
+pub use typed::{Call, Config, Partial};
+pub use walk::{broadcast, walk};

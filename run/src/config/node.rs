@@ -3,6 +3,7 @@
 use indexmap::IndexMap;
 
 use super::{
+    history::Past,
     origin::Origin,
     path::{self, Segment},
     scalar,
@@ -12,11 +13,15 @@ use super::{
 pub const TARGET: &str = "_target_";
 /// The key that holds the unnamed arguments of a type, in order.
 pub const ARGS: &str = "_args_";
+/// The key that says that a value is a call which still waits for arguments.
+pub const PARTIAL: &str = "_partial_";
+/// The key that names a function which returns the value.
+pub const FACTORY: &str = "_factory_";
 /// The variant of an enum that takes an own type of the rank program, with its whole map. Its `_target_` is a
 /// path, `my_crate::MyType`, so that a name without `::` is one that was meant to be built in.
 pub(super) const CUSTOM: &str = "Custom";
 /// Keys that describe how a value is built. They are never fields of the value itself.
-pub const RESERVED: &[&str] = &[TARGET, "_partial_", "_factory_", ARGS];
+pub const RESERVED: &[&str] = &[TARGET, PARTIAL, FACTORY, ARGS];
 
 /// A value and the place where it was written.
 #[derive(Debug, Clone)]
@@ -25,6 +30,8 @@ pub struct Node {
     pub origin: Origin,
     /// What was written.
     pub value: Value,
+    /// What it was before.
+    pub(super) past: Option<Box<Past>>,
 }
 
 /// The value of a [`Node`].
@@ -64,7 +71,7 @@ pub struct Entry {
 impl Node {
     /// A node at `origin`.
     pub fn new(origin: Origin, value: Value) -> Self {
-        Self { origin, value }
+        Self { origin, value, past: None }
     }
 
     /// The entries, if this is a map.
@@ -89,10 +96,19 @@ impl Node {
     }
 
     /// The node that one segment leads to.
-    pub(super) fn step(&self, segment: &Segment) -> Option<&Self> {
+    pub(crate) fn step(&self, segment: &Segment) -> Option<&Self> {
         match (segment, &self.value) {
             (Segment::Key(key), _) => self.get(key),
             (Segment::Index(index), Value::Seq(items)) => items.get(*index),
+            _ => None,
+        }
+    }
+
+    /// As [`Self::step`], to change it.
+    pub(crate) fn step_mut(&mut self, segment: &Segment) -> Option<&mut Self> {
+        match (segment, &mut self.value) {
+            (Segment::Key(key), Value::Map(map)) => map.get_mut(key).map(|entry| &mut entry.node),
+            (Segment::Index(index), Value::Seq(items)) => items.get_mut(*index),
             _ => None,
         }
     }

@@ -75,6 +75,8 @@ pub enum Origin {
         /// The recipe's name.
         name: Arc<str>,
     },
+    /// Nowhere: its type has it as its default.
+    Default,
 }
 
 impl Origin {
@@ -87,8 +89,20 @@ impl Origin {
     pub fn span(&self) -> Option<(&Arc<Source>, Span)> {
         match self {
             Self::File { source, span } | Self::Set { source, span } => Some((source, *span)),
-            Self::Recipe { .. } => None,
+            Self::Recipe { .. } | Self::Default => None,
         }
+    }
+
+    /// The origin of `len` bytes from `offset` on in `text`, which was written here. All of this origin where
+    /// its characters are not those of `text`, as for a text with escapes.
+    pub(super) fn part(&self, text: &str, offset: usize, len: usize) -> Self {
+        let mut part = self.clone();
+        if let Self::File { source, span } | Self::Set { source, span } = &mut part
+            && source.text().get(span.offset..span.offset + span.len) == Some(text)
+        {
+            *span = Span::new(span.offset + offset, len);
+        }
+        part
     }
 
     /// Line and column of the first character, both from 1, the column in characters.
@@ -101,7 +115,7 @@ impl Origin {
     }
 }
 
-/// `train.yaml:4:7`, `--set optim.lr=fast`, `recipe llava15_7b`.
+/// `train.yaml:4:7`, `--set optim.lr=fast`, `recipe llava15_7b`, `default`.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -114,6 +128,7 @@ impl fmt::Display for Origin {
             }
             Self::Set { source, .. } => write!(f, "--set {}", source.text()),
             Self::Recipe { name } => write!(f, "recipe {name}"),
+            Self::Default => f.write_str("default"),
         }
     }
 }

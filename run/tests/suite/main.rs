@@ -2,12 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod graph;
+mod includes;
 mod launch;
+mod overrides;
 mod own_data;
 mod plan;
 mod plot;
 mod process;
 mod recipes;
+mod references;
 mod refusals;
 mod resolve;
 mod retry;

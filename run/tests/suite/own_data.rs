@@ -49,7 +49,9 @@ fn the_common_fields_are_read_and_the_others_are_handed_on() {
     ] {
         let run = resolved(&recipe(data), sets);
         assert_eq!(fields(&run.finetune.data), expect_fields, "{data}");
-        let Data::Custom(custom) = &run.finetune.data else { panic!("{data}: {:?}", run.finetune.data) };
+        let Data::Custom(custom) = &run.finetune.data else {
+            panic!("{data}: {:?}", run.finetune.data)
+        };
         assert_eq!(custom.target(), "my::Data");
         assert_eq!(Value::Object(custom.arguments()), expect_arguments, "{data}");
 
@@ -77,8 +79,14 @@ fn what_the_launcher_cannot_read_is_underlined() {
             "`num_workers` is -1, it must be a whole number of at least 0",
         ),
         ("{_target_: 'my::Data', shuffle: 1}", "`shuffle` is 1, it must be true or false"),
-        ("{_target_: 'my::Data', seed: null}", "`seed` is null, it must be a whole number of at least 0"),
-        ("{_target_: 'my::Data', micro_batch_size: 0}", "`micro_batch_size` is 0, it must be at least 1"),
+        (
+            "{_target_: 'my::Data', seed: null}",
+            "`seed` is null, it must be a whole number of at least 0",
+        ),
+        (
+            "{_target_: 'my::Data', micro_batch_size: 0}",
+            "`micro_batch_size` is 0, it must be at least 1",
+        ),
         (
             "{_target_: 'my::Data', global_batch_size: 6}",
             "`global_batch_size` 6 is not a multiple of micro_batch_size x data-parallel ranks = 4 x 1 = 4",
@@ -97,7 +105,9 @@ fn what_the_launcher_cannot_read_is_underlined() {
 #[test]
 fn a_graph_from_rust_is_checked_as_a_file_is() {
     let mut run = resolved(&recipe("{_target_: 'my::Data'}"), &[]);
-    let Data::Custom(custom) = &mut run.finetune.data else { panic!("{:?}", run.finetune.data) };
+    let Data::Custom(custom) = &mut run.finetune.data else {
+        panic!("{:?}", run.finetune.data)
+    };
     custom.0.insert("_target_".into(), json!("MyData"));
     custom.0.insert("seed".into(), json!(1.5));
     let problems = neva_schemas::Validate::problems(&run, "");
@@ -114,7 +124,10 @@ fn a_graph_from_rust_is_checked_as_a_file_is() {
 #[test]
 fn preloaded_data_is_shuffled_unless_the_recipe_says_otherwise() {
     for (rest, expect) in [("", true), (", shuffle: false", false)] {
-        let run = resolved(&recipe(&format!("{{_target_: vlm.NevaPreloadedDataModule, paths: a.json{rest}}}")), &[]);
+        let run = resolved(
+            &recipe(&format!("{{_target_: vlm.NevaPreloadedDataModule, paths: a.json{rest}}}")),
+            &[],
+        );
         assert_eq!(run.finetune.data.shuffle(), expect);
     }
     assert!(resolved("_factory_: neva_tiny", &[]).finetune.data.shuffle(), "mock data");

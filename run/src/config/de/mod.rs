@@ -5,6 +5,7 @@
 
 mod container;
 mod scalar;
+mod survey;
 mod variant;
 
 use serde::{
@@ -12,13 +13,14 @@ use serde::{
     de::{self, Expected, Unexpected, Visitor},
 };
 
+pub(super) use self::survey::{remove, typed};
 use self::{
     container::{Arguments, Items},
     variant::Tagged,
 };
 use super::{
     error::{ConfigError, Problem},
-    node::{Node, Value},
+    node::{FACTORY, Node, PARTIAL, Value},
     path::{Path, Segment},
     scalar::{float_text, is_none},
 };
@@ -28,7 +30,7 @@ use super::{
 /// # Errors
 /// The first value that does not fit its type, with its path and origin.
 pub fn from_node<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, ConfigError> {
-    T::deserialize(node).map_err(|error| error.or_at(&node.origin))
+    T::deserialize(node).map_err(|error| error.or_at(&node.origin).settled(|_| Vec::new()))
 }
 
 impl<'de> Deserializer<'de> for &'de Node {
@@ -63,8 +65,15 @@ impl<'de> Deserializer<'de> for &'de Node {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, ConfigError> {
-        visitor.visit_newtype_struct(self)
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, ConfigError> {
+        match self.get(PARTIAL) {
+            Some(partial) if name == PARTIAL && !partial.truth()? => {
+                let message = "what is described here is called later, not built".to_owned();
+                let help = Some(format!("write `{PARTIAL}: true`, or leave it out"));
+                Err(partial.error(Problem::Invalid { message, help }))
+            }
+            _ => visitor.visit_newtype_struct(self),
+        }
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ConfigError> {
@@ -99,22 +108,36 @@ impl<'de> Deserializer<'de> for &'de Node {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ConfigError> {
+        let not_built = |tag: &Node, key: Option<&str>| {
+            let help = (!fields.is_empty()).then(|| format!("the fields here are {}", super::error::list(fields)));
+            let otherwise = Problem::WrongType {
+                expected: "a map".to_owned(),
+                found: tag.describe(),
+                help,
+            };
+            tag.error(Problem::NotBuilt {
+                type_name: name.to_owned(),
+                names: Vec::new(),
+                key: key.map(str::to_owned),
+                otherwise: Box::new(otherwise),
+            })
+        };
         match &self.value {
-            Value::Map(map) => Arguments::new(map, &self.origin).deserialize_struct(name, fields, visitor),
-            _ => {
-                let help = (!fields.is_empty()).then(|| format!("the fields here are {}", super::error::list(fields)));
-                Err(self.wrong_type("a map", help))
-            }
+            Value::Map(map) => match map.get(FACTORY).filter(|_| !fields.contains(&FACTORY)) {
+                Some(factory) => Err(not_built(&factory.node, Some(FACTORY))),
+                None => Arguments::new(map, &self.origin).deserialize_struct(name, fields, visitor),
+            },
+            _ => Err(not_built(self, None)),
         }
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ConfigError> {
-        visitor.visit_enum(Tagged::new(self, variants)?)
+        visitor.visit_enum(Tagged::new(self, name, variants)?)
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, ConfigError> {

@@ -6,6 +6,9 @@
 //! | `Struct { a }`, `Newtype(struct or map)` | `{_target_: Struct, a: 1}`; without arguments also `Struct` |
 //! | `Newtype(anything else)`, `Tuple(..)` | `{_target_: Tuple, _args_: [1, 2]}` |
 //!
+//! A text that names no variant may be a call or name a factory: then the error says so, and
+//! [`build`](crate::config::build) puts what it stands for in its place.
+//!
 //! An enum may end in a newtype variant [`CUSTOM`]: it takes every `_target_` that is a path, as in
 //! `my_crate::MyType`, with the whole map.
 
@@ -14,10 +17,14 @@ use serde::{
     de::{DeserializeSeed, EnumAccess, VariantAccess, Visitor, value::StrDeserializer},
 };
 
-use super::container::{Arguments, Items};
+use super::{
+    container::{Arguments, Items},
+    owned,
+};
 use crate::config::{
     error::{ConfigError, Problem, list},
-    node::{ARGS, CUSTOM, Node, TARGET, Value},
+    factory::call::is_call,
+    node::{ARGS, CUSTOM, FACTORY, Node, TARGET, Value},
     path::Segment,
 };
 
@@ -34,11 +41,13 @@ pub(super) struct Tagged<'de> {
 }
 
 impl<'de> Tagged<'de> {
-    pub(super) fn new(body: &'de Node, variants: &'static [&'static str]) -> Result<Self, ConfigError> {
+    pub(super) fn new(body: &'de Node, type_name: &str, variants: &'static [&'static str]) -> Result<Self, ConfigError> {
         let tag = match &body.value {
-            Value::Map(map) => match map.get(TARGET) {
-                Some(entry) => &entry.node,
-                None => return Err(body.error(Problem::MissingTarget { allowed: names(variants) })),
+            Value::Map(map) => match (map.get(TARGET), map.get(FACTORY)) {
+                (Some(_), Some(factory)) => return Err(both(&factory.node)),
+                (Some(entry), None) => &entry.node,
+                (None, Some(factory)) => return Err(not_built(&factory.node, Some(FACTORY), type_name, variants)),
+                (None, None) => return Err(body.error(Problem::MissingTarget { allowed: names(variants) })),
             },
             _ => body,
         };
@@ -53,14 +62,15 @@ impl<'de> Tagged<'de> {
             return Err(tagged.at_tag(tag.wrong_type("the name of a type", Some(help))));
         };
         tagged.name = name;
+        let is_own = variants.contains(&CUSTOM) && name.contains("::");
+        let is_text = std::ptr::eq(tag, body);
+        if is_text && (is_call(name) || !(is_own || variants.contains(&name))) {
+            return Err(not_built(body, None, type_name, variants));
+        }
         if variants.contains(&CUSTOM) {
-            tagged.custom = name.contains("::");
+            tagged.custom = is_own;
             if !tagged.custom && (name == CUSTOM || !variants.contains(&name)) {
-                let problem = Problem::UnknownVariant {
-                    name: name.to_owned(),
-                    allowed: names(variants),
-                };
-                return Err(tagged.at_tag(tag.error(problem)));
+                return Err(tagged.at_tag(tag.error(unknown(tag, variants))));
             }
         }
         Ok(tagged)
@@ -74,6 +84,37 @@ impl<'de> Tagged<'de> {
             error.within(Segment::Key(TARGET.to_owned()), &self.tag.origin)
         }
     }
+}
+
+/// A text that names no variant: a call, a factory, or a mistake.
+fn not_built(tag: &Node, key: Option<&str>, type_name: &str, variants: &[&str]) -> ConfigError {
+    tag.error(Problem::NotBuilt {
+        type_name: type_name.to_owned(),
+        names: owned(variants),
+        key: key.map(str::to_owned),
+        otherwise: Box::new(unknown(tag, variants)),
+    })
+}
+
+fn unknown(tag: &Node, variants: &[&str]) -> Problem {
+    let name = tag.as_text().map_or_else(|| tag.describe(), str::to_owned);
+    let allowed = names(variants);
+    // YAML cuts a call at its commas, within a list.
+    if name.contains('(') && !is_call(&name) {
+        return Problem::Syntax {
+            reason: format!("`{name}` is a part of a call"),
+            help: Some("a call that has commas is written in quotes here, `\"name(a=1, b=2)\"`".to_owned()),
+        };
+    }
+    Problem::UnknownVariant { name, allowed }
+}
+
+fn both(factory: &Node) -> ConfigError {
+    let message = format!("`{TARGET}` and `{FACTORY}` both say what to build here");
+    let help = Some(format!("leave `{TARGET}` out to call the factory"));
+    factory
+        .error(Problem::Invalid { message, help })
+        .within(Segment::Key(FACTORY.to_owned()), &factory.origin)
 }
 
 /// The names that a user may write for `variants`.

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer, ser};
 use self::compound::{Fields, List};
 use super::{
     error::ConfigError,
-    node::{ARGS, CUSTOM, Entry, Map, Node, RESERVED, TARGET, Value},
+    node::{ARGS, CUSTOM, Entry, Map, Node, PARTIAL, RESERVED, TARGET, Value},
     origin::Origin,
     scalar,
 };
@@ -65,6 +65,20 @@ impl<'a> Writer<'a> {
             map,
             key: None,
         }
+    }
+
+    /// A call that waits for arguments: a map with `_partial_`, behind the name of what is called.
+    fn partial(self, node: Node) -> Node {
+        let (mut map, at) = match node.value {
+            Value::Map(map) => {
+                let at = usize::from(map.contains_key(TARGET));
+                (map, at)
+            }
+            Value::Str(name) => (Map::from([(TARGET.to_owned(), self.entry(self.node(Value::Str(name))))]), 1),
+            value => return self.node(value),
+        };
+        map.shift_insert(at, PARTIAL.to_owned(), self.entry(self.node(Value::Bool(true))));
+        self.node(Value::Map(map))
     }
 
     /// `{_target_: variant, _args_: [..]}`
@@ -150,8 +164,9 @@ impl<'a> Serializer for Writer<'a> {
         self.serialize_str(variant)
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<Node, ConfigError> {
-        value.serialize(self)
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<Node, ConfigError> {
+        let node = value.serialize(self)?;
+        Ok(if name == PARTIAL { self.partial(node) } else { node })
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Action, Edit, number::Arithmetic};
 use crate::config::{
     error::{ConfigError, Problem},
+    factory::call,
     node::{Node, Value},
     origin::{Origin, Source, Span},
     path::{self, Path, Step},
@@ -37,8 +38,22 @@ pub(super) fn edit(source: &Arc<Source>) -> Result<Edit, ConfigError> {
         return Err(error(source, span, "`=` is missing: write `path=value`, or `~path` to delete"));
     };
     let operator = text[..at].chars().next_back().filter(|c| "+-*/|".contains(*c));
-    let steps = steps(source, start, at - operator.map_or(0, char::len_utf8))?;
+    let end = at - operator.map_or(0, char::len_utf8);
+    let list = text[start..end].trim_end().strip_suffix("[+]");
+    if let (Some(list), Some(operator)) = (list, operator) {
+        let span = Span::new(start + list.len(), at + 1 - start - list.len());
+        let reason = format!("`[+]` appends already: write `[+]=` instead of `[+]{operator}=`");
+        return Err(error(source, span, &reason));
+    }
+    let steps = steps(source, start, list.map_or(end, |list| start + list.len()))?;
     let value = value(source, at + 1)?;
+    if list.is_some() {
+        return Ok(Edit {
+            source: Arc::clone(source),
+            steps,
+            action: Action::Append(value),
+        });
+    }
     let action = match operator {
         Some('+') => Action::Add(value),
         Some('-') => Action::Compute(Arithmetic::Subtract, value),
@@ -97,6 +112,18 @@ fn value(source: &Arc<Source>, start: usize) -> Result<Node, ConfigError> {
             span,
         };
         return Ok(Node::new(origin, Value::Str(trimmed.to_owned())));
+    }
+    let span = Span::new(start + text.len() - text.trim_start().len(), trimmed.len());
+    let origin = Origin::Set {
+        source: Arc::clone(source),
+        span,
+    };
+    // YAML reserves `@`, and cuts a call at its commas.
+    if trimmed.starts_with('@') {
+        return Ok(Node::new(origin, Value::Plain(trimmed.to_owned())));
+    }
+    if call::occurs_in(trimmed) {
+        return call::value(trimmed, &origin);
     }
     yaml::parse_edit(source, start)
 }

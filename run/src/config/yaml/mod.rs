@@ -5,7 +5,7 @@
 
 mod content;
 
-use std::{io::Read as _, ops::Range, path, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use serde_saphyr::{
     Location, Options, Spanned, Tagged,
@@ -15,61 +15,19 @@ use serde_saphyr::{
 use self::content::{Content, Raw};
 use super::{
     error::{ConfigError, Problem},
+    file::MAX_BYTES,
     node::{Entry, Map, Node, Value},
     origin::{Origin, Source, Span},
     path::Path,
 };
 
-/// Largest text that is read, in bytes.
-const MAX_BYTES: usize = 4 << 20;
 /// Most values in one text, anchors expanded.
 const MAX_NODES: usize = 100_000;
 /// Deepest nesting of lists and maps, small enough for recursion on any thread's stack.
 pub(super) const MAX_DEPTH: usize = 64;
 
-/// Reads the file at `path`.
-///
-/// # Errors
-/// A file that cannot be read, is not UTF-8, or for which [`parse`] fails.
-pub fn read(path: &path::Path) -> Result<Node, ConfigError> {
-    let name = path.display().to_string();
-    let fail = |reason: String| {
-        ConfigError::new(
-            Path::default(),
-            None,
-            Problem::Read {
-                file: name.clone(),
-                reason,
-            },
-        )
-    };
-    // Opening a directory succeeds on Linux and reading then fails with words that explain little.
-    if path.is_dir() {
-        return Err(fail("it is a directory, expected a file".to_owned()));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|error| {
-            fail(match error.kind() {
-                std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
-                _ => error.to_string(),
-            })
-        })?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
-        fail(format!("it is not UTF-8 text (byte {valid}, on line {line})"))
-    })?;
-    parse(&Source::new(&name, text))
-}
-
 /// Parses the whole of `source` as one YAML document. An empty one is null.
-///
-/// # Errors
-/// Text that is not YAML, has duplicate keys, tags or several documents, or is beyond the limits on
-/// size, depth and expansion of anchors.
-pub fn parse(source: &Arc<Source>) -> Result<Node, ConfigError> {
+pub(super) fn parse(source: &Arc<Source>) -> Result<Node, ConfigError> {
     Text::new(source, 0, false).parse()
 }
 

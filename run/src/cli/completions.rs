@@ -1,0 +1,33 @@
+//! `neva-run completions SHELL`.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::Shell;
+
+use super::Cli;
+use crate::error::RunError;
+
+const EXAMPLES: &str = "\
+Examples:
+  neva-run completions bash > ~/.local/share/bash-completion/completions/neva-run
+  neva-run completions zsh > \"${fpath[1]}/_neva-run\"
+  neva-run completions fish > ~/.config/fish/completions/neva-run.fish";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+pub(super) fn completions(args: &CompletionsArgs) -> Result<(), RunError> {
+    let mut command = Cli::command();
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, name, &mut script);
+    // A reader that went away is no failure.
+    let _ = io::stdout().write_all(&script);
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! What would run, as a value and as text.
+
+use std::fmt;
+
+use neva_executors::{JobKind, Process, Submission, Topology, train_argv};
+use neva_schemas::{LaunchPlan, PLAN_FILE};
+use serde_json::{Value as Json, json};
+
+use crate::{
+    config::{Node, Origin, Path, Segment, Value, to_node, to_yaml_string},
+    error::RunError,
+    executor::{self, Chosen},
+    launch, program,
+    resolve::Resolved,
+    workspace::Workspace,
+};
+
+/// Ranks whose command lines a dry run prints.
+const SHOWN_RANKS: usize = 8;
+
+/// A run that would start now.
+pub(super) struct DryRun {
+    yaml: String,
+    pub(super) plan: LaunchPlan,
+    pub(super) submission: Submission,
+    /// Name of the executor; without one the run takes place in the process that starts it.
+    executor: Option<String>,
+    workspace: Option<String>,
+    /// Values that the workspace gave, each with its place.
+    from_workspace: Vec<String>,
+}
+
+impl DryRun {
+    /// Plans the run and renders it through the executor, or for this process where there is none.
+    pub(super) fn of(resolved: &Resolved, chosen: Option<&Chosen>, workspace: Option<&Workspace>) -> Result<Self, RunError> {
+        let run = &resolved.run;
+        let mut plan = launch::lower_here(run, None)?;
+        let submission = match chosen {
+            Some(chosen) => {
+                plan.env = chosen.config.env_vars().clone();
+                executor::executor(&chosen.config).render(&plan)?
+            }
+            None => in_this_process(&plan)?,
+        };
+        let file = workspace.map(|workspace| workspace.file.display().to_string());
+        let mut from_workspace = Vec::new();
+        if let Some(file) = &file {
+            let trees = [Some(&resolved.tree), chosen.map(|chosen| &chosen.tree)];
+            trees
+                .into_iter()
+                .flatten()
+                .for_each(|tree| written_in(file, &mut Path::default(), tree, &mut from_workspace));
+        }
+        Ok(Self {
+            yaml: to_yaml_string(&to_node(run, Origin::recipe(&run.factory))?),
+            plan,
+            submission,
+            executor: chosen.map(|chosen| chosen.name.clone()),
+            workspace: file,
+            from_workspace,
+        })
+    }
+
+    /// The same for programs.
+    pub(super) fn json(&self) -> Json {
+        let Self {
+            plan,
+            submission,
+            executor,
+            workspace,
+            from_workspace,
+            ..
+        } = self;
+        json!({
+            "plan": plan, "processes": submission.processes, "executor": executor, "workspace": workspace, "from_workspace": from_workspace,
+        })
+    }
+}
+
+fn in_this_process(plan: &LaunchPlan) -> Result<Submission, RunError> {
+    // The program need not be built yet.
+    let program = program::find_here().unwrap_or_else(|_| program::NAME.into());
+    let process = Process {
+        argv: train_argv(&program, &plan.run_dir.join(PLAN_FILE))?,
+        env: Default::default(),
+        working_directory: None,
+        log: Default::default(),
+    };
+    Ok(Submission {
+        dir: plan.run_dir.clone(),
+        files: Default::default(),
+        processes: vec![process],
+        kind: JobKind::Ranks,
+    })
+}
+
+/// The values of `node` that were written in `file`, each with its place.
+fn written_in(file: &str, path: &mut Path, node: &Node, found: &mut Vec<String>) {
+    let mut inside = |path: &mut Path, segment: Segment, node: &Node| {
+        path.0.push(segment);
+        written_in(file, path, node, found);
+        path.0.pop();
+    };
+    match &node.value {
+        Value::Map(map) => map
+            .iter()
+            .for_each(|(key, entry)| inside(path, Segment::Key(key.clone()), &entry.node)),
+        Value::Seq(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(index, item)| inside(path, Segment::Index(index), item)),
+        _ if node.origin.span().is_some_and(|(source, _)| source.name() == file) => {
+            found.push(format!("{path}: {} ({})", to_yaml_string(node).trim_end(), node.origin));
+        }
+        _ => {}
+    }
+}
+
+impl fmt::Display for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            yaml, plan, submission, ..
+        } = self;
+        let finetune = &plan.run.finetune;
+        writeln!(f, "{}\n", yaml.trim_end())?;
+        writeln!(
+            f,
+            "# ranks                    {} ({} nodes x {})",
+            plan.world_size(),
+            plan.num_nodes,
+            plan.ranks_per_node
+        )?;
+        if let Some(Topology { sizes, .. }) = Topology::of(plan) {
+            writeln!(f, "# tensor parallel          {}", sizes.tp)?;
+            writeln!(f, "# data parallel            {}", sizes.dp)?;
+        }
+        if let Some(microbatches) = finetune.num_microbatches() {
+            let micro = finetune.data.micro_batch_size();
+            writeln!(
+                f,
+                "# micro-batches per step   {microbatches} of {micro} samples on each data-parallel rank"
+            )?;
+        }
+        let trainer = &finetune.trainer;
+        let limits =
+            [(trainer.max_steps, ""), (trainer.max_epochs, " epochs")].map(|(limit, unit)| limit.map(|limit| format!("{limit}{unit}")));
+        writeln!(
+            f,
+            "# steps                    {}",
+            limits.into_iter().flatten().collect::<Vec<_>>().join(", at most ")
+        )?;
+        writeln!(f, "# run folder               {}", plan.run_dir.display())?;
+        if let Some(executor) = &self.executor {
+            writeln!(f, "# executor                 {executor}")?;
+        }
+        if let Some(workspace) = &self.workspace {
+            writeln!(f, "# workspace                {workspace}")?;
+            for value in &self.from_workspace {
+                writeln!(f, "#   {value}")?;
+            }
+        }
+        for process in submission.processes.iter().take(SHOWN_RANKS) {
+            write!(f, "\n# {process}")?;
+        }
+        match submission.processes.len().saturating_sub(SHOWN_RANKS) {
+            0 => Ok(()),
+            more => write!(f, "\n# and {more} more ranks"),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Experiments as text for people, and as JSON for programs.
+
+use std::fmt::Write as _;
+
+use indexmap::IndexMap;
+use jiff::{Timestamp, tz::TimeZone};
+use neva_executors::Submission;
+use serde_json::{Value, json};
+
+use crate::experiment::{Comparison, ExperimentReport, Row, Status, TaskReport, TaskState};
+
+/// The experiments of a list, a line each.
+pub(super) fn rows(rows: &[Row]) -> Vec<String> {
+    let lines = rows.iter().map(|row| {
+        let tasks = format!("{} task{}", row.tasks, if row.tasks == 1 { "" } else { "s" });
+        vec![row.id.clone(), row.state.to_owned(), tasks, time(row.created)]
+    });
+    columns(lines.collect())
+}
+
+/// One experiment and its tasks.
+pub(super) fn status(status: &Status) -> String {
+    let mut text = format!("{}: {}\n", status.report.id, status.name());
+    let mut fact = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {name:<10}{value}");
+    };
+    fact("created", &time(status.record.created));
+    fact("by", &format!("neva-run {}", status.record.version));
+    if let Some(old) = &status.record.rerun_of {
+        fact("again", old);
+    }
+    fact("in", &status.record.working_directory.display().to_string());
+    fact("folder", &status.report.dir.display().to_string());
+    text.push_str(&tasks(&status.report, !status.alive).join("\n"));
+    text
+}
+
+pub(super) fn status_json(status: &Status) -> Value {
+    json!({
+        "id": status.report.id,
+        "state": status.name(),
+        "class": status.class,
+        "alive": status.alive,
+        "created": status.record.created,
+        "version": status.record.version,
+        "rerun_of": status.record.rerun_of,
+        "working_directory": status.record.working_directory,
+        "dir": status.report.dir,
+        "tasks": status.report.tasks,
+        "damaged_events": status.broken_events,
+    })
+}
+
+/// How an experiment ended.
+pub(super) fn end(report: &ExperimentReport) -> String {
+    let word = if report.class() == 0 { "done" } else { "ended badly" };
+    let mut text = tasks(report, false).join("\n");
+    let _ = write!(text, "\n{word}: {}\n  folder      {}", report.id, report.dir.display());
+    text
+}
+
+/// What would be started.
+pub(super) fn plan(planned: &IndexMap<String, Submission>) -> String {
+    let mut text = String::new();
+    for (name, submission) in planned {
+        let _ = writeln!(text, "# {name}, in {}", submission.dir.display());
+        for process in &submission.processes {
+            let _ = writeln!(text, "{process}");
+        }
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// A comparison, a line for each difference and each metric.
+pub(super) fn comparison(comparison: &Comparison) -> Vec<String> {
+    let mut lines: Vec<_> = comparison.differences.iter().map(ToString::to_string).collect();
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value}"));
+    let metrics = comparison.metrics.iter();
+    let metrics = metrics.map(|metric| vec![metric.task.clone(), metric.name.clone(), number(metric.a), number(metric.b)]);
+    lines.extend(columns(metrics.collect()));
+    lines
+}
+
+pub(super) fn comparison_json(comparison: &Comparison) -> Value {
+    let side = |side: &Option<crate::config::Side>| side.as_ref().map(|side| side.value.clone());
+    let differences = comparison.differences.iter();
+    let differences = differences.map(|it| json!({ "path": it.path.to_string(), "a": side(&it.left), "b": side(&it.right) }));
+    json!({ "differences": differences.collect::<Vec<_>>(), "metrics": comparison.metrics })
+}
+
+/// Tasks, a line each. Where `orphaned` is set, what runs does so without a launcher.
+fn tasks(report: &ExperimentReport, orphaned: bool) -> Vec<String> {
+    let line = |task: &TaskReport| {
+        let state = match &task.state {
+            TaskState::Running if orphaned => "interrupted".to_owned(),
+            state => state.name().to_owned(),
+        };
+        let duration = task.duration_ms().map_or_else(String::new, seconds);
+        vec![format!("  {}", task.name), state, duration, detail(task)]
+    };
+    columns(report.tasks.iter().map(line).collect())
+}
+
+fn detail(task: &TaskReport) -> String {
+    match &task.state {
+        TaskState::Failed(failure) => failure.to_string(),
+        TaskState::Skipped(reason) => reason.clone(),
+        _ => match &task.report {
+            Some(report) => {
+                let mut text = format!("{} steps", report.steps);
+                if let (Some(first), Some(last)) = (report.losses.first(), report.losses.last()) {
+                    let _ = write!(text, ", loss {first:.4} -> {last:.4}");
+                }
+                text
+            }
+            None if task.attempts > 1 => format!("attempt {}", task.attempts),
+            None => String::new(),
+        },
+    }
+}
+
+pub(super) fn seconds(ms: u64) -> String {
+    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
+}
+
+fn time(unix_ms: u64) -> String {
+    let stamp = i64::try_from(unix_ms)
+        .ok()
+        .filter(|ms| *ms > 0)
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    stamp.map_or_else(
+        || "-".to_owned(),
+        |stamp| {
+            stamp
+                .to_zoned_datetime(TimeZone::system())
+                .strftime("%Y-%m-%d %H:%M:%S")
+                .to_string()
+        },
+    )
+}
+
+/// Lines whose columns stand below each other.
+fn columns(lines: Vec<Vec<String>>) -> Vec<String> {
+    let mut widths = Vec::<usize>::new();
+    for line in &lines {
+        for (index, cell) in line.iter().enumerate() {
+            let width = cell.chars().count();
+            match widths.get_mut(index) {
+                Some(widest) => *widest = width.max(*widest),
+                None => widths.push(width),
+            }
+        }
+    }
+    let padded = |line: Vec<String>| {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.into_iter().map(padded).collect()
+}

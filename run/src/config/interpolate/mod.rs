@@ -1,0 +1,331 @@
+//! References: `${finetune.data.seq_length}`.
+//!
+//! | written | means |
+//! |---|---|
+//! | `${path}`, as the whole of a value | the value at `path`: a number, a list, a map |
+//! | `run-${num_nodes}` | a text, with the value at `path` as text in it |
+//! | `${env:NAME}`, `${env:NAME:default}` | a variable of the environment, where the file lists it: `_env_: [NAME]` |
+//! | `$${` | the text `${` |
+//!
+//! Paths start at the top of the configuration. A variable must be listed, as a run that hangs on its
+//! environment is not the run that its file describes; and one that looks like a secret is refused, as its value
+//! would be written into every record of the run. References in what code computed are text.
+
+mod template;
+
+use std::collections::BTreeSet;
+
+use self::template::{Name, Part, Variable};
+use super::{
+    error::{ConfigError, Problem, Problems},
+    include,
+    node::{Entry, Map, Node, Value},
+    origin::Origin,
+    path::{self, Path, Segment},
+    scalar, yaml,
+};
+
+/// Most values that all references together may bring, and bytes of text: a few lines of references to each
+/// other could otherwise fill any memory.
+const MAX_NODES: usize = 100_000;
+const MAX_BYTES: usize = 1 << 20;
+/// The key at the top of a file that lists the variables which references may read.
+pub const ENV: &str = "_env_";
+/// Words that stand in names of secrets.
+const SECRETS: &[&str] = &["TOKEN", "PASSWORD", "PASSWD", "SECRET", "KEY", "CREDENTIAL"];
+
+/// The variables that references may read.
+pub struct Environment<'a> {
+    /// Those that the configuration lists.
+    pub allowed: BTreeSet<String>,
+    /// The value of a variable, or `None` where it is not set.
+    pub read: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// `part` of the tree `root` with every reference replaced by what it refers to in `root`. `path` is where
+/// `part` stands.
+///
+/// # Errors
+/// All references that cannot be followed: to a value that is not there, in a circle, to a variable that is not
+/// listed, not set or a secret.
+pub fn interpolate(root: &Node, part: &Node, path: &Path, environment: &Environment<'_>) -> Result<Node, Problems> {
+    let mut reader = Reader {
+        root,
+        environment,
+        way: Vec::new(),
+        nodes: 0,
+        bytes: 0,
+    };
+    let mut errors = Vec::new();
+    let node = reader.rewrite(part, path, &mut errors);
+    Problems::check(errors)?;
+    Ok(node)
+}
+
+/// Whether a value in `node` refers to another.
+pub fn has_references(node: &Node) -> bool {
+    match &node.value {
+        Value::Seq(items) => items.iter().any(has_references),
+        Value::Map(map) => map.values().any(|entry| has_references(&entry.node)),
+        _ => template::text(node).is_some(),
+    }
+}
+
+/// `node` as a file has to have it to be read back as it is: a `${` that is no reference is written `$${`, and
+/// the `@` of a text that would name a file `@@`.
+pub fn escape(node: &mut Node) {
+    match &mut node.value {
+        Value::Seq(items) => items.iter_mut().for_each(escape),
+        Value::Map(map) => map.values_mut().for_each(|entry| escape(&mut entry.node)),
+        Value::Str(text) | Value::Plain(text) => {
+            *text = text.replace("${", "$${");
+            if let Some(escaped) = include::escaped(text) {
+                *text = escaped;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A reference that is being followed.
+struct Hop {
+    path: String,
+    origin: Origin,
+}
+
+struct Reader<'a> {
+    root: &'a Node,
+    environment: &'a Environment<'a>,
+    /// The references that led to where the reader is.
+    way: Vec<Hop>,
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Reader<'_> {
+    /// The tree without references. What cannot be followed is kept, and told.
+    fn rewrite(&mut self, node: &Node, path: &Path, errors: &mut Vec<ConfigError>) -> Node {
+        let mut inside = |reader: &mut Self, segment, node: &Node| {
+            let mut path = path.clone();
+            path.0.push(segment);
+            reader.rewrite(node, &path, errors)
+        };
+        let value = match &node.value {
+            Value::Seq(items) => {
+                let items = items.iter().enumerate();
+                Value::Seq(items.map(|(at, item)| inside(self, Segment::Index(at), item)).collect())
+            }
+            Value::Map(map) => Value::Map(rewritten(map, |name, node| inside(self, Segment::Key(name.to_owned()), node))),
+            _ => match self.followed(node) {
+                Ok(followed) => return followed.unwrap_or_else(|| node.clone()),
+                Err(error) => {
+                    self.way.clear();
+                    // What several references lead to is told once.
+                    let told = |other: &ConfigError| other.origin == error.origin && other.problem == error.problem;
+                    if !errors.iter().any(told) {
+                        let path = path.clone();
+                        errors.push(ConfigError { path, ..error });
+                    }
+                    return node.clone();
+                }
+            },
+        };
+        Node { value, ..node.clone() }
+    }
+
+    /// What the scalar `node` stands for; `None` where it refers to nothing.
+    fn followed(&mut self, node: &Node) -> Result<Option<Node>, ConfigError> {
+        let Some(text) = template::text(node) else { return Ok(None) };
+        let value = match template::parts(text, &node.origin)?.as_slice() {
+            [Part::Value(path)] => self.value(path)?,
+            [Part::Variable(variable)] => match self.variable(variable)? {
+                // Nothing is a text here, not null.
+                empty if empty.is_empty() => Value::Str(empty),
+                typed => Value::Plain(typed),
+            },
+            parts => Value::Str(self.joined(parts)?),
+        };
+        let mut followed = node.clone();
+        followed.replace(Node::new(node.origin.clone(), value));
+        Ok(Some(followed))
+    }
+
+    fn joined(&mut self, parts: &[Part]) -> Result<String, ConfigError> {
+        let mut joined = String::new();
+        for part in parts {
+            let text = match part {
+                Part::Text(text) => text.clone(),
+                Part::Variable(variable) => self.variable(variable)?,
+                Part::Value(path) => {
+                    let node = Node::new(path.origin.clone(), self.value(path)?);
+                    as_text(&node).ok_or_else(|| {
+                        let message = format!("{} cannot stand inside a text", node.describe());
+                        let help = Some("a reference to it is the whole of a value".to_owned());
+                        invalid(&path.origin, message, help)
+                    })?
+                }
+            };
+            self.bytes += text.len();
+            self.check_size(part.origin())?;
+            joined.push_str(&text);
+        }
+        Ok(joined)
+    }
+
+    /// The value at the path `wanted`, itself without references.
+    fn value(&mut self, wanted: &Name) -> Result<Value, ConfigError> {
+        let Name { text, origin } = wanted;
+        let steps = path::steps(text).map_err(|error| invalid(origin, format!("`{text}` is not a path: {error}"), None))?;
+        if let Some(at) = self.way.iter().position(|hop| hop.path == *text) {
+            return Err(self.circle(at, wanted));
+        }
+        if self.way.len() == yaml::MAX_DEPTH {
+            let message = format!("more than {} references lead from one to the next", yaml::MAX_DEPTH);
+            return Err(invalid(origin, message, None));
+        }
+        self.way.push(Hop {
+            path: text.clone(),
+            origin: origin.clone(),
+        });
+        let value = self.walk(self.root, &steps, 0, wanted)?;
+        self.way.pop();
+        Ok(value.value)
+    }
+
+    /// The value that `steps` lead to from `node`, from step `at` on; through references, where there are some.
+    fn walk(&mut self, node: &Node, steps: &[path::Step], at: usize, wanted: &Name) -> Result<Node, ConfigError> {
+        let Some(step) = steps.get(at) else {
+            return self.copy(node, 0, &wanted.origin);
+        };
+        if let Some(followed) = self.followed(node)? {
+            return self.walk(&followed, steps, at, wanted);
+        }
+        match node.step(&step.segment) {
+            Some(next) => self.walk(next, steps, at + 1, wanted),
+            None => Err(missing(node, &step.segment, wanted)),
+        }
+    }
+
+    /// `node` without references.
+    fn copy(&mut self, node: &Node, depth: usize, origin: &Origin) -> Result<Node, ConfigError> {
+        self.nodes += 1;
+        self.check_size(origin)?;
+        if depth > yaml::MAX_DEPTH {
+            return Err(invalid(
+                origin,
+                format!("this is nested more than {} levels deep", yaml::MAX_DEPTH),
+                None,
+            ));
+        }
+        let value = match &node.value {
+            Value::Seq(items) => Value::Seq(
+                items
+                    .iter()
+                    .map(|item| self.copy(item, depth + 1, origin))
+                    .collect::<Result<_, _>>()?,
+            ),
+            Value::Map(map) => {
+                let mut copy = map.clone();
+                for entry in copy.values_mut() {
+                    entry.node = self.copy(&entry.node, depth + 1, origin)?;
+                }
+                Value::Map(copy)
+            }
+            _ => {
+                self.bytes += node.as_text().map_or(0, str::len);
+                return Ok(self.followed(node)?.unwrap_or_else(|| node.clone()));
+            }
+        };
+        Ok(Node { value, ..node.clone() })
+    }
+
+    fn check_size(&self, origin: &Origin) -> Result<(), ConfigError> {
+        if self.nodes <= MAX_NODES && self.bytes <= MAX_BYTES {
+            return Ok(());
+        }
+        let message = format!("too large: references may bring {MAX_NODES} values and {MAX_BYTES} bytes of text");
+        Err(invalid(origin, message, None))
+    }
+
+    /// `a` refers to `b`, which refers to `a`.
+    fn circle(&self, at: usize, wanted: &Name) -> ConfigError {
+        let mut chain = String::new();
+        for hop in &self.way[at..] {
+            chain.extend([hop.path.as_str(), " (", &hop.origin.to_string(), ") -> "]);
+        }
+        let message = format!("these references lead in a circle: {chain}{} ({})", wanted.text, wanted.origin);
+        invalid(&wanted.origin, message, Some("write one of these values out".to_owned()))
+    }
+
+    fn variable(&mut self, variable: &Variable) -> Result<String, ConfigError> {
+        let Name { text: name, origin } = &variable.name;
+        let fail = |message, help| Err(invalid(origin, message, help));
+        if SECRETS.iter().any(|word| name.to_ascii_uppercase().contains(word)) {
+            let help = "the engine's libraries and executors read secrets from the environment themselves".to_owned();
+            let message = format!("`{name}` looks like a secret, and would be written into the records of the run");
+            return fail(message, Some(help));
+        }
+        if !self.environment.allowed.contains(name) {
+            let help = format!("add `{ENV}: [{name}]` at the top of the file, or `--set '{ENV}+=[{name}]'`");
+            return fail(format!("`{name}` is not a variable that this configuration may read"), Some(help));
+        }
+        match ((self.environment.read)(name), &variable.default) {
+            (Some(value), _) => Ok(value),
+            (None, Some(default)) => Ok(default.clone()),
+            (None, None) => {
+                let help = format!("set it, or write a default: `${{env:{name}:...}}`");
+                fail(format!("`{name}` is not set in the environment"), Some(help))
+            }
+        }
+    }
+}
+
+fn rewritten(map: &Map, mut rewrite: impl FnMut(&str, &Node) -> Node) -> Map {
+    let entry = |(name, entry): (&String, &Entry)| {
+        let (key, node) = (entry.key.clone(), rewrite(name, &entry.node));
+        (name.clone(), Entry { key, node })
+    };
+    map.iter().map(entry).collect()
+}
+
+/// A scalar as it stands inside a text. Null, lists and maps do not.
+fn as_text(node: &Node) -> Option<String> {
+    match &node.value {
+        Value::Plain(text) | Value::Str(text) => Some(text.clone()),
+        Value::Bool(value) => Some(value.to_string()),
+        Value::Int(value) => Some(value.to_string()),
+        Value::Float(value) => Some(scalar::float_text(*value)),
+        Value::Null | Value::Seq(_) | Value::Map(_) => None,
+    }
+}
+
+/// There is no value at a path. A name alone may have been meant for the shell.
+fn missing(node: &Node, segment: &Segment, wanted: &Name) -> ConfigError {
+    let Name { text, origin } = wanted;
+    let is_variable = !text.is_empty() && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+    let problem = match (segment, &node.value) {
+        _ if is_variable => Problem::Invalid {
+            message: format!("there is no value at `{text}`"),
+            help: Some(format!(
+                "a variable of the environment is written `${{env:{text}}}`, and the text itself `$${{{text}}}`"
+            )),
+        },
+        (Segment::Key(name), Value::Map(map)) => Problem::UnknownField {
+            name: name.clone(),
+            allowed: map.keys().cloned().collect(),
+        },
+        (Segment::Index(index), Value::Seq(items)) => Problem::NoSuchItem {
+            index: *index,
+            len: items.len(),
+        },
+        _ => Problem::Invalid {
+            message: format!("there is no value at `{text}`: {} has no parts", node.describe()),
+            help: None,
+        },
+    };
+    ConfigError::new(Path::default(), Some(origin.clone()), problem)
+}
+
+fn invalid(origin: &Origin, message: String, help: Option<String>) -> ConfigError {
+    ConfigError::new(Path::default(), Some(origin.clone()), Problem::Invalid { message, help })
+}

@@ -1,0 +1,123 @@
+//! The text of a value that refers to others.
+
+use super::invalid;
+use crate::config::{
+    error::ConfigError,
+    node::{Node, Value},
+    origin::Origin,
+};
+
+/// A piece of a text.
+pub(super) enum Part {
+    /// Text as it is.
+    Text(String),
+    /// `${path}`
+    Value(Name),
+    /// `${env:NAME}`
+    Variable(Variable),
+}
+
+/// What stands in a reference, and where.
+pub(super) struct Name {
+    pub(super) text: String,
+    pub(super) origin: Origin,
+}
+
+/// A variable of the environment.
+pub(super) struct Variable {
+    pub(super) name: Name,
+    pub(super) default: Option<String>,
+}
+
+impl Part {
+    pub(super) fn origin(&self) -> &Origin {
+        match self {
+            Self::Text(_) => &Origin::Default,
+            Self::Value(name) | Self::Variable(Variable { name, .. }) => &name.origin,
+        }
+    }
+}
+
+/// The text of a scalar that somebody wrote and that has a reference, or the escape of one.
+pub(super) fn text(node: &Node) -> Option<&str> {
+    let written = matches!(node.origin, Origin::File { .. } | Origin::Set { .. });
+    match &node.value {
+        Value::Plain(text) | Value::Str(text) if written && text.contains("${") => Some(text),
+        _ => None,
+    }
+}
+
+/// The pieces of `text`, which was written at `origin`.
+pub(super) fn parts(text: &str, origin: &Origin) -> Result<Vec<Part>, ConfigError> {
+    let mut parts = Vec::new();
+    let mut literal = String::new();
+    let mut at = 0;
+    while let Some(found) = text[at..].find("${") {
+        let start = at + found;
+        if text[..start].ends_with('$') && start > at {
+            literal.push_str(&text[at..start - 1]);
+            literal.push_str("${");
+            at = start + 2;
+            continue;
+        }
+        literal.push_str(&text[at..start]);
+        let Some(len) = text[start..].find('}') else {
+            let help = Some("the text `${` itself is written `$${`".to_owned());
+            return Err(invalid(
+                &written(text, start, text.len(), origin),
+                "`}` is missing".to_owned(),
+                help,
+            ));
+        };
+        if !literal.is_empty() {
+            parts.push(Part::Text(std::mem::take(&mut literal)));
+        }
+        at = start + len + 1;
+        parts.push(reference(text[start + 2..at - 1].trim(), written(text, start, at, origin))?);
+    }
+    literal.push_str(&text[at..]);
+    // A text of escapes alone is a text too.
+    if !literal.is_empty() || parts.is_empty() {
+        parts.push(Part::Text(literal));
+    }
+    Ok(parts)
+}
+
+fn reference(text: &str, origin: Origin) -> Result<Part, ConfigError> {
+    let name = |text: &str, origin| Name {
+        text: text.to_owned(),
+        origin,
+    };
+    let Some(variable) = text.strip_prefix("env:") else {
+        return match text {
+            "" => Err(invalid(&origin, "a path is missing: write `${path}`".to_owned(), None)),
+            path => Ok(Part::Value(name(path, origin))),
+        };
+    };
+    let (variable, default) = match variable.split_once(':') {
+        Some((variable, default)) => (variable, Some(default.to_owned())),
+        None => (variable, None),
+    };
+    let tame = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if variable.is_empty() || !variable.chars().all(tame) {
+        return Err(invalid(&origin, format!("`{variable}` is not the name of a variable"), None));
+    }
+    Ok(Part::Variable(Variable {
+        name: name(variable, origin),
+        default,
+    }))
+}
+
+/// The place of the characters of `text` from `start` to `end`. A text with quotes and without escapes stands
+/// between them.
+fn written(text: &str, start: usize, end: usize, origin: &Origin) -> Origin {
+    let quoted = origin
+        .span()
+        .and_then(|(source, span)| source.text().get(span.offset..span.offset + span.len));
+    match quoted {
+        Some(whole) if whole.len() == text.len() + 2 && whole.get(1..whole.len() - 1) == Some(text) => {
+            origin.part(whole, start + 1, end - start)
+        }
+        _ => origin.part(text, start, end - start),
+    }
+}

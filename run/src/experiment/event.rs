@@ -1,0 +1,184 @@
+//! The timeline of an experiment: a file to which a line is added for each change, and from which every state is
+//! derived. A launcher that dies leaves at worst half a line at its end, which is passed over.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+};
+
+use neva_executors::{JobFailure, JobHandle};
+use neva_schemas::{ExitClass, RunReport};
+use serde::{Deserialize, Serialize};
+
+use super::report::{TaskReport, TaskState};
+
+/// File in an experiment's folder.
+pub(super) const EVENTS_FILE: &str = "events.jsonl";
+
+/// One line of the timeline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in milliseconds since the epoch.
+    pub unix_ms: u64,
+    /// The task that it happened to, where it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// What happened.
+    pub change: Change,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Change {
+    /// A launcher took the experiment.
+    Launched {
+        /// Its process.
+        pid: u32,
+        /// Its version.
+        version: String,
+    },
+    /// A job was submitted for the task.
+    Submitted {
+        /// From 1.
+        attempt: u32,
+        /// The job.
+        job: JobHandle,
+    },
+    /// An attempt failed and is followed by another.
+    Retried {
+        /// The attempt that failed.
+        attempt: u32,
+        /// How.
+        failure: Box<JobFailure>,
+        /// Time to the next attempt, in milliseconds.
+        pause_ms: u64,
+    },
+    /// The task is to be done again: the experiment was resumed.
+    Reset,
+    /// The task came to its end.
+    Ended {
+        /// How.
+        state: TaskState,
+        /// What a fine-tune left.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        report: Option<Box<RunReport>>,
+    },
+    /// Every task came to its end.
+    Finished {
+        /// The exit code.
+        class: ExitClass,
+    },
+}
+
+/// What the events of an experiment say.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Timeline {
+    /// Each task that anything happened to.
+    pub(super) tasks: BTreeMap<String, TaskReport>,
+    /// The exit code, where the experiment came to its end after its latest launch.
+    pub(super) class: Option<ExitClass>,
+    /// The process of the latest launcher.
+    pub(super) launcher: Option<u32>,
+    /// Lines that are no events, counted from 1; half a line at the end is not one of them.
+    pub(super) broken: Vec<usize>,
+}
+
+impl Timeline {
+    /// Reads the file; where there is none, nothing happened.
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(Self::of(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        let mut timeline = Self::default();
+        let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().peekable();
+        while let Some((index, line)) = lines.next() {
+            match serde_json::from_slice::<Event>(line) {
+                Ok(event) => timeline.apply(event),
+                // Nothing, or what a launcher that died did not finish.
+                Err(_) if line.trim_ascii().is_empty() || lines.peek().is_none() => {}
+                Err(_) => timeline.broken.push(index + 1),
+            }
+        }
+        timeline
+    }
+
+    pub(super) fn apply(&mut self, event: Event) {
+        let Some(name) = event.task else {
+            match event.change {
+                Change::Launched { pid, .. } => (self.launcher, self.class) = (Some(pid), None),
+                Change::Finished { class } => self.class = Some(class),
+                _ => {}
+            }
+            return;
+        };
+        let task = self.tasks.entry(name).or_insert_with_key(|name| TaskReport::new(name));
+        match event.change {
+            Change::Submitted { attempt, job } => {
+                task.state = TaskState::Running;
+                task.attempts = attempt;
+                task.started.get_or_insert(event.unix_ms);
+                (task.ended, task.job) = (None, Some(job));
+            }
+            Change::Reset => *task = TaskReport::new(&task.name),
+            Change::Ended { state, report } => {
+                (task.state, task.report) = (state, report.map(|report| *report));
+                task.ended = Some(event.unix_ms);
+            }
+            Change::Launched { .. } | Change::Retried { .. } | Change::Finished { .. } => {}
+        }
+    }
+}
+
+/// Adds to the timeline. What could not be written, as on a full disk, is written with what comes next.
+#[derive(Debug)]
+pub(super) struct EventLog {
+    path: PathBuf,
+    file: File,
+    unwritten: Vec<u8>,
+}
+
+impl EventLog {
+    pub(super) fn open(path: PathBuf) -> io::Result<Self> {
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
+        // Behind half a line, the next event would be half a line too.
+        let mut unwritten = Vec::new();
+        if file.seek(SeekFrom::End(0))? > 0 {
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                unwritten.push(b'\n');
+            }
+        }
+        Ok(Self { path, file, unwritten })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds `events` and makes them last: when this returns well, they are on the disk.
+    pub(super) fn append(&mut self, events: &[Event]) -> io::Result<()> {
+        for event in events {
+            serde_json::to_writer(&mut self.unwritten, event)?;
+            self.unwritten.push(b'\n');
+        }
+        while !self.unwritten.is_empty() {
+            let written = self.file.write(&self.unwritten)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.unwritten.drain(..written);
+        }
+        self.file.sync_data()
+    }
+}

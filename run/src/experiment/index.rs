@@ -1,0 +1,124 @@
+//! The index of a store: a line for each experiment that began and for each that ended.
+//!
+//! It is a cache and nothing else. Which experiments there are, their folders say; what the index does not know is
+//! read from the folder, and a line that makes no sense is passed over.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    path::Path,
+};
+
+use neva_schemas::ExitClass;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    folder::{ExperimentFolder, state_name},
+    record::ExperimentRecord,
+};
+
+const INDEX_FILE: &str = "index.jsonl";
+
+/// One experiment of a list.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// When it was created, in milliseconds since the epoch; 0 where its record cannot be read.
+    pub created: u64,
+    /// Number of its tasks.
+    pub tasks: usize,
+    /// `running`, `succeeded`, `failed`, `interrupted`; `damaged` where its record cannot be read.
+    pub state: &'static str,
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Line {
+    id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tasks: Option<usize>,
+    /// The exit code; an experiment that was resumed has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    class: Option<ExitClass>,
+}
+
+/// What is known without looking into the folders.
+pub(super) struct Index {
+    lines: BTreeMap<String, Line>,
+}
+
+impl Index {
+    pub(super) fn read(home: &Path) -> Self {
+        let mut lines = BTreeMap::<String, Line>::new();
+        let bytes = fs::read(home.join(INDEX_FILE)).unwrap_or_default();
+        for line in bytes.split(|byte| *byte == b'\n') {
+            let Ok(line) = serde_json::from_slice::<Line>(line) else { continue };
+            let known = lines.entry(line.id.clone()).or_insert_with(|| Line {
+                id: line.id.clone(),
+                ..Line::default()
+            });
+            known.created = line.created.or(known.created);
+            known.tasks = line.tasks.or(known.tasks);
+            known.class = line.class;
+        }
+        Self { lines }
+    }
+
+    /// The row of `folder`; none where there is no experiment in it, or none yet.
+    pub(super) fn row(&mut self, name: &str, folder: &ExperimentFolder) -> Option<Row> {
+        let known = self.lines.get(&folder.id);
+        if let Some(Line {
+            created: Some(created),
+            tasks: Some(tasks),
+            class: Some(class),
+            ..
+        }) = known
+        {
+            return Some(Row {
+                name: name.to_owned(),
+                id: folder.id.clone(),
+                created: *created,
+                tasks: *tasks,
+                state: state_name(false, Some(*class)),
+            });
+        }
+        let alive = folder.is_alive();
+        let record = match ExperimentRecord::read(&folder.dir) {
+            Ok(record) => Some(record),
+            Err(crate::error::RunError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(crate::error::RunError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => return None,
+            Err(_) => None,
+        };
+        let class = folder.timeline().ok().and_then(|timeline| timeline.class);
+        Some(Row {
+            name: name.to_owned(),
+            id: folder.id.clone(),
+            created: record.as_ref().map_or(0, |record| record.created),
+            tasks: record.as_ref().map_or(0, |record| record.experiment.tasks.len()),
+            state: if record.is_some() { state_name(alive, class) } else { "damaged" },
+        })
+    }
+}
+
+/// Adds that `record` began, and where it came to its end, how. Lines are shorter than what the system writes in one
+/// piece, so launchers do not disturb each other; that one is not written costs a reading of the folder.
+pub(super) fn note(home: &Path, record: &ExperimentRecord, class: Option<ExitClass>) {
+    let line = Line {
+        id: record.id.clone(),
+        created: Some(record.created),
+        tasks: Some(record.experiment.tasks.len()),
+        class,
+    };
+    let written = serde_json::to_string(&line).map_err(std::io::Error::from).and_then(|text| {
+        let mut file = OpenOptions::new().create(true).append(true).open(home.join(INDEX_FILE))?;
+        file.write_all(format!("{text}\n").as_bytes())
+    });
+    if let Err(error) = written {
+        tracing::debug!(%error, "the index of experiments is not up to date");
+    }
+}

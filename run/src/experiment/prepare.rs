@@ -1,0 +1,96 @@
+//! From an experiment to its record: plugins, checks, the texts of scripts, the hashes of data.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use neva_schemas::{self as schemas, Data, Executor, SCRIPT_LIMIT, Severity, Validate as _, Work};
+
+use super::{
+    error::ExperimentError,
+    lower::absolute,
+    plugin::Plugin,
+    record::{ExperimentRecord, RECORD_FORMAT, file_error},
+};
+use crate::{environment, error::RunError};
+
+/// The record of `experiment`, which has no id yet.
+pub(super) fn prepare(
+    mut experiment: schemas::Experiment,
+    executor: Executor,
+    working_directory: PathBuf,
+    plugins: &[Arc<dyn Plugin>],
+) -> Result<ExperimentRecord, RunError> {
+    for plugin in plugins {
+        for (name, task) in &mut experiment.tasks {
+            plugin.before_launch(name, task)?;
+        }
+    }
+    let problems = experiment.problems("").into_iter().chain(executor.problems("executor"));
+    let errors: Vec<_> = problems.filter(|problem| problem.severity == Severity::Error).collect();
+    if !errors.is_empty() {
+        return Err(RunError::Invalid(errors));
+    }
+    let mut scripts = BTreeMap::new();
+    let mut data = BTreeMap::new();
+    for task in experiment.tasks.values() {
+        match &task.task {
+            Work::Script(script) => {
+                if let Some(path) = &script.path {
+                    let path = absolute(&working_directory, path);
+                    if let Entry::Vacant(entry) = scripts.entry(path) {
+                        let text = script_text(entry.key())?;
+                        entry.insert(text);
+                    }
+                }
+            }
+            Work::Finetune(run) => {
+                if let Data::Preloaded(preloaded) = &run.finetune.data {
+                    let files = preloaded.paths.iter().chain(&preloaded.val_paths);
+                    for path in files.map(|path| absolute(&working_directory, path)) {
+                        data.entry(path).or_insert_with_key(|path| hash(path));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(ExperimentRecord {
+        format: RECORD_FORMAT,
+        id: String::new(),
+        created: environment::unix_ms(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        rerun_of: None,
+        working_directory,
+        executor,
+        scripts,
+        data,
+        experiment,
+    })
+}
+
+fn script_text(path: &Path) -> Result<String, RunError> {
+    let refused = |reason: &str| ExperimentError::ScriptText {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(SCRIPT_LIMIT + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) if bytes.len() as u64 > SCRIPT_LIMIT => Err(refused("is longer than 1 MiB").into()),
+        Ok(_) => String::from_utf8(bytes).map_err(|_| refused("is not UTF-8").into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(refused("is not there").into()),
+        Err(error) => Err(file_error("read", path)(error)),
+    }
+}
+
+/// BLAKE3 of a file; `None` where it cannot be read.
+pub(super) fn hash(path: &Path) -> Option<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(path).ok()?;
+    Some(hasher.finalize().to_hex().to_string())
+}

@@ -1,0 +1,363 @@
+//! Runs an experiment to its end: one loop that starts what is ready, writes down what happened, and only then goes
+//! on. Each task is a [`job`](crate::job) of its own, which tells this loop of its changes and is told to end by it.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use neva_executors::{JobFailure, JobHandle};
+use neva_schemas::{RunReport, exit_class};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep,
+};
+
+use super::{
+    event::{Change, Event, EventLog},
+    gate::{Gate, Gates},
+    lower::Lowering,
+    plugin::Plugin,
+    record::{ExperimentRecord, file_error},
+    report::{ExperimentReport, TaskReport, TaskState},
+};
+use crate::{
+    environment,
+    error::RunError,
+    job::{self, Retry, Watcher},
+};
+
+/// How often the folder is asked for requests to end.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What hears of each change.
+pub(super) type Listener = Box<dyn FnMut(&Event) + Send>;
+
+/// A running experiment.
+pub(super) struct Runner {
+    lowering: Lowering,
+    record: ExperimentRecord,
+    gates: Gates,
+    tasks: Vec<TaskReport>,
+    /// Tasks that have a job of an earlier launch, which still lives.
+    attached: Vec<Option<JobHandle>>,
+    /// Takes requests to end a task that runs.
+    ends: Vec<Option<watch::Sender<u32>>>,
+    running: usize,
+    /// Somebody asked for the end of all.
+    cancelled: bool,
+    events: EventLog,
+    unwritten: Vec<Event>,
+    /// The first failure of writing events.
+    lost: Option<RunError>,
+    listener: Listener,
+    plugins: Vec<Arc<dyn Plugin>>,
+    jobs: JoinSet<()>,
+    sender: mpsc::UnboundedSender<(usize, Message)>,
+    messages: mpsc::UnboundedReceiver<(usize, Message)>,
+}
+
+/// What a job tells.
+enum Message {
+    Submitted(u32, JobHandle),
+    Retried(Retry),
+    Ended(Box<Result<Option<RunReport>, RunError>>),
+}
+
+impl Runner {
+    pub(super) fn new(
+        lowering: Lowering,
+        record: ExperimentRecord,
+        events: EventLog,
+        listener: Listener,
+        plugins: Vec<Arc<dyn Plugin>>,
+    ) -> Self {
+        let experiment = &record.experiment;
+        let (sender, messages) = mpsc::unbounded_channel();
+        Self {
+            gates: Gates::of(experiment),
+            tasks: experiment.tasks.keys().map(|name| TaskReport::new(name)).collect(),
+            attached: vec![None; experiment.tasks.len()],
+            ends: vec![None; experiment.tasks.len()],
+            running: 0,
+            cancelled: false,
+            events,
+            unwritten: Vec::new(),
+            lost: None,
+            listener,
+            plugins,
+            jobs: JoinSet::new(),
+            sender,
+            messages,
+            lowering,
+            record,
+        }
+    }
+
+    /// Takes over what an earlier launch left: tasks that ended well are kept, jobs that live are watched on, and
+    /// everything else is done again.
+    pub(super) async fn resume(&mut self, earlier: Vec<TaskReport>) {
+        for (index, task) in earlier.into_iter().enumerate() {
+            let lives = match (&task.state, &task.job) {
+                (TaskState::Running, Some(job)) => {
+                    let executor = self.lowering.executor(&self.record, &self.record.experiment.tasks[index]);
+                    let state = executor.state(job).await;
+                    state.is_ok_and(|state| !matches!(state, neva_executors::JobState::Failed(_) | neva_executors::JobState::Cancelled))
+                }
+                _ => false,
+            };
+            if task.state == TaskState::Succeeded {
+                self.tasks[index] = task;
+            } else if lives {
+                self.attached[index] = task.job.clone();
+                self.tasks[index] = TaskReport {
+                    state: TaskState::Pending,
+                    ..task
+                };
+            } else if task.state != TaskState::Pending {
+                self.note(Some(index), Change::Reset);
+            }
+        }
+    }
+
+    /// Sees every task to its end.
+    ///
+    /// # Errors
+    /// What happened could not be written down. The tasks went on all the same.
+    pub(super) async fn run(mut self, mut requests: watch::Receiver<u32>) -> Result<ExperimentReport, RunError> {
+        let pid = std::process::id();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        self.note(None, Change::Launched { pid, version });
+        let mut read = 0;
+        loop {
+            self.settle();
+            self.write();
+            if self.running == 0 {
+                break;
+            }
+            tokio::select! {
+                Some(message) = self.messages.recv() => {
+                    self.take(message);
+                    // What came at the same time is written at the same time.
+                    while let Ok(message) = self.messages.try_recv() {
+                        self.take(message);
+                    }
+                }
+                () = job::requested(&mut requests) => self.end_all(),
+                () = sleep(TICK) => {
+                    let (lines, next) = self.lowering.folder.cancel_requests(read);
+                    read = next;
+                    for line in lines {
+                        match self.tasks.iter().position(|task| task.name == line) {
+                            Some(task) => self.end(task),
+                            None => self.end_all(),
+                        }
+                    }
+                }
+            }
+        }
+        let report = ExperimentReport {
+            id: self.lowering.folder.id.clone(),
+            dir: self.lowering.folder.dir.clone(),
+            tasks: std::mem::take(&mut self.tasks),
+        };
+        self.note(None, Change::Finished { class: report.class() });
+        self.write();
+        match self.lost {
+            Some(error) => Err(error),
+            None => Ok(report),
+        }
+    }
+
+    /// Starts what may start, and ends what never will, until nothing changes.
+    fn settle(&mut self) {
+        let mut queue: VecDeque<usize> = (0..self.tasks.len()).collect();
+        while let Some(index) = queue.pop_front() {
+            if self.tasks[index].state != TaskState::Pending {
+                continue;
+            }
+            if self.cancelled {
+                self.ended(index, TaskState::Cancelled, None);
+                continue;
+            }
+            match self.gates.gate(index, &self.tasks) {
+                Gate::Shut => {}
+                Gate::Never(reason) => {
+                    self.ended(index, TaskState::Skipped(reason), None);
+                    // Those that stand before it may wait for it.
+                    queue.extend(0..index);
+                }
+                Gate::Open => {
+                    let mates = self
+                        .gates
+                        .mates(index)
+                        .iter()
+                        .filter(|mate| self.tasks[**mate].state == TaskState::Pending);
+                    let members: Vec<_> = mates.copied().chain([index]).collect();
+                    let room = (self.record.experiment.max_parallel as usize).saturating_sub(self.running);
+                    if members.len() > room && self.running > 0 {
+                        continue;
+                    }
+                    for member in members {
+                        if !self.start(member) {
+                            queue.extend(0..self.tasks.len());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts the job of a task; `false` where that failed.
+    fn start(&mut self, index: usize) -> bool {
+        let name = self.tasks[index].name.clone();
+        let task = &self.record.experiment.tasks[index];
+        let attached = self.attached[index].take();
+        let made = self.lowering.job(&self.record, &name, task);
+        let made = made.and_then(|made| self.lowering.folder.write_submission(&name, &made.submission).map(|()| made));
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                let state = TaskState::Failed(Box::new(failure(error)));
+                self.ended(index, state, None);
+                return false;
+            }
+        };
+        let (end, requests) = watch::channel(0);
+        let tell = |sender: mpsc::UnboundedSender<_>| move |message| drop(sender.send((index, message)));
+        let (submitted, retried, ended) = (tell(self.sender.clone()), tell(self.sender.clone()), tell(self.sender.clone()));
+        let watcher = Watcher {
+            retries: made.retries,
+            output: Box::new(|_| {}),
+            on_submit: Box::new(move |attempt, job| submitted(Message::Submitted(attempt, job.clone()))),
+            on_retry: Box::new(move |retry| retried(Message::Retried(retry.clone()))),
+        };
+        let attempt = self.tasks[index].attempts.max(1);
+        self.jobs.spawn(async move {
+            let job = job::Job::new(&*made.executor, made.submission, watcher, requests);
+            ended(Message::Ended(Box::new(job.submitted(attached).attempt(attempt).run().await)));
+        });
+        self.tasks[index].state = TaskState::Running;
+        self.ends[index] = Some(end);
+        self.running += 1;
+        true
+    }
+
+    fn take(&mut self, (index, message): (usize, Message)) {
+        match message {
+            Message::Submitted(attempt, job) => {
+                let task = &mut self.tasks[index];
+                task.attempts = attempt;
+                task.job = Some(job.clone());
+                task.started.get_or_insert_with(environment::unix_ms);
+                self.note(Some(index), Change::Submitted { attempt, job });
+            }
+            Message::Retried(retry) => {
+                let change = Change::Retried {
+                    attempt: retry.attempt,
+                    failure: Box::new(retry.failure),
+                    pause_ms: u64::try_from(retry.pause.as_millis()).unwrap_or(u64::MAX),
+                };
+                self.note(Some(index), change);
+            }
+            Message::Ended(ended) => {
+                self.running -= 1;
+                self.ends[index] = None;
+                let (state, report) = match *ended {
+                    Ok(report) => (TaskState::Succeeded, report),
+                    Err(RunError::Cancelled { .. }) => (TaskState::Cancelled, None),
+                    Err(error) => (TaskState::Failed(Box::new(failure(error))), None),
+                };
+                self.ended(index, state, report);
+            }
+        }
+    }
+
+    /// A task came to its end. One that did not end well takes its group with it.
+    fn ended(&mut self, index: usize, state: TaskState, report: Option<RunReport>) {
+        let task = &mut self.tasks[index];
+        task.state = state.clone();
+        task.report.clone_from(&report);
+        task.ended = Some(environment::unix_ms());
+        let well = state == TaskState::Succeeded;
+        self.note(
+            Some(index),
+            Change::Ended {
+                state,
+                report: report.map(Box::new),
+            },
+        );
+        for plugin in &self.plugins {
+            plugin.after_end(&self.tasks[index]);
+        }
+        if !well {
+            for mate in self.gates.mates(index).to_vec() {
+                self.end(mate);
+            }
+        }
+    }
+
+    /// Asks for the end of a task that runs.
+    fn end(&mut self, index: usize) {
+        if let Some(end) = &self.ends[index] {
+            end.send_modify(|count| *count += 1);
+        } else if self.tasks[index].state == TaskState::Pending && self.gates.mates(index).is_empty() {
+            self.ended(index, TaskState::Cancelled, None);
+        }
+    }
+
+    fn end_all(&mut self) {
+        self.cancelled = true;
+        for end in self.ends.iter().flatten() {
+            end.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn note(&mut self, task: Option<usize>, change: Change) {
+        let event = Event {
+            unix_ms: environment::unix_ms(),
+            task: task.map(|index| self.tasks[index].name.clone()),
+            change,
+        };
+        self.unwritten.push(event);
+    }
+
+    /// Writes down what happened, and tells it. A task of days is not ended because a disk is full.
+    fn write(&mut self) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        let events = std::mem::take(&mut self.unwritten);
+        if let Err(error) = self.events.append(&events) {
+            let error = file_error("write", self.events.path())(error);
+            tracing::error!(%error, "what happened is not written down");
+            self.lost.get_or_insert(error);
+        } else {
+            self.lost = None;
+        }
+        events.iter().for_each(&mut self.listener);
+    }
+}
+
+/// What `error` is as the failure of a job.
+fn failure(error: RunError) -> JobFailure {
+    if let RunError::Job(failure) = error {
+        return *failure;
+    }
+    let mut chain = vec![error.to_string()];
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        chain.push(cause.to_string());
+        source = cause.source();
+    }
+    let class = error.class();
+    JobFailure {
+        // A task that somebody stopped did not do its work.
+        class: if class == exit_class::DONE { exit_class::JOB } else { class },
+        rank: None,
+        step: None,
+        chain,
+        help: error.advice(),
+        others: 0,
+        log: None,
+        tail: Vec::new(),
+    }
+}
