@@ -17,6 +17,11 @@ const STATE_FILE: &str = "checkpoint.json";
 /// The part of `checkpoint.json` that is read here.
 #[derive(Deserialize)]
 struct State {
+    progress: Progress,
+}
+
+#[derive(Deserialize)]
+struct Progress {
     steps_done: u64,
 }
 
@@ -26,7 +31,7 @@ pub(crate) fn newest(run_dir: &Path) -> Option<PathBuf> {
     let whole = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
     let steps = |path: PathBuf| {
         let state: State = serde_json::from_slice(&fs::read(path.join(STATE_FILE)).ok()?).ok()?;
-        Some((state.steps_done, path))
+        Some((state.progress.steps_done, path))
     };
     whole.filter_map(|entry| steps(entry.path())).max().map(|(_, path)| path)
 }
