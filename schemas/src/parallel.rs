@@ -1,6 +1,7 @@
 //! Sizes of the mesh axes, derived from the trainer.
 
-use crate::trainer::{MegatronStrategy, Trainer};
+use crate::strategy::MegatronStrategy;
+use crate::trainer::Trainer;
 use serde::{Deserialize, Serialize};
 
 /// Number of ranks along each axis of the mesh. The tensor axis varies fastest with the rank, then

@@ -1,8 +1,8 @@
 //! How long, on how many devices and in which precision a run trains.
 
 use crate::callback::Callback;
-use crate::parallel::ParallelSizes;
 use crate::period::{Period, validate_period};
+use crate::strategy::{MegatronStrategy, validate_ranks, validate_strategy};
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -133,45 +133,6 @@ pub enum NanPolicy {
     Skip,
 }
 
-/// How the model is cut over the ranks: NeMo's `nl.MegatronStrategy`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct MegatronStrategy {
-    /// Ranks that share each matrix.
-    pub tensor_model_parallel_size: u32,
-    /// Ranks that share the layers.
-    pub pipeline_model_parallel_size: u32,
-    /// Chunks of layers on each pipeline rank.
-    pub virtual_pipeline_model_parallel_size: Option<u32>,
-    /// Ranks that share each sequence.
-    pub context_parallel_size: u32,
-    /// Cuts norms and residuals along the sequence over the tensor-parallel ranks.
-    pub sequence_parallel: bool,
-}
-
-impl MegatronStrategy {
-    /// What the length of a batch's rows is rounded up to, so that every rank gets an equal part.
-    pub fn sequence_multiple(&self) -> usize {
-        if self.sequence_parallel {
-            self.tensor_model_parallel_size as usize
-        } else {
-            1
-        }
-    }
-}
-
-impl Default for MegatronStrategy {
-    fn default() -> Self {
-        Self {
-            tensor_model_parallel_size: 1,
-            pipeline_model_parallel_size: 1,
-            virtual_pipeline_model_parallel_size: None,
-            context_parallel_size: 1,
-            sequence_parallel: false,
-        }
-    }
-}
-
 /// NeMo passes numeric precision as a plugin.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub enum Plugins {
@@ -256,64 +217,8 @@ impl Validate for Trainer {
             );
             problems.push(Problem::error(format!("{path}.devices"), message));
         }
-        let strategy = &self.strategy;
         let path = format!("{path}.strategy");
-        nonzero(
-            &path,
-            problems,
-            &[
-                ("tensor_model_parallel_size", strategy.tensor_model_parallel_size.into()),
-                ("pipeline_model_parallel_size", strategy.pipeline_model_parallel_size.into()),
-                ("context_parallel_size", strategy.context_parallel_size.into()),
-                (
-                    "virtual_pipeline_model_parallel_size",
-                    strategy.virtual_pipeline_model_parallel_size.unwrap_or(1).into(),
-                ),
-            ],
-        );
-        if strategy.sequence_parallel && strategy.tensor_model_parallel_size == 1 {
-            problems.push(Problem::warning(
-                format!("{path}.sequence_parallel"),
-                "sequence parallelism does nothing without tensor parallelism; it is switched off",
-            ));
-        }
-        // Each of these axes lands with its own parity proof; until then a run that asks for one must not
-        // train as if it were there.
-        for (name, size) in [
-            ("pipeline_model_parallel_size", strategy.pipeline_model_parallel_size),
-            (
-                "virtual_pipeline_model_parallel_size",
-                strategy.virtual_pipeline_model_parallel_size.unwrap_or(1),
-            ),
-            ("context_parallel_size", strategy.context_parallel_size),
-        ] {
-            if size > 1 {
-                problems.push(
-                    Problem::error(
-                        format!("{path}.{name}"),
-                        format!("`{name}` is {size}, but this version trains with tensor and data parallelism only"),
-                    )
-                    .help("set it to 1"),
-                );
-            }
-        }
-        let model_ranks = ParallelSizes::model_ranks(strategy);
-        if model_ranks > 0 && !self.world_size().is_multiple_of(model_ranks) {
-            problems.push(
-                Problem::error(
-                    path.clone(),
-                    format!(
-                        "{} ranks ({} nodes x {} devices) are not a multiple of tensor x context x pipeline = {} x {} x {} = {model_ranks}",
-                        self.world_size(),
-                        self.num_nodes,
-                        self.devices,
-                        strategy.tensor_model_parallel_size,
-                        strategy.context_parallel_size,
-                        strategy.pipeline_model_parallel_size,
-                    ),
-                )
-                .help(format!("use a multiple of {model_ranks} ranks, or smaller parallel sizes")),
-            );
-        }
+        validate_strategy(&path, &self.strategy, problems);
+        validate_ranks(&path, &self.strategy, (self.num_nodes, self.devices), problems);
     }
 }

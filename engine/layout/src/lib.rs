@@ -12,6 +12,7 @@ mod names;
 mod parameter;
 mod sharding;
 mod trainable;
+mod window;
 
 pub use groups::{Hyperparameters, hyperparameters, idle_groups};
 pub use hf_config::{HfConfigError, from_hf_config};
@@ -21,3 +22,4 @@ pub use names::{canonical_name, ignorable};
 pub use parameter::{Cut, Init, ParamSpec, Part, Shard};
 pub use sharding::{cut_of, in_sequence_region};
 pub use trainable::{PartSummary, is_trainable, summary};
+pub use window::Window;

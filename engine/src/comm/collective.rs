@@ -14,8 +14,11 @@ pub enum Reduce {
     Max,
 }
 
-/// One group of ranks. Every rank of the group calls the same operations in the same order with tensors
-/// of the same shape and kind; whether an operation runs depends on configuration, never on data.
+/// One group of ranks. Every rank of the group starts the same collectives in the same order with tensors
+/// of the same shape and kind; whether one is started depends on configuration, never on data. Transfers between two
+/// ranks are matched by their tag, in whatever order they are started.
+///
+/// What is started goes on while the caller computes: its tensors may be read or changed again after [`Pending::wait`].
 pub trait Collective: Send + Sync + Debug {
     /// This rank's number within the group.
     fn rank(&self) -> usize;
@@ -26,26 +29,109 @@ pub trait Collective: Send + Sync + Debug {
     /// Replaces `tensor` (contiguous) by the reduction over all ranks.
     ///
     /// # Errors
+    /// The transport refused.
+    fn start_all_reduce(&self, tensor: &Tensor, reduce: Reduce) -> Result<Pending, CommError>;
+
+    /// Fills `into` `[size, ..]` (contiguous) with the `tensor` `[..]` (contiguous) of each rank, by rank.
+    ///
+    /// # Errors
+    /// The transport refused.
+    fn start_all_gather(&self, into: &Tensor, tensor: &Tensor) -> Result<Pending, CommError>;
+
+    /// Fills `into` `[..]` with this rank's part of the sum of `tensor` `[size, ..]` over all ranks; both contiguous.
+    ///
+    /// # Errors
+    /// The transport refused.
+    fn start_reduce_scatter(&self, into: &Tensor, tensor: &Tensor) -> Result<Pending, CommError>;
+
+    /// Replaces `tensor` (contiguous) by that of rank `root`.
+    ///
+    /// # Errors
+    /// The transport refused.
+    fn start_broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, CommError>;
+
+    /// Sends `tensor` (contiguous) to the rank `to`, which receives it by the same `tag`.
+    ///
+    /// # Errors
+    /// The transport refused.
+    fn send(&self, tensor: &Tensor, to: usize, tag: u32) -> Result<Pending, CommError>;
+
+    /// Fills `into` (contiguous) with what the rank `from` sends by the same `tag`.
+    ///
+    /// # Errors
+    /// The transport refused.
+    fn recv(&self, into: &Tensor, from: usize, tag: u32) -> Result<Pending, CommError>;
+
+    /// [`Self::start_all_reduce`], waited for.
+    ///
+    /// # Errors
     /// A peer failed, or did not arrive before the deadline.
-    fn all_reduce(&self, tensor: &Tensor, reduce: Reduce) -> Result<(), CommError>;
+    fn all_reduce(&self, tensor: &Tensor, reduce: Reduce) -> Result<(), CommError> {
+        self.start_all_reduce(tensor, reduce)?.wait()
+    }
 
     /// The tensors of all ranks, by rank.
     ///
     /// # Errors
     /// A peer failed, or did not arrive before the deadline.
-    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CommError>;
+    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CommError> {
+        let tensor = tensor.detach().contiguous();
+        let mut shape = vec![self.size() as i64];
+        shape.extend(tensor.size());
+        let into = Tensor::zeros(&shape, (tensor.kind(), tensor.device()));
+        self.start_all_gather(&into, &tensor)?.wait()?;
+        Ok(into.unbind(0))
+    }
 
     /// Of `tensor` `[size, ..]`, summed over all ranks, the part `[..]` of this rank.
     ///
     /// # Errors
     /// A peer failed, or did not arrive before the deadline.
-    fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor, CommError>;
+    fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor, CommError> {
+        let tensor = tensor.detach().contiguous();
+        let into = tensor.select(0, 0).zeros_like();
+        self.start_reduce_scatter(&into, &tensor)?.wait()?;
+        Ok(into)
+    }
 
-    /// Replaces `tensor` (contiguous) by that of rank `root`.
+    /// [`Self::start_broadcast`], waited for.
     ///
     /// # Errors
     /// A peer failed, or did not arrive before the deadline.
-    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CommError>;
+    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CommError> {
+        self.start_broadcast(tensor, root)?.wait()
+    }
+}
+
+/// A collective or a transfer on its way. Dropping it does not wait: a collective still takes part to its end, a
+/// transfer may be withdrawn.
+#[must_use = "complete only after `wait`"]
+pub struct Pending(Option<Box<dyn FnOnce() -> Result<(), CommError> + Send>>);
+
+impl Pending {
+    /// What `wait` completes.
+    pub fn new(wait: impl FnOnce() -> Result<(), CommError> + Send + 'static) -> Self {
+        Self(Some(Box::new(wait)))
+    }
+
+    /// Nothing is left to wait for.
+    pub fn done() -> Self {
+        Self(None)
+    }
+
+    /// Blocks until it is complete.
+    ///
+    /// # Errors
+    /// A peer failed, or did not arrive before the deadline.
+    pub fn wait(self) -> Result<(), CommError> {
+        self.0.map_or(Ok(()), |wait| wait())
+    }
+}
+
+impl Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Pending" } else { "Pending(done)" })
+    }
 }
 
 /// Makes the groups of a mesh. Every rank asks for the same groups in the same order.
@@ -76,21 +162,44 @@ impl Collective for Solo {
         1
     }
 
-    fn all_reduce(&self, _: &Tensor, _: Reduce) -> Result<(), CommError> {
-        Ok(())
+    fn start_all_reduce(&self, _: &Tensor, _: Reduce) -> Result<Pending, CommError> {
+        Ok(Pending::done())
     }
 
-    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CommError> {
-        Ok(vec![tensor.shallow_clone()])
+    fn start_all_gather(&self, into: &Tensor, tensor: &Tensor) -> Result<Pending, CommError> {
+        write(&into.select(0, 0), tensor);
+        Ok(Pending::done())
     }
 
-    fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor, CommError> {
-        Ok(tensor.select(0, 0))
+    fn start_reduce_scatter(&self, into: &Tensor, tensor: &Tensor) -> Result<Pending, CommError> {
+        write(into, &tensor.select(0, 0));
+        Ok(Pending::done())
     }
 
-    fn broadcast(&self, _: &Tensor, _: usize) -> Result<(), CommError> {
-        Ok(())
+    fn start_broadcast(&self, _: &Tensor, _: usize) -> Result<Pending, CommError> {
+        Ok(Pending::done())
     }
+
+    fn send(&self, _: &Tensor, to: usize, _: u32) -> Result<Pending, CommError> {
+        Err(nobody("send", to))
+    }
+
+    fn recv(&self, _: &Tensor, from: usize, _: u32) -> Result<Pending, CommError> {
+        Err(nobody("recv", from))
+    }
+}
+
+fn nobody(operation: &'static str, peer: usize) -> CommError {
+    CommError::Transport {
+        group: "solo".into(),
+        operation,
+        reason: format!("there is no rank {peer}"),
+    }
+}
+
+/// Copies values, past any autograd history.
+pub(super) fn write(into: &Tensor, from: &Tensor) {
+    tch::no_grad(|| into.shallow_clone().copy_(from));
 }
 
 impl Fabric for Solo {

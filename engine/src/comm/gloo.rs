@@ -1,6 +1,6 @@
 //! Ranks as processes, over PyTorch's own c10d and Gloo.
 
-use super::collective::{Collective, CommError, Fabric, Reduce, describe};
+use super::collective::{Collective, CommError, Fabric, Pending, Reduce, describe};
 use neva_torch_ffi::{Bind, Error as FfiError, GlooGroup, GlooOptions, ReduceOp, Store, Work};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,9 +70,12 @@ struct Group {
 }
 
 impl Group {
-    fn wait(&self, operation: &'static str, tensor: &Tensor, work: Result<Work, FfiError>) -> Result<(), CommError> {
-        work.and_then(|mut work| work.wait(self.timeout))
-            .map_err(|error| transport(&self.name, operation, describe(tensor), self.group.rank(), error))
+    fn pending(&self, operation: &'static str, tensor: &Tensor, work: Result<Work, FfiError>) -> Result<Pending, CommError> {
+        let (name, what, rank, timeout) = (self.name.clone(), describe(tensor), self.group.rank(), self.timeout);
+        let mut work = work.map_err(|error| transport(&name, operation, what.clone(), rank, error))?;
+        Ok(Pending::new(move || {
+            work.wait(timeout).map_err(|error| transport(&name, operation, what, rank, error))
+        }))
     }
 }
 
@@ -85,34 +88,37 @@ impl Collective for Group {
         self.group.size()
     }
 
-    fn all_reduce(&self, tensor: &Tensor, reduce: Reduce) -> Result<(), CommError> {
+    fn start_all_reduce(&self, tensor: &Tensor, reduce: Reduce) -> Result<Pending, CommError> {
         let (operation, op) = match reduce {
             Reduce::Sum => ("all_reduce(sum)", ReduceOp::Sum),
             Reduce::Max => ("all_reduce(max)", ReduceOp::Max),
         };
-        self.wait(operation, tensor, self.group.all_reduce(tensor, op))
+        self.pending(operation, tensor, self.group.all_reduce(tensor, op))
     }
 
-    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CommError> {
-        let tensor = tensor.detach().contiguous();
-        let mut size = vec![self.size() as i64];
-        size.extend(tensor.size());
-        let gathered = Tensor::zeros(&size, (tensor.kind(), tensor.device()));
-        let flat = gathered.view([-1]);
-        self.wait("all_gather", &tensor, self.group.all_gather_into(&flat, &tensor.view([-1])))?;
-        Ok(gathered.unbind(0))
+    fn start_all_gather(&self, into: &Tensor, tensor: &Tensor) -> Result<Pending, CommError> {
+        self.pending(
+            "all_gather",
+            tensor,
+            self.group.all_gather_into(&into.view([-1]), &tensor.view([-1])),
+        )
     }
 
-    fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor, CommError> {
-        let tensor = tensor.detach().contiguous();
-        let part = tensor.select(0, 0).zeros_like();
-        let work = self.group.reduce_scatter(&part.view([-1]), &tensor.view([-1]), ReduceOp::Sum);
-        self.wait("reduce_scatter(sum)", &tensor, work)?;
-        Ok(part)
+    fn start_reduce_scatter(&self, into: &Tensor, tensor: &Tensor) -> Result<Pending, CommError> {
+        let work = self.group.reduce_scatter(&into.view([-1]), &tensor.view([-1]), ReduceOp::Sum);
+        self.pending("reduce_scatter(sum)", tensor, work)
     }
 
-    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CommError> {
-        self.wait("broadcast", tensor, self.group.broadcast(tensor, root))
+    fn start_broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, CommError> {
+        self.pending("broadcast", tensor, self.group.broadcast(tensor, root))
+    }
+
+    fn send(&self, tensor: &Tensor, to: usize, tag: u32) -> Result<Pending, CommError> {
+        self.pending("send", tensor, self.group.send(&tensor.detach(), to, tag))
+    }
+
+    fn recv(&self, into: &Tensor, from: usize, tag: u32) -> Result<Pending, CommError> {
+        self.pending("recv", into, self.group.recv(into, from, tag))
     }
 }
 

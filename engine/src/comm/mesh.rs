@@ -1,7 +1,9 @@
 //! The axes that ranks form.
 
 use super::collective::{Collective, CommError, Fabric, Solo};
+use super::traffic::{Counted, Traffic};
 use neva_schemas::ParallelSizes;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// An axis of the mesh.
@@ -31,12 +33,16 @@ impl Axis {
     }
 }
 
-/// This rank's place: its group along every axis, and the world.
+/// This rank's place: its group along every axis, those of two axes together, and the world.
 #[derive(Debug, Clone)]
 pub struct Mesh {
     sizes: ParallelSizes,
     axes: [Arc<dyn Collective>; 4],
+    replicas: Arc<dyn Collective>,
+    sharers: Arc<dyn Collective>,
+    ends: Arc<dyn Collective>,
     world: Arc<dyn Collective>,
+    counted: Vec<(&'static str, Arc<Counted>)>,
 }
 
 impl Mesh {
@@ -46,11 +52,15 @@ impl Mesh {
         Self {
             sizes: ParallelSizes::ONE,
             axes: [solo(), solo(), solo(), solo()],
+            replicas: solo(),
+            sharers: solo(),
+            ends: solo(),
             world: solo(),
+            counted: Vec::new(),
         }
     }
 
-    /// Forms the groups of this rank along every axis.
+    /// Forms the groups of this rank. Every rank forms its own in the same order.
     ///
     /// # Errors
     /// A group could not be formed, or the sizes do not make up the world.
@@ -62,28 +72,40 @@ impl Mesh {
                 sizes.world()
             )));
         }
-        let lengths = [sizes.tp, sizes.cp, sizes.dp, sizes.pp].map(|size| size as usize);
-        let mut axes: Vec<Arc<dyn Collective>> = Vec::with_capacity(4);
-        let mut stride = 1;
-        for (axis, length) in Axis::ALL.into_iter().zip(lengths) {
-            let coordinate = fabric.rank() / stride % length;
-            let first = fabric.rank() - coordinate * stride;
-            let members: Vec<_> = (0..length).map(|index| first + index * stride).collect();
-            axes.push(if length == 1 {
-                Arc::new(Solo)
-            } else {
-                fabric.group(&format!("{}.{first}", axis.name()), &members)?
-            });
-            stride *= length;
+        let place = Place::of(sizes, fabric.rank());
+        let mut mesh = Self { sizes, ..Self::single() };
+        for axis in Axis::ALL {
+            mesh.axes[axis as usize] = mesh.form(fabric, axis.name(), &place.along(&[axis]))?;
         }
-        let everyone: Vec<_> = (0..fabric.world()).collect();
-        let world = if fabric.world() == 1 {
-            Arc::new(Solo)
-        } else {
-            fabric.group("world", &everyone)?
+        let (tensor, context, data) = (Axis::Tensor, Axis::Context, Axis::Data);
+        mesh.replicas = match (sizes.cp, sizes.dp) {
+            (1, _) => mesh.axis(data).clone(),
+            (_, 1) => mesh.axis(context).clone(),
+            _ => mesh.form(fabric, "replicas", &place.along(&[context, data]))?,
         };
-        let axes = axes.try_into().unwrap_or_else(|_| unreachable!("one group per axis"));
-        Ok(Self { sizes, axes, world })
+        mesh.sharers = match (sizes.tp, sizes.cp) {
+            (_, 1) => mesh.axis(tensor).clone(),
+            (1, _) => mesh.axis(context).clone(),
+            _ => mesh.form(fabric, "sharers", &place.along(&[tensor, context]))?,
+        };
+        let stages = place.along(&[Axis::Pipeline]);
+        let (first, last) = (stages[0], stages[stages.len() - 1]);
+        if stages.len() == 2 {
+            mesh.ends = mesh.axis(Axis::Pipeline).clone();
+        } else if stages.len() > 2 && [first, last].contains(&fabric.rank()) {
+            mesh.ends = mesh.form(fabric, "ends", &[first, last])?;
+        }
+        mesh.world = mesh.form(fabric, "world", &(0..fabric.world()).collect::<Vec<_>>())?;
+        Ok(mesh)
+    }
+
+    fn form(&mut self, fabric: &dyn Fabric, name: &'static str, members: &[usize]) -> Result<Arc<dyn Collective>, CommError> {
+        if members.len() == 1 {
+            return Ok(Arc::new(Solo));
+        }
+        let group = Arc::new(Counted::new(fabric.group(&format!("{name}.{}", members[0]), members)?));
+        self.counted.push((name, group.clone()));
+        Ok(group)
     }
 
     /// Number of ranks along each axis.
@@ -96,6 +118,24 @@ impl Mesh {
         &self.axes[axis as usize]
     }
 
+    /// Ranks that hold the same parameters and train on different data: those of the context and the data axis, the
+    /// context varying fastest. Gradients are summed over them.
+    pub fn replicas(&self) -> &Arc<dyn Collective> {
+        &self.replicas
+    }
+
+    /// Ranks that train the same layers on the same samples: those of the tensor and the context axis, the tensor
+    /// varying fastest. They share out the pictures.
+    pub fn sharers(&self) -> &Arc<dyn Collective> {
+        &self.sharers
+    }
+
+    /// The first and the last stage of the pipeline: both hold a tied embedding. On the stages between them, a group of
+    /// one rank.
+    pub fn ends(&self) -> &Arc<dyn Collective> {
+        &self.ends
+    }
+
     /// All ranks.
     pub fn world(&self) -> &Arc<dyn Collective> {
         &self.world
@@ -104,5 +144,44 @@ impl Mesh {
     /// Whether this rank is the one that writes what all ranks agree on.
     pub fn is_first(&self) -> bool {
         self.world.rank() == 0
+    }
+
+    /// What this rank has sent through each of its groups, by the group's name.
+    pub fn traffic(&self) -> BTreeMap<&'static str, Traffic> {
+        self.counted.iter().map(|(name, group)| (*name, group.traffic())).collect()
+    }
+}
+
+/// Where a rank stands on each axis.
+struct Place {
+    lengths: [usize; 4],
+    coordinates: [usize; 4],
+}
+
+impl Place {
+    fn of(sizes: ParallelSizes, rank: usize) -> Self {
+        let lengths = [sizes.tp, sizes.cp, sizes.dp, sizes.pp].map(|size| size as usize);
+        let mut rest = rank;
+        let coordinates = lengths.map(|length| {
+            let coordinate = rest % length;
+            rest /= length;
+            coordinate
+        });
+        Self { lengths, coordinates }
+    }
+
+    /// Ranks that differ from this one along `axes` at most, ascending.
+    fn along(&self, axes: &[Axis]) -> Vec<usize> {
+        let mut ranks = vec![0];
+        let mut stride = 1;
+        for axis in Axis::ALL {
+            let (length, own) = (self.lengths[axis as usize], self.coordinates[axis as usize]);
+            let here = if axes.contains(&axis) { 0..length } else { own..own + 1 };
+            ranks = here
+                .flat_map(|coordinate| ranks.iter().map(move |rank| rank + coordinate * stride).collect::<Vec<_>>())
+                .collect();
+            stride *= length;
+        }
+        ranks
     }
 }

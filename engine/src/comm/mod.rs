@@ -10,10 +10,12 @@ mod gloo;
 mod mesh;
 mod rendezvous;
 mod threads;
+mod traffic;
 
 pub use agree::first_decides;
-pub use collective::{Collective, CommError, Fabric, Reduce, Solo};
+pub use collective::{Collective, CommError, Fabric, Pending, Reduce, Solo};
 pub use gloo::GlooFabric;
 pub use mesh::{Axis, Mesh};
 pub use rendezvous::{Greeting, Meeting, rendezvous};
 pub use threads::{ThreadFabric, run_ranks};
+pub use traffic::{Sent, Traffic};

@@ -1,8 +1,9 @@
 //! Ranks as threads of one process: for parity tests, and for looking at a layout without a cluster.
 
-use super::collective::{Collective, CommError, Fabric, Reduce, describe};
-use std::collections::BTreeMap;
+use super::collective::{Collective, CommError, Fabric, Pending, Reduce, describe, write};
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tch::Tensor;
@@ -83,7 +84,11 @@ impl Fabric for ThreadFabric {
             .clone();
         let rank = members.iter().position(|member| *member == self.rank);
         match rank {
-            Some(rank) => Ok(Arc::new(ThreadGroup { room, rank })),
+            Some(rank) => Ok(Arc::new(ThreadGroup {
+                room,
+                rank,
+                started: AtomicU64::new(0),
+            })),
             None => Err(CommError::Strangers(format!(
                 "rank {} is not among the members {members:?} of `{name}`",
                 self.rank
@@ -97,7 +102,7 @@ struct Room {
     name: String,
     members: Vec<usize>,
     deadline: Duration,
-    state: Mutex<Meeting>,
+    state: Mutex<Meetings>,
     changed: Condvar,
 }
 
@@ -111,22 +116,38 @@ impl std::fmt::Debug for Room {
 }
 
 #[derive(Default)]
-struct Meeting {
-    round: u64,
-    /// What each rank brought to this round, and what it called.
-    brought: BTreeMap<usize, (Tensor, String)>,
-    /// Result of the last round: kept until the next one ends, which no rank can reach before all have read it.
-    taken: Option<Result<Vec<Tensor>, CommError>>,
+struct Meetings {
+    /// Collectives that are under way, in the order in which each rank starts them.
+    rounds: BTreeMap<u64, Round>,
+    /// Transfers that nobody has taken yet, by sender, receiver and tag.
+    sent: BTreeMap<(usize, usize, u32), VecDeque<Tensor>>,
     /// World ranks whose threads have ended.
     left: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Round {
+    /// What each rank brought, and what it called.
+    brought: BTreeMap<usize, (Tensor, String)>,
+    /// There once all ranks have brought theirs.
+    outcome: Option<Result<Vec<Tensor>, CommError>>,
+    /// Ranks that have read the outcome: the last one takes it away.
+    read: usize,
+}
+
+/// What is waited for, in words.
+struct Call {
+    operation: &'static str,
+    what: String,
+    rank: usize,
 }
 
 impl Room {
     fn new(name: &str, members: &[usize], hub: &Hub) -> Self {
         let left = lock(&hub.left).iter().copied().filter(|rank| members.contains(rank)).collect();
-        let state = Mutex::new(Meeting {
+        let state = Mutex::new(Meetings {
             left,
-            ..Meeting::default()
+            ..Meetings::default()
         });
         Self {
             name: name.into(),
@@ -137,46 +158,97 @@ impl Room {
         }
     }
 
-    /// Every rank brings a tensor and takes those of all.
-    fn exchange(&self, rank: usize, operation: &'static str, call: String, tensor: &Tensor) -> Result<Vec<Tensor>, CommError> {
-        let started = Instant::now();
-        let mut meeting = lock(&self.state);
-        let round = meeting.round;
+    /// Brings a rank's tensor to a round.
+    fn bring(&self, round: u64, call: &Call, tensor: &Tensor) {
+        let mut meetings = lock(&self.state);
+        let entry = meetings.rounds.entry(round).or_default();
         // A copy: the caller may write to its tensor while a slower rank still reads.
-        meeting.brought.insert(rank, (tensor.detach().copy(), call));
-        if meeting.brought.len() == self.members.len() {
-            let brought = std::mem::take(&mut meeting.brought);
-            meeting.taken = Some(self.agree(brought));
-            meeting.round += 1;
+        let called = format!("{} of {}", call.operation, call.what);
+        entry.brought.insert(call.rank, (tensor.detach().copy(), called));
+        if entry.brought.len() == self.members.len() {
+            let brought = std::mem::take(&mut entry.brought);
+            entry.outcome = Some(self.agree(brought));
             self.changed.notify_all();
         }
-        while meeting.round == round {
-            if let Some(left) = meeting.left.first() {
-                let reason = format!("rank {left} has ended");
+    }
+
+    /// Waits for what all ranks brought to a round.
+    fn take(&self, round: u64, call: &Call) -> Result<Vec<Tensor>, CommError> {
+        self.wait(call, |meetings| {
+            let Some(entry) = meetings.rounds.get_mut(&round) else {
+                return Awaited::From((0..self.members.len()).collect());
+            };
+            let Some(outcome) = &entry.outcome else {
+                let absent = (0..self.members.len()).filter(|rank| !entry.brought.contains_key(rank));
+                return Awaited::From(absent.collect());
+            };
+            let outcome = match outcome {
+                Ok(tensors) => Ok(tensors.iter().map(Tensor::shallow_clone).collect()),
+                Err(error) => Err(error.clone()),
+            };
+            entry.read += 1;
+            if entry.read == self.members.len() {
+                meetings.rounds.remove(&round);
+            }
+            Awaited::Here(outcome)
+        })
+    }
+
+    /// Leaves a tensor for another rank.
+    fn post(&self, from: usize, to: usize, tag: u32, tensor: &Tensor) {
+        let copy = tensor.detach().copy();
+        lock(&self.state).sent.entry((from, to, tag)).or_default().push_back(copy);
+        self.changed.notify_all();
+    }
+
+    /// Waits for a tensor that another rank sends.
+    fn fetch(&self, from: usize, tag: u32, call: &Call) -> Result<Tensor, CommError> {
+        let key = (from, call.rank, tag);
+        self.wait(call, |meetings| {
+            let Some(queue) = meetings.sent.get_mut(&key) else {
+                return Awaited::From(vec![from]);
+            };
+            let tensor = queue.pop_front();
+            if queue.is_empty() {
+                meetings.sent.remove(&key);
+            }
+            tensor.map_or_else(|| Awaited::From(vec![from]), |tensor| Awaited::Here(Ok(tensor)))
+        })
+    }
+
+    fn wait<T>(&self, call: &Call, mut look: impl FnMut(&mut Meetings) -> Awaited<T>) -> Result<T, CommError> {
+        let started = Instant::now();
+        let mut meetings = lock(&self.state);
+        loop {
+            let absent = match look(&mut meetings) {
+                Awaited::Here(outcome) => return outcome,
+                Awaited::From(absent) => absent,
+            };
+            let gone = absent
+                .iter()
+                .map(|rank| self.members[*rank])
+                .find(|rank| meetings.left.contains(rank));
+            if let Some(gone) = gone {
                 return Err(CommError::Peer {
                     group: self.name.clone(),
-                    operation,
-                    reason,
+                    operation: call.operation,
+                    reason: format!("rank {gone} has ended"),
                 });
             }
             let waited = started.elapsed();
             let Some(rest) = self.deadline.checked_sub(waited).filter(|rest| !rest.is_zero()) else {
-                let arrived: Vec<_> = meeting.brought.keys().collect();
+                let ranks = self.members.len();
+                let arrived: Vec<_> = (0..ranks).filter(|rank| !absent.contains(rank)).collect();
                 return Err(CommError::Deadline {
                     group: self.name.clone(),
-                    operation,
-                    what: describe(tensor),
-                    rank,
+                    operation: call.operation,
+                    what: call.what.clone(),
+                    rank: call.rank,
                     waited,
-                    arrived: format!("of {} ranks only {arrived:?} arrived", self.members.len()),
+                    arrived: format!("of {ranks} ranks only {arrived:?} arrived"),
                 });
             };
-            meeting = self.changed.wait_timeout(meeting, rest).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        match &meeting.taken {
-            Some(Ok(tensors)) => Ok(tensors.iter().map(Tensor::shallow_clone).collect()),
-            Some(Err(error)) => Err(error.clone()),
-            None => Ok(Vec::new()),
+            meetings = self.changed.wait_timeout(meetings, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -196,17 +268,40 @@ impl Room {
     }
 }
 
+/// What a rank finds when it looks.
+enum Awaited<T> {
+    Here(Result<T, CommError>),
+    /// Not yet: these ranks of the group have not come.
+    From(Vec<usize>),
+}
+
 /// A rank's view of a [`Room`].
 #[derive(Debug)]
 struct ThreadGroup {
     room: Arc<Room>,
     rank: usize,
+    /// Collectives that this rank has started.
+    started: AtomicU64,
 }
 
 impl ThreadGroup {
-    fn exchange(&self, operation: &'static str, tensor: &Tensor) -> Result<Vec<Tensor>, CommError> {
-        let call = format!("{operation} of {}", describe(tensor));
-        self.room.exchange(self.rank, operation, call, tensor)
+    fn call(&self, operation: &'static str, tensor: &Tensor) -> Call {
+        Call {
+            operation,
+            what: describe(tensor),
+            rank: self.rank,
+        }
+    }
+
+    /// Brings `tensor`; `finish` is given those of all ranks.
+    fn start(&self, operation: &'static str, tensor: &Tensor, finish: impl FnOnce(Vec<Tensor>) + Send + 'static) -> Pending {
+        let (room, call) = (self.room.clone(), self.call(operation, tensor));
+        let round = self.started.fetch_add(1, Ordering::Relaxed);
+        room.bring(round, &call, tensor);
+        Pending::new(move || {
+            finish(room.take(round, &call)?);
+            Ok(())
+        })
     }
 }
 
@@ -219,37 +314,62 @@ impl Collective for ThreadGroup {
         self.room.members.len()
     }
 
-    fn all_reduce(&self, tensor: &Tensor, reduce: Reduce) -> Result<(), CommError> {
+    fn start_all_reduce(&self, tensor: &Tensor, reduce: Reduce) -> Result<Pending, CommError> {
         let operation = match reduce {
             Reduce::Sum => "all_reduce(sum)",
             Reduce::Max => "all_reduce(max)",
         };
-        let brought = self.exchange(operation, tensor)?;
-        // In the ranks' order, so that all ranks get the same bits.
-        let combined = tch::no_grad(|| match reduce {
-            Reduce::Sum => brought.iter().skip(1).fold(brought[0].copy(), |sum, other| sum + other),
-            Reduce::Max => brought.iter().skip(1).fold(brought[0].copy(), |max, other| max.maximum(other)),
-        });
-        tch::no_grad(|| tensor.shallow_clone().copy_(&combined));
-        Ok(())
+        let into = tensor.detach();
+        Ok(self.start(operation, tensor, move |brought| {
+            // In the ranks' order, so that all ranks get the same bits.
+            let combined = tch::no_grad(|| match reduce {
+                Reduce::Sum => brought.iter().skip(1).fold(brought[0].copy(), |sum, other| sum + other),
+                Reduce::Max => brought.iter().skip(1).fold(brought[0].copy(), |max, other| max.maximum(other)),
+            });
+            write(&into, &combined);
+        }))
     }
 
-    fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>, CommError> {
-        self.exchange("all_gather", tensor)
+    fn start_all_gather(&self, into: &Tensor, tensor: &Tensor) -> Result<Pending, CommError> {
+        let into = into.detach();
+        Ok(self.start("all_gather", tensor, move |brought| write(&into, &Tensor::stack(&brought, 0))))
     }
 
-    fn reduce_scatter(&self, tensor: &Tensor) -> Result<Tensor, CommError> {
-        let brought = self.exchange("reduce_scatter(sum)", tensor)?;
-        let rank = self.rank as i64;
-        let parts = brought.iter().map(|tensor| tensor.select(0, rank));
-        // In the ranks' order, so that a part has the same bits wherever it is summed.
-        Ok(parts.reduce(|sum, part| sum + part).unwrap_or_else(|| tensor.select(0, rank)))
+    fn start_reduce_scatter(&self, into: &Tensor, tensor: &Tensor) -> Result<Pending, CommError> {
+        let (into, rank) = (into.detach(), self.rank as i64);
+        Ok(self.start("reduce_scatter(sum)", tensor, move |brought| {
+            // In the ranks' order, so that a part has the same bits wherever it is summed.
+            let sum = tch::no_grad(|| brought.iter().map(|tensor| tensor.select(0, rank)).reduce(|sum, part| sum + part));
+            sum.into_iter().for_each(|sum| write(&into, &sum));
+        }))
     }
 
-    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CommError> {
-        let brought = self.exchange("broadcast", tensor)?;
-        tch::no_grad(|| tensor.shallow_clone().copy_(&brought[root]));
-        Ok(())
+    fn start_broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, CommError> {
+        let into = tensor.detach();
+        Ok(self.start("broadcast", tensor, move |brought| write(&into, &brought[root])))
+    }
+
+    fn send(&self, tensor: &Tensor, to: usize, tag: u32) -> Result<Pending, CommError> {
+        self.room.post(self.rank, to, tag, tensor);
+        Ok(Pending::done())
+    }
+
+    fn recv(&self, into: &Tensor, from: usize, tag: u32) -> Result<Pending, CommError> {
+        let (room, call, into) = (self.room.clone(), self.call("recv", into), into.detach());
+        Ok(Pending::new(move || {
+            let sent = room.fetch(from, tag, &call)?;
+            if (sent.kind(), sent.size()) != (into.kind(), into.size()) {
+                return Err(CommError::Mismatch {
+                    group: room.name.clone(),
+                    details: vec![
+                        format!("rank {from} sends {}", describe(&sent)),
+                        format!("rank {} expects {}", call.rank, call.what),
+                    ],
+                });
+            }
+            write(&into, &sent);
+            Ok(())
+        }))
     }
 }
 

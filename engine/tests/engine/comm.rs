@@ -1,7 +1,7 @@
 //! Meshes, and collectives over threads.
 
 use crate::setting::within_limit;
-use neva_engine::comm::{Axis, Collective, CommError, Fabric, Mesh, Reduce, run_ranks};
+use neva_engine::comm::{Axis, Collective, CommError, Fabric, Mesh, Pending, Reduce, run_ranks};
 use neva_schemas::ParallelSizes;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,19 +31,27 @@ impl Collective for Place {
         self.1
     }
 
-    fn all_reduce(&self, _: &Tensor, _: Reduce) -> Result<(), CommError> {
+    fn start_all_reduce(&self, _: &Tensor, _: Reduce) -> Result<Pending, CommError> {
         Err(CommError::Strangers("nobody is there".into()))
     }
 
-    fn all_gather(&self, _: &Tensor) -> Result<Vec<Tensor>, CommError> {
+    fn start_all_gather(&self, _: &Tensor, _: &Tensor) -> Result<Pending, CommError> {
         Err(CommError::Strangers("nobody is there".into()))
     }
 
-    fn reduce_scatter(&self, _: &Tensor) -> Result<Tensor, CommError> {
+    fn start_reduce_scatter(&self, _: &Tensor, _: &Tensor) -> Result<Pending, CommError> {
         Err(CommError::Strangers("nobody is there".into()))
     }
 
-    fn broadcast(&self, _: &Tensor, _: usize) -> Result<(), CommError> {
+    fn start_broadcast(&self, _: &Tensor, _: usize) -> Result<Pending, CommError> {
+        Err(CommError::Strangers("nobody is there".into()))
+    }
+
+    fn send(&self, _: &Tensor, _: usize, _: u32) -> Result<Pending, CommError> {
+        Err(CommError::Strangers("nobody is there".into()))
+    }
+
+    fn recv(&self, _: &Tensor, _: usize, _: u32) -> Result<Pending, CommError> {
         Err(CommError::Strangers("nobody is there".into()))
     }
 }
@@ -218,6 +226,27 @@ pub(crate) fn check_collectives(group: &dyn Collective) {
             let value = of(rank);
             group.broadcast(&value, root as usize).unwrap();
             check("broadcast", &value, &[root + 1, -10 * root]);
+        }
+        // Several at once, and transfers that arrive in another order than they are asked for.
+        let (first, second) = (of(rank), of(rank + 1));
+        let (a, b) = (
+            group.start_all_reduce(&first, Reduce::Sum).unwrap(),
+            group.start_all_reduce(&second, Reduce::Max).unwrap(),
+        );
+        b.wait().unwrap();
+        a.wait().unwrap();
+        check("sum of two at once", &first, &[size * (size + 1) / 2, -5 * size * (size - 1)]);
+        check("max of two at once", &second, &[size + 1, -10]);
+        if size > 1 {
+            let (next, previous) = (((rank + 1) % size) as usize, ((rank + size - 1) % size) as usize);
+            let sent = [3, 4].map(|tag| group.send(&of(rank * 10 + i64::from(tag)), next, tag).unwrap());
+            for tag in [4, 3] {
+                let into = of(0);
+                group.recv(&into, previous, tag).unwrap().wait().unwrap();
+                let number = previous as i64 * 10 + i64::from(tag);
+                check("received", &into, &[number + 1, -10 * number]);
+            }
+            sent.into_iter().for_each(|sent| sent.wait().unwrap());
         }
         let (scalar, empty) = (Tensor::from(rank).to_kind(kind), Tensor::zeros([0, 3], (kind, Device::Cpu)));
         group.all_reduce(&scalar, Reduce::Sum).unwrap();

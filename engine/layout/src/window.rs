@@ -1,0 +1,95 @@
+//! Rectangles of parameters: what a rank holds, a file keeps and a reader asks for.
+
+use crate::parameter::ParamSpec;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// A rectangle of a parameter that is seen as a matrix: its first dim is the rows, all other dims together are the
+/// columns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Rows of the whole matrix.
+    pub rows: Range<usize>,
+    /// Columns of the whole matrix.
+    pub columns: Range<usize>,
+}
+
+impl Window {
+    /// Number of rows and of columns.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows.len(), self.columns.len()]
+    }
+
+    /// Number of values.
+    pub fn numel(&self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+
+    /// What both have, if they have anything in common.
+    pub fn overlap(&self, other: &Self) -> Option<Self> {
+        let both = |a: &Range<usize>, b: &Range<usize>| a.start.max(b.start)..a.end.min(b.end);
+        let window = Self {
+            rows: both(&self.rows, &other.rows),
+            columns: both(&self.columns, &other.columns),
+        };
+        (!window.rows.is_empty() && !window.columns.is_empty()).then_some(window)
+    }
+}
+
+impl ParamSpec {
+    /// Rows and columns of the whole parameter as a matrix; a vector is a column.
+    pub fn matrix(&self) -> [usize; 2] {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        [rows, self.shape.iter().skip(1).product()]
+    }
+
+    /// What rank `tp_rank` of `tp` holds, padding left out.
+    pub fn window(&self, tp_rank: usize, tp: usize) -> Window {
+        let [rows, columns] = self.matrix();
+        let whole = Window {
+            rows: 0..rows,
+            columns: 0..columns,
+        };
+        match self.shard(tp_rank, tp) {
+            None => whole,
+            Some(shard) if shard.dim == 0 => Window {
+                rows: shard.start..shard.start + shard.len,
+                ..whole
+            },
+            Some(shard) => Window {
+                columns: shard.start..shard.start + shard.len,
+                ..whole
+            },
+        }
+    }
+
+    /// The windows that values `range` of the flattened tensor of rank `tp_rank` of `tp` are, padding left out, each
+    /// with where it starts in that tensor. A range of a matrix is three rectangles at most: the end of a row, whole
+    /// rows, the start of a row.
+    pub fn windows_of(&self, range: Range<usize>, tp_rank: usize, tp: usize) -> Vec<(usize, Window)> {
+        let window = self.window(tp_rank, tp);
+        let width = window.columns.len();
+        // Padding lies behind the real rows.
+        let range = range.start.min(window.numel())..range.end.min(window.numel());
+        let mut windows = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let (row, column) = (at / width, at % width);
+            let (rows, columns) = if column > 0 || range.end - at < width {
+                (1, (width - column).min(range.end - at))
+            } else {
+                ((range.end - at) / width, width)
+            };
+            let (first, left) = (window.rows.start + row, window.columns.start + column);
+            windows.push((
+                at,
+                Window {
+                    rows: first..first + rows,
+                    columns: left..left + columns,
+                },
+            ));
+            at += rows * columns;
+        }
+        windows
+    }
+}

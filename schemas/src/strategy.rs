@@ -1,0 +1,176 @@
+//! How a model is cut over the ranks.
+
+use crate::parallel::ParallelSizes;
+use crate::validate::{Problem, nonzero};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How the model is cut over the ranks: NeMo's `nl.MegatronStrategy`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MegatronStrategy {
+    /// Ranks that share each matrix.
+    pub tensor_model_parallel_size: u32,
+    /// Ranks that share the layers.
+    pub pipeline_model_parallel_size: u32,
+    /// Chunks of layers on each pipeline rank.
+    pub virtual_pipeline_model_parallel_size: Option<u32>,
+    /// Layers of the language model on the first pipeline rank, beside the vision encoder; 0 leaves that rank to the
+    /// vision encoder alone, `null` shares the layers out evenly.
+    pub num_layers_in_first_pipeline_stage: Option<u32>,
+    /// Layers of the language model on the last pipeline rank, beside the head; `null` shares them out evenly.
+    pub num_layers_in_last_pipeline_stage: Option<u32>,
+    /// Ranks that share each sequence.
+    pub context_parallel_size: u32,
+    /// How the ranks of a sequence exchange keys and values.
+    pub cp_comm_type: CpCommType,
+    /// Cuts norms and residuals along the sequence over the tensor-parallel ranks.
+    pub sequence_parallel: bool,
+    /// Which ranks encode pictures.
+    pub vision_placement: VisionPlacement,
+    /// How gradients, master weights and moments are shared over the ranks that hold the same parameters.
+    pub ddp: DistributedDataParallelConfig,
+}
+
+impl Default for MegatronStrategy {
+    fn default() -> Self {
+        Self {
+            tensor_model_parallel_size: 1,
+            pipeline_model_parallel_size: 1,
+            virtual_pipeline_model_parallel_size: None,
+            num_layers_in_first_pipeline_stage: None,
+            num_layers_in_last_pipeline_stage: None,
+            context_parallel_size: 1,
+            cp_comm_type: CpCommType::P2p,
+            sequence_parallel: false,
+            vision_placement: VisionPlacement::Shared,
+            ddp: DistributedDataParallelConfig::default(),
+        }
+    }
+}
+
+impl MegatronStrategy {
+    /// What the length of a batch's rows is rounded up to, so that every rank gets an equal part: the context axis
+    /// cuts each row into two chunks per rank.
+    pub fn sequence_multiple(&self) -> usize {
+        let tensor = if self.sequence_parallel {
+            self.tensor_model_parallel_size
+        } else {
+            1
+        };
+        let context = match self.context_parallel_size {
+            0 | 1 => 1,
+            ranks => 2 * ranks,
+        };
+        tensor as usize * context as usize
+    }
+
+    /// Chunks of layers on each pipeline rank.
+    pub fn chunks(&self) -> u32 {
+        self.virtual_pipeline_model_parallel_size.unwrap_or(1)
+    }
+}
+
+/// How the ranks of a sequence exchange keys and values: Megatron's `cp_comm_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CpCommType {
+    /// Round a ring, while each rank computes with what it has (arXiv:2310.01889).
+    P2p,
+    /// All of them to every rank before the attention.
+    AllGather,
+}
+
+/// Which ranks encode pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VisionPlacement {
+    /// The ranks that train on the same samples share the pictures out and exchange the features.
+    Shared,
+    /// Each rank encodes every picture of its samples, as NeMo does.
+    Duplicated,
+}
+
+/// Megatron's `DistributedDataParallelConfig`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistributedDataParallelConfig {
+    /// Each rank keeps and updates its share of master weights and moments only (ZeRO-1, arXiv:1910.02054).
+    pub use_distributed_optimizer: bool,
+    /// Gradients are reduced while the backward pass goes on.
+    pub overlap_grad_reduce: bool,
+    /// Updated parameters are gathered while the next forward pass goes on.
+    pub overlap_param_gather: bool,
+    /// Values that are reduced at once.
+    pub bucket_size: u64,
+}
+
+impl Default for DistributedDataParallelConfig {
+    fn default() -> Self {
+        Self {
+            use_distributed_optimizer: false,
+            overlap_grad_reduce: false,
+            overlap_param_gather: false,
+            bucket_size: 32 << 20,
+        }
+    }
+}
+
+/// What is wrong with `strategy` by itself.
+pub(crate) fn validate_strategy(path: &str, strategy: &MegatronStrategy, problems: &mut Vec<Problem>) {
+    nonzero(
+        path,
+        problems,
+        &[
+            ("tensor_model_parallel_size", strategy.tensor_model_parallel_size.into()),
+            ("pipeline_model_parallel_size", strategy.pipeline_model_parallel_size.into()),
+            ("context_parallel_size", strategy.context_parallel_size.into()),
+            ("virtual_pipeline_model_parallel_size", strategy.chunks().into()),
+            (
+                "num_layers_in_last_pipeline_stage",
+                strategy.num_layers_in_last_pipeline_stage.unwrap_or(1).into(),
+            ),
+        ],
+    );
+    nonzero(&format!("{path}.ddp"), problems, &[("bucket_size", strategy.ddp.bucket_size)]);
+    if strategy.sequence_parallel && strategy.tensor_model_parallel_size == 1 {
+        problems.push(Problem::warning(
+            format!("{path}.sequence_parallel"),
+            "sequence parallelism does nothing without tensor parallelism; it is switched off",
+        ));
+    }
+    // Each of these axes lands with its own parity proof; until then a run that asks for one must not
+    // train as if it were there.
+    for (name, size) in [
+        ("pipeline_model_parallel_size", strategy.pipeline_model_parallel_size),
+        ("virtual_pipeline_model_parallel_size", strategy.chunks()),
+        ("context_parallel_size", strategy.context_parallel_size),
+    ] {
+        if size > 1 {
+            problems.push(
+                Problem::error(
+                    format!("{path}.{name}"),
+                    format!("`{name}` is {size}, but this version trains with tensor and data parallelism only"),
+                )
+                .help("set it to 1"),
+            );
+        }
+    }
+}
+
+/// Whether `ranks` ranks make up whole copies of the model.
+pub(crate) fn validate_ranks(path: &str, strategy: &MegatronStrategy, (nodes, devices): (u32, u32), problems: &mut Vec<Problem>) {
+    let (model_ranks, ranks) = (ParallelSizes::model_ranks(strategy), u64::from(nodes) * u64::from(devices));
+    if model_ranks > 0 && !ranks.is_multiple_of(model_ranks) {
+        problems.push(
+            Problem::error(
+                path,
+                format!(
+                    "{ranks} ranks ({nodes} nodes x {devices} devices) are not a multiple of tensor x context x pipeline = {} x {} x {} = {model_ranks}",
+                    strategy.tensor_model_parallel_size, strategy.context_parallel_size, strategy.pipeline_model_parallel_size,
+                ),
+            )
+            .help(format!("use a multiple of {model_ranks} ranks, or smaller parallel sizes")),
+        );
+    }
+}
