@@ -107,13 +107,14 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
 
 /// The most likely token, again and again, until `done` or `max_new_tokens`.
 fn greedy(loaded: &LoadedModel, prompt: Batch, max_new_tokens: usize, done: impl Fn(&[i64]) -> bool) -> Result<Vec<i64>> {
-    let mut decoding = loaded.model.decoding();
+    let (model, head) = loaded.whole()?;
+    let mut decoding = model.decoding();
     let mut batch = prompt;
     let mut ids = Vec::new();
     while ids.len() < max_new_tokens && !done(&ids) {
-        let hidden_bsh = loaded.model.decode(&batch, &mut decoding)?;
+        let hidden_bsh = model.decode(&batch, &mut decoding)?;
         let newest_bh = hidden_bsh.select(1, -1);
-        let token = loaded.head.logits(&newest_bh)?.argmax(-1, false);
+        let token = head.logits(&newest_bh)?.argmax(-1, false);
         ids.push(token.int64_value(&[0]));
         let none = Tensor::from_slice::<i64>(&[]);
         batch = Batch {

@@ -12,6 +12,7 @@
 
 use std::{collections::BTreeSet, path};
 
+use neva_layout::Stages;
 use neva_recipes::{RECIPES, RecipeEntry};
 use neva_schemas::{self as schemas, Finetune, RecipeArgs, Run, Severity, Validate as _};
 
@@ -172,9 +173,18 @@ pub fn resolve_with(file: Node, sets: &[impl AsRef<str>], options: &ResolveOptio
     let (errors, warnings) = notice
         .into_iter()
         .chain(run.problems(""))
+        .chain(uneven_layers(&run.finetune))
         .partition(|problem| problem.severity == Severity::Error);
     check(&tree, errors)?;
     Ok(Resolved { run, tree, warnings })
+}
+
+/// What is wrong with how the layers are shared out over the pipeline.
+fn uneven_layers(finetune: &Finetune) -> Option<schemas::Problem> {
+    let layers = finetune.model.llava().text_config.num_hidden_layers;
+    let uneven = Stages::of(&finetune.trainer.strategy, layers).err()?;
+    let path = format!("{GRAPH}.trainer.strategy.{}", uneven.setting);
+    Some(schemas::Problem::error(path, uneven.message).help(uneven.help))
 }
 
 impl Resolved {

@@ -10,7 +10,9 @@ mod llava;
 mod lora;
 mod names;
 mod parameter;
+mod schedule;
 mod sharding;
+mod stages;
 mod trainable;
 mod window;
 
@@ -20,6 +22,8 @@ pub use llava::llava_parameters;
 pub use lora::{Adapters, LinearAdapter, lora_adapters};
 pub use names::{canonical_name, ignorable};
 pub use parameter::{Cut, Init, ParamSpec, Part, Shard};
+pub use schedule::{Action, Pass, Timeline, forward_schedule, most_in_flight, schedule};
 pub use sharding::{cut_of, in_sequence_region};
+pub use stages::{Section, Stages, Uneven};
 pub use trainable::{PartSummary, is_trainable, summary};
 pub use window::Window;

@@ -41,12 +41,18 @@ pub struct Sources<'a> {
     pub cache: &'a ModelCache,
 }
 
-/// Parameters of a run as one rank holds them.
+/// Parameters of a run as one rank holds them: those of `specs`, which are the whole model's, that are `wanted`.
 ///
 /// # Errors
 /// A file is missing, not whole, or does not fit the model: then every tensor that is missing, foreign or
 /// misshapen is listed.
-pub fn load_parameters(specs: &[ParamSpec], finetune: &Finetune, sources: Sources<'_>, placement: Placement) -> Result<Parameters> {
+pub fn load_parameters(
+    specs: &[ParamSpec],
+    wanted: &dyn Fn(&ParamSpec) -> bool,
+    finetune: &Finetune,
+    sources: Sources<'_>,
+    placement: Placement,
+) -> Result<Parameters> {
     let mut values = match sources.checkpoint {
         Some(checkpoint) => trained_values(checkpoint, finetune, specs, placement)?,
         None => Values::new(),
@@ -59,12 +65,13 @@ pub fn load_parameters(specs: &[ParamSpec], finetune: &Finetune, sources: Source
     for (name, value) in adapter {
         values.entry(name).or_insert(value);
     }
-    let rest: Vec<_> = specs.iter().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
+    let own = || specs.iter().filter(|spec| wanted(spec));
+    let rest: Vec<_> = own().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
     if !rest.is_empty() {
         values.append(&mut base_values(&rest, specs, finetune, sources.base, sources.cache, placement)?);
     }
     let mut parameters = Parameters::default();
-    for spec in specs {
+    for spec in own() {
         let value = values
             .remove(&spec.name)
             .ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))?;

@@ -1,17 +1,18 @@
 //! Llama (arXiv:2302.13971, grouped queries of arXiv:2307.09288), as `transformers.LlamaModel`.
 
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::nn::{Build, ColumnLinears, KvCache, Linear, RmsNorm, Rope, Segments, VocabEmbedding, attend};
 use crate::parallel::TensorRegion;
+use neva_layout::Section;
 use neva_schemas::TextConfig;
 use tch::Tensor;
 
-/// The decoder: embedding, layers, final norm. The head belongs to the loss.
+/// The decoder, or a section of it: embedding, layers, final norm. The head belongs to the loss.
 #[derive(Debug)]
 pub struct Llama {
-    embed_tokens: VocabEmbedding,
+    embed_tokens: Option<VocabEmbedding>,
     layers: Vec<Layer>,
-    norm: RmsNorm,
+    norm: Option<RmsNorm>,
     region: TensorRegion,
     head_dim: usize,
     rope_theta: f64,
@@ -24,13 +25,15 @@ pub struct Decoding {
 }
 
 impl Llama {
-    /// Takes all parameters.
-    pub fn new(config: &TextConfig, build: &Build<'_>) -> Result<Self> {
+    /// Takes the parameters of a section.
+    pub fn new(config: &TextConfig, section: &Section, build: &Build<'_>) -> Result<Self> {
         let layer = |index: usize| Layer::new(config, &build.at(&format!("layers.{index}")));
+        let embed_tokens = section.first.then(|| build.vocab_embedding("embed_tokens")).transpose()?;
+        let norm = section.last.then(|| build.rms_norm("norm", config.rms_norm_eps)).transpose()?;
         Ok(Self {
-            embed_tokens: build.vocab_embedding("embed_tokens")?,
-            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
-            norm: build.rms_norm("norm", config.rms_norm_eps)?,
+            embed_tokens,
+            layers: section.layers.clone().map(layer).collect::<Result<_>>()?,
+            norm,
             region: build.region(),
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
@@ -39,18 +42,34 @@ impl Llama {
 
     /// Embeddings `[b, s, h]` of `ids_bs`.
     pub fn embed(&self, ids_bs: &Tensor) -> Result<Tensor> {
-        self.embed_tokens.forward(ids_bs)
+        let embed_tokens = self.embed_tokens.as_ref();
+        embed_tokens
+            .ok_or_else(|| EngineError::Bug("this section of the model embeds nothing".into()))?
+            .forward(ids_bs)
     }
 
-    /// Hidden states `[b, s, h]` behind the final norm; each rank's part of `s` with sequence parallelism.
-    pub fn forward(&self, embeds_bsh: &Tensor, segments: &Segments) -> Result<Tensor> {
-        let positions = segments.positions(embeds_bsh.size()[1]);
-        let rope = Rope::new(&positions, self.head_dim, self.rope_theta, embeds_bsh.kind(), embeds_bsh.device());
-        let mut x_bsh = self.region.scatter(embeds_bsh)?;
+    /// From embeddings `[b, s, h]` to what the layers take: each rank's part of `s` with sequence parallelism.
+    pub fn enter(&self, embeds_bsh: &Tensor) -> Result<Tensor> {
+        self.region.scatter(embeds_bsh)
+    }
+
+    /// The layers over rows of `s` positions, and the final norm where the section has it. Hidden states are `[b, s, h]`,
+    /// each rank's part of `s` with sequence parallelism.
+    pub fn forward(&self, hidden_bsh: &Tensor, s: i64, segments: &Segments) -> Result<Tensor> {
+        let (kind, device) = (hidden_bsh.kind(), hidden_bsh.device());
+        let rope = Rope::new(&segments.positions(s), self.head_dim, self.rope_theta, kind, device);
+        let mut x_bsh = hidden_bsh.shallow_clone();
         for layer in &self.layers {
             x_bsh = layer.forward(&x_bsh, &rope, segments, None)?;
         }
-        Ok(self.norm.forward(&x_bsh))
+        Ok(self.finish(x_bsh))
+    }
+
+    fn finish(&self, x_bsh: Tensor) -> Tensor {
+        match &self.norm {
+            Some(norm) => norm.forward(&x_bsh),
+            None => x_bsh,
+        }
     }
 
     /// An empty memory for [`Self::decode`].
@@ -71,7 +90,7 @@ impl Llama {
         for (layer, cache) in self.layers.iter().zip(&mut decoding.caches) {
             x_bsh = layer.forward(&x_bsh, &rope, &segments, Some(cache))?;
         }
-        Ok(self.norm.forward(&x_bsh))
+        Ok(self.finish(x_bsh))
     }
 }
 

@@ -4,8 +4,9 @@
 use super::clip::ClipVision;
 use super::llama::{Decoding, Llama};
 use super::projector::Projector;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::nn::{Build, Segments};
+use neva_layout::Section;
 use neva_schemas::{FeatureSelect, LlavaModel};
 use tch::Tensor;
 
@@ -26,29 +27,45 @@ pub struct Batch {
     pub feature_rows: Option<Tensor>,
 }
 
-/// The whole model up to the last hidden state.
+/// The model up to the last hidden state, or a section of it.
 #[derive(Debug)]
 pub struct Llava {
+    pictures: Option<Pictures>,
+    language: Llama,
+}
+
+/// From pictures to what takes the places of their placeholders.
+#[derive(Debug)]
+struct Pictures {
     vision: ClipVision,
     projector: Projector,
-    language: Llama,
     select: FeatureSelect,
 }
 
 impl Llava {
-    /// Takes all parameters.
-    pub fn new(config: &LlavaModel, build: &Build<'_>) -> Result<Self> {
+    /// Takes the parameters of a section.
+    pub fn new(config: &LlavaModel, section: &Section, build: &Build<'_>) -> Result<Self> {
+        let pictures = || {
+            Ok::<_, EngineError>(Pictures {
+                vision: ClipVision::new(&config.vision_config, config.vision_layers_used(), &build.at("model.vision_tower"))?,
+                projector: Projector::new(&build.at("model.multi_modal_projector"))?,
+                select: config.vision_feature_select_strategy,
+            })
+        };
         Ok(Self {
-            vision: ClipVision::new(&config.vision_config, config.vision_layers_used(), &build.at("model.vision_tower"))?,
-            projector: Projector::new(&build.at("model.multi_modal_projector"))?,
-            language: Llama::new(&config.text_config, &build.at("model.language_model"))?,
-            select: config.vision_feature_select_strategy,
+            pictures: section.first.then(pictures).transpose()?,
+            language: Llama::new(&config.text_config, section, &build.at("model.language_model"))?,
         })
     }
 
-    /// Hidden states `[b, s, h]`; the loss applies the head.
-    pub fn forward(&self, batch: &Batch) -> Result<Tensor> {
-        self.language.forward(&self.embed(batch)?, &batch.segments)
+    /// Hidden states `[b, s, h]` from those of the section before, or from the batch where there is none; the loss
+    /// applies the head.
+    pub fn forward(&self, batch: &Batch, before_bsh: Option<&Tensor>) -> Result<Tensor> {
+        let hidden_bsh = match before_bsh {
+            Some(before_bsh) => before_bsh.shallow_clone(),
+            None => self.language.enter(&self.embed(batch)?)?,
+        };
+        self.language.forward(&hidden_bsh, batch.input_ids_bs.size()[1], &batch.segments)
     }
 
     /// An empty memory for [`Self::decode`].
@@ -63,12 +80,15 @@ impl Llava {
 
     /// Features `[pictures, s, h]` in the language model's width.
     pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor> {
-        let hidden_bsh = self.vision.forward(pixels)?;
-        let selected_bsh = match self.select {
+        let Some(Pictures { vision, projector, select }) = &self.pictures else {
+            return Err(EngineError::Bug("this section of the model sees no pictures".into()));
+        };
+        let hidden_bsh = vision.forward(pixels)?;
+        let selected_bsh = match select {
             FeatureSelect::Default => hidden_bsh.narrow(1, 1, hidden_bsh.size()[1] - 1),
             FeatureSelect::Full => hidden_bsh,
         };
-        self.projector.forward(&selected_bsh)
+        projector.forward(&selected_bsh)
     }
 
     /// Embedding of the text, with the pictures' features in their places.

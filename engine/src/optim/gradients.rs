@@ -2,7 +2,7 @@
 
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
-use crate::parameters::Parameters;
+use crate::parameters::{Parameter, Parameters};
 use neva_layout::{Cut, in_sequence_region};
 use neva_torch_ffi::foreach;
 use tch::{Kind, Tensor};
@@ -18,21 +18,26 @@ pub struct Gradients {
     cut: Vec<bool>,
     /// Whether this rank's gradient is a partial sum over the tensor axis.
     partial: Vec<bool>,
+    /// Number of the embedding, where the head is tied to it: both ends of a pipeline hold it.
+    tied: Option<usize>,
     touched: Vec<bool>,
 }
 
 impl Gradients {
     /// Zeros for every trainable parameter. With `sequence_parallel` each tensor-parallel rank sees a part of each
-    /// sequence only.
-    pub fn new(parameters: &Parameters, sequence_parallel: bool) -> Self {
+    /// sequence only; with `tied` the head's weight is the embedding's.
+    pub fn new(parameters: &Parameters, sequence_parallel: bool, tied: bool) -> Self {
         let mut gradients = Self {
             buckets: Vec::new(),
             views: Vec::new(),
             cut: Vec::new(),
             partial: Vec::new(),
+            tied: None,
             touched: Vec::new(),
         };
         let all: Vec<_> = parameters.trainable().collect();
+        let embedding = |parameter: &&Parameter| parameter.spec.name.ends_with("embed_tokens.weight");
+        gradients.tied = all.iter().position(embedding).filter(|_| tied);
         let mut first = 0;
         while first < all.len() {
             let mut size = 0;
@@ -57,24 +62,24 @@ impl Gradients {
         gradients
     }
 
-    /// Adds one micro-batch's gradients; `None` where none reached the parameter.
+    /// Adds one micro-batch's gradients of the parameters of these numbers; `None` where none reached the parameter.
     ///
     /// # Errors
     /// libtorch refused.
-    pub fn add(&mut self, grads: &[Option<Tensor>]) -> Result<()> {
-        if grads.len() != self.views.len() {
+    pub fn add(&mut self, numbers: &[usize], grads: &[Option<Tensor>]) -> Result<()> {
+        if grads.len() != numbers.len() {
             return Err(EngineError::Bug(format!(
                 "{} gradients for {} parameters",
                 grads.len(),
-                self.views.len()
+                numbers.len()
             )));
         }
         let mut views = Vec::new();
         let mut values = Vec::new();
-        for ((grad, view), touched) in grads.iter().zip(&self.views).zip(&mut self.touched) {
+        for (number, grad) in numbers.iter().zip(grads) {
             if let Some(grad) = grad {
-                *touched = true;
-                views.push(view);
+                self.touched[*number] = true;
+                views.push(&self.views[*number]);
                 values.push(grad.to_kind(Kind::Float));
             }
         }
@@ -82,14 +87,20 @@ impl Gradients {
         Ok(foreach::add_(&views, &values, 1.0)?)
     }
 
-    /// Sums over the data-parallel ranks, and what is partial over the tensor-parallel ones. A parameter that any
-    /// rank touched counts as touched on all.
+    /// Sums over the replicas, and what is partial over the tensor-parallel ranks or both ends of the pipeline. A
+    /// parameter that any rank touched counts as touched on all.
     ///
     /// # Errors
     /// A collective failed.
     pub fn reduce(&mut self, mesh: &Mesh) -> Result<()> {
         self.reduce_partial(mesh)?;
-        let group = mesh.axis(Axis::Data);
+        if let Some(tied) = self.tied {
+            mesh.ends().all_reduce(&self.views[tied], Reduce::Sum)?;
+            let touched = Tensor::from(f32::from(u8::from(self.touched[tied]))).to_device(self.views[tied].device());
+            mesh.ends().all_reduce(&touched, Reduce::Max)?;
+            self.touched[tied] = touched.double_value(&[]) > 0.0;
+        }
+        let group = mesh.replicas();
         if group.size() == 1 {
             return Ok(());
         }
@@ -125,19 +136,23 @@ impl Gradients {
         Ok(foreach::copy_(&views, &sums.iter().collect::<Vec<_>>())?)
     }
 
-    /// Global L2 norm: parts of cut parameters are summed over the tensor axis, replicated ones count once.
+    /// Global L2 norm: parts of cut parameters are summed over the tensor axis, stages over the pipeline; what several
+    /// ranks hold counts once.
     ///
     /// # Errors
     /// A collective failed.
     pub fn norm(&self, mesh: &Mesh) -> Result<f64> {
         let views: Vec<_> = self.views.iter().collect();
         let norms = foreach::norm(&views, 2.0, None)?;
+        // The last stage of a pipeline holds the tied embedding a second time.
+        let again = self.tied.filter(|_| mesh.ends().rank() > 0);
         let squares = |cut: bool| -> Tensor {
             let of_kind: Vec<_> = norms
                 .iter()
                 .zip(&self.cut)
-                .filter(|(_, is_cut)| **is_cut == cut)
-                .map(|(norm, _)| norm.to_kind(Kind::Double))
+                .enumerate()
+                .filter(|(number, (_, is_cut))| **is_cut == cut && Some(*number) != again)
+                .map(|(_, (norm, _))| norm.to_kind(Kind::Double))
                 .collect();
             if of_kind.is_empty() {
                 Tensor::from(0f64)
@@ -147,7 +162,9 @@ impl Gradients {
         };
         let cut = squares(true);
         mesh.axis(Axis::Tensor).all_reduce(&cut, Reduce::Sum)?;
-        Ok((cut + squares(false)).sqrt().double_value(&[]))
+        let all = cut + squares(false);
+        mesh.axis(Axis::Pipeline).all_reduce(&all, Reduce::Sum)?;
+        Ok(all.sqrt().double_value(&[]))
     }
 
     /// Multiplies everything by `factor`.

@@ -7,6 +7,7 @@ mod dataset;
 mod fit;
 mod loaded;
 mod memory;
+mod passes;
 mod records;
 mod registry;
 mod spike;

@@ -2,9 +2,8 @@
 
 use super::step::Trainer;
 use crate::error::{EngineError, Result};
-use crate::parameters::Parameters;
 use neva_layout::{PartSummary, summary};
-use neva_schemas::{Finetune, LaunchPlan, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, Run, RunReport};
+use neva_schemas::{LaunchPlan, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, Run, RunReport};
 use neva_track::{
     Console, Logger, MetricsFile, Mlflow, MlflowCredentials, Outcome, StepLine, StepMetrics, TensorBoard, ValidationMetrics, plot,
 };
@@ -48,7 +47,7 @@ impl Records {
         let checkpoints = run_dir.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(EngineError::io("create", &checkpoints))?;
         let finetune = &plan.run.finetune;
-        let table = parameter_table(trainer.parameters(), finetune);
+        let table = summary(trainer.specs(), finetune);
         console.write(parameter_text(&table).as_bytes());
         records.console = Some(console);
         write_json(&run_dir.join(PARAMETERS_FILE), &table)?;
@@ -128,12 +127,6 @@ impl Records {
             }
         }
     }
-}
-
-/// What is trained, by part: the effective result of every freeze flag.
-fn parameter_table(parameters: &Parameters, finetune: &Finetune) -> Vec<PartSummary> {
-    let specs: Vec<_> = parameters.iter().map(|parameter| parameter.spec.clone()).collect();
-    summary(&specs, finetune)
 }
 
 fn parameter_text(table: &[PartSummary]) -> String {

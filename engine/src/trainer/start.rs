@@ -12,7 +12,7 @@ use crate::checkpoint::{
 use crate::comm::{Axis, Mesh, first_decides};
 use crate::error::{EngineError, Result};
 use neva_data::Order;
-use neva_layout::idle_groups;
+use neva_layout::{idle_groups, is_trainable};
 use neva_schemas::{Finetune, LaunchPlan, Problem, RunReport};
 use std::path::{Path, PathBuf};
 
@@ -166,8 +166,8 @@ fn artifact_folder(finetune: &Finetune, base: &Base, cache: &ModelCache) -> Resu
 
 /// There must be something to train; groups of parameters should name some of it.
 fn check_trainable(loaded: &LoadedModel, finetune: &Finetune) -> Result<()> {
-    let names = loaded.parameters.trainable().map(|parameter| parameter.spec.name.as_str());
-    let names: Vec<_> = names.collect();
+    let trained = loaded.specs.iter().filter(|spec| is_trainable(spec, finetune));
+    let names: Vec<_> = trained.map(|spec| spec.name.as_str()).collect();
     if names.is_empty() {
         return Err(EngineError::Run(vec![Problem::error(
             "finetune",

@@ -1,25 +1,30 @@
 //! One optimizer step.
 
 use super::loaded::LoadedModel;
+use super::passes::{Boundary, Training, Validation};
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
 use crate::model::Batch;
 use crate::optim::{Gradients, Optimizer};
+use crate::parallel::Pipeline;
 use crate::parameters::Parameters;
+use neva_layout::{ParamSpec, forward_schedule, schedule};
 use neva_schemas::{Finetune, LossNormalization, NanPolicy};
-use neva_torch_ffi::grad;
 use tch::{Kind, Tensor};
 
 /// A model and its optimizer on one rank of a mesh.
 #[derive(Debug)]
 pub struct Trainer {
     mesh: Mesh,
+    pipeline: Pipeline,
     loaded: LoadedModel,
     gradients: Gradients,
     optimizer: Optimizer,
     normalization: LossNormalization,
     nan_policy: NanPolicy,
     clip_grad: f64,
+    shape: Boundary,
+    most_in_flight: usize,
 }
 
 /// What one step did, the same on every rank.
@@ -71,11 +76,18 @@ impl Trainer {
     /// Adds what training needs to a model: gradient buffers and optimizer state of whatever is trainable.
     pub fn new(finetune: &Finetune, loaded: LoadedModel, mesh: Mesh) -> Self {
         Self {
-            gradients: Gradients::new(&loaded.parameters, finetune.trainer.strategy.sequence_parallel),
+            gradients: Gradients::new(
+                &loaded.parameters,
+                finetune.trainer.strategy.sequence_parallel,
+                finetune.model.llava().text_config.tie_word_embeddings,
+            ),
             optimizer: Optimizer::new(&finetune.optim, &loaded.parameters),
             normalization: finetune.trainer.loss_normalization,
             nan_policy: finetune.trainer.nan_policy,
             clip_grad: *finetune.optim.clip_grad(),
+            pipeline: Pipeline::new(mesh.axis(Axis::Pipeline).clone(), loaded.stages.clone()),
+            shape: Boundary::of(finetune, &mesh),
+            most_in_flight: 0,
             mesh,
             loaded,
         }
@@ -117,25 +129,40 @@ impl Trainer {
     /// A collective failed.
     pub fn evaluate(&self, microbatches: impl Iterator<Item = Result<(Microbatch, u64)>>) -> Result<Evaluation> {
         let mut sums = [0.0; 3];
-        for item in microbatches {
-            let (microbatch, samples) = item?;
-            if let Some(loss) = tch::no_grad(|| self.loaded.loss_sum(&microbatch.batch))? {
-                sums[0] += loss.double_value(&[]);
+        let mut rest = microbatches.peekable();
+        // As many at once as keep the pipeline busy; no more, since their pictures take memory.
+        let stages = self.loaded.stages.stages();
+        let at_once = if stages == 1 { 1 } else { 4 * stages };
+        while rest.peek().is_some() {
+            let batch = rest.by_ref().take(at_once).collect::<Result<Vec<_>>>()?;
+            for (microbatch, samples) in &batch {
+                sums[1] += microbatch.labels as f64;
+                sums[2] += *samples as f64;
             }
-            sums[1] += microbatch.labels as f64;
-            sums[2] += samples as f64;
+            let microbatches: Vec<_> = batch.iter().map(|(microbatch, _)| microbatch).filter(|it| it.labels > 0).collect();
+            let (stage, chunks) = (self.pipeline.stage(), self.loaded.chunks.len());
+            let actions = forward_schedule(stage, stages, chunks, microbatches.len());
+            let mut pass = Validation {
+                model: &self.loaded,
+                shape: self.shape,
+                microbatches: &microbatches,
+                loss_sum: 0.0,
+            };
+            tch::no_grad(|| self.pipeline.run(&actions, &mut pass))?;
+            sums[0] += pass.loss_sum;
         }
-        let sums = Tensor::from_slice(&sums);
+        let loss_sum = Tensor::from(sums[0]);
+        let sums = Tensor::from_slice(&sums[1..]);
+        self.sum_losses(&loss_sum)?;
         self.mesh.axis(Axis::Data).all_reduce(&sums, Reduce::Sum)?;
-        let [loss_sum, labels, samples] = [0, 1, 2].map(|index| sums.double_value(&[index]));
         Ok(Evaluation {
-            loss_sum,
-            labels: labels as u64,
-            samples: samples as u64,
+            loss_sum: loss_sum.double_value(&[]),
+            labels: sums.double_value(&[0]) as u64,
+            samples: sums.double_value(&[1]) as u64,
         })
     }
 
-    /// Gradients of the global batch, reduced over the data-parallel ranks; no parameter changes.
+    /// Gradients of the global batch, reduced over all ranks; no parameter changes.
     ///
     /// # Errors
     /// A collective failed.
@@ -144,25 +171,28 @@ impl Trainer {
         let counts = self.count(microbatches)?;
         let [labels, tokens, zero_label_samples, text_only_microbatches] = counts.map(|count| count as u64);
         let ranks = self.mesh.axis(Axis::Data).size() as f64;
-        let (mut loss_sum, mut objective) = (0.0, 0.0);
-        for microbatch in microbatches {
-            // Nothing to learn here. The peers meet in the reduction below all the same.
-            let Some(loss) = self.loaded.loss_sum(&microbatch.batch)? else {
-                continue;
-            };
-            let denominator = match self.normalization {
-                LossNormalization::GlobalToken => labels as f64,
-                LossNormalization::Microbatch => microbatch.labels as f64 * microbatches.len() as f64 * ranks,
-            };
-            let scaled = loss / denominator;
-            let value = scaled.double_value(&[]);
-            objective += value;
-            loss_sum += value * denominator;
-            self.backward(&scaled)?;
-        }
+        let each = microbatches.len() as f64 * ranks;
+        // Elsewhere there is nothing to learn. All ranks of a micro-batch know that, and leave it out.
+        let microbatches: Vec<_> = microbatches.iter().filter(|microbatch| microbatch.labels > 0).collect();
+        let denominator = |microbatch: &Microbatch| match self.normalization {
+            LossNormalization::GlobalToken => labels as f64,
+            LossNormalization::Microbatch => microbatch.labels as f64 * each,
+        };
+        let (stage, stages, chunks) = (self.pipeline.stage(), self.loaded.stages.stages(), self.loaded.chunks.len());
+        let actions = schedule(stage, stages, chunks, microbatches.len());
+        let mut pass = Training {
+            model: &self.loaded,
+            shape: self.shape,
+            gradients: &mut self.gradients,
+            denominators: microbatches.iter().map(|microbatch| denominator(microbatch)).collect(),
+            microbatches: &microbatches,
+            loss_sum: 0.0,
+            objective: 0.0,
+        };
+        self.most_in_flight = self.pipeline.run(&actions, &mut pass)?;
+        let sums = Tensor::from_slice(&[pass.loss_sum, pass.objective]);
         self.gradients.reduce(&self.mesh)?;
-        let sums = Tensor::from_slice(&[loss_sum, objective]);
-        self.mesh.axis(Axis::Data).all_reduce(&sums, Reduce::Sum)?;
+        self.sum_losses(&sums)?;
         let (loss_sum, objective) = (sums.double_value(&[0]), sums.double_value(&[1]));
         Ok(StepReport {
             loss: if labels == 0 { 0.0 } else { loss_sum / labels as f64 },
@@ -176,6 +206,13 @@ impl Trainer {
         })
     }
 
+    /// Sums what the last stages measured, for all ranks.
+    fn sum_losses(&self, sums: &Tensor) -> Result<()> {
+        self.mesh.replicas().all_reduce(sums, Reduce::Sum)?;
+        // The other stages have measured nothing.
+        Ok(self.mesh.axis(Axis::Pipeline).all_reduce(sums, Reduce::Sum)?)
+    }
+
     /// Counts of the global batch, before the first forward pass: the loss is divided by them.
     fn count(&self, microbatches: &[Microbatch]) -> Result<[i64; 4]> {
         let mut counts = [0i64; 4];
@@ -183,29 +220,20 @@ impl Trainer {
             counts[0] += microbatch.labels as i64;
             counts[1] += microbatch.tokens as i64;
             counts[2] += microbatch.zero_label_samples as i64;
-            counts[3] += i64::from(microbatch.batch.pixels.is_none());
+            counts[3] += i64::from(microbatch.batch.image_positions.numel() == 0);
         }
         let counts = Tensor::from_slice(&counts);
         self.mesh.axis(Axis::Data).all_reduce(&counts, Reduce::Sum)?;
         Ok([0, 1, 2, 3].map(|index| counts.int64_value(&[index])))
     }
 
-    fn backward(&mut self, loss: &Tensor) -> Result<()> {
-        // A text-only micro-batch does not reach a trained projector, for example.
-        if !loss.requires_grad() {
-            return Ok(());
-        }
-        let inputs: Vec<_> = self.loaded.parameters.trainable().map(|parameter| &parameter.tensor).collect();
-        let grads = grad(&[loss], &[None], &inputs, false)?;
-        self.gradients.add(&grads)
-    }
-
-    /// Logits `[b, s, v]` in fp32.
+    /// Logits `[b, s, v]` in fp32, on a rank that holds all layers.
     ///
     /// # Errors
-    /// A collective failed.
+    /// A collective failed, or this rank holds a part of the layers.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
-        self.loaded.head.logits(&self.loaded.model.forward(batch)?)
+        let (model, head) = self.loaded.whole()?;
+        head.logits(&model.forward(batch, None)?)
     }
 
     /// Gradient of each trainable parameter after [`Self::accumulate`]; `None` where no rank touched it.
@@ -216,6 +244,16 @@ impl Trainer {
     /// The parameters.
     pub fn parameters(&self) -> &Parameters {
         &self.loaded.parameters
+    }
+
+    /// Every parameter of the whole model, on whichever rank it is.
+    pub fn specs(&self) -> &[ParamSpec] {
+        &self.loaded.specs
+    }
+
+    /// Most micro-batches whose activations this rank held at once in the last step.
+    pub fn most_in_flight(&self) -> usize {
+        self.most_in_flight
     }
 
     /// The optimizer.

@@ -35,13 +35,15 @@ fn of_every_prompt_is_the_full_forward_pass() {
     within_limit(|| {
         let loaded = loaded(&small(), &Mesh::single());
         tch::no_grad(|| {
-            let expected = loaded.model.forward(&batch(0, IDS.len())).unwrap();
+            let expected = loaded.whole().unwrap().0.forward(&batch(0, IDS.len()), None).unwrap();
             // A prompt ends before the picture or behind it.
             for prompt in [1, 2, 6, 7, 8, 9, 12] {
-                let mut decoding = loaded.model.decoding();
-                let mut parts = vec![loaded.model.decode(&batch(0, prompt), &mut decoding).unwrap()];
+                let mut decoding = loaded.whole().unwrap().0.decoding();
+                let mut parts = vec![loaded.whole().unwrap().0.decode(&batch(0, prompt), &mut decoding).unwrap()];
                 if prompt >= 6 {
-                    parts.extend((prompt..IDS.len()).map(|place| loaded.model.decode(&batch(place, place + 1), &mut decoding).unwrap()));
+                    parts.extend(
+                        (prompt..IDS.len()).map(|place| loaded.whole().unwrap().0.decode(&batch(place, place + 1), &mut decoding).unwrap()),
+                    );
                 }
                 let got = Tensor::cat(&parts, 1);
                 let off = difference(&got, &expected.narrow(1, 0, got.size()[1]));
@@ -56,13 +58,13 @@ fn two_memories_do_not_mix() {
     within_limit(|| {
         let loaded = loaded(&small(), &Mesh::single());
         tch::no_grad(|| {
-            let expected = loaded.model.forward(&batch(0, 9)).unwrap();
-            let [mut a, mut b] = [loaded.model.decoding(), loaded.model.decoding()];
-            let _ = loaded.model.decode(&batch(0, 8), &mut a).unwrap();
-            let _ = loaded.model.decode(&batch(6, 8), &mut b).unwrap();
-            let got = loaded.model.decode(&batch(8, 9), &mut a).unwrap();
+            let expected = loaded.whole().unwrap().0.forward(&batch(0, 9), None).unwrap();
+            let [mut a, mut b] = [loaded.whole().unwrap().0.decoding(), loaded.whole().unwrap().0.decoding()];
+            let _ = loaded.whole().unwrap().0.decode(&batch(0, 8), &mut a).unwrap();
+            let _ = loaded.whole().unwrap().0.decode(&batch(6, 8), &mut b).unwrap();
+            let got = loaded.whole().unwrap().0.decode(&batch(8, 9), &mut a).unwrap();
             assert!(difference(&got, &expected.narrow(1, 8, 1)) <= 1e-5);
-            let other = loaded.model.decode(&batch(8, 9), &mut b).unwrap();
+            let other = loaded.whole().unwrap().0.decode(&batch(8, 9), &mut b).unwrap();
             assert!(difference(&other, &got) > 1e-3);
         });
     });

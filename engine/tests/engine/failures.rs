@@ -144,7 +144,7 @@ fn plans_that_cannot_be_done_are_refused() {
         );
         check(
             |finetune| finetune.trainer.strategy.pipeline_model_parallel_size = 2,
-            &["pipeline_model_parallel_size"],
+            &["context x pipeline = 1 x 1 x 2", "use a multiple of 2 ranks"],
         );
         check(
             |finetune| {

@@ -46,7 +46,6 @@ fn check(name: &str, layouts: &[ParallelSizes], change: impl FnOnce(&mut Finetun
         if sequence_parallel && sizes.tp == 1 {
             continue;
         }
-        finetune.trainer.strategy.tensor_model_parallel_size = sizes.tp;
         finetune.trainer.strategy.sequence_parallel = sequence_parallel;
         let got = train(&finetune, &samples, sizes, STEPS);
         let name = format!("{name}, {sizes:?}, sequence parallel: {sequence_parallel}");

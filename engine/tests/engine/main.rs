@@ -19,6 +19,7 @@ mod groups;
 mod layout_invariance;
 mod model;
 mod optimizer;
+mod pipeline;
 mod restoring;
 mod resume;
 mod rules;

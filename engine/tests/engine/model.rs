@@ -64,12 +64,16 @@ fn rows(rows: &[Vec<i64>], s: usize) -> Batch {
 }
 
 fn hidden(loaded: &LoadedModel, batch: &Batch) -> Tensor {
-    tch::no_grad(|| loaded.model.forward(batch)).unwrap()
+    tch::no_grad(|| loaded.whole().unwrap().0.forward(batch, None)).unwrap()
 }
 
 /// Loss, and its gradient in every trainable parameter that it reaches.
 fn loss_and_gradients(loaded: &LoadedModel, batch: &Batch) -> (f64, Vec<Option<Tensor>>) {
-    let loss = loaded.loss_sum(batch).unwrap().unwrap();
+    let (model, head) = loaded.whole().unwrap();
+    let loss = head
+        .loss_sum(&model.forward(batch, None).unwrap(), &batch.labels_bs)
+        .unwrap()
+        .unwrap();
     let inputs: Vec<_> = loaded.parameters.trainable().map(|parameter| &parameter.tensor).collect();
     (loss.double_value(&[]), grad(&[&loss], &[None], &inputs, false).unwrap())
 }
@@ -235,7 +239,7 @@ fn features(change: impl FnOnce(&mut Finetune)) -> Tensor {
     let mut finetune = small();
     change(&mut finetune);
     let loaded = loaded(&finetune, &Mesh::single());
-    tch::no_grad(|| loaded.model.image_features(&pixels(2))).unwrap()
+    tch::no_grad(|| loaded.whole().unwrap().0.image_features(&pixels(2))).unwrap()
 }
 
 #[test]

@@ -262,8 +262,19 @@ pub(crate) struct Trained {
     pub(crate) weights: BTreeMap<String, Tensor>,
 }
 
+/// Asks for the parallel sizes of a mesh.
+pub(crate) fn lay_out(finetune: &mut Finetune, sizes: ParallelSizes) {
+    let strategy = &mut finetune.trainer.strategy;
+    strategy.tensor_model_parallel_size = sizes.tp;
+    strategy.context_parallel_size = sizes.cp;
+    strategy.pipeline_model_parallel_size = sizes.pp;
+}
+
 /// Trains in a layout; all ranks must report the same.
 pub(crate) fn train(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, steps: u64) -> Trained {
+    let mut finetune = finetune.clone();
+    lay_out(&mut finetune, sizes);
+    let finetune = &finetune;
     let mut ranks = on_mesh(sizes, |mesh| {
         let mut trainer = trainer(finetune, mesh.clone());
         let step = |step| {
@@ -278,9 +289,16 @@ pub(crate) fn train(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes
             weights: weights(&trainer),
         }
     });
-    let first = ranks.remove(0);
-    for other in &ranks {
+    let mut first = ranks.remove(0);
+    for other in ranks {
         assert_eq!(other.losses, first.losses, "ranks report different losses");
+        // Each stage of a pipeline has its own.
+        for (name, weight) in other.weights {
+            match first.weights.get(&name) {
+                Some(known) => assert!(known.equal(&weight), "ranks hold different `{name}`"),
+                None => drop(first.weights.insert(name, weight)),
+            }
+        }
     }
     first
 }
@@ -375,7 +393,7 @@ pub(crate) fn run_on(
     registry: &Registry,
 ) -> Vec<neva_engine::Result<RunReport>> {
     let mut finetune = finetune.clone();
-    finetune.trainer.strategy.tensor_model_parallel_size = sizes.tp;
+    lay_out(&mut finetune, sizes);
     finetune.trainer.devices = sizes.world();
     let (plan, cache) = (plan(&finetune, run_dir), no_cache());
     on_mesh(sizes, |mesh| {

@@ -1,0 +1,217 @@
+//! Pipelines: the same losses and weights as one rank, whatever each stage holds.
+
+use crate::setting::{
+    ONE, Samples, close, close_tensors, lay_out, microbatches, mock, on_mesh, small, train, trainer, within_limit, without_labels,
+    without_picture,
+};
+use neva_layout::{most_in_flight, schedule};
+use neva_schemas::{Finetune, LoRA, ParallelSizes, Peft};
+
+const STEPS: u64 = 10;
+
+/// A model of 4 layers and grouped queries, and 4 micro-batches in a step.
+fn four_layers() -> Finetune {
+    let mut finetune = small();
+    let text = &mut finetune.model.llava_mut().text_config;
+    text.num_hidden_layers = 4;
+    assert!(text.num_key_value_heads < text.num_attention_heads);
+    finetune
+}
+
+/// Samples without a picture and without a label, and a step and a micro-batch of nothing else.
+fn mixed(index: usize, sample: &mut neva_data::Sample) {
+    let (step, within) = (index / 8, index % 8);
+    if step == 3 || matches!(within, 2 | 3) {
+        without_picture(sample);
+    }
+    if matches!((step, within), (5, 2 | 3) | (_, 4 | 6 | 7)) {
+        without_labels(sample);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    sizes: ParallelSizes,
+    chunks: Option<u32>,
+    sequence_parallel: bool,
+    ends: [Option<u32>; 2],
+}
+
+fn pipeline(pp: u32) -> Layout {
+    Layout {
+        sizes: ParallelSizes { pp, ..ONE },
+        chunks: None,
+        sequence_parallel: false,
+        ends: [None; 2],
+    }
+}
+
+impl Layout {
+    fn chunks(self, chunks: u32) -> Self {
+        Self {
+            chunks: Some(chunks),
+            ..self
+        }
+    }
+
+    fn over(mut self, tp: u32, dp: u32) -> Self {
+        (self.sizes.tp, self.sizes.dp) = (tp, dp);
+        self
+    }
+
+    fn sequence_parallel(self) -> Self {
+        Self {
+            sequence_parallel: true,
+            ..self
+        }
+    }
+
+    fn ends(self, first: Option<u32>, last: Option<u32>) -> Self {
+        Self {
+            ends: [first, last],
+            ..self
+        }
+    }
+
+    fn of(self, finetune: &Finetune) -> Finetune {
+        let mut finetune = finetune.clone();
+        let strategy = &mut finetune.trainer.strategy;
+        strategy.virtual_pipeline_model_parallel_size = self.chunks;
+        strategy.sequence_parallel = self.sequence_parallel;
+        strategy.num_layers_in_first_pipeline_stage = self.ends[0];
+        strategy.num_layers_in_last_pipeline_stage = self.ends[1];
+        lay_out(&mut finetune, self.sizes);
+        finetune
+    }
+}
+
+#[track_caller]
+fn check(name: &str, layouts: &[Layout], change: impl FnOnce(&mut Finetune)) {
+    let mut finetune = four_layers();
+    change(&mut finetune);
+    let samples = Samples::edited(&finetune, mixed);
+    let expected = train(&finetune, &samples, ONE, STEPS);
+    for layout in layouts {
+        let got = train(&layout.of(&finetune), &samples, layout.sizes, STEPS);
+        let name = format!("{name}, {layout:?}");
+        close(&format!("{name}: loss"), &got.losses, &expected.losses, 1e-5);
+        close_tensors(&name, &got.weights, &expected.weights, 1e-4);
+    }
+}
+
+fn all() -> Vec<Layout> {
+    vec![
+        pipeline(2),
+        pipeline(4),
+        pipeline(2).chunks(2),
+        pipeline(2).over(2, 1),
+        pipeline(2).over(2, 1).sequence_parallel(),
+        pipeline(2).chunks(2).over(1, 2),
+    ]
+}
+
+#[test]
+fn of_the_whole_model() {
+    within_limit(|| check("full", &all(), |_| {}));
+}
+
+#[test]
+fn of_adapters() {
+    within_limit(|| {
+        check("LoRA", &all(), |finetune| {
+            finetune.peft = Some(Peft::LoRA(LoRA {
+                dim: 4,
+                alpha: 8.0,
+                ..LoRA::default()
+            }));
+        });
+    });
+}
+
+#[test]
+fn of_uneven_stages() {
+    within_limit(|| {
+        let layouts = [
+            pipeline(2).ends(Some(1), None),
+            pipeline(3).ends(Some(1), Some(1)),
+            // The vision encoder on a stage of its own.
+            pipeline(3).ends(Some(0), None),
+        ];
+        check("uneven", &layouts, |_| {});
+    });
+}
+
+#[test]
+fn of_frozen_parts() {
+    within_limit(|| {
+        let layouts = [pipeline(2), pipeline(4), pipeline(2).chunks(2)];
+        check("frozen vision encoder", &layouts, |finetune| {
+            finetune.model.llava_mut().freeze_vision_model = true
+        });
+        // The later stages train nothing, the first one the projector.
+        check("frozen language model", &layouts, |finetune| {
+            finetune.model.llava_mut().freeze_language_model = true
+        });
+        // Nothing in front of the second stage is trained: no gradient travels.
+        check("adapters of the last layer", &layouts, |finetune| {
+            finetune.peft = Some(Peft::LoRA(LoRA {
+                target_modules: vec!["*.layers.3.*.linear_fc1".into()],
+                dim: 4,
+                alpha: 8.0,
+                ..LoRA::default()
+            }));
+            let model = finetune.model.llava_mut();
+            (model.freeze_vision_model, model.freeze_vision_projection) = (true, true);
+        });
+    });
+}
+
+#[test]
+fn of_a_tied_head() {
+    within_limit(|| {
+        let layouts = [pipeline(2), pipeline(4), pipeline(2).chunks(2).over(2, 1)];
+        check("tied head", &layouts, |finetune| {
+            finetune.model.llava_mut().text_config.tie_word_embeddings = true
+        });
+    });
+}
+
+#[test]
+fn of_numbers_of_micro_batches_that_are_no_multiple_of_the_stages() {
+    within_limit(|| {
+        let layouts = [pipeline(2).chunks(2), pipeline(4)];
+        for micro_batch_size in [8, 1] {
+            check("micro-batches", &layouts, |finetune| {
+                mock(finetune).micro_batch_size = micro_batch_size
+            });
+        }
+        check("three micro-batches", &layouts, |finetune| {
+            let data = mock(finetune);
+            (data.global_batch_size, data.micro_batch_size) = (6, 2);
+        });
+    });
+}
+
+#[test]
+fn stages_hold_as_many_activations_as_the_schedule_says() {
+    within_limit(|| {
+        for (stages, chunks) in [(2, 1), (4, 1), (2, 2)] {
+            let layout = pipeline(stages);
+            let layout = if chunks > 1 { layout.chunks(chunks) } else { layout };
+            let mut finetune = layout.of(&four_layers());
+            mock(&mut finetune).micro_batch_size = 1;
+            let samples = Samples::of(&finetune);
+            let held = on_mesh(layout.sizes, |mesh| {
+                let mut trainer = trainer(&finetune, mesh.clone());
+                trainer.step(&microbatches(&finetune, &samples, &mesh, 0), |peak| peak, 0).unwrap();
+                trainer.most_in_flight()
+            });
+            let theory = |stage: usize| match chunks {
+                1 => (stages as usize - stage).min(8),
+                _ => most_in_flight(&schedule(stage, stages as usize, chunks as usize, 8)),
+            };
+            let expected: Vec<_> = (0..stages as usize).map(theory).collect();
+            assert_eq!(held, expected, "{stages} stages of {chunks} chunks");
+        }
+    });
+}
