@@ -69,7 +69,9 @@ impl Finetune {
             ("intermediate_size", text.intermediate_size),
         ];
         for (name, value) in parts {
-            if tp > 1 && !value.is_multiple_of(tp) {
+            // Of more ranks than key and value heads, several hold the same head.
+            let copied = name == "num_key_value_heads" && value > 0 && tp.is_multiple_of(value);
+            if tp > 1 && !value.is_multiple_of(tp) && !copied {
                 problems.push(
                     Problem::error(
                         format!("{path}.trainer.strategy.tensor_model_parallel_size"),

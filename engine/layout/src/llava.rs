@@ -21,6 +21,7 @@ impl List {
             cut: cut_of(&name),
             name,
             shape: shape.to_vec(),
+            heads: None,
             part,
             init,
             used: true,
@@ -141,13 +142,14 @@ fn language(list: &mut List, config: &TextConfig) {
     for layer in 0..config.num_hidden_layers {
         let layer_prefix = format!("{prefix}.layers.{layer}");
         list.norm(part, &format!("{layer_prefix}.input_layernorm"), h, false);
-        for (name, shape, init) in [
-            ("self_attn.q_proj", [q, h], normal),
-            ("self_attn.k_proj", [kv, h], normal),
-            ("self_attn.v_proj", [kv, h], normal),
-            ("self_attn.o_proj", [h, q], residual),
+        for (name, shape, heads, init) in [
+            ("self_attn.q_proj", [q, h], None, normal),
+            ("self_attn.k_proj", [kv, h], Some(config.num_key_value_heads), normal),
+            ("self_attn.v_proj", [kv, h], Some(config.num_key_value_heads), normal),
+            ("self_attn.o_proj", [h, q], None, residual),
         ] {
             list.add(part, format!("{layer_prefix}.{name}.weight"), &shape, init);
+            list.0.iter_mut().last().into_iter().for_each(|spec| spec.heads = heads);
         }
         list.norm(part, &format!("{layer_prefix}.post_attention_layernorm"), h, false);
         for (name, shape, init) in [

@@ -4,7 +4,6 @@
 //! "performant LoRA") or a linear in Hugging Face's (`q_proj`, with an A of its own, as PEFT does).
 
 use crate::parameter::{Cut, Init, ParamSpec, Part};
-use crate::sharding::cut_of;
 use neva_schemas::{LlavaModel, LoRA, Problem};
 use std::collections::BTreeMap;
 
@@ -58,13 +57,17 @@ pub fn lora_adapters(model: &LlavaModel, parameters: &[ParamSpec], lora: &LoRA, 
             adapters.unmatched.push(pattern.clone());
         }
     }
-    let shapes: BTreeMap<&str, &[usize]> = parameters.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
+    let specs: BTreeMap<&str, &ParamSpec> = parameters.iter().map(|spec| (spec.name.as_str(), spec)).collect();
     for module in modules.iter().zip(&chosen).filter_map(|(module, chosen)| chosen.then_some(module)) {
         let a = format!("{}.lora_A.weight", module.saved_as);
         for (index, linear) in module.linears.iter().enumerate() {
             let weight = format!("{linear}.weight");
-            let shape = shapes[weight.as_str()];
-            let row = cut_of(&weight) == Cut::Row;
+            let (shape, own_cut, heads) = (
+                &specs[weight.as_str()].shape,
+                specs[weight.as_str()].cut,
+                specs[weight.as_str()].heads,
+            );
+            let row = own_cut == Cut::Row;
             if index == 0 {
                 // xavier_normal_ on the [dim, in] matrix, NeMo's `lora_A_init`.
                 let std = (2.0 / (shape[1] + lora.dim) as f64).sqrt();
@@ -74,8 +77,11 @@ pub fn lora_adapters(model: &LlavaModel, parameters: &[ParamSpec], lora: &LoRA, 
                     .push(adapter(&a, [lora.dim, shape[1]], cut, Init::Normal { std }));
             }
             let b = format!("{linear}.lora_B.weight");
-            let cut = if row { Cut::Replicate } else { cut_of(&weight) };
-            adapters.parameters.push(adapter(&b, [shape[0], lora.dim], cut, Init::Zeros));
+            let cut = if row { Cut::Replicate } else { own_cut };
+            adapters.parameters.push(ParamSpec {
+                heads,
+                ..adapter(&b, [shape[0], lora.dim], cut, Init::Zeros)
+            });
             if adapters.linears.insert(linear.clone(), LinearAdapter { a: a.clone(), b }).is_some() {
                 problems.push(Problem::error(
                     format!("{path}.target_modules"),
@@ -106,6 +112,7 @@ fn adapter(name: &str, shape: [usize; 2], cut: Cut, init: Init) -> ParamSpec {
         name: name.into(),
         shape: shape.to_vec(),
         cut,
+        heads: None,
         part: Part::Adapter,
         init,
         used: true,

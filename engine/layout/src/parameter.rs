@@ -11,6 +11,9 @@ pub struct ParamSpec {
     pub shape: Vec<usize>,
     /// How tensor parallelism cuts it.
     pub cut: Cut,
+    /// Heads that the rows of a column-cut parameter make up, where no head may be cut: of more ranks than heads,
+    /// several hold the same one.
+    pub heads: Option<usize>,
     /// Which part of the model it belongs to.
     pub part: Part,
     /// Value when nothing is loaded.
@@ -86,18 +89,32 @@ impl ParamSpec {
             Cut::Column | Cut::Vocab => 0,
             Cut::Row => 1,
         };
-        let size = self.shape[dim];
+        let (size, parts) = (self.shape[dim], self.parts(tp));
         let padded = match self.cut {
             Cut::Vocab => size.div_ceil(64 * tp) * 64,
-            _ => size / tp,
+            _ => size / parts,
         };
-        let start = (tp_rank * padded).min(size);
+        let start = (tp_rank * parts / tp * padded).min(size);
         Some(Shard {
             dim,
             start,
             len: padded.min(size - start),
             padded,
         })
+    }
+
+    /// Different parts that `tp` ranks hold.
+    fn parts(&self, tp: usize) -> usize {
+        match (self.cut, self.heads) {
+            (Cut::Replicate, _) => 1,
+            (_, Some(heads)) => heads.min(tp),
+            _ => tp,
+        }
+    }
+
+    /// Ranks of `tp` that hold the same part: their gradients of it are partial sums where it is cut.
+    pub fn copies(&self, tp: usize) -> usize {
+        tp / self.parts(tp)
     }
 
     /// Shape on rank `tp_rank` of `tp`.

@@ -260,6 +260,7 @@ fn spec(name: &str, shape: [usize; 2]) -> ParamSpec {
         name: name.into(),
         shape: shape.to_vec(),
         cut: cut_of(name),
+        heads: None,
         part: Part::Language,
         init: Init::Zeros,
         used: true,

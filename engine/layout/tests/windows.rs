@@ -7,6 +7,7 @@ fn spec(shape: &[usize], cut: Cut) -> ParamSpec {
         name: "weight".into(),
         shape: shape.to_vec(),
         cut,
+        heads: None,
         part: Part::Language,
         init: Init::Zeros,
         used: true,
@@ -66,4 +67,20 @@ fn windows_overlap_where_both_are() {
         assert_eq!(a.overlap(&apart), None, "{apart:?}");
     }
     assert_eq!((a.shape(), a.numel()), ([4, 4], 16));
+}
+
+#[test]
+fn of_more_ranks_than_heads_several_hold_the_same() {
+    let keys = ParamSpec {
+        heads: Some(2),
+        ..spec(&[8, 3], Cut::Column)
+    };
+    let rows = |tp: usize| -> Vec<_> { (0..tp).map(|rank| keys.window(rank, tp).rows).collect() };
+    assert_eq!(rows(1), [0..8]);
+    assert_eq!(rows(2), [0..4, 4..8]);
+    assert_eq!(rows(4), [0..4, 0..4, 4..8, 4..8]);
+    assert_eq!([1, 2, 4, 8].map(|tp| keys.copies(tp)), [1, 1, 2, 4]);
+    let queries = spec(&[8, 3], Cut::Column);
+    assert_eq!([1, 2, 4].map(|tp| queries.copies(tp)), [1, 1, 1]);
+    assert_eq!(spec(&[8, 3], Cut::Replicate).copies(4), 4);
 }
