@@ -136,18 +136,19 @@ pub fn restore_optimizer(
     let model = TensorFile::open(&checkpoint.model())?;
     let mut problems = Vec::new();
     let mut copies: Vec<(Tensor, Tensor)> = Vec::new();
-    for ((name, state), parameter) in optimizer.states().zip(parameters.trainable()) {
-        let spec = &parameter.spec;
-        if parameter.tensor.kind() != state.master.kind() {
+    for (piece, parameter) in optimizer.pieces().zip(parameters.trainable()) {
+        let (spec, name) = (&parameter.spec, &parameter.spec.name);
+        if parameter.tensor.kind() != piece.master.kind() {
             // The parameter was rounded when it was loaded; its master weight goes on from every bit.
             let master = model.read(name, spec.shard(tp_rank, tp))?;
-            copies.push((real(spec, &state.master, tp_rank, tp), master));
+            copies.push((real(spec, &piece.master.view_as(&parameter.tensor), tp_rank, tp), master));
         }
-        for (suffix, tensor) in &state.moments {
+        for (suffix, tensor) in &piece.moments {
+            let tensor = tensor.view_as(&parameter.tensor);
             let key = format!("{name}.{suffix}");
             match shapes.get(&key) {
                 Some(shape) if *shape == spec.shape => {
-                    copies.push((real(spec, tensor, tp_rank, tp), file.read(&key, spec.shard(tp_rank, tp))?))
+                    copies.push((real(spec, &tensor, tp_rank, tp), file.read(&key, spec.shard(tp_rank, tp))?))
                 }
                 Some(shape) => problems.push(format!("`{key}` has shape {shape:?}, the model needs {:?}", spec.shape)),
                 None => problems.push(format!("`{key}` is missing")),
@@ -155,7 +156,7 @@ pub fn restore_optimizer(
         }
         let key = format!("{name}.step");
         match shapes.get(&key) {
-            Some(shape) if shape.as_slice() == [1] => copies.push((state.step.shallow_clone(), file.read(&key, None)?)),
+            Some(shape) if shape.as_slice() == [1] => copies.push((piece.step.shallow_clone(), file.read(&key, None)?)),
             _ => problems.push(format!("`{key}` is missing")),
         }
     }

@@ -52,16 +52,18 @@ pub fn save(parent: &Path, snapshot: &Snapshot<'_>, mesh: &Mesh) -> Result<PathB
     let tensor_group = mesh.axis(Axis::Tensor);
     let mut model = Vec::new();
     let mut optimizer_tensors = Vec::new();
-    for ((_, state), parameter) in snapshot.optimizer.states().zip(snapshot.parameters.trainable()) {
+    for (piece, parameter) in snapshot.optimizer.pieces().zip(snapshot.parameters.trainable()) {
         let spec = &parameter.spec;
-        model.push((spec.name.clone(), whole(spec, &state.master, &**tensor_group)?));
+        let master = piece.master.view_as(&parameter.tensor);
+        model.push((spec.name.clone(), whole(spec, &master, &**tensor_group)?));
         if config.save_weights_only {
             continue;
         }
-        for (suffix, tensor) in &state.moments {
-            optimizer_tensors.push((format!("{}.{suffix}", spec.name), whole(spec, tensor, &**tensor_group)?));
+        for (suffix, tensor) in &piece.moments {
+            let tensor = tensor.view_as(&parameter.tensor);
+            optimizer_tensors.push((format!("{}.{suffix}", spec.name), whole(spec, &tensor, &**tensor_group)?));
         }
-        optimizer_tensors.push((format!("{}.step", spec.name), state.step.shallow_clone()));
+        optimizer_tensors.push((format!("{}.step", spec.name), piece.step.shallow_clone()));
     }
     // Whether it was saved, all ranks hear before the next step.
     first_decides(mesh, || {

@@ -6,5 +6,5 @@ mod rule;
 mod schedule;
 
 pub use gradients::Gradients;
-pub use optimizer::{Optimizer, OptimizerState};
+pub use optimizer::{Optimizer, Piece};
 pub use schedule::learning_rate;

@@ -5,10 +5,10 @@ use super::gradients::Gradients;
 use super::rule::{Slot, update};
 use crate::error::Result;
 use crate::parameters::{Parameter, Parameters};
-use indexmap::IndexMap;
-use neva_layout::{Hyperparameters, hyperparameters};
+use neva_layout::{Hyperparameters, ParamSpec, hyperparameters};
 use neva_schemas::Optim;
 use neva_torch_ffi::foreach;
+use std::ops::Range;
 use tch::{Kind, Tensor};
 
 /// An optimizer and its state.
@@ -16,19 +16,35 @@ use tch::{Kind, Tensor};
 pub struct Optimizer {
     config: Optim,
     groups: Vec<Hyperparameters>,
-    states: IndexMap<String, OptimizerState>,
+    states: Vec<State>,
 }
 
-/// What the optimizer knows of one parameter.
+/// What the optimizer knows of a run of one parameter's values. Tensors are flat.
 #[derive(Debug)]
-pub struct OptimizerState {
-    /// The weight in fp32; the parameter itself where that is fp32.
-    pub master: Tensor,
-    /// Averages over the steps, each under the name that a checkpoint gives it; shaped as the weight.
-    pub moments: Vec<(&'static str, Tensor)>,
-    /// Steps that touched the parameter, one fp32 value.
-    pub step: Tensor,
+pub(super) struct State {
+    spec: ParamSpec,
+    range: Range<usize>,
+    pub(super) master: Tensor,
+    pub(super) moments: Vec<(&'static str, Tensor)>,
+    pub(super) step: Tensor,
     group: usize,
+}
+
+/// A run of one parameter's values that this rank updates, and their state: what a checkpoint keeps of it. What is
+/// copied into the tensors is the optimizer's new state.
+#[derive(Debug)]
+pub struct Piece<'a> {
+    /// The parameter.
+    pub spec: &'a ParamSpec,
+    /// Values of the flattened local tensor, padding included: [`ParamSpec::windows_of`] says which rectangles of the
+    /// whole parameter they are.
+    pub range: Range<usize>,
+    /// The weights in fp32 `[range.len()]`; the parameter's own memory where that is fp32.
+    pub master: &'a Tensor,
+    /// Averages over the steps `[range.len()]`, each under the name that a checkpoint gives it.
+    pub moments: Vec<(&'static str, &'a Tensor)>,
+    /// Steps that touched the parameter `[1]`, fp32: the same in all of its pieces.
+    pub step: &'a Tensor,
 }
 
 impl Optimizer {
@@ -41,23 +57,22 @@ impl Optimizer {
                 groups.push(own);
                 groups.len() - 1
             });
-            let master = parameter.tensor.detach();
+            let master = parameter.tensor.detach().flatten(0, -1);
             let master = if master.kind() == Kind::Float {
                 master
             } else {
                 master.to_kind(Kind::Float)
             };
-            OptimizerState {
+            State {
+                spec: parameter.spec.clone(),
+                range: 0..master.numel(),
                 moments: moments(config).iter().map(|name| (*name, master.zeros_like())).collect(),
                 step: Tensor::zeros([1], (Kind::Float, master.device())),
                 group,
                 master,
             }
         };
-        let states = parameters
-            .trainable()
-            .map(|parameter| (parameter.spec.name.clone(), state(parameter)))
-            .collect();
+        let states = parameters.trainable().map(&mut state).collect();
         Self {
             config: config.clone(),
             groups,
@@ -73,10 +88,15 @@ impl Optimizer {
         for (index, group) in self.groups.iter().enumerate() {
             let slots: Vec<_> = self
                 .states
-                .values()
+                .iter()
                 .zip(gradients.touched())
                 .filter(|(state, _)| state.group == index)
-                .filter_map(|(state, grad)| Some(Slot { state, grad: grad? }))
+                .filter_map(|(state, grad)| {
+                    Some(Slot {
+                        state,
+                        grad: grad?.flatten(0, -1),
+                    })
+                })
                 .collect();
             update(&self.config, rate(group.lr), group.weight_decay, &slots)?;
         }
@@ -88,12 +108,12 @@ impl Optimizer {
     /// # Errors
     /// libtorch refused.
     pub fn write_back(&self, parameters: &Parameters) -> Result<()> {
-        let pairs = parameters.trainable().zip(self.states.values());
+        let pairs = parameters.trainable().zip(&self.states);
         let (to, from): (Vec<_>, Vec<_>) = pairs
             .filter(|(parameter, _)| parameter.tensor.kind() != Kind::Float)
-            .map(|(parameter, state)| (&parameter.tensor, &state.master))
+            .map(|(parameter, state)| (&parameter.tensor, state.master.view_as(&parameter.tensor)))
             .unzip();
-        Ok(foreach::copy_(&to, &from)?)
+        Ok(foreach::copy_(&to, &from.iter().collect::<Vec<_>>())?)
     }
 
     /// What the run asked for.
@@ -101,9 +121,15 @@ impl Optimizer {
         &self.config
     }
 
-    /// The state of each parameter, by name.
-    pub fn states(&self) -> impl Iterator<Item = (&str, &OptimizerState)> {
-        self.states.iter().map(|(name, state)| (name.as_str(), state))
+    /// What this rank keeps, the same pieces in the same order on all ranks of a tensor group.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.states.iter().map(|state| Piece {
+            spec: &state.spec,
+            range: state.range.clone(),
+            master: &state.master,
+            moments: state.moments.iter().map(|(name, moment)| (*name, moment)).collect(),
+            step: &state.step,
+        })
     }
 }
 

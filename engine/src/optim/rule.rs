@@ -1,15 +1,15 @@
 //! What an optimizer does to a list of weights, in the formulae of the papers.
 
-use super::optimizer::OptimizerState;
+use super::optimizer::State;
 use crate::error::{EngineError, Result};
 use neva_schemas::{AdamW, Lion, Optim, Sgd};
 use neva_torch_ffi::{AdamW as Kernel, AdamWSlot, fused_adamw_};
 use tch::{Kind, Tensor, no_grad};
 
-/// A weight that is changed, and its gradient in fp32.
+/// Weights that are changed, and their gradient in fp32; flat.
 pub(super) struct Slot<'a> {
-    pub(super) state: &'a OptimizerState,
-    pub(super) grad: &'a Tensor,
+    pub(super) state: &'a State,
+    pub(super) grad: Tensor,
 }
 
 /// Updates the slots' weights, moments and step counts.
@@ -83,7 +83,7 @@ fn lion(config: &Lion, lr: f64, weight_decay: f64, Slot { state, grad }: &Slot<'
 }
 
 /// The weight after decoupled decay; writes go through.
-fn decayed(state: &OptimizerState, lr: f64, weight_decay: f64) -> Result<Tensor> {
+fn decayed(state: &State, lr: f64, weight_decay: f64) -> Result<Tensor> {
     debug_assert_eq!(state.master.kind(), Kind::Float);
     let mut weight = state.master.shallow_clone();
     if weight_decay > 0.0 {

@@ -45,7 +45,7 @@ fn a_loss_that_is_no_number_stops_the_run_before_any_update() {
                         "{name} changed"
                     );
                 }
-                assert!(trainer.optimizer().states().all(|(_, state)| state.step.double_value(&[0]) == 0.0));
+                assert!(trainer.optimizer().pieces().all(|piece| piece.step.double_value(&[0]) == 0.0));
             });
         }
     });

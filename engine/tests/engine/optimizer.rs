@@ -75,15 +75,16 @@ fn state(trainer: &Trainer) -> BTreeMap<String, [Tensor; 4]> {
     let weights = weights(trainer);
     trainer
         .optimizer()
-        .states()
-        .map(|(name, state)| {
+        .pieces()
+        .map(|piece| {
+            let name = &piece.spec.name;
             (
-                name.to_owned(),
+                name.clone(),
                 [
                     weights[name].copy(),
-                    state.moments[0].1.copy(),
-                    state.moments[1].1.copy(),
-                    state.step.copy(),
+                    piece.moments[0].1.copy(),
+                    piece.moments[1].1.copy(),
+                    piece.step.copy(),
                 ],
             )
         })
@@ -203,10 +204,9 @@ fn master_weights_collect_what_bf16_cannot_hold() {
         let master = |trainer: &Trainer| {
             trainer
                 .optimizer()
-                .states()
-                .find(|(name, _)| *name == norm)
+                .pieces()
+                .find(|piece| piece.spec.name == norm)
                 .unwrap()
-                .1
                 .master
                 .copy()
         };

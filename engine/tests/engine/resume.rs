@@ -125,8 +125,8 @@ fn restored(path: &Path, finetune: &Finetune, mesh: Mesh) -> Trainer {
 fn counts(trainer: &Trainer) -> Vec<(String, f64)> {
     trainer
         .optimizer()
-        .states()
-        .map(|(name, state)| (name.to_owned(), state.step.double_value(&[0])))
+        .pieces()
+        .map(|piece| (piece.spec.name.clone(), piece.step.double_value(&[0])))
         .collect()
 }
 

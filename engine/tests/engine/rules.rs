@@ -2,6 +2,7 @@
 
 use crate::setting::{Samples, difference, microbatches, precision, run, small, trainer, within_limit};
 use neva_engine::comm::Mesh;
+use neva_engine::optim::Piece;
 use neva_engine::trainer::Trainer;
 use neva_schemas::{AdamW, Finetune, Lion, LrScheduler, Optim, Precision, Sgd, exit_class};
 use std::collections::BTreeMap;
@@ -76,6 +77,12 @@ impl Exact {
     }
 }
 
+/// The parameter of a piece, which covers all of it.
+fn whole(trainer: &Trainer, piece: &Piece<'_>) -> Tensor {
+    assert_eq!(piece.range, 0..piece.spec.numel());
+    trainer.parameters().get(&piece.spec.name).unwrap().tensor.detach()
+}
+
 fn check(optim: Optim, kind: Precision, moments: &[&str]) {
     let mut finetune: Finetune = small();
     finetune.optim = optim.clone();
@@ -85,8 +92,8 @@ fn check(optim: Optim, kind: Precision, moments: &[&str]) {
     let masters = |trainer: &Trainer| {
         trainer
             .optimizer()
-            .states()
-            .map(|(name, state)| (name.to_owned(), state.master.copy()))
+            .pieces()
+            .map(|piece| (piece.spec.name.clone(), piece.master.view_as(&whole(trainer, &piece)).copy()))
             .collect()
     };
     let start: BTreeMap<String, Tensor> = masters(&trainer);
@@ -105,20 +112,21 @@ fn check(optim: Optim, kind: Precision, moments: &[&str]) {
                 .step(&optim, &gradient, step as i32 + 1);
         }
     }
-    for ((name, state), parameter) in trainer.optimizer().states().zip(trainer.parameters().trainable()) {
-        let exact = &exact[name];
+    for (piece, parameter) in trainer.optimizer().pieces().zip(trainer.parameters().trainable()) {
+        let name = &piece.spec.name;
+        let (exact, master) = (&exact[name], piece.master.view_as(&parameter.tensor));
         let what = format!("{optim:?}, {kind:?}: {name}");
-        assert!(!state.master.equal(&start[name]), "{what} does not move");
-        let off = difference(&state.master, &exact.weight);
+        assert!(!master.equal(&start[name]), "{what} does not move");
+        let off = difference(&master, &exact.weight);
         assert!(off <= 2e-6, "{what}: weight is off by {off:e}");
-        assert_eq!(state.moments.iter().map(|(name, _)| *name).collect::<Vec<_>>(), moments, "{what}");
-        for ((_, got), expected) in state.moments.iter().zip(&exact.moments) {
-            let off = difference(got, expected);
+        assert_eq!(piece.moments.iter().map(|(name, _)| *name).collect::<Vec<_>>(), moments, "{what}");
+        for ((_, got), expected) in piece.moments.iter().zip(&exact.moments) {
+            let off = difference(&got.view_as(expected), expected);
             assert!(off <= 2e-6, "{what}: moment is off by {off:e}");
         }
-        assert_eq!(state.step.double_value(&[0]), 3.0);
+        assert_eq!(piece.step.double_value(&[0]), 3.0);
         assert!(
-            parameter.tensor.detach().equal(&state.master.to_kind(parameter.tensor.kind())),
+            parameter.tensor.detach().equal(&master.to_kind(parameter.tensor.kind())),
             "{what}: the weight lags"
         );
     }

@@ -5,6 +5,7 @@ use crate::setting::{
     within_limit,
 };
 use neva_data::{BatchSlice, Order};
+use neva_engine::optim::Piece;
 use neva_engine::trainer::{Registry, Trainer, run_data};
 use neva_schemas::{Finetune, METRICS_FILE, NanPolicy, ParallelSizes, REPORT_FILE, RunReport, exit_class};
 use serde_json::{Value, json};
@@ -22,14 +23,14 @@ fn poisoned(index: usize, sample: &mut neva_data::Sample) {
 /// Weights, moments and step counts.
 fn state(trainer: &Trainer) -> BTreeMap<String, Vec<Tensor>> {
     let weights = weights(trainer);
-    let of = |(name, state): (&str, &neva_engine::optim::OptimizerState)| {
-        let moments = state.moments.iter().map(|(_, moment)| moment.copy());
+    let of = |piece: Piece<'_>| {
+        let (name, moments) = (&piece.spec.name, piece.moments.iter().map(|(_, moment)| moment.copy()));
         (
-            name.to_owned(),
-            [weights[name].copy(), state.step.copy()].into_iter().chain(moments).collect(),
+            name.clone(),
+            [weights[name].copy(), piece.step.copy()].into_iter().chain(moments).collect(),
         )
     };
-    trainer.optimizer().states().map(of).collect()
+    trainer.optimizer().pieces().map(of).collect()
 }
 
 #[track_caller]
