@@ -3,6 +3,6 @@
 mod pipeline;
 mod region;
 
-pub use pipeline::{Kept, Pipeline, StageWork};
+pub use pipeline::{Kept, Pipeline, StageReport, StageWork};
 pub use region::TensorRegion;
 pub(crate) use region::one;

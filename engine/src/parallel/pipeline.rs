@@ -53,6 +53,15 @@ pub struct Kept {
     pub output: Tensor,
 }
 
+/// What a stage did.
+#[derive(Debug, Clone, Default)]
+pub struct StageReport {
+    /// Most micro-batches whose activations were held at once, summed over its sections.
+    pub most_in_flight: usize,
+    /// Processor time that each action took on its thread, in seconds.
+    pub seconds: Vec<(Action, f64)>,
+}
+
 /// What is under way on a stage.
 #[derive(Default)]
 struct Traffic {
@@ -81,15 +90,15 @@ impl Pipeline {
         self.stages.number(self.stage(), chunk)
     }
 
-    /// Does `actions`. Returns the most micro-batches whose activations were held at once.
+    /// Does `actions`.
     ///
     /// # Errors
     /// A collective or another stage failed, or did not answer before the deadline.
-    pub fn run(&self, actions: &[Action], work: &mut impl StageWork) -> Result<usize> {
+    pub fn run(&self, actions: &[Action], work: &mut impl StageWork) -> Result<StageReport> {
         let mut traffic = Traffic::default();
         let mut kept: HashMap<(usize, usize), Kept> = HashMap::new();
         let trains = actions.iter().any(|action| action.pass == Pass::Backward);
-        let mut most = 0;
+        let mut report = StageReport::default();
         for (at, action) in actions.iter().enumerate() {
             for ahead in actions[at..].iter().take(1 + AHEAD) {
                 self.ask(*ahead, work, &mut traffic)?;
@@ -102,6 +111,7 @@ impl Pipeline {
                 None => None,
             };
             let Action { microbatch, chunk, .. } = *action;
+            let started = processor_seconds();
             match action.pass {
                 Pass::Forward => {
                     let input = arrived.map(|input| input.set_requires_grad(trains && work.input_trained(chunk)));
@@ -109,7 +119,7 @@ impl Pipeline {
                     self.pass_on(*action, &output, &mut traffic)?;
                     if trains {
                         kept.insert((microbatch, chunk), Kept { input, output });
-                        most = most.max(kept.len());
+                        report.most_in_flight = report.most_in_flight.max(kept.len());
                     }
                 }
                 Pass::Backward => {
@@ -129,9 +139,10 @@ impl Pipeline {
                     }
                 }
             }
+            report.seconds.push((*action, processor_seconds() - started));
         }
         traffic.leaving.into_values().try_for_each(Pending::wait)?;
-        Ok(most)
+        Ok(report)
     }
 
     /// Starts to receive what an action needs from another stage.
@@ -174,4 +185,10 @@ impl Pipeline {
         // Far more micro-batches than a step has: a tag may be used again once its tensor is there.
         (number % (1 << 30)) as u32
     }
+}
+
+/// Time that this thread has computed.
+fn processor_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }

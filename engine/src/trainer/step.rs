@@ -6,7 +6,7 @@ use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
 use crate::model::Batch;
 use crate::optim::{Gradients, Optimizer};
-use crate::parallel::Pipeline;
+use crate::parallel::{Pipeline, StageReport};
 use crate::parameters::Parameters;
 use neva_layout::{ParamSpec, forward_schedule, schedule};
 use neva_schemas::{Finetune, LossNormalization, NanPolicy};
@@ -24,7 +24,7 @@ pub struct Trainer {
     nan_policy: NanPolicy,
     clip_grad: f64,
     shape: Boundary,
-    most_in_flight: usize,
+    stage_report: StageReport,
 }
 
 /// What one step did, the same on every rank.
@@ -87,7 +87,7 @@ impl Trainer {
             clip_grad: *finetune.optim.clip_grad(),
             pipeline: Pipeline::new(mesh.axis(Axis::Pipeline).clone(), loaded.stages.clone()),
             shape: Boundary::of(finetune, &mesh),
-            most_in_flight: 0,
+            stage_report: StageReport::default(),
             mesh,
             loaded,
         }
@@ -189,7 +189,7 @@ impl Trainer {
             loss_sum: 0.0,
             objective: 0.0,
         };
-        self.most_in_flight = self.pipeline.run(&actions, &mut pass)?;
+        self.stage_report = self.pipeline.run(&actions, &mut pass)?;
         let sums = Tensor::from_slice(&[pass.loss_sum, pass.objective]);
         self.gradients.reduce(&self.mesh)?;
         self.sum_losses(&sums)?;
@@ -251,9 +251,9 @@ impl Trainer {
         &self.loaded.specs
     }
 
-    /// Most micro-batches whose activations this rank held at once in the last step.
-    pub fn most_in_flight(&self) -> usize {
-        self.most_in_flight
+    /// What this rank's stage of the pipeline did in the last step.
+    pub fn stage_report(&self) -> &StageReport {
+        &self.stage_report
     }
 
     /// The optimizer.

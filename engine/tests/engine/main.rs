@@ -28,5 +28,6 @@ mod setting;
 mod skipping;
 mod stopping;
 mod tensor_file;
+mod traffic;
 mod validation;
 mod weights;

@@ -204,7 +204,7 @@ fn stages_hold_as_many_activations_as_the_schedule_says() {
             let held = on_mesh(layout.sizes, |mesh| {
                 let mut trainer = trainer(&finetune, mesh.clone());
                 trainer.step(&microbatches(&finetune, &samples, &mesh, 0), |peak| peak, 0).unwrap();
-                trainer.most_in_flight()
+                trainer.stage_report().most_in_flight
             });
             let theory = |stage: usize| match chunks {
                 1 => (stages as usize - stage).min(8),

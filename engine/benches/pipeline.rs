@@ -1,0 +1,122 @@
+//! The pipeline's bubble: the processor time of each action is measured on ranks that are threads, and replayed through
+//! the schedule as if each rank had a device of its own. Printed beside `(p - 1) / (m v)`, the share of idle time when
+//! all stages cost the same.
+//!
+//!     cargo bench -p neva-engine --bench pipeline
+
+use neva_data::{Batch, BatchSlice, MergeOptions, Order};
+use neva_engine::checkpoint::{Base, ModelCache, Sources};
+use neva_engine::comm::{Mesh, run_ranks};
+use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, run_data, to_device};
+use neva_layout::{Action, Timeline};
+use neva_recipes::neva_tiny;
+use neva_schemas::{Accelerator, Data, Finetune, MockDataModule, ParallelSizes};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use tch::Device;
+
+const MICROBATCHES: u64 = 8;
+const STEPS: u64 = 3;
+
+fn finetune(stages: u32, chunks: u32) -> Finetune {
+    let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
+    finetune.trainer.accelerator = Accelerator::Cpu;
+    finetune.trainer.threads_per_rank = Some(1);
+    let model = finetune.model.llava_mut();
+    // Layers of the language model, and next to nothing at its ends: what theory speaks of.
+    let text = &mut model.text_config;
+    (text.num_hidden_layers, text.hidden_size, text.intermediate_size, text.vocab_size) = (16, 128, 384, 64);
+    (model.freeze_vision_model, model.image_token_index) = (true, 63);
+    (model.vision_config.num_hidden_layers, model.vision_config.image_size) = (2, 28);
+    finetune.data = Data::Mock(MockDataModule {
+        seq_length: 256,
+        global_batch_size: MICROBATCHES * 2,
+        micro_batch_size: 2,
+        num_workers: 0,
+        ..MockDataModule::default()
+    });
+    finetune.trainer.strategy.pipeline_model_parallel_size = stages;
+    finetune.trainer.strategy.virtual_pipeline_model_parallel_size = (chunks > 1).then_some(chunks);
+    finetune
+}
+
+/// Seconds of each action, by stage: the least of several steps.
+fn measure(stages: u32, chunks: u32) -> Vec<Vec<(Action, f64)>> {
+    let finetune = finetune(stages, chunks);
+    let sizes = ParallelSizes {
+        pp: stages,
+        ..ParallelSizes::ONE
+    };
+    let samples = run_data(&finetune, None).expect("mock data").train;
+    run_ranks(stages as usize, Duration::from_secs(120), |fabric| {
+        let mesh = Mesh::new(sizes, &fabric).expect("threads meet");
+        let (base, cache) = (Base::Seed(1), ModelCache { path: PathBuf::new() });
+        let sources = Sources {
+            checkpoint: None,
+            adapter: None,
+            base: &base,
+            cache: &cache,
+        };
+        let loaded = LoadedModel::load(&finetune, sources, &mesh, Device::Cpu).expect("a fresh model");
+        let mut trainer = Trainer::new(&finetune, loaded, mesh);
+        let slice = BatchSlice {
+            global_batch_size: finetune.data.global_batch_size(),
+            micro_batch_size: finetune.data.micro_batch_size(),
+            data_parallel_size: 1,
+            data_parallel_rank: 0,
+        };
+        let image_seq_len = finetune.model.llava().image_seq_length();
+        let options = MergeOptions {
+            image_seq_len,
+            max_length: 256,
+            row_multiple: 1,
+            fixed_length: false,
+        };
+        let order = Order {
+            seed: 0,
+            len: samples.len() as u64,
+            shuffle: false,
+        };
+        let mut least: Vec<(Action, f64)> = Vec::new();
+        for step in 0..STEPS {
+            let microbatch = |n| {
+                let batch = Batch::microbatch(&*samples, &order, &slice, &options, 0, n).expect("mock data");
+                Microbatch::of(to_device(&batch, image_seq_len, Device::Cpu).expect("memory"), 0)
+            };
+            let microbatches: Vec<_> = (0..MICROBATCHES).map(microbatch).collect();
+            trainer.step(&microbatches, |peak| peak, step).expect("a step");
+            let seconds = &trainer.stage_report().seconds;
+            if least.is_empty() {
+                least.clone_from(seconds);
+            }
+            for ((_, least), (_, seconds)) in least.iter_mut().zip(seconds) {
+                *least = least.min(*seconds);
+            }
+        }
+        least
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "a bench prints what it measured")]
+fn main() {
+    tch::set_num_threads(1);
+    println!("stages  chunks  micro-batches  bubble  theory  ratio");
+    for (stages, chunks) in [(2, 1), (4, 1), (2, 2), (4, 2), (4, 4)] {
+        let measured = measure(stages, chunks);
+        let schedules: Vec<Vec<Action>> = measured
+            .iter()
+            .map(|stage| stage.iter().map(|(action, _)| *action).collect())
+            .collect();
+        let costs: Vec<BTreeMap<Action, f64>> = measured.iter().map(|stage| stage.iter().copied().collect()).collect();
+        let timeline = Timeline::replay(&schedules, chunks as usize, |stage, action| costs[stage][&action]).expect("schedules end");
+        let theory = f64::from(stages - 1) / (MICROBATCHES as f64 * f64::from(chunks));
+        let bubble = timeline.bubble();
+        println!(
+            "{stages:>6}  {chunks:>6}  {MICROBATCHES:>13}  {:>5.1}%  {:>5.1}%  {:>5.2}",
+            100.0 * bubble,
+            100.0 * theory,
+            bubble / theory
+        );
+    }
+}
