@@ -17,7 +17,7 @@ use std::time::Duration;
 use tch::Device;
 
 const MICROBATCHES: u64 = 8;
-const STEPS: u64 = 3;
+const STEPS: u64 = 5;
 
 fn finetune(stages: u32, chunks: u32) -> Finetune {
     let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
@@ -26,9 +26,10 @@ fn finetune(stages: u32, chunks: u32) -> Finetune {
     let model = finetune.model.llava_mut();
     // Layers of the language model, and next to nothing at its ends: what theory speaks of.
     let text = &mut model.text_config;
-    (text.num_hidden_layers, text.hidden_size, text.intermediate_size, text.vocab_size) = (16, 128, 384, 64);
+    (text.num_hidden_layers, text.hidden_size, text.intermediate_size, text.vocab_size) = (16, 192, 576, 64);
     (model.freeze_vision_model, model.image_token_index) = (true, 63);
-    (model.vision_config.num_hidden_layers, model.vision_config.image_size) = (2, 28);
+    let vision = &mut model.vision_config;
+    (vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size, vision.image_size) = (1, 32, 32, 28);
     finetune.data = Data::Mock(MockDataModule {
         seq_length: 256,
         global_batch_size: MICROBATCHES * 2,

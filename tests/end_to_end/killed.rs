@@ -16,7 +16,7 @@ const KILLS: u64 = 30;
 const STEPS: u64 = 400;
 
 /// `neva_tiny` at a size that trains a step in a few milliseconds and saves every third, in `dir/run`.
-fn arguments(dir: &Path, more: &[&str]) -> Vec<String> {
+pub(crate) fn arguments(dir: &Path, more: &[&str]) -> Vec<String> {
     let at = format!("dir={}", dir.display());
     let steps = format!("finetune.trainer.max_steps={STEPS}");
     let settings = [
@@ -56,7 +56,7 @@ fn direct(dir: &Path, more: &[&str]) -> Command {
 }
 
 /// Bits of the loss of each step, over all runs of the folder. Where a step was done twice, both must agree.
-fn losses(dir: &Path) -> BTreeMap<u64, u64> {
+pub(crate) fn losses(dir: &Path) -> BTreeMap<u64, u64> {
     let mut losses = BTreeMap::new();
     for run in fs::read_dir(dir.join("run")).unwrap() {
         let text = fs::read_to_string(run.unwrap().path().join("metrics.jsonl")).unwrap_or_default();
@@ -85,7 +85,7 @@ fn undisturbed() -> BTreeMap<u64, u64> {
 }
 
 /// The newest run's folder, where there is one more than `known`.
-fn new_run(dir: &Path, known: usize) -> Option<PathBuf> {
+pub(crate) fn new_run(dir: &Path, known: usize) -> Option<PathBuf> {
     let mut runs: Vec<_> = fs::read_dir(dir.join("run")).ok()?.map(|run| run.unwrap().path()).collect();
     runs.sort();
     (runs.len() > known).then(|| runs.pop()).flatten()
@@ -97,10 +97,10 @@ fn kill(mut child: Child) {
 }
 
 /// Marsaglia's xorshift: the moments differ, and a failure can be repeated.
-struct Moments(u64);
+pub(crate) struct Moments(pub(crate) u64);
 
 impl Moments {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -149,7 +149,7 @@ fn thirty_kills_change_no_loss() {
 }
 
 /// Whether a checkpoint is being written.
-fn saving(run: &Path) -> bool {
+pub(crate) fn saving(run: &Path) -> bool {
     let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().filter_map(Result::ok);
     entries
         .into_iter()
@@ -157,7 +157,7 @@ fn saving(run: &Path) -> bool {
 }
 
 /// The processes that `launcher` started.
-fn children(launcher: u32) -> Vec<String> {
+pub(crate) fn children(launcher: u32) -> Vec<String> {
     let ids = Command::new("pgrep").args(["-P", &launcher.to_string()]).output().unwrap();
     String::from_utf8_lossy(&ids.stdout).split_whitespace().map(str::to_owned).collect()
 }

@@ -3,6 +3,7 @@
 
 mod direct;
 mod documents;
+mod faults;
 mod inputs;
 mod killed;
 mod layering;

@@ -48,6 +48,28 @@ fn two_processes_train_as_one_does() {
 }
 
 #[test]
+fn processes_share_layers_as_one_holds_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps = "finetune.trainer.max_steps=5";
+    let one = losses(dir.path(), "one", &[steps]);
+    let cases: [(&str, u32, &[&str]); 3] = [
+        ("pp2", 2, &["pipeline_model_parallel_size=2"]),
+        (
+            "vpp2",
+            2,
+            &["pipeline_model_parallel_size=2", "virtual_pipeline_model_parallel_size=2"],
+        ),
+        ("tp2pp2", 4, &["tensor_model_parallel_size=2", "pipeline_model_parallel_size=2"]),
+    ];
+    for (name, ranks, strategy) in cases {
+        let mut settings = vec![steps.to_owned(), format!("num_gpus_per_node={ranks}")];
+        settings.extend(strategy.iter().map(|setting| format!("finetune.trainer.strategy.{setting}")));
+        let settings: Vec<_> = settings.iter().map(String::as_str).collect();
+        close(name, &losses(dir.path(), name, &settings), &one, 1e-5);
+    }
+}
+
+#[test]
 fn a_resumed_run_continues_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
     let whole = losses(

@@ -131,6 +131,18 @@ fn of_adapters_beside_a_trained_model() {
 }
 
 #[test]
+fn of_more_ranks_than_key_heads() {
+    within_limit(|| {
+        let four = ParallelSizes { tp: 4, ..ONE };
+        assert_eq!(small().model.llava().text_config.num_key_value_heads, 2);
+        check("copied heads", &[four], |_| {});
+        check("adapters on copied heads", &[four], |finetune| {
+            adapters(finetune, &["linear_qkv", "o_proj"]);
+        });
+    });
+}
+
+#[test]
 fn of_a_vocabulary_that_does_not_divide() {
     within_limit(|| {
         // 1024 rows on each rank: the second has 976 real ones. Then 64: the second has padding only.

@@ -1,0 +1,98 @@
+//! Ranks that share one model and are killed or stopped: all end, the first cause is named, and the run goes on bit for
+//! bit.
+
+use crate::killed::{Moments, arguments, children, losses, new_run, saving};
+use neva_tests::{finish, neva_run, run, start, wait_for};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Seconds that a rank waits for another.
+const PATIENCE: u64 = 4;
+
+/// Ranks that are killed or stopped. `NEVA_SOAK_FAULTS` asks for more.
+const FAULTS: u64 = 4;
+
+const STRATEGY: &str = "finetune.trainer.strategy";
+
+/// A launcher of four ranks: two stages of two tensor-parallel ranks each.
+fn four_ranks(dir: &Path) -> Command {
+    let patience = format!("finetune.trainer.timeout_s={PATIENCE}");
+    let tensor = format!("{STRATEGY}.tensor_model_parallel_size=2");
+    let pipeline = format!("{STRATEGY}.pipeline_model_parallel_size=2");
+    let settings = [
+        "num_gpus_per_node=4",
+        "finetune.trainer.max_steps=60",
+        "finetune.log.ckpt.every_n_train_steps=5",
+        &patience,
+        &tensor,
+        &pipeline,
+    ];
+    neva_run(&arguments(dir, &settings).iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's own switch; and a fault at a random moment waits for nothing"
+)]
+fn a_rank_that_is_killed_or_stopped_ends_all_and_costs_nothing() {
+    let undisturbed = tempfile::tempdir().unwrap();
+    let _ = run(four_ranks(undisturbed.path()), DEADLINE).with_code(0);
+    let expected = losses(undisturbed.path());
+    assert_eq!(expected.len(), 60);
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut moments = Moments(0x2545_f491_4f6c_dd1d);
+    let faults = std::env::var("NEVA_SOAK_FAULTS")
+        .ok()
+        .and_then(|faults| faults.parse().ok())
+        .unwrap_or(FAULTS);
+    let mut during_saves = 0;
+    for fault in 0..faults {
+        let known = fs::read_dir(dir.path().join("run")).map_or(0, Iterator::count);
+        let launcher = start(four_ranks(dir.path()));
+        let folder = wait_for("a run's folder", || new_run(dir.path(), known));
+        let lines = moments.below(8) as usize;
+        wait_for("steps", || {
+            let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap_or_default();
+            (text.lines().count() >= lines).then_some(())
+        });
+        std::thread::sleep(Duration::from_millis(moments.below(40)));
+        let ranks = children(launcher.id());
+        if ranks.is_empty() {
+            break;
+        }
+        let (victim, signal) = (
+            &ranks[moments.below(ranks.len() as u64) as usize],
+            if fault % 2 == 0 { "KILL" } else { "STOP" },
+        );
+        during_saves += u64::from(saving(&folder));
+        let struck = Instant::now();
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), victim])
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        let ended = finish(launcher, DEADLINE);
+        if !sent.success() || ended.code == Some(0) {
+            // It was through before the signal came.
+            break;
+        }
+        let took = struck.elapsed();
+        assert!(
+            took < Duration::from_secs(PATIENCE + 40),
+            "{signal}: the ranks ended after {took:?} only"
+        );
+        let ended = ended.with_code(1);
+        let cause = if signal == "KILL" { "SIGKILL" } else { "waited" };
+        assert!(ended.stderr.contains(cause), "{signal} of {victim}:\n{}", ended.stderr);
+        assert!(children(1).iter().all(|child| !ranks.contains(child)), "a rank is left");
+    }
+    let _ = run(four_ranks(dir.path()), DEADLINE).with_code(0);
+    assert_eq!(losses(dir.path()), expected);
+    println!("{faults} faults, {during_saves} of them during a save");
+}
