@@ -60,7 +60,7 @@ fn measure(stages: u32, chunks: u32) -> Vec<Vec<(Action, f64)>> {
             cache: &cache,
         };
         let loaded = LoadedModel::load(&finetune, sources, &mesh, Device::Cpu).expect("a fresh model");
-        let mut trainer = Trainer::new(&finetune, loaded, mesh);
+        let mut trainer = Trainer::new(&finetune, loaded, mesh).expect("memory");
         let slice = BatchSlice {
             global_batch_size: finetune.data.global_batch_size(),
             micro_batch_size: finetune.data.micro_batch_size(),

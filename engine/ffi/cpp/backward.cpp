@@ -1,4 +1,4 @@
-// The two ways into the autograd engine: accumulate into leaves, or return gradients.
+// The two ways into the autograd engine: accumulate into leaves, or return gradients; and out of a leaf again.
 #include "status.h"
 
 #include <ATen/ops/ones_like.h>
@@ -41,6 +41,16 @@ neva_status neva_grad(at::Tensor* const* outputs, at::Tensor* const* gradients, 
     for (size_t i = 0; i < input_count; ++i) {
       if (found[i].defined()) results[i] = new at::Tensor(std::move(found[i]));
     }
+  });
+}
+
+// Moves the gradient out of `leaf` into `*grad`, which stays null where there is none.
+neva_status neva_take_grad(at::Tensor* leaf, at::Tensor** grad) {
+  return neva::guard([&] {
+    at::Tensor& held = leaf->mutable_grad();
+    if (!held.defined()) return;
+    *grad = new at::Tensor(held);
+    held.reset();
   });
 }
 

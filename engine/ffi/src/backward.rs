@@ -1,4 +1,4 @@
-//! The two ways into the autograd engine. Both work inside a callback (re-entrantly), to any depth.
+//! The two ways into the autograd engine, and what one of them leaves in a leaf. Both work inside a callback (re-entrantly), to any depth.
 
 use std::ptr::null_mut;
 
@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::sys::{self, CTensor};
-use crate::tensors::{check_defined, optional_pointer, pointers, take};
+use crate::tensors::{check_defined, optional_pointer, pointer, pointers, take};
 
 /// Accumulates into the leaves below `outputs`, from the given gradient of each.
 ///
@@ -59,6 +59,19 @@ pub fn grad(outputs: &[&Tensor], grads: &[Option<&Tensor>], inputs: &[&Tensor], 
     }
     // SAFETY: `neva_grad` left null, or stored a tensor of its own making that is now ours.
     Ok(results.into_iter().map(|raw| unsafe { take(raw) }).collect())
+}
+
+/// The gradient that has accumulated in `leaf`, which has none afterwards.
+///
+/// # Errors
+/// [`Error::Argument`] for an undefined tensor.
+pub fn take_grad(leaf: &Tensor) -> Result<Option<Tensor>> {
+    check_defined("leaf", [leaf])?;
+    let mut grad = null_mut();
+    // SAFETY: `leaf` is defined and borrowed for the call, `grad` is a place for one pointer.
+    unsafe { sys::neva_take_grad(pointer(leaf), &raw mut grad) }.check("take a gradient")?;
+    // SAFETY: `neva_take_grad` left null, or stored a tensor of its own making that is now ours.
+    Ok(unsafe { take(grad) })
 }
 
 type Roots = (Vec<*const CTensor>, Vec<*const CTensor>);

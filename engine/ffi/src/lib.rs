@@ -27,7 +27,7 @@ mod tensors;
 mod work;
 
 pub use autograd::{Function, apply};
-pub use backward::{backward, grad};
+pub use backward::{backward, grad, take_grad};
 pub use callback::BoxError;
 pub use error::{Error, Result};
 pub use gloo::{Bind, GlooGroup, GlooOptions, ReduceOp};

@@ -77,6 +77,8 @@ unsafe extern "C" {
         keep_graph: bool,
     ) -> Status;
 
+    pub(crate) fn neva_take_grad(leaf: *const CTensor, grad: *mut *mut CTensor) -> Status;
+
     pub(crate) fn neva_hook_install(parameter: *const CTensor, context: *mut c_void, callbacks: HookCallbacks, taken: *mut bool) -> Status;
 
     pub(crate) fn neva_store_tcp(

@@ -1,7 +1,7 @@
 //! `backward` and `grad`: seeds, accumulation, and arguments that cannot work.
 #![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
 
-use neva_torch_ffi::{Error, backward, grad};
+use neva_torch_ffi::{Error, backward, grad, take_grad};
 use tch::{Kind, Tensor};
 
 fn leaf(values: &[f32]) -> Tensor {
@@ -55,4 +55,17 @@ fn arguments_that_cannot_work() {
     check(&[&constant], &[None], &[&x], "output 0 requires no gradient");
     check(&[&y.sum(Kind::Float)], &[None], &[&constant], "input 0 requires no gradient");
     backward(&[], &[], false).unwrap();
+}
+
+#[test]
+fn a_gradient_is_taken_once() {
+    let x = leaf(&[1.0, 2.0]);
+    assert!(take_grad(&x).unwrap().is_none());
+    for factor in [3.0, 5.0] {
+        backward(&[&(&x * factor).sum(Kind::Float)], &[None], false).unwrap();
+        // Every handle on a leaf has the same gradient.
+        let grad = take_grad(&x.shallow_clone()).unwrap().unwrap();
+        assert_eq!(values(&grad), [factor as f32; 2], "nothing is left of the one before");
+        assert!(take_grad(&x).unwrap().is_none());
+    }
 }

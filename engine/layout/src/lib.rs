@@ -4,6 +4,8 @@
 //! tensors between layouts, and the planner on a laptop. Nothing here knows a device or a rank's data.
 #![forbid(unsafe_code)]
 
+mod bucket;
+mod gradient_traffic;
 mod groups;
 mod hf_config;
 mod llava;
@@ -18,16 +20,18 @@ mod stages;
 mod trainable;
 mod window;
 
+pub use bucket::{Bucket, Member, buckets};
+pub use gradient_traffic::{ReplicaTraffic, tensor_gradient_bytes};
 pub use groups::{Hyperparameters, hyperparameters, idle_groups};
 pub use hf_config::{HfConfigError, from_hf_config};
-pub use llava::llava_parameters;
+pub use llava::{llava_parameters, tied_embedding};
 pub use lora::{Adapters, LinearAdapter, lora_adapters};
 pub use model_traffic::{Hidden, pipeline_bytes, tensor_bytes};
 pub use names::{canonical_name, ignorable};
 pub use parameter::{Cut, Init, ParamSpec, Part, Shard};
 pub use picture::{boxes_svg, shards_svg};
 pub use schedule::{Action, Pass, Timeline, forward_schedule, most_in_flight, schedule};
-pub use sharding::{cut_of, in_sequence_region};
+pub use sharding::{cut_of, in_sequence_region, partial_over_tensor};
 pub use stages::{Section, Stages, Uneven};
 pub use trainable::{PartSummary, is_trainable, summary};
 pub use window::Window;

@@ -13,6 +13,15 @@ pub fn llava_parameters(model: &LlavaModel) -> Vec<ParamSpec> {
     list.0
 }
 
+/// Full name of the parameter that is both embedding and head, where they are one: the first and the last stage of a
+/// pipeline hold it both.
+pub fn tied_embedding(model: &LlavaModel) -> Option<&'static str> {
+    model
+        .text_config
+        .tie_word_embeddings
+        .then_some("model.language_model.embed_tokens.weight")
+}
+
 struct List(Vec<ParamSpec>);
 
 impl List {

@@ -1,6 +1,7 @@
 //! How tensor parallelism cuts a LLaVA model, as one table (Megatron-LM, arXiv:1909.08053).
 
 use crate::parameter::{Cut, ParamSpec};
+use neva_schemas::MegatronStrategy;
 
 /// Suffix of a language-model parameter, and its cut. The vision encoder and the projector are
 /// replicated: their inputs are the same on every tensor-parallel rank, hence their gradients too.
@@ -28,4 +29,10 @@ pub fn cut_of(name: &str) -> Cut {
 /// on every rank.
 pub fn in_sequence_region(spec: &ParamSpec) -> bool {
     spec.cut == Cut::Replicate && spec.name.starts_with("model.language_model.")
+}
+
+/// Whether a rank's gradient of `spec` is a part of a sum over the tensor axis, because each rank computes with the
+/// parameter on other positions or other samples.
+pub fn partial_over_tensor(spec: &ParamSpec, strategy: &MegatronStrategy) -> bool {
+    strategy.sequence_parallel && in_sequence_region(spec)
 }

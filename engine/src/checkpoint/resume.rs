@@ -9,7 +9,7 @@ use crate::parameters::Parameters;
 use neva_layout::ParamSpec;
 use neva_schemas::{AutoResume, Finetune, Optim, Problem};
 use std::path::{Path, PathBuf};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// The checkpoint that a run in `run_dir` goes on from, in NeMo's order: one of an earlier attempt in its own
 /// folder; the one that it names; the newest whole one that it allows. Checksums are verified: a damaged one is
@@ -136,20 +136,26 @@ pub fn restore_optimizer(
     let model = TensorFile::open(&checkpoint.model())?;
     let mut problems = Vec::new();
     let mut copies: Vec<(Tensor, Tensor)> = Vec::new();
-    for (piece, parameter) in optimizer.pieces().zip(parameters.trainable()) {
-        let (spec, name) = (&parameter.spec, &parameter.spec.name);
+    for piece in optimizer.pieces() {
+        let (spec, name) = (piece.spec, &piece.spec.name);
+        let parameter = parameters.get(name)?;
+        let mut copy = |into: &Tensor, read: Tensor| {
+            // As the rank holds it, with padding.
+            let local = Tensor::f_zeros_like(&parameter.tensor.detach())?.f_to_kind(Kind::Float)?;
+            real(spec, &local, tp_rank, tp).f_copy_(&read)?;
+            let (start, len) = (piece.range.start as i64, piece.range.len() as i64);
+            copies.push((into.shallow_clone(), local.f_view([-1])?.f_narrow(0, start, len)?));
+            Ok::<_, EngineError>(())
+        };
         if parameter.tensor.kind() != piece.master.kind() {
             // The parameter was rounded when it was loaded; its master weight goes on from every bit.
             let master = model.read(name, spec.shard(tp_rank, tp))?;
-            copies.push((real(spec, &piece.master.view_as(&parameter.tensor), tp_rank, tp), master));
+            copy(piece.master, master)?;
         }
         for (suffix, tensor) in &piece.moments {
-            let tensor = tensor.view_as(&parameter.tensor);
             let key = format!("{name}.{suffix}");
             match shapes.get(&key) {
-                Some(shape) if *shape == spec.shape => {
-                    copies.push((real(spec, &tensor, tp_rank, tp), file.read(&key, spec.shard(tp_rank, tp))?))
-                }
+                Some(shape) if *shape == spec.shape => copy(tensor, file.read(&key, spec.shard(tp_rank, tp))?)?,
                 Some(shape) => problems.push(format!("`{key}` has shape {shape:?}, the model needs {:?}", spec.shape)),
                 None => problems.push(format!("`{key}` is missing")),
             }

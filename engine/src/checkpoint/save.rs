@@ -5,10 +5,10 @@ use super::folder::{DAMAGED, UNFINISHED, checkpoints_in};
 use super::retention::{Candidate, belongs, kept};
 use super::safetensors_file::write_tensors;
 use super::state::{BaseReference, CHECKPOINT_FORMAT, CheckpointState, RunProgress};
-use crate::comm::{Axis, Collective, Mesh, first_decides};
+use crate::comm::{Axis, Collective, Mesh, Reduce, first_decides};
 use crate::error::{EngineError, Result};
-use crate::optim::Optimizer;
-use crate::parameters::Parameters;
+use crate::optim::{Optimizer, Piece};
+use crate::parameters::{Parameter, Parameters};
 use neva_layout::ParamSpec;
 use neva_schemas::{ModelCheckpoint, Run};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// What else belongs to a checkpoint: files by name.
 pub type Artifacts = Vec<(String, Vec<u8>)>;
@@ -52,18 +52,32 @@ pub fn save(parent: &Path, snapshot: &Snapshot<'_>, mesh: &Mesh) -> Result<PathB
     let tensor_group = mesh.axis(Axis::Tensor);
     let mut model = Vec::new();
     let mut optimizer_tensors = Vec::new();
-    for (piece, parameter) in snapshot.optimizer.pieces().zip(snapshot.parameters.trainable()) {
+    let mut pieces = snapshot.optimizer.pieces().peekable();
+    for parameter in snapshot.parameters.trainable() {
         let spec = &parameter.spec;
-        let master = piece.master.view_as(&parameter.tensor);
-        model.push((spec.name.clone(), whole(spec, &master, &**tensor_group)?));
+        let piece = pieces.next_if(|piece| piece.spec.name == spec.name);
+        let whole = |value: &dyn Fn(&Piece<'_>) -> Tensor| {
+            let value = piece.as_ref().map(|piece| (piece.range.start, value(piece)));
+            let local = match value {
+                Some((_, value)) if !snapshot.optimizer.is_distributed() => value.f_view_as(&parameter.tensor)?,
+                value => gathered(parameter, value, mesh)?,
+            };
+            whole(spec, &local, &**tensor_group)
+        };
+        model.push((spec.name.clone(), whole(&|piece| piece.master.shallow_clone())?));
         if config.save_weights_only {
             continue;
         }
-        for (suffix, tensor) in &piece.moments {
-            let tensor = tensor.view_as(&parameter.tensor);
-            optimizer_tensors.push((format!("{}.{suffix}", spec.name), whole(spec, &tensor, &**tensor_group)?));
+        for (at, suffix) in snapshot.optimizer.moments().iter().enumerate() {
+            let moment = whole(&|piece| piece.moments[at].1.shallow_clone())?;
+            optimizer_tensors.push((format!("{}.{suffix}", spec.name), moment));
         }
-        optimizer_tensors.push((format!("{}.step", spec.name), piece.step.shallow_clone()));
+        let step = Tensor::zeros([1], (Kind::Float, parameter.tensor.device()));
+        if let Some(piece) = &piece {
+            step.shallow_clone().f_copy_(piece.step)?;
+        }
+        mesh.replicas().all_reduce(&step, Reduce::Max)?;
+        optimizer_tensors.push((format!("{}.step", spec.name), step));
     }
     // Whether it was saved, all ranks hear before the next step.
     first_decides(mesh, || {
@@ -152,6 +166,17 @@ fn whole(spec: &ParamSpec, local: &Tensor, group: &dyn Collective) -> Result<Ten
         part.narrow(shard.dim as i64, 0, len as i64)
     });
     Ok(Tensor::cat(&real.collect::<Vec<_>>(), shard.dim as i64))
+}
+
+/// A local tensor of which this rank may have values from some number on, and the other ranks with the same parameters
+/// the rest.
+fn gathered(parameter: &Parameter, own: Option<(usize, Tensor)>, mesh: &Mesh) -> Result<Tensor> {
+    let local = Tensor::f_zeros([parameter.tensor.numel() as i64], (Kind::Float, parameter.tensor.device()))?;
+    if let Some((start, value)) = own {
+        local.f_narrow(0, start as i64, value.size1()?)?.f_copy_(&value)?;
+    }
+    mesh.replicas().all_reduce(&local, Reduce::Sum)?;
+    Ok(local.f_view_as(&parameter.tensor)?)
 }
 
 /// Where a checkpoint is written before it has its name.

@@ -78,9 +78,10 @@ impl Mesh {
             mesh.axes[axis as usize] = mesh.form(fabric, axis.name(), &place.along(&[axis]))?;
         }
         let (tensor, context, data) = (Axis::Tensor, Axis::Context, Axis::Data);
-        mesh.replicas = match (sizes.cp, sizes.dp) {
-            (1, _) => mesh.axis(data).clone(),
-            (_, 1) => mesh.axis(context).clone(),
+        // Gradients are sent while a backward pass goes on, when each rank has them. The context axis exchanges keys
+        // and values meanwhile: in one group the ranks might start the two in different orders.
+        mesh.replicas = match sizes.cp {
+            1 => mesh.axis(data).clone(),
             _ => mesh.form(fabric, "replicas", &place.along(&[context, data]))?,
         };
         mesh.sharers = match (sizes.tp, sizes.cp) {

@@ -1,179 +1,215 @@
-//! Gradients of all trainable parameters in fp32, summed over micro-batches and data-parallel ranks.
+//! Gradients of all trainable parameters in fp32: summed over micro-batches as backward passes go on, then over all
+//! ranks that have a part of the sum.
 
-use crate::comm::{Axis, Mesh, Reduce};
-use crate::error::{EngineError, Result};
-use crate::parameters::{Parameter, Parameters};
-use neva_layout::{Cut, in_sequence_region};
-use neva_torch_ffi::foreach;
-use tch::{Kind, Tensor};
+use super::accumulator::Accumulator;
+use super::partition::Partition;
+use crate::comm::{Axis, Collective, Mesh, Reduce};
+use crate::error::Result;
+use crate::parameters::Parameters;
+use neva_layout::{Cut, ParamSpec, partial_over_tensor};
+use neva_schemas::MegatronStrategy;
+use neva_torch_ffi::{BoxError, HookHandle, backward, foreach, on_grad_ready, take_grad};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tch::{Device, Kind, Tensor};
 
-/// Values of one bucket at most: large enough to use a link's bandwidth, small enough to overlap later.
-const BUCKET: i64 = 32 << 20;
-
-/// Flat fp32 buffers, and a view of them for each trainable parameter, in the parameters' order.
+/// The gradients of a step.
 #[derive(Debug)]
 pub struct Gradients {
-    buckets: Vec<Tensor>,
+    accumulator: Arc<Mutex<Accumulator>>,
+    /// One for each parameter: it takes the gradient out of the parameter.
+    _hooks: Vec<HookHandle>,
+    /// Each gradient, shaped as its parameter.
     views: Vec<Tensor>,
-    cut: Vec<bool>,
-    /// Whether this rank's gradient is a partial sum over the tensor axis.
-    partial: Vec<bool>,
-    /// Number of the embedding, where the head is tied to it: both ends of a pipeline hold it.
+    /// Of each flattened gradient the values that this rank updates; perhaps none.
+    own: Vec<Tensor>,
+    roles: Vec<Role>,
+    /// Number of the parameter that the other end of the pipeline holds too.
     tied: Option<usize>,
     touched: Vec<bool>,
 }
 
-impl Gradients {
-    /// Zeros for every trainable parameter. With `sequence_parallel` each tensor-parallel rank sees a part of each
-    /// sequence only; with `tied` the head's weight is the embedding's.
-    pub fn new(parameters: &Parameters, sequence_parallel: bool, tied: bool) -> Self {
-        let mut gradients = Self {
-            buckets: Vec::new(),
-            views: Vec::new(),
-            cut: Vec::new(),
-            partial: Vec::new(),
-            tied: None,
-            touched: Vec::new(),
-        };
-        let all: Vec<_> = parameters.trainable().collect();
-        let embedding = |parameter: &&Parameter| parameter.spec.name.ends_with("embed_tokens.weight");
-        gradients.tied = all.iter().position(embedding).filter(|_| tied);
-        let mut first = 0;
-        while first < all.len() {
-            let mut size = 0;
-            let mut end = first;
-            while end < all.len() && (end == first || size + all[end].tensor.numel() as i64 <= BUCKET) {
-                size += all[end].tensor.numel() as i64;
-                end += 1;
-            }
-            let bucket = Tensor::zeros([size], (Kind::Float, all[first].tensor.device()));
-            let mut start = 0;
-            for parameter in &all[first..end] {
-                let numel = parameter.tensor.numel() as i64;
-                gradients.views.push(bucket.narrow(0, start, numel).view_as(&parameter.tensor));
-                gradients.cut.push(parameter.spec.cut != Cut::Replicate);
-                gradients.partial.push(sequence_parallel && in_sequence_region(&parameter.spec));
-                start += numel;
-            }
-            gradients.buckets.push(bucket);
-            first = end;
-        }
-        gradients.touched = vec![false; gradients.views.len()];
-        gradients
-    }
+/// What the other ranks make of a gradient.
+#[derive(Debug, Clone, Copy)]
+struct Role {
+    /// Where several ranks of the tensor axis hold the same values.
+    shared: Option<Shared>,
+    /// How often this rank's values count in the norm, which is summed over all ranks.
+    weight: f64,
+}
 
-    /// Adds one micro-batch's gradients of the parameters of these numbers; `None` where none reached the parameter.
+/// How ranks of the tensor axis agree on the gradient of what they share.
+#[derive(Debug, Clone, Copy)]
+enum Shared {
+    /// Each rank has a part of the sum.
+    Sum,
+    /// Each rank has computed all of it, from the same input. The mean makes it the same bit by bit, where kernels
+    /// add in an order of their own; otherwise the copies would drift apart over thousands of steps. It costs less than
+    /// to compare and to repair: the projector's 84 MB in fp32 beside a step's seconds of matrix products.
+    Mean,
+    /// The axis holds `parts` different parts, this rank that of number `part`; those with the same one have parts of
+    /// its sum. Key and value heads, of which there may be fewer than ranks.
+    Part { part: usize, parts: usize },
+}
+
+impl Shared {
+    fn of(spec: &ParamSpec, strategy: &MegatronStrategy, (rank, ranks): (usize, usize)) -> Option<Self> {
+        match (spec.copies(ranks), spec.cut) {
+            (1, _) => None,
+            _ if partial_over_tensor(spec, strategy) => Some(Self::Sum),
+            (_, Cut::Replicate) => Some(Self::Mean),
+            (copies, _) => Some(Self::Part {
+                part: rank / copies,
+                parts: ranks / copies,
+            }),
+        }
+    }
+}
+
+impl Gradients {
+    /// Zeros for every trainable parameter. From now on the gradients of backward passes come here.
     ///
     /// # Errors
     /// libtorch refused.
-    pub fn add(&mut self, numbers: &[usize], grads: &[Option<Tensor>]) -> Result<()> {
-        if grads.len() != numbers.len() {
-            return Err(EngineError::Bug(format!(
-                "{} gradients for {} parameters",
-                grads.len(),
-                numbers.len()
-            )));
+    pub fn new(parameters: &Parameters, partition: &Partition, strategy: &MegatronStrategy, mesh: &Mesh) -> Result<Self> {
+        let accumulator = Accumulator::new(parameters, partition, strategy.ddp.overlap_grad_reduce)?;
+        let tensor = mesh.axis(Axis::Tensor);
+        let place = (tensor.rank(), tensor.size());
+        let (mut views, mut own, mut roles) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, parameter) in parameters.trainable().enumerate() {
+            let (view, range, copies) = (
+                accumulator.view(index).shallow_clone(),
+                partition.own(index),
+                parameter.spec.copies(place.1),
+            );
+            own.push(view.f_view([-1])?.f_narrow(0, range.start as i64, range.len() as i64)?);
+            views.push(view);
+            roles.push(Role {
+                shared: Shared::of(&parameter.spec, strategy, place),
+                weight: match copies * partition.copies(index) {
+                    0 => 0.0,
+                    copies => 1.0 / copies as f64,
+                },
+            });
         }
-        let mut views = Vec::new();
-        let mut values = Vec::new();
-        for (number, grad) in numbers.iter().zip(grads) {
-            if let Some(grad) = grad {
-                self.touched[*number] = true;
-                views.push(&self.views[*number]);
-                values.push(grad.to_kind(Kind::Float));
-            }
-        }
-        let values: Vec<_> = values.iter().collect();
-        Ok(foreach::add_(&views, &values, 1.0)?)
+        let accumulator = Arc::new(Mutex::new(accumulator));
+        let hooks = parameters.trainable().enumerate().map(|(index, parameter)| {
+            let (accumulator, leaf) = (accumulator.clone(), parameter.tensor.shallow_clone());
+            on_grad_ready(&parameter.tensor, move || {
+                let grad = take_grad(&leaf)?;
+                lock(&accumulator).add(index, grad.as_ref()).map_err(BoxError::from)
+            })
+        });
+        Ok(Self {
+            _hooks: hooks.collect::<Result<_, _>>()?,
+            touched: vec![false; views.len()],
+            accumulator,
+            views,
+            own,
+            roles,
+            tied: partition.tied(),
+        })
     }
 
-    /// Sums over the replicas, and what is partial over the tensor-parallel ranks or both ends of the pipeline. A
-    /// parameter that any rank touched counts as touched on all.
+    /// One backward pass from `output`, given its gradient (`None`: that of a loss, 1). Adds the gradients of all
+    /// parameters below it, and returns that of `input`, a leaf.
+    ///
+    /// `last` are the numbers, among the trainable parameters, of those that no later pass of the step reaches. Their
+    /// buckets are sent while the pass goes on: all ranks send the same buckets in the same order, but when, and
+    /// whether a gradient came at all, is each rank's own affair.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn backward(&mut self, output: &Tensor, grad: Option<&Tensor>, input: Option<&Tensor>, last: &[usize]) -> Result<Option<Tensor>> {
+        lock(&self.accumulator).begin(last);
+        backward(&[output], &[grad], false)?;
+        lock(&self.accumulator).end(last)?;
+        Ok(input.map(take_grad).transpose()?.flatten())
+    }
+
+    /// Sums over all ranks that have a part: data and context, tensor where each rank saw a part of the sequence or of
+    /// the samples, both ends of the pipeline where they hold one parameter. With a distributed optimizer the
+    /// values that this rank updates are sums then, the others are not. A parameter that any rank touched counts as
+    /// touched on all.
     ///
     /// # Errors
     /// A collective failed.
     pub fn reduce(&mut self, mesh: &Mesh) -> Result<()> {
-        self.reduce_partial(mesh)?;
+        let device = self.device();
+        {
+            let mut accumulator = lock(&self.accumulator);
+            accumulator.send_rest()?;
+            self.touched.copy_from_slice(accumulator.touched());
+            any_rank(&mut self.touched, &**mesh.replicas(), device)?;
+            accumulator.wait()?;
+        }
+        let tensor = mesh.axis(Axis::Tensor);
+        if self.roles.iter().any(|role| matches!(role.shared, Some(Shared::Sum))) {
+            any_rank(&mut self.touched, &**tensor, device)?;
+        }
+        self.reduce_over_tensor(&**tensor)?;
         if let Some(tied) = self.tied {
-            mesh.ends().all_reduce(&self.views[tied], Reduce::Sum)?;
-            let touched = Tensor::from(f32::from(u8::from(self.touched[tied]))).to_device(self.views[tied].device());
-            mesh.ends().all_reduce(&touched, Reduce::Max)?;
-            self.touched[tied] = touched.double_value(&[]) > 0.0;
-        }
-        let group = mesh.replicas();
-        if group.size() == 1 {
-            return Ok(());
-        }
-        let flags: Vec<f32> = self.touched.iter().map(|touched| f32::from(u8::from(*touched))).collect();
-        if !flags.is_empty() {
-            let flags = Tensor::from_slice(&flags).to_device(self.views[0].device());
-            group.all_reduce(&flags, Reduce::Max)?;
-            let flags = Vec::<f32>::try_from(flags)?;
-            self.touched = flags.iter().map(|flag| *flag > 0.0).collect();
-        }
-        for bucket in &self.buckets {
-            group.all_reduce(bucket, Reduce::Sum)?;
+            any_rank(&mut self.touched[tied..=tied], &**mesh.ends(), device)?;
+            mesh.ends().all_reduce(&self.own[tied], Reduce::Sum)?;
         }
         Ok(())
     }
 
-    /// Sums the gradients that are partial over the tensor axis, in one piece: they are small.
-    fn reduce_partial(&self, mesh: &Mesh) -> Result<()> {
-        let partial = self
-            .views
-            .iter()
-            .zip(&self.partial)
-            .filter_map(|(view, partial)| partial.then_some(view));
-        let views: Vec<_> = partial.collect();
-        if views.is_empty() {
+    /// Sums and means over the tensor axis, in one piece: they are small.
+    fn reduce_over_tensor(&self, group: &dyn Collective) -> Result<()> {
+        let own = self.own.iter().zip(&self.roles).filter(|(own, _)| own.numel() > 0);
+        let shared: Vec<_> = own.filter_map(|(own, role)| Some((own, role.shared?))).collect();
+        if shared.is_empty() || group.size() == 1 {
             return Ok(());
         }
-        let flat = Tensor::cat(&views.iter().map(|view| view.flatten(0, -1)).collect::<Vec<_>>(), 0);
-        mesh.axis(Axis::Tensor).all_reduce(&flat, Reduce::Sum)?;
-        let sizes: Vec<_> = views.iter().map(|view| view.numel() as i64).collect();
-        let sums = flat.split_with_sizes(&sizes, 0);
-        let sums: Vec<_> = sums.iter().zip(&views).map(|(sum, view)| sum.view_as(view)).collect();
-        Ok(foreach::copy_(&views, &sums.iter().collect::<Vec<_>>())?)
+        let mut sent = Vec::new();
+        for (own, shared) in &shared {
+            sent.push(match shared {
+                Shared::Sum => own.shallow_clone(),
+                Shared::Mean => own.f_mul_scalar(1.0 / group.size() as f64)?,
+                Shared::Part { part, parts } => {
+                    let all = Tensor::f_zeros([*parts as i64, own.size1()?], (own.kind(), own.device()))?;
+                    all.f_select(0, *part as i64)?.f_copy_(own)?;
+                    all.f_view([-1])?
+                }
+            });
+        }
+        let flat = Tensor::f_cat(&sent, 0)?;
+        group.all_reduce(&flat, Reduce::Sum)?;
+        let sizes: Vec<_> = sent.iter().map(|sent| sent.numel() as i64).collect();
+        let mut sums = flat.f_split_with_sizes(&sizes, 0)?;
+        for (sum, (_, shared)) in sums.iter_mut().zip(&shared) {
+            if let Shared::Part { part, parts } = shared {
+                *sum = sum.f_view([*parts as i64, -1])?.f_select(0, *part as i64)?;
+            }
+        }
+        let own: Vec<_> = shared.iter().map(|(own, _)| *own).collect();
+        Ok(foreach::copy_(&own, &sums.iter().collect::<Vec<_>>())?)
     }
 
-    /// Global L2 norm: parts of cut parameters are summed over the tensor axis, stages over the pipeline; what several
-    /// ranks hold counts once.
+    /// Global L2 norm; every value of the model counts once.
     ///
     /// # Errors
     /// A collective failed.
     pub fn norm(&self, mesh: &Mesh) -> Result<f64> {
-        let views: Vec<_> = self.views.iter().collect();
-        let norms = foreach::norm(&views, 2.0, None)?;
-        // The last stage of a pipeline holds the tied embedding a second time.
-        let again = self.tied.filter(|_| mesh.ends().rank() > 0);
-        let squares = |cut: bool| -> Tensor {
-            let of_kind: Vec<_> = norms
-                .iter()
-                .zip(&self.cut)
-                .enumerate()
-                .filter(|(number, (_, is_cut))| **is_cut == cut && Some(*number) != again)
-                .map(|(_, (norm, _))| norm.to_kind(Kind::Double))
-                .collect();
-            if of_kind.is_empty() {
-                Tensor::from(0f64)
-            } else {
-                Tensor::stack(&of_kind, 0).square().sum(Kind::Double)
-            }
+        let own = self.own.iter().zip(&self.roles).filter(|(own, _)| own.numel() > 0);
+        let (own, weights): (Vec<_>, Vec<_>) = own.map(|(own, role)| (own, role.weight)).unzip();
+        let norms = foreach::norm(&own, 2.0, None)?;
+        let square = if norms.is_empty() {
+            Tensor::from(0f64).to_device(self.device())
+        } else {
+            let norms = Tensor::f_stack(&norms, 0)?.to_kind(Kind::Double);
+            norms.square().dot(&Tensor::from_slice(&weights).to_device(self.device()))
         };
-        let cut = squares(true);
-        mesh.axis(Axis::Tensor).all_reduce(&cut, Reduce::Sum)?;
-        let all = cut + squares(false);
-        mesh.axis(Axis::Pipeline).all_reduce(&all, Reduce::Sum)?;
-        Ok(all.sqrt().double_value(&[]))
+        mesh.world().all_reduce(&square, Reduce::Sum)?;
+        Ok(square.sqrt().double_value(&[]))
     }
 
-    /// Multiplies everything by `factor`.
+    /// Multiplies everything that this rank updates by `factor`.
     ///
     /// # Errors
     /// libtorch refused.
     pub fn scale(&mut self, factor: f64) -> Result<()> {
-        let buckets: Vec<_> = self.buckets.iter().collect();
-        Ok(foreach::mul_(&buckets, factor)?)
+        Ok(foreach::mul_(&lock(&self.accumulator).shares(), factor)?)
     }
 
     /// Back to zeros, untouched.
@@ -182,12 +218,39 @@ impl Gradients {
     /// libtorch refused.
     pub fn reset(&mut self) -> Result<()> {
         self.touched.fill(false);
-        let buckets: Vec<_> = self.buckets.iter().collect();
-        Ok(foreach::zero_(&buckets)?)
+        lock(&self.accumulator).reset()
     }
 
     /// Gradient of each trainable parameter, in order; `None` where no rank touched it.
     pub fn touched(&self) -> impl Iterator<Item = Option<&Tensor>> {
         self.views.iter().zip(&self.touched).map(|(view, touched)| touched.then_some(view))
     }
+
+    /// Of a parameter's flattened gradient the values that this rank updates; `None` where no rank touched it.
+    pub(super) fn own(&self, index: usize) -> Option<&Tensor> {
+        self.touched[index].then(|| &self.own[index])
+    }
+
+    fn device(&self) -> Device {
+        self.views.first().map_or(Device::Cpu, Tensor::device)
+    }
+}
+
+/// Sets the flags that any rank of the group has set.
+fn any_rank(flags: &mut [bool], group: &dyn Collective, device: Device) -> Result<()> {
+    if flags.is_empty() || group.size() == 1 {
+        return Ok(());
+    }
+    let values: Vec<_> = flags.iter().map(|flag| f32::from(u8::from(*flag))).collect();
+    let values = Tensor::from_slice(&values).to_device(device);
+    group.all_reduce(&values, Reduce::Max)?;
+    for (flag, value) in flags.iter_mut().zip(Vec::<f32>::try_from(values)?) {
+        *flag = value > 0.0;
+    }
+    Ok(())
+}
+
+/// A hook that failed has ended the backward pass with its error.
+fn lock(accumulator: &Mutex<Accumulator>) -> MutexGuard<'_, Accumulator> {
+    accumulator.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,12 +1,15 @@
-//! The optimizer: fp32 master weights and moments of every trainable parameter. As in `torch.optim`, a parameter
-//! that no gradient reached in a step is left alone, its decay, moments and step count included.
+//! The optimizer: fp32 master weights and moments of every trainable parameter, or of this rank's share of them. As in
+//! `torch.optim`, a parameter that no gradient reached in a step is left alone, its decay, moments and step count
+//! included.
 
+use super::gather::Gather;
 use super::gradients::Gradients;
+use super::partition::Partition;
 use super::rule::{Slot, update};
 use crate::error::Result;
-use crate::parameters::{Parameter, Parameters};
+use crate::parameters::Parameters;
 use neva_layout::{Hyperparameters, ParamSpec, hyperparameters};
-use neva_schemas::Optim;
+use neva_schemas::{DistributedDataParallelConfig, Optim};
 use neva_torch_ffi::foreach;
 use std::ops::Range;
 use tch::{Kind, Tensor};
@@ -17,14 +20,21 @@ pub struct Optimizer {
     config: Optim,
     groups: Vec<Hyperparameters>,
     states: Vec<State>,
+    /// Where each rank updates a share.
+    gather: Option<Gather>,
+    overlap_gather: bool,
 }
 
 /// What the optimizer knows of a run of one parameter's values. Tensors are flat.
 #[derive(Debug)]
 pub(super) struct State {
     spec: ParamSpec,
+    /// Number of the parameter among the trainable ones.
+    index: usize,
     range: Range<usize>,
     pub(super) master: Tensor,
+    /// The parameter's values, where they are not the master weights themselves.
+    rounded: Option<Tensor>,
     pub(super) moments: Vec<(&'static str, Tensor)>,
     pub(super) step: Tensor,
     group: usize,
@@ -48,72 +58,102 @@ pub struct Piece<'a> {
 }
 
 impl Optimizer {
-    /// A fresh state for every trainable parameter.
-    pub fn new(config: &Optim, parameters: &Parameters) -> Self {
-        let mut groups = Vec::new();
-        let mut state = |parameter: &Parameter| {
+    /// A fresh state for whatever of the trainable parameters this rank updates.
+    ///
+    /// # Errors
+    /// libtorch refused.
+    pub fn new(config: &Optim, ddp: &DistributedDataParallelConfig, parameters: &Parameters, partition: &Partition) -> Result<Self> {
+        // First: the states below are views of the parameters' memory.
+        let gather = partition.is_distributed().then(|| Gather::new(parameters, partition)).transpose()?;
+        let (mut groups, mut states) = (Vec::new(), Vec::new());
+        for (index, parameter) in parameters.trainable().enumerate() {
+            let range = partition.own(index);
+            if range.is_empty() {
+                continue;
+            }
             let own = hyperparameters(config, &parameter.spec);
             let group = groups.iter().position(|group| *group == own).unwrap_or_else(|| {
                 groups.push(own);
                 groups.len() - 1
             });
-            let master = parameter.tensor.detach().flatten(0, -1);
-            let master = if master.kind() == Kind::Float {
-                master
-            } else {
-                master.to_kind(Kind::Float)
+            let flat = parameter.tensor.detach().f_view([-1])?;
+            let weights = flat.f_narrow(0, range.start as i64, range.len() as i64)?;
+            let (master, rounded) = match weights.kind() {
+                Kind::Float => (weights, None),
+                _ => (weights.f_to_kind(Kind::Float)?, Some(weights)),
             };
-            State {
+            let moment = |name: &&'static str| Ok((*name, master.f_zeros_like()?));
+            states.push(State {
                 spec: parameter.spec.clone(),
-                range: 0..master.numel(),
-                moments: moments(config).iter().map(|name| (*name, master.zeros_like())).collect(),
-                step: Tensor::zeros([1], (Kind::Float, master.device())),
+                index,
+                range,
+                rounded,
+                moments: moments(config).iter().map(moment).collect::<Result<_>>()?,
+                step: Tensor::f_zeros([1], (Kind::Float, master.device()))?,
                 group,
                 master,
-            }
-        };
-        let states = parameters.trainable().map(&mut state).collect();
-        Self {
+            });
+        }
+        Ok(Self {
             config: config.clone(),
             groups,
             states,
-        }
+            gather,
+            overlap_gather: ddp.overlap_param_gather,
+        })
     }
 
-    /// One step on all touched parameters; `rate` turns a peak learning rate into that of the step.
+    /// One step on all touched parameters; `rate` turns a peak learning rate into that of the step. Where each rank
+    /// updates a share, the others' may still be on their way afterwards: see [`Self::wait_for`].
     ///
     /// # Errors
-    /// libtorch refused.
-    pub fn step(&mut self, parameters: &Parameters, gradients: &Gradients, rate: impl Fn(f64) -> f64) -> Result<()> {
+    /// A collective failed.
+    pub fn step(&mut self, gradients: &Gradients, rate: impl Fn(f64) -> f64) -> Result<()> {
+        self.settle()?;
         for (index, group) in self.groups.iter().enumerate() {
-            let slots: Vec<_> = self
-                .states
-                .iter()
-                .zip(gradients.touched())
-                .filter(|(state, _)| state.group == index)
-                .filter_map(|(state, grad)| {
-                    Some(Slot {
-                        state,
-                        grad: grad?.flatten(0, -1),
-                    })
+            let states = self.states.iter().filter(|state| state.group == index);
+            let slot = |state| {
+                Some(Slot {
+                    state,
+                    grad: gradients.own(state.index)?,
                 })
-                .collect();
+            };
+            let slots: Vec<_> = states.filter_map(slot).collect();
             update(&self.config, rate(group.lr), group.weight_decay, &slots)?;
         }
-        self.write_back(parameters)
+        let rounded = self
+            .states
+            .iter()
+            .filter_map(|state| Some((state.rounded.as_ref()?, &state.master)));
+        let (to, from): (Vec<_>, Vec<_>) = rounded.unzip();
+        foreach::copy_(&to, &from)?;
+        if let Some(gather) = &self.gather {
+            gather.start()?;
+            if !self.overlap_gather {
+                gather.settle()?;
+            }
+        }
+        Ok(())
     }
 
-    /// Copies the master weights into parameters of another kind.
+    /// Blocks until the parameters of these numbers, among the trainable ones, are those behind the last step: before a
+    /// forward pass uses them.
     ///
     /// # Errors
-    /// libtorch refused.
-    pub fn write_back(&self, parameters: &Parameters) -> Result<()> {
-        let pairs = parameters.trainable().zip(&self.states);
-        let (to, from): (Vec<_>, Vec<_>) = pairs
-            .filter(|(parameter, _)| parameter.tensor.kind() != Kind::Float)
-            .map(|(parameter, state)| (&parameter.tensor, state.master.view_as(&parameter.tensor)))
-            .unzip();
-        Ok(foreach::copy_(&to, &from.iter().collect::<Vec<_>>())?)
+    /// A peer failed, now or before.
+    pub fn wait_for(&self, parameters: &[usize]) -> Result<()> {
+        match &self.gather {
+            Some(gather) => gather.wait_for(parameters.iter().copied()),
+            None => Ok(()),
+        }
+    }
+
+    /// Blocks until all parameters are those behind the last step: before anything reads or changes them.
+    ///
+    /// # Errors
+    /// A peer failed, now or before.
+    pub fn settle(&self) -> Result<()> {
+        self.gather.as_ref().map_or(Ok(()), Gather::settle)
     }
 
     /// What the run asked for.
@@ -121,7 +161,18 @@ impl Optimizer {
         &self.config
     }
 
-    /// What this rank keeps, the same pieces in the same order on all ranks of a tensor group.
+    /// Whether each rank keeps its share only.
+    pub fn is_distributed(&self) -> bool {
+        self.gather.is_some()
+    }
+
+    /// Names of the moments that every piece has.
+    pub fn moments(&self) -> &'static [&'static str] {
+        moments(&self.config)
+    }
+
+    /// What this rank keeps, the same pieces in the same order on all ranks of a tensor group. A parameter that both
+    /// ends of a pipeline hold has the same state on both.
     pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
         self.states.iter().map(|state| Piece {
             spec: &state.spec,

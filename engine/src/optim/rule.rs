@@ -9,7 +9,7 @@ use tch::{Kind, Tensor, no_grad};
 /// Weights that are changed, and their gradient in fp32; flat.
 pub(super) struct Slot<'a> {
     pub(super) state: &'a State,
-    pub(super) grad: Tensor,
+    pub(super) grad: &'a Tensor,
 }
 
 /// Updates the slots' weights, moments and step counts.

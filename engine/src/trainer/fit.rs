@@ -278,6 +278,7 @@ impl Fit<'_> {
         if steps_done == 0 {
             return Ok(());
         }
+        self.trainer.settle()?;
         self.state.progress.callbacks = self.callbacks.iter().map(|callback| callback.state()).collect();
         let artifacts: &Artifacts = &self.data.artifacts;
         let snapshot = Snapshot {

@@ -4,10 +4,9 @@ use super::loaded::{Chunk, LoadedModel};
 use super::step::Microbatch;
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
-use crate::optim::Gradients;
+use crate::optim::{Gradients, Optimizer};
 use crate::parallel::{Kept, StageWork};
 use neva_schemas::{Finetune, Precision};
-use neva_torch_ffi::grad;
 use tch::{Device, Kind, Tensor};
 
 /// What travels between two sections.
@@ -56,6 +55,7 @@ pub(super) struct Training<'a> {
     pub(super) model: &'a LoadedModel,
     pub(super) shape: Boundary,
     pub(super) gradients: &'a mut Gradients,
+    pub(super) optimizer: &'a Optimizer,
     pub(super) microbatches: &'a [&'a Microbatch],
     /// What the loss of each micro-batch is divided by.
     pub(super) denominators: Vec<f64>,
@@ -78,6 +78,7 @@ impl StageWork for Training<'_> {
 
     fn forward(&mut self, microbatch: usize, chunk: usize, input: Option<&Tensor>) -> Result<Tensor> {
         let (chunk, batch) = (&self.model.chunks[chunk], self.microbatches[microbatch]);
+        self.optimizer.wait_for(&chunk.trained)?;
         let hidden_bsh = chunk.model.forward(&batch.batch, input)?;
         let Some(loss) = loss_sum(chunk, &hidden_bsh, batch)? else {
             return Ok(hidden_bsh);
@@ -89,23 +90,21 @@ impl StageWork for Training<'_> {
         Ok(scaled)
     }
 
-    fn backward(&mut self, _: usize, chunk: usize, kept: &Kept, output_grad: Option<&Tensor>) -> Result<Option<Tensor>> {
+    fn backward(&mut self, microbatch: usize, chunk: usize, kept: &Kept, output_grad: Option<&Tensor>) -> Result<Option<Tensor>> {
         // A text-only micro-batch does not reach a trained projector, for example.
         if !kept.output.requires_grad() {
             return Ok(None);
         }
         let chunk = &self.model.chunks[chunk];
         let input = kept.input.as_ref().filter(|input| input.requires_grad());
-        let parameters: Vec<_> = self.model.parameters.trainable().collect();
-        let trained = chunk.trained.iter().map(|index| &parameters[*index].tensor);
-        let inputs: Vec<_> = input.into_iter().chain(trained).collect();
-        let mut grads = grad(&[&kept.output], &[output_grad], &inputs, false)?;
-        let input_grad = match input {
-            Some(input) => Some(grads.remove(0).unwrap_or_else(|| input.zeros_like())),
-            None => None,
+        // Every schedule takes the micro-batches of a section in their order.
+        let last: &[usize] = if microbatch + 1 == self.microbatches.len() {
+            &chunk.trained
+        } else {
+            &[]
         };
-        self.gradients.add(&chunk.trained, &grads)?;
-        Ok(input_grad)
+        let grad = self.gradients.backward(&kept.output, output_grad, input, last)?;
+        Ok(input.map(|input| grad.unwrap_or_else(|| input.zeros_like())))
     }
 }
 

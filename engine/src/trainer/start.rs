@@ -49,7 +49,7 @@ impl<'a> Fit<'a> {
         if let Some(checkpoint) = resumed.as_ref().filter(|_| !own) {
             refuse_past_end(finetune, checkpoint, total_steps)?;
         }
-        let trainer = Trainer::new(finetune, loaded, mesh);
+        let trainer = Trainer::new(finetune, loaded, mesh)?;
         if let Some(checkpoint) = resumed.as_ref().or(moments(finetune, &base)?.as_ref()) {
             let group = trainer.mesh().axis(Axis::Tensor);
             restore_optimizer(checkpoint, trainer.optimizer(), trainer.parameters(), (group.rank(), group.size()))?;

@@ -5,7 +5,7 @@ use super::passes::{Boundary, Training, Validation};
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
 use crate::model::Batch;
-use crate::optim::{Gradients, Optimizer};
+use crate::optim::{Gradients, Optimizer, Partition};
 use crate::parallel::{Pipeline, StageReport};
 use crate::parameters::Parameters;
 use neva_layout::{ParamSpec, forward_schedule, schedule};
@@ -74,14 +74,15 @@ pub struct Microbatch {
 
 impl Trainer {
     /// Adds what training needs to a model: gradient buffers and optimizer state of whatever is trainable.
-    pub fn new(finetune: &Finetune, loaded: LoadedModel, mesh: Mesh) -> Self {
-        Self {
-            gradients: Gradients::new(
-                &loaded.parameters,
-                finetune.trainer.strategy.sequence_parallel,
-                finetune.model.llava().text_config.tie_word_embeddings,
-            ),
-            optimizer: Optimizer::new(&finetune.optim, &loaded.parameters),
+    ///
+    /// # Errors
+    /// libtorch refused.
+    pub fn new(finetune: &Finetune, loaded: LoadedModel, mesh: Mesh) -> Result<Self> {
+        let (strategy, parameters) = (&finetune.trainer.strategy, &loaded.parameters);
+        let partition = Partition::new(parameters, finetune, &mesh);
+        Ok(Self {
+            gradients: Gradients::new(parameters, &partition, strategy, &mesh)?,
+            optimizer: Optimizer::new(&finetune.optim, &strategy.ddp, parameters, &partition)?,
             normalization: finetune.trainer.loss_normalization,
             nan_policy: finetune.trainer.nan_policy,
             clip_grad: *finetune.optim.clip_grad(),
@@ -90,7 +91,7 @@ impl Trainer {
             stage_report: StageReport::default(),
             mesh,
             loaded,
-        }
+        })
     }
 
     /// One step on this rank's micro-batches; `rate` turns a peak learning rate into that of the step.
@@ -118,7 +119,7 @@ impl Trainer {
                 self.gradients.scale(coefficient)?;
             }
         }
-        self.optimizer.step(&self.loaded.parameters, &self.gradients, rate)?;
+        self.optimizer.step(&self.gradients, rate)?;
         Ok(report)
     }
 
@@ -128,6 +129,7 @@ impl Trainer {
     /// # Errors
     /// A collective failed.
     pub fn evaluate(&self, microbatches: impl Iterator<Item = Result<(Microbatch, u64)>>) -> Result<Evaluation> {
+        self.optimizer.settle()?;
         let mut sums = [0.0; 3];
         let mut rest = microbatches.peekable();
         // As many at once as keep the pipeline busy; no more, since their pictures take memory.
@@ -184,6 +186,7 @@ impl Trainer {
             model: &self.loaded,
             shape: self.shape,
             gradients: &mut self.gradients,
+            optimizer: &self.optimizer,
             denominators: microbatches.iter().map(|microbatch| denominator(microbatch)).collect(),
             microbatches: &microbatches,
             loss_sum: 0.0,
@@ -232,17 +235,29 @@ impl Trainer {
     /// # Errors
     /// A collective failed, or this rank holds a part of the layers.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+        self.optimizer.settle()?;
         let (model, head) = self.loaded.whole()?;
         head.logits(&model.forward(batch, None)?)
     }
 
-    /// Gradient of each trainable parameter after [`Self::accumulate`]; `None` where no rank touched it.
+    /// Gradient of each trainable parameter after [`Self::accumulate`]; `None` where no rank touched it. With a
+    /// distributed optimizer only the values of [`Optimizer::pieces`] are sums over all ranks.
     pub fn gradients(&self) -> impl Iterator<Item = (&crate::parameters::Parameter, Option<&Tensor>)> {
         self.loaded.parameters.trainable().zip(self.gradients.touched())
     }
 
-    /// The parameters.
+    /// Blocks until all parameters are those behind the last step: each rank may still be gathering what others have
+    /// updated.
+    ///
+    /// # Errors
+    /// A peer failed.
+    pub fn settle(&self) -> Result<()> {
+        self.optimizer.settle()
+    }
+
+    /// The parameters, settled. Where a peer failed, the next step says so.
     pub fn parameters(&self) -> &Parameters {
+        let _ = self.optimizer.settle();
         &self.loaded.parameters
     }
 
@@ -256,8 +271,9 @@ impl Trainer {
         &self.stage_report
     }
 
-    /// The optimizer.
+    /// The optimizer, settled as [`Self::parameters`] are.
     pub fn optimizer(&self) -> &Optimizer {
+        let _ = self.optimizer.settle();
         &self.optimizer
     }
 

@@ -68,7 +68,7 @@ fn a_failing_step_is_recorded() {
         let (first, second) = (folder.path().join("first"), folder.path().join("second"));
         let checkpoint = run(&finetune, &first).unwrap().checkpoint.unwrap();
         // The checkpoint's model with one value spoilt.
-        let trainer = Trainer::new(&finetune, loaded(&finetune, &Mesh::single()), Mesh::single());
+        let trainer = Trainer::new(&finetune, loaded(&finetune, &Mesh::single()), Mesh::single()).unwrap();
         poison(&trainer, "lm_head.weight");
         let tensors = trainer
             .parameters()

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tch::Tensor;
 
 const HOST: &str = "127.0.0.1";
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_secs(1);
 
 fn greeting(plan: &str) -> Greeting {
@@ -35,7 +35,7 @@ fn rank_env(rank: u32, world_size: u32, master_port: u16, agent_store: bool) -> 
 }
 
 /// Runs `body` on the ranks of a world that an agent's store serves, as torchrun's does.
-fn meet<T: Send>(
+pub(crate) fn meet<T: Send>(
     world: u32,
     timeout: Duration,
     plan: impl Fn(u32) -> &'static str + Sync,

@@ -116,7 +116,7 @@ fn step(trainer: &mut Trainer, finetune: &Finetune, samples: &Samples, step: u64
 
 fn restored(path: &Path, finetune: &Finetune, mesh: Mesh) -> Trainer {
     let checkpoint = CheckpointFolder::open(path).unwrap();
-    let trainer = Trainer::new(finetune, load(finetune, Some(&checkpoint), &mesh), mesh);
+    let trainer = Trainer::new(finetune, load(finetune, Some(&checkpoint), &mesh), mesh).unwrap();
     let group = trainer.mesh().axis(neva_engine::comm::Axis::Tensor);
     restore_optimizer(&checkpoint, trainer.optimizer(), trainer.parameters(), (group.rank(), group.size())).unwrap();
     trainer

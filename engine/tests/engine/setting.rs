@@ -168,7 +168,7 @@ pub(crate) fn load(finetune: &Finetune, checkpoint: Option<&CheckpointFolder>, m
 }
 
 pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
-    Trainer::new(finetune, loaded(finetune, &mesh), mesh)
+    Trainer::new(finetune, loaded(finetune, &mesh), mesh).unwrap()
 }
 
 /// The run's mock samples, each changed by `edit`, which is given the sample's number.
@@ -321,6 +321,7 @@ pub(crate) fn whole(parameter: &Parameter, local: &Tensor, mesh: &Mesh) -> Tenso
         return local.copy();
     };
     let parts = group.all_gather(&local.contiguous()).unwrap();
+    let parts: Vec<_> = parts.into_iter().step_by(parameter.spec.copies(group.size())).collect();
     Tensor::cat(&parts, shard.dim as i64).narrow(shard.dim as i64, 0, parameter.spec.shape[shard.dim] as i64)
 }
 

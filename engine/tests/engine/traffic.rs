@@ -1,7 +1,7 @@
 //! What ranks send is what the formulae of neva-layout say.
 
 use crate::setting::{ONE, Samples, lay_out, microbatches, on_mesh, small, trainer, within_limit};
-use neva_layout::{Hidden, Stages, pipeline_bytes, schedule, tensor_bytes};
+use neva_layout::{Hidden, Stages, pipeline_bytes, schedule, tensor_bytes, tensor_gradient_bytes};
 use neva_schemas::{Finetune, ParallelSizes, VisionPlacement};
 
 fn four_layers() -> Finetune {
@@ -52,10 +52,12 @@ fn check(sizes: ParallelSizes, chunks: Option<u32>, sequence_parallel: bool) {
                     .map(|section| tensor_bytes(tp, section, hidden(microbatch), labels, sequence_parallel))
                     .sum()
             };
+            let pieces = trainer.optimizer().pieces();
+            let gradients = tensor_gradient_bytes(pieces.map(|piece| (piece.spec, piece.range.len())), tp);
             near(
                 &format!("{sizes:?} {sequence_parallel} tensor"),
                 sent("tensor"),
-                microbatches.iter().map(of).sum(),
+                microbatches.iter().map(of).sum::<u64>() + gradients,
             );
         }
         if sizes.pp > 1 {

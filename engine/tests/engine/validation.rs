@@ -18,7 +18,7 @@ fn by_hand(checkpoint: &Path, samples: usize) -> Evaluation {
     let checkpoint = CheckpointFolder::open(checkpoint).unwrap();
     let finetune = &checkpoint.run.finetune;
     let mesh = Mesh::single();
-    let trainer = Trainer::new(finetune, load(finetune, Some(&checkpoint), &mesh), mesh);
+    let trainer = Trainer::new(finetune, load(finetune, Some(&checkpoint), &mesh), mesh).unwrap();
     let image_seq_len = finetune.model.llava().image_seq_length();
     let options = MergeOptions {
         image_seq_len,

@@ -68,6 +68,7 @@ fn loss(folder: &Path) -> f64 {
     let finetune = finetune(folder);
     let loaded = load(&finetune).unwrap();
     Trainer::new(&finetune, loaded, Mesh::single())
+        .unwrap()
         .accumulate(&[microbatch(&finetune)])
         .unwrap()
         .loss

@@ -79,7 +79,7 @@ pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
         cache: &cache,
     };
     let loaded = LoadedModel::load(finetune, sources, &mesh, Device::Cpu).unwrap();
-    Trainer::new(finetune, loaded, mesh)
+    Trainer::new(finetune, loaded, mesh).unwrap()
 }
 
 /// Runs `body` on every rank of a mesh of threads.

@@ -1,0 +1,127 @@
+//! What is sent while a rank computes is what would have been sent afterwards.
+
+use crate::distributed::{ddp, deep, mixed, same};
+use crate::gloo::{TIMEOUT, meet};
+use crate::setting::{
+    ONE, Samples, Trained, bits, close, close_tensors, lora, microbatches, on_mesh, train, trainer, weights, within_limit,
+};
+use neva_engine::comm::Mesh;
+use neva_schemas::{Finetune, ParallelSizes};
+
+const DP2: ParallelSizes = ParallelSizes { dp: 2, ..ONE };
+const TP2_DP2: ParallelSizes = ParallelSizes { tp: 2, dp: 2, ..ONE };
+const STEPS: u64 = 6;
+
+#[test]
+fn changes_no_bit() {
+    within_limit(|| {
+        for adapters in [false, true] {
+            for (distributed, sizes) in [(true, DP2), (false, DP2), (true, TP2_DP2)] {
+                let mut finetune = deep();
+                if adapters {
+                    lora(&mut finetune);
+                }
+                finetune.trainer.strategy.tensor_model_parallel_size = sizes.tp;
+                finetune.trainer.strategy.sequence_parallel = sizes.tp > 1;
+                let samples = Samples::edited(&finetune, mixed);
+                let [off, on] = [false, true].map(|overlap| {
+                    ddp(&mut finetune, distributed, overlap);
+                    train(&finetune, &samples, sizes, STEPS)
+                });
+                assert_eq!(bits(&on.losses), bits(&off.losses), "{sizes:?}, distributed: {distributed}");
+                same(&on.weights, &off.weights);
+            }
+        }
+    });
+}
+
+/// Trains as ranks that talk through Gloo.
+fn over_gloo(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes) -> Vec<Trained> {
+    meet(
+        sizes.world(),
+        TIMEOUT,
+        |_| "plan",
+        |meeting| {
+            let meeting = meeting.unwrap();
+            let mesh = Mesh::new(sizes, &meeting.fabric).unwrap();
+            let mut trainer = trainer(finetune, mesh.clone());
+            let step = |step| {
+                let batches = microbatches(finetune, samples, &mesh, step);
+                trainer.step(&batches, |peak| peak, step).unwrap().loss
+            };
+            let losses = (0..STEPS).map(step).collect();
+            let weights = weights(&trainer);
+            drop((trainer, mesh));
+            meeting.leave(TIMEOUT);
+            Trained { losses, weights }
+        },
+    )
+}
+
+#[test]
+fn trains_over_gloo_as_one_rank_does() {
+    within_limit(|| {
+        let mut finetune = deep();
+        let samples = Samples::edited(&finetune, mixed);
+        let expected = train(&finetune, &samples, ONE, STEPS);
+        for (distributed, overlap, sizes) in [(true, true, DP2), (true, false, DP2), (false, true, DP2), (true, true, TP2_DP2)] {
+            ddp(&mut finetune, distributed, overlap);
+            finetune.trainer.strategy.tensor_model_parallel_size = sizes.tp;
+            let ranks = over_gloo(&finetune, &samples, sizes);
+            let what = format!("{sizes:?}, distributed: {distributed}, overlap: {overlap}");
+            for rank in &ranks {
+                close(&format!("{what}: loss"), &rank.losses, &expected.losses, 1e-5);
+                close_tensors(&what, &rank.weights, &expected.weights, 1e-4);
+                same(&rank.weights, &ranks[0].weights);
+            }
+        }
+    });
+}
+
+#[test]
+fn whoever_reads_weights_sees_the_last_step() {
+    within_limit(|| {
+        let mut finetune = deep();
+        let samples = Samples::edited(&finetune, mixed);
+        ddp(&mut finetune, true, true);
+        on_mesh(DP2, |mesh| {
+            let mut trainer = trainer(&finetune, mesh.clone());
+            let batches = microbatches(&finetune, &samples, &mesh, 0);
+            let mut seen = Vec::new();
+            for step in 0..3 {
+                trainer.step(&batches, |peak| peak, step).unwrap();
+                // The first reader of each step is another one.
+                let logits = match step {
+                    0 => trainer.logits(&batches[0].batch).unwrap(),
+                    1 => weights(&trainer)["lm_head.weight"].copy(),
+                    _ => {
+                        let pieces = trainer.optimizer().pieces();
+                        pieces
+                            .map(|piece| piece.master.sum(tch::Kind::Double))
+                            .reduce(|a, b| a + b)
+                            .unwrap()
+                    }
+                };
+                seen.push(logits);
+            }
+            let mut plain = finetune.clone();
+            ddp(&mut plain, true, false);
+            let mut other = crate::setting::trainer(&plain, mesh.clone());
+            for step in 0..3 {
+                other.step(&batches, |peak| peak, step).unwrap();
+                let expected = match step {
+                    0 => other.logits(&batches[0].batch).unwrap(),
+                    1 => weights(&other)["lm_head.weight"].copy(),
+                    _ => {
+                        let pieces = other.optimizer().pieces();
+                        pieces
+                            .map(|piece| piece.master.sum(tch::Kind::Double))
+                            .reduce(|a, b| a + b)
+                            .unwrap()
+                    }
+                };
+                assert!(seen[step as usize].equal(&expected), "step {step}");
+            }
+        });
+    });
+}
