@@ -29,7 +29,12 @@ fn finetune(stages: u32, chunks: u32) -> Finetune {
     (text.num_hidden_layers, text.hidden_size, text.intermediate_size, text.vocab_size) = (16, 192, 576, 64);
     (model.freeze_vision_model, model.image_token_index) = (true, 63);
     let vision = &mut model.vision_config;
-    (vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size, vision.image_size) = (1, 32, 32, 28);
+    (
+        vision.num_hidden_layers,
+        vision.hidden_size,
+        vision.intermediate_size,
+        vision.image_size,
+    ) = (1, 32, 32, 28);
     finetune.data = Data::Mock(MockDataModule {
         seq_length: 256,
         global_batch_size: MICROBATCHES * 2,

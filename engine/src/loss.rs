@@ -15,6 +15,7 @@ pub struct Head {
     /// Rows that exist; the rest is padding that takes no part in any softmax.
     len: i64,
     region: TensorRegion,
+    awaited: bool,
 }
 
 impl Head {
@@ -25,7 +26,14 @@ impl Head {
             start: start as i64,
             len: len as i64,
             region,
+            awaited: false,
         }
+    }
+
+    /// Whether other ranks hold other parts of the same sequences: they wait for this rank's backward pass, also where
+    /// none of its own positions is labelled.
+    pub fn awaited(self, awaited: bool) -> Self {
+        Self { awaited, ..self }
     }
 
     /// Logits `[.., v]` in fp32 over the whole vocabulary.
@@ -50,7 +58,8 @@ impl Head {
     }
 
     /// Sum of the cross entropy over all positions of `labels_bs` that are at least 0; a scalar in fp32.
-    /// `None` where there is no such position: then there is nothing to differentiate.
+    /// `None` where there is no such position: then there is nothing to differentiate, unless the backward pass is
+    /// awaited: the sum of nothing takes its place.
     ///
     /// # Errors
     /// A collective failed.
@@ -58,7 +67,7 @@ impl Head {
         let labels_t = labels_bs.flatten(0, -1);
         let labelled_t = labels_t.ge(0).nonzero().flatten(0, -1);
         if labelled_t.numel() == 0 {
-            return Ok(None);
+            return Ok(self.awaited.then(|| hidden_bsh.narrow(1, 0, 0).sum(Kind::Float)));
         }
         let hidden_th = self.region.enter(hidden_bsh)?.flatten(0, 1).index_select(0, &labelled_t);
         let logits_tv = self.local_logits(&hidden_th);

@@ -54,6 +54,7 @@ impl Validate for Finetune {
             lora.validate(&format!("{path}.peft"), problems);
         }
         self.validate_cut(path, problems);
+        self.validate_sequence(path, problems);
         self.validate_batch(path, problems);
     }
 }
@@ -81,6 +82,42 @@ impl Finetune {
                 );
             }
         }
+    }
+
+    /// The longest row is cut evenly, as are all shorter ones.
+    fn validate_sequence(&self, path: &str, problems: &mut Vec<Problem>) {
+        let (strategy, s) = (&self.trainer.strategy, self.data.seq_length());
+        let multiple = strategy.sequence_multiple();
+        if multiple == 0 || s.is_multiple_of(multiple) {
+            return;
+        }
+        let (below, above) = (s / multiple * multiple, s.next_multiple_of(multiple));
+        let nearest = if below == 0 || above - s < s - below { above } else { below };
+        let mut factors = Vec::new();
+        if strategy.context_parallel_size > 1 {
+            factors.extend([("2", 2), ("context-parallel ranks", strategy.context_parallel_size)]);
+        }
+        if strategy.sequence_parallel {
+            factors.push(("tensor-parallel ranks", strategy.tensor_model_parallel_size));
+        }
+        let names: Vec<_> = factors.iter().map(|(name, _)| *name).collect();
+        let values: Vec<_> = factors.iter().map(|(_, value)| value.to_string()).collect();
+        let product = if factors.len() > 1 {
+            format!(" = {multiple}")
+        } else {
+            String::new()
+        };
+        problems.push(
+            Problem::error(
+                format!("{path}.data.seq_length"),
+                format!(
+                    "`seq_length` {s} cannot be cut over the ranks: it is not a multiple of {} = {}{product}",
+                    names.join(" x "),
+                    values.join(" x "),
+                ),
+            )
+            .help(format!("nearest that fits: {nearest}")),
+        );
     }
 
     /// The global batch is a whole number of micro-batches on each data-parallel rank.

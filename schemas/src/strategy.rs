@@ -139,19 +139,6 @@ pub(crate) fn validate_strategy(path: &str, strategy: &MegatronStrategy, problem
             "sequence parallelism does nothing without tensor parallelism; it is switched off",
         ));
     }
-    // Each axis lands with its own parity proof; until then a run that asks for one must not train as if it were there.
-    if strategy.context_parallel_size > 1 {
-        problems.push(
-            Problem::error(
-                format!("{path}.context_parallel_size"),
-                format!(
-                    "`context_parallel_size` is {}, but this version has no context parallelism",
-                    strategy.context_parallel_size
-                ),
-            )
-            .help("set it to 1"),
-        );
-    }
 }
 
 /// Whether `ranks` ranks make up whole copies of the model.

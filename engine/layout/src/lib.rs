@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bucket;
+mod context_traffic;
 mod gradient_traffic;
 mod groups;
 mod hf_config;
@@ -19,8 +20,10 @@ mod sharding;
 mod stages;
 mod trainable;
 mod window;
+mod zigzag;
 
 pub use bucket::{Bucket, Member, buckets};
+pub use context_traffic::{KeysValues, SharedPictures};
 pub use gradient_traffic::{ReplicaTraffic, tensor_gradient_bytes};
 pub use groups::{Hyperparameters, hyperparameters, idle_groups};
 pub use hf_config::{HfConfigError, from_hf_config};
@@ -31,7 +34,8 @@ pub use names::{canonical_name, ignorable};
 pub use parameter::{Cut, Init, ParamSpec, Part, Shard};
 pub use picture::{boxes_svg, shards_svg};
 pub use schedule::{Action, Pass, Timeline, forward_schedule, most_in_flight, schedule};
-pub use sharding::{cut_of, in_sequence_region, partial_over_tensor};
+pub use sharding::{cut_of, in_sequence_region, in_shared_vision, partial_over_tensor};
 pub use stages::{Section, Stages, Uneven};
 pub use trainable::{PartSummary, is_trainable, summary};
 pub use window::Window;
+pub use zigzag::{Block, ZigZag};

@@ -1,10 +1,9 @@
 //! How tensor parallelism cuts a LLaVA model, as one table (Megatron-LM, arXiv:1909.08053).
 
 use crate::parameter::{Cut, ParamSpec};
-use neva_schemas::MegatronStrategy;
+use neva_schemas::{MegatronStrategy, VisionPlacement};
 
-/// Suffix of a language-model parameter, and its cut. The vision encoder and the projector are
-/// replicated: their inputs are the same on every tensor-parallel rank, hence their gradients too.
+/// Suffix of a language-model parameter, and its cut. The vision encoder and the projector are replicated.
 const LANGUAGE: &[(&str, Cut)] = &[
     ("embed_tokens.weight", Cut::Vocab),
     ("self_attn.q_proj.weight", Cut::Column),
@@ -31,8 +30,16 @@ pub fn in_sequence_region(spec: &ParamSpec) -> bool {
     spec.cut == Cut::Replicate && spec.name.starts_with("model.language_model.")
 }
 
+/// Whether a replicated parameter works on the rank's own share of the pictures, where these are shared out: its
+/// gradient is a partial sum there. These are the vision encoder, the projector and their adapters.
+pub fn in_shared_vision(spec: &ParamSpec) -> bool {
+    let vision = ["model.vision_tower.", "model.multi_modal_projector."];
+    spec.cut == Cut::Replicate && vision.iter().any(|part| spec.name.starts_with(part))
+}
+
 /// Whether a rank's gradient of `spec` is a part of a sum over the tensor axis, because each rank computes with the
-/// parameter on other positions or other samples.
+/// parameter on other positions or on other pictures.
 pub fn partial_over_tensor(spec: &ParamSpec, strategy: &MegatronStrategy) -> bool {
-    strategy.sequence_parallel && in_sequence_region(spec)
+    let shared = strategy.vision_placement == VisionPlacement::Shared;
+    strategy.sequence_parallel && in_sequence_region(spec) || shared && in_shared_vision(spec)
 }

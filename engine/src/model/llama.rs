@@ -1,10 +1,11 @@
 //! Llama (arXiv:2302.13971, grouped queries of arXiv:2307.09288), as `transformers.LlamaModel`.
 
 use crate::error::{EngineError, Result};
-use crate::nn::{Build, ColumnLinears, KvCache, Linear, RmsNorm, Rope, Segments, VocabEmbedding, attend};
+use crate::nn::{Build, CausalAttention, ColumnLinears, KvCache, Linear, RmsNorm, Rope, Segments, VocabEmbedding, attend};
 use crate::parallel::TensorRegion;
 use neva_layout::Section;
 use neva_schemas::TextConfig;
+use std::sync::Arc;
 use tch::Tensor;
 
 /// The decoder, or a section of it: embedding, layers, final norm. The head belongs to the loss.
@@ -102,6 +103,7 @@ struct Layer {
     post_attention_norm: RmsNorm,
     gate_up: ColumnLinears<2>,
     down: Linear,
+    causal: Arc<dyn CausalAttention>,
     head_dim: i64,
 }
 
@@ -114,6 +116,7 @@ impl Layer {
             post_attention_norm: build.rms_norm("post_attention_layernorm", config.rms_norm_eps)?,
             gate_up: build.column_linears(["mlp.gate_proj", "mlp.up_proj"])?,
             down: build.linear("mlp.down_proj")?,
+            causal: build.attention(),
             head_dim: config.head_dim() as i64,
         })
     }
@@ -131,10 +134,13 @@ impl Layer {
         };
         let [q, k, v] = self.qkv.forward(x_bsh)?;
         let (q, k, v) = (rope.apply(&heads(&q)), rope.apply(&heads(&k)), heads(&v));
-        let (k, v) = match cache {
-            Some(cache) => cache.extend(k, v),
-            None => (k, v),
+        let o_bsh = match cache {
+            Some(cache) => {
+                let (k, v) = cache.extend(k, v);
+                attend(&q, &k, &v, Some(segments))
+            }
+            None => self.causal.attend(&q, &k, &v, segments)?,
         };
-        self.o.forward(&attend(&q, &k, &v, Some(segments)))
+        self.o.forward(&o_bsh)
     }
 }

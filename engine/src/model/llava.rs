@@ -6,6 +6,7 @@ use super::llama::{Decoding, Llama};
 use super::projector::Projector;
 use crate::error::{EngineError, Result};
 use crate::nn::{Build, Segments};
+use crate::parallel::PictureShares;
 use neva_layout::Section;
 use neva_schemas::{FeatureSelect, LlavaModel};
 use tch::Tensor;
@@ -23,7 +24,7 @@ pub struct Batch {
     pub pixels: Option<Tensor>,
     /// Positions of the pictures' features in the flattened `[b * s]`, in order.
     pub image_positions: Tensor,
-    /// Rows of the flattened features that are used; `None` for all of them.
+    /// Rows of the flattened features that are used, one for each of these positions; `None` for all of them.
     pub feature_rows: Option<Tensor>,
 }
 
@@ -39,6 +40,7 @@ pub struct Llava {
 struct Pictures {
     vision: ClipVision,
     projector: Projector,
+    shares: PictureShares,
     select: FeatureSelect,
 }
 
@@ -49,6 +51,7 @@ impl Llava {
             Ok::<_, EngineError>(Pictures {
                 vision: ClipVision::new(&config.vision_config, config.vision_layers_used(), &build.at("model.vision_tower"))?,
                 projector: Projector::new(&build.at("model.multi_modal_projector"))?,
+                shares: build.pictures(),
                 select: config.vision_feature_select_strategy,
             })
         };
@@ -80,7 +83,10 @@ impl Llava {
 
     /// Features `[pictures, s, h]` in the language model's width.
     pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor> {
-        let Some(Pictures { vision, projector, select }) = &self.pictures else {
+        let Some(Pictures {
+            vision, projector, select, ..
+        }) = &self.pictures
+        else {
             return Err(EngineError::Bug("this section of the model sees no pictures".into()));
         };
         let hidden_bsh = vision.forward(pixels)?;
@@ -94,9 +100,11 @@ impl Llava {
     /// Embedding of the text, with the pictures' features in their places.
     fn embed(&self, batch: &Batch) -> Result<Tensor> {
         let embeds_bsh = self.language.embed(&batch.input_ids_bs.clamp_min(0))?;
-        let Some(pixels) = &batch.pixels else { return Ok(embeds_bsh) };
-        let kind = embeds_bsh.kind();
-        let mut features_th = self.image_features(&pixels.to_kind(kind))?.flatten(0, 1);
+        let (Some(pixels), Some(pictures)) = (&batch.pixels, &self.pictures) else {
+            return Ok(embeds_bsh);
+        };
+        let own_bsh = self.image_features(&pictures.shares.own(pixels).to_kind(embeds_bsh.kind()))?;
+        let mut features_th = pictures.shares.exchange(&own_bsh, pixels.size()[0])?.flatten(0, 1);
         if let Some(rows) = &batch.feature_rows {
             features_th = features_th.index_select(0, rows);
         }

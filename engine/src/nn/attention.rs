@@ -1,48 +1,28 @@
 //! Scaled dot-product attention over segments.
 
+use super::segments::Segments;
+use crate::error::Result;
+use std::fmt::Debug;
 use tch::Tensor;
 
-/// Segment bounds of each row of a batch: attention never crosses them. A row that is one sample has one
-/// segment; a packed row has several. What lies behind a row's last bound is padding.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segments {
-    /// For each row, the ends of its segments, ascending; the first starts at 0.
-    ends: Vec<Vec<i64>>,
+/// How the queries of a causal model find their keys. The model is built with one of these, and does not know whether
+/// all keys of a row are on its rank.
+pub trait CausalAttention: Debug + Send + Sync {
+    /// Causal attention within segments. Shapes `[b, n, s, d]`, `s` being the places that the rank holds; fewer key
+    /// heads than query heads are shared by groups of query heads. Returns `[b, s, n * d]`.
+    ///
+    /// # Errors
+    /// A transfer between ranks failed (in the backward pass: out of the call that started it).
+    fn attend(&self, q_bnsd: &Tensor, k_bnsd: &Tensor, v_bnsd: &Tensor, segments: &Segments) -> Result<Tensor>;
 }
 
-impl Segments {
-    /// One segment in each row.
-    pub fn rows(lengths: &[usize]) -> Self {
-        Self {
-            ends: lengths.iter().map(|length| vec![*length as i64]).collect(),
-        }
-    }
+/// All keys of a row are here.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalAttention;
 
-    /// Several segments in each row: `bounds[row]` are the ends of its segments.
-    pub fn packed(bounds: Vec<Vec<i64>>) -> Self {
-        Self { ends: bounds }
-    }
-
-    /// Position of each place within its segment, row by row: `s` entries for each row. Padding counts on.
-    pub fn positions(&self, s: i64) -> Vec<Vec<i64>> {
-        let row = |ends: &Vec<i64>| {
-            let mut start = 0;
-            let mut bounds = ends.iter().peekable();
-            (0..s)
-                .map(|place| {
-                    while bounds.peek().is_some_and(|end| **end <= place) {
-                        start = bounds.next().copied().unwrap_or(start);
-                    }
-                    place - start
-                })
-                .collect()
-        };
-        self.ends.iter().map(row).collect()
-    }
-
-    /// Whether every row is a single segment from its start, so that causality alone keeps padding out.
-    fn single(&self) -> bool {
-        self.ends.iter().all(|ends| ends.len() <= 1)
+impl CausalAttention for LocalAttention {
+    fn attend(&self, q_bnsd: &Tensor, k_bnsd: &Tensor, v_bnsd: &Tensor, segments: &Segments) -> Result<Tensor> {
+        Ok(attend(q_bnsd, k_bnsd, v_bnsd, Some(segments)))
     }
 }
 
@@ -86,15 +66,20 @@ pub fn attend(q_bnsd: &Tensor, k_bnsd: &Tensor, v_bnsd: &Tensor, causal: Option<
         Some(segments) if segments.single() => sdpa(q_bnsd, &k, &v, true),
         Some(segments) => segmented(q_bnsd, &k, &v, segments),
     };
-    let [b, n, s, d] = <[i64; 4]>::try_from(o_bnsd.size()).unwrap_or_else(|size| unreachable!("attention output {size:?}"));
-    o_bnsd.transpose(1, 2).reshape([b, s, n * d])
+    join_heads(&o_bnsd)
+}
+
+/// From `[b, n, s, d]` to `[b, s, n * d]`.
+pub(crate) fn join_heads(x_bnsd: &Tensor) -> Tensor {
+    x_bnsd.transpose(1, 2).flatten(2, 3)
 }
 
 fn sdpa(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Tensor {
     Tensor::scaled_dot_product_attention(q, k, v, None::<Tensor>, 0.0, causal, None, false)
 }
 
-fn share_heads(x_bnsd: &Tensor, groups: i64) -> Tensor {
+/// Each head as often as groups of query heads share it.
+pub(super) fn share_heads(x_bnsd: &Tensor, groups: i64) -> Tensor {
     if groups == 1 {
         x_bnsd.shallow_clone()
     } else {
@@ -106,19 +91,18 @@ fn share_heads(x_bnsd: &Tensor, groups: i64) -> Tensor {
 fn segmented(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments) -> Tensor {
     let size = q.size();
     let (n, s, d) = (size[1], size[2], size[3]);
-    let rows = segments.ends.iter().enumerate().map(|(row, ends)| {
-        let mut parts = Vec::with_capacity(ends.len() + 1);
-        let mut start = 0;
-        for end in ends {
-            // An empty query kills libtorch's CPU kernel.
-            if *end > start {
-                let part = |x: &Tensor| x.narrow(0, row as i64, 1).narrow(2, start, end - start);
-                parts.push(sdpa(&part(q), &part(k), &part(v), true));
-                start = *end;
-            }
+    let rows = segments.ranges(s as usize).enumerate().map(|(row, ranges)| {
+        let mut parts = Vec::with_capacity(ranges.len() + 1);
+        let mut end = 0;
+        // An empty query kills libtorch's CPU kernel: no range is empty.
+        for range in ranges {
+            let len = range.len() as i64;
+            let part = |x: &Tensor| x.narrow(0, row as i64, 1).narrow(2, range.start as i64, len);
+            parts.push(sdpa(&part(q), &part(k), &part(v), true));
+            end = range.end as i64;
         }
-        if start < s {
-            parts.push(Tensor::zeros([1, n, s - start, d], (q.kind(), q.device())));
+        if end < s {
+            parts.push(Tensor::zeros([1, n, s - end, d], (q.kind(), q.device())));
         }
         Tensor::cat(&parts, 2)
     });

@@ -1,10 +1,13 @@
 //! Puts building blocks together out of named parameters.
 
-use super::{ColumnLinears, LayerNorm, Linear, Lora, RmsNorm, VocabEmbedding};
+use super::{CausalAttention, ColumnLinears, LayerNorm, Linear, LocalAttention, Lora, RmsNorm, VocabEmbedding};
+use crate::comm::Mesh;
 use crate::error::Result;
-use crate::parallel::TensorRegion;
+use crate::parallel::{PictureShares, TensorRegion};
 use crate::parameters::Parameters;
 use neva_layout::Adapters;
+use neva_schemas::VisionPlacement;
+use std::sync::Arc;
 use tch::Tensor;
 
 /// Where a model takes its parameters from. The model names them; layout and adapter come from the tables.
@@ -14,18 +17,31 @@ pub struct Build<'a> {
     adapters: &'a Adapters,
     adapter_scale: f64,
     region: TensorRegion,
+    attention: Arc<dyn CausalAttention>,
+    pictures: PictureShares,
     prefix: String,
 }
 
 impl<'a> Build<'a> {
-    /// Starts at the top of the parameters' names.
+    /// Starts at the top of the parameters' names. All of each sequence is here, and every picture is encoded here.
     pub fn new(parameters: &'a Parameters, adapters: &'a Adapters, adapter_scale: f64, region: TensorRegion) -> Self {
         Self {
             parameters,
             adapters,
             adapter_scale,
             region,
+            attention: Arc::new(LocalAttention),
+            pictures: PictureShares::new(&Mesh::single(), VisionPlacement::Duplicated),
             prefix: String::new(),
+        }
+    }
+
+    /// The same, where sequences or pictures are shared with other ranks.
+    pub fn sharing(self, attention: Arc<dyn CausalAttention>, pictures: PictureShares) -> Self {
+        Self {
+            attention,
+            pictures,
+            ..self
         }
     }
 
@@ -40,6 +56,16 @@ impl<'a> Build<'a> {
     /// The region that cut matrices are spread over.
     pub fn region(&self) -> TensorRegion {
         self.region.clone()
+    }
+
+    /// How queries find their keys.
+    pub fn attention(&self) -> Arc<dyn CausalAttention> {
+        self.attention.clone()
+    }
+
+    /// Who encodes which pictures.
+    pub fn pictures(&self) -> PictureShares {
+        self.pictures.clone()
     }
 
     /// The local part of a parameter.

@@ -5,15 +5,20 @@
 //! `v` vocabulary, `t` labelled tokens.
 
 mod attention;
+mod blockwise;
 mod build;
 mod embedding;
 mod linear;
 mod norm;
 mod rope;
+mod segments;
 
-pub use attention::{KvCache, Segments, attend};
+pub(crate) use attention::join_heads;
+pub use attention::{CausalAttention, KvCache, LocalAttention, attend};
+pub(crate) use blockwise::{Backward, Forward, RowBlock};
 pub use build::Build;
 pub use embedding::VocabEmbedding;
 pub use linear::{ColumnLinears, Linear, Lora};
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::Rope;
+pub use segments::Segments;

@@ -4,7 +4,9 @@ use super::batch::to_device;
 use super::step::Microbatch;
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
+use crate::parallel::zigzag;
 use neva_data::{BatchSlice, Dataset, Loader, MergeOptions, Order};
+use neva_layout::ZigZag;
 use neva_schemas::{Finetune, Problem};
 use std::sync::Arc;
 use tch::Device;
@@ -17,6 +19,7 @@ const PREFETCH: usize = 2;
 pub(super) struct Slicing {
     slice: BatchSlice,
     options: MergeOptions,
+    zigzag: ZigZag,
     workers: usize,
     device: Device,
 }
@@ -43,6 +46,7 @@ impl Slicing {
         Ok(Self {
             slice,
             options,
+            zigzag: zigzag(mesh),
             workers: finetune.data.num_workers(),
             device,
         })
@@ -60,12 +64,13 @@ impl Slicing {
 
     fn microbatch(&self, batch: &neva_data::Batch) -> Result<Microbatch> {
         let tokens = &batch.tokens;
-        Ok(Microbatch {
+        let whole = Microbatch {
             labels: tokens.total_labels() as u64,
             tokens: tokens.seq_lens.iter().sum::<usize>() as u64,
             zero_label_samples: tokens.num_labels.iter().filter(|labels| **labels == 0).count() as u64,
             batch: to_device(batch, self.options.image_seq_len, self.device)?,
-        })
+        };
+        whole.part(self.zigzag)
     }
 }
 

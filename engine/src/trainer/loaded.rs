@@ -5,11 +5,12 @@ use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::loss::Head;
 use crate::model::Llava;
-use crate::nn::Build;
-use crate::parallel::TensorRegion;
+use crate::nn::{Build, CausalAttention, LocalAttention};
+use crate::parallel::{ContextAttention, PictureShares, TensorRegion};
 use crate::parameters::Parameters;
 use neva_layout::{Adapters, ParamSpec, Section, Stages, is_trainable, llava_parameters, lora_adapters};
-use neva_schemas::{Finetune, Peft, Precision, Problem};
+use neva_schemas::{Finetune, MegatronStrategy, Peft, Precision, Problem};
+use std::sync::Arc;
 use tch::{Device, Kind};
 
 /// What one rank holds of a model: its parameters, and the sections that they make up.
@@ -81,7 +82,8 @@ impl LoadedModel {
         let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).collect();
         let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
         let region = TensorRegion::new(group, strategy.sequence_parallel);
-        let build = Build::new(&parameters, &adapters, scale, region);
+        let build = Build::new(&parameters, &adapters, scale, region)
+            .sharing(attention(mesh, strategy), PictureShares::new(mesh, strategy.vision_placement));
         let numbers = (0..stages.chunks()).map(|chunk| stages.number(mesh.axis(Axis::Pipeline).rank(), chunk));
         let chunk = |(section, number): (&Section, usize)| {
             let trained_in = |section: &Section| trained.iter().any(|spec| section.holds(&spec.name, tied));
@@ -89,7 +91,7 @@ impl LoadedModel {
             let own = parameters.trainable().enumerate();
             Ok(Chunk {
                 model: Llava::new(config, section, &build)?,
-                head: section.last.then(|| head(&parameters, &build, tied)).transpose()?,
+                head: section.last.then(|| head(&parameters, &build, tied, mesh)).transpose()?,
                 trained: own
                     .filter(|(_, own)| section.holds(&own.spec.name, tied))
                     .map(|(index, _)| index)
@@ -124,7 +126,7 @@ impl LoadedModel {
 }
 
 /// The head on the rows of the vocabulary that this rank holds.
-fn head(parameters: &Parameters, build: &Build<'_>, tied: bool) -> Result<Head> {
+fn head(parameters: &Parameters, build: &Build<'_>, tied: bool, mesh: &Mesh) -> Result<Head> {
     let weight = parameters.get(if tied {
         "model.language_model.embed_tokens.weight"
     } else {
@@ -135,5 +137,13 @@ fn head(parameters: &Parameters, build: &Build<'_>, tied: bool) -> Result<Head> 
         Some(shard) => (shard.start, shard.len),
         None => (0, weight.spec.shape[0]),
     };
-    Ok(Head::new(weight.tensor.shallow_clone(), start, len, region))
+    Ok(Head::new(weight.tensor.shallow_clone(), start, len, region).awaited(mesh.axis(Axis::Context).size() > 1))
+}
+
+/// How queries find the keys of their sequences.
+fn attention(mesh: &Mesh, strategy: &MegatronStrategy) -> Arc<dyn CausalAttention> {
+    match mesh.axis(Axis::Context) {
+        group if group.size() == 1 => Arc::new(LocalAttention),
+        group => Arc::new(ContextAttention::new(group.clone(), strategy.cp_comm_type)),
+    }
 }

@@ -6,9 +6,9 @@ use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
 use crate::model::Batch;
 use crate::optim::{Gradients, Optimizer, Partition};
-use crate::parallel::{Pipeline, StageReport};
+use crate::parallel::{Pipeline, StageReport, context_part};
 use crate::parameters::Parameters;
-use neva_layout::{ParamSpec, forward_schedule, schedule};
+use neva_layout::{ParamSpec, ZigZag, forward_schedule, schedule};
 use neva_schemas::{Finetune, LossNormalization, NanPolicy};
 use tch::{Kind, Tensor};
 
@@ -62,9 +62,9 @@ pub struct Evaluation {
 /// A micro-batch and the counts that are known before it is computed.
 #[derive(Debug)]
 pub struct Microbatch {
-    /// The tensors.
+    /// The tensors; on a rank of the context axis its part of each row.
     pub batch: Batch,
-    /// Labelled tokens.
+    /// Labelled tokens of the whole rows.
     pub labels: u64,
     /// Positions, padding left out.
     pub tokens: u64,
@@ -223,7 +223,7 @@ impl Trainer {
             counts[0] += microbatch.labels as i64;
             counts[1] += microbatch.tokens as i64;
             counts[2] += microbatch.zero_label_samples as i64;
-            counts[3] += i64::from(microbatch.batch.image_positions.numel() == 0);
+            counts[3] += i64::from(microbatch.batch.pixels.is_none());
         }
         let counts = Tensor::from_slice(&counts);
         self.mesh.axis(Axis::Data).all_reduce(&counts, Reduce::Sum)?;
@@ -293,5 +293,16 @@ impl Microbatch {
             tokens,
             batch,
         }
+    }
+
+    /// A rank's part of a whole micro-batch, which keeps the counts of the whole.
+    ///
+    /// # Errors
+    /// The rows cannot be cut evenly.
+    pub fn part(self, zigzag: ZigZag) -> Result<Self> {
+        Ok(Self {
+            batch: context_part(self.batch, zigzag)?,
+            ..self
+        })
     }
 }

@@ -6,6 +6,7 @@ use neva_engine::checkpoint::{
     write_tensors,
 };
 use neva_engine::comm::{Axis, Mesh, run_ranks};
+use neva_engine::parallel::zigzag;
 use neva_engine::parameters::Parameter;
 use neva_engine::trainer::{LoadedModel, Microbatch, Progress, Registry, StopRequest, Surroundings, Trainer, fit, run_data, to_device};
 use neva_recipes::neva_tiny;
@@ -247,10 +248,11 @@ pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, 
     (step * each..(step + 1) * each)
         .map(|n| {
             let batch = batch(n);
-            Microbatch::of(
+            let whole = Microbatch::of(
                 to_device(&batch, image_seq_len, Device::Cpu).unwrap(),
                 batch.tokens.seq_lens.iter().sum::<usize>() as u64,
-            )
+            );
+            whole.part(zigzag(mesh)).unwrap()
         })
         .collect()
 }

@@ -1,0 +1,208 @@
+//! Attention over sequences that ranks share, against attention over the whole.
+
+use crate::setting::{ONE, on_mesh, within_limit};
+use neva_engine::comm::{Axis, Mesh};
+use neva_engine::nn::{CausalAttention, Segments, attend};
+use neva_engine::parallel::{ContextAttention, zigzag};
+use neva_schemas::{CpCommType, ParallelSizes};
+use neva_torch_ffi::grad;
+use tch::{Device, Kind, Tensor};
+
+/// Rows, query heads, key heads, places, width of a head.
+#[derive(Debug, Clone, Copy)]
+struct Shape([i64; 5]);
+
+const EXCHANGES: [CpCommType; 2] = [CpCommType::P2p, CpCommType::AllGather];
+
+impl Shape {
+    /// Queries, keys, values, and the output's gradient `[b, s, n * d]`; the same on every rank.
+    fn tensors(self, kind: Kind, scale: f64) -> [Tensor; 4] {
+        let Self([b, n, groups, s, d]) = self;
+        let value = |size: &[i64], phase: f64| {
+            let count: i64 = size.iter().product();
+            let places = Tensor::arange(count, (Kind::Double, Device::Cpu));
+            let values = (places.square() * 0.37 + places * 1.3 + phase).sin();
+            (values * scale).to_kind(kind).view(size)
+        };
+        [
+            value(&[b, n, s, d], 0.1),
+            value(&[b, groups, s, d], 0.2),
+            value(&[b, groups, s, d], 0.3),
+            value(&[b, s, n * d], 0.4),
+        ]
+    }
+}
+
+/// Output and gradients of queries, keys and values.
+fn results([q, k, v, grad_out]: [Tensor; 4], attention: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Tensor) -> [Tensor; 4] {
+    let [q, k, v] = [q, k, v].map(|x| x.detach().copy().set_requires_grad(true));
+    let out = attention(&q, &k, &v);
+    let grads = grad(&[&out], &[Some(&grad_out)], &[&q, &k, &v], false).unwrap();
+    let [dq, dk, dv] = <[Option<Tensor>; 3]>::try_from(grads).unwrap().map(Option::unwrap);
+    [out.detach(), dq, dk, dv]
+}
+
+/// The places of dim `dim` that a rank holds.
+fn held(x: &Tensor, dim: i64, mesh: &Mesh) -> Tensor {
+    let places: Vec<_> = zigzag(mesh)
+        .places(x.size()[dim as usize] as usize)
+        .map(|place| place as i64)
+        .collect();
+    x.index_select(dim, &Tensor::from_slice(&places))
+}
+
+fn ranks(cp: u32) -> ParallelSizes {
+    ParallelSizes { cp, ..ONE }
+}
+
+#[track_caller]
+fn check(name: &str, shape: Shape, segments: &Segments, (kind, scale, tolerance): (Kind, f64, f64)) {
+    for (cp, exchange) in [2, 3, 4].into_iter().flat_map(|cp| EXCHANGES.map(|exchange| (cp, exchange))) {
+        on_mesh(ranks(cp), |mesh| {
+            let whole = results(shape.tensors(kind, scale), |q, k, v| attend(q, k, v, Some(segments)));
+            let attention = ContextAttention::new(mesh.axis(Axis::Context).clone(), exchange);
+            let [q, k, v, grad_out] = shape.tensors(kind, scale);
+            let own = [
+                held(&q, 2, &mesh),
+                held(&k, 2, &mesh),
+                held(&v, 2, &mesh),
+                held(&grad_out, 1, &mesh),
+            ];
+            let got = results(own, |q, k, v| attention.attend(q, k, v, segments).unwrap());
+            for ((what, dim), (got, whole)) in [("output", 1), ("dq", 2), ("dk", 2), ("dv", 2)]
+                .into_iter()
+                .zip(got.iter().zip(&whole))
+            {
+                let expected = held(whole, dim, &mesh);
+                assert_eq!(got.kind(), expected.kind());
+                let reach = whole.abs().max().double_value(&[]).max(1e-30);
+                let off = (got - expected).abs().max().double_value(&[]) / reach;
+                assert!(
+                    off <= tolerance,
+                    "{name}, {cp} ranks, {exchange:?}, rank {}: {what} is off by {off:e}",
+                    mesh.axis(Axis::Context).rank()
+                );
+            }
+        });
+    }
+}
+
+const FP32: (Kind, f64, f64) = (Kind::Float, 1.0, 1e-6);
+
+#[test]
+fn rows_of_one_sample_are_exact_over_any_number_of_ranks() {
+    within_limit(|| {
+        for (name, shape) in [
+            ("one head", [1, 1, 1, 24, 8]),
+            ("heads of their own keys", [2, 4, 4, 48, 16]),
+            ("grouped heads", [3, 8, 2, 48, 8]),
+            ("a single key head", [2, 6, 1, 24, 4]),
+            ("chunks of one place", [2, 2, 1, 24, 5]),
+        ] {
+            let segments = Segments::rows(&vec![shape[3] as usize; shape[0] as usize]);
+            check(name, Shape(shape), &segments, FP32);
+        }
+    });
+}
+
+#[test]
+fn padding_behind_a_sample_is_seen_by_nobody_before_it() {
+    within_limit(|| check("padded", Shape([2, 4, 2, 24, 8]), &Segments::rows(&[24, 7]), FP32));
+}
+
+#[test]
+fn packed_rows_keep_to_their_segments() {
+    within_limit(|| {
+        for (name, ends) in [
+            // Shorter than a chunk, over many chunks, and no padding.
+            ("full", vec![vec![2, 5, 19, 20, 48], vec![48]]),
+            // Queries of padding see nothing; a chunk of a rank may be padding as a whole.
+            ("padded", vec![vec![9, 17, 30], vec![1, 3]]),
+            // A segment that holds nothing.
+            ("empty segment", vec![vec![11, 11, 40], vec![6, 48, 48]]),
+        ] {
+            check(name, Shape([2, 4, 2, 48, 8]), &Segments::packed(ends), FP32);
+        }
+    });
+}
+
+#[test]
+fn large_scores_neither_overflow_nor_vanish() {
+    within_limit(|| {
+        // Scores of up to several hundreds: one key takes all of each query, and where two are close, fp32 leaves
+        // three digits of their difference.
+        check(
+            "large",
+            Shape([2, 2, 1, 24, 64]),
+            &Segments::rows(&[24, 24]),
+            (Kind::Float, 15.0, 2e-3),
+        );
+    });
+}
+
+#[test]
+fn bf16_is_as_exact_as_its_own_rounding() {
+    within_limit(|| {
+        let bf16 = (Kind::BFloat16, 1.0, 2e-2);
+        check("bf16", Shape([2, 4, 2, 48, 16]), &Segments::rows(&[48, 48]), bf16);
+        check("packed bf16", Shape([1, 4, 2, 48, 16]), &Segments::packed(vec![vec![20, 41]]), bf16);
+    });
+}
+
+#[test]
+fn queries_of_padding_give_zeros() {
+    within_limit(|| {
+        let shape = Shape([1, 2, 2, 24, 8]);
+        for exchange in EXCHANGES {
+            let parts = on_mesh(ranks(4), |mesh| {
+                let attention = ContextAttention::new(mesh.axis(Axis::Context).clone(), exchange);
+                let own = shape
+                    .tensors(Kind::Float, 1.0)
+                    .map(|x| held(&x, if x.dim() == 4 { 2 } else { 1 }, &mesh));
+                // Behind the third place there is padding only, of which the first rank holds a part.
+                let segments = Segments::packed(vec![vec![1, 3]]);
+                results(own, |q, k, v| attention.attend(q, k, v, &segments).unwrap())
+            });
+            for (rank, part) in parts.iter().enumerate() {
+                for x in part {
+                    let largest = x.abs().max().double_value(&[]);
+                    assert!(largest.is_finite(), "rank {rank}");
+                    assert_eq!(largest == 0.0, rank != 0, "rank {rank}: {largest}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn calls_in_another_order_backwards_do_not_mix_up() {
+    within_limit(|| {
+        let shape = Shape([1, 2, 2, 16, 8]);
+        let segments = Segments::rows(&[16]);
+        on_mesh(ranks(4), |mesh| {
+            let [q, k, v, grad_out] = shape.tensors(Kind::Float, 1.0);
+            let whole = |scale: f64| {
+                let tensors = [&q * scale, &k * scale, &v * scale, grad_out.shallow_clone()];
+                results(tensors, |q, k, v| attend(q, k, v, Some(&segments)))
+            };
+            let expected = [whole(1.0), whole(2.0)];
+            let attention = ContextAttention::new(mesh.axis(Axis::Context).clone(), CpCommType::P2p);
+            let inputs = |scale: f64| [&q, &k, &v].map(|x| (held(x, 2, &mesh) * scale).set_requires_grad(true));
+            let calls = [1.0, 2.0].map(|scale| {
+                let [q, k, v] = inputs(scale);
+                let out = attention.attend(&q, &k, &v, &segments).unwrap();
+                ([q, k, v], out)
+            });
+            // The first call first, against a pipeline's order for one micro-batch.
+            for (([q, k, v], out), expected) in calls.iter().zip(&expected) {
+                let own = held(&grad_out, 1, &mesh);
+                let grads = grad(&[out], &[Some(&own)], &[q, k, v], false).unwrap();
+                for (got, whole) in grads.into_iter().map(Option::unwrap).zip(&expected[1..]) {
+                    let reach = whole.abs().max().double_value(&[]);
+                    let off = (got - held(whole, 2, &mesh)).abs().max().double_value(&[]) / reach;
+                    assert!(off <= 1e-5, "off by {off:e}");
+                }
+            }
+        });
+    });
+}
