@@ -1,7 +1,7 @@
 //! Llama (arXiv:2302.13971, grouped queries of arXiv:2307.09288), as `transformers.LlamaModel`.
 
 use crate::error::{EngineError, Result};
-use crate::nn::{Build, CausalAttention, ColumnLinears, KvCache, Linear, RmsNorm, Rope, Segments, VocabEmbedding, attend};
+use crate::nn::{Arrival, Build, CausalAttention, ColumnLinears, KvCache, Linear, RmsNorm, Rope, Segments, VocabEmbedding, attend};
 use crate::parallel::TensorRegion;
 use neva_layout::Section;
 use neva_schemas::TextConfig;
@@ -13,7 +13,10 @@ use tch::Tensor;
 pub struct Llama {
     embed_tokens: Option<VocabEmbedding>,
     layers: Vec<Layer>,
+    /// Number of the first of them.
+    first: usize,
     norm: Option<RmsNorm>,
+    arrival: Arrival,
     region: TensorRegion,
     head_dim: usize,
     rope_theta: f64,
@@ -34,7 +37,9 @@ impl Llama {
         Ok(Self {
             embed_tokens,
             layers: section.layers.clone().map(layer).collect::<Result<_>>()?,
+            first: section.layers.start,
             norm,
+            arrival: build.arrival(),
             region: build.region(),
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
@@ -43,6 +48,7 @@ impl Llama {
 
     /// Embeddings `[b, s, h]` of `ids_bs`.
     pub fn embed(&self, ids_bs: &Tensor) -> Result<Tensor> {
+        self.arrival.wait_for("embed_tokens")?;
         let embed_tokens = self.embed_tokens.as_ref();
         embed_tokens
             .ok_or_else(|| EngineError::Bug("this section of the model embeds nothing".into()))?
@@ -60,17 +66,17 @@ impl Llama {
         let (kind, device) = (hidden_bsh.kind(), hidden_bsh.device());
         let rope = Rope::new(&segments.positions(s), self.head_dim, self.rope_theta, kind, device);
         let mut x_bsh = hidden_bsh.shallow_clone();
-        for layer in &self.layers {
+        for (number, layer) in (self.first..).zip(&self.layers) {
+            self.arrival.wait_for(&format!("layers.{number}"))?;
             x_bsh = layer.forward(&x_bsh, &rope, segments, None)?;
         }
-        Ok(self.finish(x_bsh))
+        self.finish(x_bsh)
     }
 
-    fn finish(&self, x_bsh: Tensor) -> Tensor {
-        match &self.norm {
-            Some(norm) => norm.forward(&x_bsh),
-            None => x_bsh,
-        }
+    fn finish(&self, x_bsh: Tensor) -> Result<Tensor> {
+        let Some(norm) = &self.norm else { return Ok(x_bsh) };
+        self.arrival.wait_for("norm")?;
+        Ok(norm.forward(&x_bsh))
     }
 
     /// An empty memory for [`Self::decode`].
@@ -91,7 +97,7 @@ impl Llama {
         for (layer, cache) in self.layers.iter().zip(&mut decoding.caches) {
             x_bsh = layer.forward(&x_bsh, &rope, &segments, Some(cache))?;
         }
-        Ok(self.finish(x_bsh))
+        self.finish(x_bsh)
     }
 }
 

@@ -5,7 +5,7 @@ use super::clip::ClipVision;
 use super::llama::{Decoding, Llama};
 use super::projector::Projector;
 use crate::error::{EngineError, Result};
-use crate::nn::{Build, Segments};
+use crate::nn::{Arrival, Build, Segments};
 use crate::parallel::PictureShares;
 use neva_layout::Section;
 use neva_schemas::{FeatureSelect, LlavaModel};
@@ -41,6 +41,7 @@ struct Pictures {
     vision: ClipVision,
     projector: Projector,
     shares: PictureShares,
+    arrival: Arrival,
     select: FeatureSelect,
 }
 
@@ -52,6 +53,7 @@ impl Llava {
                 vision: ClipVision::new(&config.vision_config, config.vision_layers_used(), &build.at("model.vision_tower"))?,
                 projector: Projector::new(&build.at("model.multi_modal_projector"))?,
                 shares: build.pictures(),
+                arrival: build.at("model").arrival(),
                 select: config.vision_feature_select_strategy,
             })
         };
@@ -84,16 +86,22 @@ impl Llava {
     /// Features `[pictures, s, h]` in the language model's width.
     pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor> {
         let Some(Pictures {
-            vision, projector, select, ..
+            vision,
+            projector,
+            arrival,
+            select,
+            ..
         }) = &self.pictures
         else {
             return Err(EngineError::Bug("this section of the model sees no pictures".into()));
         };
+        arrival.wait_for("vision_tower")?;
         let hidden_bsh = vision.forward(pixels)?;
         let selected_bsh = match select {
             FeatureSelect::Default => hidden_bsh.narrow(1, 1, hidden_bsh.size()[1] - 1),
             FeatureSelect::Full => hidden_bsh,
         };
+        arrival.wait_for("multi_modal_projector")?;
         projector.forward(&selected_bsh)
     }
 

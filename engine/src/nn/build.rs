@@ -1,6 +1,6 @@
 //! Puts building blocks together out of named parameters.
 
-use super::{CausalAttention, ColumnLinears, LayerNorm, Linear, LocalAttention, Lora, RmsNorm, VocabEmbedding};
+use super::{Arrival, CausalAttention, ColumnLinears, LayerNorm, Linear, LocalAttention, Lora, RmsNorm, VocabEmbedding};
 use crate::comm::Mesh;
 use crate::error::Result;
 use crate::parallel::{PictureShares, TensorRegion};
@@ -19,6 +19,7 @@ pub struct Build<'a> {
     region: TensorRegion,
     attention: Arc<dyn CausalAttention>,
     pictures: PictureShares,
+    arrival: Arrival,
     prefix: String,
 }
 
@@ -32,6 +33,7 @@ impl<'a> Build<'a> {
             region,
             attention: Arc::new(LocalAttention),
             pictures: PictureShares::new(&Mesh::single(), VisionPlacement::Duplicated),
+            arrival: Arrival::default(),
             prefix: String::new(),
         }
     }
@@ -51,6 +53,11 @@ impl<'a> Build<'a> {
             prefix: self.full_name(name),
             ..self.clone()
         }
+    }
+
+    /// Where the part of the model at this name waits for its weights.
+    pub fn arrival(&self) -> Arrival {
+        self.arrival.at(&self.prefix)
     }
 
     /// The region that cut matrices are spread over.

@@ -4,6 +4,7 @@
 //! Legend of shape suffixes: `b` batch, `s` sequence, `h` hidden, `n` heads, `d` head width, `f` MLP width,
 //! `v` vocabulary, `t` labelled tokens.
 
+mod arrival;
 mod attention;
 mod blockwise;
 mod build;
@@ -13,6 +14,7 @@ mod norm;
 mod rope;
 mod segments;
 
+pub use arrival::{Arrival, Wait};
 pub(crate) use attention::join_heads;
 pub use attention::{CausalAttention, KvCache, LocalAttention, attend};
 pub(crate) use blockwise::{Backward, Forward, RowBlock};

@@ -13,12 +13,17 @@ pub(super) struct Gather {
     group: Arc<dyn Collective>,
     /// Each bucket `[ranks, share]`, in the parameters' kind.
     buckets: Vec<Tensor>,
-    /// Each parameter's bucket.
-    places: Vec<usize>,
-    flight: Mutex<Flight>,
+    arrivals: Arc<Arrivals>,
 }
 
 /// What is on its way.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    /// Name and bucket of each trainable parameter.
+    places: Vec<(String, usize)>,
+    flight: Mutex<Flight>,
+}
+
 #[derive(Debug)]
 struct Flight {
     /// By bucket.
@@ -40,20 +45,22 @@ impl Gather {
             let flat = Tensor::f_zeros([bucket.len as i64], (first.kind(), first.device()))?;
             for member in &bucket.members {
                 let parameter = &all[member.index].tensor;
-                let mut place = flat
-                    .f_narrow(0, member.start as i64, member.numel as i64)?
-                    .f_view(parameter.size().as_slice())?;
+                let place = flat.f_narrow(0, member.start as i64, member.numel as i64)?;
+                let mut place = place.f_view(parameter.size().as_slice())?;
                 place.f_copy_(&parameter.detach())?;
                 parameter.shallow_clone().f_set_data(&place)?;
             }
             buckets.push(flat.f_view([partition.replicas().size() as i64, -1])?);
         }
+        let place = |(index, parameter): (usize, &&crate::parameters::Parameter)| (parameter.spec.name.clone(), partition.place(index).0);
         Ok(Self {
             group: partition.replicas().clone(),
-            places: (0..all.len()).map(|index| partition.place(index).0).collect(),
-            flight: Mutex::new(Flight {
-                pending: buckets.iter().map(|_| None).collect(),
-                failed: None,
+            arrivals: Arc::new(Arrivals {
+                places: all.iter().enumerate().map(place).collect(),
+                flight: Mutex::new(Flight {
+                    pending: buckets.iter().map(|_| None).collect(),
+                    failed: None,
+                }),
             }),
             buckets,
         })
@@ -61,7 +68,7 @@ impl Gather {
 
     /// Starts to gather all buckets, the first layers' first: a forward pass needs them in that order.
     pub(super) fn start(&self) -> Result<()> {
-        let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flight = self.arrivals.flight.lock().unwrap_or_else(PoisonError::into_inner);
         for (bucket, pending) in self.buckets.iter().zip(&mut flight.pending).rev() {
             let share = bucket.f_select(0, self.group.rank() as i64)?;
             *pending = Some(self.group.start_all_gather(bucket, &share)?);
@@ -69,11 +76,19 @@ impl Gather {
         Ok(())
     }
 
-    /// Waits for the buckets of these parameters.
-    pub(super) fn wait_for(&self, parameters: impl Iterator<Item = usize>) -> Result<()> {
+    pub(super) fn arrivals(&self) -> &Arc<Arrivals> {
+        &self.arrivals
+    }
+}
+
+impl Arrivals {
+    /// Waits for the buckets of the parameters whose names fit.
+    pub(super) fn wait_for(&self, fits: impl Fn(&str) -> bool) -> Result<()> {
         let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
-        for index in parameters {
-            if let Some(pending) = flight.pending[self.places[index]].take()
+        for (name, bucket) in &self.places {
+            if flight.pending[*bucket].is_some()
+                && fits(name)
+                && let Some(pending) = flight.pending[*bucket].take()
                 && let Err(error) = pending.wait()
             {
                 flight.failed = Some(error);
@@ -84,9 +99,10 @@ impl Gather {
             None => Ok(()),
         }
     }
+}
 
-    /// Waits for all of them.
-    pub(super) fn settle(&self) -> Result<()> {
-        self.wait_for(0..self.places.len())
-    }
+/// Whether `name` is the parameter `prefix`, or one below it.
+pub(super) fn is_below(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }

@@ -2,11 +2,12 @@
 //! `torch.optim`, a parameter that no gradient reached in a step is left alone, its decay, moments and step count
 //! included.
 
-use super::gather::Gather;
+use super::gather::{Gather, is_below};
 use super::gradients::Gradients;
 use super::partition::Partition;
 use super::rule::{Slot, update};
 use crate::error::Result;
+use crate::nn::Wait;
 use crate::parameters::Parameters;
 use neva_layout::{Hyperparameters, ParamSpec, hyperparameters};
 use neva_schemas::{DistributedDataParallelConfig, Optim};
@@ -104,7 +105,7 @@ impl Optimizer {
     }
 
     /// One step on all touched parameters; `rate` turns a peak learning rate into that of the step. Where each rank
-    /// updates a share, the others' may still be on their way afterwards: see [`Self::wait_for`].
+    /// updates a share, the others' may still be on their way afterwards: see [`Self::arrivals`].
     ///
     /// # Errors
     /// A collective failed.
@@ -130,22 +131,17 @@ impl Optimizer {
         if let Some(gather) = &self.gather {
             gather.start()?;
             if !self.overlap_gather {
-                gather.settle()?;
+                self.settle()?;
             }
         }
         Ok(())
     }
 
-    /// Blocks until the parameters of these numbers, among the trainable ones, are those behind the last step: before a
-    /// forward pass uses them.
-    ///
-    /// # Errors
-    /// A peer failed, now or before.
-    pub fn wait_for(&self, parameters: &[usize]) -> Result<()> {
-        match &self.gather {
-            Some(gather) => gather.wait_for(parameters.iter().copied()),
-            None => Ok(()),
-        }
+    /// How a forward pass waits for the weights that it comes to, where they may still be on their way.
+    pub fn arrivals(&self) -> Option<Wait> {
+        let gather = self.gather.as_ref().filter(|_| self.overlap_gather)?;
+        let arrivals = gather.arrivals().clone();
+        Some(Box::new(move |part| arrivals.wait_for(|name| is_below(name, part))))
     }
 
     /// Blocks until all parameters are those behind the last step: before anything reads or changes them.
@@ -153,7 +149,7 @@ impl Optimizer {
     /// # Errors
     /// A peer failed, now or before.
     pub fn settle(&self) -> Result<()> {
-        self.gather.as_ref().map_or(Ok(()), Gather::settle)
+        self.gather.as_ref().map_or(Ok(()), |gather| gather.arrivals().wait_for(|_| true))
     }
 
     /// What the run asked for.

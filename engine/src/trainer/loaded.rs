@@ -5,7 +5,7 @@ use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::loss::Head;
 use crate::model::Llava;
-use crate::nn::{Build, CausalAttention, LocalAttention};
+use crate::nn::{Arrival, Build, CausalAttention, LocalAttention};
 use crate::parallel::{ContextAttention, PictureShares, TensorRegion};
 use crate::parameters::Parameters;
 use neva_layout::{Adapters, ParamSpec, Section, Stages, is_trainable, llava_parameters, lora_adapters};
@@ -24,6 +24,8 @@ pub struct LoadedModel {
     pub chunks: Vec<Chunk>,
     /// How the layers are shared out.
     pub stages: Stages,
+    /// Where the sections wait for their weights.
+    pub arrival: Arrival,
 }
 
 /// One section of a model.
@@ -100,12 +102,14 @@ impl LoadedModel {
                 output_trained: input_trained || trained_in(section),
             })
         };
+        let arrival = build.arrival();
         let chunks = sections.iter().zip(numbers).map(chunk).collect::<Result<_>>()?;
         Ok(Self {
             parameters,
             specs,
             chunks,
             stages,
+            arrival,
         })
     }
 

@@ -78,8 +78,11 @@ impl StageWork for Training<'_> {
 
     fn forward(&mut self, microbatch: usize, chunk: usize, input: Option<&Tensor>) -> Result<Tensor> {
         let (chunk, batch) = (&self.model.chunks[chunk], self.microbatches[microbatch]);
-        self.optimizer.wait_for(&chunk.trained)?;
         let hidden_bsh = chunk.model.forward(&batch.batch, input)?;
+        if chunk.head.is_some() {
+            // Each layer has waited for its own weights.
+            self.optimizer.settle()?;
+        }
         let Some(loss) = loss_sum(chunk, &hidden_bsh, batch)? else {
             return Ok(hidden_bsh);
         };

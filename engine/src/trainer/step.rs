@@ -80,9 +80,14 @@ impl Trainer {
     pub fn new(finetune: &Finetune, loaded: LoadedModel, mesh: Mesh) -> Result<Self> {
         let (strategy, parameters) = (&finetune.trainer.strategy, &loaded.parameters);
         let partition = Partition::new(parameters, finetune, &mesh);
+        let gradients = Gradients::new(parameters, &partition, strategy, &mesh)?;
+        let optimizer = Optimizer::new(&finetune.optim, &strategy.ddp, parameters, &partition)?;
+        if let Some(wait) = optimizer.arrivals() {
+            loaded.arrival.of(wait);
+        }
         Ok(Self {
-            gradients: Gradients::new(parameters, &partition, strategy, &mesh)?,
-            optimizer: Optimizer::new(&finetune.optim, &strategy.ddp, parameters, &partition)?,
+            gradients,
+            optimizer,
             normalization: finetune.trainer.loss_normalization,
             nan_policy: finetune.trainer.nan_policy,
             clip_grad: *finetune.optim.clip_grad(),
