@@ -21,7 +21,7 @@ const EXECUTOR: &str = "executor";
 pub fn executor(config: &schemas::Executor) -> Arc<dyn Executor> {
     match config {
         schemas::Executor::Local(local) => Arc::new(LocalExecutor {
-            program: program::find_here().unwrap_or_else(|_| program::NAME.into()),
+            program: program::find_here().unwrap_or_else(|_| program::name().into()),
             settle: Duration::from_secs(local.settle_s),
             grace: Duration::from_secs(local.grace_s),
         }),

@@ -24,7 +24,7 @@ use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use neva_schemas::{env, exit_class};
 use tracing_subscriber::EnvFilter;
 
-use crate::{environment, error::RunError, launch, workspace::Workspace};
+use crate::{environment, error::RunError, launch, program, workspace::Workspace};
 use input::RecipeInput;
 use report::Report;
 
@@ -177,6 +177,13 @@ pub fn cli_main() -> ExitCode {
         }
     });
     ExitCode::from(code.unwrap_or(exit_class::BUG))
+}
+
+/// As [`cli_main`], for a launcher of one's own: its ranks are the program `rank`, which lies beside it or in PATH, and
+/// knows types of one's own. `NEVA_RANK` names another, as ever.
+pub fn cli_main_with(rank: &'static str) -> ExitCode {
+    program::goes_with(rank);
+    cli_main()
 }
 
 /// The arguments with the verb `run` where there is none: `neva-run RECIPE ...`.

@@ -212,7 +212,7 @@ impl Problems {
     }
 
     /// Adds one more.
-    pub(super) fn push(&mut self, error: ConfigError) {
+    pub(crate) fn push(&mut self, error: ConfigError) {
         self.0.push(error);
     }
 

@@ -2,6 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod experiment;
+mod experiment_file;
+mod experiment_home;
+mod experiment_program;
+mod experiment_store;
 mod graph;
 mod includes;
 mod launch;
@@ -16,6 +21,7 @@ mod refusals;
 mod resolve;
 mod retry;
 mod settings;
+mod sweep;
 
 use std::{path::PathBuf, time::Duration};
 
