@@ -3,8 +3,10 @@
 
 mod direct;
 mod documents;
+mod experiment;
 mod inputs;
 mod killed;
 mod layering;
+mod own_types;
 mod photos;
 mod processes;
