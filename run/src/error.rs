@@ -61,7 +61,7 @@ pub enum RunError {
         path: PathBuf,
     },
     /// Two runs differ, and whoever compared them asked for an exit code.
-    #[error("{count} {} differ", if *count == 1 { "value" } else { "values" })]
+    #[error("{count} {}", if *count == 1 { "value differs" } else { "values differ" })]
     Differ {
         /// Values that differ.
         count: usize,

@@ -38,6 +38,8 @@ Examples:
   neva-run recipes copy llava15_7b mine.yaml                        begin a recipe file of your own
   neva-run show mine.yaml                                           print every resolved value
   neva-run diff llava15_7b mine.yaml                                what yours does otherwise
+  neva-run mine.yaml --sweep finetune.optim.lr=1e-4,2e-5 --detach   two runs, left to themselves
+  neva-run experiment list                                          what became of them
   neva-run plot RUN_FOLDER OTHER_RUN_FOLDER --out curves.svg        draw two runs over each other
   torchrun --no-python --nproc-per-node 8 neva-run recipes/llava15_7b.yaml --direct
 
