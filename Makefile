@@ -38,8 +38,8 @@ lint: libtorch ## check format, lints and documentation
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
-bench: ## run the benchmarks
-	@echo "there are no benchmarks yet"
+bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
+	$(CARGO) bench -p neva-run --bench launch
 
 clean: ## remove what was built and .libtorch/; fetched wheels stay in the cache
 	$(CARGO) clean

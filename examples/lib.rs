@@ -3,6 +3,12 @@
 /// The Rust of the documents, as documentation tests.
 #[cfg(doctest)]
 mod documents {
+    #[doc = include_str!("../docs/extending.md")]
+    mod extending {}
+
+    #[doc = include_str!("../docs/nemo-run.md")]
+    mod nemo_run {}
+
     #[doc = include_str!("../docs/neva.md")]
     mod neva {}
 

@@ -18,8 +18,8 @@ use neva_recipes::{llava15_7b, neva_tiny};
 use neva_run::{RunError, RunOptions, run};
 use neva_schemas::{
     AdamW, AutoResume, Data, DistributedDataParallelConfig, Finetune, ImageDataConfig, LoRA, Log, LrScheduler, MegatronStrategy,
-    MixedPrecision, MockDataModule, Model, ModelCheckpoint, NevaPreloadedDataModule, Optim, Peft, Plugins, Precision,
-    RestoreConfig, Trainer,
+    MixedPrecision, MockDataModule, Model, ModelCheckpoint, NevaPreloadedDataModule, Optim, Peft, Plugins, Precision, RestoreConfig,
+    Trainer,
 };
 
 /// Fine-tunes a NeVA (LLaVA-1.5) model.
@@ -106,7 +106,11 @@ enum Scheme {
 }
 
 fn finetune(flags: &Flags) -> Finetune {
-    let model = if flags.use_toy_model { neva_tiny::model() } else { llava15_7b::model() };
+    let model = if flags.use_toy_model {
+        neva_tiny::model()
+    } else {
+        llava15_7b::model()
+    };
     Finetune {
         model: Model::Llava(model),
         data: data(flags),
@@ -117,7 +121,11 @@ fn finetune(flags: &Flags) -> Finetune {
             val_check_interval: None,
             strategy: strategy(flags),
             plugins: Plugins::MixedPrecision(MixedPrecision {
-                precision: if flags.use_toy_model { Precision::Fp32 } else { Precision::Bf16Mixed },
+                precision: if flags.use_toy_model {
+                    Precision::Fp32
+                } else {
+                    Precision::Bf16Mixed
+                },
             }),
             ..Trainer::default()
         },
@@ -167,7 +175,11 @@ fn strategy(flags: &Flags) -> MegatronStrategy {
 }
 
 fn data(flags: &Flags) -> Data {
-    let seq_length = if flags.use_toy_model { flags.seq_length.min(128) } else { flags.seq_length };
+    let seq_length = if flags.use_toy_model {
+        flags.seq_length.min(128)
+    } else {
+        flags.seq_length
+    };
     match flags.data_type {
         DataType::Mock => Data::Mock(MockDataModule {
             seq_length,

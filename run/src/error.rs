@@ -10,6 +10,7 @@ use neva_track::TrackError;
 use crate::{
     config::{ConfigError, Problems},
     experiment::ExperimentError,
+    program,
 };
 
 /// Why a run did not start, or did not reach its end.
@@ -60,7 +61,7 @@ pub enum RunError {
         path: PathBuf,
     },
     /// Two runs differ, and whoever compared them asked for an exit code.
-    #[error("{count} {} differ", if *count == 1 { "value" } else { "values" })]
+    #[error("{count} {}", if *count == 1 { "value differs" } else { "values differ" })]
     Differ {
         /// Values that differ.
         count: usize,
@@ -74,7 +75,7 @@ pub enum RunError {
     /// The rank program is not there.
     #[error("{}", match .named {
         Some(path) => format!("NEVA_RANK names {}, which is not a file", path.display()),
-        None => "the program `neva-rank` is neither beside `neva-run` nor in PATH".to_owned(),
+        None => format!("the program `{}` is neither beside `neva-run` nor in PATH", program::name()),
     })]
     NoRankProgram {
         /// The file that `NEVA_RANK` names.

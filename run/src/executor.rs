@@ -7,7 +7,7 @@ use neva_schemas::{self as schemas, LOCAL, Problem as Remark, Severity, Validate
 use serde::Deserialize;
 
 use crate::{
-    config::{self, ConfigError, Edit, Entry, Node, Origin, Problem, Problems, Segment, Value, from_node, to_node},
+    config::{self, ConfigError, Edit, Entry, Factories, Node, Origin, Problem, Problems, Segment, Value, to_node},
     environment, program,
     resolve::check,
     workspace::Workspace,
@@ -21,7 +21,7 @@ const EXECUTOR: &str = "executor";
 pub fn executor(config: &schemas::Executor) -> Arc<dyn Executor> {
     match config {
         schemas::Executor::Local(local) => Arc::new(LocalExecutor {
-            program: program::find_here().unwrap_or_else(|_| program::NAME.into()),
+            program: program::find_here().unwrap_or_else(|_| program::name().into()),
             settle: Duration::from_secs(local.settle_s),
             grace: Duration::from_secs(local.grace_s),
         }),
@@ -59,7 +59,7 @@ pub(crate) fn of(name: &str, node: Node, edits: &[Edit]) -> Result<Chosen, Probl
     let mut tree = Node::new(key, Value::Map(map));
     Problems::check(edits.iter().filter_map(|edit| edit.apply(&mut tree).err()).collect())?;
 
-    let config = typed(&tree)?;
+    let config = typed(&mut tree)?;
     let remarks = config.problems(EXECUTOR).into_iter().chain(unset_variables(&config));
     let (errors, warnings) = remarks.partition(|remark| remark.severity == Severity::Error);
     check(&tree, errors)?;
@@ -84,7 +84,7 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
         return to_node(&schemas::Executor::default(), Origin::Default);
     }
     if name.contains(['/', '.']) {
-        return config::read(Path::new(name));
+        return config::load(Path::new(name));
     }
     let known = workspace
         .into_iter()
@@ -101,13 +101,13 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     })
 }
 
-fn typed(tree: &Node) -> Result<schemas::Executor, ConfigError> {
+fn typed(tree: &mut Node) -> Result<schemas::Executor, Problems> {
     /// Gives errors the path that the user knows, which starts with `executor`.
     #[derive(Deserialize)]
     struct Top {
         executor: schemas::Executor,
     }
-    from_node::<Top>(tree).map(|top| top.executor)
+    config::build::<Top>(tree, &Factories::builtin()).map(|top| top.executor)
 }
 
 /// A warning for each variable that `config` takes from this process's environment and that is not set there.

@@ -134,8 +134,8 @@ pub(crate) struct Job<'a> {
     watcher: Watcher,
     /// How often its end was asked for: the first time it may save and leave, then it is killed.
     end: watch::Receiver<u32>,
-    /// Somebody asked for the end.
-    cancelled: bool,
+    /// Requests that were handed on.
+    asked: u32,
     /// The attempt that runs, from 1.
     attempt: u32,
     /// A job that was submitted before, by another process.
@@ -150,7 +150,7 @@ impl<'a> Job<'a> {
             submission,
             watcher,
             end,
-            cancelled: false,
+            asked: 0,
             attempt: 1,
             submitted: None,
         }
@@ -172,10 +172,10 @@ impl<'a> Job<'a> {
 
     /// Sees the job to its end. What a job of ranks leaves is its report; a script leaves none.
     pub(crate) async fn run(mut self) -> Result<Option<RunReport>, RunError> {
-        let attempts = self.attempt.saturating_add(self.watcher.retries);
+        let attempts = self.watcher.retries.saturating_add(1);
         for failed in 0.. {
             let failure = match self.once().await {
-                Err(RunError::Job(failure)) if self.attempt < attempts && !self.cancelled && may_pass(&failure) => *failure,
+                Err(RunError::Job(failure)) if self.attempt < attempts && !self.is_cancelled() && may_pass(&failure) => *failure,
                 ended => return ended,
             };
             let pause = pause(failed);
@@ -220,7 +220,7 @@ impl<'a> Job<'a> {
         };
         // Ranks that were told to stop end as if they had failed, but leave a report that says so.
         match self.report().ok().filter(|report| report.stopped.is_some()) {
-            Some(report) if self.cancelled => Err(self.cancelled(Some(report))),
+            Some(report) if self.is_cancelled() => Err(self.cancelled(Some(report))),
             Some(report) => finished(report).map(Some),
             None => Err(RunError::Job(Box::new(failure))),
         }
@@ -233,8 +233,12 @@ impl<'a> Job<'a> {
         loop {
             tokio::select! {
                 () = requested(&mut self.end) => {
-                    self.cancelled = true;
-                    self.executor.cancel(job).await?;
+                    // Requests that come at the same time wake this once.
+                    let asked = *self.end.borrow_and_update();
+                    while self.asked < asked {
+                        self.asked += 1;
+                        self.executor.cancel(job).await?;
+                    }
                 }
                 () = sleep(tick) => {
                     tick = (2 * tick).min(LONGEST_TICK);
@@ -254,6 +258,11 @@ impl<'a> Job<'a> {
                 }
             }
         }
+    }
+
+    /// Whether somebody asked for the end.
+    fn is_cancelled(&self) -> bool {
+        *self.end.borrow() > 0
     }
 
     /// What rank 0 left.

@@ -39,7 +39,7 @@ mod resolve;
 mod sweep;
 mod workspace;
 
-pub use cli::cli_main;
+pub use cli::{cli_main, cli_main_with};
 pub use error::RunError;
 pub use executor::executor;
 pub use experiment::{

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -12,8 +13,24 @@ use tokio::{process::Command, time::timeout};
 
 use crate::error::RunError;
 
+/// File name of our rank program.
+const OURS: &str = "neva-rank";
+
+/// File name of the rank program that goes with this program, where that is a launcher of somebody's own. It is what
+/// the program is, and not what it was told, so it is set once, first of all.
+static OWN: OnceLock<&'static str> = OnceLock::new();
+
+/// Says that this program is a launcher of somebody's own.
+pub(crate) fn goes_with(rank: &'static str) {
+    // A program is one launcher only.
+    let _ = OWN.set(rank);
+}
+
 /// File name of the rank program.
-pub(crate) const NAME: &str = "neva-rank";
+pub(crate) fn name() -> &'static str {
+    OWN.get().copied().unwrap_or(OURS)
+}
+
 /// How long `neva-rank version` may take; loading libtorch from a cold disk is slow.
 const VERSION_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -50,7 +67,7 @@ pub fn find(lookup: impl Fn(&str) -> Option<String>, exe_dir: Option<&Path>) -> 
     let folders = exe_dir.map(Path::to_owned).into_iter().chain(std::env::split_paths(&path));
     let found = folders
         .filter(|folder| folder.is_absolute())
-        .map(|folder| folder.join(NAME))
+        .map(|folder| folder.join(name()))
         .find(|file| file.is_file());
     found.ok_or(RunError::NoRankProgram { named: None })
 }

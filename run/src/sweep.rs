@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 use neva_schemas::{SweepMode, SweepOrder};
 
-use crate::config::{self, ConfigError, Edit, Node, Origin, Path, Problem, Problems, Segment, Source, Span, Value, from_node};
+use crate::config::{self, ConfigError, Node, Origin, Path, PathError, Problem, Problems, Segment, Source, Span, Value, from_node};
 
 /// Most points of a sweep.
 const MAX_POINTS: usize = 10_000;
@@ -21,20 +21,42 @@ pub struct Sweep {
     origin: Option<Origin>,
 }
 
-/// The values of one path, each as YAML.
+/// The values of one path.
 #[derive(Debug, Clone)]
 struct Axis {
     path: Path,
-    values: Vec<String>,
+    /// Where the path was written.
+    origin: Origin,
+    /// Each as YAML, with the place where it was written.
+    values: Vec<(String, Origin)>,
 }
 
 /// One point: overrides, and a name that no other point has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Point {
     /// Fit for a folder: `lr=1e-4`, or `lr=1e-4,dim=8`.
     pub name: String,
     /// As `--set` takes them.
     pub sets: Vec<String>,
+    /// Where path and value of each were written.
+    places: Vec<[Origin; 2]>,
+}
+
+impl Point {
+    /// What is wrong with an override of this point is told where its sweep was written.
+    pub(crate) fn placed(&self, problems: Problems) -> Problems {
+        problems.map(|mut error| {
+            let Some(Origin::Set { source, span }) = &error.origin else {
+                return error;
+            };
+            if let Some(at) = self.sets.iter().position(|set| set == source.text()) {
+                let [path, value] = &self.places[at];
+                let in_path = cut(source.text()).is_some_and(|(path, _)| span.offset < path.len());
+                error.origin = Some(if in_path { path.clone() } else { value.clone() });
+            }
+            error
+        })
+    }
 }
 
 impl Sweep {
@@ -85,9 +107,7 @@ impl Sweep {
         })?;
         let mut axes = Vec::new();
         for (name, entry) in written {
-            let path = name
-                .parse()
-                .map_err(|error: config::PathError| invalid(&error.reason, None, &entry.key))?;
+            let path = name.parse().map_err(|error: PathError| invalid(&error.reason, None, &entry.key))?;
             let Value::Seq(items) = &entry.node.value else {
                 return Err(invalid(
                     "the values to try are a list",
@@ -95,13 +115,14 @@ impl Sweep {
                     &entry.node.origin,
                 ));
             };
-            let values = items.iter().map(|item| match &item.value {
+            let text = |item: &Node| match &item.value {
                 Value::Plain(text) => text.clone(),
                 _ => config::to_json(item).to_string(),
-            });
+            };
             axes.push(Axis {
                 path,
-                values: values.collect(),
+                origin: entry.key.clone(),
+                values: items.iter().map(|item| (text(item), item.origin.clone())).collect(),
             });
         }
         let origin = Some(node.origin.clone());
@@ -167,16 +188,11 @@ impl Sweep {
         let mut taken = BTreeMap::<String, usize>::new();
         let mut points = Vec::new();
         for pick in picks {
-            let values: Vec<_> = self
-                .axes
-                .iter()
-                .zip(pick)
-                .map(|(axis, value)| axis.values[*value].as_str())
-                .collect();
+            let chosen = || self.axes.iter().zip(pick).map(|(axis, value)| (axis, &axis.values[*value]));
             let parts: Vec<_> = labels
                 .iter()
-                .zip(&values)
-                .map(|(label, value)| folder_name(&format!("{label}={value}")))
+                .zip(chosen())
+                .map(|(label, (_, (value, _)))| folder_name(&format!("{label}={value}")))
                 .collect();
             let mut name = parts.join(",");
             let end = (0..=LONGEST_NAME.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
@@ -188,10 +204,10 @@ impl Sweep {
                 name = format!("{name}_{twins}");
                 taken.insert(name.clone(), 1);
             }
-            let sets = self.axes.iter().zip(&values).map(|(axis, value)| format!("{}={value}", axis.path));
             points.push(Point {
                 name,
-                sets: sets.collect(),
+                sets: chosen().map(|(axis, (value, _))| format!("{}={value}", axis.path)).collect(),
+                places: chosen().map(|(axis, (_, place))| [axis.origin.clone(), place.clone()]).collect(),
             });
         }
         points
@@ -210,21 +226,27 @@ fn axis(text: &str) -> Result<Axis, ConfigError> {
         source: source.clone(),
         span: Span { offset, len },
     };
-    // An edit is read the same way, and says what is wrong with the path.
-    let edit = Edit::parse(text)?;
-    let Some((path, start)) = cut(text) else {
+    let Some((before, start)) = cut(text) else {
         return Err(invalid(
             "`=` is missing between the path and the values",
             Some("write `finetune.optim.lr=1e-4,2e-5`"),
             &at(0, text.len()),
         ));
     };
-    if path.ends_with(['+', '-', '*', '/', '|']) {
+    let lead = before.len() - before.trim_start().len();
+    let written = before.trim();
+    if written.starts_with('~') || written.ends_with(['+', '-', '*', '/', '|']) || written.ends_with("[+]") {
         return Err(invalid(
             "a sweep sets values, and computes none",
             Some("write `path=value,value`"),
             &at(0, start),
         ));
+    }
+    let path: Path = written
+        .parse()
+        .map_err(|error: PathError| invalid(&error.reason, None, &at(lead + error.span.offset, error.span.len)))?;
+    if path.0.is_empty() {
+        return Err(invalid("the path is missing", Some("write `path=value,value`"), &at(0, start)));
     }
     let mut values = Vec::new();
     for (offset, value) in split(&text[start..]) {
@@ -240,9 +262,10 @@ fn axis(text: &str) -> Result<Axis, ConfigError> {
             origin: Some(at(start + offset, value.len())),
             ..error
         })?;
-        values.push(value.trim().to_owned());
+        values.push((value.trim().to_owned(), at(start + offset, value.len())));
     }
-    Ok(Axis { path: edit.path(), values })
+    let origin = at(lead, written.len());
+    Ok(Axis { path, origin, values })
 }
 
 /// The path of `path=values`, and where the values begin: the first `=` outside of quotes.

@@ -22,7 +22,9 @@ use neva_schemas::{self as schemas, RecipeArgs, Validate as _};
 use serde::Deserialize;
 
 use crate::{
-    config::{self, ConfigError, Entry, FACTORY, Map, Node, Origin, Path, Problem, Problems, Segment, Value, from_node, merge, to_node},
+    config::{
+        self, ConfigError, Entry, FACTORY, Factories, Map, Node, Origin, Path, Problem, Problems, Segment, Value, from_node, merge, to_node,
+    },
     resolve::{self, GRAPH},
 };
 
@@ -82,19 +84,22 @@ impl Workspace {
             }
         };
         let defaults = map.shift_remove(DEFAULTS).map(|entry| entry.node);
-        let tree = Node::new(origin, Value::Map(map));
-        let settings: schemas::Workspace = from_node(&tree).map_err(|mut error| {
-            if let Problem::UnknownField { allowed, .. } = &mut *error.problem
-                && error.path.0.len() == 1
-            {
-                allowed.push(DEFAULTS.to_owned());
-            }
-            error
-        })?;
-        resolve::check(&tree, settings.problems(""))?;
+        let mut tree = Node::new(origin, Value::Map(map));
+        let settings = config::build::<schemas::Workspace>(&mut tree, &Factories::builtin())
+            .map_err(|problems| problems.map(with_defaults))
+            .and_then(|settings| resolve::check(&tree, settings.problems("")).map(|()| settings));
         // A section whose lines are all comments is null.
         let defaults = defaults.filter(|defaults| !matches!(defaults.value, Value::Null));
-        defaults.as_ref().map_or(Ok(()), check_defaults)?;
+        let checked = defaults.as_ref().map_or(Ok(()), check_defaults);
+        let settings = match (settings, checked) {
+            (Ok(settings), Ok(())) => settings,
+            (Ok(_), Err(error)) => return Err(error.into()),
+            (Err(problems), Ok(())) => return Err(problems),
+            (Err(problems), Err(error)) => {
+                let all = problems.errors().iter().cloned().chain([error]).collect();
+                return Problems::check(all).and(Err(problems));
+            }
+        };
         Ok(Self {
             file: file.to_owned(),
             settings,
@@ -139,6 +144,16 @@ impl Workspace {
             node: Node::new(written.node.origin.clone(), Value::Str(dir)),
         })
     }
+}
+
+/// `defaults` is one of the keys, too.
+fn with_defaults(mut error: ConfigError) -> ConfigError {
+    if let Problem::UnknownField { allowed, .. } = &mut *error.problem
+        && error.path.0.len() == 1
+    {
+        allowed.push(DEFAULTS.to_owned());
+    }
+    error
 }
 
 /// Whether anybody on this machine may put a file into `folder`.

@@ -7,7 +7,8 @@ fn documents() {
     trycmd::TestCases::new()
         .case("tests/cli/*.md")
         .env("NEVA_RANK", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake/neva-rank"))
-        .register_bin("cat", std::path::Path::new("cat"))
+        .register_bin("cat", std::path::Path::new("/bin/cat"))
+        .env("NEVA_RUN_HOME", ".neva_run")
         .env("NO_COLOR", "1")
         .timeout(Duration::from_secs(30));
 }

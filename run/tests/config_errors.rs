@@ -731,6 +731,116 @@ fn files_that_cannot_be_read() {
         assert!(error.to_string().ends_with(expect), "{error}");
     }
     assert!(config::read(&file("good.yaml", GOOD.as_bytes())).is_ok());
+    // 100 MB are not read to be refused.
+    let huge = folder.path().join("huge.json");
+    std::fs::File::create(&huge).and_then(|file| file.set_len(100 << 20)).unwrap();
+    assert!(
+        config::read(&huge)
+            .unwrap_err()
+            .to_string()
+            .ends_with("it is larger than 4 MiB, which no configuration is")
+    );
+}
+
+#[test]
+fn json_and_toml_that_cannot_be_read() {
+    let report = |name: &str, text: &str| config::render(&config::parse(&Source::new(name, text)).unwrap_err(), false);
+    insta::assert_snapshot!(report("a.json", "{\n  \"a\": 1,\n}"), @r#"
+     × JSON has no comma in front of a closing bracket
+      ╭─[a.json:3:1]
+    2 │   "a": 1,
+    3 │ }
+      · ┬
+      · ╰── here
+      ╰────
+    "#);
+    insta::assert_snapshot!(report("a.json", "{\"a\": {\"b\": 1, \"b\": 2}}"), @r#"
+     × the key `b` is given twice
+      ╭─[a.json:1:16]
+    1 │ {"a": {"b": 1, "b": 2}}
+      ·                ─┬─
+      ·                 ╰── here
+      ╰────
+    "#);
+    insta::assert_snapshot!(report("a.json", "{\"a\": \"\\ud800\"}"), @r#"
+     × this string has an escape that stands for no character
+      ╭─[a.json:1:7]
+    1 │ {"a": "\ud800"}
+      ·       ────┬───
+      ·           ╰── here
+      ╰────
+    "#);
+    insta::assert_snapshot!(report("a.json", "a: 1"), @r#"
+     × a value is missing here; in JSON, texts and keys have double quotes
+      ╭─[a.json:1:1]
+    1 │ a: 1
+      · ┬
+      · ╰── here
+      ╰────
+    "#);
+    insta::assert_snapshot!(report("a.json", ""), @r#"
+    × the text ends too early
+     ╭─[a.json:1:1]
+     ╰────
+    "#);
+    insta::assert_snapshot!(report("a.toml", "a = 1\na = 2\n"), @r#"
+     × duplicate key
+      ╭─[a.toml:2:1]
+    1 │ a = 1
+    2 │ a = 2
+      · ┬
+      · ╰── here
+      ╰────
+    "#);
+    insta::assert_snapshot!(report("a.toml", "a: 1"), @r#"
+     × key with no value, expected `=`
+      ╭─[a.toml:1:4]
+    1 │ a: 1
+      ·    ▲
+      ·    ╰── here
+      ╰────
+    "#);
+}
+
+/// A line of any length is quoted in part, also next to the one that is meant.
+#[test]
+fn long_lines_are_quoted_in_part() {
+    let wide = "x".repeat(100_000);
+    insta::assert_snapshot!(report(&format!("nodes: [{wide}, 1, {wide}]"), &[]), @r#"
+     × `nodes`: expected an integer, found a list
+      ╭─[train.yaml:1:8]
+    1 │ nodes: [xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+      ·        ┬
+      ·        ╰── expected an integer
+      ╰────
+    "#);
+    insta::assert_snapshot!(report(&format!("name: a{}\nnodes: two # {wide}\n", "é".repeat(70_000)), &[]), @r#"
+     × `nodes`: expected an integer, found `two`
+      ╭─[train.yaml:2:8]
+    2 │ nodes: two # xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+      ·        ─┬─
+      ·         ╰── expected an integer
+      ╰────
+    "#);
+    insta::assert_snapshot!(report("name: x", &[&format!("a.{wide}=1")]), @r#"
+     × `a`: unknown field `a`
+      ╭─[--set:1:1]
+    1 │ a.xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+      · ┬
+      · ╰── unknown field
+      ╰────
+     help: the fields here are `name`, `nodes`, `precision`, `resume`, `env`, `layers`, `optim`
+    "#);
+    for at in 0..400 {
+        for text in [
+            format!("{}: [\n# {wide}", "é".repeat(at)),
+            format!("{}: }}{wide}", "a".repeat(at)),
+            format!("{}\0{wide}", "é".repeat(at)),
+        ] {
+            let error = config::parse(&Source::new("train.yaml", text)).unwrap_err();
+            assert!(config::render(&error, false).len() < 2_000);
+        }
+    }
 }
 
 #[test]
@@ -755,6 +865,32 @@ fn inputs_built_to_exhaust_a_reader_are_refused() {
     ] {
         let error = config::parse(&Source::new("bomb.yaml", yaml)).unwrap_err();
         assert_eq!(error.to_string(), expect);
+    }
+    for (name, text, expect) in [
+        (
+            "bomb.json",
+            "[".repeat(100_000) + &"]".repeat(100_000),
+            "too large: at most 64 levels",
+        ),
+        (
+            "bomb.json",
+            "{\"a\":".repeat(70) + "1" + &"}".repeat(70),
+            "too large: at most 64 levels",
+        ),
+        (
+            "bomb.toml",
+            format!("a = {}{}", "[".repeat(70), "]".repeat(70)),
+            "too large: at most 64 levels",
+        ),
+        ("bomb.toml", format!("{}a = 1", "a.".repeat(70)), "too large: at most 64 levels"),
+    ] {
+        let error = config::parse(&Source::new(name, text)).unwrap_err();
+        assert_eq!(error.to_string(), expect);
+    }
+    for text in ["[".repeat(100_000), format!("a = {}", "[".repeat(100_000)), "{a={b=".repeat(50_000)] {
+        for name in ["bomb.json", "bomb.toml"] {
+            assert!(config::parse(&Source::new(name, text.as_str())).is_err());
+        }
     }
     let deep = format!("{}a=1", "a.".repeat(100_000));
     assert_eq!(config::Edit::parse(&deep).unwrap_err().to_string(), "a path has at most 64 parts");

@@ -1,8 +1,10 @@
 //! Properties: what is written reads back the same, and no input makes the tree panic.
+//!
+//! `PROPTEST_CASES=1000000` in the environment makes a long run of it.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
-use neva_run::config::{self, Edit, Origin, Path, Segment, Source};
+use neva_run::config::{self, ConfigError, Edit, Environment, Factories, Node, Origin, Path, Segment, Source};
 use proptest::{collection, option, prelude::*};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -175,7 +177,7 @@ fn sample() -> impl Strategy<Value = Sample> {
     })
 }
 
-/// Through the tree alone, and through YAML text.
+/// Through the tree alone, through YAML, JSON and TOML, and from one to the next.
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) -> Result<(), TestCaseError> {
     let node = config::to_node(value, Origin::recipe("test"))?;
     prop_assert_eq!(&config::from_node::<T>(&node)?, value);
@@ -192,8 +194,26 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) ->
     // What was read is written as it was read, and means the same to a reader without types.
     prop_assert_eq!(config::to_yaml_string(&read), yaml);
     prop_assert_eq!(config::to_json(&read), config::to_json(&node));
+
+    let mut node = node;
+    for (name, write) in LANGUAGES.into_iter().chain(LANGUAGES) {
+        let text = write(&node)?;
+        let read = config::parse(&Source::new(name, text.as_str())).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
+        prop_assert_eq!(&config::from_node::<T>(&read)?, value, "{}", text);
+        prop_assert!(read == node, "{:?}\n{}", config::diff(&node, &read), text);
+        node = read;
+    }
     Ok(())
 }
+
+/// A text for a tree.
+type Writer = fn(&Node) -> Result<String, ConfigError>;
+
+const LANGUAGES: [(&str, Writer); 3] = [
+    ("a.yaml", |node| Ok(config::to_yaml_string(node))),
+    ("a.json", |node| Ok(config::to_json_string(node))),
+    ("a.toml", config::to_toml_string),
+];
 
 #[test]
 fn recipes_round_trip() {
@@ -257,6 +277,20 @@ fn noise() -> impl Strategy<Value = String> {
         "t",
         "l",
         "name",
+        "${",
+        "$${",
+        "${a.c[0]}",
+        "env:",
+        "@",
+        ".yaml",
+        "(",
+        ")",
+        "Struct(kind=Unit, name=x)",
+        "_factory_",
+        "_partial_",
+        "_include_",
+        "[[a]]\n",
+        "\\ud800",
     ];
     prop_oneof![
         collection::vec(proptest::sample::select(pieces.to_vec()), 0..24).prop_map(|pieces| pieces.concat()),
@@ -273,10 +307,39 @@ fn renders(error: &config::ConfigError) {
     }
 }
 
+/// The tree with its references followed, in an environment without variables.
+fn followed(node: &Node) -> Result<Node, config::Problems> {
+    let environment = Environment {
+        allowed: ["a".to_owned()].into(),
+        read: &|_| None,
+    };
+    config::interpolate(node, node, &Path::default(), &environment)
+}
+
+fn json() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::Value;
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>()
+            .prop_filter("JSON has no others", |value| value.is_finite())
+            .prop_map(Value::from),
+        text().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 4, |value| {
+        prop_oneof![
+            collection::vec(value.clone(), 0..4).prop_map(Value::from),
+            collection::btree_map(text(), value, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
 const BASE: &str = "a: {b: 1, c: [1, {d: x}]}\nt: {_target_: Unit}\nl: [1, 2.5]\nname: x\n";
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(512), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn values_round_trip(value in sample()) {
@@ -302,9 +365,29 @@ proptest! {
         prop_assert_eq!(&source.text()[span.offset..][..span.len], value);
     }
 
+    /// What a text means is not changed by references and names of files that it seems to have.
     #[test]
-    fn no_yaml_panics(text in noise()) {
-        match config::parse(&Source::new("noise.yaml", text.as_str())) {
+    fn escaped_text_is_read_as_it_is(pieces in collection::vec(prop_oneof![noise(), Just("@a.yaml".to_owned())], 1..4)) {
+        let text = pieces.concat();
+        let mut node = config::to_node(&[&text], Origin::Default)?;
+        config::escape(&mut node);
+        let mut read = config::parse(&Source::new("escaped.yaml", config::to_yaml_string(&node)))?;
+        config::include(&mut read, std::path::Path::new("no-such-folder"))?;
+        let read = followed(&read).map_err(|problems| TestCaseError::fail(problems.to_string()))?;
+        prop_assert_eq!(config::from_node::<[String; 1]>(&read)?, [text]);
+    }
+
+    #[test]
+    fn json_is_read_as_others_read_it(value in json()) {
+        for text in [value.to_string(), format!("{value:#}")] {
+            let node = config::parse(&Source::new("a.json", text.as_str()))?;
+            prop_assert_eq!(config::to_json(&node), value.clone(), "{}", text);
+        }
+    }
+
+    #[test]
+    fn no_text_panics(text in noise(), name in proptest::sample::select(vec!["noise.yaml", "noise.json", "noise.toml"])) {
+        match config::parse(&Source::new(name, text.as_str())) {
             Err(error) => renders(&error),
             Ok(node) => {
                 if let Err(error) = config::from_node::<Sample>(&node) {
@@ -315,9 +398,29 @@ proptest! {
                 let again = config::parse(&Source::new("again.yaml", yaml.as_str()));
                 prop_assert!(again.is_ok(), "{:?}\n{}", again, yaml);
                 prop_assert_eq!(config::to_yaml_string(&again.unwrap()), yaml);
+                let json = config::parse(&Source::new("again.json", config::to_json_string(&node)))?;
+                prop_assert_eq!(config::to_json(&json), config::to_json(&node));
                 let mut merged = node.clone();
                 config::merge(&mut merged, config::parse(&Source::new("base.yaml", BASE)).unwrap());
+                config::leftover_deletions(&merged);
+                match followed(&node) {
+                    Err(problems) => problems.errors().iter().for_each(renders),
+                    Ok(mut node) => {
+                        if let Err(problems) = config::build::<Sample>(&mut node, &Factories::builtin()) {
+                            problems.errors().iter().for_each(renders);
+                        }
+                    }
+                }
             }
+        }
+    }
+
+    /// Anything that may stand where a type is asked for.
+    #[test]
+    fn no_call_panics(text in noise()) {
+        let mut root = config::to_node(&[&text, &format!("Struct({text})"), &format!("Struct(kind={text}, name=x)")], Origin::Default)?;
+        if let Err(problems) = config::build::<Vec<Kind>>(&mut root, &Factories::builtin()) {
+            problems.errors().iter().for_each(renders);
         }
     }
 

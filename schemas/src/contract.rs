@@ -26,6 +26,9 @@ pub mod env {
     pub const NEVA_RANK: &str = "NEVA_RANK";
     /// `1`: the rank ends when the process that started it does.
     pub const NEVA_DIE_WITH_PARENT: &str = "NEVA_DIE_WITH_PARENT";
+    /// Set for the processes of a job on this machine: its folder, by which they are found should their launcher be
+    /// killed.
+    pub const NEVA_JOB: &str = "NEVA_JOB";
     /// cuBLAS's own: `:4096:8` makes its results repeat bit for bit.
     pub const CUBLAS_WORKSPACE_CONFIG: &str = "CUBLAS_WORKSPACE_CONFIG";
     /// Filter of log targets and levels, `tracing` syntax.

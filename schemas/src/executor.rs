@@ -93,7 +93,7 @@ impl Default for LocalExecutor {
 }
 
 /// Text by name, where a file may write `OMP_NUM_THREADS: 4` without quotes.
-fn text_map(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn text_map(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
 }
 
@@ -160,6 +160,7 @@ const SET_BY_LAUNCHER: &[&str] = &[
     env::MASTER_PORT,
     env::TORCHELASTIC_USE_AGENT_STORE,
     env::NEVA_DIE_WITH_PARENT,
+    env::NEVA_JOB,
 ];
 
 /// Whether the words of `name` say that its value is a secret: `HF_TOKEN` is one, `TOKENIZERS_PARALLELISM` is not.

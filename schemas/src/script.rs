@@ -1,6 +1,6 @@
 //! A program in a text, as a task of an experiment: NeMo-Run's `run.Script`.
 
-use crate::executor::validate_variable;
+use crate::executor::{text_map, validate_variable};
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ pub struct Script {
     /// Arguments behind the script.
     pub args: Vec<String>,
     /// Environment of the script; it goes before that of the executor.
+    #[schemars(schema_with = "text_map")]
     pub env: BTreeMap<String, String>,
     /// Program that reads the text, with its own arguments: `bash -eu`, `python3`.
     pub entrypoint: String,

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `yaml` with `_factory_:` | `neva-run show FILE` and `neva-run FILE --dry-run` accept it |
 //! | `yaml` that starts with `finetune:` | the same, over `llava15_7b`, or over the recipe of a comment `<!-- recipe: NAME -->` |
+//! | `yaml` with `tasks:` | an experiment: `neva-run validate FILE` and `neva-run FILE --dry-run` accept it |
+//! | `yaml` with `executors:` or `_target_:` | a workspace or an executor: `neva-run validate FILE` accepts it |
 //! | `console` | each `$ neva-run ...` is run, in a folder with the repository's entries; runs land in its `nemo_experiments`, for the document's later commands to use |
 //! | `rust` | a documentation test of examples/lib.rs; in README.md, a quotation of examples/direct.rs |
 //! | `text`, `json` | nothing: no program reads it |
@@ -103,20 +105,27 @@ fn no_block_is_left_out() {
 }
 
 #[test]
-fn every_yaml_is_a_recipe_file() {
+fn every_yaml_is_a_file_that_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("recipe.yaml");
+    let file = dir.path().join("file.yaml");
     for Block { at, note, text, .. } in blocks_in("yaml") {
         let recipe = note.strip_prefix("<!-- recipe: ").and_then(|rest| rest.strip_suffix(" -->"));
-        let has = |key| text.lines().any(|line: &str| line.starts_with(key));
-        let text = match has("_factory_:") {
-            true => text,
-            false if has("finetune:") => format!("_factory_: {}\n{text}", recipe.unwrap_or("llava15_7b")),
-            false => panic!("{at}: neither `_factory_:` nor `finetune:`"),
+        let has = |key: &str| text.lines().any(|line: &str| line.starts_with(key));
+        let (text, verbs) = if has("tasks:") {
+            (text, &["validate", "--dry-run"][..])
+        } else if has("executors:") || has("_target_:") {
+            (text, &["validate"][..])
+        } else if has("_factory_:") {
+            (text, &["show", "--dry-run"][..])
+        } else {
+            assert!(has("finetune:"), "{at}: it is no file that neva-run reads");
+            let over = format!("_factory_: {}\n{text}", recipe.unwrap_or("llava15_7b"));
+            (over, &["show", "--dry-run"][..])
         };
         fs::write(&file, text).unwrap();
         let file = file.to_str().unwrap();
-        for arguments in [["show", file], [file, "--dry-run"]] {
+        for verb in verbs {
+            let arguments = if verb.starts_with('-') { [file, verb] } else { [verb, file] };
             let ended = run(neva_run(&arguments), DEADLINE);
             assert_eq!(ended.code, Some(0), "{at}:\n{}", ended.stderr);
         }
@@ -200,6 +209,8 @@ fn try_command(shown: &Shown, folder: &Path) -> Result<(), String> {
     let path = std::env::var("PATH").unwrap_or_default();
     let programs = folder.join("target/release");
     shell.env("PATH", format!("{}:{path}", programs.display())).env("HOME", folder);
+    // Threads that spin while they wait make a busy machine eight times slower.
+    shell.env("OMP_WAIT_POLICY", "passive");
     let ended = run(shell, DEADLINE);
     let output = ended.stdout.replace(&format!("{}/", folder.canonicalize().unwrap().display()), "");
     let wrong = match first_missing(&shown.output, &output) {
@@ -332,6 +343,31 @@ fn every_link_leads_somewhere() {
         }
     }
     assert!(links > 0);
+}
+
+/// A link whose text is one word of code leads to a file that has a function of that name.
+#[test]
+fn every_test_that_is_named_is_there() {
+    let mut tests = 0;
+    for document in documents() {
+        for named in read(&document).split("[`").skip(1) {
+            let Some((name, rest)) = named.split_once("`](") else { continue };
+            let Some((path, _)) = rest
+                .split_once(')')
+                .filter(|(path, _)| path.ends_with(".rs") && path.contains("/tests/"))
+            else {
+                continue;
+            };
+            tests += 1;
+            let file = read(&document.parent().unwrap().join(path));
+            assert!(
+                file.contains(&format!("fn {name}(")),
+                "{}: {path} has no test {name}",
+                document.display()
+            );
+        }
+    }
+    assert!(tests > 0);
 }
 
 /// A heading's anchor, as GitHub makes it.

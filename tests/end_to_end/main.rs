@@ -3,9 +3,11 @@
 
 mod direct;
 mod documents;
+mod experiment;
 mod faults;
 mod inputs;
 mod killed;
 mod layering;
+mod own_types;
 mod photos;
 mod processes;

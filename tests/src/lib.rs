@@ -37,9 +37,34 @@ pub fn program(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// A built example program. `cargo test --workspace` has built it; else it is built here.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn example(name: &str) -> PathBuf {
+    let folder = program("examples");
+    let path = folder.join(name);
+    if !path.is_file() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args(["build", "--package", "neva-examples", "--examples"])
+            .current_dir(root());
+        if folder.parent().is_some_and(|profile| profile.ends_with("release")) {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo runs").success(), "the examples cannot be built");
+    }
+    path
+}
+
 /// `neva-run` in the repository's root, with an environment that no outer run leaks into.
 pub fn neva_run(arguments: &[&str]) -> Command {
-    let mut command = Command::new(program("neva-run"));
+    launcher(&program("neva-run"), arguments)
+}
+
+/// As [`neva_run`], of another launcher.
+pub fn launcher(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.args(arguments).current_dir(root()).stdin(Stdio::null());
     for name in [
         "RANK",
@@ -50,6 +75,10 @@ pub fn neva_run(arguments: &[&str]) -> Command {
         "MASTER_PORT",
         "NEVA_RANK",
         "NEVA_LOG",
+        "NEVA_RUN_HOME",
+        "NEMORUN_HOME",
+        "NEVA_EXPERIMENT_DEPTH",
+        "NEVA_JOB",
     ] {
         command.env_remove(name);
     }

@@ -23,6 +23,7 @@ use neva_schemas::{FAILURES_FILE, RankFailure, exit_class};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::leftover;
 use crate::{
     error::ExecutorError,
     executor::{JobHandle, JobState, LogChunk},
@@ -66,14 +67,18 @@ struct JobRecord {
 impl JobFolder {
     /// Makes the folder the job's: takes the lock that says that it runs, puts aside what an earlier job
     /// left, and writes the submission's files.
-    pub(super) fn take(submission: &Submission) -> Result<(Self, JobLock), ExecutorError> {
+    pub(super) async fn take(submission: &Submission) -> Result<(Self, JobLock), ExecutorError> {
         let folder = Self {
             dir: submission.dir.clone(),
         };
         fs::create_dir_all(&folder.dir).map_err(failed("create", &folder.dir))?;
+        let was_left = folder.dir.join(LOCK_FILE).exists() && !folder.dir.join(RECORD_FILE).exists();
         let lock = folder.try_lock(FlockOperation::NonBlockingLockExclusive)?;
         let lock = lock.ok_or_else(|| ExecutorError::AlreadyRunning { dir: folder.dir.clone() })?;
 
+        if was_left {
+            leftover::end(&folder.dir).await;
+        }
         for stale in [RECORD_FILE, CANCEL_FILE] {
             let path = folder.dir.join(stale);
             optional(fs::remove_file(&path)).map_err(failed("remove", &path))?;
@@ -194,11 +199,15 @@ impl JobFolder {
         Ok(Some(record.state))
     }
 
-    /// Asks the supervisor to end the job.
-    pub(super) fn request_cancel(&self) -> Result<(), ExecutorError> {
+    /// Asks the supervisor to end the job. What one that was killed left behind is ended here.
+    pub(super) async fn request_cancel(&self) -> Result<(), ExecutorError> {
         let path = self.dir.join(CANCEL_FILE);
         let open = OpenOptions::new().create(true).append(true).open(&path);
-        open.and_then(|mut file| file.write_all(b".")).map_err(failed("write", &path))
+        open.and_then(|mut file| file.write_all(b".")).map_err(failed("write", &path))?;
+        if self.try_lock(FlockOperation::NonBlockingLockShared)?.is_some() {
+            leftover::end(&self.dir).await;
+        }
+        Ok(())
     }
 
     /// How often the job's end was asked for.

@@ -71,6 +71,7 @@ fn start(process: &Process, dir: &Path, port: Option<u16>, group: Option<Pid>) -
     command
         .args(arguments)
         .envs(&process.env)
+        .env(env::NEVA_JOB, dir)
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr)

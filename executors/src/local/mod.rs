@@ -7,6 +7,7 @@
 
 mod folder;
 mod group;
+mod leftover;
 mod supervisor;
 
 use std::{path::PathBuf, time::Duration};
@@ -116,7 +117,7 @@ impl Executor for LocalExecutor {
 
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
         Box::pin(async move {
-            let (folder, lock) = JobFolder::take(submission)?;
+            let (folder, lock) = JobFolder::take(submission).await?;
             let failures_from = folder.failures_len();
             let group = Group::start(submission, free_port()?).await?;
             let supervisor = supervisor::Supervisor {
@@ -141,7 +142,7 @@ impl Executor for LocalExecutor {
     }
 
     fn cancel<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<(), ExecutorError>> {
-        Box::pin(async move { JobFolder::of(job)?.request_cancel() })
+        Box::pin(async move { JobFolder::of(job)?.request_cancel().await })
     }
 }
 

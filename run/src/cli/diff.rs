@@ -11,9 +11,9 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  neva-run diff llava15_7b mine.yaml                              what mine.yaml does otherwise than its recipe
+  neva-run diff llava15_7b mine.yaml                              what yours does otherwise
   neva-run diff mine.yaml mine.yaml --set-b peft_scheme=none      what one override changes
-  neva-run diff old.yaml new.yaml --set num_nodes=2 --exit-code   exit code 1 where they differ, as git does";
+  neva-run diff old.yaml new.yaml --set num_nodes=2 --exit-code   exit code 1, as in git";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

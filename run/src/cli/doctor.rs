@@ -13,7 +13,13 @@ use crate::{
     workspace::WORKSPACE_FILE,
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  neva-run doctor                   before the first run
+  neva-run doctor --output json     for programs; exit code 3 where something is missing";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct DoctorArgs {
     #[command(flatten)]
     pub(super) output: OutputArgs,

@@ -79,7 +79,7 @@ impl DryRun {
 
 fn in_this_process(plan: &LaunchPlan) -> Result<Submission, RunError> {
     // The program need not be built yet.
-    let program = program::find_here().unwrap_or_else(|_| program::NAME.into());
+    let program = program::find_here().unwrap_or_else(|_| program::name().into());
     let process = Process {
         argv: train_argv(&program, &plan.run_dir.join(PLAN_FILE))?,
         env: Default::default(),

@@ -6,7 +6,14 @@ use clap::Args;
 
 use crate::{error::RunError, program};
 
+const EXAMPLES: &str = "\
+Examples:
+  neva-run generate --checkpoint RUN_FOLDER --image cat.jpg --prompt \"What is this?\"
+  neva-run generate --checkpoint RUN_FOLDER/checkpoints/last --image a.jpg b.jpg \\
+      --prompt \"<image> <image> What differs?\" --max-new-tokens 200";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct GenerateArgs {
     /// Checkpoint folder, or a run's folder, whose newest checkpoint is taken
     #[arg(long, value_name = "FOLDER")]

@@ -24,7 +24,7 @@ use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use neva_schemas::{env, exit_class};
 use tracing_subscriber::EnvFilter;
 
-use crate::{environment, error::RunError, launch, workspace::Workspace};
+use crate::{environment, error::RunError, launch, program, workspace::Workspace};
 use input::RecipeInput;
 use report::Report;
 
@@ -38,6 +38,8 @@ Examples:
   neva-run recipes copy llava15_7b mine.yaml                        begin a recipe file of your own
   neva-run show mine.yaml                                           print every resolved value
   neva-run diff llava15_7b mine.yaml                                what yours does otherwise
+  neva-run mine.yaml --sweep finetune.optim.lr=1e-4,2e-5 --detach   two runs, left to themselves
+  neva-run experiment list                                          what became of them
   neva-run plot RUN_FOLDER OTHER_RUN_FOLDER --out curves.svg        draw two runs over each other
   torchrun --no-python --nproc-per-node 8 neva-run recipes/llava15_7b.yaml --direct
 
@@ -177,6 +179,13 @@ pub fn cli_main() -> ExitCode {
         }
     });
     ExitCode::from(code.unwrap_or(exit_class::BUG))
+}
+
+/// As [`cli_main`], for a launcher of one's own: its ranks are the program `rank`, which lies beside it or in PATH, and
+/// knows types of one's own. `NEVA_RANK` names another, as ever.
+pub fn cli_main_with(rank: &'static str) -> ExitCode {
+    program::goes_with(rank);
+    cli_main()
 }
 
 /// The arguments with the verb `run` where there is none: `neva-run RECIPE ...`.

@@ -9,7 +9,13 @@ use serde_json::json;
 use super::{OutputArgs, report::Report};
 use crate::error::RunError;
 
+const EXAMPLES: &str = "\
+Examples:
+  neva-run plot nemo_experiments/default/2026-11-24_09-00-00
+  neva-run plot nemo_experiments/lr-1 nemo_experiments/lr-2 --out both.svg";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct PlotArgs {
     /// Folders of runs, or their `metrics.jsonl`; several are drawn over each other
     #[arg(value_name = "RUN", required = true)]

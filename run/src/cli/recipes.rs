@@ -1,6 +1,6 @@
 //! `neva-run recipes`: the recipes that come with this program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueHint};
 use neva_recipes::{RECIPES, RecipeEntry};
@@ -15,7 +15,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   neva-run recipes                              what there is
-  neva-run recipes copy llava15_7b mine.yaml    begin a file of your own, with every argument explained
+  neva-run recipes copy llava15_7b mine.yaml    begin a file of your own
   neva-run recipes copy neva_tiny -             print it";
 
 #[derive(Debug, Args)]
@@ -71,8 +71,8 @@ fn list(report: &mut Report) {
 
 fn copy(args: &CopyArgs, report: &mut Report) -> Result<(), RunError> {
     let recipe = neva_recipes::find(&args.name).ok_or_else(|| unknown(&args.name))?;
-    let text = own_copy(recipe);
     let dest = args.dest.clone().unwrap_or_else(|| format!("{}.yaml", recipe.name).into());
+    let text = own_copy(recipe, &dest);
     if dest.as_os_str() == "-" {
         report.result(text.trim_end(), &json!({ "text": text }));
         return Ok(());
@@ -82,10 +82,13 @@ fn copy(args: &CopyArgs, report: &mut Report) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The recipe's file for a folder of the user's: the schema, which editors complete by, lies beside it, and the
-/// lines on how to run it name no file of ours.
-fn own_copy(recipe: &RecipeEntry) -> String {
+/// The recipe's file as `dest`: the schema that editors complete by lies beside it, and the lines on how to run it
+/// name it.
+fn own_copy(recipe: &RecipeEntry, dest: &Path) -> String {
     let text = recipe.yaml.replacen("$schema=../schemas/json/", "$schema=", 1);
+    let dest = dest.display().to_string();
+    let name = if dest == "-" { recipe.name } else { &dest };
+    let text = text.replace(&format!("recipes/{}.yaml", recipe.name), name);
     let first = text.find('\n').map_or(0, |end| end + 1);
     let (schema, rest) = text.split_at(first);
     format!("{schema}# (For completion in an editor: neva-run schema recipe --write .)\n{rest}")

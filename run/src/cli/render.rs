@@ -21,7 +21,7 @@ const SUBMISSION_FILE: &str = "submission.json";
 
 const EXAMPLES: &str = "\
 Examples:
-  neva-run render recipes/llava15_7b.yaml --out rendered      plan.json, submission.json, commands.sh
+  neva-run render recipes/llava15_7b.yaml --out rendered      plan, submission, commands
   neva-run render mine.yaml --executor patient --out rendered --yes";
 
 #[derive(Debug, Args)]

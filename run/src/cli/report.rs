@@ -215,7 +215,13 @@ fn json_line(value: &impl Serialize) -> io::Result<()> {
 /// A problem of a configuration, for programs.
 pub(super) fn problem_json(problem: &ConfigError) -> serde_json::Value {
     let at = problem.origin.as_ref().map(ToString::to_string);
-    json!({ "path": problem.path.to_string(), "at": at, "message": problem.problem.to_string(), "help": problem.problem.help() })
+    json!({
+        "kind": problem.problem.kind(),
+        "path": problem.path.to_string(),
+        "at": at,
+        "message": problem.problem.to_string(),
+        "help": problem.problem.help(),
+    })
 }
 
 fn as_json(error: &RunError) -> serde_json::Value {

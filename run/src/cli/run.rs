@@ -34,16 +34,18 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   neva-run recipes/neva_tiny.yaml --set finetune.trainer.max_steps=20
-  neva-run mine.yaml --executor patient --set executor.retries=5    an executor of neva.yaml, with one value changed
-  neva-run mine.yaml --executor executors/long.yaml --dry-run       an executor file; print what would run
-  neva-run mine.yaml --set peft_scheme=none --to-yaml full.yaml     write the resolved run, which is a recipe file
+  neva-run mine.yaml --executor patient --set executor.retries=5   an executor of neva.yaml
+  neva-run mine.yaml --executor executors/long.yaml --dry-run      an executor file
+  neva-run mine.yaml --set peft_scheme=none --to-yaml full.yaml    every value, as a recipe file
+  neva-run mine.yaml --sweep finetune.optim.lr=1e-4,2e-5           a task for each value
+  neva-run experiment.yaml --detach                                tasks in their order; go home
   torchrun --no-python --nproc-per-node 8 neva-run mine.yaml --direct
 
 Overrides:
-  --set finetune.optim.lr=1e-4            set a value; the value is YAML: [1, 2], {a: 1}, null, \"text\"
-  --set finetune.data.paths+=[b.json]     append to a list; += -= *= /= compute with a number
-  --set 'finetune.model|={}'              merge a map into a map
-  --set '~finetune.peft'                  delete";
+  --set finetune.optim.lr=1e-4          set; the value is YAML: [1, 2], {a: 1}, null, \"text\"
+  --set finetune.data.paths+=[b.json]   append to a list; += -= *= /= compute with a number
+  --set 'finetune.log.mlflow|={...}'    merge a map into a map
+  --set '~finetune.peft'                delete";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -66,11 +68,11 @@ pub(super) struct RunArgs {
     #[arg(long, conflicts_with = "direct")]
     tail: bool,
     #[command(flatten)]
+    pub(super) output: OutputArgs,
+    #[command(flatten)]
     experiment: LaunchArgs,
     #[command(flatten)]
     export: ExportArgs,
-    #[command(flatten)]
-    pub(super) output: OutputArgs,
 }
 
 pub(super) fn run(args: RunArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {

@@ -17,7 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   neva-run schema                        what there is
   neva-run schema recipe                 print one
-  neva-run schema --write .schemas       write all of them, for `# yaml-language-server: $schema=` lines";
+  neva-run schema --write .schemas       write all of them, for editors";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

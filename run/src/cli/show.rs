@@ -9,7 +9,15 @@ use crate::{
     error::RunError,
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  neva-run show llava15_7b                               the defaults of a recipe
+  neva-run show mine.yaml --set peft_scheme=none         what an override comes to
+  neva-run show mine.yaml --origins | grep optim.lr      who said so, and what it was before
+  neva-run show mine.yaml --output json | jq .finetune";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ShowArgs {
     #[command(flatten)]
     input: RecipeInput,

@@ -10,13 +10,15 @@ use super::{Globals, OutputArgs, report::Report};
 use crate::{
     config::{self, FACTORY, Node, Problems, TARGET},
     error::RunError,
-    executor, resolve,
+    executor,
+    experiment::{is_experiment, resolve_experiment},
+    resolve,
     workspace::{WORKSPACE_FILE, Workspace},
 };
 
 const EXAMPLES: &str = "\
 Examples:
-  neva-run validate recipes/*.yaml
+  neva-run validate recipes/*.yaml experiment.yaml
   neva-run validate neva.yaml executors/long.yaml
   neva-run validate odd.yaml --kind recipe --output json";
 
@@ -38,6 +40,8 @@ pub(super) struct ValidateArgs {
 enum Kind {
     /// A recipe and its overrides
     Recipe,
+    /// Tasks, and what must have ended before each
+    Experiment,
     /// A place to run
     Executor,
     /// What a team's runs have in common
@@ -49,7 +53,7 @@ pub(super) fn validate(args: &ValidateArgs, globals: &Globals, report: &mut Repo
     let mut errors = Vec::new();
     let (mut lines, mut values) = (Vec::new(), Vec::new());
     for file in &args.files {
-        let (kind, checked) = match config::read(file) {
+        let (kind, checked) = match config::load(file) {
             Ok(node) => {
                 let kind = args.kind.unwrap_or_else(|| Kind::of(file, &node));
                 let workspace = workspace.as_ref().ok().and_then(Option::as_ref);
@@ -78,7 +82,9 @@ impl Kind {
     /// What `node`, read from `file`, is.
     fn of(file: &Path, node: &Node) -> Self {
         let has = |key: &str| node.get(key).is_some();
-        if has(FACTORY) {
+        if is_experiment(node) {
+            Self::Experiment
+        } else if has(FACTORY) {
             Self::Recipe
         } else if has(TARGET) {
             Self::Executor
@@ -99,6 +105,7 @@ impl Kind {
                 };
                 resolve::resolve(node, &[""; 0]).map(|resolved| resolved.warnings)
             }
+            Self::Experiment => resolve_experiment(node, &[""; 0], workspace).map(|resolved| resolved.warnings),
             Self::Executor => executor::of(&file.display().to_string(), node, &[]).map(|chosen| chosen.warnings),
             Self::Workspace => Workspace::of(file, node).map(|_| Vec::new()),
         }

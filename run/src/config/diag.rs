@@ -43,11 +43,12 @@ impl Diagnostic for ConfigError {
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
         let (source, _) = self.origin.as_ref()?.span()?;
-        Some(source.named())
+        Some(source.as_ref())
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let (_, span) = self.origin.as_ref()?.span()?;
+        let (source, span) = self.origin.as_ref()?.span()?;
+        let span = source.underlined(span);
         let label = LabeledSpan::new(Some(self.problem.label()), span.offset, span.len);
         Some(Box::new(std::iter::once(label)))
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    node::{self, Node},
+    node::{self, FACTORY, Node},
     origin::Origin,
     path::{Path, Segment},
 };
@@ -181,6 +181,24 @@ impl ConfigError {
 }
 
 impl Problem {
+    /// The kind of problem, in a word for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "read",
+            Self::NotBuilt { otherwise, .. } => otherwise.kind(),
+            Self::Syntax { .. } => "syntax",
+            Self::UnknownField { .. } => "unknown_field",
+            Self::UnknownVariant { .. } => "unknown_name",
+            Self::MissingField => "missing_field",
+            Self::MissingTarget { .. } => "missing_target",
+            Self::WrongType { .. } => "wrong_type",
+            Self::OutOfRange { .. } => "out_of_range",
+            Self::Length { .. } => "length",
+            Self::NoSuchItem { .. } => "no_such_item",
+            Self::Invalid { .. } => "invalid",
+        }
+    }
+
     /// What to write instead, where that can be said.
     pub fn help(&self) -> Option<String> {
         match self {
@@ -212,13 +230,20 @@ impl Problems {
     }
 
     /// Adds one more.
-    pub(super) fn push(&mut self, error: ConfigError) {
+    pub(crate) fn push(&mut self, error: ConfigError) {
         self.0.push(error);
     }
 
     /// Puts `error` in the place of what the same value is blamed for otherwise.
     pub(super) fn put_first(&mut self, error: ConfigError) {
-        self.0.retain(|other| !error.path.0.starts_with(&other.path.0));
+        let is_name = |segment: &&Segment| matches!(segment, Segment::Key(key) if key == FACTORY);
+        self.0.retain(|other| {
+            let value = match other.path.0.split_last() {
+                Some((last, value)) if is_name(&last) => value,
+                _ => &other.path.0,
+            };
+            !error.path.0.starts_with(value)
+        });
         self.0.insert(0, error);
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Past {
     steps: Vec<Step>,
     /// All states of the keys that were deleted from this map.
     deleted: BTreeMap<String, Vec<Step>>,
+    /// A reference led here: what looks like one in this value is text.
+    followed: bool,
 }
 
 /// All states of the value at the dotted `path`, oldest first; the last is what it is now. Empty where the
@@ -116,6 +118,17 @@ impl Node {
         if let Some(steps) = steps {
             value.past_mut().steps = steps;
         }
+    }
+
+    /// Puts what its references gave in the place of this value.
+    pub(super) fn follow(&mut self, value: Value) {
+        self.replace(Self::new(self.origin.clone(), value));
+        self.past_mut().followed = true;
+    }
+
+    /// Whether this is what references gave.
+    pub(super) fn is_followed(&self) -> bool {
+        self.past.as_ref().is_some_and(|past| past.followed)
     }
 
     fn past_mut(&mut self) -> &mut Past {

@@ -194,7 +194,7 @@ impl Reader {
         let Some((file, section)) = split(text) else {
             // In YAML, a text without quotes does not begin with it.
             return match &node.value {
-                Value::Plain(_) => Err(not_a_file(text, &node.origin)),
+                Value::Plain(_) => Err(not_a_file(&format!("`@{text}`"), &node.origin)),
                 _ => Ok(()),
             };
         };

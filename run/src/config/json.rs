@@ -27,14 +27,26 @@ pub(super) fn parse(source: &Arc<Source>) -> Result<Node, ConfigError> {
     }
     // serde_json says what is wrong; what is left to do here is to note where each value stands.
     serde_json::from_str::<IgnoredAny>(source.text()).map_err(|error| {
-        let message = error.to_string();
-        let reason = message.split(" at line ").next().unwrap_or(&message);
-        reader.error(reader.place(error.line(), error.column()), reason)
+        let span = reader.place(error.line(), error.column());
+        reader.error(span, &reason(&error, &source.text()[span.offset..]))
     })?;
     reader.value(0)
 }
 
-/// The tree as JSON, with positions of nothing. Scalars as typed become what they mean where no type asks, so
+/// The parser's errors in the words of this program, without their position, which is underlined.
+fn reason(error: &serde_json::Error, rest: &str) -> String {
+    let message = error.to_string();
+    match message.split(" at line ").next().unwrap_or(&message) {
+        _ if error.is_eof() => "the text ends too early".to_owned(),
+        "key must be a string" | "expected value" if rest.starts_with(['}', ']']) => {
+            "JSON has no comma in front of a closing bracket".to_owned()
+        }
+        "key must be a string" | "expected value" => "a value is missing here; in JSON, texts and keys have double quotes".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// The tree as JSON. Scalars as typed become what they mean where no type asks, so
 /// `1_000` is a number here; write a typed value, [`to_node`](super::to_node), where that matters.
 pub fn to_json_string(node: &Node) -> String {
     let mut json = String::new();

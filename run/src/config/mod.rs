@@ -18,6 +18,7 @@ mod diag;
 mod diff;
 mod emit;
 mod error;
+mod excerpt;
 mod factory;
 mod file;
 mod history;

@@ -7,16 +7,8 @@ use neva_executors::{Executor, Submission};
 use neva_schemas::{self as schemas, Dependency, Task, When};
 
 use super::{
-    detach,
-    event::Event,
-    folder::ExperimentFolder,
-    launcher::{self, Launcher},
-    plugin::Plugin,
-    prepare::prepare,
-    record::ExperimentRecord,
-    report::ExperimentReport,
-    runner::Listener,
-    store::Store,
+    detach, event::Event, folder::ExperimentFolder, launcher::Launcher, plugin::Plugin, prepare::prepare, record::ExperimentRecord,
+    report::ExperimentReport, runner::Listener, store::Store,
 };
 use crate::{error::RunError, launch};
 
@@ -56,6 +48,7 @@ pub struct ExperimentOptions {
     through: Option<Arc<dyn Executor>>,
     working_directory: Option<PathBuf>,
     listener: Option<Listener>,
+    command: Option<PathBuf>,
 }
 
 impl Experiment {
@@ -142,7 +135,7 @@ impl Experiment {
     /// class of the first failure.
     pub fn run(self, options: ExperimentOptions) -> Result<ExperimentReport, RunError> {
         let (mut record, launcher) = self.checked(options)?;
-        let (folder, lock) = launcher::create(&mut record, &launcher.store)?;
+        let (folder, lock) = launcher.create(&mut record)?;
         launcher.run(folder, lock)
     }
 
@@ -152,7 +145,7 @@ impl Experiment {
     /// An experiment that is not valid or cannot be started.
     pub fn plan(self, options: ExperimentOptions) -> Result<IndexMap<String, Submission>, RunError> {
         let (record, launcher) = self.checked(options)?;
-        let lowering = launcher::lowering(&record, &launcher.store, launcher.through.as_ref())?;
+        let lowering = launcher.planned(&record)?;
         let tasks = record.experiment.tasks.iter();
         let planned = tasks.map(|(name, task)| Ok((name.clone(), lowering.render(&record, name, task, None)?.submission)));
         planned.collect()
@@ -161,7 +154,10 @@ impl Experiment {
     /// Starts the experiment and leaves it to a launcher of its own.
     pub(crate) fn detach(self, options: ExperimentOptions) -> Result<ExperimentFolder, RunError> {
         let (mut record, launcher) = self.checked(options)?;
-        start_detached(&mut record, &launcher)
+        let (folder, lock) = launcher.create(&mut record)?;
+        drop(lock);
+        detach::start(&folder)?;
+        Ok(folder)
     }
 
     fn checked(self, options: ExperimentOptions) -> Result<(ExperimentRecord, Launcher), RunError> {
@@ -170,39 +166,9 @@ impl Experiment {
             return Err(RunError::Argument(message));
         }
         let (record, launcher) = options.launcher(self.spec, self.plugins)?;
-        launcher::check(&record, &launcher.store, launcher.through.as_ref())?;
+        launcher.check(&record)?;
         Ok((record, launcher))
     }
-}
-
-/// Does an experiment of the store again, as a new one.
-pub(crate) fn rerun(mut record: ExperimentRecord, options: ExperimentOptions) -> Result<ExperimentReport, RunError> {
-    let launcher = options.bare_launcher()?;
-    launcher::check(&record, &launcher.store, launcher.through.as_ref())?;
-    let (folder, lock) = launcher::create(&mut record, &launcher.store)?;
-    launcher.run(folder, lock)
-}
-
-/// As [`rerun`], through a launcher of its own.
-pub(crate) fn rerun_detached(mut record: ExperimentRecord, options: ExperimentOptions) -> Result<ExperimentFolder, RunError> {
-    let launcher = options.bare_launcher()?;
-    launcher::check(&record, &launcher.store, launcher.through.as_ref())?;
-    start_detached(&mut record, &launcher)
-}
-
-/// Goes on with an experiment whose launcher is gone or that did not end well: tasks that ended well are kept, jobs
-/// that live are watched on, everything else is done again.
-pub(crate) fn resume(folder: ExperimentFolder, options: ExperimentOptions) -> Result<ExperimentReport, RunError> {
-    let launcher = options.bare_launcher()?;
-    let lock = folder.lock()?;
-    launcher.run(folder, lock)
-}
-
-fn start_detached(record: &mut ExperimentRecord, launcher: &Launcher) -> Result<ExperimentFolder, RunError> {
-    let (folder, lock) = launcher::create(record, &launcher.store)?;
-    drop(lock);
-    detach::start(&folder)?;
-    Ok(folder)
 }
 
 impl From<schemas::Experiment> for Experiment {
@@ -252,12 +218,20 @@ impl ExperimentOptions {
         self
     }
 
-    fn bare_launcher(self) -> Result<Launcher, RunError> {
+    /// Tells scripts of `program`, the command line's, as `NEVA_RUN`.
+    #[must_use]
+    pub(crate) fn command(mut self, program: Option<PathBuf>) -> Self {
+        self.command = program;
+        self
+    }
+
+    pub(super) fn bare_launcher(self) -> Result<Launcher, RunError> {
         Ok(Launcher {
             store: self.store.map_or_else(Store::of_user, Ok)?,
             through: self.through,
             listener: self.listener.unwrap_or_else(|| Box::new(|_| {})),
             plugins: Vec::new(),
+            command: self.command,
         })
     }
 

@@ -7,12 +7,12 @@ use std::{
     path::Path,
 };
 
-use neva_schemas::METRICS_FILE;
+use neva_schemas::{Experiment, METRICS_FILE, Task, Work};
 use serde::Serialize;
 
 use super::{error::ExperimentError, folder::ExperimentFolder, record::ExperimentRecord, store::Store};
 use crate::{
-    config::{self, Difference, Origin, to_node},
+    config::{self, Difference, Entry, Node, Origin, Value, to_node},
     error::RunError,
 };
 
@@ -55,14 +55,8 @@ struct Side {
 pub(crate) fn compare(store: &Store, a: &str, b: &str) -> Result<Comparison, RunError> {
     let (a, b) = (Side::of(store, a)?, Side::of(store, b)?);
     let (left, right) = match (&a.task, &b.task) {
-        (Some(left), Some(right)) => {
-            let node = |side: &Side, task: &str| to_node(&side.record.experiment.tasks.get(task), Origin::Default);
-            (node(&a, left)?, node(&b, right)?)
-        }
-        (None, None) => {
-            let node = |side: &Side| to_node(&side.record.experiment, Origin::Default);
-            (node(&a)?, node(&b)?)
-        }
+        (Some(left), Some(right)) => (a.node(left)?, b.node(right)?),
+        (None, None) => (a.whole()?, b.whole()?),
         _ => {
             return Err(RunError::Argument(
                 "a task is compared with a task, and an experiment with an experiment".to_owned(),
@@ -116,6 +110,56 @@ impl Side {
         }
         Ok(Self { folder, record, task })
     }
+
+    /// A task, with the paths that a file has.
+    fn node(&self, task: &str) -> Result<Node, RunError> {
+        let Some(Task {
+            task,
+            executor,
+            depends_on,
+        }) = self.record.experiment.tasks.get(task)
+        else {
+            return Ok(map([]));
+        };
+        let work = match task {
+            Work::Finetune(run) => node(run)?,
+            Work::Script(script) => node(script)?,
+            other => node(other)?,
+        };
+        let fields = [("task", work), ("executor", node(executor)?), ("depends_on", node(depends_on)?)];
+        Ok(map(fields.map(|(name, node)| (name.to_owned(), node))))
+    }
+
+    fn whole(&self) -> Result<Node, RunError> {
+        let Experiment {
+            tasks,
+            groups,
+            sequential,
+            max_parallel,
+            ..
+        } = &self.record.experiment;
+        let tasks: Vec<_> = tasks
+            .keys()
+            .map(|task| Ok((task.clone(), self.node(task)?)))
+            .collect::<Result<_, RunError>>()?;
+        let fields = [
+            ("tasks", map(tasks)),
+            ("groups", node(groups)?),
+            ("sequential", node(sequential)?),
+            ("max_parallel", node(max_parallel)?),
+        ];
+        Ok(map(fields.map(|(name, node)| (name.to_owned(), node))))
+    }
+}
+
+fn node(value: &impl Serialize) -> Result<Node, RunError> {
+    Ok(to_node(value, Origin::Default)?)
+}
+
+fn map(entries: impl IntoIterator<Item = (String, Node)>) -> Node {
+    let key = Origin::Default;
+    let entries = entries.into_iter().map(|(name, node)| (name, Entry { key: key.clone(), node }));
+    Node::new(key.clone(), Value::Map(entries.collect()))
 }
 
 impl ExperimentRecord {

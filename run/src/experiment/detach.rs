@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use neva_schemas::env;
+
 use super::{
     error::ExperimentError, folder::ExperimentFolder, launcher::Launcher, record::file_error, report::ExperimentReport, store::Store,
 };
@@ -35,6 +37,8 @@ pub(crate) fn start(folder: &ExperimentFolder) -> Result<(), RunError> {
     let mut child = Command::new(program)
         .args(SUPERVISE)
         .arg(&folder.dir)
+        // Where a task starts an experiment that is to outlive it.
+        .env_remove(env::NEVA_JOB)
         .stdin(Stdio::null())
         .stdout(file.try_clone().map_err(failed)?)
         .stderr(file)
@@ -56,6 +60,8 @@ pub(crate) fn start(folder: &ExperimentFolder) -> Result<(), RunError> {
             return Err(failed(std::io::Error::other(format!("it ended with {status}: {}", last.trim()))));
         }
         if Instant::now() > deadline {
+            // Else it might begin after it was said that it did not.
+            let _ = child.kill();
             return Err(failed(std::io::ErrorKind::TimedOut.into()));
         }
         std::thread::park_timeout(Duration::from_millis(2));
@@ -84,6 +90,7 @@ pub(crate) fn supervise(dir: &Path) -> Result<ExperimentReport, RunError> {
         through: None,
         listener: Box::new(|_| {}),
         plugins: Vec::new(),
+        command: environment::program(),
     };
     launcher.run(folder, lock)
 }

@@ -1,6 +1,6 @@
 //! What can be wrong with an experiment and its store.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
@@ -86,6 +86,19 @@ pub enum ExperimentError {
         /// Why.
         reason: String,
     },
+    /// A file or folder of the store cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried: `read`, `write`, `create`, `lock`, `remove`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The executor of a task panicked.
+    #[error("the executor panicked")]
+    Executor,
     /// Somebody has to agree, and nobody is there to ask.
     #[error("{question} needs a yes, and nobody is there to ask")]
     Unasked {
@@ -102,7 +115,8 @@ impl ExperimentError {
     pub fn class(&self) -> ExitClass {
         match self {
             Self::Failed(report) => report.class(),
-            Self::Damaged { .. } | Self::Format { .. } | Self::NoHome => exit_class::CLUSTER,
+            Self::Damaged { .. } | Self::Format { .. } | Self::NoHome | Self::File { .. } => exit_class::CLUSTER,
+            Self::Executor => exit_class::BUG,
             _ => exit_class::INPUT,
         }
     }
@@ -112,10 +126,10 @@ impl ExperimentError {
         Some(match self {
             Self::Failed(report) => match report.first_failure() {
                 Some((task, _)) => format!(
-                    "`neva-run experiment logs {} {}` shows its output, `neva-run experiment rerun {} --resume` goes on",
+                    "`neva-run experiment logs {} {}` shows its output, `neva-run experiment resume {}` goes on",
                     report.id, task.name, report.id
                 ),
-                None => format!("`neva-run experiment rerun {} --resume` goes on", report.id),
+                None => format!("`neva-run experiment resume {}` goes on", report.id),
             },
             Self::NoHome => "set NEVA_RUN_HOME to a folder that you may write to".to_owned(),
             Self::Unknown {
@@ -125,14 +139,32 @@ impl ExperimentError {
             Self::UnknownTask { tasks, .. } => format!("write one of {}", tasks.join(", ")),
             Self::Running { id } => format!("`neva-run experiment cancel {id}` ends it"),
             Self::NotRunning { id } | Self::NothingLeft { id } => format!("`neva-run experiment status {id}` tells what became of it"),
-            Self::Damaged { .. } => "remove the experiment's folder, or put the file back from a copy".to_owned(),
+            Self::Damaged { path, .. } => match path.parent().and_then(|dir| dir.file_name()) {
+                Some(id) => format!(
+                    "put the file back from a copy, or `neva-run experiment remove {}`",
+                    id.to_string_lossy()
+                ),
+                None => "put the file back from a copy".to_owned(),
+            },
             Self::Format { .. } => "use the version of neva-run that wrote it".to_owned(),
             Self::TooDeep { .. } => "let a task run what the inner experiment would".to_owned(),
             Self::ScriptText { .. } => "a script is a text in UTF-8 of at most 1 MiB: let a short one call the program".to_owned(),
+            Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "make room, or name a folder on another disk in NEVA_RUN_HOME".to_owned()
+            }
+            Self::File { action, source, .. } if *action != "read" && cannot_write(source.kind()) => {
+                "name a folder that you may write to in NEVA_RUN_HOME".to_owned()
+            }
+            Self::File { .. } | Self::Executor => return None,
             Self::Unasked { .. } => "add `--yes`".to_owned(),
             Self::Declined => return None,
         })
     }
+}
+
+fn cannot_write(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    matches!(kind, PermissionDenied | ReadOnlyFilesystem | NotADirectory)
 }
 
 fn ended(report: &ExperimentReport) -> String {

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,9 @@ use super::report::{TaskReport, TaskState};
 
 /// File in an experiment's folder.
 pub(super) const EVENTS_FILE: &str = "events.jsonl";
+
+/// Format number of the timeline. A reader refuses others.
+pub(super) const EVENTS_FORMAT: u32 = 1;
 
 /// One line of the timeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +39,8 @@ pub struct Event {
 pub enum Change {
     /// A launcher took the experiment.
     Launched {
+        /// Format number of the events that follow.
+        format: u32,
         /// Its process.
         pid: u32,
         /// Its version.
@@ -83,6 +88,8 @@ pub(super) struct Timeline {
     pub(super) class: Option<ExitClass>,
     /// The process of the latest launcher.
     pub(super) launcher: Option<u32>,
+    /// The format of a launch that wrote another one than this program reads.
+    pub(super) foreign: Option<u32>,
     /// Lines that are no events, counted from 1; half a line at the end is not one of them.
     pub(super) broken: Vec<usize>,
 }
@@ -114,7 +121,10 @@ impl Timeline {
     pub(super) fn apply(&mut self, event: Event) {
         let Some(name) = event.task else {
             match event.change {
-                Change::Launched { pid, .. } => (self.launcher, self.class) = (Some(pid), None),
+                Change::Launched { format, pid, .. } => {
+                    (self.launcher, self.class) = (Some(pid), None);
+                    self.foreign = self.foreign.or((format != EVENTS_FORMAT).then_some(format));
+                }
                 Change::Finished { class } => self.class = Some(class),
                 _ => {}
             }
@@ -149,15 +159,15 @@ pub(super) struct EventLog {
 impl EventLog {
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
         // Behind half a line, the next event would be half a line too.
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let mut unwritten = Vec::new();
-        if file.seek(SeekFrom::End(0))? > 0 {
-            let mut last = [0];
-            file.seek(SeekFrom::End(-1))?;
-            file.read_exact(&mut last)?;
-            if last != *b"\n" {
-                unwritten.push(b'\n');
-            }
+        match &bytes[whole..] {
+            [] => {}
+            line if serde_json::from_slice::<Event>(line).is_ok() => unwritten.push(b'\n'),
+            _ => file.set_len(whole as u64)?,
         }
         Ok(Self { path, file, unwritten })
     }

@@ -4,27 +4,35 @@
 //! |---|---|
 //! | `experiment.json` | what it is: [`ExperimentRecord`] |
 //! | `git.json`, `git.diff` | the commit of the working directory, and what was changed since |
-//! | `versions.json` | the rank program and its libtorch |
+//! | `programs.json` | the launcher and the rank program: paths, hashes, versions |
 //! | `events.jsonl` | what happened: one line for each change, and from them every state |
 //! | `launcher.lock` | its launcher holds it |
 //! | `launcher.log` | what a detached launcher said |
 //! | `cancel` | requests to end, a line each: a task's name, or nothing for all |
 //! | `tasks/NAME/` | the task's job: `submission.json`, logs, and what a fine-tune writes that names no folder |
+//!
+//! What is read again carries a format number, and another one is refused.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use neva_executors::{Executor, JobState, Submission};
-use rustix::fs::{FlockOperation, flock};
+use neva_executors::{Executor, Submission};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+use serde::{Deserialize, Serialize};
 
 use super::{
     error::ExperimentError,
-    event::{EVENTS_FILE, EventLog, Timeline},
-    record::{ExperimentRecord, file_error, write_json_soon},
+    event::{EVENTS_FILE, EVENTS_FORMAT, EventLog, Timeline},
+    git::{self, GitState},
+    record::{ExperimentRecord, file_error, read_json, write_json_soon},
     report::{ExperimentReport, TaskReport},
 };
 use crate::{error::RunError, executor};
@@ -32,6 +40,11 @@ use crate::{error::RunError, executor};
 const LOCK_FILE: &str = "launcher.lock";
 const CANCEL_FILE: &str = "cancel";
 const SUBMISSION_FILE: &str = "submission.json";
+const SUBMISSION_FORMAT: u32 = 1;
+
+/// How long somebody who only asks may hold up a launcher; the asking takes microseconds.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+const LOCK_TICK: Duration = Duration::from_millis(1);
 
 /// An experiment of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +58,18 @@ pub struct ExperimentFolder {
 /// Held by the launcher; the system releases it should its holder die.
 #[derive(Debug)]
 pub(super) struct LauncherLock {
+    /// Where the requests to its holder begin in the file of them.
+    pub(super) requests_from: u64,
     _file: File,
+}
+
+/// What was submitted for a task, as a file.
+#[derive(Serialize)]
+struct Submitted<'a> {
+    format: u32,
+    /// The job's folder.
+    dir: &'a Path,
+    submission: &'a Submission,
 }
 
 /// The state of an experiment, as its folder tells it.
@@ -88,15 +112,12 @@ impl Status {
         executor::executor(task.and_then(|task| task.executor.as_ref()).unwrap_or(&self.record.executor))
     }
 
-    /// Asks for the end of a task's job, without a launcher. `false` where it does not run.
-    pub(crate) async fn cancel_job(&self, task: &TaskReport) -> Result<bool, RunError> {
-        let Some(job) = &task.job else { return Ok(false) };
-        let executor = self.executor(&task.name);
-        let runs = matches!(executor.state(job).await?, JobState::Pending | JobState::Running);
-        if runs {
-            executor.cancel(job).await?;
+    /// Asks for the end of a task's job, where its launcher is gone.
+    pub(crate) async fn cancel_job(&self, task: &TaskReport) -> Result<(), RunError> {
+        match &task.job {
+            Some(job) => Ok(self.executor(&task.name).cancel(job).await?),
+            None => Ok(()),
         }
-        Ok(runs)
     }
 }
 
@@ -137,12 +158,29 @@ impl ExperimentFolder {
 
     pub(super) fn timeline(&self) -> Result<Timeline, RunError> {
         let path = self.dir.join(EVENTS_FILE);
-        Timeline::read(&path).map_err(file_error("read", &path))
+        let timeline = Timeline::read(&path).map_err(file_error("read", &path))?;
+        match timeline.foreign {
+            Some(found) => Err(ExperimentError::Format {
+                path,
+                found,
+                expected: EVENTS_FORMAT,
+            }
+            .into()),
+            None => Ok(timeline),
+        }
     }
 
     pub(super) fn events(&self) -> Result<EventLog, RunError> {
         let path = self.dir.join(EVENTS_FILE);
         EventLog::open(path.clone()).map_err(file_error("write", &path))
+    }
+
+    /// The state of the working directory when the experiment was started.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn git(&self) -> Result<Option<GitState>, RunError> {
+        git::read(&self.dir)
     }
 
     /// The folder of a task.
@@ -154,45 +192,51 @@ impl ExperimentFolder {
     pub(super) fn write_submission(&self, task: &str, submission: &Submission) -> Result<(), RunError> {
         let folder = self.task(task);
         fs::create_dir_all(&folder).map_err(file_error("create", &folder))?;
-        write_json_soon(&folder.join(SUBMISSION_FILE), submission)
+        let (format, dir) = (SUBMISSION_FORMAT, &submission.dir);
+        write_json_soon(&folder.join(SUBMISSION_FILE), &Submitted { format, dir, submission })
     }
 
     /// The folder of the job that was submitted for `task`, where there was one.
     pub(super) fn submitted_dir(&self, task: &str) -> Option<PathBuf> {
-        let text = fs::read(self.task(task).join(SUBMISSION_FILE)).ok()?;
-        let submission: serde_json::Value = serde_json::from_slice(&text).ok()?;
-        Some(submission.get("dir")?.as_str()?.into())
+        /// As much of [`Submitted`] as is read again.
+        #[derive(Deserialize)]
+        struct Place {
+            dir: PathBuf,
+        }
+        let place = read_json::<Place>(&self.task(task).join(SUBMISSION_FILE), SUBMISSION_FORMAT);
+        Some(place.ok()??.dir)
     }
 
     /// Takes the experiment, or says that a launcher has it.
     pub(super) fn lock(&self) -> Result<LauncherLock, RunError> {
-        let lock = self
-            .try_lock(FlockOperation::NonBlockingLockExclusive)
-            .map_err(file_error("lock", &self.dir.join(LOCK_FILE)))?;
-        lock.ok_or_else(|| ExperimentError::Running { id: self.id.clone() }.into())
+        // What stands there now was asked of another launcher: whoever finds the lock taken by this one asks later.
+        let requests_from = fs::metadata(self.dir.join(CANCEL_FILE)).map_or(0, |metadata| metadata.len());
+        let path = self.dir.join(LOCK_FILE);
+        let patience = Instant::now() + LOCK_PATIENCE;
+        loop {
+            let file = OpenOptions::new().create(true).append(true).open(&path);
+            let file = file.map_err(file_error("lock", &path))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    return Ok(LauncherLock {
+                        requests_from,
+                        _file: file,
+                    });
+                }
+                // It may be somebody who only asks.
+                Err(Errno::WOULDBLOCK) if Instant::now() < patience => std::thread::park_timeout(LOCK_TICK),
+                Err(Errno::WOULDBLOCK) => return Err(ExperimentError::Running { id: self.id.clone() }.into()),
+                Err(error) => return Err(file_error("lock", &path)(error.into())),
+            }
+        }
     }
 
     /// Whether a launcher has the experiment.
     pub fn is_alive(&self) -> bool {
-        if !self.dir.join(LOCK_FILE).exists() {
-            return false;
-        }
-        // Shared, so that two who ask at the same time do not take each other for the launcher.
-        matches!(self.try_lock(FlockOperation::NonBlockingLockShared), Ok(None))
-    }
-
-    fn try_lock(&self, operation: FlockOperation) -> io::Result<Option<LauncherLock>> {
-        let path = self.dir.join(LOCK_FILE);
-        // To ask, a file that may only be read is enough.
-        let file = match operation {
-            FlockOperation::NonBlockingLockShared => File::open(path),
-            _ => OpenOptions::new().create(true).append(true).open(path),
-        }?;
-        match flock(&file, operation) {
-            Ok(()) => Ok(Some(LauncherLock { _file: file })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        // To ask, a file that may only be read is enough, and one that is not there was never locked. Shared, so
+        // that two who ask at the same time do not take each other for the launcher.
+        let file = File::open(self.dir.join(LOCK_FILE));
+        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
     }
 
     /// Asks the launcher to end `task`, or all.
@@ -205,29 +249,20 @@ impl ExperimentFolder {
     }
 
     /// The requests from byte `from` on, whole lines of them, and where the next begins.
-    pub(super) fn cancel_requests(&self, from: usize) -> (Vec<String>, usize) {
-        let text = fs::read_to_string(self.dir.join(CANCEL_FILE)).unwrap_or_default();
-        let Some(end) = text.rfind('\n').map(|end| end + 1).filter(|end| *end > from) else {
-            return (Vec::new(), from);
-        };
-        let lines = text.get(from..end).unwrap_or_default().lines().map(str::to_owned).collect();
-        (lines, end)
-    }
-
-    /// Removes what an earlier launch was asked for.
-    pub(super) fn forget_requests(&self) -> Result<(), RunError> {
-        remove_if_there(&self.dir.join(CANCEL_FILE))
+    pub(super) fn cancel_requests(&self, from: u64) -> (Vec<String>, u64) {
+        let mut bytes = Vec::new();
+        // Nobody asked yet where there is no file.
+        let _ = File::open(self.dir.join(CANCEL_FILE)).and_then(|mut file| {
+            file.seek(SeekFrom::Start(from))?;
+            file.read_to_end(&mut bytes)
+        });
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let text = String::from_utf8_lossy(&bytes[..whole]);
+        (text.lines().map(str::to_owned).collect(), from + whole as u64)
     }
 
     /// Where a detached launcher writes.
     pub(super) fn launcher_log(&self) -> PathBuf {
         self.dir.join("launcher.log")
-    }
-}
-
-fn remove_if_there(path: &Path) -> Result<(), RunError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error("remove", path)(error)),
-        _ => Ok(()),
     }
 }

@@ -85,7 +85,8 @@ impl Gates {
     }
 }
 
-fn participle(state: &TaskState) -> &'static str {
+/// How a task ended, behind its name.
+pub(super) fn participle(state: &TaskState) -> &'static str {
     match state {
         TaskState::Skipped(_) => "was skipped",
         TaskState::Cancelled => "was cancelled",

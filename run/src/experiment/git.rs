@@ -5,7 +5,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::{process::Command, time::timeout};
 
-use super::record::{file_error, parse, write_json};
+use super::record::{file_error, read_json, write_json};
 use crate::error::RunError;
 
 const STATE_FILE: &str = "git.json";
@@ -17,9 +17,14 @@ const DIFF_LIMIT: usize = 1 << 20;
 /// How long git may take: an experiment does not wait for a slow disk.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// Format number of the file. A reader refuses others.
+const STATE_FORMAT: u32 = 1;
+
 /// What git says of a folder.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GitState {
+    /// Format number.
+    pub format: u32,
     /// The commit; none outside of a repository.
     pub commit: Option<String>,
     /// Whether tracked files were changed since; `git.diff` holds the changes.
@@ -38,10 +43,11 @@ pub(super) async fn state(folder: &Path) -> (GitState, Vec<u8>) {
         // Neither colours nor programs of the user's, so that the same changes give the same bytes.
         output(folder, &["diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv"]),
     );
-    let Some(commit) = commit else { return Default::default() };
-    let mut diff = diff.unwrap_or_default();
+    // Without a commit there is nothing that it could differ from.
+    let mut diff = commit.as_ref().and(diff).unwrap_or_default();
     let state = GitState {
-        commit: Some(String::from_utf8_lossy(&commit).trim().to_owned()),
+        format: STATE_FORMAT,
+        commit: commit.map(|commit| String::from_utf8_lossy(&commit).trim().to_owned()),
         dirty: !diff.is_empty(),
         diff_hash: (!diff.is_empty()).then(|| blake3::hash(&diff).to_hex().to_string()),
         diff_cut: diff.len() > DIFF_LIMIT,
@@ -59,13 +65,9 @@ pub(super) fn write(folder: &Path, (state, diff): &(GitState, Vec<u8>)) -> Resul
     write_json(&folder.join(STATE_FILE), state)
 }
 
-/// What was kept; nothing where it cannot be read.
-pub(super) fn read(folder: &Path) -> GitState {
-    let path = folder.join(STATE_FILE);
-    std::fs::read(&path)
-        .ok()
-        .and_then(|bytes| parse(&path, &bytes).ok())
-        .unwrap_or_default()
+/// What was kept; nothing where the file is not there.
+pub(super) fn read(folder: &Path) -> Result<Option<GitState>, RunError> {
+    read_json(&folder.join(STATE_FILE), STATE_FORMAT)
 }
 
 async fn output(folder: &Path, arguments: &[&str]) -> Option<Vec<u8>> {

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{ErrorKind, Write as _},
     path::Path,
 };
 
@@ -14,9 +14,11 @@ use neva_schemas::ExitClass;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    error::ExperimentError,
     folder::{ExperimentFolder, state_name},
     record::ExperimentRecord,
 };
+use crate::error::RunError;
 
 const INDEX_FILE: &str = "index.jsonl";
 
@@ -35,8 +37,12 @@ pub struct Row {
     pub state: &'static str,
 }
 
+/// Format number of a line. Lines of others are passed over.
+const INDEX_FORMAT: u32 = 1;
+
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Line {
+    format: u32,
     id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     created: Option<u64>,
@@ -57,7 +63,8 @@ impl Index {
         let mut lines = BTreeMap::<String, Line>::new();
         let bytes = fs::read(home.join(INDEX_FILE)).unwrap_or_default();
         for line in bytes.split(|byte| *byte == b'\n') {
-            let Ok(line) = serde_json::from_slice::<Line>(line) else { continue };
+            let line = serde_json::from_slice::<Line>(line).ok().filter(|line| line.format == INDEX_FORMAT);
+            let Some(line) = line else { continue };
             let known = lines.entry(line.id.clone()).or_insert_with(|| Line {
                 id: line.id.clone(),
                 ..Line::default()
@@ -90,8 +97,11 @@ impl Index {
         let alive = folder.is_alive();
         let record = match ExperimentRecord::read(&folder.dir) {
             Ok(record) => Some(record),
-            Err(crate::error::RunError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return None,
-            Err(crate::error::RunError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotADirectory => return None,
+            Err(RunError::Experiment(ExperimentError::File { source, .. }))
+                if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return None;
+            }
             Err(_) => None,
         };
         let class = folder.timeline().ok().and_then(|timeline| timeline.class);
@@ -109,6 +119,7 @@ impl Index {
 /// piece, so launchers do not disturb each other; that one is not written costs a reading of the folder.
 pub(super) fn note(home: &Path, record: &ExperimentRecord, class: Option<ExitClass>) {
     let line = Line {
+        format: INDEX_FORMAT,
         id: record.id.clone(),
         created: Some(record.created),
         tasks: Some(record.experiment.tasks.len()),

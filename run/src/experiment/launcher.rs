@@ -1,6 +1,6 @@
 //! Starts an experiment: its folder, then its event loop.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use neva_executors::Executor;
 use neva_schemas::env;
@@ -12,7 +12,9 @@ use super::{
     git, index,
     lower::Lowering,
     plugin::Plugin,
-    record::{ExperimentRecord, write_json_soon},
+    prepare::data_hashes,
+    programs::Programs,
+    record::ExperimentRecord,
     report::{ExperimentReport, TaskState},
     runner::{Listener, Runner},
     store::Store,
@@ -22,8 +24,8 @@ use crate::{environment, error::RunError, job, program, runtime};
 /// Most experiments within each other.
 const MAX_DEPTH: u32 = 4;
 
-/// How long an experiment that is over waits for the versions of its programs.
-const VERSIONS_DEADLINE: Duration = Duration::from_secs(2);
+/// How long an experiment that is over waits for the rank program to say what it is.
+const PROGRAMS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What a launch needs beside the record.
 pub(super) struct Launcher {
@@ -31,13 +33,15 @@ pub(super) struct Launcher {
     pub(super) through: Option<Arc<dyn Executor>>,
     pub(super) listener: Listener,
     pub(super) plugins: Vec<Arc<dyn Plugin>>,
+    /// The command line's program, for scripts to call.
+    pub(super) command: Option<PathBuf>,
 }
 
 /// How many experiments one that starts now is in, itself counted.
 ///
 /// # Errors
 /// Too many: it would be started by one of its own tasks, and so on.
-pub(super) fn depth() -> Result<u32, RunError> {
+fn depth() -> Result<u32, RunError> {
     let above: u32 = environment::variable(env::NEVA_EXPERIMENT_DEPTH)
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
@@ -48,47 +52,53 @@ pub(super) fn depth() -> Result<u32, RunError> {
     Ok(depth)
 }
 
-/// Renders every task, so that one that cannot run is refused before anything is written.
-pub(super) fn check(record: &ExperimentRecord, store: &Store, through: Option<&Arc<dyn Executor>>) -> Result<(), RunError> {
-    let lowering = lowering(record, store, through)?;
-    if record.has_finetunes() && through.is_none() {
-        program::find_here()?;
-    }
-    for (name, task) in &record.experiment.tasks {
-        lowering.render(record, name, task, None)?;
-    }
-    Ok(())
-}
-
-/// Lowers the tasks of an experiment that has no id yet.
-pub(super) fn lowering(record: &ExperimentRecord, store: &Store, through: Option<&Arc<dyn Executor>>) -> Result<Lowering, RunError> {
-    Ok(Lowering {
-        folder: store.folder(&record.experiment.name, "ID"),
-        depth: depth()?,
-        through: through.cloned(),
-    })
-}
-
-/// Makes the folder of an experiment that was checked, and writes down what it is.
-pub(super) fn create(record: &mut ExperimentRecord, store: &Store) -> Result<(ExperimentFolder, LauncherLock), RunError> {
-    let folder = store.create(&record.experiment.name, environment::now())?;
-    record.id.clone_from(&folder.id);
-    let written = folder.lock().and_then(|lock| {
-        let git = runtime()?.block_on(git::state(&record.working_directory));
-        git::write(&folder.dir, &git)?;
-        record.write(&folder.dir)?;
-        Ok(lock)
-    });
-    // Without a record it is no experiment, and would only be in the way.
-    if written.is_err() {
-        let _ = std::fs::remove_dir_all(&folder.dir);
-    }
-    let lock = written?;
-    index::note(store.home(), record, None);
-    Ok((folder, lock))
-}
-
 impl Launcher {
+    /// Renders every task, so that one that cannot run is refused before anything is written.
+    pub(super) fn check(&self, record: &ExperimentRecord) -> Result<(), RunError> {
+        let lowering = self.planned(record)?;
+        if record.has_finetunes() && self.through.is_none() {
+            program::find_here()?;
+        }
+        for (name, task) in &record.experiment.tasks {
+            lowering.render(record, name, task, None)?;
+        }
+        Ok(())
+    }
+
+    /// Lowers the tasks of an experiment that has no id yet.
+    pub(super) fn planned(&self, record: &ExperimentRecord) -> Result<Lowering, RunError> {
+        self.lowering(self.store.folder(&record.experiment.name, "ID"))
+    }
+
+    fn lowering(&self, folder: ExperimentFolder) -> Result<Lowering, RunError> {
+        Ok(Lowering {
+            folder,
+            depth: depth()?,
+            through: self.through.clone(),
+            command: self.command.clone(),
+        })
+    }
+
+    /// Makes the folder of an experiment that was checked, and writes down what it is.
+    pub(super) fn create(&self, record: &mut ExperimentRecord) -> Result<(ExperimentFolder, LauncherLock), RunError> {
+        record.data = data_hashes(record);
+        let folder = self.store.create(&record.experiment.name, environment::now())?;
+        record.id.clone_from(&folder.id);
+        let written = folder.lock().and_then(|lock| {
+            let git = runtime()?.block_on(git::state(&record.working_directory));
+            git::write(&folder.dir, &git)?;
+            record.write(&folder.dir)?;
+            Ok(lock)
+        });
+        // Without a record it is no experiment, and would only be in the way.
+        if written.is_err() {
+            let _ = std::fs::remove_dir_all(&folder.dir);
+        }
+        let lock = written?;
+        index::note(self.store.home(), record, None);
+        Ok((folder, lock))
+    }
+
     /// Runs the experiment in `folder` to its end; what an earlier launch finished is kept.
     ///
     /// # Errors
@@ -98,24 +108,20 @@ impl Launcher {
         if status.report.tasks.iter().all(|task| task.state == TaskState::Succeeded) && status.class.is_some() {
             return Err(ExperimentError::NothingLeft { id: folder.id }.into());
         }
-        folder.forget_requests()?;
         let record = status.record;
         index::note(self.store.home(), &record, None);
         let events = folder.events()?;
-        let lowering = Lowering {
-            folder: folder.clone(),
-            depth: depth()?,
-            through: self.through,
-        };
-        let mut runner = Runner::new(lowering, record.clone(), events, self.listener, self.plugins);
+        let lowering = self.lowering(folder.clone())?;
+        let mut runner = Runner::new(lowering, record.clone(), events, self.listener, self.plugins, lock.requests_from);
         let report = runtime()?.block_on(async {
             let (requests, end) = watch::channel(0);
             job::forward_signals(requests)?;
-            let versions = tokio::spawn(write_versions(folder.clone(), record.has_finetunes()));
+            // Beside the tasks: the rank program loads libtorch to answer.
+            let programs = tokio::spawn(keep_programs(folder, record.has_finetunes()));
             runner.resume(status.report.tasks).await;
             let report = runner.run(end).await;
             // A program that does not answer keeps nobody waiting.
-            let _ = tokio::time::timeout(VERSIONS_DEADLINE, versions).await;
+            let _ = tokio::time::timeout(PROGRAMS_DEADLINE, programs).await;
             report
         })?;
         let class = report.class();
@@ -129,16 +135,8 @@ impl Launcher {
     }
 }
 
-/// Asks the rank program what it is, beside the tasks: it loads libtorch to answer.
-async fn write_versions(folder: ExperimentFolder, wanted: bool) {
-    let Ok(program) = program::find_here() else { return };
-    if wanted && let Ok(version) = program::version(&program).await {
-        let path = folder.dir.join(VERSIONS_FILE);
-        if let Err(error) = write_json_soon(&path, &version) {
-            tracing::debug!(%error, "the versions are not written down");
-        }
+async fn keep_programs(folder: ExperimentFolder, trains: bool) {
+    if let Err(error) = Programs::now(trains).await.write(&folder.dir) {
+        tracing::debug!(%error, "the programs are not written down");
     }
 }
-
-/// File in an experiment's folder.
-pub(super) const VERSIONS_FILE: &str = "versions.json";

@@ -26,6 +26,9 @@ pub(super) struct Lowering {
     pub(super) depth: u32,
     /// Runs every task, whatever executor it names.
     pub(super) through: Option<Arc<dyn Executor>>,
+    /// The command line's program, for scripts to call. A program of the user's that starts an experiment from Rust
+    /// is none: a script that called it would start the experiment again.
+    pub(super) command: Option<PathBuf>,
 }
 
 impl Lowering {
@@ -85,8 +88,8 @@ impl Lowering {
             (env::NEVA_TASK, name.to_owned()),
         ];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(program) = environment::program() {
-            env.insert(env::NEVA_RUN.to_owned(), program.display().to_string());
+        if let Some(command) = &self.command {
+            env.insert(env::NEVA_RUN.to_owned(), command.display().to_string());
         }
         env
     }

@@ -10,6 +10,7 @@
 
 mod builder;
 mod compare;
+mod control;
 mod detach;
 mod error;
 mod event;
@@ -21,6 +22,7 @@ mod launcher;
 mod lower;
 mod plugin;
 mod prepare;
+mod programs;
 mod record;
 mod report;
 mod rerun;
@@ -29,9 +31,7 @@ mod source;
 mod store;
 
 pub use builder::{Experiment, ExperimentOptions};
-pub(crate) use builder::{rerun, rerun_detached, resume};
 pub(crate) use compare::{Comparison, compare};
-pub(crate) use detach::start as start_detached;
 pub(crate) use detach::supervise;
 pub use error::ExperimentError;
 pub use event::{Change, Event};
@@ -41,7 +41,6 @@ pub use index::Row;
 pub use plugin::Plugin;
 pub use record::ExperimentRecord;
 pub use report::{ExperimentReport, TaskReport, TaskState};
-pub(crate) use rerun::{Repetition, repetition};
 pub(crate) use source::sweep_experiment;
 pub use source::{ResolvedExperiment, is_experiment, resolve_experiment};
 pub use store::Store;

@@ -1,4 +1,4 @@
-//! From an experiment to its record: plugins, checks, the texts of scripts, the hashes of data.
+//! From an experiment to its record: plugins, checks, the texts of scripts; and the hashes of its data.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use neva_schemas::{self as schemas, Data, Executor, SCRIPT_LIMIT, Severity, Validate as _, Work};
+use neva_schemas::{self as schemas, Data, Executor, SCRIPT_LIMIT, Script, Severity, Validate as _, Work};
 
 use super::{
     error::ExperimentError,
@@ -36,27 +36,12 @@ pub(super) fn prepare(
         return Err(RunError::Invalid(errors));
     }
     let mut scripts = BTreeMap::new();
-    let mut data = BTreeMap::new();
     for task in experiment.tasks.values() {
-        match &task.task {
-            Work::Script(script) => {
-                if let Some(path) = &script.path {
-                    let path = absolute(&working_directory, path);
-                    if let Entry::Vacant(entry) = scripts.entry(path) {
-                        let text = script_text(entry.key())?;
-                        entry.insert(text);
-                    }
-                }
-            }
-            Work::Finetune(run) => {
-                if let Data::Preloaded(preloaded) = &run.finetune.data {
-                    let files = preloaded.paths.iter().chain(&preloaded.val_paths);
-                    for path in files.map(|path| absolute(&working_directory, path)) {
-                        data.entry(path).or_insert_with_key(|path| hash(path));
-                    }
-                }
-            }
-            _ => {}
+        if let Work::Script(Script { path: Some(path), .. }) = &task.task
+            && let Entry::Vacant(entry) = scripts.entry(absolute(&working_directory, path))
+        {
+            let text = script_text(entry.key())?;
+            entry.insert(text);
         }
     }
     Ok(ExperimentRecord {
@@ -68,7 +53,7 @@ pub(super) fn prepare(
         working_directory,
         executor,
         scripts,
-        data,
+        data: BTreeMap::new(),
         experiment,
     })
 }
@@ -86,6 +71,22 @@ fn script_text(path: &Path) -> Result<String, RunError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(refused("is not there").into()),
         Err(error) => Err(file_error("read", path)(error)),
     }
+}
+
+/// Hashes of the annotations that the fine-tunes of `record` read. They may be large, so that a dry run asks for none.
+pub(super) fn data_hashes(record: &ExperimentRecord) -> BTreeMap<PathBuf, Option<String>> {
+    let mut hashes = BTreeMap::new();
+    for task in record.experiment.tasks.values() {
+        if let Work::Finetune(run) = &task.task
+            && let Data::Preloaded(data) = &run.finetune.data
+        {
+            for path in data.paths.iter().chain(&data.val_paths) {
+                let path = absolute(&record.working_directory, path);
+                hashes.entry(path).or_insert_with_key(|path| hash(path));
+            }
+        }
+    }
+    hashes
 }
 
 /// BLAKE3 of a file; `None` where it cannot be read.

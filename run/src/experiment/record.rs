@@ -39,7 +39,8 @@ pub struct ExperimentRecord {
     pub executor: Executor,
     /// Texts of the scripts that are files, by absolute path.
     pub scripts: BTreeMap<PathBuf, String>,
-    /// Hashes of the annotations that fine-tunes read (BLAKE3), by absolute path; `null` for what was not there.
+    /// Hashes of the annotations that fine-tunes read (BLAKE3), by absolute path; `null` for what was not there when
+    /// the experiment started, as with data that one of its tasks makes.
     pub data: BTreeMap<PathBuf, Option<String>>,
     /// The experiment: every recipe resolved, every sweep spread out.
     pub experiment: Experiment,
@@ -47,23 +48,9 @@ pub struct ExperimentRecord {
 
 impl ExperimentRecord {
     pub(super) fn read(folder: &Path) -> Result<Self, RunError> {
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
-        }
         let path = folder.join(RECORD_FILE);
-        let bytes = fs::read(&path).map_err(file_error("read", &path))?;
-        let Format { format } = parse(&path, &bytes)?;
-        if format != RECORD_FORMAT {
-            let expected = RECORD_FORMAT;
-            return Err(ExperimentError::Format {
-                path,
-                found: format,
-                expected,
-            }
-            .into());
-        }
-        parse(&path, &bytes)
+        let record = read_json(&path, RECORD_FORMAT)?;
+        record.ok_or_else(|| file_error("read", &path)(io::ErrorKind::NotFound.into()))
     }
 
     /// Whether a task trains.
@@ -85,12 +72,29 @@ impl ExperimentRecord {
     }
 }
 
-/// Parses a record of the store.
-pub(super) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, RunError> {
-    serde_json::from_slice(bytes).map_err(|error| {
+/// Reads a record of the store; `None` where it is not there.
+///
+/// # Errors
+/// It cannot be read, is no record, or has another format number than `expected`.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path, expected: u32) -> Result<Option<T>, RunError> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(file_error("read", path))?,
+    };
+    let damaged = |error: serde_json::Error| {
         let (path, reason) = (path.to_owned(), error.to_string());
-        ExperimentError::Damaged { path, reason }.into()
-    })
+        ExperimentError::Damaged { path, reason }
+    };
+    let Format { format: found } = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if found != expected {
+        let path = path.to_owned();
+        return Err(ExperimentError::Format { path, found, expected }.into());
+    }
+    Ok(Some(serde_json::from_slice(&bytes).map_err(damaged)?))
 }
 
 /// Writes a record as a whole or not at all, and so that it lasts.
@@ -120,11 +124,10 @@ fn write_whole(path: &Path, value: &impl Serialize, sync: impl FnOnce(&File) -> 
     })
 }
 
-/// An error of the file at `path`.
+/// An error of the store's file at `path`.
 pub(super) fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunError {
-    move |source| RunError::File {
-        action,
-        path: path.to_owned(),
-        source,
+    move |source| {
+        let path = path.to_owned();
+        ExperimentError::File { action, path, source }.into()
     }
 }

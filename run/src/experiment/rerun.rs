@@ -1,90 +1,69 @@
 //! Experiments that are done again, from the store alone.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use super::{
     folder::ExperimentFolder,
     git,
-    launcher::VERSIONS_FILE,
     prepare::hash,
+    programs::{Programs, short},
     record::{ExperimentRecord, RECORD_FORMAT},
 };
-use crate::{
-    environment,
-    error::RunError,
-    program::{self, RankVersion},
-    runtime,
-};
+use crate::{environment, error::RunError, runtime};
 
-/// An experiment that is about to be done again.
-#[derive(Debug, Clone)]
-pub(crate) struct Repetition {
-    /// What it is.
-    pub(crate) record: ExperimentRecord,
-    /// What is not as it was then, a sentence each.
-    pub(crate) differences: Vec<String>,
-}
-
-/// The experiment in `folder` again: configuration and texts of scripts as they were, programs and data as they are.
-///
-/// # Errors
-/// A record that cannot be read.
-pub(crate) fn repetition(folder: &ExperimentFolder) -> Result<Repetition, RunError> {
+/// The record of the experiment in `folder` as that of a new one.
+pub(super) fn repetition(folder: &ExperimentFolder) -> Result<ExperimentRecord, RunError> {
     let old = ExperimentRecord::read(&folder.dir)?;
-    let differences = differences(folder, &old)?;
-    let data = old.data.keys().map(|path| (path.clone(), hash(path))).collect();
-    let record = ExperimentRecord {
+    Ok(ExperimentRecord {
         format: RECORD_FORMAT,
         id: String::new(),
         created: environment::unix_ms(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         rerun_of: Some(old.id.clone()),
-        data,
+        data: BTreeMap::new(),
         ..old
-    };
-    Ok(Repetition { record, differences })
+    })
 }
 
-/// What is not as it was when `old`, the experiment in `folder`, was started.
+impl ExperimentFolder {
+    /// What is not as it was when the experiment was started, a sentence each: programs, commit and changes of the
+    /// working directory, data, files of scripts.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn differences(&self) -> Result<Vec<String>, RunError> {
+        differences(self, &ExperimentRecord::read(&self.dir)?)
+    }
+}
+
 fn differences(folder: &ExperimentFolder, old: &ExperimentRecord) -> Result<Vec<String>, RunError> {
     let mut found = Vec::new();
     let version = env!("CARGO_PKG_VERSION");
     if old.version != version {
         found.push(format!("neva-run was {}, and is {version}", old.version));
     }
-    let versions: Option<RankVersion> = fs::read(folder.dir.join(VERSIONS_FILE))
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok());
-    runtime()?.block_on(async {
-        if let Some(then) = versions
-            && let Ok(program) = program::find_here()
-            && let Ok(now) = program::version(&program).await
-            && now != then
-        {
-            found.push(format!(
-                "the rank program was {} on libtorch {}, and is {} on {}",
-                then.version, then.libtorch, now.version, now.libtorch
-            ));
-        }
-        let then = git::read(&folder.dir);
-        let (now, _) = git::state(&old.working_directory).await;
-        let short = |commit: &Option<String>| {
-            commit
-                .as_ref()
-                .map_or("none".to_owned(), |commit| commit.chars().take(12).collect())
-        };
+    let then = (Programs::read(&folder.dir)?, git::read(&folder.dir)?);
+    let now = runtime()?.block_on(async {
+        let programs = async { (then.0.is_some()).then_some(Programs::now(old.has_finetunes()).await) };
+        tokio::join!(programs, git::state(&old.working_directory))
+    });
+    if let (Some(then), Some(now)) = (then.0, now.0) {
+        found.extend(then.differences(&now));
+    }
+    if let (Some(then), (now, _)) = (then.1, now.1) {
         if then.commit != now.commit {
             found.push(format!(
                 "the commit of the working directory was {}, and is {}",
-                short(&then.commit),
-                short(&now.commit)
+                short(then.commit.as_deref()),
+                short(now.commit.as_deref())
             ));
         }
         if then.diff_hash != now.diff_hash {
             found.push("what is changed in the working directory since its commit is not what it was".to_owned());
         }
-    });
-    for (path, then) in &old.data {
+    }
+    // What was not there is for a task to make.
+    for (path, then) in old.data.iter().filter(|(_, then)| then.is_some()) {
         let now = hash(path);
         if *then != now {
             let what = if now.is_some() {

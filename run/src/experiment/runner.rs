@@ -12,7 +12,8 @@ use tokio::{
 };
 
 use super::{
-    event::{Change, Event, EventLog},
+    error::ExperimentError,
+    event::{Change, EVENTS_FORMAT, Event, EventLog},
     gate::{Gate, Gates},
     lower::Lowering,
     plugin::Plugin,
@@ -41,6 +42,8 @@ pub(super) struct Runner {
     attached: Vec<Option<JobHandle>>,
     /// Takes requests to end a task that runs.
     ends: Vec<Option<watch::Sender<u32>>>,
+    /// Where the requests to this launcher begin in the folder's file of them.
+    requests_from: u64,
     running: usize,
     /// Somebody asked for the end of all.
     cancelled: bool,
@@ -62,6 +65,21 @@ enum Message {
     Ended(Box<Result<Option<RunReport>, RunError>>),
 }
 
+/// Tells of a job's end whatever happens: one whose executor panics has ended, too.
+struct Ending {
+    index: usize,
+    sender: mpsc::UnboundedSender<(usize, Message)>,
+    result: Option<Result<Option<RunReport>, RunError>>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or_else(|| Err(ExperimentError::Executor.into()));
+        // Where nobody hears it any more, the experiment is over.
+        let _ = self.sender.send((self.index, Message::Ended(Box::new(result))));
+    }
+}
+
 impl Runner {
     pub(super) fn new(
         lowering: Lowering,
@@ -69,6 +87,7 @@ impl Runner {
         events: EventLog,
         listener: Listener,
         plugins: Vec<Arc<dyn Plugin>>,
+        requests_from: u64,
     ) -> Self {
         let experiment = &record.experiment;
         let (sender, messages) = mpsc::unbounded_channel();
@@ -77,6 +96,7 @@ impl Runner {
             tasks: experiment.tasks.keys().map(|name| TaskReport::new(name)).collect(),
             attached: vec![None; experiment.tasks.len()],
             ends: vec![None; experiment.tasks.len()],
+            requests_from,
             running: 0,
             cancelled: false,
             events,
@@ -125,8 +145,21 @@ impl Runner {
     pub(super) async fn run(mut self, mut requests: watch::Receiver<u32>) -> Result<ExperimentReport, RunError> {
         let pid = std::process::id();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.note(None, Change::Launched { pid, version });
-        let mut read = 0;
+        self.note(
+            None,
+            Change::Launched {
+                format: EVENTS_FORMAT,
+                pid,
+                version,
+            },
+        );
+        // What runs already asks no gate.
+        for index in 0..self.tasks.len() {
+            if self.attached[index].is_some() {
+                self.start(index);
+            }
+        }
+        let mut read = self.requests_from;
         loop {
             self.settle();
             self.write();
@@ -141,14 +174,15 @@ impl Runner {
                         self.take(message);
                     }
                 }
-                () = job::requested(&mut requests) => self.end_all(),
+                () = job::requested(&mut requests) => self.cancel_all(),
                 () = sleep(TICK) => {
                     let (lines, next) = self.lowering.folder.cancel_requests(read);
                     read = next;
                     for line in lines {
                         match self.tasks.iter().position(|task| task.name == line) {
-                            Some(task) => self.end(task),
-                            None => self.end_all(),
+                            Some(task) => self.cancel(task),
+                            None if line.is_empty() => self.cancel_all(),
+                            None => tracing::warn!(task = line, "asked for the end of a task that is not there"),
                         }
                     }
                 }
@@ -196,10 +230,9 @@ impl Runner {
                     if members.len() > room && self.running > 0 {
                         continue;
                     }
-                    for member in members {
-                        if !self.start(member) {
-                            queue.extend(0..self.tasks.len());
-                        }
+                    // Where one does not start, the rest of its group does not either.
+                    if !members.into_iter().all(|member| self.start(member)) {
+                        queue.extend(0..self.tasks.len());
                     }
                 }
             }
@@ -223,7 +256,7 @@ impl Runner {
         };
         let (end, requests) = watch::channel(0);
         let tell = |sender: mpsc::UnboundedSender<_>| move |message| drop(sender.send((index, message)));
-        let (submitted, retried, ended) = (tell(self.sender.clone()), tell(self.sender.clone()), tell(self.sender.clone()));
+        let (submitted, retried) = (tell(self.sender.clone()), tell(self.sender.clone()));
         let watcher = Watcher {
             retries: made.retries,
             output: Box::new(|_| {}),
@@ -231,9 +264,15 @@ impl Runner {
             on_retry: Box::new(move |retry| retried(Message::Retried(retry.clone()))),
         };
         let attempt = self.tasks[index].attempts.max(1);
+        let sender = self.sender.clone();
         self.jobs.spawn(async move {
+            let mut ending = Ending {
+                index,
+                sender,
+                result: None,
+            };
             let job = job::Job::new(&*made.executor, made.submission, watcher, requests);
-            ended(Message::Ended(Box::new(job.submitted(attached).attempt(attempt).run().await)));
+            ending.result = Some(job.submitted(attached).attempt(attempt).run().await);
         });
         self.tasks[index].state = TaskState::Running;
         self.ends[index] = Some(end);
@@ -289,26 +328,23 @@ impl Runner {
             plugin.after_end(&self.tasks[index]);
         }
         if !well {
-            for mate in self.gates.mates(index).to_vec() {
-                self.end(mate);
+            for mate in self.gates.mates(index) {
+                ask(&self.ends[*mate]);
             }
         }
     }
 
-    /// Asks for the end of a task that runs.
-    fn end(&mut self, index: usize) {
-        if let Some(end) = &self.ends[index] {
-            end.send_modify(|count| *count += 1);
-        } else if self.tasks[index].state == TaskState::Pending && self.gates.mates(index).is_empty() {
+    /// Asks for the end of a task, or takes it off the list.
+    fn cancel(&mut self, index: usize) {
+        ask(&self.ends[index]);
+        if self.tasks[index].state == TaskState::Pending {
             self.ended(index, TaskState::Cancelled, None);
         }
     }
 
-    fn end_all(&mut self) {
+    fn cancel_all(&mut self) {
         self.cancelled = true;
-        for end in self.ends.iter().flatten() {
-            end.send_modify(|count| *count += 1);
-        }
+        self.ends.iter().for_each(ask);
     }
 
     fn note(&mut self, task: Option<usize>, change: Change) {
@@ -334,6 +370,13 @@ impl Runner {
             self.lost = None;
         }
         events.iter().for_each(&mut self.listener);
+    }
+}
+
+/// Asks for the end of a job, where there is one.
+fn ask(end: &Option<watch::Sender<u32>>) {
+    if let Some(end) = end {
+        end.send_modify(|count| *count += 1);
     }
 }
 

@@ -106,7 +106,7 @@ pub(crate) fn sweep_experiment(
     let mut experiment = schemas::Experiment::default();
     let mut warnings = Vec::new();
     for (number, point) in sweep.points()?.into_iter().enumerate() {
-        let resolved = resolve(&point.sets)?;
+        let resolved = resolve(&point.sets).map_err(|problems| point.placed(problems))?;
         if number == 0 {
             experiment.name.clone_from(&resolved.run.name);
             warnings = resolved.warnings;
@@ -172,13 +172,12 @@ impl Resolver<'_> {
                 let points = Sweep::of(&entry.node).and_then(|sweep| sweep.points());
                 points.map_err(|error| within(error, &[SWEEP]))?
             }
-            None => vec![Point {
-                name: String::new(),
-                sets: Vec::new(),
-            }],
+            None => vec![Point::default()],
         };
         for point in points {
-            let task = self.point(name, &map, node, &point.sets)?;
+            let task = self
+                .point(name, &map, node, &point.sets)
+                .map_err(|problems| point.placed(problems))?;
             let full = if sweep.is_some() {
                 format!("{name}-{}", point.name)
             } else {
@@ -216,13 +215,21 @@ impl Resolver<'_> {
             });
         };
         map.shift_remove(TASK);
-        let place: Place = from_node(&Node::new(node.origin.clone(), Value::Map(map))).map_err(|mut error| {
+        let place = from_node::<Place>(&Node::new(node.origin.clone(), Value::Map(map))).map_err(|mut error| {
             known(&mut error);
             error
-        })?;
-        let resolved = self
-            .recipe(name, recipe, sets)
-            .map_err(|problems| problems.map(|error| within(error, &[TASK])))?;
+        });
+        let resolved = self.recipe(name, recipe, sets);
+        let resolved = resolved.map_err(|problems| problems.map(|error| within(error, &[TASK])));
+        let (place, resolved) = match (place, resolved) {
+            (Ok(place), Ok(resolved)) => (place, resolved),
+            (Err(error), Ok(_)) => return Err(error.into()),
+            (Ok(_), Err(problems)) => return Err(problems),
+            (Err(error), Err(mut problems)) => {
+                problems.push(error);
+                return Err(problems);
+            }
+        };
         for warning in resolved.warnings {
             let warning = schemas::Problem {
                 path: format!("{TASKS}.{name}.{TASK}.{}", warning.path),

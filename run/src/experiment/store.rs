@@ -14,7 +14,7 @@ use neva_schemas::env;
 
 use super::{
     error::ExperimentError,
-    folder::ExperimentFolder,
+    folder::{ExperimentFolder, state_name},
     index::{Index, Row},
     record::{RECORD_FILE, file_error},
 };
@@ -58,14 +58,21 @@ impl Store {
     /// Makes the folder of a new experiment, which is nobody else's.
     pub(super) fn create(&self, name: &str, now: DateTime) -> Result<ExperimentFolder, RunError> {
         let parent = self.experiments().join(name);
-        fs::create_dir_all(&parent).map_err(file_error("create", &parent))?;
         let first = format!("{name}_{}", now.strftime("%Y-%m-%d_%H-%M-%S"));
         for twin in 0..MAX_TWINS {
             let id = if twin == 0 { first.clone() } else { format!("{first}-{twin}") };
             let dir = parent.join(&id);
-            match fs::create_dir(&dir) {
+            // Somebody who removes the last of this name takes the folder of the name away, too.
+            let made = (0..MAX_TWINS).find_map(|_| {
+                let made = fs::create_dir_all(&parent).and_then(|()| fs::create_dir(&dir));
+                made.map_or_else(
+                    |error| (error.kind() != io::ErrorKind::NotFound).then_some(Err(error)),
+                    |()| Some(Ok(())),
+                )
+            });
+            match made.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())) {
                 Ok(()) => return Ok(ExperimentFolder { dir, id }),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.exists() => {}
                 Err(error) => return Err(file_error("create", &dir)(error)),
             }
         }
@@ -87,7 +94,7 @@ impl Store {
                 return Ok(self.folder(name, asked));
             }
             if names.iter().any(|name| name == asked)
-                && let Some(latest) = self.list(Some(asked))?.first()
+                && let Some(latest) = self.rows(vec![asked.to_owned()])?.first()
             {
                 return Ok(self.folder(asked, &latest.id));
             }
@@ -96,7 +103,7 @@ impl Store {
     }
 
     fn unknown(&self, asked: &str) -> Result<RunError, RunError> {
-        let rows = self.list(None)?;
+        let rows = self.rows(self.names()?)?;
         let known = rows.iter().flat_map(|row| [row.name.as_str(), row.id.as_str()]);
         let near = known.map(|name| (strsim::damerau_levenshtein(name, asked), name)).min();
         let nearest = near
@@ -113,13 +120,17 @@ impl Store {
     /// The experiments of `name`, or all; the latest first.
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store cannot be read, or there is none of this name.
     pub fn list(&self, name: Option<&str>) -> Result<Vec<Row>, RunError> {
+        let names = self.names()?;
+        let Some(name) = name else { return self.rows(names) };
+        let names: Vec<_> = names.into_iter().filter(|known| known == name).collect();
+        let rows = self.rows(names)?;
+        if rows.is_empty() { Err(self.unknown(name)?) } else { Ok(rows) }
+    }
+
+    fn rows(&self, names: Vec<String>) -> Result<Vec<Row>, RunError> {
         let mut index = Index::read(&self.home);
-        let names = match name {
-            Some(name) => vec![name.to_owned()],
-            None => self.names()?,
-        };
         let mut rows = Vec::new();
         for name in names {
             for id in entries(&self.experiments().join(&name))? {
@@ -129,6 +140,17 @@ impl Store {
         }
         rows.sort_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
         Ok(rows)
+    }
+
+    /// The latest experiment of `name`, where its launcher left it before its end.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) fn interrupted(&self, name: &str) -> Result<Option<String>, RunError> {
+        // Ids end in a date.
+        let latest = entries(&self.experiments().join(name))?.pop();
+        let row = latest.and_then(|id| Index::read(&self.home).row(name, &self.folder(name, &id)));
+        Ok(row.filter(|row| row.state == state_name(false, None)).map(|row| row.id))
     }
 
     /// Removes an experiment that nobody runs.

@@ -216,16 +216,6 @@ fn factories_of_ones_own() {
       ·                                              ──┬─
       ·                                                ╰── expected an integer
       ╰────
-
-     × `finetune.model._factory_`: unknown name `sized`
-      ╭─[run.yaml:2:31]
-    1 │ _factory_: neva_tiny
-    2 │ finetune: {model: {_factory_: sized, hidden: wide}}
-      ·                               ──┬──
-      ·                                 ╰── unknown name
-      ╰────
-     help: did you mean `sized`? The names here are `vlm.LlavaModel`, `llava15_13b`, `llava15_7b`,
-           `neva_llama3_8b`, `neva_tiny`, `sized`
     "#);
 }
 

@@ -157,7 +157,7 @@ fn a_set_names_files_from_the_working_directory() {
     let resolved = run("dir=\"@m.yaml\"").unwrap();
     assert_eq!(resolved.run.dir.as_deref(), Some(Path::new("@m.yaml")));
     insta::assert_snapshot!(config::render(&run("finetune.model=@large").unwrap_err(), false), @r#"
-     × large is not the name of a file
+     × `@large` is not the name of a file
       ╭─[--set:1:16]
     1 │ finetune.model=@large
       ·                ───┬──

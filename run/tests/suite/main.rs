@@ -2,6 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bad_input;
+mod experiment;
+mod experiment_file;
+mod experiment_home;
+mod experiment_program;
+mod experiment_store;
+mod factories;
+mod faults;
 mod graph;
 mod includes;
 mod launch;
@@ -15,7 +23,9 @@ mod references;
 mod refusals;
 mod resolve;
 mod retry;
+mod schemas;
 mod settings;
+mod sweep;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -55,6 +55,17 @@ fn what_an_override_does() {
         (&["finetune.trainer.max_steps/=10"], "finetune.trainer.max_steps", "519"),
         (&["finetune.optim.lr/=4"], "finetune.optim.lr", "2.5e-5"),
         (&["peft_scheme=none", "finetune.optim.lr*=2"], "finetune.optim.lr", "4e-5"),
+        // Those on an argument of the recipe start from its default, and the recipe derives from the result.
+        (&["num_gpus_per_node/=2"], "finetune.trainer.devices", "4"),
+        (&["num_gpus_per_node-=4"], "num_gpus_per_node", "4"),
+        (&["num_gpus_per_node-=6", "num_gpus_per_node+=2"], "num_gpus_per_node", "4"),
+        (&["num_gpus_per_node/=4", "num_nodes*=4"], "finetune.trainer.num_nodes", "4"),
+        (&["num_gpus_per_node=1", "num_nodes=8", "num_nodes/=2"], "num_nodes", "4"),
+        (
+            &["num_gpus_per_node/=2", "num_nodes+=1", "finetune.trainer.num_nodes+=0"],
+            "finetune.trainer.num_nodes",
+            "2",
+        ),
         // Arguments: the scheme, not null; a text that looks like a number.
         (&["peft_scheme=none"], "peft_scheme", "none"),
         (&["peft_scheme=none"], "finetune.peft", "null"),
@@ -260,13 +271,13 @@ fn what_a_call_may_not_be() {
            `mm_projector_lr`, `param_groups`, `lr_scheduler`
     "#);
     insta::assert_snapshot!(mistake(&["finetune.optim=optim.Lio(lr=1)"]), @r#"
-     × `finetune.optim`: unknown name `optim.Lio(lr=1)`
+     × `finetune.optim`: unknown name `optim.Lio`
       ╭─[--set:1:16]
     1 │ finetune.optim=optim.Lio(lr=1)
       ·                ───────┬───────
       ·                       ╰── unknown name
       ╰────
-     help: the names here are `optim.AdamW`, `optim.SGD`, `optim.Lion`
+     help: did you mean `optim.Lion`? The names here are `optim.AdamW`, `optim.SGD`, `optim.Lion`
     "#);
     insta::assert_snapshot!(mistake(&["finetune.optim=optim.Lion(lr=[1)"]), @r#"
      × `finetune.optim`: this bracket is not closed
@@ -277,7 +288,7 @@ fn what_a_call_may_not_be() {
       ╰────
     "#);
     insta::assert_snapshot!(mistake(&["finetune.model=lava15_7b()"]), @r#"
-     × `finetune.model`: unknown name `lava15_7b()`
+     × `finetune.model`: unknown name `lava15_7b`
       ╭─[--set:1:16]
     1 │ finetune.model=lava15_7b()
       ·                ─────┬─────

@@ -76,7 +76,28 @@ fn what_a_reference_gives() {
         ("name: ${peft_scheme}", &[], "name", "lora"),
         // The escape.
         ("dir: '/x/$${name}'", &[], "dir", "\"/x/${name}\""),
+        ("dir: '/x/$$$${name}'", &[], "dir", "\"/x/$${name}\""),
+        ("name: 'x'\ndir: '/$$${name}'", &[], "dir", "\"/$x\""),
+        ("name: 'x'\ndir: '/$$$$${name}$${name}'", &[], "dir", "\"/$$x${name}\""),
+        // What it gives is text wherever it goes: into the graph, and through another reference.
+        ("dir: '/x/$${name}'", &[], "finetune.log.log_dir", "\"/x/${name}\""),
+        (
+            "name: 'x'\ndir: '/$$${name}$${name}'",
+            &[],
+            "finetune.log.log_dir",
+            "\"/$x${name}\"",
+        ),
+        ("_env_: [RUN]\ndir: '${env:RUN}'", &[], "finetune.log.log_dir", "\"${name}\""),
+        ("dir: '$${x}'\nname: '${dir}-$${y}'", &[], "finetune.log.name", "\"${x}-${y}\""),
+        (
+            "finetune: {log: {name: '$${x}'}, resume: {adapter_path: '${finetune.log.name}'}}",
+            &["finetune.log.name=$${z}"],
+            "finetune.resume.adapter_path",
+            "\"${z}\"",
+        ),
+        // A `$` that is not in front of `{` is one.
         ("dir: '/x/$name{}'", &[], "dir", "\"/x/$name{}\""),
+        ("name: 'x'\ndir: '/$$a/${name}$$'", &[], "dir", "\"/$$a/x$$\""),
         // An operator computes with what a reference gives at that moment.
         (
             "finetune: {trainer: {max_steps: '${num_gpus_per_node}'}}",
@@ -173,28 +194,6 @@ fn references_that_lead_nowhere() {
     3 │   optim: {lr: '${finetune.optim.eps}', eps: '${finetune.optim.weight_decay}', weight_decay: '${finetune.optim.lr}'}
       ·                ──────────┬──────────
       ·                          ╰── here
-      ╰────
-     help: write one of these values out
-
-     × `finetune.optim.weight_decay`: these references lead in a circle: finetune.optim.lr
-     │ (run.yaml:3:94) -> finetune.optim.eps (run.yaml:3:16) -> finetune.optim.weight_decay
-     │ (run.yaml:3:46) -> finetune.optim.lr (run.yaml:3:94)
-      ╭─[run.yaml:3:94]
-    2 │ finetune:
-    3 │   optim: {lr: '${finetune.optim.eps}', eps: '${finetune.optim.weight_decay}', weight_decay: '${finetune.optim.lr}'}
-      ·                                                                                              ──────────┬─────────
-      ·                                                                                                        ╰── here
-      ╰────
-     help: write one of these values out
-
-     × `finetune.optim.eps`: these references lead in a circle: finetune.optim.weight_decay
-     │ (run.yaml:3:46) -> finetune.optim.lr (run.yaml:3:94) -> finetune.optim.eps (run.yaml:3:16) ->
-     │ finetune.optim.weight_decay (run.yaml:3:46)
-      ╭─[run.yaml:3:46]
-    2 │ finetune:
-    3 │   optim: {lr: '${finetune.optim.eps}', eps: '${finetune.optim.weight_decay}', weight_decay: '${finetune.optim.lr}'}
-      ·                                              ───────────────┬──────────────
-      ·                                                             ╰── here
       ╰────
      help: write one of these values out
     "#);

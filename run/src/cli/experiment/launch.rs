@@ -9,10 +9,11 @@ use serde_json::json;
 use super::{super::report::Report, table};
 use crate::{
     config::Node,
+    environment,
     error::RunError,
     executor::Chosen,
     experiment::{
-        Experiment, ExperimentError, ExperimentFolder, ExperimentOptions, ExperimentReport, ResolvedExperiment, is_experiment,
+        Experiment, ExperimentError, ExperimentFolder, ExperimentOptions, ExperimentReport, ResolvedExperiment, Store, is_experiment,
         resolve_experiment, sweep_experiment,
     },
     resolve,
@@ -36,7 +37,7 @@ pub(in crate::cli) struct LaunchArgs {
     sweep_samples: Option<u32>,
     /// Seed of a random sweep: the same one draws the same points
     #[arg(long, value_name = "SEED", requires = "sweeps", default_value_t = 0)]
-    seed: u64,
+    sweep_seed: u64,
     /// Leave it to a launcher that survives the terminal; `neva-run experiment` tells what became of it
     #[arg(long, conflicts_with_all = ["direct", "dry_run"])]
     detach: bool,
@@ -79,7 +80,7 @@ impl LaunchArgs {
         let order = SweepOrder {
             mode,
             samples: self.sweep_samples,
-            seed: self.seed,
+            seed: self.sweep_seed,
         };
         Ok(Sweep::parse(&self.sweeps, order)?)
     }
@@ -116,14 +117,24 @@ impl LaunchArgs {
 pub(in crate::cli) fn launch(args: &LaunchArgs, file: Node, launch: Launch, report: &mut Report) -> Result<(), RunError> {
     let ResolvedExperiment { experiment, warnings } = args.experiment(file, &launch)?;
     report.warnings(&warnings);
+    let name = experiment.name.clone();
     let experiment = Experiment::from(experiment);
-    let options = ExperimentOptions::default().executor(launch.executor.config);
+    let store = Store::of_user()?;
+    let options = ExperimentOptions::default()
+        .store(store.clone())
+        .executor(launch.executor.config)
+        .command(environment::program());
     if launch.dry_run {
         let planned = experiment.plan(options)?;
         report.result(table::plan(&planned), &plan_json(&planned));
         return Ok(());
     }
     tracing::info!(file = launch.recipe, "an experiment");
+    if let Some(id) = store.interrupted(&name)? {
+        report.note(format_args!(
+            "note: {id} was interrupted; this starts another one, `neva-run experiment resume {id}` goes on with it"
+        ));
+    }
     if args.detach {
         return detached(&experiment.detach(options)?, report);
     }

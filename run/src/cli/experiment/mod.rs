@@ -14,9 +14,9 @@ use serde_json::json;
 
 use super::{Format, OutputArgs, report::Report};
 use crate::{
+    environment,
     error::RunError,
-    experiment::{self, ExperimentError, ExperimentFolder, ExperimentOptions, Repetition, Store, TaskState},
-    runtime,
+    experiment::{self, ExperimentError, ExperimentFolder, ExperimentOptions, Store},
 };
 use launch::report_end;
 pub(super) use launch::{Launch, LaunchArgs, launch};
@@ -28,7 +28,8 @@ Examples:
   neva-run experiment list
   neva-run experiment status mine                     the latest of that name, or an id
   neva-run experiment logs mine lr=1e-4 -f
-  neva-run experiment rerun mine --resume             keep what ended well, do the rest
+  neva-run experiment resume mine                     keep what ended well, do the rest
+  neva-run experiment rerun mine                      all of it again, as a new one
   neva-run experiment compare mine/lr=1e-4 mine/lr=2e-5
 
 Experiments are kept in NEVA_RUN_HOME, else NEMORUN_HOME, else ~/.neva_run.";
@@ -87,9 +88,17 @@ enum Verb {
         /// Its id, or its name for the latest
         #[arg(value_name = "EXPERIMENT")]
         experiment: String,
-        /// Go on with this very experiment: keep what ended well, watch what still runs, do the rest
+        /// Leave it to a launcher that survives the terminal
         #[arg(long)]
-        resume: bool,
+        detach: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Go on with an experiment: keep what ended well, watch what still runs, do the rest
+    Resume {
+        /// Its id, or its name for the latest
+        #[arg(value_name = "EXPERIMENT")]
+        experiment: String,
         /// Leave it to a launcher that survives the terminal
         #[arg(long)]
         detach: bool,
@@ -123,6 +132,7 @@ impl ExperimentArgs {
             | Verb::Cancel { output, .. }
             | Verb::Remove { output, .. }
             | Verb::Rerun { output, .. }
+            | Verb::Resume { output, .. }
             | Verb::Compare { output, .. } => output.output,
             Verb::Logs(args) => args.output.output,
             Verb::Supervise { .. } => Format::Human,
@@ -142,22 +152,20 @@ pub(super) fn experiment(args: ExperimentArgs, report: &mut Report) -> Result<()
             Ok(())
         }
         Verb::Status { experiment, .. } => {
-            let status = store.find(&experiment)?.status()?;
+            let folder = store.find(&experiment)?;
+            let status = folder.status()?;
             for line in &status.broken_events {
                 report.note(format_args!("warning: line {line} of events.jsonl is damaged and was passed over"));
             }
-            report.result(table::status(&status), &table::status_json(&status));
+            let git = folder.git()?;
+            report.result(table::status(&status, git.as_ref()), &table::status_json(&status, git.as_ref()));
             Ok(())
         }
         Verb::Logs(args) => logs::logs(&args, &store, report),
         Verb::Cancel { experiment, task, .. } => cancel(&store.find(&experiment)?, task.as_deref(), report),
         Verb::Remove { experiment, yes, .. } => remove(&store, &store.find(&experiment)?, yes, report),
-        Verb::Rerun {
-            experiment,
-            resume,
-            detach,
-            ..
-        } => rerun(&store, &store.find(&experiment)?, resume, detach, report),
+        Verb::Rerun { experiment, detach, .. } => rerun(&store, &store.find(&experiment)?, detach, report),
+        Verb::Resume { experiment, detach, .. } => resume(&store, &store.find(&experiment)?, detach, report),
         Verb::Compare { a, b, .. } => {
             let comparison = experiment::compare(&store, &a, &b)?;
             report.result_lines(&table::comparison(&comparison), &table::comparison_json(&comparison));
@@ -168,40 +176,7 @@ pub(super) fn experiment(args: ExperimentArgs, report: &mut Report) -> Result<()
 }
 
 fn cancel(folder: &ExperimentFolder, task: Option<&str>, report: &mut Report) -> Result<(), RunError> {
-    let status = folder.status()?;
-    if let Some(task) = task {
-        status.record.known(task)?;
-    }
-    let wanted = |name: &str| task.is_none_or(|task| task == name);
-    if status.alive {
-        if let Some(ended) = status
-            .report
-            .tasks
-            .iter()
-            .find(|entry| Some(entry.name.as_str()) == task && entry.state.is_end())
-        {
-            return Err(RunError::Argument(format!(
-                "the task `{}` {} already",
-                ended.name,
-                ended.state.name()
-            )));
-        }
-        folder.request_cancel(task)?;
-    } else {
-        // Jobs may outlive their launcher; those of this machine do not.
-        let running = status
-            .report
-            .tasks
-            .iter()
-            .filter(|task| wanted(&task.name) && task.state == TaskState::Running);
-        let mut ended = 0;
-        for entry in running {
-            ended += usize::from(runtime()?.block_on(status.cancel_job(entry))?);
-        }
-        if ended == 0 {
-            return Err(ExperimentError::NotRunning { id: folder.id.clone() }.into());
-        }
-    }
+    folder.cancel(task)?;
     let what = task.map_or_else(|| "all tasks".to_owned(), |task| format!("the task `{task}`"));
     report.result(
         format_args!("asked for the end of {what} of {}", folder.id),
@@ -215,7 +190,7 @@ fn remove(store: &Store, folder: &ExperimentFolder, yes: bool, report: &mut Repo
         return Err(ExperimentError::Running { id: folder.id.clone() }.into());
     }
     if !yes {
-        let question = format!("removing {} and all that it holds", folder.dir.display());
+        let question = format!("removing {} and its folder", folder.id);
         agreed(&question)?;
     }
     store.remove(folder)?;
@@ -240,27 +215,38 @@ fn agreed(question: &str) -> Result<(), RunError> {
     }
 }
 
-fn rerun(store: &Store, folder: &ExperimentFolder, resume: bool, detach: bool, report: &mut Report) -> Result<(), RunError> {
-    if folder.is_alive() && resume {
+fn rerun(store: &Store, folder: &ExperimentFolder, detach: bool, report: &mut Report) -> Result<(), RunError> {
+    let differences = folder.differences()?;
+    tell(&differences, report);
+    let options = options(store);
+    if detach {
+        return launch::detached(&folder.rerun_detached(options)?, report);
+    }
+    let done = folder.rerun(options.on_event(report.experiment_events()));
+    report_end(done, &differences, report)
+}
+
+fn resume(store: &Store, folder: &ExperimentFolder, detach: bool, report: &mut Report) -> Result<(), RunError> {
+    if folder.is_alive() {
         return Err(ExperimentError::Running { id: folder.id.clone() }.into());
     }
-    let Repetition { record, differences } = experiment::repetition(folder)?;
-    for difference in &differences {
+    let differences = folder.differences()?;
+    tell(&differences, report);
+    if detach {
+        folder.resume_detached()?;
+        return launch::detached(folder, report);
+    }
+    let done = folder.resume(options(store).on_event(report.experiment_events()));
+    report_end(done, &differences, report)
+}
+
+/// What is not as it was when the experiment was started.
+fn tell(differences: &[String], report: &mut Report) {
+    for difference in differences {
         report.note(format_args!("differs: {difference}"));
     }
-    let options = || ExperimentOptions::default().store(store.clone());
-    let listener = report.experiment_events();
-    let done = match (resume, detach) {
-        (true, true) => {
-            experiment::start_detached(folder)?;
-            return launch::detached(folder, report);
-        }
-        (false, true) => {
-            let folder = experiment::rerun_detached(record, options())?;
-            return launch::detached(&folder, report);
-        }
-        (true, false) => experiment::resume(folder.clone(), options().on_event(listener)),
-        (false, false) => experiment::rerun(record, options().on_event(listener)),
-    };
-    report_end(done, &differences, report)
+}
+
+fn options(store: &Store) -> ExperimentOptions {
+    ExperimentOptions::default().store(store.clone()).command(environment::program())
 }

@@ -7,7 +7,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use neva_executors::Submission;
 use serde_json::{Value, json};
 
-use crate::experiment::{Comparison, ExperimentReport, Row, Status, TaskReport, TaskState};
+use crate::experiment::{Comparison, ExperimentReport, GitState, Row, Status, TaskReport, TaskState};
 
 /// The experiments of a list, a line each.
 pub(super) fn rows(rows: &[Row]) -> Vec<String> {
@@ -19,7 +19,7 @@ pub(super) fn rows(rows: &[Row]) -> Vec<String> {
 }
 
 /// One experiment and its tasks.
-pub(super) fn status(status: &Status) -> String {
+pub(super) fn status(status: &Status, git: Option<&GitState>) -> String {
     let mut text = format!("{}: {}\n", status.report.id, status.name());
     let mut fact = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<10}{value}");
@@ -30,12 +30,24 @@ pub(super) fn status(status: &Status) -> String {
         fact("again", old);
     }
     fact("in", &status.record.working_directory.display().to_string());
+    if let Some(GitState {
+        commit: Some(commit),
+        dirty,
+        ..
+    }) = git
+    {
+        let commit = commit.get(..12).unwrap_or(commit);
+        fact(
+            "commit",
+            &format!("{commit}{}", if *dirty { ", and the changes in git.diff" } else { "" }),
+        );
+    }
     fact("folder", &status.report.dir.display().to_string());
     text.push_str(&tasks(&status.report, !status.alive).join("\n"));
     text
 }
 
-pub(super) fn status_json(status: &Status) -> Value {
+pub(super) fn status_json(status: &Status, git: Option<&GitState>) -> Value {
     json!({
         "id": status.report.id,
         "state": status.name(),
@@ -46,6 +58,7 @@ pub(super) fn status_json(status: &Status) -> Value {
         "rerun_of": status.record.rerun_of,
         "working_directory": status.record.working_directory,
         "dir": status.report.dir,
+        "git": git,
         "tasks": status.report.tasks,
         "damaged_events": status.broken_events,
     })
@@ -74,7 +87,12 @@ pub(super) fn plan(planned: &IndexMap<String, Submission>) -> String {
 
 /// A comparison, a line for each difference and each metric.
 pub(super) fn comparison(comparison: &Comparison) -> Vec<String> {
-    let mut lines: Vec<_> = comparison.differences.iter().map(ToString::to_string).collect();
+    // Both come from the store, so where a value was written says nothing.
+    let value = |side: &Option<crate::config::Side>| side.as_ref().map_or_else(|| "(absent)".to_owned(), |side| side.value.clone());
+    let differences = comparison.differences.iter();
+    let mut lines: Vec<_> = differences
+        .map(|it| format!("{}: {} -> {}", it.path, value(&it.left), value(&it.right)))
+        .collect();
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value}"));
     let metrics = comparison.metrics.iter();
     let metrics = metrics.map(|metric| vec![metric.task.clone(), metric.name.clone(), number(metric.a), number(metric.b)]);

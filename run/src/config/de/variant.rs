@@ -106,6 +106,8 @@ fn unknown(tag: &Node, variants: &[&str]) -> Problem {
             help: Some("a call that has commas is written in quotes here, `\"name(a=1, b=2)\"`".to_owned()),
         };
     }
+    // Of a call, the name alone is unknown.
+    let name = name.split('(').next().unwrap_or_default().to_owned();
     Problem::UnknownVariant { name, allowed }
 }
 

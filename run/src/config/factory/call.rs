@@ -165,6 +165,9 @@ impl Reader<'_> {
         for (at, c) in outside_quotes(&self.text[range.clone()]) {
             let at = range.start + at;
             match c {
+                '(' | '[' | '{' if open.len() == yaml::MAX_DEPTH => {
+                    return Err(self.error(at..at + 1, "calls, lists and maps are nested too deeply here", None));
+                }
                 '(' | '[' | '{' => open.push((at, c)),
                 ')' | ']' | '}' => match (open.pop(), c) {
                     (Some((_, '(')), ')') | (Some((_, '[')), ']') | (Some((_, '{')), '}') => {}

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `vlm.LlavaModel(freeze_vision_model=true)` | `{_target_: vlm.LlavaModel, freeze_vision_model: true}` |
 //! | `sized(hidden=7)`, or `sized` where it needs no arguments | what the factory `sized` of `Model` returns |
+//! | `sized(text=wide(hidden=7))` | the same, of an argument that the factory `wide` of its type returns |
 //! | `{_factory_: sized, hidden: 7}` | the same |
 //! | `{_factory_: sized(hidden=7), layers: 9}` | the same, and the other keys are laid over it |
 //!
@@ -110,7 +111,7 @@ fn make(node: &Node, type_name: &str, names: &[String], factories: &Factories) -
     let arguments = Node::new(node.origin.clone(), Value::Map(arguments));
     let is_type = names.contains(&name) || (name.contains("::") && names.iter().any(|name| name == CUSTOM));
     let mut made = match factories.find(type_name, &name) {
-        Some(factory) => factory(&arguments)?,
+        Some(factory) => factory(arguments, factories)?,
         None if is_type => typed_map(name, written, arguments),
         None => return Ok(None),
     };

@@ -6,10 +6,11 @@ use neva_recipes::{llava15_7b, llava15_13b, neva_llama3_8b, neva_tiny};
 use neva_schemas::{LlavaModel, Model};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::expand;
 use crate::config::{de::from_node, error::ConfigError, node::Node, ser::to_node};
 
-/// From the map of arguments to the value, at the place of the arguments.
-type Factory = Arc<dyn Fn(&Node) -> Result<Node, ConfigError> + Send + Sync>;
+/// From the map of arguments, which may hold calls, to the value, at the place of the arguments.
+type Factory = Arc<dyn Fn(Node, &Factories) -> Result<Node, ConfigError> + Send + Sync>;
 
 /// Named functions for values of each type, by the type's name in Rust. See [`build`](super::build).
 ///
@@ -58,9 +59,10 @@ impl Factories {
         name: &str,
         factory: impl Fn(A) -> R + Send + Sync + 'static,
     ) -> Self {
-        let factory = move |arguments: &Node| {
-            let value = factory(from_node(arguments)?);
-            to_node(&value, arguments.origin.clone())
+        let factory = move |mut arguments: Node, factories: &Self| {
+            expand::<A>(&mut arguments, factories)?;
+            let value = factory(from_node(&arguments)?);
+            to_node(&value, arguments.origin)
         };
         self.0
             .entry(type_name.to_owned())

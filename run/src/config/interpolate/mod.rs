@@ -5,7 +5,7 @@
 //! | `${path}`, as the whole of a value | the value at `path`: a number, a list, a map |
 //! | `run-${num_nodes}` | a text, with the value at `path` as text in it |
 //! | `${env:NAME}`, `${env:NAME:default}` | a variable of the environment, where the file lists it: `_env_: [NAME]` |
-//! | `$${` | the text `${` |
+//! | `$${`, `$$${path}` | the text `${`; the text `$`, and the value at `path`: in front of `{`, two `$` stand for one |
 //!
 //! Paths start at the top of the configuration. A variable must be listed, as a run that hangs on its
 //! environment is not the run that its file describes; and one that looks like a secret is refused, as its value
@@ -71,20 +71,33 @@ pub fn has_references(node: &Node) -> bool {
     }
 }
 
-/// `node` as a file has to have it to be read back as it is: a `${` that is no reference is written `$${`, and
-/// the `@` of a text that would name a file `@@`.
+/// `node` as a file has to have it to be read back as it is: a `${` that is no reference is written `$${`, with two
+/// for each `$`, and the `@` of a text that would name a file `@@`.
 pub fn escape(node: &mut Node) {
     match &mut node.value {
         Value::Seq(items) => items.iter_mut().for_each(escape),
         Value::Map(map) => map.values_mut().for_each(|entry| escape(&mut entry.node)),
         Value::Str(text) | Value::Plain(text) => {
-            *text = text.replace("${", "$${");
+            *text = doubled(text);
             if let Some(escaped) = include::escaped(text) {
                 *text = escaped;
             }
         }
         _ => {}
     }
+}
+
+/// `text` with two for each `$` in front of `{`.
+fn doubled(text: &str) -> String {
+    let mut doubled = String::new();
+    let mut rest = text;
+    while let Some(found) = rest.find("${") {
+        let (before, after) = rest.split_at(found + 1);
+        doubled.push_str(before);
+        doubled.push_str(&before[before.trim_end_matches('$').len()..]);
+        rest = after;
+    }
+    doubled + rest
 }
 
 /// A reference that is being followed.
@@ -146,7 +159,7 @@ impl Reader<'_> {
             parts => Value::Str(self.joined(parts)?),
         };
         let mut followed = node.clone();
-        followed.replace(Node::new(node.origin.clone(), value));
+        followed.follow(value);
         Ok(Some(followed))
     }
 
@@ -247,14 +260,21 @@ impl Reader<'_> {
         Err(invalid(origin, message, None))
     }
 
-    /// `a` refers to `b`, which refers to `a`.
+    /// `a` refers to `b`, which refers to `a`. Told from the same place on wherever the circle was entered, so that
+    /// it is told once.
     fn circle(&self, at: usize, wanted: &Name) -> ConfigError {
-        let mut chain = String::new();
-        for hop in &self.way[at..] {
-            chain.extend([hop.path.as_str(), " (", &hop.origin.to_string(), ") -> "]);
+        // Who refers to the first of them from outside does not belong to the circle; the last of them does.
+        let mut hops: Vec<(&str, &Origin)> = self.way[at..].iter().map(|hop| (hop.path.as_str(), &hop.origin)).collect();
+        if let Some(first) = hops.first_mut() {
+            first.1 = &wanted.origin;
         }
-        let message = format!("these references lead in a circle: {chain}{} ({})", wanted.text, wanted.origin);
-        invalid(&wanted.origin, message, Some("write one of these values out".to_owned()))
+        let start = (0..hops.len()).min_by_key(|at| hops[*at].0).unwrap_or_default();
+        hops.rotate_left(start);
+        let origin = hops.first().map_or(&wanted.origin, |(_, origin)| origin);
+        let chain = hops.iter().chain(hops.first()).map(|(path, origin)| format!("{path} ({origin})"));
+        let chain = chain.collect::<Vec<_>>().join(" -> ");
+        let help = Some("write one of these values out".to_owned());
+        invalid(origin, format!("these references lead in a circle: {chain}"), help)
     }
 
     fn variable(&mut self, variable: &Variable) -> Result<String, ConfigError> {

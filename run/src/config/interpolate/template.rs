@@ -38,9 +38,9 @@ impl Part {
     }
 }
 
-/// The text of a scalar that somebody wrote and that has a reference, or the escape of one.
+/// The text of a scalar that somebody wrote and that has a reference, or the escape of one, not followed yet.
 pub(super) fn text(node: &Node) -> Option<&str> {
-    let written = matches!(node.origin, Origin::File { .. } | Origin::Set { .. });
+    let written = matches!(node.origin, Origin::File { .. } | Origin::Set { .. }) && !node.is_followed();
     match &node.value {
         Value::Plain(text) | Value::Str(text) if written && text.contains("${") => Some(text),
         _ => None,
@@ -53,14 +53,17 @@ pub(super) fn parts(text: &str, origin: &Origin) -> Result<Vec<Part>, ConfigErro
     let mut literal = String::new();
     let mut at = 0;
     while let Some(found) = text[at..].find("${") {
-        let start = at + found;
-        if text[..start].ends_with('$') && start > at {
-            literal.push_str(&text[at..start - 1]);
-            literal.push_str("${");
-            at = start + 2;
+        let brace = at + found + 1;
+        let dollars = brace - text[at..brace].trim_end_matches('$').len() - at;
+        // Two stand for one; the last one, where it has none beside it, opens a reference.
+        literal.push_str(&text[at..brace - dollars]);
+        literal.push_str(&text[brace - dollars..brace - dollars + dollars / 2]);
+        if dollars % 2 == 0 {
+            literal.push('{');
+            at = brace + 1;
             continue;
         }
-        literal.push_str(&text[at..start]);
+        let start = brace - 1;
         let Some(len) = text[start..].find('}') else {
             let help = Some("the text `${` itself is written `$${`".to_owned());
             return Err(invalid(

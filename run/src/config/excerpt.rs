@@ -1,0 +1,70 @@
+//! The characters that a report quotes: the lines round a problem, or a piece of a line that is too long for that.
+
+use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
+
+use super::origin::{Source, Span};
+
+/// Longest line that is quoted whole, in bytes.
+const LONGEST_LINE: usize = 500;
+/// A longer one is quoted in pieces of this many bytes, counted from its start.
+const PIECE: usize = 80;
+/// Most bytes that are underlined.
+const LONGEST_LABEL: usize = 200;
+
+impl SourceCode for Source {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        lines_before: usize,
+        lines_after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let contents = self.named().read_span(span, lines_before, lines_after)?;
+        if contents.data().split(|byte| *byte == b'\n').all(|line| line.len() <= LONGEST_LINE) {
+            return Ok(contents);
+        }
+        let text = self.text();
+        let (start, end) = (span.offset(), span.offset() + span.len().max(1));
+        let line_start = text[..before(text, start)].rfind('\n').map_or(0, |at| at + 1);
+        let whole = |pieces: usize| line_start + pieces * PIECE;
+        let mut from = after(text, whole((start - line_start) / PIECE));
+        let to = before(text, whole((end - line_start).div_ceil(PIECE)));
+        let label_end = before(text, start + span.len());
+        let line_end = text[label_end..].find('\n').map_or(text.len(), |at| label_end + at);
+        let to = to.min(line_end);
+        if from >= to {
+            // The end of the text, and of a piece.
+            from = after(text, to.saturating_sub(PIECE).max(line_start));
+        }
+        let line = text[..from].matches('\n').count();
+        let column = text[line_start..from].chars().count();
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.name().to_owned(),
+            &text.as_bytes()[from..to],
+            (from, to - from).into(),
+            line,
+            column,
+            1,
+        )))
+    }
+}
+
+impl Source {
+    /// What is underlined of `span`.
+    pub(super) fn underlined(&self, span: Span) -> Span {
+        let end = before(self.text(), span.offset + span.len.min(LONGEST_LABEL));
+        Span::new(span.offset, end.saturating_sub(span.offset))
+    }
+}
+
+/// The last place between two characters that is not behind `at`.
+fn before(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or_default()
+}
+
+/// The first place between two characters that is not in front of `at`.
+fn after(text: &str, at: usize) -> usize {
+    (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
+}

@@ -1,0 +1,103 @@
+//! `examples/experiment.yaml`: prepare, train with two learning rates, plot; at one go, and with its launcher killed.
+
+use neva_tests::{finish, neva_run, root, run, start, wait_for};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+const DEADLINE: Duration = Duration::from_secs(120);
+const NAME: &str = "learning_rates";
+const TRAINED: [&str; 2] = ["train-lr=2e-3", "train-lr=5e-4"];
+const STEPS: usize = 20;
+
+/// A folder to start the example in, with a store of its own.
+fn folder() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    symlink(root().join("examples"), dir.path().join("examples")).unwrap();
+    dir
+}
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = neva_run(arguments);
+    command.current_dir(dir).env("NEVA_RUN_HOME", dir.join("home"));
+    // Threads that spin while they wait make a busy machine eight times slower.
+    command.env("OMP_WAIT_POLICY", "passive");
+    command
+}
+
+/// The folder of the only experiment, once there is one.
+fn experiment(dir: &Path) -> Option<PathBuf> {
+    Some(fs::read_dir(dir.join("home/experiments").join(NAME)).ok()?.next()?.unwrap().path())
+}
+
+/// Bits of the loss of each step of both fine-tunes. A step that was done twice must have had the same one.
+fn losses(experiment: &Path) -> BTreeMap<(String, u64), u64> {
+    let mut losses = BTreeMap::new();
+    for task in TRAINED {
+        let text = fs::read_to_string(experiment.join("tasks").join(task).join("metrics.jsonl")).unwrap();
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let Some(loss) = line["reduced_train_loss"].as_f64() else {
+                continue;
+            };
+            let before = losses.insert((task.to_owned(), line["step"].as_u64().unwrap()), loss.to_bits());
+            assert!(before.is_none_or(|bits| bits == loss.to_bits()), "{task} {line}");
+        }
+    }
+    losses
+}
+
+fn steps_done(experiment: &Path, task: &str) -> usize {
+    let text = fs::read_to_string(experiment.join("tasks").join(task).join("metrics.jsonl"));
+    text.map_or(0, |text| text.lines().count())
+}
+
+/// Number of jobs that were submitted for a task.
+fn submitted(experiment: &Path, task: &str) -> usize {
+    let text = fs::read_to_string(experiment.join("events.jsonl")).unwrap();
+    let mark = format!("\"task\":\"{task}\",\"change\":{{\"submitted\"");
+    text.lines().filter(|line| line.contains(&mark)).count()
+}
+
+#[test]
+fn the_example_runs_at_one_go_and_goes_on_after_its_launcher_was_killed() {
+    let undisturbed = folder();
+    let ended = run(command(undisturbed.path(), &["examples/experiment.yaml"]), DEADLINE).with_code(0);
+    let done = experiment(undisturbed.path()).unwrap();
+    let expected = losses(&done);
+    assert_eq!(expected.len(), 2 * STEPS, "{}", ended.stderr);
+    let picture = "nemo_experiments/learning_rates/curves.svg";
+    let drawn = fs::read_to_string(undisturbed.path().join(picture)).unwrap();
+    assert!(TRAINED.iter().all(|task| drawn.contains(task)), "the picture names both");
+    let log = fs::read_to_string(done.join("tasks/prepare/logs/rank0.log")).unwrap();
+    assert!(log.starts_with("8 photographs"), "{log}");
+
+    let dir = folder();
+    let mut launcher = start(command(dir.path(), &["examples/experiment.yaml"]));
+    let folder = wait_for("an experiment", || experiment(dir.path()));
+    wait_for("steps of both", || {
+        TRAINED.iter().all(|task| steps_done(&folder, task) > 6).then_some(())
+    });
+    launcher.kill().unwrap();
+    assert!(!launcher.wait().unwrap().success());
+    assert!(
+        TRAINED.iter().any(|task| steps_done(&folder, task) < STEPS),
+        "the kill came too late to tell anything"
+    );
+    let status = run(command(dir.path(), &["experiment", "status", NAME]), DEADLINE).with_code(0);
+    assert!(status.stdout.contains("interrupted"), "{}", status.stdout);
+
+    let resumed = start(command(dir.path(), &["experiment", "resume", NAME]));
+    let ended = finish(resumed, DEADLINE).with_code(0);
+    assert_eq!(losses(&folder), expected, "{}", ended.stderr);
+    assert_eq!(submitted(&folder, "prepare"), 1, "what ended well is kept");
+    assert!(TRAINED.iter().any(|task| submitted(&folder, task) == 2));
+    assert_eq!(
+        fs::read_to_string(dir.path().join(picture)).unwrap().matches("<path").count(),
+        drawn.matches("<path").count()
+    );
+}

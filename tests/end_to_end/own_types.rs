@@ -1,0 +1,94 @@
+//! `examples/own`: a launcher and a rank program of one's own, with a data module and a callback.
+
+use neva_tests::{example, launcher, metrics, neva_run, run, run_folder};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+const DEADLINE: Duration = Duration::from_secs(120);
+const RECIPE: &str = "examples/own/recipe.yaml";
+
+fn at(dir: &Path) -> String {
+    format!("dir={}", dir.display())
+}
+
+#[test]
+fn the_launcher_starts_the_rank_program_beside_it_which_knows_its_types() {
+    let dir = tempfile::tempdir().unwrap();
+    let ended = run(launcher(&example("own-run"), &[RECIPE, "--set", &at(dir.path())]), DEADLINE).with_code(0);
+    let folder = run_folder(dir.path(), "colours");
+    let losses = metrics(&folder, "reduced_train_loss");
+    assert_eq!(losses.len(), 30, "{}", ended.stdout);
+    assert!(losses[29] < 0.5 * losses[0], "four answers are soon learnt: {losses:?}");
+    let best: serde_json::Value = serde_json::from_str(&fs::read_to_string(folder.join("best.json")).unwrap()).unwrap();
+    let lowest = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    assert_eq!(best["loss"].as_f64(), Some(lowest));
+    assert_eq!(losses[best["step"].as_u64().unwrap() as usize], lowest);
+}
+
+#[test]
+fn a_callback_goes_on_with_what_it_knew() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_until = |steps: u64| {
+        let steps = format!("finetune.trainer.max_steps={steps}");
+        let arguments = [
+            RECIPE,
+            "--set",
+            &at(dir.path()),
+            "--set",
+            &steps,
+            "--set",
+            "num_gpus_per_node=1",
+            "--set",
+            "finetune.resume.resume_if_exists=true",
+            "--set",
+            "finetune.resume.resume_ignore_no_checkpoint=true",
+        ];
+        let _ = run(launcher(&example("own-run"), &arguments), DEADLINE).with_code(0);
+        let folder = run_folder(dir.path(), "colours");
+        let best = fs::read_to_string(folder.join("best.json")).ok();
+        (folder.clone(), best, metrics(&folder, "reduced_train_loss"))
+    };
+    let (first, best, before) = run_until(8);
+    let lowest = |losses: &[f64]| losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let best: serde_json::Value = serde_json::from_str(&best.unwrap()).unwrap();
+    assert_eq!(best["loss"].as_f64(), Some(lowest(&before)));
+    let (second, best, after) = run_until(10);
+    assert_ne!(first, second);
+    // A new file is written only where the loss fell below all of the run before.
+    assert_eq!(best.is_some(), lowest(&after) < lowest(&before), "{before:?} {after:?}");
+}
+
+#[test]
+fn another_rank_program_says_what_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let ended = run(
+        neva_run(&[RECIPE, "--set", &at(dir.path()), "--set", "num_gpus_per_node=1"]),
+        DEADLINE,
+    )
+    .with_code(2);
+    for said in ["no callback `own::BestLoss`", "NEVA_RANK names the program that has it"] {
+        assert!(ended.stderr.replace("\n  │ ", " ").contains(said), "{said}: {}", ended.stderr);
+    }
+    let rank = example("own-rank");
+    let mut named = neva_run(&[
+        RECIPE,
+        "--set",
+        &at(dir.path()),
+        "--set",
+        "name=named",
+        "--set",
+        "finetune.trainer.max_steps=2",
+    ]);
+    named.env("NEVA_RANK", rank);
+    let _ = run(named, DEADLINE).with_code(0);
+    for (set, said) in [
+        ("finetune.data.sampels=3", "unknown field `sampels`"),
+        ("finetune.data.samples=0", "`samples` is 0, it must be at least 1"),
+        ("finetune.trainer.callbacks[0].file=null", "own::BestLoss"),
+    ] {
+        let arguments = [RECIPE, "--set", &at(dir.path()), "--set", "num_gpus_per_node=1", "--set", set];
+        let ended = run(launcher(&example("own-run"), &arguments), DEADLINE).with_code(2);
+        assert!(ended.stderr.contains(said), "{set}: {}", ended.stderr);
+    }
+}
