@@ -72,10 +72,12 @@ pub fn find(lookup: impl Fn(&str) -> Option<String>, exe_dir: Option<&Path>) -> 
     found.ok_or(RunError::NoRankProgram { named: None })
 }
 
-/// [`find`] for this process.
+/// [`find`] for this process. Cargo puts examples into a folder below that of the programs.
 pub(crate) fn find_here() -> Result<PathBuf, RunError> {
     let exe = std::env::current_exe().ok();
-    find(crate::environment::variable, exe.as_deref().and_then(Path::parent))
+    let beside = exe.as_deref().and_then(Path::parent);
+    let above = beside.filter(|folder| folder.ends_with("examples") && !folder.join(name()).is_file());
+    find(crate::environment::variable, above.and_then(Path::parent).or(beside))
 }
 
 /// Asks `program` for its version; that it answers also tells that libtorch is found.

@@ -35,6 +35,7 @@ struct Layout {
     chunks: Option<u32>,
     sequence_parallel: bool,
     ends: [Option<u32>; 2],
+    distributed: bool,
 }
 
 fn pipeline(pp: u32) -> Layout {
@@ -43,6 +44,7 @@ fn pipeline(pp: u32) -> Layout {
         chunks: None,
         sequence_parallel: false,
         ends: [None; 2],
+        distributed: false,
     }
 }
 
@@ -57,6 +59,15 @@ impl Layout {
     fn over(mut self, tp: u32, dp: u32) -> Self {
         (self.sizes.tp, self.sizes.dp) = (tp, dp);
         self
+    }
+
+    fn context(mut self, cp: u32) -> Self {
+        self.sizes.cp = cp;
+        self
+    }
+
+    fn distributed(self) -> Self {
+        Self { distributed: true, ..self }
     }
 
     fn sequence_parallel(self) -> Self {
@@ -78,6 +89,9 @@ impl Layout {
         let strategy = &mut finetune.trainer.strategy;
         strategy.virtual_pipeline_model_parallel_size = self.chunks;
         strategy.sequence_parallel = self.sequence_parallel;
+        strategy.ddp.use_distributed_optimizer = self.distributed;
+        strategy.ddp.overlap_grad_reduce = self.distributed;
+        strategy.ddp.overlap_param_gather = self.distributed;
         strategy.num_layers_in_first_pipeline_stage = self.ends[0];
         strategy.num_layers_in_last_pipeline_stage = self.ends[1];
         lay_out(&mut finetune, self.sizes);
@@ -125,6 +139,50 @@ fn of_adapters() {
                 ..LoRA::default()
             }));
         });
+    });
+}
+
+/// Every pair of axes, three at once, and eight ranks of everything.
+fn together() -> Vec<Layout> {
+    vec![
+        pipeline(1).over(2, 1).context(2),
+        pipeline(2).context(2),
+        pipeline(1).over(2, 2).sequence_parallel().distributed(),
+        pipeline(2).over(2, 1).context(2).sequence_parallel(),
+        pipeline(2).chunks(2).over(1, 2).distributed(),
+        pipeline(2).over(1, 2).context(2).distributed(),
+    ]
+}
+
+#[test]
+fn of_all_axes_together() {
+    within_limit(|| check("full, together", &together(), |_| {}));
+}
+
+#[test]
+fn of_adapters_on_all_axes_together() {
+    within_limit(|| {
+        check("LoRA, together", &together(), |finetune| {
+            finetune.peft = Some(Peft::LoRA(LoRA {
+                dim: 4,
+                alpha: 8.0,
+                ..LoRA::default()
+            }));
+        });
+    });
+}
+
+#[test]
+fn of_64_ranks() {
+    within_limit(|| {
+        let mut finetune = four_layers();
+        mock(&mut finetune).seq_length = 32;
+        let samples = Samples::of(&finetune);
+        let expected = train(&finetune, &samples, ONE, 2);
+        let layout = pipeline(4).over(4, 2).context(2).sequence_parallel().distributed();
+        let got = train(&layout.of(&finetune), &samples, layout.sizes, 2);
+        close("64 ranks: loss", &got.losses, &expected.losses, 1e-5);
+        close_tensors("64 ranks", &got.weights, &expected.weights, 1e-4);
     });
 }
 
