@@ -221,6 +221,9 @@ fn the_large_recipes_have_the_values_of_nemos_tables() {
             let strategy = [
                 ("/trainer/strategy/tensor_model_parallel_size", json!(if cut { 2 } else { 1 })),
                 ("/trainer/strategy/sequence_parallel", json!(cut)),
+                ("/trainer/strategy/ddp/use_distributed_optimizer", json!(true)),
+                ("/trainer/strategy/ddp/overlap_grad_reduce", json!(true)),
+                ("/trainer/strategy/ddp/overlap_param_gather", json!(true)),
             ];
             check(name, scheme, &strategy);
         }

@@ -91,7 +91,7 @@ pub enum VisionPlacement {
     Duplicated,
 }
 
-/// Megatron's `DistributedDataParallelConfig`.
+/// Megatron's `DistributedDataParallelConfig`, under NeMo's values. On one data-parallel rank it changes nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DistributedDataParallelConfig {
@@ -99,18 +99,18 @@ pub struct DistributedDataParallelConfig {
     pub use_distributed_optimizer: bool,
     /// Gradients are reduced while the backward pass goes on.
     pub overlap_grad_reduce: bool,
-    /// Updated parameters are gathered while the next forward pass goes on.
+    /// With the distributed optimizer, updated parameters are gathered while the next forward pass goes on.
     pub overlap_param_gather: bool,
-    /// Values that are reduced at once.
+    /// Values that are reduced at once, unless one parameter has more.
     pub bucket_size: u64,
 }
 
 impl Default for DistributedDataParallelConfig {
     fn default() -> Self {
         Self {
-            use_distributed_optimizer: false,
-            overlap_grad_reduce: false,
-            overlap_param_gather: false,
+            use_distributed_optimizer: true,
+            overlap_grad_reduce: true,
+            overlap_param_gather: true,
             bucket_size: 32 << 20,
         }
     }
