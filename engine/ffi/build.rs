@@ -3,7 +3,17 @@
 //! A package that builds a binary reads `DEP_NEVA_TORCH_LIBTORCH_LIB` in its own build script and
 //! emits `cargo::rustc-link-arg=-Wl,-rpath,{that}`: a run path is never inherited.
 
-const SOURCES: &[&str] = &["allocator", "autograd", "backward", "gloo", "hooks", "optim", "settings", "store"];
+const SOURCES: &[&str] = &[
+    "allocator",
+    "autograd",
+    "backward",
+    "gloo",
+    "hooks",
+    "optim",
+    "settings",
+    "store",
+    "stream",
+];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");

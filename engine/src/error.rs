@@ -85,7 +85,7 @@ impl EngineError {
         match self {
             Self::Run(_) | Self::Content { .. } | Self::Weights { .. } | Self::Data(_) => exit_class::INPUT,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => exit_class::INPUT,
-            Self::Machine(_) | Self::Comm(CommError::Rendezvous { .. }) => exit_class::CLUSTER,
+            Self::Machine(_) | Self::Comm(CommError::Rendezvous { .. } | CommError::Unavailable(_)) => exit_class::CLUSTER,
             Self::Bug(_) => exit_class::BUG,
             Self::First { class, .. } => *class,
             Self::Io { .. } | Self::Track(_) | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } => exit_class::JOB,

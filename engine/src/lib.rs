@@ -2,7 +2,8 @@
 //!
 //! The engine reads a resolved launch plan and trains it as one rank. It parses no YAML and knows no
 //! executor. Models know no ranks: how a parameter is cut stands in `neva-layout`.
-#![forbid(unsafe_code)]
+// Not `forbid`: comm/nccl.rs calls a foreign library.
+#![deny(unsafe_code)]
 
 pub mod checkpoint;
 pub mod comm;

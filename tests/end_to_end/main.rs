@@ -8,6 +8,7 @@ mod faults;
 mod inputs;
 mod killed;
 mod layering;
+mod nccl;
 mod own_types;
 mod photos;
 mod processes;

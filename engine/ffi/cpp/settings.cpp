@@ -8,6 +8,17 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+namespace {
+
+std::string libtorch_file() {
+  Dl_info cpu{};
+  TORCH_CHECK(dladdr(reinterpret_cast<void*>(&at::show_config), &cpu) && cpu.dli_fname,
+              "cannot tell where libtorch_cpu.so was loaded from");
+  return cpu.dli_fname;
+}
+
+}  // namespace
+
 extern "C" {
 
 neva_status neva_set_float32_matmul_precision(const char* name) {
@@ -29,13 +40,15 @@ neva_status neva_show_config(char** text) {
   return neva::guard([&] { *text = strdup(at::show_config().c_str()); });
 }
 
+// `*path` is allocated with malloc.
+neva_status neva_libtorch_file(char** path) {
+  return neva::guard([&] { *path = strdup(libtorch_file().c_str()); });
+}
+
 // Loads libtorch_cuda.so from the folder that libtorch_cpu.so was loaded from, if it is there.
 neva_status neva_load_cuda(bool* loaded) {
   return neva::guard([&] {
-    Dl_info cpu{};
-    TORCH_CHECK(dladdr(reinterpret_cast<void*>(&at::show_config), &cpu) && cpu.dli_fname,
-                "cannot tell where libtorch_cpu.so was loaded from");
-    std::string path(cpu.dli_fname);
+    auto path = libtorch_file();
     path.replace(path.rfind('/') + 1, std::string::npos, "libtorch_cuda.so");
     *loaded = access(path.c_str(), F_OK) == 0;
     if (*loaded) TORCH_CHECK(dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL), "cannot load ", path, ": ", dlerror());

@@ -1,5 +1,6 @@
 //! Everything that `tch` leaves out of libtorch and the engine needs: custom autograd functions,
-//! backward with given gradients, gradient hooks, c10d's stores and Gloo, fused optimizer kernels.
+//! backward with given gradients, gradient hooks, c10d's stores and Gloo, streams and events of a GPU, fused
+//! optimizer kernels.
 //!
 //! This is the only C++ and the only `extern "C"` of the project. Three floors:
 //!
@@ -22,6 +23,7 @@ mod hooks;
 mod optim;
 mod settings;
 pub mod store;
+pub mod stream;
 mod sys;
 mod tensors;
 mod work;
@@ -34,7 +36,9 @@ pub use gloo::{Bind, GlooGroup, GlooOptions, ReduceOp};
 pub use hooks::{HookHandle, on_grad_ready};
 pub use optim::{AdamW, AdamWSlot, LossScale, fused_adamw_};
 pub use settings::{
-    LogLevel, Precision, libtorch_version, load_cuda, set_deterministic_algorithms, set_float32_matmul_precision, set_log_level,
+    LogLevel, Precision, libtorch_folder, libtorch_version, load_cuda, set_deterministic_algorithms, set_float32_matmul_precision,
+    set_log_level,
 };
 pub use store::{Store, TcpStore};
+pub use stream::{Event, Stream, set_gpu};
 pub use work::Work;

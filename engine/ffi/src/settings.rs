@@ -1,5 +1,6 @@
 //! Settings of the whole process, and which libtorch it runs on.
 
+use std::path::PathBuf;
 use std::ptr::null_mut;
 
 use crate::error::{Error, Result, take_string};
@@ -72,6 +73,16 @@ pub fn libtorch_version() -> Result<String> {
             message: format!("no TORCH_VERSION in {text:?}"),
         }),
     }
+}
+
+/// The folder that libtorch was loaded from: other libraries are looked for beside it.
+pub fn libtorch_folder() -> Result<PathBuf> {
+    let mut path = null_mut();
+    // SAFETY: `path` is a place for one pointer.
+    unsafe { sys::neva_libtorch_file(&raw mut path) }.check("find libtorch")?;
+    let mut folder = PathBuf::from(take_string(path));
+    folder.pop();
+    Ok(folder)
 }
 
 /// Loads `libtorch_cuda.so` if it lies beside the loaded `libtorch_cpu.so`; whether it does.

@@ -14,7 +14,7 @@ macro_rules! opaque {
         pub(crate) struct $name { _private: [u8; 0] }
     )* };
 }
-opaque!(CStore CGroup CWork);
+opaque!(CStore CGroup CWork CEvent);
 
 // The kinds of `neva_status`; 1 is a C++ exception, and what an unknown one is taken for.
 pub(crate) const OK: i32 = 0;
@@ -53,6 +53,15 @@ pub(crate) struct AdamWOptions {
     pub(crate) eps: f64,
     pub(crate) weight_decay: f64,
     pub(crate) maximize: bool,
+}
+
+/// `neva_stream`: a `c10::Stream` in parts.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct CStream {
+    id: i64,
+    device: i64,
+    kind: i64,
 }
 
 unsafe extern "C" {
@@ -161,6 +170,17 @@ unsafe extern "C" {
     pub(crate) safe fn neva_set_log_level(level: c_int);
     pub(crate) fn neva_show_config(text: *mut *mut c_char) -> Status;
     pub(crate) fn neva_load_cuda(loaded: *mut bool) -> Status;
+    pub(crate) fn neva_libtorch_file(path: *mut *mut c_char) -> Status;
+
+    pub(crate) fn neva_set_gpu(index: i32) -> Status;
+    pub(crate) fn neva_stream_current(index: i32, out: *mut CStream) -> Status;
+    pub(crate) fn neva_stream_pooled(index: i32, out: *mut CStream) -> Status;
+    pub(crate) fn neva_stream_handle(stream: CStream, out: *mut *mut c_void) -> Status;
+    pub(crate) fn neva_stream_keep(stream: CStream, tensor: *const CTensor) -> Status;
+    pub(crate) fn neva_event_record(stream: CStream, out: *mut *mut CEvent) -> Status;
+    pub(crate) fn neva_event_block(event: *mut CEvent, stream: CStream) -> Status;
+    pub(crate) fn neva_event_query(event: *mut CEvent, over: *mut bool) -> Status;
+    pub(crate) fn neva_event_free(event: *mut CEvent) -> Status;
 
     pub(crate) fn neva_allocator_install() -> Status;
     pub(crate) safe fn neva_allocator_live() -> i64;

@@ -147,6 +147,14 @@ pub trait Fabric {
     /// # Errors
     /// The group could not be formed.
     fn group(&self, name: &str, members: &[usize]) -> Result<Arc<dyn Collective>, CommError>;
+
+    /// A group whose ranks also send to the next rank and to the one before, the first and the last being neighbours.
+    ///
+    /// # Errors
+    /// The group could not be formed.
+    fn ring(&self, name: &str, members: &[usize]) -> Result<Arc<dyn Collective>, CommError> {
+        self.group(name, members)
+    }
 }
 
 /// A group of one rank: every operation is the identity.
@@ -271,6 +279,9 @@ pub enum CommError {
         /// What went wrong.
         reason: String,
     },
+    /// A library that ranks talk through is not there.
+    #[error("{0}")]
+    Unavailable(String),
     /// The ranks met, but do not belong together.
     #[error("ranks do not belong to one run: {0}")]
     Strangers(String),

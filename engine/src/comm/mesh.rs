@@ -75,7 +75,12 @@ impl Mesh {
         let place = Place::of(sizes, fabric.rank());
         let mut mesh = Self { sizes, ..Self::single() };
         for axis in Axis::ALL {
-            mesh.axes[axis as usize] = mesh.form(fabric, axis.name(), &place.along(&[axis]))?;
+            let members = place.along(&[axis]);
+            mesh.axes[axis as usize] = match axis {
+                // What they share they pass on from one to the next.
+                Axis::Context | Axis::Pipeline => mesh.add(axis.name(), &members, |name| fabric.ring(name, &members))?,
+                Axis::Tensor | Axis::Data => mesh.form(fabric, axis.name(), &members)?,
+            };
         }
         let (tensor, context, data) = (Axis::Tensor, Axis::Context, Axis::Data);
         // Gradients are sent while a backward pass goes on, when each rank has them. The context axis exchanges keys
@@ -101,10 +106,19 @@ impl Mesh {
     }
 
     fn form(&mut self, fabric: &dyn Fabric, name: &'static str, members: &[usize]) -> Result<Arc<dyn Collective>, CommError> {
+        self.add(name, members, |name| fabric.group(name, members))
+    }
+
+    fn add(
+        &mut self,
+        name: &'static str,
+        members: &[usize],
+        form: impl FnOnce(&str) -> Result<Arc<dyn Collective>, CommError>,
+    ) -> Result<Arc<dyn Collective>, CommError> {
         if members.len() == 1 {
             return Ok(Arc::new(Solo));
         }
-        let group = Arc::new(Counted::new(fabric.group(&format!("{name}.{}", members[0]), members)?));
+        let group = Arc::new(Counted::new(form(&format!("{name}.{}", members[0]))?));
         self.counted.push((name, group.clone()));
         Ok(group)
     }

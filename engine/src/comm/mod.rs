@@ -1,13 +1,14 @@
 //! Ranks, the axes that they form, and what they say to each other.
 //!
 //! A [`Collective`] is one group of ranks; a [`Mesh`] holds this rank's group along every axis. The same
-//! code runs over processes ([`GlooFabric`]) and over threads of one process ([`ThreadFabric`], for tests
-//! and simulation). Every wait has a deadline, and its error names axis, operation, shape and rank.
+//! code runs over processes ([`GlooFabric`] on CPUs, [`NcclFabric`] on GPUs) and over threads of one process
+//! ([`ThreadFabric`], for tests and simulation). Every wait has a deadline, and its error names axis, operation, shape and rank.
 
 mod agree;
 mod collective;
 mod gloo;
 mod mesh;
+mod nccl;
 mod rendezvous;
 mod threads;
 mod traffic;
@@ -16,6 +17,7 @@ pub use agree::first_decides;
 pub use collective::{Collective, CommError, Fabric, Pending, Reduce, Solo};
 pub use gloo::GlooFabric;
 pub use mesh::{Axis, Mesh};
+pub use nccl::{Backend, Call, Nccl, NcclFabric, NcclWorld};
 pub use rendezvous::{Greeting, Meeting, rendezvous};
 pub use threads::{ThreadFabric, run_ranks};
 pub use traffic::{Sent, Traffic};

@@ -18,6 +18,8 @@ pub struct Greeting {
     pub version: String,
     /// Version of libtorch.
     pub libtorch: String,
+    /// What ranks talk through.
+    pub transport: String,
 }
 
 /// A store that is kept as long as the run: its server must outlive the ranks' last use.
@@ -28,6 +30,7 @@ pub struct Meeting {
     /// The data that rank 0 brought.
     pub from_first: Vec<u8>,
     store: TcpStore,
+    address: String,
     rank: u32,
 }
 
@@ -61,11 +64,23 @@ pub fn rendezvous(rank: &RankEnv, greeting: &Greeting, from_first: &[u8], timeou
         fabric,
         from_first,
         store,
+        address,
         rank: rank.rank,
     })
 }
 
 impl Meeting {
+    /// The store, for keys below `prefix`.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn store(&self, prefix: &str) -> Result<Store, CommError> {
+        self.store.prefixed(prefix).map_err(|error| CommError::Rendezvous {
+            address: self.address.clone(),
+            reason: error.to_string(),
+        })
+    }
+
     /// Leaves: rank 0, which may serve the store, waits a little for the others to be done with it.
     pub fn leave(self, deadline: Duration) {
         let Ok(store) = self.store.prefixed("leave") else { return };

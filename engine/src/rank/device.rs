@@ -3,7 +3,7 @@
 use super::environment::lookup;
 use crate::error::{EngineError, Result};
 use neva_schemas::{Accelerator, Problem, RankEnv, Trainer, env};
-use neva_torch_ffi::{LogLevel, libtorch_version, load_cuda, set_deterministic_algorithms, set_log_level};
+use neva_torch_ffi::{LogLevel, libtorch_version, load_cuda, set_deterministic_algorithms, set_gpu, set_log_level};
 use tch::{Cuda, Device};
 
 /// Version of libtorch that this program was made for, without the patch level.
@@ -23,6 +23,9 @@ pub(super) fn set_up(trainer: &Trainer, rank: &RankEnv) -> Result<Device> {
         Cuda::device_count()
     };
     let device = choose(trainer.accelerator, gpus, rank)?;
+    if let Device::Cuda(gpu) = device {
+        set_gpu(gpu)?;
+    }
     // cuBLAS repeats its bits only with a workspace of fixed size, and libtorch fails without that promise.
     let repeatable = device == Device::Cpu || lookup(env::CUBLAS_WORKSPACE_CONFIG).is_some();
     if trainer.deterministic && !repeatable {
@@ -37,23 +40,27 @@ pub(super) fn set_up(trainer: &Trainer, rank: &RankEnv) -> Result<Device> {
     Ok(device)
 }
 
+/// Each rank of a machine has the GPU of its number there.
 fn choose(accelerator: Accelerator, gpus: i64, rank: &RankEnv) -> Result<Device> {
-    match accelerator {
-        Accelerator::Cpu => Ok(Device::Cpu),
-        Accelerator::Auto if gpus == 0 => Ok(Device::Cpu),
-        Accelerator::Gpu if gpus == 0 => Err(EngineError::Machine(
+    let gpus = usize::try_from(gpus).unwrap_or(0);
+    let own = rank.local_rank as usize;
+    match (accelerator, gpus) {
+        (Accelerator::Cpu, _) | (Accelerator::Auto, 0) => Ok(Device::Cpu),
+        (Accelerator::Gpu, 0) => Err(EngineError::Machine(
             "the run asks for a GPU, libtorch sees none: point LIBTORCH at a CUDA libtorch 2.11.0, or set finetune.trainer.accelerator=cpu"
                 .into(),
         )),
-        // Several ranks talk through Gloo, which carries host memory.
-        _ if rank.world_size > 1 => Err(EngineError::Run(vec![
+        (Accelerator::Auto | Accelerator::Gpu, _) if own < gpus => Ok(Device::Cuda(own)),
+        _ => Err(EngineError::Run(vec![
             Problem::error(
                 "finetune.trainer.accelerator",
-                format!("{} ranks on GPUs: this version trains on one GPU, or on CPU ranks", rank.world_size),
+                format!(
+                    "rank {} is number {own} of its machine, where libtorch sees {gpus} GPUs: each rank needs one",
+                    rank.rank
+                ),
             )
-            .help("--set num_gpus_per_node=1, or --set finetune.trainer.accelerator=cpu"),
+            .help(format!("--set num_gpus_per_node={gpus}, or --set finetune.trainer.accelerator=cpu")),
         ])),
-        _ => Ok(Device::Cuda(0)),
     }
 }
 
@@ -66,5 +73,42 @@ pub(super) fn check_libtorch() -> Result<String> {
         Err(EngineError::Machine(format!(
             "libtorch {version} was loaded, this program needs {LIBTORCH}0: run `make setup`, or point LIBTORCH there"
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use neva_schemas::exit_class;
+
+    #[test]
+    fn a_rank_has_the_gpu_of_its_number_on_its_machine() {
+        use Accelerator::{Auto, Cpu, Gpu};
+        let rank = |local_rank| RankEnv {
+            rank: 8 + local_rank,
+            world_size: 16,
+            local_rank,
+            local_world_size: 8,
+            ..RankEnv::single()
+        };
+        let device = |accelerator, gpus, local_rank| {
+            choose(accelerator, gpus, &rank(local_rank)).map_err(|error| (error.class(), error.to_string()))
+        };
+        assert_eq!(device(Cpu, 8, 3), Ok(Device::Cpu));
+        assert_eq!(device(Auto, 0, 3), Ok(Device::Cpu));
+        for accelerator in [Auto, Gpu] {
+            assert_eq!(device(accelerator, 8, 0), Ok(Device::Cuda(0)));
+            assert_eq!(device(accelerator, 8, 7), Ok(Device::Cuda(7)));
+            let (class, text) = device(accelerator, 2, 3).unwrap_err();
+            assert_eq!(class, exit_class::INPUT);
+            assert!(
+                text.contains("rank 11 is number 3 of its machine, where libtorch sees 2 GPUs"),
+                "{text}"
+            );
+            assert!(text.contains("--set num_gpus_per_node=2"), "{text}");
+        }
+        let (class, text) = device(Gpu, 0, 0).unwrap_err();
+        assert_eq!(class, exit_class::CLUSTER);
+        assert!(text.contains("LIBTORCH"), "{text}");
     }
 }

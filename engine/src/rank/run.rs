@@ -4,13 +4,14 @@ use super::device::{check_libtorch, set_up};
 use super::environment::lookup;
 use super::failure::{append, record, record_panic};
 use crate::checkpoint::ModelCache;
-use crate::comm::{CommError, Greeting, Meeting, Mesh, rendezvous};
+use crate::comm::{CommError, Greeting, Meeting, Mesh, Nccl, NcclWorld, rendezvous};
 use crate::error::{EngineError, Result};
 use crate::trainer::{Progress, Registry, StopRequest, Surroundings, fit};
 use neva_schemas::{Engine, LaunchPlan, PLAN_FORMAT, ParallelSizes, Problem, RankEnv, RankFailure, RunReport, Severity, Validate};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tch::Device;
 
 /// The engine for `neva_run::RunOptions::direct`.
 pub fn engine() -> LibtorchEngine {
@@ -87,9 +88,9 @@ fn train(engine: &LibtorchEngine, plan: &LaunchPlan, rank: &RankEnv, run_dir: &m
     let device = set_up(trainer, rank)?;
     let cache = ModelCache::locate(lookup);
     let timeout = Duration::from_secs(trainer.timeout_s);
-    let (mesh, meeting) = meet(plan, rank, sizes, timeout)?;
-    if let Some(meeting) = &meeting {
-        *run_dir = PathBuf::from(String::from_utf8_lossy(&meeting.from_first).into_owned());
+    let (mesh, company) = meet(plan, rank, device, sizes, timeout)?;
+    if let Some(company) = &company {
+        *run_dir = PathBuf::from(String::from_utf8_lossy(&company.meeting.from_first).into_owned());
     }
     std::fs::create_dir_all(&*run_dir).map_err(EngineError::io("create", run_dir))?;
     let surroundings = Surroundings {
@@ -102,18 +103,35 @@ fn train(engine: &LibtorchEngine, plan: &LaunchPlan, rank: &RankEnv, run_dir: &m
         environment: lookup,
     };
     let report = fit(plan, surroundings, progress)?;
-    if let Some(meeting) = meeting {
-        meeting.leave(timeout.min(Duration::from_secs(10)));
+    if let Some(company) = company {
+        company.leave(timeout.min(Duration::from_secs(10)));
     }
     Ok(report)
 }
 
-/// Forms the mesh. Under torchrun every rank resolves the recipe itself, at its own second: they agree on
+/// What is kept as long as a rank talks to others. One that is dropped has failed, and its peers are told.
+struct Company {
+    nccl: Option<NcclWorld<Nccl>>,
+    meeting: Meeting,
+}
+
+impl Company {
+    fn leave(self, deadline: Duration) {
+        self.nccl.into_iter().for_each(NcclWorld::leave);
+        self.meeting.leave(deadline);
+    }
+}
+
+/// Forms the mesh: over NCCL where ranks have GPUs, over Gloo where they are CPUs. Under torchrun every rank resolves the recipe itself, at its own second: they agree on
 /// the plan without its folder, and rank 0's folder is everybody's.
-fn meet(plan: &LaunchPlan, rank: &RankEnv, sizes: ParallelSizes, timeout: Duration) -> Result<(Mesh, Option<Meeting>)> {
+fn meet(plan: &LaunchPlan, rank: &RankEnv, device: Device, sizes: ParallelSizes, timeout: Duration) -> Result<(Mesh, Option<Company>)> {
     if rank.world_size == 1 {
         return Ok((Mesh::single(), None));
     }
+    let nccl = match device {
+        Device::Cuda(gpu) => Some(Nccl::load(gpu)?),
+        _ => None,
+    };
     let anywhere = LaunchPlan {
         run_dir: PathBuf::new(),
         ..plan.clone()
@@ -124,10 +142,18 @@ fn meet(plan: &LaunchPlan, rank: &RankEnv, sizes: ParallelSizes, timeout: Durati
             .map_err(|error| EngineError::Bug(format!("the plan cannot be written: {error}")))?,
         version: env!("CARGO_PKG_VERSION").into(),
         libtorch: check_libtorch()?,
+        transport: nccl.as_ref().map_or("gloo".into(), |nccl| format!("nccl {}", nccl.version())),
     };
     let meeting = rendezvous(rank, &greeting, path_bytes(&plan.run_dir)?, timeout)?;
-    let mesh = Mesh::new(sizes, &meeting.fabric)?;
-    Ok((mesh, Some(meeting)))
+    let nccl = match nccl {
+        Some(nccl) => Some(NcclWorld::new(nccl, &meeting.store("nccl")?, rank.rank as usize, timeout)?),
+        None => None,
+    };
+    let mesh = match &nccl {
+        Some(nccl) => Mesh::new(sizes, &nccl.over(&meeting.fabric))?,
+        None => Mesh::new(sizes, &meeting.fabric)?,
+    };
+    Ok((mesh, Some(Company { nccl, meeting })))
 }
 
 fn path_bytes(path: &Path) -> Result<&[u8], CommError> {

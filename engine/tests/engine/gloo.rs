@@ -19,6 +19,7 @@ fn greeting(plan: &str) -> Greeting {
         plan: plan.into(),
         version: "0.1.0".into(),
         libtorch: "2.11.0".into(),
+        transport: "gloo".into(),
     }
 }
 

@@ -20,6 +20,7 @@ mod gloo;
 mod groups;
 mod layout_invariance;
 mod model;
+mod nccl;
 mod optimizer;
 mod overlap;
 mod pipeline;
