@@ -74,6 +74,16 @@ pub enum EngineError {
         /// What it said.
         message: String,
     },
+    /// Another rank failed, and told all.
+    #[error("rank {rank} failed: {message}")]
+    Peer {
+        /// Its number.
+        rank: usize,
+        /// Its exit code.
+        class: ExitClass,
+        /// What it said.
+        message: String,
+    },
     /// A mistake of ours.
     #[error("bug: {0}")]
     Bug(String),
@@ -87,7 +97,7 @@ impl EngineError {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => exit_class::INPUT,
             Self::Machine(_) | Self::Comm(CommError::Rendezvous { .. } | CommError::Unavailable(_)) => exit_class::CLUSTER,
             Self::Bug(_) => exit_class::BUG,
-            Self::First { class, .. } => *class,
+            Self::First { class, .. } | Self::Peer { class, .. } => *class,
             Self::Io { .. } | Self::Track(_) | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } => exit_class::JOB,
         }
     }

@@ -1,6 +1,6 @@
 //! Greedy answers from a checkpoint.
 
-use crate::checkpoint::{Base, CheckpointFolder, ModelCache, Sources, newest_checkpoint};
+use crate::checkpoint::{Base, CheckpointFolder, ModelCache, Sources};
 use crate::comm::Mesh;
 use crate::error::{EngineError, Result};
 use crate::model::Batch;
@@ -16,7 +16,7 @@ use tch::{Device, Tensor};
 /// # Errors
 /// The checkpoint or a picture cannot be read, or pictures and `<image>`s differ in number.
 pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String> {
-    let checkpoint = open(&request.checkpoint)?;
+    let checkpoint = CheckpointFolder::find(&request.checkpoint)?;
     let finetune = &checkpoint.run.finetune;
     let model = finetune.model.llava();
     let tokenizer_file = checkpoint.path.join("tokenizer.json");
@@ -151,17 +151,6 @@ fn prompt_ids(request: &GenerateRequest, template: &Template, tokenizer: &Tokeni
         turns: vec![Turn { question, answer: None }],
     };
     Ok(tokenizer.encode_prompt(&render(template, &conversation)?)?.ids)
-}
-
-/// A checkpoint, or the newest one of a run.
-fn open(path: &Path) -> Result<CheckpointFolder> {
-    if CheckpointFolder::is_one(path) || !path.is_dir() {
-        return CheckpointFolder::open(path);
-    }
-    newest_checkpoint(&[path.join("checkpoints"), path.to_owned()], |_| ()).ok_or_else(|| EngineError::Content {
-        path: path.to_owned(),
-        reason: "is neither a checkpoint nor the folder of a run that has one".into(),
-    })
 }
 
 fn processor(checkpoint: &Path, edge: usize) -> Result<ImageProcessor> {

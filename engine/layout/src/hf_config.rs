@@ -1,7 +1,7 @@
 //! Hugging Face's `config.json` of a LLaVA model, in the spellings of transformers 4.x and 5.x.
 
 use neva_schemas::{FeatureSelect, LlavaModel, TextConfig, TextModelType, VisionConfig, VisionModelType};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A `config.json` that this program cannot follow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +57,54 @@ pub fn from_hf_config(config: &Value) -> Result<LlavaModel, HfConfigError> {
     } else {
         Err(HfConfigError::Unsupported(reader.problems))
     }
+}
+
+/// Writes a model's `config.json`, in the spelling that transformers 4.x and 5.x both read.
+pub fn to_hf_config(model: &LlavaModel) -> Value {
+    let (text, vision) = (&model.text_config, &model.vision_config);
+    json!({
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "image_seq_length": model.image_seq_length(),
+        "image_token_index": model.image_token_index,
+        "multimodal_projector_bias": true,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": model.vision_feature_layer,
+        "vision_feature_select_strategy": model.vision_feature_select_strategy,
+        "tie_word_embeddings": text.tie_word_embeddings,
+        "text_config": {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "attention_bias": false,
+            "mlp_bias": false,
+            "hidden_act": "silu",
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.hidden_size,
+            "intermediate_size": text.intermediate_size,
+            "num_hidden_layers": text.num_hidden_layers,
+            "num_attention_heads": text.num_attention_heads,
+            "num_key_value_heads": text.num_key_value_heads,
+            "head_dim": text.head_dim(),
+            "rms_norm_eps": text.rms_norm_eps,
+            "rope_theta": text.rope_theta,
+            "max_position_embeddings": text.max_position_embeddings,
+            "tie_word_embeddings": text.tie_word_embeddings,
+            "initializer_range": text.initializer_range,
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_act": "quick_gelu",
+            "hidden_size": vision.hidden_size,
+            "intermediate_size": vision.intermediate_size,
+            "num_hidden_layers": vision.num_hidden_layers,
+            "num_attention_heads": vision.num_attention_heads,
+            "num_channels": vision.num_channels,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "layer_norm_eps": vision.layer_norm_eps,
+            "initializer_range": vision.initializer_range,
+        },
+    })
 }
 
 struct Reader {

@@ -28,6 +28,16 @@ pub fn canonical_name(name: &str) -> Option<String> {
     name.starts_with("lm_head.").then(|| name.to_owned())
 }
 
+/// Name of a tensor in the files of Hugging Face's hub, layout A of [`canonical_name`], of its canonical one.
+pub fn hub_name(canonical: &str) -> String {
+    match canonical.strip_prefix("model.") {
+        Some(rest) if rest.starts_with("language_model.") => rest.replacen("language_model.", "language_model.model.", 1),
+        Some(rest) if rest.starts_with("vision_tower.") => rest.replacen("vision_tower.", "vision_tower.vision_model.", 1),
+        Some(rest) => rest.to_owned(),
+        None => format!("language_model.{canonical}"),
+    }
+}
+
 /// Buffers that some files carry although they follow from the configuration.
 pub fn ignorable(name: &str) -> bool {
     name.ends_with(".position_ids") || name.ends_with(".rotary_emb.inv_freq")

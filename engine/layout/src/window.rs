@@ -15,6 +15,24 @@ pub struct Window {
 }
 
 impl Window {
+    /// All of a tensor of this shape; a vector is a column.
+    pub fn whole(shape: &[usize]) -> Self {
+        let rows = shape.first().copied().unwrap_or(1);
+        Self {
+            rows: 0..rows,
+            columns: 0..shape.iter().skip(1).product(),
+        }
+    }
+
+    /// The same rectangle, counted from the corner of `outer`, within which it lies.
+    pub fn within(&self, outer: &Self) -> Self {
+        let from = |range: &Range<usize>, start: usize| range.start - start..range.end - start;
+        Self {
+            rows: from(&self.rows, outer.rows.start),
+            columns: from(&self.columns, outer.columns.start),
+        }
+    }
+
     /// Number of rows and of columns.
     pub fn shape(&self) -> [usize; 2] {
         [self.rows.len(), self.columns.len()]
@@ -39,17 +57,12 @@ impl Window {
 impl ParamSpec {
     /// Rows and columns of the whole parameter as a matrix; a vector is a column.
     pub fn matrix(&self) -> [usize; 2] {
-        let rows = self.shape.first().copied().unwrap_or(1);
-        [rows, self.shape.iter().skip(1).product()]
+        Window::whole(&self.shape).shape()
     }
 
     /// What rank `tp_rank` of `tp` holds, padding left out.
     pub fn window(&self, tp_rank: usize, tp: usize) -> Window {
-        let [rows, columns] = self.matrix();
-        let whole = Window {
-            rows: 0..rows,
-            columns: 0..columns,
-        };
+        let whole = Window::whole(&self.shape);
         match self.shard(tp_rank, tp) {
             None => whole,
             Some(shard) if shard.dim == 0 => Window {

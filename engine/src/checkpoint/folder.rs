@@ -5,8 +5,10 @@
 //! | `checkpoint.json` | format number, step, data position, metrics, base, checksums of the other files |
 //! | `checkpoint.blake3` | BLAKE3 of `checkpoint.json` |
 //! | `run.json` | the resolved run: with it, whatever is not trained can be made again |
-//! | `model.safetensors` | trained parameters in fp32, by full name, whole |
-//! | `optimizer.safetensors` | `NAME.<moment>`, `NAME.step` |
+//! | `model.safetensors` | trained parameters in fp32, by full name, whole, where one rank wrote them |
+//! | `optimizer.safetensors` | `NAME.<moment>`, `NAME.step`, likewise |
+//! | `model-N-of-M.safetensors`, `optimizer-N-of-M.safetensors` | what one of several ranks wrote: rectangles `NAME[rows,columns]` |
+//! | `pieces.json` | of several ranks: which rectangles each tensor is made of |
 //! | `tokenizer.json`, `tokenizer_config.json`, `preprocessor_config.json` | what text and pictures went through |
 //!
 //! While `NAME` is written there is a file `NAME-unfinished` beside it, as NeMo has it, and the folder is called
@@ -77,6 +79,20 @@ impl CheckpointFolder {
         })
     }
 
+    /// Opens a checkpoint, or the newest one of a run's folder.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be opened.
+    pub fn find(path: &Path) -> Result<Self> {
+        if Self::is_one(path) || !path.is_dir() {
+            return Self::open(path);
+        }
+        newest_checkpoint(&[path.join("checkpoints"), path.to_owned()], |_| ()).ok_or_else(|| EngineError::Content {
+            path: path.to_owned(),
+            reason: "is neither a checkpoint nor the folder of a run that has one".into(),
+        })
+    }
+
     /// Optimizer steps that were done.
     pub fn steps_done(&self) -> u64 {
         self.state.progress.steps_done
@@ -88,16 +104,6 @@ impl CheckpointFolder {
     /// One is missing, truncated or damaged.
     pub fn verify(&self) -> Result<()> {
         verify(&self.path, &self.state.files)
-    }
-
-    /// File of the trained parameters.
-    pub fn model(&self) -> PathBuf {
-        self.path.join("model.safetensors")
-    }
-
-    /// File of the optimizer's state.
-    pub fn optimizer(&self) -> PathBuf {
-        self.path.join("optimizer.safetensors")
     }
 }
 

@@ -89,16 +89,22 @@ impl PeftFolder {
         }
     }
 
-    /// This rank's part of every adapter among `specs`, and of what `modules_to_save` named.
+    /// This rank's part of every adapter among `specs`, and of what `modules_to_save` named, where it is `wanted`.
     ///
     /// # Errors
     /// The adapters are not those of the run, or a tensor is missing, foreign or misshapen: all of them are listed.
-    pub(super) fn read(&self, specs: &[ParamSpec], finetune: &Finetune, placement: Placement) -> Result<Values> {
+    pub(super) fn read(
+        &self,
+        specs: &[ParamSpec],
+        wanted: &dyn Fn(&ParamSpec) -> bool,
+        finetune: &Finetune,
+        placement: Placement,
+    ) -> Result<Values> {
         let path = self.path.join(WEIGHTS);
         let file = TensorFile::open(&path)?;
         let mut names = Names::new();
         let mut problems = Vec::new();
-        let mut wanted: Vec<_> = specs.iter().filter(|spec| spec.part == Part::Adapter).cloned().collect();
+        let mut expected: Vec<_> = specs.iter().filter(|spec| spec.part == Part::Adapter).cloned().collect();
         for (key, shape) in file.tensors() {
             let Some(name) = key.strip_prefix(PREFIX).and_then(canonical_name) else {
                 problems.push(format!("`{key}` is no tensor of an adapter of a LLaVA model"));
@@ -110,7 +116,7 @@ impl PeftFolder {
                     problems.push(format!("`{key}` was trained, but this run freezes it{}", thaw(spec)));
                     continue;
                 }
-                Some(spec) if spec.part != Part::Adapter => wanted.push(spec.clone()),
+                Some(spec) if spec.part != Part::Adapter => expected.push(spec.clone()),
                 _ => {}
             }
             match names.entry(name) {
@@ -119,9 +125,10 @@ impl PeftFolder {
             }
         }
         self.check_run(specs, finetune, &names)?;
-        problems.extend(misfits(&names, &wanted));
+        problems.extend(misfits(&names, &expected));
         if problems.is_empty() {
-            read_all(&path, &[file], &names, &wanted, &wanted, placement)
+            let own: Vec<_> = expected.iter().filter(|spec| wanted(spec)).cloned().collect();
+            read_all(&path, &[file], &names, &own, &expected, placement)
         } else {
             Err(EngineError::Weights { path, problems })
         }

@@ -1,13 +1,14 @@
 //! What a run goes on from.
 
 use super::folder::{CheckpointFolder, newest_checkpoint};
-use super::safetensors_file::TensorFile;
+use super::pieces::Tensors;
 use super::save::{clear_leftovers, set_aside};
 use crate::error::{EngineError, Result};
 use crate::optim::Optimizer;
 use crate::parameters::Parameters;
-use neva_layout::ParamSpec;
+use neva_layout::Window;
 use neva_schemas::{AutoResume, Finetune, Optim, Problem};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
@@ -130,43 +131,48 @@ pub fn restore_optimizer(
             "train on with {theirs}, or start from the weights alone: --set finetune.resume.restore_config.path=DIR"
         ))]));
     }
-    let path = checkpoint.optimizer();
-    let file = TensorFile::open(&path)?;
-    let shapes = file.tensors();
-    let model = TensorFile::open(&checkpoint.model())?;
+    let tensors = Tensors::optimizer(&checkpoint.path)?;
+    let model = Tensors::model(&checkpoint.path)?;
+    let rounded = parameters.trainable().filter(|parameter| parameter.tensor.kind() != Kind::Float);
+    let rounded: HashSet<_> = rounded.map(|parameter| parameter.spec.name.as_str()).collect();
     let mut problems = Vec::new();
     let mut copies: Vec<(Tensor, Tensor)> = Vec::new();
     for piece in optimizer.pieces() {
         let (spec, name) = (piece.spec, &piece.spec.name);
-        let parameter = parameters.get(name)?;
-        let mut copy = |into: &Tensor, read: Tensor| {
-            // As the rank holds it, with padding.
-            let local = Tensor::f_zeros_like(&parameter.tensor.detach())?.f_to_kind(Kind::Float)?;
-            real(spec, &local, tp_rank, tp).f_copy_(&read)?;
-            let (start, len) = (piece.range.start as i64, piece.range.len() as i64);
-            copies.push((into.shallow_clone(), local.f_view([-1])?.f_narrow(0, start, len)?));
-            Ok::<_, EngineError>(())
-        };
-        if parameter.tensor.kind() != piece.master.kind() {
-            // The parameter was rounded when it was loaded; its master weight goes on from every bit.
-            let master = model.read(name, spec.shard(tp_rank, tp))?;
-            copy(piece.master, master)?;
-        }
-        for (suffix, tensor) in &piece.moments {
-            let key = format!("{name}.{suffix}");
-            match shapes.get(&key) {
-                Some(shape) if *shape == spec.shape => copy(tensor, file.read(&key, spec.shard(tp_rank, tp))?)?,
-                Some(shape) => problems.push(format!("`{key}` has shape {shape:?}, the model needs {:?}", spec.shape)),
-                None => problems.push(format!("`{key}` is missing")),
-            }
-        }
         let key = format!("{name}.step");
-        match shapes.get(&key) {
-            Some(shape) if shape.as_slice() == [1] => copies.push((piece.step.shallow_clone(), file.read(&key, None)?)),
+        match tensors.shape(&key) {
+            Some([1]) => copies.push((piece.step.shallow_clone(), tensors.read(&key, &Window::whole(&[1]))?.view([1]))),
             _ => problems.push(format!("`{key}` is missing")),
+        }
+        let mut whole = |key: &str, shape: Option<&[usize]>| match shape {
+            Some(shape) if shape == spec.shape => true,
+            Some(shape) => {
+                problems.push(format!("`{key}` has shape {shape:?}, the model needs {:?}", spec.shape));
+                false
+            }
+            None => {
+                problems.push(format!("`{key}` is missing"));
+                false
+            }
+        };
+        let moments = piece.moments.iter().map(|(moment, tensor)| (format!("{name}.{moment}"), *tensor));
+        let moments: Vec<_> = moments.filter(|(key, _)| whole(key, tensors.shape(key))).collect();
+        for (start, window) in spec.windows_of(piece.range.clone(), tp_rank, tp) {
+            let place = |flat: &Tensor| {
+                let flat = flat.narrow(0, (start - piece.range.start) as i64, window.numel() as i64);
+                flat.view(window.shape().map(|size| size as i64))
+            };
+            if rounded.contains(name.as_str()) {
+                // The parameter was rounded when it was loaded; its master weight goes on from every bit.
+                copies.push((place(piece.master), model.read(name, &window)?));
+            }
+            for (key, tensor) in &moments {
+                copies.push((place(tensor), tensors.read(key, &window)?));
+            }
         }
     }
     if !problems.is_empty() {
+        let path = tensors.path().to_owned();
         return Err(EngineError::Weights { path, problems });
     }
     tch::no_grad(|| copies.iter_mut().try_for_each(|(to, from)| to.f_copy_(from)))?;
@@ -179,13 +185,5 @@ fn kind(optim: &Optim) -> &'static str {
         Optim::AdamW(_) => "optim.AdamW",
         Optim::Sgd(_) => "optim.SGD",
         Optim::Lion(_) => "optim.Lion",
-    }
-}
-
-/// The part of a local tensor that is not padding.
-fn real(spec: &ParamSpec, tensor: &Tensor, tp_rank: usize, tp: usize) -> Tensor {
-    match spec.shard(tp_rank, tp) {
-        Some(shard) => tensor.narrow(shard.dim as i64, 0, shard.len as i64),
-        None => tensor.shallow_clone(),
     }
 }

@@ -1,14 +1,20 @@
 //! Which checkpoints are kept.
 
+use super::folder::checkpoints_in;
+use super::state::RunProgress;
 use neva_schemas::ModelCheckpoint;
+use std::path::Path;
+
+/// End of the newest checkpoint's name.
+pub(super) const LAST: &str = "-last";
 
 /// What there is to know of a checkpoint here.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Candidate {
+struct Candidate {
     /// Optimizer steps that were done.
-    pub(super) steps_done: u64,
+    steps_done: u64,
     /// The monitored metric, where it was measured.
-    pub(super) metric: Option<f64>,
+    metric: Option<f64>,
 }
 
 impl Candidate {
@@ -27,7 +33,7 @@ impl Candidate {
 }
 
 /// For each candidate, whether it is kept: the best `save_top_k`, and with `save_last` the newest.
-pub(super) fn kept(candidates: &[Candidate], config: &ModelCheckpoint) -> Vec<bool> {
+fn kept(candidates: &[Candidate], config: &ModelCheckpoint) -> Vec<bool> {
     let mut by_rank: Vec<_> = (0..candidates.len()).collect();
     by_rank.sort_by(|a, b| candidates[*a].order(&candidates[*b], config));
     let top = usize::try_from(config.save_top_k).unwrap_or(usize::MAX);
@@ -41,13 +47,55 @@ pub(super) fn kept(candidates: &[Candidate], config: &ModelCheckpoint) -> Vec<bo
 }
 
 /// Whether a checkpoint with this metric would be among the best `save_top_k` beside `others`.
-pub(super) fn belongs(metric: f64, others: &[Candidate], config: &ModelCheckpoint) -> bool {
+fn belongs(metric: f64, others: &[Candidate], config: &ModelCheckpoint) -> bool {
     let top = usize::try_from(config.save_top_k).unwrap_or(usize::MAX);
     let better = others
         .iter()
         .filter(|other| other.metric.is_some_and(|other| config.mode.better(other, metric)))
         .count();
     better < top
+}
+
+/// Whether a checkpoint with this value of the monitored metric would be kept for it, beside those in `parent`.
+pub fn is_among_best(parent: &Path, metric: f64, config: &ModelCheckpoint) -> bool {
+    let others: Vec<_> = checkpoints_in(parent)
+        .iter()
+        .map(|checkpoint| candidate(&checkpoint.state.progress, config))
+        .collect();
+    belongs(metric, &others, config)
+}
+
+/// Removes what need not be kept beside `newest`, and takes `-last` off the names of the others. A failure only
+/// costs disk space.
+pub(super) fn prune(parent: &Path, newest: &Path, config: &ModelCheckpoint) {
+    let checkpoints = checkpoints_in(parent);
+    let candidates: Vec<_> = checkpoints
+        .iter()
+        .map(|checkpoint| candidate(&checkpoint.state.progress, config))
+        .collect();
+    for (checkpoint, kept) in checkpoints.iter().zip(kept(&candidates, config)) {
+        let path = &checkpoint.path;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let changed = match name.strip_suffix(LAST) {
+            // A folder that is being removed must not be taken for a checkpoint.
+            _ if !kept => {
+                let aside = path.with_file_name(format!(".{name}.removing"));
+                std::fs::rename(path, &aside).and_then(|()| std::fs::remove_dir_all(&aside))
+            }
+            Some(short) if path != newest => std::fs::rename(path, path.with_file_name(short)),
+            _ => Ok(()),
+        };
+        if let Err(error) = changed {
+            tracing::warn!("cannot tidy up the older checkpoint {}: {error}", path.display());
+        }
+    }
+}
+
+fn candidate(progress: &RunProgress, config: &ModelCheckpoint) -> Candidate {
+    Candidate {
+        steps_done: progress.steps_done,
+        metric: progress.metrics.get(&config.monitor).copied(),
+    }
 }
 
 #[cfg(test)]

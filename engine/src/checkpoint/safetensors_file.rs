@@ -1,17 +1,28 @@
-//! One safetensors file: read slice by slice, written aside and renamed.
+//! One safetensors file: read rectangle by rectangle, written aside and renamed.
 
 use crate::error::{EngineError, Result};
-use neva_layout::Shard;
+use neva_layout::{Shard, Window};
 use safetensors::tensor::{Dtype, Metadata, View};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
 /// Bytes in front of the header: its length.
 const PREFIX: u64 = 8;
+
+thread_local! {
+    static BYTES_READ: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Bytes of tensors that this thread has read from files.
+pub fn bytes_read() -> u64 {
+    BYTES_READ.get()
+}
 
 /// An opened file whose header was checked against its length.
 #[derive(Debug)]
@@ -78,31 +89,70 @@ impl TensorFile {
     /// # Errors
     /// It is not there, cannot be read, or has a kind that libtorch lacks.
     pub fn read(&self, name: &str, shard: Option<Shard>) -> Result<Tensor> {
-        let wrong = |reason: String| EngineError::Content {
+        let mut shape = self.shape(name)?.to_vec();
+        let mut window = Window::whole(&shape);
+        if let Some(Shard { dim, start, len, .. }) = shard {
+            // A slice of the first two dims is a rectangle.
+            let inner: usize = shape.iter().skip(2).product();
+            match dim {
+                0 => window.rows = start..start + len,
+                1 => window.columns = start * inner..(start + len) * inner,
+                _ => return Err(EngineError::Bug(format!("dim {dim} of `{name}` is cut"))),
+            }
+            shape[dim] = len;
+        }
+        let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
+        Ok(self.read_window(name, &window)?.f_view(shape.as_slice())?)
+    }
+
+    /// Reads a rectangle `[rows, columns]` of a tensor that is seen as a matrix, in the file's own kind, and no byte
+    /// beside it. Several threads may read at once.
+    ///
+    /// # Errors
+    /// The tensor is not there, does not hold the rectangle, cannot be read, or has a kind that libtorch lacks.
+    pub fn read_window(&self, name: &str, window: &Window) -> Result<Tensor> {
+        let whole = Window::whole(self.shape(name)?);
+        let info = self.metadata.info(name).ok_or_else(|| self.lacks(name))?;
+        let kind = kind_of(info.dtype).ok_or_else(|| self.wrong(format!("`{name}` is {:?}, which is not supported", info.dtype)))?;
+        if window.rows.end > whole.rows.end || window.columns.end > whole.columns.end {
+            return Err(self.wrong(format!("`{name}` has shape {:?}, {window:?} is not within it", info.shape)));
+        }
+        let size = kind.elt_size_in_bytes();
+        let mut bytes = vec![0; window.numel() * size];
+        let first = self.data_start + info.data_offsets.0 as u64;
+        let at = |row: usize, column: usize| first + ((row * whole.columns.len() + column) * size) as u64;
+        let Window { rows, columns } = window;
+        let mut read = || match columns.len() {
+            0 => Ok(()),
+            // Whole rows lie in one piece.
+            width if width == whole.columns.len() => self.file.read_exact_at(&mut bytes, at(rows.start, 0)),
+            width => {
+                let mut lines = rows.clone().zip(bytes.chunks_exact_mut(width * size));
+                lines.try_for_each(|(row, line)| self.file.read_exact_at(line, at(row, columns.start)))
+            }
+        };
+        read().map_err(EngineError::io("read", &self.path))?;
+        BYTES_READ.set(BYTES_READ.get() + (window.numel() * size) as u64);
+        let shape = window.shape().map(|size| size as i64);
+        Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
+    }
+
+    fn shape(&self, name: &str) -> Result<&[usize]> {
+        self.metadata
+            .info(name)
+            .map(|info| info.shape.as_slice())
+            .ok_or_else(|| self.lacks(name))
+    }
+
+    fn lacks(&self, name: &str) -> EngineError {
+        self.wrong(format!("holds no tensor `{name}`"))
+    }
+
+    fn wrong(&self, reason: String) -> EngineError {
+        EngineError::Content {
             path: self.path.clone(),
             reason,
-        };
-        let info = self.metadata.info(name).ok_or_else(|| wrong(format!("holds no tensor `{name}`")))?;
-        let kind = kind_of(info.dtype).ok_or_else(|| wrong(format!("`{name}` is {:?}, which is not supported", info.dtype)))?;
-        let (mut start, mut end) = info.data_offsets;
-        let mut shape = info.shape.clone();
-        // Leading slices lie in one piece; others are cut out of the whole.
-        if let Some(shard) = shard.filter(|shard| shard.dim == 0) {
-            let row = (end - start) / shape[0].max(1);
-            (start, end) = (start + shard.start * row, start + (shard.start + shard.len) * row);
-            shape[0] = shard.len;
         }
-        let mut bytes = vec![0; end - start];
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.data_start + start as u64))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(EngineError::io("read", &self.path))?;
-        let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
-        let tensor = Tensor::f_from_data_size(&bytes, &shape, kind)?;
-        Ok(match shard.filter(|shard| shard.dim > 0) {
-            Some(shard) => tensor.narrow(shard.dim as i64, shard.start as i64, shard.len as i64).contiguous(),
-            None => tensor,
-        })
     }
 }
 
@@ -111,6 +161,15 @@ impl TensorFile {
 /// # Errors
 /// The disk is full, or the folder cannot be written.
 pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
+    write(path, tensors, None)
+}
+
+/// The same, as transformers wants it: it reads no file that does not say which framework's tensors it holds.
+pub(super) fn write_torch_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
+    write(path, tensors, Some([("format".to_owned(), "pt".to_owned())].into()))
+}
+
+fn write(path: &Path, tensors: Vec<(String, Tensor)>, metadata: Option<HashMap<String, String>>) -> Result<()> {
     let aside = path.with_extension("writing");
     let views = tensors
         .into_iter()
@@ -121,7 +180,7 @@ pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> 
         .and_then(|file| file.metadata())
         .map_err(EngineError::io("write", path))?
         .permissions();
-    let written = safetensors::serialize_to_file(views, None, &aside)
+    let written = safetensors::serialize_to_file(views, metadata, &aside)
         .map_err(|error| match error {
             safetensors::SafeTensorError::IoError(source) => EngineError::Io {
                 action: "write",

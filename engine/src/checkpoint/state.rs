@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// Format number of `checkpoint.json`.
-pub const CHECKPOINT_FORMAT: u32 = 2;
+pub const CHECKPOINT_FORMAT: u32 = 3;
 
 /// `checkpoint.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,11 +5,12 @@ use super::base::Base;
 use super::cache::ModelCache;
 use super::folder::CheckpointFolder;
 use super::hugging_face::{check_config, hugging_face_files};
+use super::pieces::Tensors;
 use super::safetensors_file::TensorFile;
 use crate::error::{EngineError, Result};
 use crate::parameters::{Parameter, Parameters};
 use crate::random::fresh;
-use neva_layout::{ParamSpec, Part, canonical_name, ignorable, is_trainable};
+use neva_layout::{ParamSpec, Part, Window, canonical_name, ignorable, is_trainable};
 use neva_schemas::Finetune;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,12 +55,12 @@ pub fn load_parameters(
     placement: Placement,
 ) -> Result<Parameters> {
     let mut values = match sources.checkpoint {
-        Some(checkpoint) => trained_values(checkpoint, finetune, specs, placement)?,
+        Some(checkpoint) => trained_values(checkpoint, finetune, specs, wanted, placement)?,
         None => Values::new(),
     };
     let adapter = match sources.adapter {
-        Some(Adapter::Checkpoint(checkpoint)) => trained_values(checkpoint, &checkpoint.run.finetune, specs, placement)?,
-        Some(Adapter::Peft(folder)) => folder.read(specs, finetune, placement)?,
+        Some(Adapter::Checkpoint(checkpoint)) => trained_values(checkpoint, &checkpoint.run.finetune, specs, wanted, placement)?,
+        Some(Adapter::Peft(folder)) => folder.read(specs, wanted, finetune, placement)?,
         None => Values::new(),
     };
     for (name, value) in adapter {
@@ -92,15 +93,24 @@ impl Placement {
 
     /// Reads this rank's part of a tensor, with the padding that its cut asks for.
     fn read(&self, file: &TensorFile, name: &str, spec: &ParamSpec) -> Result<Tensor> {
+        self.part(spec, |window| file.read_window(name, window))
+    }
+
+    /// This rank's part of a parameter, of which `read` gives rectangles.
+    fn part(&self, spec: &ParamSpec, read: impl FnOnce(&Window) -> Result<Tensor>) -> Result<Tensor> {
+        let part = read(&spec.window(self.tp_rank, self.tp))?;
         let shard = spec.shard(self.tp_rank, self.tp);
-        let part = file.read(name, shard)?;
+        let mut shape: Vec<_> = spec.shape.iter().map(|size| *size as i64).collect();
+        if let Some(shard) = shard {
+            shape[shard.dim] = shard.len as i64;
+        }
+        let part = part.f_view(shape.as_slice())?;
         let Some(shard) = shard.filter(|shard| shard.len < shard.padded) else {
             return Ok(part);
         };
-        let mut padding = part.size();
-        padding[shard.dim] = (shard.padded - shard.len) as i64;
+        shape[shard.dim] = (shard.padded - shard.len) as i64;
         Ok(Tensor::cat(
-            &[&part, &Tensor::zeros(&padding, (part.kind(), part.device()))],
+            &[&part, &Tensor::zeros(&shape, (part.kind(), part.device()))],
             shard.dim as i64,
         ))
     }
@@ -136,8 +146,8 @@ fn base_values(
             let checkpoint = CheckpointFolder::open(path)?;
             // What that run did not train is made again from its own base.
             let own = &checkpoint.run.finetune;
-            let mut values = trained_values(&checkpoint, own, &whole_model, placement)?;
-            values.retain(|name, _| model.iter().any(|spec| spec.name == *name));
+            let wanted = |spec: &ParamSpec| model.iter().any(|wanted| wanted.name == spec.name);
+            let mut values = trained_values(&checkpoint, own, &whole_model, &wanted, placement)?;
             let rest: Vec<_> = model.iter().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
             if !rest.is_empty() {
                 values.append(&mut base_values(
@@ -156,17 +166,33 @@ fn base_values(
     Ok(values)
 }
 
-/// Those of `specs` that `run` trains, out of a checkpoint of ours, which must hold exactly them.
-fn trained_values(checkpoint: &CheckpointFolder, run: &Finetune, specs: &[ParamSpec], placement: Placement) -> Result<Values> {
+/// Those of `specs` that `run` trains and that are `wanted`, out of a checkpoint of ours, which must hold exactly what
+/// the run trains.
+fn trained_values(
+    checkpoint: &CheckpointFolder,
+    run: &Finetune,
+    specs: &[ParamSpec],
+    wanted: &dyn Fn(&ParamSpec) -> bool,
+    placement: Placement,
+) -> Result<Values> {
     let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, run)).cloned().collect();
-    let path = checkpoint.model();
-    let file = TensorFile::open(&path)?;
-    let names = file
-        .tensors()
-        .into_iter()
-        .map(|(name, shape)| (name.clone(), (0, name, shape)))
+    let tensors = Tensors::model(&checkpoint.path)?;
+    let names = tensors
+        .shapes()
+        .map(|(name, shape)| (name.to_owned(), (0, name.to_owned(), shape.to_vec())))
         .collect();
-    read_all(&path, &[file], &names, &trained, &trained, placement)
+    let problems = misfits(&names, &trained);
+    if !problems.is_empty() {
+        return Err(EngineError::Weights {
+            path: tensors.path().to_owned(),
+            problems,
+        });
+    }
+    let read = |spec: &ParamSpec| {
+        let value = placement.part(spec, |window| tensors.read(&spec.name, window))?;
+        Ok((spec.name.clone(), value))
+    };
+    trained.iter().filter(|spec| wanted(spec)).map(read).collect()
 }
 
 /// Reads `wanted` out of a Hugging Face folder, which must hold all of `specs`: one file or several behind an

@@ -1,5 +1,6 @@
-//! What the first rank decides for all.
+//! What the first rank decides for all, and whether all of them succeeded.
 
+use super::collective::Reduce;
 use super::mesh::Mesh;
 use crate::error::{EngineError, Result};
 use serde::{Serialize, de::DeserializeOwned};
@@ -35,4 +36,39 @@ pub fn first_decides<T: Serialize + DeserializeOwned>(mesh: &Mesh, decide: impl 
     }
     let received: Result<T, (u8, String)> = serde_json::from_slice(&Vec::<u8>::try_from(&bytes)?).map_err(bug)?;
     received.map_err(|(class, message)| EngineError::First { class, message })
+}
+
+/// Succeeds where every rank did. Where some failed, the others fail with the words of the first of them.
+///
+/// # Errors
+/// This rank's own; [`EngineError::Peer`] where another one failed; or the ranks could not talk.
+pub fn all_succeed(mesh: &Mesh, mine: Result<()>) -> Result<()> {
+    let world = mesh.world();
+    if world.size() == 1 {
+        return mine;
+    }
+    let bug = |error: serde_json::Error| EngineError::Bug(format!("ranks exchange what is not JSON: {error}"));
+    let message = match &mine {
+        Ok(()) => Vec::new(),
+        Err(error) => serde_json::to_vec(&(error.class(), error.to_string())).map_err(bug)?,
+    };
+    let longest = Tensor::from(message.len() as i64);
+    world.all_reduce(&longest, Reduce::Max)?;
+    let longest = longest.int64_value(&[]);
+    if longest == 0 {
+        return Ok(());
+    }
+    // JSON may end in blanks.
+    let mut padded = message;
+    padded.resize(longest as usize, b' ');
+    let all = world.all_gather(&Tensor::f_from_slice(&padded)?)?;
+    mine?;
+    for (rank, text) in all.iter().enumerate() {
+        let text = Vec::<u8>::try_from(text)?;
+        if !text.trim_ascii().is_empty() {
+            let (class, message) = serde_json::from_slice(&text).map_err(bug)?;
+            return Err(EngineError::Peer { rank, class, message });
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use super::device::check_libtorch;
 use super::environment::lookup;
 use super::failure::{record, record_panic};
 use super::run::engine;
-use crate::checkpoint::ModelCache;
+use crate::checkpoint::{Base, CheckpointFolder, ModelCache, SHARD_BYTES, export_hugging_face};
 use crate::error::{EngineError, Result};
 use crate::generate::generate;
 use crate::trainer::{Registry, StopRequest};
@@ -28,6 +28,8 @@ enum Verb {
     Train(Train),
     /// Answers a question about pictures.
     Generate(Generate),
+    /// Writes the model of a checkpoint as a folder that Hugging Face's transformers loads, adapters merged.
+    Export(Export),
     /// Prints what was built and loaded, as one line of JSON.
     Version,
 }
@@ -58,6 +60,14 @@ struct Generate {
     max_new_tokens: usize,
 }
 
+#[derive(Debug, Args)]
+struct Export {
+    /// A checkpoint of any layout, or a run's folder, whose newest checkpoint is taken.
+    checkpoint: PathBuf,
+    /// The folder to make.
+    out: PathBuf,
+}
+
 /// The program: parses arguments, does the verb, and turns the outcome into an exit code. A run may name the types
 /// of `registry`.
 pub fn rank_main(registry: Registry) -> ExitCode {
@@ -80,6 +90,14 @@ pub fn rank_main(registry: Registry) -> ExitCode {
             };
             print(&generate(&request, &ModelCache::locate(lookup))?);
             Ok(())
+        }),
+        Verb::Export(args) => verb(|| {
+            let cache = ModelCache::locate(lookup);
+            let checkpoint = CheckpointFolder::find(&args.checkpoint)?;
+            checkpoint.verify()?;
+            let base = Base::of(&checkpoint.run.finetune, &cache)?;
+            Base::check(&base.reference()?, &checkpoint, "CHECKPOINT")?;
+            export_hugging_face(&checkpoint, &base, &cache, &args.out, SHARD_BYTES)
         }),
         Verb::Version => verb(|| {
             let libtorch = neva_torch_ffi::libtorch_version()?;

@@ -8,7 +8,7 @@ use super::registry::Registry;
 use super::spike::{Spike, observe};
 use super::step::{StepReport, Trainer};
 use super::stop::{Clocks, Stop, StopRequest};
-use crate::checkpoint::{Artifacts, BaseReference, ModelCache, RunProgress, Snapshot, is_among_best, save};
+use crate::checkpoint::{Artifacts, BaseReference, ModelCache, RunProgress, Saving, Snapshot, is_among_best};
 use crate::comm::{Mesh, first_decides};
 use crate::error::{EngineError, Result};
 use crate::optim::learning_rate;
@@ -67,7 +67,11 @@ pub fn fit(plan: &LaunchPlan, around: Surroundings<'_>, at: &Progress) -> Result
             Ok(report)
         }
         Err(error) => {
-            let Fit { callbacks, state, .. } = &mut fit;
+            let Fit {
+                callbacks, state, saving, ..
+            } = &mut fit;
+            // The last checkpoint may still come to its end; this waits for it.
+            drop(saving.take());
             callbacks.iter_mut().for_each(|callback| callback.on_failure(state.view(), &error));
             fit.records.fail();
             Err(error)
@@ -89,6 +93,8 @@ pub(super) struct Fit<'a> {
     pub(super) base: BaseReference,
     pub(super) state: State<'a>,
     pub(super) last_saved: Option<u64>,
+    /// The checkpoint that is being written.
+    pub(super) saving: Option<Saving>,
 }
 
 /// What a callback is shown.
@@ -119,7 +125,11 @@ impl Fit<'_> {
         let mut rule = None;
         while !self.state.progress.finished {
             // Asked before the first step, too: what is asked while weights are loaded need not wait for it.
-            let agreed = self.clocks.agree(self.stop, rule.as_deref(), self.trainer.mesh())?;
+            let saved = self.saving.as_ref().is_some_and(Saving::is_over);
+            let agreed = self.clocks.agree(self.stop, rule.as_deref(), saved, self.trainer.mesh())?;
+            if agreed.saved {
+                self.settle()?;
+            }
             let done = self.state.progress.steps_done;
             let over = done >= self.state.progress.total_steps;
             if let Some(Stop::Request(by)) = agreed.stop.as_ref().filter(|_| !over) {
@@ -159,6 +169,7 @@ impl Fit<'_> {
                 self.save_unless_saved()?;
             }
         }
+        self.settle()?;
         let report = self.state.report.clone();
         self.hook(|callback, run| callback.on_train_end(run, &report))?;
         Ok(report)
@@ -251,8 +262,10 @@ impl Fit<'_> {
         }
         self.records.validation(&metrics)?;
         let stop = self.ask(|callback, run| callback.on_validation_end(run, &metrics))?;
-        let (ckpt, parent) = (&finetune.log.ckpt, self.checkpoints());
+        let (ckpt, parent) = (&self.state.run.finetune.log.ckpt, self.checkpoints());
         if ckpt.monitor == "val_loss" {
+            // Which are best is a question for all that were saved.
+            self.settle()?;
             let best = first_decides(self.trainer.mesh(), || Ok(is_among_best(&parent, metrics.val_loss, ckpt)))?;
             if best {
                 self.save_unless_saved()?;
@@ -273,11 +286,13 @@ impl Fit<'_> {
         self.save()
     }
 
+    /// Starts to write a checkpoint when the one before it is there. With `ckpt_async_save` training goes on meanwhile.
     fn save(&mut self) -> Result<()> {
         let steps_done = self.state.progress.steps_done;
         if steps_done == 0 {
             return Ok(());
         }
+        self.settle()?;
         self.trainer.settle()?;
         self.state.progress.callbacks = self.callbacks.iter().map(|callback| callback.state()).collect();
         let artifacts: &Artifacts = &self.data.artifacts;
@@ -289,8 +304,16 @@ impl Fit<'_> {
             optimizer: self.trainer.optimizer(),
             artifacts,
         };
-        let path = save(&self.checkpoints(), &snapshot, self.trainer.mesh())?;
+        let meanwhile = self.state.run.finetune.log.ckpt.ckpt_async_save;
+        self.saving = Some(Saving::start(&self.checkpoints(), &snapshot, meanwhile, self.trainer.mesh())?);
         self.last_saved = Some(steps_done);
+        if meanwhile { Ok(()) } else { self.settle() }
+    }
+
+    /// Waits for the checkpoint that is being written, if there is one.
+    fn settle(&mut self) -> Result<()> {
+        let Some(saving) = self.saving.take() else { return Ok(()) };
+        let path = saving.finish(self.trainer.mesh())?;
         self.state.report.checkpoint = Some(path.clone());
         self.hook(|callback, run| callback.on_checkpoint(run, &path))
     }

@@ -89,6 +89,7 @@ impl<'a> Fit<'a> {
             order,
             base: reference,
             last_saved: resumed.as_ref().map(CheckpointFolder::steps_done),
+            saving: None,
             state: State {
                 run: &plan.run,
                 run_dir: run_dir.to_owned(),

@@ -69,6 +69,8 @@ pub(super) struct Agreement {
     pub(super) stop: Option<Stop>,
     /// The interval between checkpoints is over.
     pub(super) save: bool,
+    /// The checkpoint that was being written is there, or could not be written.
+    pub(super) saved: bool,
 }
 
 /// The clocks of a run. Only those of the first rank count.
@@ -96,18 +98,20 @@ impl Clocks {
         self.saved = Instant::now();
     }
 
-    /// What all ranks do next: a request that reached any of them counts for all.
-    pub(super) fn agree(&self, request: &StopRequest, rule: Option<&str>, mesh: &Mesh) -> Result<Agreement> {
+    /// What all ranks do next: a request that reached any of them counts for all, and so does what one of them knows of
+    /// the checkpoint that is being written.
+    pub(super) fn agree(&self, request: &StopRequest, rule: Option<&str>, saved: bool, mesh: &Mesh) -> Result<Agreement> {
         let over = |limit: Option<Duration>, since: Instant| mesh.is_first() && limit.is_some_and(|limit| since.elapsed() >= limit);
         let mine = [
             request.code(),
             i64::from(rule.is_some()),
             i64::from(over(self.max_time, self.started)),
             i64::from(over(self.interval, self.saved)),
+            i64::from(saved),
         ];
         let all = Tensor::from_slice(&mine);
         mesh.world().all_reduce(&all, Reduce::Max)?;
-        let [signal, ruled, time, save] = [0, 1, 2, 3].map(|index| all.int64_value(&[index]));
+        let [signal, ruled, time, save, saved] = [0, 1, 2, 3, 4].map(|index| all.int64_value(&[index]));
         let stop = match signal {
             0 if ruled > 0 => Some(Stop::Rule(rule.unwrap_or("a callback of another rank").to_owned())),
             0 if time > 0 => Some(Stop::Rule("max_time is over".into())),
@@ -116,6 +120,10 @@ impl Clocks {
             signal if signal == i64::from(SIGUSR1) => Some(Stop::Request("SIGUSR1")),
             _ => Some(Stop::Request("SIGTERM")),
         };
-        Ok(Agreement { stop, save: save > 0 })
+        Ok(Agreement {
+            stop,
+            save: save > 0,
+            saved: saved > 0,
+        })
     }
 }

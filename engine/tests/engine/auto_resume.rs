@@ -214,7 +214,7 @@ fn another_format_is_passed_over_and_kept() {
         place.put(2, "runs/1/checkpoints");
         let newer = place.put(6, "runs/1/checkpoints");
         let table = std::fs::read_to_string(newer.join("checkpoint.json")).unwrap();
-        std::fs::write(newer.join("checkpoint.json"), table.replace("\"format\": 2", "\"format\": 3")).unwrap();
+        std::fs::write(newer.join("checkpoint.json"), table.replace("\"format\": 3", "\"format\": 4")).unwrap();
         let stranger = newer.with_file_name("of a newer program");
         std::fs::rename(&newer, &stranger).unwrap();
         let before = files(&stranger);

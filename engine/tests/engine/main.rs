@@ -4,6 +4,7 @@
 
 mod accumulation;
 mod adapter;
+mod asynchronous;
 mod auto_resume;
 mod callbacks;
 mod checkpoint;
@@ -15,6 +16,7 @@ mod decoding;
 mod determinism;
 mod distributed;
 mod ending;
+mod export;
 mod failures;
 mod gloo;
 mod groups;
@@ -31,6 +33,7 @@ mod ring;
 mod rules;
 mod saving;
 mod setting;
+mod sharded;
 mod skipping;
 mod stopping;
 mod tensor_file;

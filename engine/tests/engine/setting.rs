@@ -2,7 +2,7 @@
 
 use neva_data::{BatchSlice, Dataset, MergeOptions, Order};
 use neva_engine::checkpoint::{
-    Artifacts, Base, BaseReference, CheckpointFolder, Checksum, ModelCache, RunProgress, SEAL, Snapshot, Sources, TensorFile, save,
+    Artifacts, Base, BaseReference, CheckpointFolder, Checksum, ModelCache, RunProgress, SEAL, Saving, Snapshot, Sources, TensorFile, save,
     write_tensors,
 };
 use neva_engine::comm::{Axis, Mesh, run_ranks};
@@ -483,6 +483,26 @@ pub(crate) fn saved(
     artifacts: &Artifacts,
     keep: i64,
 ) -> neva_engine::Result<PathBuf> {
+    with_snapshot(trainer, finetune, steps, artifacts, keep, |snapshot| {
+        save(parent, snapshot, trainer.mesh())
+    })
+}
+
+/// The same, while the caller goes on.
+pub(crate) fn saved_later(parent: &Path, trainer: &Trainer, finetune: &Finetune, steps: u64) -> Saving {
+    with_snapshot(trainer, finetune, steps, &Vec::new(), 10, |snapshot| {
+        Saving::start(parent, snapshot, true, trainer.mesh()).unwrap()
+    })
+}
+
+fn with_snapshot<T>(
+    trainer: &Trainer,
+    finetune: &Finetune,
+    steps: u64,
+    artifacts: &Artifacts,
+    keep: i64,
+    then: impl FnOnce(&Snapshot<'_>) -> T,
+) -> T {
     let mut run = Run::of(finetune.clone());
     run.finetune.log.ckpt.save_top_k = keep;
     let progress = RunProgress {
@@ -492,15 +512,14 @@ pub(crate) fn saved(
         metrics: [("reduced_train_loss".to_owned(), 1.5)].into(),
         ..RunProgress::default()
     };
-    let snapshot = Snapshot {
+    then(&Snapshot {
         run: &run,
         progress: &progress,
         base: &BaseReference::Seed { seed: 1234 },
         parameters: trainer.parameters(),
         optimizer: trainer.optimizer(),
         artifacts,
-    };
-    save(parent, &snapshot, trainer.mesh())
+    })
 }
 
 /// Makes a checkpoint that a test has changed whole again.

@@ -1,0 +1,73 @@
+//! How long training stands still for a checkpoint of 500 MB, against 5 % of a step interval of 10 s.
+#![expect(clippy::print_stdout, reason = "a benchmark's answer")]
+
+use neva_engine::checkpoint::{BaseReference, RunProgress, Saving, Snapshot};
+use neva_engine::comm::Mesh;
+use neva_engine::optim::{Optimizer, Partition};
+use neva_engine::parameters::{Parameter, Parameters};
+use neva_layout::{Cut, Init, ParamSpec, Part};
+use neva_recipes::neva_tiny;
+use neva_schemas::Run;
+use std::time::{Duration, Instant};
+use tch::{Device, Kind, Tensor};
+
+/// Weights and two moments of 4 bytes.
+const STATE: usize = 500_000_000;
+const INTERVAL: Duration = Duration::from_secs(10);
+const TENSORS: usize = 20;
+const COLUMNS: usize = 1024;
+
+fn main() -> neva_engine::Result<()> {
+    let mut parameters = Parameters::default();
+    let rows = STATE / 12 / TENSORS / COLUMNS;
+    for number in 0..TENSORS {
+        let spec = ParamSpec {
+            name: format!("weight{number:02}"),
+            shape: vec![rows, COLUMNS],
+            cut: Cut::Replicate,
+            heads: None,
+            part: Part::Language,
+            init: Init::Zeros,
+            used: true,
+        };
+        let tensor = Tensor::zeros([rows as i64, COLUMNS as i64], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        parameters.insert(Parameter {
+            spec,
+            tensor,
+            trainable: true,
+        });
+    }
+    let run = Run::of(neva_tiny::finetune_recipe(neva_tiny::default_args()));
+    let finetune = &run.finetune;
+    let partition = Partition::new(&parameters, finetune, &Mesh::single());
+    let optimizer = Optimizer::new(&finetune.optim, &finetune.trainer.strategy.ddp, &parameters, &partition)?;
+    let folder = tempfile::tempdir().map_err(|error| neva_engine::EngineError::Machine(error.to_string()))?;
+    let mut progress = RunProgress::default();
+    for (copied, what) in [(false, "training waits"), (true, "training goes on")] {
+        for _ in 0..3 {
+            progress.steps_done += 1;
+            let snapshot = Snapshot {
+                run: &run,
+                progress: &progress,
+                base: &BaseReference::Seed { seed: 0 },
+                parameters: &parameters,
+                optimizer: &optimizer,
+                artifacts: &Vec::new(),
+            };
+            let started = Instant::now();
+            let saving = Saving::start(folder.path(), &snapshot, copied, &Mesh::single())?;
+            let stall = started.elapsed();
+            saving.finish(&Mesh::single())?;
+            let whole = started.elapsed();
+            let stall = if copied { stall } else { whole };
+            println!(
+                "{what}: stands still for {:.3} s, {:.2} % of {} s (limit 5 %); written after {:.3} s",
+                stall.as_secs_f64(),
+                100.0 * stall.as_secs_f64() / INTERVAL.as_secs_f64(),
+                INTERVAL.as_secs(),
+                whole.as_secs_f64()
+            );
+        }
+    }
+    Ok(())
+}

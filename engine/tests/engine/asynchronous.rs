@@ -1,0 +1,98 @@
+//! Checkpoints that are written while training goes on.
+
+use crate::setting::{ONE, bits, files, run, run_on, saved_later, small, trainer, within_limit};
+use neva_engine::comm::Mesh;
+use neva_engine::trainer::Registry;
+use neva_schemas::{Finetune, ParallelSizes};
+use std::path::Path;
+
+fn saving(meanwhile: bool) -> Finetune {
+    let mut finetune = small();
+    let ckpt = &mut finetune.log.ckpt;
+    (ckpt.every_n_train_steps, ckpt.save_top_k, ckpt.ckpt_async_save) = (Some(1), -1, meanwhile);
+    finetune
+}
+
+/// Tensors and progress of all checkpoints of a run.
+fn checkpoints(run_dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found: Vec<_> = files(&run_dir.join("checkpoints")).into_iter().collect();
+    // What the run was asked for differs.
+    found.retain(|(name, _)| {
+        !["run.json", "checkpoint.json", "checkpoint.blake3"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    });
+    found
+}
+
+#[test]
+fn are_those_of_a_run_that_waits() {
+    within_limit(|| {
+        for sizes in [ONE, ParallelSizes { tp: 2, pp: 2, ..ONE }] {
+            let folder = tempfile::tempdir().unwrap();
+            let of = |meanwhile: bool| {
+                let run_dir = folder.path().join(meanwhile.to_string());
+                let reports = run_on(&saving(meanwhile), &run_dir, sizes, &Registry::builtin());
+                let reports: Vec<_> = reports.into_iter().map(Result::unwrap).collect();
+                let last = run_dir.join("checkpoints/default--step=5-consumed_samples=48-last");
+                assert!(
+                    reports.iter().all(|report| report.checkpoint.as_ref() == Some(&last)),
+                    "{reports:?}"
+                );
+                (bits(&reports[0].losses), checkpoints(&run_dir))
+            };
+            let (expected, got) = (of(false), of(true));
+            assert_eq!(got.0, expected.0);
+            let names = |found: &[(std::path::PathBuf, Vec<u8>)]| found.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+            assert_eq!(names(&got.1), names(&expected.1));
+            assert!(got.1 == expected.1, "{sizes:?}: a checkpoint holds what later steps made");
+        }
+    });
+}
+
+/// What is trained after the copy was taken is not in the checkpoint.
+#[test]
+fn hold_the_moment_at_which_they_were_asked_for() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let finetune = small();
+        let trainer = trainer(&finetune, Mesh::single());
+        let (now, later) = (folder.path().join("now"), folder.path().join("later"));
+        let saving = saved_later(&later, &trainer, &finetune, 3);
+        let expected = crate::setting::saved(&now, &trainer, &finetune, 3, &Vec::new(), 10).unwrap();
+        for piece in trainer.optimizer().pieces() {
+            let _ = tch::no_grad(|| piece.master.shallow_clone().fill_(7.0));
+        }
+        let path = saving.finish(trainer.mesh()).unwrap();
+        let tensors = |path: &Path| files(path)[Path::new("model.safetensors")].clone();
+        assert!(tensors(&path) == tensors(&expected));
+    });
+}
+
+#[test]
+fn that_fail_end_the_run() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut finetune = saving(true);
+        finetune.log.ckpt.every_n_train_steps = Some(2);
+        finetune.trainer.max_steps = Some(50);
+        let parent = folder.path().join("checkpoints");
+        std::fs::create_dir(&parent).unwrap();
+        // A file where the second checkpoint's name belongs.
+        std::fs::write(parent.join("default--step=3-consumed_samples=32-last"), b"in the way").unwrap();
+        let failure = run(&finetune, folder.path()).unwrap_err();
+        assert!(failure.to_string().contains("Not a directory"), "{failure}");
+        assert!(
+            failure.step.is_some_and(|step| step < 6),
+            "raised at the latest when the next one is asked for: {failure:?}"
+        );
+        let left = crate::setting::names(&parent);
+        assert_eq!(
+            left,
+            [
+                "default--step=1-consumed_samples=16-last",
+                "default--step=3-consumed_samples=32-last"
+            ]
+        );
+    });
+}

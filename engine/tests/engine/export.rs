@@ -1,0 +1,145 @@
+//! Checkpoints of any layout as folders of Hugging Face's.
+
+use crate::setting::{ONE, load, lora, names, no_cache, run_on, small, weights, within_limit};
+use neva_engine::checkpoint::{Base, CheckpointFolder, SHARD_BYTES, TensorFile, export_hugging_face};
+use neva_engine::comm::Mesh;
+use neva_engine::trainer::{LoadedModel, Registry, Trainer};
+use neva_layout::{canonical_name, from_hf_config, to_hf_config};
+use neva_schemas::{Finetune, ParallelSizes, RestoreConfig};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tch::Tensor;
+
+const TP2_PP2: ParallelSizes = ParallelSizes { tp: 2, pp: 2, ..ONE };
+
+/// A checkpoint after two steps.
+fn trained(folder: &Path, finetune: &Finetune, sizes: ParallelSizes) -> CheckpointFolder {
+    let mut finetune = finetune.clone();
+    finetune.trainer.max_steps = Some(2);
+    let reports = run_on(&finetune, &folder.join("run"), sizes, &Registry::builtin());
+    let report = reports.into_iter().next().unwrap().unwrap();
+    CheckpointFolder::open(&report.checkpoint.unwrap()).unwrap()
+}
+
+fn export(checkpoint: &CheckpointFolder, out: &Path, shard_bytes: usize) -> neva_engine::Result<()> {
+    let base = Base::of(&checkpoint.run.finetune, &no_cache()).unwrap();
+    export_hugging_face(checkpoint, &base, &no_cache(), out, shard_bytes)
+}
+
+/// The weights of a run that starts from a folder.
+fn restored(finetune: &Finetune, folder: &Path) -> BTreeMap<String, Tensor> {
+    let mut finetune = finetune.clone();
+    finetune.resume.restore_config = Some(RestoreConfig::weights(folder.display().to_string()));
+    all(load(&finetune, None, &Mesh::single()), &finetune)
+}
+
+fn all(model: LoadedModel, finetune: &Finetune) -> BTreeMap<String, Tensor> {
+    weights(&Trainer::new(finetune, model, Mesh::single()).unwrap())
+}
+
+#[test]
+fn are_the_same_weights() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut finetune = small();
+        finetune.model.llava_mut().freeze_vision_model = true;
+        let checkpoint = trained(folder.path(), &finetune, TP2_PP2);
+        let expected = all(load(&finetune, Some(&checkpoint), &Mesh::single()), &finetune);
+        for (name, shard_bytes) in [("whole", SHARD_BYTES), ("shards", 100_000)] {
+            let out = folder.path().join(name);
+            export(&checkpoint, &out, shard_bytes).unwrap();
+            let got = restored(&finetune, &out);
+            assert_eq!(got.len(), expected.len());
+            for (name, weight) in &expected {
+                assert!(got[name].equal(weight), "`{name}`");
+            }
+        }
+        assert_eq!(names(&folder.path().join("whole")), ["config.json", "model.safetensors"]);
+        let index = folder.path().join("shards/model.safetensors.index.json");
+        let index: Value = serde_json::from_slice(&std::fs::read(index).unwrap()).unwrap();
+        let map = index["weight_map"].as_object().unwrap();
+        assert_eq!(map.len(), expected.len());
+        let first = "model-00001-of-";
+        assert!(
+            map["vision_tower.vision_model.embeddings.class_embedding"]
+                .as_str()
+                .unwrap()
+                .starts_with(first)
+        );
+        assert!(map.contains_key("language_model.model.layers.1.mlp.up_proj.weight") && map.contains_key("language_model.lm_head.weight"));
+        // Every file within its limit, but for tensors that are larger by themselves.
+        for file in names(&folder.path().join("shards"))
+            .iter()
+            .filter(|name| name.ends_with(".safetensors"))
+        {
+            let tensors = TensorFile::open(&folder.path().join("shards").join(file)).unwrap().tensors();
+            let bytes: usize = tensors.values().map(|shape| 4 * shape.iter().product::<usize>()).sum();
+            assert!(bytes <= 100_000 || tensors.len() == 1, "{file}: {bytes} bytes");
+        }
+        let again = export(&checkpoint, &folder.path().join("whole"), SHARD_BYTES).unwrap_err();
+        assert!(again.to_string().starts_with("cannot export to "), "{again}");
+    });
+}
+
+#[test]
+fn have_adapters_merged() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut finetune = small();
+        lora(&mut finetune);
+        let checkpoint = trained(folder.path(), &finetune, TP2_PP2);
+        let out = folder.path().join("out");
+        export(&checkpoint, &out, SHARD_BYTES).unwrap();
+        let adapted = all(load(&finetune, Some(&checkpoint), &Mesh::single()), &finetune);
+        let mut plain = finetune.clone();
+        plain.peft = None;
+        let got = restored(&plain, &out);
+        let linear = "model.language_model.layers.1.mlp.down_proj";
+        let [weight, a, b] = ["weight", "lora_A.weight", "lora_B.weight"].map(|end| &adapted[&format!("{linear}.{end}")]);
+        let merged = weight + b.matmul(a) * 2.0;
+        assert!(!merged.equal(weight), "the adapter was trained");
+        assert!(got[&format!("{linear}.weight")].equal(&merged));
+        assert!(got.keys().all(|name| !name.contains("lora")));
+    });
+}
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf/llava_clip_llama")
+}
+
+/// What is not trained comes from the base, and so does the configuration.
+#[test]
+fn take_from_the_base_what_was_not_trained() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut finetune = crate::weights::finetune(&fixture());
+        let model = finetune.model.llava_mut();
+        (model.freeze_language_model, model.freeze_vision_model) = (true, true);
+        let checkpoint = trained(folder.path(), &finetune, ONE);
+        let out = folder.path().join("out");
+        export(&checkpoint, &out, SHARD_BYTES).unwrap();
+        let by_name = |path: &Path| -> BTreeMap<String, Tensor> {
+            let file = TensorFile::open(&path.join("model.safetensors")).unwrap();
+            let names = file.tensors().into_keys();
+            names
+                .map(|name| (canonical_name(&name).unwrap(), file.read(&name, None).unwrap()))
+                .collect()
+        };
+        let (base, got) = (by_name(&fixture()), by_name(&out));
+        assert_eq!(base.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>());
+        for (name, tensor) in &base {
+            assert_eq!(got[name].equal(tensor), !name.contains("projector"), "`{name}`");
+        }
+        let config = |path: &Path| -> Value { serde_json::from_slice(&std::fs::read(path.join("config.json")).unwrap()).unwrap() };
+        assert_eq!(config(&out), config(&fixture()));
+    });
+}
+
+#[test]
+fn of_a_configuration_are_that_configuration() {
+    let mut model = small().model.llava().clone();
+    model.text_config.tie_word_embeddings = true;
+    model.text_config.head_dim = Some(model.text_config.head_dim());
+    assert_eq!(from_hf_config(&to_hf_config(&model)).unwrap(), model);
+}

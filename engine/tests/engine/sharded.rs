@@ -1,0 +1,313 @@
+//! Checkpoints of several ranks: each writes what it owns, and any layout goes on from them.
+
+use crate::distributed::ddp;
+use crate::setting::{
+    ONE, bits, close, files, lay_out, load, lora, names, on_mesh, precision, run_on, saved, small, trainer, weights, within_limit,
+};
+use neva_engine::EngineError;
+use neva_engine::checkpoint::{CheckpointFolder, TensorFile, bytes_read, restore_optimizer};
+use neva_engine::comm::{Axis, Mesh};
+use neva_engine::trainer::{Registry, Trainer};
+use neva_layout::Window;
+use neva_schemas::{Finetune, ParallelSizes, Precision, RunReport, exit_class};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+const TP2: ParallelSizes = ParallelSizes { tp: 2, ..ONE };
+const TP4: ParallelSizes = ParallelSizes { tp: 4, ..ONE };
+const DP4: ParallelSizes = ParallelSizes { dp: 4, ..ONE };
+const PP2: ParallelSizes = ParallelSizes { pp: 2, ..ONE };
+const TP2_PP2: ParallelSizes = ParallelSizes { tp: 2, pp: 2, ..ONE };
+const TP2_DP2: ParallelSizes = ParallelSizes { tp: 2, dp: 2, ..ONE };
+
+/// Six steps of a model of 4 layers and grouped queries, saved every three. Rows of padding appear and vanish from
+/// layout to layout.
+fn saving() -> Finetune {
+    let mut finetune = small();
+    let text = &mut finetune.model.llava_mut().text_config;
+    (text.num_hidden_layers, text.vocab_size) = (4, 200);
+    finetune.log.ckpt.every_n_train_steps = Some(3);
+    finetune
+}
+
+const AFTER_3: &str = "checkpoints/default--step=2-consumed_samples=24";
+const AFTER_6: &str = "checkpoints/default--step=5-consumed_samples=48-last";
+
+fn on(finetune: &Finetune, sizes: ParallelSizes, run_dir: &Path) -> RunReport {
+    let ranks = run_on(finetune, run_dir, sizes, &Registry::builtin());
+    let mut reports: Vec<_> = ranks.into_iter().map(Result::unwrap).collect();
+    reports.swap_remove(0)
+}
+
+fn check(from: ParallelSizes, layouts: &[ParallelSizes], change: impl FnOnce(&mut Finetune)) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut finetune = saving();
+    change(&mut finetune);
+    let whole = folder.path().join("whole");
+    let expected = on(&finetune, from, &whole);
+    finetune.resume.resume_from_path = Some(whole.join(AFTER_3));
+    for (number, to) in layouts.iter().enumerate() {
+        let rest = folder.path().join(number.to_string());
+        let got = on(&finetune, *to, &rest);
+        if *to == from {
+            assert_eq!(bits(&got.losses), bits(&expected.losses[3..]), "{from:?}");
+            let tensors = |run: &Path| {
+                let mut files = files(&run.join(AFTER_6));
+                files.retain(|name, _| name.extension().is_some_and(|end| end == "safetensors"));
+                files
+            };
+            assert!(tensors(&rest) == tensors(&whole), "{from:?}: other weights or moments");
+        } else {
+            close(&format!("{from:?} to {to:?}: loss"), &got.losses, &expected.losses[3..], 1e-5);
+        }
+    }
+}
+
+#[test]
+fn go_on_in_every_layout() {
+    within_limit(|| check(TP2_PP2, &[TP2_PP2, DP4, ONE, TP4], |_| {}));
+    within_limit(|| check(ONE, &[TP2_PP2, TP4], |_| {}));
+    within_limit(|| check(TP4, &[TP4, PP2, TP2_DP2], |_| {}));
+}
+
+#[test]
+fn of_adapters_go_on_in_every_layout() {
+    within_limit(|| check(TP2_PP2, &[TP2_PP2, DP4, ONE, TP4], lora));
+}
+
+#[test]
+fn of_a_tied_head_go_on_in_every_layout() {
+    let tied = |finetune: &mut Finetune| finetune.model.llava_mut().text_config.tie_word_embeddings = true;
+    within_limit(move || check(TP2_PP2, &[TP2_PP2, ONE, TP4], tied));
+}
+
+/// Shares of a distributed optimizer, which are rectangles of any kind.
+#[test]
+fn of_shares_go_on_in_every_layout() {
+    for change in [|_: &mut Finetune| {}, lora] {
+        within_limit(move || {
+            check(TP2_DP2, &[TP2_DP2, DP4, ONE, TP2_PP2], |finetune| {
+                change(finetune);
+                ddp(finetune, true, true);
+            });
+        });
+    }
+    within_limit(|| {
+        check(DP4, &[DP4], |finetune| {
+            ddp(finetune, true, true);
+            precision(finetune, Precision::Bf16Mixed);
+        });
+    });
+}
+
+/// Rounded parameters: what goes on is the master weights.
+#[test]
+fn in_bf16_go_on_from_every_bit() {
+    within_limit(|| check(TP2_PP2, &[TP2_PP2], |finetune| precision(finetune, Precision::Bf16Mixed)));
+}
+
+/// Saves in a layout; the folder of the checkpoint.
+fn save_in(parent: &Path, finetune: &Finetune, sizes: ParallelSizes) -> PathBuf {
+    let mut finetune = finetune.clone();
+    lay_out(&mut finetune, sizes);
+    let save = |mesh| saved(parent, &trainer(&finetune, mesh), &finetune, 1, &Vec::new(), 10).unwrap();
+    let mut paths = on_mesh(sizes, save);
+    assert!(paths.iter().all(|path| *path == paths[0]), "{paths:?}");
+    paths.swap_remove(0)
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Every value of every trained parameter lies in exactly one file.
+#[test]
+fn hold_each_value_once() {
+    within_limit(|| {
+        for (sizes, writers) in [(TP2, 2), (TP2_PP2, 4), (TP4, 4), (PP2, 2), (TP2_DP2, 2)] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut finetune = saving();
+            finetune.model.llava_mut().text_config.tie_word_embeddings = true;
+            let path = save_in(folder.path(), &finetune, sizes);
+            let numbered = |what: &'static str| (1..=writers).map(move |n| format!("{what}-{n:05}-of-{writers:05}.safetensors"));
+            let mut expected = vec!["checkpoint.blake3".to_owned(), "checkpoint.json".into()];
+            expected.extend(["model", "optimizer"].into_iter().flat_map(numbered));
+            expected.extend(["pieces.json".into(), "run.json".into()]);
+            assert_eq!(names(&path), expected, "{sizes:?}");
+            CheckpointFolder::open(&path).unwrap().verify().unwrap();
+
+            let index = json(&path.join("pieces.json"));
+            let mut keys = BTreeSet::new();
+            for (name, tensor) in index["model"]
+                .as_object()
+                .unwrap()
+                .iter()
+                .chain(index["optimizer"].as_object().unwrap())
+            {
+                let shape: Vec<usize> = serde_json::from_value(tensor["shape"].clone()).unwrap();
+                let [_, columns] = Window::whole(&shape).shape();
+                let mut seen = vec![0; shape.iter().product()];
+                for piece in tensor["pieces"].as_array().unwrap() {
+                    let window: Window = serde_json::from_value(piece["window"].clone()).unwrap();
+                    let at = window
+                        .rows
+                        .clone()
+                        .flat_map(|row| window.columns.clone().map(move |column| row * columns + column));
+                    at.for_each(|at| seen[at] += 1);
+                    keys.insert((
+                        piece["file"].as_str().unwrap().to_owned(),
+                        piece["key"].as_str().unwrap().to_owned(),
+                    ));
+                }
+                assert!(seen.iter().all(|times| *times == 1), "{sizes:?}: `{name}`");
+            }
+            let mut stored = BTreeSet::new();
+            for file in names(&path).into_iter().filter(|name| name.ends_with(".safetensors")) {
+                let tensors = TensorFile::open(&path.join(&file)).unwrap().tensors();
+                stored.extend(tensors.into_keys().map(|key| (file.clone(), key)));
+            }
+            assert_eq!(stored, keys, "{sizes:?}");
+        }
+    });
+}
+
+/// A rank reads its own part of what was trained, its moments, and nothing else.
+#[test]
+fn are_read_in_part() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let finetune = saving();
+        let path = save_in(folder.path(), &finetune, TP2);
+        let whole = load_in(&path, &finetune, ONE);
+        for sizes in [ONE, TP2, TP4, PP2, TP2_PP2] {
+            for (number, (read, values, weights)) in load_in(&path, &finetune, sizes).into_iter().enumerate() {
+                // A weight and two moments of 4 bytes; the step count of each parameter.
+                assert_eq!(read, values, "bytes that rank {number} of {sizes:?} reads");
+                for (name, weight) in weights {
+                    assert!(weight.equal(&whole[0].2[&name]), "{sizes:?}: `{name}`");
+                }
+            }
+        }
+    });
+}
+
+/// What each rank reads of a checkpoint, what it holds of it, and the whole weights.
+fn load_in(path: &Path, finetune: &Finetune, sizes: ParallelSizes) -> Vec<(u64, u64, BTreeMap<String, tch::Tensor>)> {
+    let mut finetune = finetune.clone();
+    lay_out(&mut finetune, sizes);
+    on_mesh(sizes, |mesh| {
+        let before = bytes_read();
+        let trainer = restored(path, &finetune, mesh);
+        let read = bytes_read() - before;
+        let group = trainer.mesh().axis(Axis::Tensor).clone();
+        let trained = trainer.parameters().trainable();
+        let held: usize = trained
+            .map(|parameter| 12 * parameter.spec.window(group.rank(), group.size()).numel() + 4)
+            .sum();
+        (read, held as u64, weights(&trainer))
+    })
+}
+
+fn restored(path: &Path, finetune: &Finetune, mesh: Mesh) -> Trainer {
+    let checkpoint = CheckpointFolder::open(path).unwrap();
+    let trainer = Trainer::new(finetune, load(finetune, Some(&checkpoint), &mesh), mesh).unwrap();
+    let group = trainer.mesh().axis(Axis::Tensor);
+    restore_optimizer(&checkpoint, trainer.optimizer(), trainer.parameters(), (group.rank(), group.size())).unwrap();
+    trainer
+}
+
+/// What each rank says of a save that fails, where each knows the folder under a name of its own.
+fn failing(parents: [&Path; 2]) -> Vec<EngineError> {
+    let mut finetune = saving();
+    lay_out(&mut finetune, TP2);
+    on_mesh(TP2, |mesh| {
+        let parent = parents[mesh.world().rank()];
+        saved(parent, &trainer(&finetune, mesh), &finetune, 1, &Vec::new(), 10).unwrap_err()
+    })
+}
+
+#[test]
+fn that_one_rank_cannot_write_fail_on_all() {
+    within_limit(|| {
+        let [own, other] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let earlier = save_in(own.path(), &saving(), TP2);
+        let before = files(&earlier);
+        // The second rank sees the folder, but cannot write into it.
+        let name = format!(".{}.writing", earlier.file_name().unwrap().display());
+        let aside = other.path().join(&name);
+        std::fs::create_dir(&aside).unwrap();
+        std::os::unix::fs::symlink(own.path().join(&name).join("token"), aside.join("token")).unwrap();
+        std::fs::create_dir(aside.join("model-00002-of-00002.writing")).unwrap();
+        let errors = failing([own.path(), other.path()]);
+        let said: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert!(
+            said[1].starts_with("cannot write ") && said[1].contains("Is a directory"),
+            "{}",
+            said[1]
+        );
+        assert_eq!(said[0], format!("rank 1 failed: {}", said[1]));
+        assert!(errors.iter().all(|error| error.class() == exit_class::JOB));
+        assert!(files(&earlier) == before, "the earlier checkpoint was touched");
+        assert_eq!(std::fs::read_dir(own.path()).unwrap().count(), 1, "something was left behind");
+    });
+}
+
+#[test]
+fn in_folders_of_one_machine_are_refused() {
+    within_limit(|| {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let errors = failing([folders[0].path(), folders[1].path()]);
+        let said = errors[1].to_string();
+        assert!(said.contains("must be on a disk that all its machines share"), "{said}");
+        assert_eq!(errors[0].to_string(), format!("rank 1 failed: {said}"));
+        assert!(errors.iter().all(|error| error.class() == exit_class::CLUSTER));
+        assert!(
+            folders
+                .iter()
+                .all(|folder| std::fs::read_dir(folder.path()).unwrap().next().is_none())
+        );
+    });
+}
+
+#[test]
+fn that_are_damaged_give_way_to_an_older_one() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let finetune = saving();
+        let run_dir = folder.path().join("run");
+        let expected = on(&finetune, TP2_PP2, &run_dir);
+        let checkpoint = run_dir.join(AFTER_6);
+        for file in [
+            "model-00003-of-00004.safetensors",
+            "optimizer-00004-of-00004.safetensors",
+            "pieces.json",
+        ] {
+            let bytes = std::fs::read(checkpoint.join(file)).unwrap();
+            let mut flipped = bytes.clone();
+            *flipped.last_mut().unwrap() ^= 1;
+            std::fs::write(checkpoint.join(file), flipped).unwrap();
+            let error = CheckpointFolder::open(&checkpoint).unwrap().verify().unwrap_err();
+            assert!(error.to_string().contains(&format!("{file}: damaged")), "{error}");
+            std::fs::write(checkpoint.join(file), bytes).unwrap();
+        }
+        std::fs::remove_file(checkpoint.join("model-00003-of-00004.safetensors")).unwrap();
+        let got = on(&finetune, ONE, &run_dir);
+        close("loss", &got.losses, &expected.losses[3..], 1e-5);
+        assert!(names(&run_dir.join("checkpoints")).iter().any(|name| name.ends_with("-damaged")));
+    });
+}
+
+#[test]
+fn of_another_format_are_refused() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = save_in(folder.path(), &saving(), TP2);
+        let mut state = json(&path.join("checkpoint.json"));
+        assert_eq!(state["format"], 3);
+        state["format"] = 2.into();
+        std::fs::write(path.join("checkpoint.json"), state.to_string()).unwrap();
+        let error = CheckpointFolder::open(&path).unwrap_err().to_string();
+        assert!(error.contains("format 2, this program reads format 3"), "{error}");
+    });
+}
