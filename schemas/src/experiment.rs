@@ -10,8 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Tasks that run at the same time where nobody says how many.
 pub const MAX_PARALLEL: u32 = 64;
 
-/// Longest name of an experiment or a task, in bytes: both name folders.
+/// Longest name of a task or a group, in bytes: it names a folder.
 const LONGEST_NAME: usize = 128;
+
+/// Longest name of an experiment, in bytes: a folder may be named by it, a date, and a task.
+const LONGEST_EXPERIMENT: usize = 90;
 
 /// Tasks and their order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -140,7 +143,7 @@ impl Experiment {
         let mut owner: BTreeMap<&str, &str> = BTreeMap::new();
         for (group, members) in &self.groups {
             let place = under(path, &format!("groups.{}", quoted(group)));
-            problems.extend(bad_name(group).map(|message| Problem::error(&place, message)));
+            problems.extend(bad_name(group, LONGEST_NAME).map(|message| Problem::error(&place, message)));
             if self.tasks.contains_key(group) {
                 problems.push(Problem::error(&place, format!("`{group}` is a task, too")).help("give the group another name"));
             }
@@ -167,7 +170,7 @@ impl Experiment {
 
 impl Validate for Experiment {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
-        problems.extend(bad_name(&self.name).map(|message| Problem::error(under(path, "name"), message)));
+        problems.extend(bad_name(&self.name, LONGEST_EXPERIMENT).map(|message| Problem::error(under(path, "name"), message)));
         if self.tasks.is_empty() {
             problems.push(Problem::error(under(path, "tasks"), "the experiment has no tasks"));
         }
@@ -179,7 +182,7 @@ impl Validate for Experiment {
         }
         for (name, task) in &self.tasks {
             let place = task_path(path, name);
-            problems.extend(bad_name(name).map(|message| Problem::error(&place, message)));
+            problems.extend(bad_name(name, LONGEST_NAME).map(|message| Problem::error(&place, message)));
             task.validate(&place, problems);
         }
         self.validate_groups(path, problems);
@@ -188,12 +191,12 @@ impl Validate for Experiment {
 }
 
 /// Why `name` cannot be the name of a folder and the end of an edge.
-fn bad_name(name: &str) -> Option<String> {
+fn bad_name(name: &str, longest: usize) -> Option<String> {
     let odd = |c: char| !(c.is_alphanumeric() || "-_.=+@,".contains(c));
     if name.is_empty() {
         Some("the name is empty".to_owned())
-    } else if name.len() > LONGEST_NAME {
-        Some(format!("the name is longer than {LONGEST_NAME} bytes"))
+    } else if name.len() > longest {
+        Some(format!("the name is longer than {longest} bytes"))
     } else if name.starts_with(['.', '-']) {
         Some(format!("the name {name:?} names a folder, and may not begin with `.` or `-`"))
     } else {

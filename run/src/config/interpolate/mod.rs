@@ -11,14 +11,17 @@
 //! environment is not the run that its file describes; and one that looks like a secret is refused, as its value
 //! would be written into every record of the run. References in what code computed are text.
 
+mod escape;
+mod missing;
 mod template;
 
 use std::collections::BTreeSet;
 
+pub use self::escape::escape;
+use self::missing::missing;
 use self::template::{Name, Part, Variable};
 use super::{
     error::{ConfigError, Problem, Problems},
-    include,
     node::{Entry, Map, Node, Value},
     origin::Origin,
     path::{self, Path, Segment},
@@ -69,35 +72,6 @@ pub fn has_references(node: &Node) -> bool {
         Value::Map(map) => map.values().any(|entry| has_references(&entry.node)),
         _ => template::text(node).is_some(),
     }
-}
-
-/// `node` as a file has to have it to be read back as it is: a `${` that is no reference is written `$${`, with two
-/// for each `$`, and the `@` of a text that would name a file `@@`.
-pub fn escape(node: &mut Node) {
-    match &mut node.value {
-        Value::Seq(items) => items.iter_mut().for_each(escape),
-        Value::Map(map) => map.values_mut().for_each(|entry| escape(&mut entry.node)),
-        Value::Str(text) | Value::Plain(text) => {
-            *text = doubled(text);
-            if let Some(escaped) = include::escaped(text) {
-                *text = escaped;
-            }
-        }
-        _ => {}
-    }
-}
-
-/// `text` with two for each `$` in front of `{`.
-fn doubled(text: &str) -> String {
-    let mut doubled = String::new();
-    let mut rest = text;
-    while let Some(found) = rest.find("${") {
-        let (before, after) = rest.split_at(found + 1);
-        doubled.push_str(before);
-        doubled.push_str(&before[before.trim_end_matches('$').len()..]);
-        rest = after;
-    }
-    doubled + rest
 }
 
 /// A reference that is being followed.
@@ -317,33 +291,6 @@ fn as_text(node: &Node) -> Option<String> {
         Value::Float(value) => Some(scalar::float_text(*value)),
         Value::Null | Value::Seq(_) | Value::Map(_) => None,
     }
-}
-
-/// There is no value at a path. A name alone may have been meant for the shell.
-fn missing(node: &Node, segment: &Segment, wanted: &Name) -> ConfigError {
-    let Name { text, origin } = wanted;
-    let is_variable = !text.is_empty() && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
-    let problem = match (segment, &node.value) {
-        _ if is_variable => Problem::Invalid {
-            message: format!("there is no value at `{text}`"),
-            help: Some(format!(
-                "a variable of the environment is written `${{env:{text}}}`, and the text itself `$${{{text}}}`"
-            )),
-        },
-        (Segment::Key(name), Value::Map(map)) => Problem::UnknownField {
-            name: name.clone(),
-            allowed: map.keys().cloned().collect(),
-        },
-        (Segment::Index(index), Value::Seq(items)) => Problem::NoSuchItem {
-            index: *index,
-            len: items.len(),
-        },
-        _ => Problem::Invalid {
-            message: format!("there is no value at `{text}`: {} has no parts", node.describe()),
-            help: None,
-        },
-    };
-    ConfigError::new(Path::default(), Some(origin.clone()), problem)
 }
 
 fn invalid(origin: &Origin, message: String, help: Option<String>) -> ConfigError {

@@ -58,7 +58,7 @@ pub(super) fn parts(text: &str, origin: &Origin) -> Result<Vec<Part>, ConfigErro
         // Two stand for one; the last one, where it has none beside it, opens a reference.
         literal.push_str(&text[at..brace - dollars]);
         literal.push_str(&text[brace - dollars..brace - dollars + dollars / 2]);
-        if dollars % 2 == 0 {
+        if dollars.is_multiple_of(2) {
             literal.push('{');
             at = brace + 1;
             continue;
