@@ -67,6 +67,16 @@ pub enum ExecutorError {
         /// What the system said.
         source: io::Error,
     },
+    /// A script's program did not start.
+    #[error("cannot start {program} in {}", folder.display())]
+    StartScript {
+        /// The program that was to read the script.
+        program: String,
+        /// The folder that it was to start in.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The folder already belongs to a job that runs.
     #[error("a job already runs in {}", dir.display())]
     AlreadyRunning {
@@ -86,7 +96,9 @@ impl ExecutorError {
     pub fn class(&self) -> ExitClass {
         match self {
             Self::SeveralNodes { .. } | Self::TooManyRanks { .. } | Self::NotUtf8 { .. } | Self::UnknownJob { .. } => exit_class::INPUT,
-            Self::File { .. } | Self::NoFreePort { .. } | Self::Start { .. } | Self::AlreadyRunning { .. } => exit_class::CLUSTER,
+            Self::File { .. } | Self::NoFreePort { .. } | Self::Start { .. } | Self::StartScript { .. } | Self::AlreadyRunning { .. } => {
+                exit_class::CLUSTER
+            }
             Self::NoMesh { .. } | Self::Plan(_) => exit_class::BUG,
         }
     }
@@ -98,6 +110,10 @@ impl ExecutorError {
             Self::TooManyRanks { .. } => "set `num_gpus_per_node` to the number of GPUs".to_owned(),
             Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 "build it with `cargo build --release`, or name it in NEVA_RANK".to_owned()
+            }
+            Self::StartScript { folder, .. } if !folder.is_dir() => "the folder is not there any more: make it again".to_owned(),
+            Self::StartScript { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "`entrypoint` names the program that reads the script: install it, or name one that is in PATH".to_owned()
             }
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "make room, or name another folder with `--set dir=...`".to_owned()

@@ -87,9 +87,12 @@ fn start(process: &Process, dir: &Path, port: Option<u16>, group: Option<Pid>) -
     if let Some(folder) = &process.working_directory {
         command.current_dir(folder);
     }
-    let failed = |source| ExecutorError::Start {
-        program: program.to_owned(),
-        source,
+    let failed = |source| {
+        let program = program.to_owned();
+        match process.working_directory.clone() {
+            Some(folder) => ExecutorError::StartScript { program, folder, source },
+            None => ExecutorError::Start { program, source },
+        }
     };
     let child = command.spawn().map_err(failed)?;
     let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));

@@ -2,6 +2,7 @@
 
 use std::{
     backtrace::Backtrace,
+    collections::BTreeMap,
     fmt::Display,
     io::{self, IsTerminal as _, Write as _},
     panic::PanicHookInfo,
@@ -91,6 +92,28 @@ impl Report {
             Format::Json => Box::new(|bytes| {
                 let _ = io::stderr().write_all(bytes);
             }),
+        }
+    }
+
+    /// Takes the output of the tasks of an experiment: whole lines, each behind its task's name. Where standard output
+    /// belongs to one JSON document, they go to standard error.
+    pub(super) fn task_output(&self) -> impl FnMut(&str, &[u8]) + Send + 'static {
+        let format = self.format;
+        let mut begun = BTreeMap::<String, Vec<u8>>::new();
+        move |task, bytes| {
+            let line = begun.entry(task.to_owned()).or_default();
+            line.extend_from_slice(bytes);
+            let Some(end) = line.iter().rposition(|byte| *byte == b'\n') else {
+                return;
+            };
+            let rest = line.split_off(end + 1);
+            let whole = std::mem::replace(line, rest);
+            let text = String::from_utf8_lossy(&whole);
+            let text: String = text.lines().map(|line| format!("{task} | {line}\n")).collect();
+            let _ = match format {
+                Format::Human => io::stdout().write_all(text.as_bytes()),
+                Format::Json => io::stderr().write_all(text.as_bytes()),
+            };
         }
     }
 

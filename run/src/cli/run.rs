@@ -64,7 +64,8 @@ pub(super) struct RunArgs {
     /// Print what would run, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Show the output of rank 0 even with `--quiet`; without that it is shown anyway
+    /// Show the output of rank 0 even with `--quiet`; without that it is shown anyway. Of an experiment, show that of
+    /// its tasks, each line behind its task's name
     #[arg(long, conflicts_with = "direct")]
     tail: bool,
     #[command(flatten)]
@@ -147,6 +148,7 @@ fn experiment(args: &RunArgs, file: Node, globals: &Globals, report: &mut Report
         workspace: workspace.as_ref(),
         executor,
         dry_run: args.dry_run,
+        tail: args.tail,
     };
     experiment::launch(&args.experiment, file, launch, report)
 }

@@ -1,14 +1,25 @@
 //! Experiments in Rust.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use indexmap::IndexMap;
 use neva_executors::{Executor, Submission};
 use neva_schemas::{self as schemas, Dependency, Task, When};
 
 use super::{
-    detach, event::Event, folder::ExperimentFolder, launcher::Launcher, plugin::Plugin, prepare::prepare, record::ExperimentRecord,
-    report::ExperimentReport, runner::Listener, store::Store,
+    detach,
+    event::Event,
+    folder::ExperimentFolder,
+    launcher::Launcher,
+    plugin::Plugin,
+    prepare::prepare,
+    record::ExperimentRecord,
+    report::ExperimentReport,
+    runner::{Listener, Output},
+    store::Store,
 };
 use crate::{error::RunError, launch};
 
@@ -48,6 +59,7 @@ pub struct ExperimentOptions {
     through: Option<Arc<dyn Executor>>,
     working_directory: Option<PathBuf>,
     listener: Option<Listener>,
+    output: Option<Output>,
     command: Option<PathBuf>,
 }
 
@@ -218,6 +230,14 @@ impl ExperimentOptions {
         self
     }
 
+    /// Hands the output of tasks to `sink` as it comes: the task's name, and bytes; of a fine-tune those of its rank 0.
+    /// Without it, output is in the logs only.
+    #[must_use]
+    pub fn on_output(mut self, sink: impl FnMut(&str, &[u8]) + Send + 'static) -> Self {
+        self.output = Some(Arc::new(Mutex::new(sink)));
+        self
+    }
+
     /// Tells scripts of `program`, the command line's, as `NEVA_RUN`.
     #[must_use]
     pub(crate) fn command(mut self, program: Option<PathBuf>) -> Self {
@@ -230,6 +250,7 @@ impl ExperimentOptions {
             store: self.store.map_or_else(Store::of_user, Ok)?,
             through: self.through,
             listener: self.listener.unwrap_or_else(|| Box::new(|_| {})),
+            output: self.output,
             plugins: Vec::new(),
             command: self.command,
         })

@@ -89,6 +89,7 @@ pub(crate) fn supervise(dir: &Path) -> Result<ExperimentReport, RunError> {
         store: Store::new(home),
         through: None,
         listener: Box::new(|_| {}),
+        output: None,
         plugins: Vec::new(),
         command: environment::program(),
     };

@@ -16,7 +16,7 @@ use super::{
     programs::Programs,
     record::ExperimentRecord,
     report::{ExperimentReport, TaskState},
-    runner::{Listener, Runner},
+    runner::{Listener, Output, Runner},
     store::Store,
 };
 use crate::{environment, error::RunError, job, program, runtime};
@@ -32,6 +32,7 @@ pub(super) struct Launcher {
     pub(super) store: Store,
     pub(super) through: Option<Arc<dyn Executor>>,
     pub(super) listener: Listener,
+    pub(super) output: Option<Output>,
     pub(super) plugins: Vec<Arc<dyn Plugin>>,
     /// The command line's program, for scripts to call.
     pub(super) command: Option<PathBuf>,
@@ -112,7 +113,8 @@ impl Launcher {
         index::note(self.store.home(), &record, None);
         let events = folder.events()?;
         let lowering = self.lowering(folder.clone())?;
-        let mut runner = Runner::new(lowering, record.clone(), events, self.listener, self.plugins, lock.requests_from);
+        let runner = Runner::new(lowering, record.clone(), events, self.listener, self.plugins, lock.requests_from);
+        let mut runner = runner.output(self.output);
         let report = runtime()?.block_on(async {
             let (requests, end) = watch::channel(0);
             job::forward_signals(requests)?;

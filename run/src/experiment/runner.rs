@@ -1,7 +1,11 @@
 //! Runs an experiment to its end: one loop that starts what is ready, writes down what happened, and only then goes
 //! on. Each task is a [`job`](crate::job) of its own, which tells this loop of its changes and is told to end by it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use neva_executors::{JobFailure, JobHandle};
 use neva_schemas::{RunReport, exit_class};
@@ -32,6 +36,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// What hears of each change.
 pub(super) type Listener = Box<dyn FnMut(&Event) + Send>;
 
+/// What takes the output of tasks, as it comes: the task's name, and bytes.
+pub(super) type Output = Arc<Mutex<dyn FnMut(&str, &[u8]) + Send>>;
+
 /// A running experiment.
 pub(super) struct Runner {
     lowering: Lowering,
@@ -52,6 +59,7 @@ pub(super) struct Runner {
     /// The first failure of writing events.
     lost: Option<RunError>,
     listener: Listener,
+    output: Option<Output>,
     plugins: Vec<Arc<dyn Plugin>>,
     jobs: JoinSet<()>,
     sender: mpsc::UnboundedSender<(usize, Message)>,
@@ -103,6 +111,7 @@ impl Runner {
             unwritten: Vec::new(),
             lost: None,
             listener,
+            output: None,
             plugins,
             jobs: JoinSet::new(),
             sender,
@@ -110,6 +119,13 @@ impl Runner {
             lowering,
             record,
         }
+    }
+
+    /// Hands on the output of tasks.
+    #[must_use]
+    pub(super) fn output(mut self, output: Option<Output>) -> Self {
+        self.output = output;
+        self
     }
 
     /// Takes over what an earlier launch left: tasks that ended well are kept, jobs that live are watched on, and
@@ -259,7 +275,7 @@ impl Runner {
         let (submitted, retried) = (tell(self.sender.clone()), tell(self.sender.clone()));
         let watcher = Watcher {
             retries: made.retries,
-            output: Box::new(|_| {}),
+            output: self.output_of(&name),
             on_submit: Box::new(move |attempt, job| submitted(Message::Submitted(attempt, job.clone()))),
             on_retry: Box::new(move |retry| retried(Message::Retried(retry.clone()))),
         };
@@ -278,6 +294,17 @@ impl Runner {
         self.ends[index] = Some(end);
         self.running += 1;
         true
+    }
+
+    /// What takes the output of one task.
+    fn output_of(&self, name: &str) -> job::Output {
+        match &self.output {
+            None => Box::new(|_| {}),
+            Some(output) => {
+                let (output, name) = (Arc::clone(output), name.to_owned());
+                Box::new(move |bytes| output.lock().unwrap_or_else(PoisonError::into_inner)(&name, bytes))
+            }
+        }
     }
 
     fn take(&mut self, (index, message): (usize, Message)) {

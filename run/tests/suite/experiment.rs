@@ -244,6 +244,7 @@ fn what_is_no_experiment_is_refused_before_anything_is_written() {
         (Experiment::new("x").add("..", script()), "may not begin with `.`"),
         (Experiment::new("x").add("a\0", script()), "may not hold '\\0'"),
         (Experiment::new("x").add("n".repeat(300), script()), "longer than 128 bytes"),
+        (Experiment::new("n".repeat(91)).add("a", script()), "longer than 90 bytes"),
         (two().depends_on("a", "a"), "cannot wait for itself"),
         (two().depends_on("a", "c"), "there is no task `c`"),
         (two().depends_on("c", "a"), "add it first"),
@@ -529,4 +530,51 @@ fn a_name_that_is_taken_gets_a_number() {
         .add("a", script()));
     let names: Vec<_> = report.tasks.iter().map(|task| task.name.as_str()).collect();
     assert_eq!(names, ["a", "a_2", "a_3", "a_4"]);
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = dir.path().join("away");
+    for (entrypoint, folder, expect, help) in [
+        (
+            "no-such-program -u",
+            dir.path(),
+            "cannot start no-such-program in",
+            "`entrypoint` names the program",
+        ),
+        ("bash", &*away, "cannot start bash in", "the folder is not there any more"),
+    ] {
+        let options = options(dir.path()).working_directory(folder);
+        let experiment = Experiment::new("start").add("a", Script::inline("true").entrypoint(entrypoint));
+        let error = experiment.run(options).unwrap_err();
+        let RunError::Experiment(ExperimentError::Failed(report)) = error else {
+            panic!("{error}")
+        };
+        let TaskState::Failed(failure) = &report.tasks[0].state else {
+            panic!()
+        };
+        assert_eq!(failure.class, exit_class::CLUSTER);
+        assert!(failure.chain[0].starts_with(expect), "{failure:?}");
+        assert!(failure.help.as_ref().unwrap().contains(help), "{failure:?}");
+    }
+}
+
+#[test]
+fn output_is_handed_on_with_its_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&heard);
+    let options = options(dir.path()).on_output(move |task, bytes| {
+        sink.lock()
+            .unwrap()
+            .push((task.to_owned(), String::from_utf8_lossy(bytes).into_owned()));
+    });
+    let experiment = Experiment::new("output")
+        .add("a", Script::inline("echo one"))
+        .add("b", Script::inline("echo two >&2"));
+    experiment.run(options).unwrap();
+    let mut heard = heard.lock().unwrap().clone();
+    heard.sort();
+    assert_eq!(heard, [("a".to_owned(), "one\n".to_owned()), ("b".to_owned(), "two\n".to_owned())]);
 }

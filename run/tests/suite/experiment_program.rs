@@ -184,6 +184,20 @@ fn logs_tell_whose_they_are() {
     assert_eq!(told, serde_json::json!({ "a": "one\n", "b": "two\n" }));
 }
 
+#[test]
+fn tail_shows_output_behind_the_names_of_tasks() {
+    let home = Home::new();
+    home.scripts(
+        "tail",
+        &[("a", "printf 'one\\ntwo'; echo", ""), ("b", "echo three", ", depends_on: [a]")],
+    );
+    let stdout = home.done(&["exp.yaml", "--tail", "--quiet"]);
+    assert!(stdout.starts_with("a | one\na | two\nb | three\n  a"), "{stdout}");
+    let (_, stdout, stderr) = home.run(&["experiment", "rerun", "tail", "--tail", "--output", "json"]);
+    assert_eq!(states(&serde_json::from_str(&stdout).unwrap()), ["succeeded", "succeeded"]);
+    assert!(stderr.contains("a | one\na | two\n") && stderr.contains("b | three\n"), "{stderr}");
+}
+
 /// Starts `exp.yaml` detached, and gives its id.
 fn detach(home: &Home) -> String {
     let told: Value = serde_json::from_str(&home.done(&["exp.yaml", "--detach", "--output", "json"])).unwrap();

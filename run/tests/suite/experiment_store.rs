@@ -362,7 +362,7 @@ fn a_record_that_cannot_be_written_leaves_nothing() {
 fn tasks_go_on_where_what_happens_cannot_be_written() {
     let home = Home::new();
     // The timeline holds the path of each job, and so outgrows the record.
-    let name = "n".repeat(100);
+    let name = "n".repeat(90);
     let tasks: Vec<_> = (0..30).map(|number| format!("t{number}")).collect();
     let scripts: Vec<_> = tasks.iter().map(|task| (task.as_str(), "touch \"ran-$NEVA_TASK\"", "")).collect();
     home.scripts(&name, &scripts);

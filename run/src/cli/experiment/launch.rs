@@ -63,6 +63,8 @@ pub(in crate::cli) struct Launch<'a> {
     pub(in crate::cli) workspace: Option<&'a Workspace>,
     pub(in crate::cli) executor: Chosen,
     pub(in crate::cli) dry_run: bool,
+    /// Shows the output of tasks.
+    pub(in crate::cli) tail: bool,
 }
 
 impl LaunchArgs {
@@ -138,8 +140,13 @@ pub(in crate::cli) fn launch(args: &LaunchArgs, file: Node, launch: Launch, repo
     if args.detach {
         return detached(&experiment.detach(options)?, report);
     }
-    let listener = report.experiment_events();
-    report_end(experiment.run(options.on_event(listener)), &[], report)
+    let options = options.on_event(report.experiment_events());
+    let options = if launch.tail {
+        options.on_output(report.task_output())
+    } else {
+        options
+    };
+    report_end(experiment.run(options), &[], report)
 }
 
 /// Tells how an experiment ended; `differences` are what was said of it before.

@@ -91,6 +91,9 @@ enum Verb {
         /// Leave it to a launcher that survives the terminal
         #[arg(long)]
         detach: bool,
+        /// Show the output of its tasks, each line behind its task's name
+        #[arg(long, conflicts_with = "detach")]
+        tail: bool,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -102,6 +105,9 @@ enum Verb {
         /// Leave it to a launcher that survives the terminal
         #[arg(long)]
         detach: bool,
+        /// Show the output of its tasks, each line behind its task's name
+        #[arg(long, conflicts_with = "detach")]
+        tail: bool,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -164,8 +170,12 @@ pub(super) fn experiment(args: ExperimentArgs, report: &mut Report) -> Result<()
         Verb::Logs(args) => logs::logs(&args, &store, report),
         Verb::Cancel { experiment, task, .. } => cancel(&store.find(&experiment)?, task.as_deref(), report),
         Verb::Remove { experiment, yes, .. } => remove(&store, &store.find(&experiment)?, yes, report),
-        Verb::Rerun { experiment, detach, .. } => rerun(&store, &store.find(&experiment)?, detach, report),
-        Verb::Resume { experiment, detach, .. } => resume(&store, &store.find(&experiment)?, detach, report),
+        Verb::Rerun {
+            experiment, detach, tail, ..
+        } => rerun(&store, &store.find(&experiment)?, detach, tail, report),
+        Verb::Resume {
+            experiment, detach, tail, ..
+        } => resume(&store, &store.find(&experiment)?, detach, tail, report),
         Verb::Compare { a, b, .. } => {
             let comparison = experiment::compare(&store, &a, &b)?;
             report.result_lines(&table::comparison(&comparison), &table::comparison_json(&comparison));
@@ -215,18 +225,17 @@ fn agreed(question: &str) -> Result<(), RunError> {
     }
 }
 
-fn rerun(store: &Store, folder: &ExperimentFolder, detach: bool, report: &mut Report) -> Result<(), RunError> {
+fn rerun(store: &Store, folder: &ExperimentFolder, detach: bool, tail: bool, report: &mut Report) -> Result<(), RunError> {
     let differences = folder.differences()?;
     tell(&differences, report);
-    let options = options(store);
     if detach {
-        return launch::detached(&folder.rerun_detached(options)?, report);
+        return launch::detached(&folder.rerun_detached(options(store))?, report);
     }
-    let done = folder.rerun(options.on_event(report.experiment_events()));
+    let done = folder.rerun(watched(store, tail, report));
     report_end(done, &differences, report)
 }
 
-fn resume(store: &Store, folder: &ExperimentFolder, detach: bool, report: &mut Report) -> Result<(), RunError> {
+fn resume(store: &Store, folder: &ExperimentFolder, detach: bool, tail: bool, report: &mut Report) -> Result<(), RunError> {
     if folder.is_alive() {
         return Err(ExperimentError::Running { id: folder.id.clone() }.into());
     }
@@ -236,7 +245,7 @@ fn resume(store: &Store, folder: &ExperimentFolder, detach: bool, report: &mut R
         folder.resume_detached()?;
         return launch::detached(folder, report);
     }
-    let done = folder.resume(options(store).on_event(report.experiment_events()));
+    let done = folder.resume(watched(store, tail, report));
     report_end(done, &differences, report)
 }
 
@@ -249,4 +258,10 @@ fn tell(differences: &[String], report: &mut Report) {
 
 fn options(store: &Store) -> ExperimentOptions {
     ExperimentOptions::default().store(store.clone()).command(environment::program())
+}
+
+/// Options of an experiment that this process waits for.
+fn watched(store: &Store, tail: bool, report: &Report) -> ExperimentOptions {
+    let options = options(store).on_event(report.experiment_events());
+    if tail { options.on_output(report.task_output()) } else { options }
 }
