@@ -1,6 +1,6 @@
 //! NeVA over Llama-3-8B, with the values of NeMo's `vlm.recipes.neva_llama3_8b`.
 
-use neva_schemas::{AutoResume, Finetune, LlavaModel, Model, PeftScheme, RecipeArgs, TextConfig, Trainer};
+use neva_schemas::{AutoResume, Finetune, LlavaModel, MegatronStrategy, Model, PeftScheme, RecipeArgs, TextConfig, Trainer};
 
 use crate::{llava15, nemo};
 
@@ -16,8 +16,7 @@ pub fn default_args() -> RecipeArgs {
 /// steps as Llama-3 was pretrained. Goes on from the newest checkpoint of its name.
 ///
 /// `lora` trains adapters instead of the language model and changes nothing else; it is of use with
-/// weights to adapt, `finetune.resume.restore_config`. One value is not NeMo's: `context_parallel_size` is
-/// 2 there, and 1 here until that axis is built.
+/// weights to adapt, `finetune.resume.restore_config`. Two ranks share each sequence, as in NeMo's.
 pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
     let nemo_compat = args.nemo_compat;
     let finetune = Finetune {
@@ -25,6 +24,10 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
         data: nemo::mock_data(8192, 512, 1),
         trainer: Trainer {
             log_every_n_steps: 10,
+            strategy: MegatronStrategy {
+                context_parallel_size: 2,
+                ..MegatronStrategy::default()
+            },
             ..nemo::trainer(&args, 1_168_251, 1)
         },
         optim: nemo::adam(3e-4, 3e-5, 2000),

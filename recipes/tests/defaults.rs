@@ -108,7 +108,10 @@ fn the_large_recipes_share_nemos_values() {
                 ("/model/vlm.LlavaModel/vision_config/image_size", json!(336)),
                 ("/trainer/accelerator", json!("gpu")),
                 ("/trainer/strategy/pipeline_model_parallel_size", json!(1)),
-                ("/trainer/strategy/context_parallel_size", json!(1)),
+                (
+                    "/trainer/strategy/context_parallel_size",
+                    json!(if name == "neva_llama3_8b" { 2 } else { 1 }),
+                ),
                 ("/trainer/plugins/nl.MegatronMixedPrecision/precision", json!("bf16-mixed")),
                 ("/data/vlm.MockDataModule/num_workers", json!(4)),
                 ("/optim/optim.AdamW/weight_decay", json!(0.1)),

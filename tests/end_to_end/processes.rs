@@ -45,6 +45,10 @@ fn two_processes_train_as_one_does() {
     close("tensor parallel", &losses(dir.path(), "tp2", &tp2), &one, 1e-5);
     let sequence = [tp2.as_slice(), &["finetune.trainer.strategy.sequence_parallel=true"]].concat();
     close("sequence parallel", &losses(dir.path(), "sp", &sequence), &one, 1e-5);
+    let cp2 = [steps, "num_gpus_per_node=2", "finetune.trainer.strategy.context_parallel_size=2"];
+    close("context parallel", &losses(dir.path(), "cp2", &cp2), &one, 1e-5);
+    let gathered = [cp2.as_slice(), &["finetune.trainer.strategy.cp_comm_type=all_gather"]].concat();
+    close("gathered keys", &losses(dir.path(), "gathered", &gathered), &one, 1e-5);
 }
 
 #[test]

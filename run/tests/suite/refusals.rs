@@ -228,3 +228,32 @@ fn a_secret_is_not_repeated() {
         }
     }
 }
+
+/// What is wrong with a layout of `neva_tiny`, whose rows have 128 places.
+fn misfits(sets: &[&str]) -> String {
+    let problems = resolve(load("neva_tiny").unwrap(), sets).expect_err(&sets.join(" "));
+    let told = problems.errors().iter().map(|error| match error.problem.help() {
+        Some(help) => format!("{error} / {help}"),
+        None => error.to_string(),
+    });
+    format!("{}\n    {}\n", sets.join(" "), told.collect::<Vec<_>>().join("\n    "))
+}
+
+#[test]
+fn sequences_that_cannot_be_cut_are_refused_with_the_nearest_length() {
+    let strategy = |rest: &str| format!("finetune.trainer.strategy|={{{rest}}}");
+    let three = strategy("context_parallel_size: 3");
+    let both = strategy("context_parallel_size: 2, tensor_model_parallel_size: 2, sequence_parallel: true");
+    let tensor = strategy("tensor_model_parallel_size: 2, sequence_parallel: true");
+    let none = strategy("context_parallel_size: 0");
+    let two = strategy("context_parallel_size: 2");
+    let told = [
+        misfits(&["num_gpus_per_node=3", &three]),
+        misfits(&["num_gpus_per_node=4", &both, "finetune.data.seq_length=100"]),
+        misfits(&["num_gpus_per_node=2", &tensor, "finetune.data.seq_length=127"]),
+        misfits(&["num_gpus_per_node=2", &two, "finetune.data.seq_length=3"]),
+        misfits(&["num_gpus_per_node=3", &two]),
+        misfits(&["num_gpus_per_node=2", &none]),
+    ];
+    insta::assert_snapshot!(told.concat(), @"");
+}

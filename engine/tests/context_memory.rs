@@ -1,0 +1,92 @@
+//! What a rank keeps between the forward and the backward pass, where ranks share each sequence. A test program of its
+//! own: the allocator counts the tensors of all threads of the process.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on has failed; the figures are its result"
+)]
+
+use neva_engine::checkpoint::{Base, ModelCache, Sources};
+use neva_engine::comm::{Mesh, run_ranks};
+use neva_engine::model::Batch;
+use neva_engine::nn::Segments;
+use neva_engine::parallel::{context_part, zigzag};
+use neva_engine::trainer::LoadedModel;
+use neva_recipes::neva_tiny;
+use neva_schemas::{CpCommType, Finetune, ParallelSizes};
+use neva_torch_ffi::allocator;
+use std::path::PathBuf;
+use std::sync::Barrier;
+use std::time::Duration;
+use tch::{Device, Kind, Tensor};
+
+/// Places of a row; large beside whatever does not grow with it.
+const S: i64 = 512;
+
+/// A text of two rows.
+fn batch() -> Batch {
+    let ids = (Tensor::arange(2 * S, (Kind::Int64, Device::Cpu)) * 17).remainder(300).view([2, S]);
+    Batch {
+        labels_bs: ids.shallow_clone(),
+        input_ids_bs: ids,
+        segments: Segments::rows(&[S as usize; 2]),
+        pixels: None,
+        image_positions: Tensor::from_slice::<i64>(&[]),
+        feature_rows: None,
+    }
+}
+
+/// Bytes that one rank keeps for the backward pass of the language model; the mean of all ranks.
+fn kept(finetune: &Finetune, cp: u32) -> f64 {
+    let sizes = ParallelSizes { cp, ..ParallelSizes::ONE };
+    let barrier = Barrier::new(cp as usize);
+    let bytes = run_ranks(cp as usize, Duration::from_secs(60), |fabric| {
+        let mesh = Mesh::new(sizes, &fabric).unwrap();
+        let cache = ModelCache { path: PathBuf::new() };
+        let base = Base::of(finetune, &cache).unwrap();
+        let sources = Sources {
+            checkpoint: None,
+            adapter: None,
+            base: &base,
+            cache: &cache,
+        };
+        let loaded = LoadedModel::load(finetune, sources, &mesh, Device::Cpu).unwrap();
+        let batch = context_part(batch(), zigzag(&mesh)).unwrap();
+        barrier.wait();
+        let before = allocator::live();
+        barrier.wait();
+        let hidden_bsh = loaded.model.forward(&batch).unwrap();
+        barrier.wait();
+        let bytes = allocator::live() - before;
+        barrier.wait();
+        assert!(hidden_bsh.requires_grad());
+        bytes
+    });
+    // Every rank sees the sum over all.
+    assert!(bytes.iter().all(|rank| *rank == bytes[0]), "{bytes:?}");
+    bytes[0] as f64 / f64::from(cp)
+}
+
+#[test]
+fn activations_of_the_language_model_fall_as_the_ranks_of_a_sequence_grow() {
+    allocator::install().unwrap();
+    tch::set_num_threads(1);
+    let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
+    for exchange in [CpCommType::P2p, CpCommType::AllGather] {
+        finetune.trainer.strategy.cp_comm_type = exchange;
+        let whole = kept(&finetune, 1);
+        println!("{exchange:?}: 1 rank keeps {whole:.0} bytes");
+        for cp in [2, 4] {
+            let part = kept(&finetune, cp);
+            let share = part / whole * f64::from(cp);
+            println!("{exchange:?}: {cp} ranks keep {part:.0} bytes each: 1/{cp} x {share:.3}");
+            // Less than 1: keys that query heads share are kept once on the ring, and once for each query head on a
+            // rank of its own.
+            assert!(share <= 1.02, "{cp} ranks keep {share} of what they should");
+            assert!(
+                share >= 0.8,
+                "{cp} ranks keep {share} of what they should: is something not counted?"
+            );
+        }
+    }
+}
