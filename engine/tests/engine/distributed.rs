@@ -1,13 +1,12 @@
 //! The distributed optimizer: each rank updates its share, and training is what it is on one rank.
 
 use crate::setting::{
-    ONE, Samples, Trained, bits, close, close_tensors, lora, microbatches, on_mesh, precision, small, train, trainer, weights, whole,
+    ONE, Samples, Trained, bits, close, close_tensors, gradients, lora, microbatches, on_mesh, precision, small, train, trainer, weights,
     within_limit, without_labels, without_picture,
 };
-use neva_engine::comm::{Axis, Mesh, Reduce};
-use neva_engine::trainer::Trainer;
+use neva_engine::comm::{Axis, Mesh};
 use neva_layout::{ReplicaTraffic, buckets};
-use neva_schemas::{AdamW, Finetune, Lion, LrScheduler, Optim, ParallelSizes, ParamGroup, Precision, Sgd};
+use neva_schemas::{AdamW, Finetune, Lion, LrScheduler, Optim, ParallelSizes, ParamGroup, Precision, Sgd, VisionPlacement};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -218,24 +217,6 @@ pub(crate) fn same(a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>) {
     }
 }
 
-/// Whole gradients by name, as the ranks that update them have them.
-fn gradients(trainer: &Trainer) -> BTreeMap<String, Tensor> {
-    let mut pieces = trainer.optimizer().pieces().peekable();
-    let whole = |(parameter, gradient): (&neva_engine::parameters::Parameter, Option<&Tensor>)| {
-        let name = &parameter.spec.name;
-        let piece = pieces.next_if(|piece| piece.spec.name == *name);
-        let gradient = gradient?;
-        let local = gradient.zeros_like();
-        if let Some(piece) = piece {
-            let own = |tensor: &Tensor| tensor.view([-1]).narrow(0, piece.range.start as i64, piece.range.len() as i64);
-            own(&local).copy_(&own(gradient));
-        }
-        trainer.mesh().replicas().all_reduce(&local, Reduce::Sum).unwrap();
-        Some((name.clone(), whole(parameter, &local, trainer.mesh())))
-    };
-    trainer.gradients().filter_map(whole).collect()
-}
-
 #[test]
 fn sums_gradients_and_their_norm_as_one_rank_does() {
     within_limit(|| {
@@ -350,6 +331,7 @@ fn sends_what_the_formula_says() {
 fn copies_on_the_tensor_axis_stay_equal() {
     within_limit(|| {
         let mut finetune = deep();
+        finetune.trainer.strategy.vision_placement = VisionPlacement::Duplicated;
         ddp(&mut finetune, true, true);
         finetune.trainer.strategy.tensor_model_parallel_size = 2;
         finetune.trainer.strategy.sequence_parallel = true;

@@ -1,20 +1,14 @@
 //! What one optimizer step does to which parameter.
 
 use crate::setting::{
-    ONE, Samples, close, difference, microbatches, on_mesh, small, trainer, weights, within_limit, without_labels, without_picture,
+    ONE, Samples, close, difference, gradients, microbatches, on_mesh, small, trainer, weights, within_limit, without_labels,
+    without_picture,
 };
 use neva_engine::comm::{Axis, Mesh};
 use neva_engine::trainer::Trainer;
 use neva_schemas::{Finetune, MixedPrecision, ParallelSizes, Plugins, Precision};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
-
-fn gradients(trainer: &Trainer) -> BTreeMap<String, Tensor> {
-    trainer
-        .gradients()
-        .filter_map(|(parameter, gradient)| Some((parameter.spec.name.clone(), gradient?.copy())))
-        .collect()
-}
 
 #[test]
 fn clipping_is_torchs() {

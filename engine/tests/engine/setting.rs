@@ -5,7 +5,7 @@ use neva_engine::checkpoint::{
     Artifacts, Base, BaseReference, CheckpointFolder, Checksum, ModelCache, RunProgress, SEAL, Saving, Snapshot, Sources, TensorFile, save,
     write_tensors,
 };
-use neva_engine::comm::{Axis, Mesh, run_ranks};
+use neva_engine::comm::{Axis, Mesh, Reduce, run_ranks};
 use neva_engine::parallel::zigzag;
 use neva_engine::parameters::Parameter;
 use neva_engine::trainer::{LoadedModel, Microbatch, Progress, Registry, StopRequest, Surroundings, Trainer, fit, run_data, to_device};
@@ -314,6 +314,24 @@ pub(crate) fn weights(trainer: &Trainer) -> BTreeMap<String, Tensor> {
         )
     };
     trainer.parameters().iter().map(whole).collect()
+}
+
+/// Whole gradients by name, each value from the rank that updates it; those that no rank touched are left out.
+pub(crate) fn gradients(trainer: &Trainer) -> BTreeMap<String, Tensor> {
+    let mut pieces = trainer.optimizer().pieces().peekable();
+    let whole = |(parameter, gradient): (&Parameter, Option<&Tensor>)| {
+        let name = &parameter.spec.name;
+        let piece = pieces.next_if(|piece| piece.spec.name == *name);
+        let gradient = gradient?;
+        let local = gradient.zeros_like();
+        if let Some(piece) = piece {
+            let own = |tensor: &Tensor| tensor.view([-1]).narrow(0, piece.range.start as i64, piece.range.len() as i64);
+            own(&local).copy_(&own(gradient));
+        }
+        trainer.mesh().replicas().all_reduce(&local, Reduce::Sum).unwrap();
+        Some((name.clone(), whole(parameter, &local, trainer.mesh())))
+    };
+    trainer.gradients().filter_map(whole).collect()
 }
 
 /// The whole of a tensor of which the tensor-parallel ranks hold parts.
