@@ -1,7 +1,7 @@
 //! How long training stands still for a checkpoint of 500 MB, against 5 % of a step interval of 10 s.
 #![expect(clippy::print_stdout, reason = "a benchmark's answer")]
 
-use neva_engine::checkpoint::{BaseReference, RunProgress, Saving, Snapshot};
+use neva_engine::checkpoint::{BaseReference, HostMemory, RunProgress, Saving, Snapshot};
 use neva_engine::comm::Mesh;
 use neva_engine::optim::{Optimizer, Partition};
 use neva_engine::parameters::{Parameter, Parameters};
@@ -42,6 +42,7 @@ fn main() -> neva_engine::Result<()> {
     let partition = Partition::new(&parameters, finetune, &Mesh::single());
     let optimizer = Optimizer::new(&finetune.optim, &finetune.trainer.strategy.ddp, &parameters, &partition)?;
     let folder = tempfile::tempdir().map_err(|error| neva_engine::EngineError::Machine(error.to_string()))?;
+    let memory = HostMemory::default();
     let mut progress = RunProgress::default();
     for (copied, what) in [(false, "training waits"), (true, "training goes on")] {
         for _ in 0..3 {
@@ -55,7 +56,7 @@ fn main() -> neva_engine::Result<()> {
                 artifacts: &Vec::new(),
             };
             let started = Instant::now();
-            let saving = Saving::start(folder.path(), &snapshot, copied, &Mesh::single())?;
+            let saving = Saving::start(folder.path(), &snapshot, copied.then_some(&memory), &Mesh::single())?;
             let stall = started.elapsed();
             saving.finish(&Mesh::single())?;
             let whole = started.elapsed();

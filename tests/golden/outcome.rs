@@ -1,7 +1,7 @@
 //! What a run must have come to: losses, gradient norms and weights of its trace.
 
 use crate::trace::{PEFT_PREFIX, Trace, read};
-use neva_engine::checkpoint::TensorFile;
+use neva_engine::checkpoint::{CheckpointFolder, StoredTensors, TensorFile};
 use neva_schemas::{METRICS_FILE, PARAMETERS_FILE, REPORT_FILE};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -16,8 +16,9 @@ pub(crate) fn check(trace: &Trace, run: &Path) {
     check_validation(trace, &steps, &validations);
 
     let checkpoint = read(&run.join(REPORT_FILE))["checkpoint"].as_str().unwrap().to_owned();
-    check_touched(trace, &Path::new(&checkpoint).join("optimizer.safetensors"));
-    check_weights(trace, &Path::new(&checkpoint).join("model.safetensors"));
+    let checkpoint = CheckpointFolder::open(Path::new(&checkpoint)).unwrap();
+    check_touched(trace, &checkpoint.optimizer().unwrap());
+    check_weights(trace, &checkpoint.model().unwrap());
 
     let table = read(&run.join(PARAMETERS_FILE));
     let trained: u64 = table
@@ -62,17 +63,15 @@ fn check_validation(trace: &Trace, steps: &[Value], validations: &[Value]) {
 }
 
 /// A parameter counts the steps in which it had a gradient; the trace counts the parameters of each step.
-fn check_touched(trace: &Trace, optimizer: &Path) {
-    let file = TensorFile::open(optimizer).unwrap();
-    let counts = file.tensors().into_keys().filter(|name| name.ends_with(".step"));
-    let touched: f32 = counts.map(|name| values(&file, &name)[0]).sum();
+fn check_touched(trace: &Trace, optimizer: &StoredTensors) {
+    let counts = optimizer.shapes().filter(|(name, _)| name.ends_with(".step"));
+    let touched: f32 = counts.map(|(name, _)| stored(optimizer, name)[0]).sum();
     let expected: f64 = trace.steps().iter().map(|step| number(&step["params_with_grad"])).sum();
     assert_eq!(f64::from(touched), expected, "{}: gradients over all steps", trace.name());
 }
 
 /// Trained weights come from the checkpoint, and those that no step can change from the base.
-fn check_weights(trace: &Trace, model: &Path) {
-    let trained = TensorFile::open(model).unwrap();
+fn check_weights(trace: &Trace, trained: &StoredTensors) {
     let base = TensorFile::open(&trace.base().join("model.safetensors")).unwrap();
     let (path, prefix) = if trace.is_lora() {
         ("adapter_final/adapter_model.safetensors", PEFT_PREFIX)
@@ -82,11 +81,11 @@ fn check_weights(trace: &Trace, model: &Path) {
     let expected = TensorFile::open(&trace.folder.join(path)).unwrap();
     // Adam turns the rounding noise of a key's bias into steps of the learning rate.
     let noise = |name: &str| name.contains("vision_tower") && name.ends_with("k_proj.bias");
-    let mut left: BTreeSet<_> = trained.tensors().into_keys().filter(|name| !noise(name)).collect();
+    let mut left: BTreeSet<_> = trained.shapes().map(|(name, _)| name).filter(|name| !noise(name)).collect();
     for key in expected.tensors().into_keys().filter(|key| !noise(key)) {
         let name = key.strip_prefix(prefix).unwrap();
         let found = if left.remove(name) {
-            values(&trained, name)
+            stored(trained, name)
         } else {
             values(&base, &in_base(&base, name))
         };
@@ -95,13 +94,13 @@ fn check_weights(trace: &Trace, model: &Path) {
     }
     // Of a large tensor the trace may hold no more than the norm.
     for name in left {
-        let norm = values(&trained, &name)
+        let norm = stored(trained, name)
             .into_iter()
             .map(|value| f64::from(value).powi(2))
             .sum::<f64>()
             .sqrt();
         let what = format!("{}: norm of {name}", trace.name());
-        close(&what, norm, number(&trace.json["final_l2"][&name]), 1e-5);
+        close(&what, norm, number(&trace.json["final_l2"][name]), 1e-5);
     }
 }
 
@@ -116,6 +115,10 @@ fn in_base(base: &TensorFile, name: &str) -> String {
 
 fn values(file: &TensorFile, name: &str) -> Vec<f32> {
     Vec::try_from(file.read(name, None).unwrap().flatten(0, -1)).unwrap()
+}
+
+fn stored(tensors: &StoredTensors, name: &str) -> Vec<f32> {
+    Vec::try_from(tensors.read_whole(name).unwrap().flatten(0, -1)).unwrap()
 }
 
 fn number(value: &Value) -> f64 {

@@ -15,6 +15,7 @@
 //! `.NAME.writing`. A folder whose marker is there is passed over, and so is one called `NAME-damaged`.
 
 use super::checksum::verify;
+use super::pieces::StoredTensors;
 use super::state::{CHECKPOINT_FORMAT, CheckpointState};
 use crate::error::{EngineError, Result};
 use neva_schemas::Run;
@@ -96,6 +97,22 @@ impl CheckpointFolder {
     /// Optimizer steps that were done.
     pub fn steps_done(&self) -> u64 {
         self.state.progress.steps_done
+    }
+
+    /// The trained parameters, in fp32.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn model(&self) -> Result<StoredTensors> {
+        StoredTensors::model(&self.path)
+    }
+
+    /// Moments and step counts.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn optimizer(&self) -> Result<StoredTensors> {
+        StoredTensors::optimizer(&self.path)
     }
 
     /// Checks every file against its checksum.

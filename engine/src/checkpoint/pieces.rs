@@ -26,7 +26,7 @@ pub(super) struct Index {
     pub(super) optimizer: Stored,
 }
 
-/// Tensors by name.
+/// StoredTensors by name.
 pub(super) type Stored = BTreeMap<String, StoredTensor>;
 
 /// A tensor and its pieces, which together hold each of its values once.
@@ -65,7 +65,7 @@ impl Index {
 
 /// One of the two sets of tensors of a checkpoint, opened for reading. Files are opened as they are needed.
 #[derive(Debug)]
-pub(super) struct Tensors {
+pub struct StoredTensors {
     folder: PathBuf,
     /// What messages name.
     path: PathBuf,
@@ -73,7 +73,7 @@ pub(super) struct Tensors {
     files: Mutex<BTreeMap<String, Arc<TensorFile>>>,
 }
 
-impl Tensors {
+impl StoredTensors {
     /// Trained parameters of the checkpoint in `folder`.
     pub(super) fn model(folder: &Path) -> Result<Self> {
         Self::open(folder, "model.safetensors", |index| index.model)
@@ -114,25 +114,35 @@ impl Tensors {
     }
 
     /// The file that a message names.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Shape of a whole tensor, where there is one of this name.
-    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.stored.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
     /// Names and shapes of the whole tensors.
-    pub(super) fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.stored.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
+    }
+
+    /// A whole tensor in its own shape.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_whole(&self, name: &str) -> Result<Tensor> {
+        let shape = self.shape(name).unwrap_or_default();
+        let size: Vec<_> = shape.iter().map(|size| *size as i64).collect();
+        Ok(self.read(name, &Window::whole(shape))?.f_view(size.as_slice())?)
     }
 
     /// The rectangle `window` of a tensor, `[rows, columns]`, out of whatever pieces hold it, in their kind.
     ///
     /// # Errors
     /// There is no such tensor, its pieces do not make up the rectangle, or a file cannot be read.
-    pub(super) fn read(&self, name: &str, window: &Window) -> Result<Tensor> {
+    pub fn read(&self, name: &str, window: &Window) -> Result<Tensor> {
         let wrong = |reason: String| EngineError::Content {
             path: self.path.clone(),
             reason,

@@ -1,14 +1,13 @@
 //! What a run goes on from.
 
 use super::folder::{CheckpointFolder, newest_checkpoint};
-use super::pieces::Tensors;
 use super::save::{clear_leftovers, set_aside};
 use crate::error::{EngineError, Result};
 use crate::optim::Optimizer;
 use crate::parameters::Parameters;
 use neva_layout::Window;
 use neva_schemas::{AutoResume, Finetune, Optim, Problem};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
@@ -131,10 +130,10 @@ pub fn restore_optimizer(
             "train on with {theirs}, or start from the weights alone: --set finetune.resume.restore_config.path=DIR"
         ))]));
     }
-    let tensors = Tensors::optimizer(&checkpoint.path)?;
-    let model = Tensors::model(&checkpoint.path)?;
+    let tensors = checkpoint.optimizer()?;
+    let model = checkpoint.model()?;
     let rounded = parameters.trainable().filter(|parameter| parameter.tensor.kind() != Kind::Float);
-    let rounded: HashSet<_> = rounded.map(|parameter| parameter.spec.name.as_str()).collect();
+    let rounded: BTreeSet<_> = rounded.map(|parameter| parameter.spec.name.as_str()).collect();
     let mut problems = Vec::new();
     let mut copies: Vec<(Tensor, Tensor)> = Vec::new();
     for piece in optimizer.pieces() {

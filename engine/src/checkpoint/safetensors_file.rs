@@ -5,7 +5,7 @@ use neva_layout::{Shard, Window};
 use safetensors::tensor::{Dtype, Metadata, View};
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -166,10 +166,10 @@ pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> 
 
 /// The same, as transformers wants it: it reads no file that does not say which framework's tensors it holds.
 pub(super) fn write_torch_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
-    write(path, tensors, Some([("format".to_owned(), "pt".to_owned())].into()))
+    write(path, tensors, Some(("format".to_owned(), "pt".to_owned())))
 }
 
-fn write(path: &Path, tensors: Vec<(String, Tensor)>, metadata: Option<HashMap<String, String>>) -> Result<()> {
+fn write(path: &Path, tensors: Vec<(String, Tensor)>, metadata: Option<(String, String)>) -> Result<()> {
     let aside = path.with_extension("writing");
     let views = tensors
         .into_iter()
@@ -180,7 +180,7 @@ fn write(path: &Path, tensors: Vec<(String, Tensor)>, metadata: Option<HashMap<S
         .and_then(|file| file.metadata())
         .map_err(EngineError::io("write", path))?
         .permissions();
-    let written = safetensors::serialize_to_file(views, metadata, &aside)
+    let written = safetensors::serialize_to_file(views, metadata.map(|entry| [entry].into()), &aside)
         .map_err(|error| match error {
             safetensors::SafeTensorError::IoError(source) => EngineError::Io {
                 action: "write",

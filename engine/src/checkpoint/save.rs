@@ -39,7 +39,7 @@ pub struct Snapshot<'a> {
 /// # Errors
 /// The disk is full or a collective failed; earlier checkpoints are as they were.
 pub fn save(parent: &Path, snapshot: &Snapshot<'_>, mesh: &Mesh) -> Result<PathBuf> {
-    Saving::start(parent, snapshot, false, mesh)?.finish(mesh)
+    Saving::start(parent, snapshot, None, mesh)?.finish(mesh)
 }
 
 /// Takes away what an attempt left that was killed in the middle of a save or a removal. Only the folder's one

@@ -2,6 +2,7 @@
 //! when all have told it that they are done. The threads start no collective: training may go on meanwhile.
 
 use super::aside::{Aside, json};
+use super::host_memory::HostMemory;
 use super::retention::prune;
 use super::save::{Artifacts, Snapshot, name};
 use super::share::Share;
@@ -42,25 +43,32 @@ struct Lead {
 }
 
 impl Saving {
-    /// Starts to write a checkpoint. Every rank calls it. With `copied`, weights and moments are copied to the host
+    /// Starts to write a checkpoint. Every rank calls it. With `memory`, weights and moments are copied there
     /// first: what happens to them afterwards does not matter. Without, they must rest until [`Self::finish`].
     ///
     /// # Errors
     /// The folder cannot be made, or is not the same one on all ranks; or a collective failed. Nothing is left behind.
-    pub fn start(parent: &Path, snapshot: &Snapshot<'_>, copied: bool, mesh: &Mesh) -> Result<Self> {
+    pub fn start(parent: &Path, snapshot: &Snapshot<'_>, memory: Option<&HostMemory>, mesh: &Mesh) -> Result<Self> {
         let name = name(snapshot);
         let aside = Aside::of(parent, &name);
         let token = first_decides(mesh, || aside.make().inspect_err(|_| aside.remove()))?;
-        let started = Self::start_in(&aside, &token, parent.join(&name), snapshot, copied, mesh);
+        let started = Self::start_in(&aside, &token, parent.join(&name), snapshot, memory, mesh);
         if started.is_err() && mesh.is_first() {
             aside.remove();
         }
         started
     }
 
-    fn start_in(aside: &Aside, token: &str, target: PathBuf, snapshot: &Snapshot<'_>, copied: bool, mesh: &Mesh) -> Result<Self> {
+    fn start_in(
+        aside: &Aside,
+        token: &str,
+        target: PathBuf,
+        snapshot: &Snapshot<'_>,
+        memory: Option<&HostMemory>,
+        mesh: &Mesh,
+    ) -> Result<Self> {
         let mut share = Share::of(snapshot, mesh)?;
-        let copy = if copied { share.copy_to_host() } else { Ok(()) };
+        let copy = memory.map_or(Ok(()), |memory| share.copy_to_host(memory));
         all_succeed(mesh, copy.and_then(|()| aside.seen(token)))?;
         let (rank, first) = (mesh.world().rank(), mesh.is_first());
         let (succeeded, abandoned) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
@@ -82,6 +90,7 @@ impl Saving {
             abandoned: abandoned.clone(),
         });
         let (aside, success) = (aside.clone(), succeeded.clone());
+        let copies = memory.map(|memory| (memory.clone(), share.tensors()));
         let body = move || {
             let path = match lead {
                 Some(lead) => lead.write(share).inspect_err(|_| aside.remove())?,
@@ -92,6 +101,9 @@ impl Saving {
                     target
                 }
             };
+            if let Some((memory, copies)) = copies {
+                memory.put_back(copies);
+            }
             success.store(true, Ordering::Release);
             Ok(path)
         };

@@ -1,11 +1,12 @@
 //! What a rank writes of a checkpoint: of every value that several ranks hold, one writes it.
 
+use super::host_memory::HostMemory;
 use super::pieces::{Index, Stored, StoredPiece, StoredTensor};
 use super::save::Snapshot;
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::Result;
 use neva_layout::{Window, tied_embedding};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use tch::{Device, Tensor};
 
@@ -137,13 +138,15 @@ impl Share {
     }
 
     /// Copies everything into memory that training does not touch.
-    pub(super) fn copy_to_host(&mut self) -> Result<()> {
-        for part in self.model.iter_mut().chain(&mut self.optimizer) {
-            let mut host = Tensor::f_empty(part.tensor.size(), (part.tensor.kind(), Device::Cpu))?;
-            host.f_copy_(&part.tensor)?;
-            part.tensor = host;
-        }
-        Ok(())
+    pub(super) fn copy_to_host(&mut self, memory: &HostMemory) -> Result<()> {
+        let parts = self.model.iter_mut().chain(&mut self.optimizer);
+        memory.fill(&mut parts.map(|part| &mut part.tensor).collect::<Vec<_>>())
+    }
+
+    /// Everything that it writes.
+    pub(super) fn tensors(&self) -> Vec<Tensor> {
+        let parts = self.model.iter().chain(&self.optimizer);
+        parts.map(|part| part.tensor.shallow_clone()).collect()
     }
 
     /// What `pieces.json` says of it.
@@ -174,7 +177,7 @@ impl Share {
 /// For each piece of this rank, whether no replica of a lower number holds it, too. Replicas hold either the same
 /// pieces or different ones, never parts of each other's.
 fn held_first(snapshot: &Snapshot<'_>, mesh: &Mesh) -> Result<Vec<bool>> {
-    let numbers: HashMap<_, _> = snapshot
+    let numbers: BTreeMap<_, _> = snapshot
         .parameters
         .trainable()
         .map(|parameter| parameter.spec.name.as_str())
@@ -201,7 +204,7 @@ fn held_first(snapshot: &Snapshot<'_>, mesh: &Mesh) -> Result<Vec<bool>> {
     let mut first = vec![true; own.len()];
     for theirs in &all[..replicas.rank()] {
         let theirs = Vec::<i64>::try_from(theirs.to_device(Device::Cpu))?;
-        let held: std::collections::HashSet<_> = theirs.chunks_exact(3).collect();
+        let held: BTreeSet<_> = theirs.chunks_exact(3).collect();
         for (first, piece) in first.iter_mut().zip(&own) {
             *first &= !held.contains(piece.as_slice());
         }

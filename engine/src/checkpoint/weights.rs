@@ -5,7 +5,6 @@ use super::base::Base;
 use super::cache::ModelCache;
 use super::folder::CheckpointFolder;
 use super::hugging_face::{check_config, hugging_face_files};
-use super::pieces::Tensors;
 use super::safetensors_file::TensorFile;
 use crate::error::{EngineError, Result};
 use crate::parameters::{Parameter, Parameters};
@@ -176,7 +175,7 @@ fn trained_values(
     placement: Placement,
 ) -> Result<Values> {
     let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, run)).cloned().collect();
-    let tensors = Tensors::model(&checkpoint.path)?;
+    let tensors = checkpoint.model()?;
     let names = tensors
         .shapes()
         .map(|(name, shape)| (name.to_owned(), (0, name.to_owned(), shape.to_vec())))

@@ -8,7 +8,7 @@ use super::registry::Registry;
 use super::spike::{Spike, observe};
 use super::step::{StepReport, Trainer};
 use super::stop::{Clocks, Stop, StopRequest};
-use crate::checkpoint::{Artifacts, BaseReference, ModelCache, RunProgress, Saving, Snapshot, is_among_best};
+use crate::checkpoint::{Artifacts, BaseReference, HostMemory, ModelCache, RunProgress, Saving, Snapshot, is_among_best};
 use crate::comm::{Mesh, first_decides};
 use crate::error::{EngineError, Result};
 use crate::optim::learning_rate;
@@ -95,6 +95,8 @@ pub(super) struct Fit<'a> {
     pub(super) last_saved: Option<u64>,
     /// The checkpoint that is being written.
     pub(super) saving: Option<Saving>,
+    /// Where it lies meanwhile.
+    pub(super) memory: HostMemory,
 }
 
 /// What a callback is shown.
@@ -305,7 +307,8 @@ impl Fit<'_> {
             artifacts,
         };
         let meanwhile = self.state.run.finetune.log.ckpt.ckpt_async_save;
-        self.saving = Some(Saving::start(&self.checkpoints(), &snapshot, meanwhile, self.trainer.mesh())?);
+        let memory = meanwhile.then_some(&self.memory);
+        self.saving = Some(Saving::start(&self.checkpoints(), &snapshot, memory, self.trainer.mesh())?);
         self.last_saved = Some(steps_done);
         if meanwhile { Ok(()) } else { self.settle() }
     }

@@ -7,7 +7,8 @@ use super::records::Records;
 use super::step::Trainer;
 use super::stop::Clocks;
 use crate::checkpoint::{
-    Adapter, Base, BaseReference, CheckpointFolder, ModelCache, Sources, refuse_past_end, resolve_restore, restore_optimizer, resume_from,
+    Adapter, Base, BaseReference, CheckpointFolder, HostMemory, ModelCache, Sources, refuse_past_end, resolve_restore, restore_optimizer,
+    resume_from,
 };
 use crate::comm::{Axis, Mesh, first_decides};
 use crate::error::{EngineError, Result};
@@ -90,6 +91,7 @@ impl<'a> Fit<'a> {
             base: reference,
             last_saved: resumed.as_ref().map(CheckpointFolder::steps_done),
             saving: None,
+            memory: HostMemory::default(),
             state: State {
                 run: &plan.run,
                 run_dir: run_dir.to_owned(),

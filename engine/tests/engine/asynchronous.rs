@@ -1,6 +1,7 @@
 //! Checkpoints that are written while training goes on.
 
-use crate::setting::{ONE, bits, files, run, run_on, saved_later, small, trainer, within_limit};
+use crate::setting::{ONE, bits, files, run, run_on, saved, saved_later, small, trainer, within_limit};
+use neva_engine::checkpoint::HostMemory;
 use neva_engine::comm::Mesh;
 use neva_engine::trainer::Registry;
 use neva_schemas::{Finetune, ParallelSizes};
@@ -58,14 +59,18 @@ fn hold_the_moment_at_which_they_were_asked_for() {
         let finetune = small();
         let trainer = trainer(&finetune, Mesh::single());
         let (now, later) = (folder.path().join("now"), folder.path().join("later"));
-        let saving = saved_later(&later, &trainer, &finetune, 3);
-        let expected = crate::setting::saved(&now, &trainer, &finetune, 3, &Vec::new(), 10).unwrap();
-        for piece in trainer.optimizer().pieces() {
-            let _ = tch::no_grad(|| piece.master.shallow_clone().fill_(7.0));
-        }
-        let path = saving.finish(trainer.mesh()).unwrap();
         let tensors = |path: &Path| files(path)[Path::new("model.safetensors")].clone();
-        assert!(tensors(&path) == tensors(&expected));
+        let memory = HostMemory::default();
+        // The second one is copied to where the first one was.
+        for (steps, value) in [(1, 7.0), (2, 8.0)] {
+            let saving = saved_later(&later, &trainer, &finetune, steps, &memory);
+            let expected = saved(&now, &trainer, &finetune, steps, &Vec::new(), 10).unwrap();
+            for piece in trainer.optimizer().pieces() {
+                let _ = tch::no_grad(|| piece.master.shallow_clone().fill_(value));
+            }
+            let path = saving.finish(trainer.mesh()).unwrap();
+            assert!(tensors(&path) == tensors(&expected));
+        }
     });
 }
 

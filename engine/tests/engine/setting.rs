@@ -2,8 +2,8 @@
 
 use neva_data::{BatchSlice, Dataset, MergeOptions, Order};
 use neva_engine::checkpoint::{
-    Artifacts, Base, BaseReference, CheckpointFolder, Checksum, ModelCache, RunProgress, SEAL, Saving, Snapshot, Sources, TensorFile, save,
-    write_tensors,
+    Artifacts, Base, BaseReference, CheckpointFolder, Checksum, HostMemory, ModelCache, RunProgress, SEAL, Saving, Snapshot, Sources,
+    TensorFile, save, write_tensors,
 };
 use neva_engine::comm::{Axis, Mesh, Reduce, run_ranks};
 use neva_engine::parallel::zigzag;
@@ -507,9 +507,9 @@ pub(crate) fn saved(
 }
 
 /// The same, while the caller goes on.
-pub(crate) fn saved_later(parent: &Path, trainer: &Trainer, finetune: &Finetune, steps: u64) -> Saving {
+pub(crate) fn saved_later(parent: &Path, trainer: &Trainer, finetune: &Finetune, steps: u64, memory: &HostMemory) -> Saving {
     with_snapshot(trainer, finetune, steps, &Vec::new(), 10, |snapshot| {
-        Saving::start(parent, snapshot, true, trainer.mesh()).unwrap()
+        Saving::start(parent, snapshot, Some(memory), trainer.mesh()).unwrap()
     })
 }
 
