@@ -53,10 +53,12 @@ impl Aside {
             std::fs::remove_dir_all(folder).map_err(EngineError::io("remove", folder))?;
         }
         std::fs::create_dir_all(folder).map_err(EngineError::io("create", folder))?;
-        write_file(&self.marker, b"")?;
+        // Training waits for this: neither needs to survive a power failure.
+        std::fs::write(&self.marker, b"").map_err(EngineError::io("write", &self.marker))?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let token = format!("{}.{}", std::process::id(), now.as_nanos());
-        write_file(&folder.join(TOKEN), token.as_bytes())?;
+        let path = folder.join(TOKEN);
+        std::fs::write(&path, token.as_bytes()).map_err(EngineError::io("write", &path))?;
         Ok(token)
     }
 
