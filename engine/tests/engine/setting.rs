@@ -328,7 +328,9 @@ pub(crate) fn gradients(trainer: &Trainer) -> BTreeMap<String, Tensor> {
             let own = |tensor: &Tensor| tensor.view([-1]).narrow(0, piece.range.start as i64, piece.range.len() as i64);
             own(&local).copy_(&own(gradient));
         }
-        trainer.mesh().replicas().all_reduce(&local, Reduce::Sum).unwrap();
+        if trainer.optimizer().is_distributed() {
+            trainer.mesh().replicas().all_reduce(&local, Reduce::Sum).unwrap();
+        }
         Some((name.clone(), whole(parameter, &local, trainer.mesh())))
     };
     trainer.gradients().filter_map(whole).collect()
