@@ -2,6 +2,7 @@
 //! (Megatron-LM, arXiv:2104.04473), as values.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// One thing that a stage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -100,7 +101,7 @@ impl Timeline {
     pub fn replay(schedules: &[Vec<Action>], chunks: usize, cost: impl Fn(usize, Action) -> f64) -> Option<Self> {
         let stages = schedules.len();
         let sections = stages * chunks;
-        let mut done: std::collections::HashMap<(Pass, usize, usize), f64> = std::collections::HashMap::new();
+        let mut done: BTreeMap<(Pass, usize, usize), f64> = BTreeMap::new();
         let mut spans: Vec<Vec<(Action, f64, f64)>> = vec![Vec::new(); stages];
         let left = |spans: &[Vec<_>]| (0..stages).any(|stage| spans[stage].len() < schedules[stage].len());
         while left(&spans) {

@@ -3,7 +3,8 @@
 use crate::comm::{Collective, Pending};
 use crate::error::{EngineError, Result};
 use neva_layout::{Action, Pass, Stages};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
@@ -65,8 +66,8 @@ pub struct StageReport {
 /// What is under way on a stage.
 #[derive(Default)]
 struct Traffic {
-    arriving: HashMap<Action, (Tensor, Pending)>,
-    leaving: HashMap<Action, Pending>,
+    arriving: BTreeMap<Action, (Tensor, Pending)>,
+    leaving: BTreeMap<Action, Pending>,
 }
 
 impl Pipeline {
@@ -96,7 +97,7 @@ impl Pipeline {
     /// A collective or another stage failed, or did not answer before the deadline.
     pub fn run(&self, actions: &[Action], work: &mut impl StageWork) -> Result<StageReport> {
         let mut traffic = Traffic::default();
-        let mut kept: HashMap<(usize, usize), Kept> = HashMap::new();
+        let mut kept: BTreeMap<(usize, usize), Kept> = BTreeMap::new();
         let trains = actions.iter().any(|action| action.pass == Pass::Backward);
         let mut report = StageReport::default();
         for (at, action) in actions.iter().enumerate() {
@@ -155,7 +156,7 @@ impl Pipeline {
             }
             _ => return Ok(()),
         };
-        if let std::collections::hash_map::Entry::Vacant(place) = traffic.arriving.entry(action) {
+        if let Entry::Vacant(place) = traffic.arriving.entry(action) {
             let (shape, kind, device) = work.boundary(action.microbatch);
             let tensor = Tensor::f_zeros(&shape, (kind, device))?;
             let pending = self.group.recv(&tensor, from, self.tag(action.pass, action.microbatch, section))?;
