@@ -55,7 +55,7 @@ fn kept(finetune: &Finetune, cp: u32) -> f64 {
         barrier.wait();
         let before = allocator::live();
         barrier.wait();
-        let hidden_bsh = loaded.model.forward(&batch).unwrap();
+        let hidden_bsh = loaded.whole().unwrap().0.forward(&batch, None).unwrap();
         barrier.wait();
         let bytes = allocator::live() - before;
         barrier.wait();
