@@ -1,6 +1,7 @@
 //! A store of its own, and the program that works on it.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -28,7 +29,7 @@ impl Home {
         let mut text = format!("name: {name}\ntasks:\n");
         for (task, script, rest) in tasks {
             let script = serde_json::to_string(script).unwrap();
-            text += &format!("  {task}: {{task: {{_target_: run.Script, inline: {script}}}{rest}}}\n");
+            writeln!(text, "  {task}: {{task: {{_target_: run.Script, inline: {script}}}{rest}}}").unwrap();
         }
         fs::write(self.path("exp.yaml"), text).unwrap();
     }
