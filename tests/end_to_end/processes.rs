@@ -148,7 +148,7 @@ fn a_killed_rank_ends_the_run_and_leaves_the_checkpoint() {
         let visible = std::fs::read_dir(&checkpoints)
             .ok()?
             .filter_map(Result::ok)
-            .any(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+            .any(|entry| !entry.file_name().to_string_lossy().starts_with('.') && entry.path().join("checkpoint.json").is_file());
         visible.then_some(checkpoints)
     });
     let ranks = Command::new("pgrep")

@@ -65,6 +65,8 @@ pub(crate) fn finetune(folder: &Path, model: LlavaModel) -> Finetune {
     finetune.model = Model::Llava(model);
     finetune.resume.restore_config = Some(RestoreConfig::weights(folder.display().to_string()));
     finetune.trainer.accelerator = Accelerator::Cpu;
+    // Whole gradients are compared.
+    finetune.trainer.strategy.ddp.use_distributed_optimizer = false;
     finetune
 }
 

@@ -4,8 +4,11 @@ use std::{fs, path::Path};
 
 use crate::process::Program;
 
+/// The bytes of a file.
+type Make = fn() -> Vec<u8>;
+
 /// Names of bad files, how each is made, and what is said of it.
-const FILES: &[(&str, fn() -> Vec<u8>, &str)] = &[
+const FILES: &[(&str, Make, &str)] = &[
     ("laughs.yaml", laughs, "too large: at most 64 levels and"),
     ("deep.yaml", || "[".repeat(100_000).into_bytes(), "too large: at most 64 levels and"),
     (
@@ -39,12 +42,12 @@ const FILES: &[(&str, fn() -> Vec<u8>, &str)] = &[
 
 /// A thousand million of one word.
 fn laughs() -> Vec<u8> {
-    let mut text = "l0: &l0 [lol]\n".to_owned();
-    for level in 1..10 {
-        let alias = format!("*l{}", level - 1);
-        text += &format!("l{level}: &l{level} [{}]\n", vec![alias; 10].join(", "));
-    }
-    text.into_bytes()
+    let level = |level: usize| {
+        let below = vec![format!("*l{}", level - 1); 10];
+        format!("l{level}: &l{level} [{}]\n", below.join(", "))
+    };
+    let levels: String = (1..10).map(level).collect();
+    format!("l0: &l0 [lol]\n{levels}").into_bytes()
 }
 
 /// The exit code, and all that was said.

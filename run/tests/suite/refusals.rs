@@ -255,5 +255,18 @@ fn sequences_that_cannot_be_cut_are_refused_with_the_nearest_length() {
         misfits(&["num_gpus_per_node=3", &two]),
         misfits(&["num_gpus_per_node=2", &none]),
     ];
-    insta::assert_snapshot!(told.concat(), @"");
+    insta::assert_snapshot!(told.concat(), @"
+    num_gpus_per_node=3 finetune.trainer.strategy|={context_parallel_size: 3}
+        `finetune.data.seq_length`: `seq_length` 128 cannot be cut over the ranks: it is not a multiple of 2 x context-parallel ranks = 2 x 3 = 6 (set by recipe neva_tiny) / nearest that fits: 126
+    num_gpus_per_node=4 finetune.trainer.strategy|={context_parallel_size: 2, tensor_model_parallel_size: 2, sequence_parallel: true} finetune.data.seq_length=100
+        `finetune.data.seq_length`: `seq_length` 100 cannot be cut over the ranks: it is not a multiple of 2 x context-parallel ranks x tensor-parallel ranks = 2 x 2 x 2 = 8 / nearest that fits: 96
+    num_gpus_per_node=2 finetune.trainer.strategy|={tensor_model_parallel_size: 2, sequence_parallel: true} finetune.data.seq_length=127
+        `finetune.data.seq_length`: `seq_length` 127 cannot be cut over the ranks: it is not a multiple of tensor-parallel ranks = 2 / nearest that fits: 126
+    num_gpus_per_node=2 finetune.trainer.strategy|={context_parallel_size: 2} finetune.data.seq_length=3
+        `finetune.data.seq_length`: `seq_length` 3 cannot be cut over the ranks: it is not a multiple of 2 x context-parallel ranks = 2 x 2 = 4 / nearest that fits: 4
+    num_gpus_per_node=3 finetune.trainer.strategy|={context_parallel_size: 2}
+        `finetune.trainer.strategy`: 3 ranks (1 nodes x 3 devices) are not a multiple of tensor x context x pipeline = 1 x 2 x 1 = 2 / use a multiple of 2 ranks, or smaller parallel sizes
+    num_gpus_per_node=2 finetune.trainer.strategy|={context_parallel_size: 0}
+        `finetune.trainer.strategy.context_parallel_size`: `context_parallel_size` is 0, it must be at least 1
+    ");
 }

@@ -237,6 +237,8 @@ fn beyond_schemas(place: &str, kind: &str, path: &str) -> bool {
         // Recipes and executors by name, and what a recipe would have filled in.
         "unknown_name" => path.ends_with("_factory_") || path.ends_with("executor"),
         "missing_field" | "missing_target" => true,
+        // A part that names no type is of the type that its recipe has.
+        "unknown_field" => place.starts_with("drop ") && place.ends_with("/_target_"),
         _ => false,
     }
 }
