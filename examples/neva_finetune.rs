@@ -221,7 +221,7 @@ fn main() -> ExitCode {
             if let RunError::Invalid(problems) = &error {
                 problems.iter().for_each(|problem| eprintln!("{problem}"));
             }
-            ExitCode::from(error.class() as u8)
+            ExitCode::from(error.class())
         }
     }
 }

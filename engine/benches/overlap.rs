@@ -215,6 +215,7 @@ fn rank(rank: u32, port: u16) {
         plan: "bench".into(),
         version: String::new(),
         libtorch: String::new(),
+        transport: "gloo".into(),
     };
     let meeting = rendezvous(&environment, &greeting, b"", TIMEOUT).expect("ranks meet");
     let link = Link {

@@ -1,10 +1,6 @@
 //! What a rank keeps between the forward and the backward pass, where ranks share each sequence. A test program of its
 //! own: the allocator counts the tensors of all threads of the process.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that cannot go on has failed; the figures are its result"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use neva_engine::checkpoint::{Base, ModelCache, Sources};
 use neva_engine::comm::{Mesh, run_ranks};

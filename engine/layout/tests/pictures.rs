@@ -1,4 +1,5 @@
 //! The pictures of docs/parallelism.md are what the code does. `UPDATE=1` draws them anew.
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 use neva_layout::{Action, Pass, Timeline, boxes_svg, llava_parameters, schedule, shards_svg};
 use neva_schemas::LlavaModel;

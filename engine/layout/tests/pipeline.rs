@@ -1,4 +1,9 @@
 //! Schedules and stages of the pipeline.
+#![expect(
+    clippy::single_range_in_vec_init,
+    clippy::type_complexity,
+    reason = "a table of layers: some stages hold one run of them"
+)]
 
 use neva_layout::{Action, Pass, Section, Stages, Timeline, forward_schedule, most_in_flight, schedule};
 use neva_schemas::MegatronStrategy;

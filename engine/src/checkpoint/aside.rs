@@ -66,6 +66,7 @@ impl Aside {
     ///
     /// # Errors
     /// It does not: the folder is on a disk of one machine.
+    #[expect(clippy::disallowed_methods, reason = "nothing tells of it: it is looked for, with a deadline")]
     pub(super) fn seen(&self, token: &str) -> Result<()> {
         let asked = Instant::now();
         let seen = || std::fs::read(self.folder.join(TOKEN)).is_ok_and(|found| found == token.as_bytes());
@@ -111,6 +112,7 @@ impl Aside {
     ///
     /// # Errors
     /// One of them does not tell before the deadline, or the save was abandoned.
+    #[expect(clippy::disallowed_methods, reason = "nothing tells of it: it is looked for, with a deadline")]
     pub(super) fn collect(&self, others: &[usize], timeout: Duration, abandoned: &AtomicBool) -> Result<Vec<Written>> {
         let asked = Instant::now();
         let collect = |rank: &usize| {

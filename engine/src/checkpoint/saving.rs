@@ -154,6 +154,7 @@ impl Saving {
 
 /// Of a run that failed: the last save may still come to its end, but it waits for no rank that is not there any more.
 impl Drop for Saving {
+    #[expect(clippy::disallowed_methods, reason = "nothing tells of it: it is looked for, with a deadline")]
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         let asked = Instant::now();

@@ -396,6 +396,15 @@ fn dotted(version: c_int) -> String {
     format!("{major}.{}.{}", rest / 100, rest % 100)
 }
 
+/// A copy of a C string; nothing for null.
+fn owned(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: it is not null, and one of NCCL's own strings, which end in NUL and live as long as the library.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().trim_end().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -437,13 +446,4 @@ mod tests {
         assert_eq!((config.size, config.magic, config.blocking), (80, 0xcafe_beef, 0));
         assert_eq!((config.nvlinkCentricSched, config.netName.is_null()), (c_int::MIN, true));
     }
-}
-
-/// A copy of a C string; nothing for null.
-fn owned(text: *const c_char) -> String {
-    if text.is_null() {
-        return String::new();
-    }
-    // SAFETY: it is not null, and one of NCCL's own strings, which end in NUL and live as long as the library.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().trim_end().to_owned()
 }

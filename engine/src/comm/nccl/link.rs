@@ -83,8 +83,11 @@ struct Received<B: Backend> {
     /// Begun, by number.
     begun: BTreeMap<u64, Option<InFlight<B>>>,
     /// Announced before it was asked for, by tag.
-    staged: BTreeMap<u32, VecDeque<(Tensor, Option<InFlight<B>>)>>,
+    staged: BTreeMap<u32, VecDeque<Staged<B>>>,
 }
+
+/// What came before it was asked for, and its transfer where that is still under way.
+type Staged<B> = (Tensor, Option<InFlight<B>>);
 
 struct Posted<B: Backend> {
     number: u64,

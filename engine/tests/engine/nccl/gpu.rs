@@ -156,8 +156,8 @@ impl Backend for Gpu {
             Call::AllGather { into, tensor } => (What::AllGather, tensor, into),
             Call::ReduceScatter { into, tensor } => (What::ReduceScatter, tensor, into),
             Call::Broadcast { tensor, root } => (What::Broadcast(root), tensor, tensor),
-            Call::Send { tensor, to } if to == 1 => (What::Send, tensor, tensor),
-            Call::Recv { into, from } if from == 0 => (What::Recv, into, into),
+            Call::Send { tensor, to: 1 } => (What::Send, tensor, tensor),
+            Call::Recv { into, from: 0 } => (What::Recv, into, into),
             Call::Send { .. } | Call::Recv { .. } => return Err("a link goes from rank 0 to rank 1".into()),
         };
         *lock(&self.hall.begun).entry(call.operation()).or_default() += 1;
