@@ -12,6 +12,9 @@ mod documents {
     #[doc = include_str!("../docs/neva.md")]
     mod neva {}
 
+    #[doc = include_str!("../docs/parallelism.md")]
+    mod parallelism {}
+
     #[doc = include_str!("../docs/training.md")]
     mod training {}
 }
