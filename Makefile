@@ -40,6 +40,7 @@ lint: libtorch ## check format, lints and documentation
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
 	$(CARGO) bench -p neva-run --bench launch
+	$(CARGO) bench -p neva-engine --bench pipeline --bench overlap --bench save_stall
 
 clean: ## remove what was built and .libtorch/; fetched wheels stay in the cache
 	$(CARGO) clean

@@ -4,18 +4,16 @@
 //!
 //!     cargo bench -p neva-engine --bench overlap
 
-use neva_data::{Batch, BatchSlice, MergeOptions, Order};
-use neva_engine::checkpoint::{Base, ModelCache, Sources};
+mod setting;
+
 use neva_engine::comm::{Collective, CommError, Fabric, Greeting, Mesh, Pending, Reduce, rendezvous};
-use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, run_data, to_device};
-use neva_recipes::neva_tiny;
-use neva_schemas::{Accelerator, Data, Finetune, MockDataModule, ParallelSizes, RankEnv};
+use neva_schemas::{Finetune, ParallelSizes, RankEnv};
 use neva_torch_ffi::TcpStore;
-use std::path::PathBuf;
+use setting::{MICRO_BATCH_SIZE, microbatches, trainer};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 const HOST: &str = "127.0.0.1";
 const RANKS: u32 = 2;
@@ -27,62 +25,14 @@ const STEPS: u64 = 9;
 const LINK: f64 = 50e6;
 
 fn finetune(distributed: bool, overlap: bool) -> Finetune {
-    let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
-    finetune.trainer.accelerator = Accelerator::Cpu;
-    finetune.trainer.threads_per_rank = Some(1);
+    let mut finetune = setting::finetune(192, MICRO_BATCH_SIZE * MICROBATCHES * u64::from(RANKS));
     let text = &mut finetune.model.llava_mut().text_config;
     (text.num_hidden_layers, text.hidden_size, text.intermediate_size) = (8, 256, 768);
-    finetune.data = Data::Mock(MockDataModule {
-        seq_length: 192,
-        global_batch_size: 2 * MICROBATCHES * u64::from(RANKS),
-        micro_batch_size: 2,
-        num_workers: 0,
-        ..MockDataModule::default()
-    });
     let ddp = &mut finetune.trainer.strategy.ddp;
     ddp.bucket_size = 1 << 19;
     ddp.use_distributed_optimizer = distributed;
     (ddp.overlap_grad_reduce, ddp.overlap_param_gather) = (overlap, overlap);
     finetune
-}
-
-fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
-    let (base, cache) = (Base::Seed(1), ModelCache { path: PathBuf::new() });
-    let sources = Sources {
-        checkpoint: None,
-        adapter: None,
-        base: &base,
-        cache: &cache,
-    };
-    let loaded = LoadedModel::load(finetune, sources, &mesh, Device::Cpu).expect("a fresh model");
-    Trainer::new(finetune, loaded, mesh).expect("memory")
-}
-
-fn microbatches(finetune: &Finetune, rank: u32) -> Vec<Microbatch> {
-    let samples = run_data(finetune, None).expect("mock data").train;
-    let slice = BatchSlice {
-        global_batch_size: finetune.data.global_batch_size(),
-        micro_batch_size: finetune.data.micro_batch_size(),
-        data_parallel_size: RANKS.into(),
-        data_parallel_rank: rank.into(),
-    };
-    let image_seq_len = finetune.model.llava().image_seq_length();
-    let options = MergeOptions {
-        image_seq_len,
-        max_length: finetune.data.seq_length(),
-        row_multiple: 1,
-        fixed_length: false,
-    };
-    let order = Order {
-        seed: 0,
-        len: samples.len() as u64,
-        shuffle: false,
-    };
-    let microbatch = |n| {
-        let batch = Batch::microbatch(&*samples, &order, &slice, &options, 0, n).expect("mock data");
-        Microbatch::of(to_device(&batch, image_seq_len, Device::Cpu).expect("memory"), 0)
-    };
-    (0..MICROBATCHES).map(microbatch).collect()
 }
 
 /// Seconds of a step, the median of several, without and with overlap.
@@ -93,7 +43,7 @@ fn measure(distributed: bool, fabric: &dyn Fabric) -> [f64; 2] {
     };
     let mesh = Mesh::new(sizes, fabric).expect("ranks meet");
     let mut trainers = [false, true].map(|overlap| trainer(&finetune(distributed, overlap), mesh.clone()));
-    let microbatches = microbatches(&finetune(distributed, false), fabric.rank() as u32);
+    let microbatches = microbatches(&finetune(distributed, false), &mesh);
     let mut seconds = [Vec::new(), Vec::new()];
     for step in 0..WARM_UP + STEPS {
         for (trainer, seconds) in trainers.iter_mut().zip(&mut seconds) {

@@ -4,25 +4,20 @@
 //!
 //!     cargo bench -p neva-engine --bench pipeline
 
-use neva_data::{Batch, BatchSlice, MergeOptions, Order};
-use neva_engine::checkpoint::{Base, ModelCache, Sources};
+mod setting;
+
 use neva_engine::comm::{Mesh, run_ranks};
-use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, run_data, to_device};
 use neva_layout::{Action, Timeline};
-use neva_recipes::neva_tiny;
-use neva_schemas::{Accelerator, Data, Finetune, MockDataModule, ParallelSizes};
+use neva_schemas::{Finetune, ParallelSizes};
+use setting::{MICRO_BATCH_SIZE, microbatches, trainer};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
-use tch::Device;
 
 const MICROBATCHES: u64 = 8;
 const STEPS: u64 = 5;
 
 fn finetune(stages: u32, chunks: u32) -> Finetune {
-    let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
-    finetune.trainer.accelerator = Accelerator::Cpu;
-    finetune.trainer.threads_per_rank = Some(1);
+    let mut finetune = setting::finetune(256, MICROBATCHES * MICRO_BATCH_SIZE);
     let model = finetune.model.llava_mut();
     // Layers of the language model, and next to nothing at its ends: what theory speaks of.
     let text = &mut model.text_config;
@@ -35,13 +30,6 @@ fn finetune(stages: u32, chunks: u32) -> Finetune {
         vision.intermediate_size,
         vision.image_size,
     ) = (1, 32, 32, 28);
-    finetune.data = Data::Mock(MockDataModule {
-        seq_length: 256,
-        global_batch_size: MICROBATCHES * 2,
-        micro_batch_size: 2,
-        num_workers: 0,
-        ..MockDataModule::default()
-    });
     finetune.trainer.strategy.pipeline_model_parallel_size = stages;
     finetune.trainer.strategy.virtual_pipeline_model_parallel_size = (chunks > 1).then_some(chunks);
     finetune
@@ -54,43 +42,12 @@ fn measure(stages: u32, chunks: u32) -> Vec<Vec<(Action, f64)>> {
         pp: stages,
         ..ParallelSizes::ONE
     };
-    let samples = run_data(&finetune, None).expect("mock data").train;
     run_ranks(stages as usize, Duration::from_secs(120), |fabric| {
         let mesh = Mesh::new(sizes, &fabric).expect("threads meet");
-        let (base, cache) = (Base::Seed(1), ModelCache { path: PathBuf::new() });
-        let sources = Sources {
-            checkpoint: None,
-            adapter: None,
-            base: &base,
-            cache: &cache,
-        };
-        let loaded = LoadedModel::load(&finetune, sources, &mesh, Device::Cpu).expect("a fresh model");
-        let mut trainer = Trainer::new(&finetune, loaded, mesh).expect("memory");
-        let slice = BatchSlice {
-            global_batch_size: finetune.data.global_batch_size(),
-            micro_batch_size: finetune.data.micro_batch_size(),
-            data_parallel_size: 1,
-            data_parallel_rank: 0,
-        };
-        let image_seq_len = finetune.model.llava().image_seq_length();
-        let options = MergeOptions {
-            image_seq_len,
-            max_length: 256,
-            row_multiple: 1,
-            fixed_length: false,
-        };
-        let order = Order {
-            seed: 0,
-            len: samples.len() as u64,
-            shuffle: false,
-        };
+        let microbatches = microbatches(&finetune, &mesh);
+        let mut trainer = trainer(&finetune, mesh);
         let mut least: Vec<(Action, f64)> = Vec::new();
         for step in 0..STEPS {
-            let microbatch = |n| {
-                let batch = Batch::microbatch(&*samples, &order, &slice, &options, 0, n).expect("mock data");
-                Microbatch::of(to_device(&batch, image_seq_len, Device::Cpu).expect("memory"), 0)
-            };
-            let microbatches: Vec<_> = (0..MICROBATCHES).map(microbatch).collect();
             trainer.step(&microbatches, |peak| peak, step).expect("a step");
             let seconds = &trainer.stage_report().seconds;
             if least.is_empty() {

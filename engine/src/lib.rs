@@ -15,6 +15,7 @@ pub mod nn;
 pub mod optim;
 pub mod parallel;
 pub mod parameters;
+mod precision;
 mod random;
 mod rank;
 pub mod trainer;

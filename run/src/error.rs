@@ -188,6 +188,31 @@ impl RunError {
         }
     }
 
+    /// The same as the failure of a job.
+    pub(crate) fn into_failure(self) -> JobFailure {
+        if let Self::Job(failure) = self {
+            return *failure;
+        }
+        let mut chain = vec![self.to_string()];
+        let mut source = std::error::Error::source(&self);
+        while let Some(cause) = source {
+            chain.push(cause.to_string());
+            source = cause.source();
+        }
+        let class = self.class();
+        JobFailure {
+            // A task that somebody stopped did not do its work.
+            class: if class == exit_class::DONE { exit_class::JOB } else { class },
+            rank: None,
+            step: None,
+            chain,
+            help: self.advice(),
+            others: 0,
+            log: None,
+            tail: Vec::new(),
+        }
+    }
+
     /// What to type or do instead, where that can be said. Problems of a configuration say it each for
     /// itself.
     pub fn advice(&self) -> Option<String> {

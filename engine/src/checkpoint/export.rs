@@ -8,6 +8,7 @@ use super::folder::{CheckpointFolder, read_json};
 use super::safetensors_file::write_torch_tensors;
 use super::weights::{Placement, Sources, load_parameters};
 use crate::error::{EngineError, Result};
+use crate::precision::compute_kind;
 use neva_layout::{Adapters, ParamSpec, hub_name, llava_parameters, lora_adapters, to_hf_config};
 use neva_schemas::{Peft, Precision};
 use serde_json::{Value, json};
@@ -56,10 +57,12 @@ pub fn export_hugging_face(checkpoint: &CheckpointFolder, base: &Base, cache: &M
 
 /// The kind that a run computes in, and transformers' name of it.
 fn kind(checkpoint: &CheckpointFolder) -> (Kind, &'static str) {
-    match checkpoint.run.finetune.trainer.precision() {
-        Precision::Fp32 => (Kind::Float, "float32"),
-        Precision::Bf16Mixed => (Kind::BFloat16, "bfloat16"),
-    }
+    let precision = checkpoint.run.finetune.trainer.precision();
+    let name = match precision {
+        Precision::Fp32 => "float32",
+        Precision::Bf16Mixed => "bfloat16",
+    };
+    (compute_kind(precision), name)
 }
 
 /// Everything but the weights.

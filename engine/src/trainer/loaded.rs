@@ -8,10 +8,11 @@ use crate::model::Llava;
 use crate::nn::{Arrival, Build, CausalAttention, LocalAttention};
 use crate::parallel::{ContextAttention, PictureShares, TensorRegion};
 use crate::parameters::Parameters;
+use crate::precision::compute_kind;
 use neva_layout::{Adapters, ParamSpec, Section, Stages, is_trainable, llava_parameters, lora_adapters};
-use neva_schemas::{Finetune, MegatronStrategy, Peft, Precision, Problem};
+use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem};
 use std::sync::Arc;
-use tch::{Device, Kind};
+use tch::Device;
 
 /// What one rank holds of a model: its parameters, and the sections that they make up.
 #[derive(Debug)]
@@ -62,14 +63,10 @@ impl LoadedModel {
         }
         specs.extend(adapters.parameters.iter().cloned());
         let group = mesh.axis(Axis::Tensor).clone();
-        let kind = match finetune.trainer.precision() {
-            Precision::Fp32 => Kind::Float,
-            Precision::Bf16Mixed => Kind::BFloat16,
-        };
         let placement = Placement {
             tp_rank: group.rank(),
             tp: group.size(),
-            kind,
+            kind: compute_kind(finetune.trainer.precision()),
             device,
         };
         let strategy = &finetune.trainer.strategy;

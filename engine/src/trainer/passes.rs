@@ -6,7 +6,8 @@ use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::optim::{Gradients, Optimizer};
 use crate::parallel::{Kept, StageWork};
-use neva_schemas::{Finetune, Precision};
+use crate::precision::compute_kind;
+use neva_schemas::Finetune;
 use tch::{Device, Kind, Tensor};
 
 /// What travels between two sections.
@@ -28,10 +29,7 @@ impl Boundary {
         Self {
             parts,
             hidden: finetune.model.llava().text_config.hidden_size as i64,
-            kind: match finetune.trainer.precision() {
-                Precision::Fp32 => Kind::Float,
-                Precision::Bf16Mixed => Kind::BFloat16,
-            },
+            kind: compute_kind(finetune.trainer.precision()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Sequences and pictures shared over ranks: a run on one rank and a run in any layout are the same run.
 
 use crate::setting::{
-    ONE, Samples, close, close_tensors, microbatches, mock, on_mesh, small, train, trainer, whole, within_limit, without_labels,
+    ONE, Samples, adapters, close, close_tensors, microbatches, mock, on_mesh, small, train, trainer, whole, within_limit, without_labels,
     without_picture,
 };
 use neva_data::{IGNORE, IMAGE};
@@ -11,7 +11,7 @@ use neva_engine::nn::Segments;
 use neva_engine::parallel::zigzag;
 use neva_engine::trainer::{Microbatch, Trainer};
 use neva_layout::{KeysValues, SharedPictures};
-use neva_schemas::{CpCommType, Finetune, LoRA, LossNormalization, ParallelSizes, Peft, VisionPlacement};
+use neva_schemas::{CpCommType, Finetune, LossNormalization, ParallelSizes, VisionPlacement};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
@@ -142,15 +142,6 @@ fn of_gathered_keys() {
             finetune.trainer.strategy.cp_comm_type = CpCommType::AllGather
         })
     });
-}
-
-fn adapters(finetune: &mut Finetune, target_modules: &[&str]) {
-    finetune.peft = Some(Peft::LoRA(LoRA {
-        target_modules: target_modules.iter().map(|target| (*target).to_owned()).collect(),
-        dim: 4,
-        alpha: 8.0,
-        ..LoRA::default()
-    }));
 }
 
 #[test]

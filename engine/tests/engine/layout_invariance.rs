@@ -1,9 +1,10 @@
 //! What must not depend on how ranks share the work: losses, and weights after training.
 
 use crate::setting::{
-    ONE, Samples, close, close_tensors, loaded, mock, on_mesh, small, tiny, train, whole, within_limit, without_labels, without_picture,
+    ONE, Samples, adapters, close, close_tensors, loaded, lora, mock, on_mesh, small, tiny, train, whole, within_limit, without_labels,
+    without_picture,
 };
-use neva_schemas::{Finetune, LoRA, ParallelSizes, Peft};
+use neva_schemas::{Finetune, ParallelSizes, Peft};
 use tch::Kind;
 
 const STEPS: u64 = 10;
@@ -87,16 +88,6 @@ fn of_frozen_parts() {
     });
 }
 
-fn adapters(finetune: &mut Finetune, target_modules: &[&str]) {
-    let target_modules = target_modules.iter().map(|target| (*target).to_owned()).collect();
-    finetune.peft = Some(Peft::LoRA(LoRA {
-        target_modules,
-        dim: 4,
-        alpha: 8.0,
-        ..LoRA::default()
-    }));
-}
-
 #[test]
 fn of_adapters_on_fused_modules() {
     within_limit(|| {
@@ -120,12 +111,10 @@ fn of_adapters_on_single_linears() {
 fn of_adapters_beside_a_trained_model() {
     within_limit(|| {
         check("LoRA and model", &[TP2_DP2], |finetune| {
-            finetune.peft = Some(Peft::LoRA(LoRA {
-                dim: 4,
-                alpha: 8.0,
-                freeze_language_model: false,
-                ..LoRA::default()
-            }));
+            lora(finetune);
+            if let Some(Peft::LoRA(lora)) = &mut finetune.peft {
+                lora.freeze_language_model = false;
+            }
         });
     });
 }

@@ -1,11 +1,11 @@
 //! Pipelines: the same losses and weights as one rank, whatever each stage holds.
 
 use crate::setting::{
-    ONE, Samples, close, close_tensors, lay_out, microbatches, mock, on_mesh, small, train, trainer, within_limit, without_labels,
-    without_picture,
+    ONE, Samples, adapters, close, close_tensors, lay_out, lora, microbatches, mock, on_mesh, small, train, trainer, within_limit,
+    without_labels, without_picture,
 };
 use neva_layout::{most_in_flight, schedule};
-use neva_schemas::{Finetune, LoRA, ParallelSizes, Peft};
+use neva_schemas::{Finetune, ParallelSizes};
 
 const STEPS: u64 = 10;
 
@@ -132,13 +132,7 @@ fn of_the_whole_model() {
 #[test]
 fn of_adapters() {
     within_limit(|| {
-        check("LoRA", &all(), |finetune| {
-            finetune.peft = Some(Peft::LoRA(LoRA {
-                dim: 4,
-                alpha: 8.0,
-                ..LoRA::default()
-            }));
-        });
+        check("LoRA", &all(), lora);
     });
 }
 
@@ -162,13 +156,7 @@ fn of_all_axes_together() {
 #[test]
 fn of_adapters_on_all_axes_together() {
     within_limit(|| {
-        check("LoRA, together", &together(), |finetune| {
-            finetune.peft = Some(Peft::LoRA(LoRA {
-                dim: 4,
-                alpha: 8.0,
-                ..LoRA::default()
-            }));
-        });
+        check("LoRA, together", &together(), lora);
     });
 }
 
@@ -212,12 +200,7 @@ fn of_frozen_parts() {
         });
         // Nothing in front of the second stage is trained: no gradient travels.
         check("adapters of the last layer", &layouts, |finetune| {
-            finetune.peft = Some(Peft::LoRA(LoRA {
-                target_modules: vec!["*.layers.3.*.linear_fc1".into()],
-                dim: 4,
-                alpha: 8.0,
-                ..LoRA::default()
-            }));
+            adapters(finetune, &["*.layers.3.*.linear_fc1"]);
             let model = finetune.model.llava_mut();
             (model.freeze_vision_model, model.freeze_vision_projection) = (true, true);
         });

@@ -100,8 +100,19 @@ pub(crate) fn precision(finetune: &mut Finetune, precision: Precision) {
     finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision { precision });
 }
 
+/// Small adapters on what every recipe adapts, in place of the language model.
 pub(crate) fn lora(finetune: &mut Finetune) {
     finetune.peft = Some(Peft::LoRA(LoRA {
+        dim: 4,
+        alpha: 8.0,
+        ..LoRA::default()
+    }));
+}
+
+/// Small adapters on these modules.
+pub(crate) fn adapters(finetune: &mut Finetune, target_modules: &[&str]) {
+    finetune.peft = Some(Peft::LoRA(LoRA {
+        target_modules: target_modules.iter().map(|target| (*target).to_owned()).collect(),
         dim: 4,
         alpha: 8.0,
         ..LoRA::default()

@@ -10,16 +10,8 @@ use neva_executors::{Executor, Submission};
 use neva_schemas::{self as schemas, Dependency, Task, When};
 
 use super::{
-    detach,
-    event::Event,
-    folder::ExperimentFolder,
-    launcher::Launcher,
-    plugin::Plugin,
-    prepare::prepare,
-    record::ExperimentRecord,
-    report::ExperimentReport,
-    runner::{Listener, Output},
-    store::Store,
+    detach, event::Event, folder::ExperimentFolder, journal::Listener, launcher::Launcher, plugin::Plugin, prepare::prepare,
+    record::ExperimentRecord, report::ExperimentReport, runner::Output, store::Store,
 };
 use crate::{error::RunError, launch};
 

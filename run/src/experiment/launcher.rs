@@ -10,13 +10,14 @@ use super::{
     error::ExperimentError,
     folder::{ExperimentFolder, LauncherLock},
     git, index,
+    journal::{Journal, Listener},
     lower::Lowering,
     plugin::Plugin,
     prepare::data_hashes,
     programs::Programs,
     record::ExperimentRecord,
     report::{ExperimentReport, TaskState},
-    runner::{Listener, Output, Runner},
+    runner::{Output, Runner},
     store::Store,
 };
 use crate::{environment, error::RunError, job, program, runtime};
@@ -113,7 +114,8 @@ impl Launcher {
         index::note(self.store.home(), &record, None);
         let events = folder.events()?;
         let lowering = self.lowering(folder.clone())?;
-        let runner = Runner::new(lowering, record.clone(), events, self.listener, self.plugins, lock.requests_from);
+        let journal = Journal::new(events, self.listener);
+        let runner = Runner::new(lowering, record.clone(), journal, self.plugins, lock.requests_from);
         let mut runner = runner.output(self.output);
         let report = runtime()?.block_on(async {
             let (requests, end) = watch::channel(0);

@@ -18,6 +18,7 @@ mod folder;
 mod gate;
 mod git;
 mod index;
+mod journal;
 mod launcher;
 mod lower;
 mod plugin;

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use neva_executors::{JobFailure, JobHandle};
-use neva_schemas::{RunReport, exit_class};
+use neva_executors::JobHandle;
+use neva_schemas::RunReport;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -17,11 +17,12 @@ use tokio::{
 
 use super::{
     error::ExperimentError,
-    event::{Change, EVENTS_FORMAT, Event, EventLog},
+    event::{Change, EVENTS_FORMAT},
     gate::{Gate, Gates},
+    journal::Journal,
     lower::Lowering,
     plugin::Plugin,
-    record::{ExperimentRecord, file_error},
+    record::ExperimentRecord,
     report::{ExperimentReport, TaskReport, TaskState},
 };
 use crate::{
@@ -32,9 +33,6 @@ use crate::{
 
 /// How often the folder is asked for requests to end.
 const TICK: Duration = Duration::from_millis(100);
-
-/// What hears of each change.
-pub(super) type Listener = Box<dyn FnMut(&Event) + Send>;
 
 /// What takes the output of tasks, as it comes: the task's name, and bytes.
 pub(super) type Output = Arc<Mutex<dyn FnMut(&str, &[u8]) + Send>>;
@@ -54,11 +52,7 @@ pub(super) struct Runner {
     running: usize,
     /// Somebody asked for the end of all.
     cancelled: bool,
-    events: EventLog,
-    unwritten: Vec<Event>,
-    /// The first failure of writing events.
-    lost: Option<RunError>,
-    listener: Listener,
+    journal: Journal,
     output: Option<Output>,
     plugins: Vec<Arc<dyn Plugin>>,
     jobs: JoinSet<()>,
@@ -92,8 +86,7 @@ impl Runner {
     pub(super) fn new(
         lowering: Lowering,
         record: ExperimentRecord,
-        events: EventLog,
-        listener: Listener,
+        journal: Journal,
         plugins: Vec<Arc<dyn Plugin>>,
         requests_from: u64,
     ) -> Self {
@@ -107,10 +100,7 @@ impl Runner {
             requests_from,
             running: 0,
             cancelled: false,
-            events,
-            unwritten: Vec::new(),
-            lost: None,
-            listener,
+            journal,
             output: None,
             plugins,
             jobs: JoinSet::new(),
@@ -178,7 +168,7 @@ impl Runner {
         let mut read = self.requests_from;
         loop {
             self.settle();
-            self.write();
+            self.journal.write();
             if self.running == 0 {
                 break;
             }
@@ -210,11 +200,7 @@ impl Runner {
             tasks: std::mem::take(&mut self.tasks),
         };
         self.note(None, Change::Finished { class: report.class() });
-        self.write();
-        match self.lost {
-            Some(error) => Err(error),
-            None => Ok(report),
-        }
+        self.journal.close().map(|()| report)
     }
 
     /// Starts what may start, and ends what never will, until nothing changes.
@@ -265,7 +251,7 @@ impl Runner {
         let made = match made {
             Ok(made) => made,
             Err(error) => {
-                let state = TaskState::Failed(Box::new(failure(error)));
+                let state = TaskState::Failed(Box::new(error.into_failure()));
                 self.ended(index, state, None);
                 return false;
             }
@@ -330,7 +316,7 @@ impl Runner {
                 let (state, report) = match *ended {
                     Ok(report) => (TaskState::Succeeded, report),
                     Err(RunError::Cancelled { .. }) => (TaskState::Cancelled, None),
-                    Err(error) => (TaskState::Failed(Box::new(failure(error))), None),
+                    Err(error) => (TaskState::Failed(Box::new(error.into_failure())), None),
                 };
                 self.ended(index, state, report);
             }
@@ -375,28 +361,7 @@ impl Runner {
     }
 
     fn note(&mut self, task: Option<usize>, change: Change) {
-        let event = Event {
-            unix_ms: environment::unix_ms(),
-            task: task.map(|index| self.tasks[index].name.clone()),
-            change,
-        };
-        self.unwritten.push(event);
-    }
-
-    /// Writes down what happened, and tells it. A task of days is not ended because a disk is full.
-    fn write(&mut self) {
-        if self.unwritten.is_empty() {
-            return;
-        }
-        let events = std::mem::take(&mut self.unwritten);
-        if let Err(error) = self.events.append(&events) {
-            let error = file_error("write", self.events.path())(error);
-            tracing::error!(%error, "what happened is not written down");
-            self.lost.get_or_insert(error);
-        } else {
-            self.lost = None;
-        }
-        events.iter().for_each(&mut self.listener);
+        self.journal.note(task.map(|index| self.tasks[index].name.clone()), change);
     }
 }
 
@@ -404,30 +369,5 @@ impl Runner {
 fn ask(end: &Option<watch::Sender<u32>>) {
     if let Some(end) = end {
         end.send_modify(|count| *count += 1);
-    }
-}
-
-/// What `error` is as the failure of a job.
-fn failure(error: RunError) -> JobFailure {
-    if let RunError::Job(failure) = error {
-        return *failure;
-    }
-    let mut chain = vec![error.to_string()];
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        chain.push(cause.to_string());
-        source = cause.source();
-    }
-    let class = error.class();
-    JobFailure {
-        // A task that somebody stopped did not do its work.
-        class: if class == exit_class::DONE { exit_class::JOB } else { class },
-        rank: None,
-        step: None,
-        chain,
-        help: error.advice(),
-        others: 0,
-        log: None,
-        tail: Vec::new(),
     }
 }

@@ -1,0 +1,70 @@
+//! What benches of a training step start from: a small model on one thread of the CPU, and mock batches.
+
+use neva_data::{Batch, BatchSlice, MergeOptions, Order};
+use neva_engine::checkpoint::{Base, ModelCache, Sources};
+use neva_engine::comm::{Axis, Mesh};
+use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, run_data, to_device};
+use neva_recipes::neva_tiny;
+use neva_schemas::{Accelerator, Data, Finetune, MockDataModule};
+use std::path::PathBuf;
+use tch::Device;
+
+/// Samples of a micro-batch.
+pub(crate) const MICRO_BATCH_SIZE: u64 = 2;
+
+/// `neva_tiny`'s recipe on one thread, with rows of `seq_length` and so many samples in a step.
+pub(crate) fn finetune(seq_length: usize, global_batch_size: u64) -> Finetune {
+    let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
+    finetune.trainer.accelerator = Accelerator::Cpu;
+    finetune.trainer.threads_per_rank = Some(1);
+    finetune.data = Data::Mock(MockDataModule {
+        seq_length,
+        global_batch_size,
+        micro_batch_size: MICRO_BATCH_SIZE,
+        num_workers: 0,
+        ..MockDataModule::default()
+    });
+    finetune
+}
+
+/// A trainer of fresh weights on one rank of a mesh.
+pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
+    let (base, cache) = (Base::Seed(1), ModelCache { path: PathBuf::new() });
+    let sources = Sources {
+        checkpoint: None,
+        adapter: None,
+        base: &base,
+        cache: &cache,
+    };
+    let loaded = LoadedModel::load(finetune, sources, &mesh, Device::Cpu).expect("a fresh model");
+    Trainer::new(finetune, loaded, mesh).expect("memory")
+}
+
+/// The rank's micro-batches of the first step.
+pub(crate) fn microbatches(finetune: &Finetune, mesh: &Mesh) -> Vec<Microbatch> {
+    let samples = run_data(finetune, None).expect("mock data").train;
+    let data = mesh.axis(Axis::Data);
+    let slice = BatchSlice {
+        global_batch_size: finetune.data.global_batch_size(),
+        micro_batch_size: finetune.data.micro_batch_size(),
+        data_parallel_size: data.size() as u64,
+        data_parallel_rank: data.rank() as u64,
+    };
+    let image_seq_len = finetune.model.llava().image_seq_length();
+    let options = MergeOptions {
+        image_seq_len,
+        max_length: finetune.data.seq_length(),
+        row_multiple: 1,
+        fixed_length: false,
+    };
+    let order = Order {
+        seed: 0,
+        len: samples.len() as u64,
+        shuffle: false,
+    };
+    let microbatch = |n| {
+        let batch = Batch::microbatch(&*samples, &order, &slice, &options, 0, n).expect("mock data");
+        Microbatch::of(to_device(&batch, image_seq_len, Device::Cpu).expect("memory"), 0)
+    };
+    (0..slice.num_microbatches()).map(microbatch).collect()
+}
