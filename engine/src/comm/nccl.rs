@@ -163,17 +163,14 @@ impl Nccl {
         &self.version
     }
 
-    fn check(&self, result: ncclResult_t, communicator: Option<&Handle>) -> Result<(), String> {
+    fn check(&self, result: ncclResult_t) -> Result<(), String> {
         if matches!(result, ncclResult_t::ncclSuccess | ncclResult_t::ncclInProgress) {
             return Ok(());
         }
         // SAFETY: takes a number, and gives a static string.
         let text = unsafe { (self.functions.ncclGetErrorString)(result) };
-        let last = match communicator {
-            // SAFETY: the communicator is alive: whoever frees it owns it.
-            Some(communicator) => unsafe { (self.functions.ncclGetLastError)(communicator.0) },
-            None => std::ptr::null(),
-        };
+        // SAFETY: takes no notice of the communicator, which NCCL's header lets be null, and gives a static buffer.
+        let last = unsafe { (self.functions.ncclGetLastError)(null_mut()) };
         let (text, last) = (owned(text), owned(last));
         Err(if last.is_empty() {
             format!("NCCL: {text}")
@@ -200,7 +197,7 @@ impl Backend for Nccl {
         let mut id = ncclUniqueId { internal: [0; 128] };
         // SAFETY: `id` is a place for an id.
         let result = unsafe { (self.functions.ncclGetUniqueId)(&raw mut id) };
-        self.check(result, None)?;
+        self.check(result)?;
         Ok(id.internal.map(|byte| byte as u8).to_vec())
     }
 
@@ -214,7 +211,7 @@ impl Backend for Nccl {
         let (mut communicator, mut config) = (null_mut(), config());
         // SAFETY: `communicator` is a place for a pointer, and `config`, which NCCL copies, tells its own size.
         let result = unsafe { (self.functions.ncclCommInitRankConfig)(&raw mut communicator, int(size)?, id, int(rank)?, &raw mut config) };
-        self.check(result, None)?;
+        self.check(result)?;
         if communicator.is_null() {
             return Err("NCCL: no communicator came back".into());
         }
@@ -225,8 +222,8 @@ impl Backend for Nccl {
         let mut state = ncclResult_t::ncclSuccess;
         // SAFETY: the communicator is alive; `state` is a place for a result.
         let result = unsafe { (self.functions.ncclCommGetAsyncError)(communicator.0, &raw mut state) };
-        self.check(result, Some(communicator))?;
-        self.check(state, Some(communicator))?;
+        self.check(result)?;
+        self.check(state)?;
         Ok(state == ncclResult_t::ncclSuccess)
     }
 
@@ -267,13 +264,13 @@ impl Backend for Nccl {
                 unsafe { (functions.ncclRecv)(target, count, kind, from, comm, stream) }
             }
         };
-        self.check(result, Some(communicator))
+        self.check(result)
     }
 
     fn finalize(&self, communicator: &Handle) -> Result<(), String> {
         // SAFETY: the communicator is alive.
         let result = unsafe { (self.functions.ncclCommFinalize)(communicator.0) };
-        self.check(result, Some(communicator))
+        self.check(result)
     }
 
     fn destroy(&self, communicator: Handle) {

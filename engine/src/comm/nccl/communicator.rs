@@ -114,7 +114,7 @@ impl<B: Backend> Communicator<B> {
         self.members.len()
     }
 
-    pub(super) fn watch(&self) -> &Watch<B> {
+    pub(super) fn watch(&self) -> &Arc<Watch<B>> {
         &self.watch
     }
 
@@ -154,7 +154,7 @@ impl<B: Backend> Communicator<B> {
             place.take().into_iter().for_each(|handle| backend.abort(handle));
             drop(place);
             let overdue = || self.overdue(number, operation, describe(call.subject()), since.elapsed());
-            return Err(error.unwrap_or_else(|| self.watch.raise(&self.watch.store, overdue())));
+            return Err(error.unwrap_or_else(|| self.watch.raise(overdue())));
         }
         let done = Arc::new(backend.mark(self.stream).map_err(failed)?);
         lock(&self.under_way).push_back(UnderWay {
@@ -300,7 +300,8 @@ fn settle<B: Backend>(
         if since.elapsed() > timeout {
             return Err(None);
         }
-        watch.pause(pause);
+        // The check above says what is wrong.
+        let _ = watch.pause(pause);
         pause = (2 * pause).min(Duration::from_millis(10));
     }
     Ok(())

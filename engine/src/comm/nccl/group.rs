@@ -12,13 +12,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tch::Tensor;
 
-/// A rank with a GPU among others, and the thread that watches over its communicators.
+/// A rank with a GPU among others, and the threads that watch over its communicators.
 ///
 /// Dropping it tells the other ranks that this one gave up, unless it was left with [`Self::leave`].
 #[derive(Debug)]
 pub struct NcclWorld<B: Backend> {
     watch: Arc<Watch<B>>,
-    thread: Option<JoinHandle<()>>,
+    look: Option<JoinHandle<()>>,
     left: bool,
 }
 
@@ -31,15 +31,18 @@ impl<B: Backend> NcclWorld<B> {
     pub fn new(backend: B, store: &Store, rank: usize, timeout: Duration) -> Result<Self, CommError> {
         let failed = |reason: String| transport("world", "connect", reason);
         let own = || store.try_clone().map_err(|error| failed(error.to_string()));
-        let watch = Arc::new(Watch::new(backend, own()?, rank, timeout));
-        let (watching, store) = (watch.clone(), own()?);
-        let thread = std::thread::Builder::new()
-            .name("nccl-watch".into())
-            .spawn(move || watching.run(&store))
-            .map_err(|error| failed(error.to_string()))?;
+        let watch = Arc::new(Watch::new(backend, own()?, own()?, rank, timeout));
+        let thread = |name: &str, body: fn(Arc<Watch<B>>)| {
+            let watch = watch.clone();
+            let thread = std::thread::Builder::new().name(name.into()).spawn(move || body(watch));
+            thread.map_err(|error| failed(error.to_string()))
+        };
+        let look = thread("nccl-look", |watch| watch.look())?;
+        // Never waited for: the store may not answer any more.
+        drop(thread("nccl-listen", |watch| watch.listen())?);
         Ok(Self {
             watch,
-            thread: Some(thread),
+            look: Some(look),
             left: false,
         })
     }
@@ -58,12 +61,12 @@ impl<B: Backend> NcclWorld<B> {
 impl<B: Backend> Drop for NcclWorld<B> {
     fn drop(&mut self) {
         self.watch.end();
-        if let Some(thread) = self.thread.take() {
-            // It only looks; a panic there was printed.
-            let _ = thread.join();
+        if let Some(look) = self.look.take() {
+            // A panic there was printed.
+            let _ = look.join();
         }
         if !self.left {
-            self.watch.tell(&self.watch.store, "it has ended");
+            self.watch.tell("it has ended".into());
         }
     }
 }

@@ -1,15 +1,16 @@
 //! A rank's eye on its communicators. NCCL's calls return before they are done, and a kernel whose peer does not come
-//! spins for ever: a thread of each rank looks for calls that are too old and for broken communicators, and listens for
-//! an alarm of another rank. Then it ends all communicators of this rank, so that nothing hangs, and every later call
-//! or wait says why.
+//! spins for ever. So one thread of each rank looks for calls that are too old and for broken communicators, and another
+//! listens for an alarm of another rank: a store that hangs does not hold up the first. Either ends all communicators of
+//! this rank, so that nothing waits, and every later call says why.
 
 use super::backend::Backend;
 use super::communicator::Communicator;
 use crate::comm::CommError;
-use neva_torch_ffi::{Error as FfiError, Store};
+use neva_torch_ffi::Store;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Watch<B: Backend> {
     pub(super) backend: B,
-    /// For communicators that are formed, and for a rank's last word.
+    /// For communicators that are formed: a call that waits holds the connection.
     pub(super) store: Store,
+    /// For alarms.
+    alarms: Store,
     /// Number in the world.
     pub(super) rank: usize,
     pub(super) timeout: Duration,
@@ -65,10 +68,11 @@ pub(super) struct Overdue {
 }
 
 impl<B: Backend> Watch<B> {
-    pub(super) fn new(backend: B, store: Store, rank: usize, timeout: Duration) -> Self {
+    pub(super) fn new(backend: B, store: Store, alarms: Store, rank: usize, timeout: Duration) -> Self {
         Self {
             backend,
             store,
+            alarms,
             rank,
             timeout,
             communicators: Mutex::default(),
@@ -85,39 +89,52 @@ impl<B: Backend> Watch<B> {
         communicators.push(Arc::downgrade(communicator));
     }
 
-    /// Looks and listens until [`Self::end`], or until something is wrong. `store` is this thread's own: a call that
-    /// waits holds the connection.
-    pub(super) fn run(&self, store: &Store) {
-        while !self.ended.load(Ordering::Acquire) {
-            match store.get("alarm", LOOK) {
-                Ok(alarm) => return self.hear(store, &alarm),
-                Err(FfiError::Deadline { .. }) => {}
-                Err(_) if self.ended.load(Ordering::Acquire) => return,
-                Err(error) => return self.close(Verdict::Peer(format!("the store of rank 0 is gone: {error}"))),
-            }
+    /// Looks at all communicators until [`Self::end`], or until something is wrong.
+    pub(super) fn look(self: &Arc<Self>) {
+        while self.pause(LOOK) {
             for communicator in self.here() {
                 match communicator.look() {
                     Ok(()) => {}
-                    Err(Trouble::Overdue(overdue)) => {
-                        self.raise(store, overdue);
-                        return;
-                    }
+                    Err(Trouble::Overdue(overdue)) => drop(self.raise(overdue)),
                     Err(Trouble::Broken(error)) => {
-                        self.tell(store, &error.to_string());
-                        return self.close(Verdict::Own(error));
+                        self.tell(error.to_string());
+                        self.close(Verdict::Own(error));
                     }
                 }
             }
         }
     }
 
-    /// Ends the thread of [`Self::run`] at its next look.
+    /// Listens for an alarm of another rank, as long as [`Self::look`] looks.
+    pub(super) fn listen(&self) {
+        while self.pause(LOOK) {
+            let alarm = match self.alarms.check(&["alarm"]) {
+                Ok(false) => continue,
+                Ok(true) => self.alarms.get("alarm", ANSWER),
+                Err(error) => Err(error),
+            };
+            let reason = match alarm.map(|alarm| serde_json::from_slice::<Alarm>(&alarm)) {
+                // Its verdict is on its way.
+                Ok(Ok(Alarm { rank, .. })) if rank == self.rank => continue,
+                Ok(Ok(Alarm { rank, reason })) => format!("rank {rank} gave up: {reason}"),
+                Ok(Err(error)) => format!("an alarm that is none: {error}"),
+                Err(error) => format!("the store of rank 0 is gone: {error}"),
+            };
+            self.publish();
+            self.close(Verdict::Peer(reason));
+        }
+    }
+
+    /// Ends both threads.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        // Under the lock, so that no thread is between its look and its wait.
+        drop(lock(&self.verdict));
+        self.changed.notify_all();
     }
 
     /// The error of a call that is not over in time. Asks the others how far they came, and ends everything.
-    pub(super) fn raise(&self, store: &Store, overdue: Overdue) -> CommError {
+    pub(super) fn raise(self: &Arc<Self>, overdue: Overdue) -> CommError {
         let mut error = CommError::Deadline {
             group: overdue.group.clone(),
             operation: overdue.operation,
@@ -126,23 +143,33 @@ impl<B: Backend> Watch<B> {
             waited: overdue.waited,
             arrived: String::new(),
         };
-        self.tell(store, error.to_string().trim_end_matches([',', ' ']));
+        let (watch, reason) = (self.clone(), error.to_string());
+        let answers = within(2 * ANSWER, move || {
+            watch.alarm(reason.trim_end_matches([',', ' ']));
+            arrivals(&watch.alarms, &overdue)
+        });
         if let CommError::Deadline { arrived, .. } = &mut error {
-            *arrived = arrivals(store, &overdue);
+            *arrived = answers.unwrap_or_else(|| "the store of rank 0 does not say who arrived".into());
         }
         self.close(Verdict::Own(error.clone()));
         error
     }
 
     /// Tells all ranks that this one gave up.
-    pub(super) fn tell(&self, store: &Store, reason: &str) {
-        self.publish(store);
+    pub(super) fn tell(self: &Arc<Self>, reason: String) {
+        let watch = self.clone();
+        // Who cannot be told runs into its own deadline.
+        let _ = within(ANSWER, move || watch.alarm(&reason));
+    }
+
+    fn alarm(&self, reason: &str) {
+        self.publish();
         let alarm = Alarm {
             rank: self.rank,
             reason: reason.into(),
         };
-        // Who cannot be told runs into its own deadline.
-        let _ = serde_json::to_vec(&alarm).map(|alarm| store.set("alarm", &alarm));
+        // As for `tell`.
+        let _ = serde_json::to_vec(&alarm).map(|alarm| self.alarms.set("alarm", &alarm));
     }
 
     /// Whether calls may go on.
@@ -161,33 +188,25 @@ impl<B: Backend> Watch<B> {
         }
     }
 
-    /// Waits a little, or until something is wrong.
-    pub(super) fn pause(&self, time: Duration) {
-        let verdict = lock(&self.verdict);
-        let _ = self
+    /// Waits a little; whether nothing was wrong meanwhile, and it goes on.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let ended = || self.ended.load(Ordering::Acquire);
+        let (verdict, _) = self
             .changed
-            .wait_timeout_while(verdict, time, |verdict| verdict.is_none())
+            .wait_timeout_while(lock(&self.verdict), time, |verdict| verdict.is_none() && !ended())
             .unwrap_or_else(PoisonError::into_inner);
+        verdict.is_none() && !ended()
     }
 
     fn here(&self) -> Vec<Arc<Communicator<B>>> {
         lock(&self.communicators).iter().filter_map(Weak::upgrade).collect()
     }
 
-    fn hear(&self, store: &Store, alarm: &[u8]) {
-        self.publish(store);
-        let reason = match serde_json::from_slice::<Alarm>(alarm) {
-            Ok(Alarm { rank, reason }) => format!("rank {rank} gave up: {reason}"),
-            Err(error) => format!("an alarm that is none: {error}"),
-        };
-        self.close(Verdict::Peer(reason));
-    }
-
     /// Tells how many calls of each communicator this rank has started.
-    fn publish(&self, store: &Store) {
+    fn publish(&self) {
         let counts: BTreeMap<_, _> = self.here().iter().map(|one| (one.name().to_owned(), one.started())).collect();
         // Who cannot tell is one that does not answer.
-        let _ = serde_json::to_vec(&counts).map(|counts| store.set(&counts_of(self.rank), &counts));
+        let _ = serde_json::to_vec(&counts).map(|counts| self.alarms.set(&counts_of(self.rank), &counts));
     }
 
     /// The first verdict stands. It is there before the kernels end that wait for a peer: what they leave behind is no
@@ -229,6 +248,16 @@ fn arrivals(store: &Store, overdue: &Overdue) -> String {
         _ => format!(", {silent:?} did not answer"),
     };
     format!("of {} ranks only {arrived:?} arrived{unknown}", overdue.members.len())
+}
+
+/// What `body` gives, if it does so in time. The store's calls have no deadline where its machine is gone.
+fn within<T: Send + 'static>(limit: Duration, body: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, outcome) = channel();
+    // Nobody waits for an outcome that comes too late.
+    let thread = std::thread::Builder::new()
+        .name("nccl-alarm".into())
+        .spawn(move || drop(done.send(body())));
+    thread.ok().and_then(|_| outcome.recv_timeout(limit).ok())
 }
 
 /// A panic of another thread leaves the data whole: every change under a lock is a single assignment.
