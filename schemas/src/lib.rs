@@ -8,6 +8,7 @@
 mod callback;
 mod contract;
 mod custom_data;
+mod cut;
 mod data;
 mod executor;
 mod experiment;
