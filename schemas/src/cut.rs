@@ -50,19 +50,20 @@ pub(crate) fn validate_cut(finetune: &Finetune, path: &str, problems: &mut Vec<P
         return;
     }
     for Part { name, size } in language(finetune).iter().filter(|part| !part.divides(tp)) {
+        let nearest = nearest(finetune, tp).map(|nearest| format!("nearest that fits {} ranks: {nearest}", finetune.trainer.world_size()));
         problems.push(
             Problem::error(
                 format!("{path}.trainer.strategy.tensor_model_parallel_size"),
                 format!("tensor parallelism over {tp} ranks cannot cut `{name}` {size} evenly"),
             )
-            .help(format!("use a divisor of {size}")),
+            .help(nearest.unwrap_or_else(|| format!("use a divisor of {size}"))),
         );
     }
     if strategy.vision_placement != VisionPlacement::Cut {
         return;
     }
+    let nearest = nearest(finetune, tp).map_or_else(String::new, |nearest| format!("tensor_model_parallel_size: {nearest}, or "));
     for Part { name, size } in vision(finetune).iter().filter(|part| !part.divides(tp)) {
-        let nearest = nearest(finetune, tp).map_or_else(String::new, |nearest| format!("tensor_model_parallel_size: {nearest}, or "));
         problems.push(
             Problem::error(
                 format!("{path}.trainer.strategy.vision_placement"),
@@ -79,11 +80,12 @@ fn nearest(finetune: &Finetune, tp: usize) -> Option<usize> {
     let strategy = &finetune.trainer.strategy;
     let others = u64::from(strategy.context_parallel_size) * u64::from(strategy.pipeline_model_parallel_size);
     let ranks = finetune.trainer.world_size();
+    let cut = strategy.vision_placement == VisionPlacement::Cut;
     let fits = |tp: &usize| {
-        let all = language(finetune).into_iter().chain(vision(finetune));
-        ranks.is_multiple_of(others * *tp as u64) && all.into_iter().all(|part| part.divides(*tp))
+        let parts = language(finetune).into_iter().chain(vision(finetune).into_iter().filter(|_| cut));
+        ranks.is_multiple_of(others.max(1) * *tp as u64) && parts.into_iter().all(|part| part.divides(*tp))
     };
-    // No more ranks than heads, each of which is on one rank.
-    let most = finetune.model.llava().vision_config.num_attention_heads;
+    // No more ranks than heads, each of which is on one rank; and no endless search where a file asks for billions.
+    let most = finetune.model.llava().text_config.num_attention_heads.min(1024);
     (1..=most).filter(fits).min_by_key(|other| (other.abs_diff(tp), *other))
 }
