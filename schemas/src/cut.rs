@@ -62,15 +62,21 @@ pub(crate) fn validate_cut(finetune: &Finetune, path: &str, problems: &mut Vec<P
     if strategy.vision_placement != VisionPlacement::Cut {
         return;
     }
-    let nearest = nearest(finetune, tp).map_or_else(String::new, |nearest| format!("tensor_model_parallel_size: {nearest}, or "));
+    let fewer = nearest(finetune, tp).map(|tp| format!("tensor_model_parallel_size: {tp}"));
+    let whole = language(finetune).iter().all(|part| part.divides(tp));
+    let choices: Vec<_> = fewer
+        .into_iter()
+        .chain(whole.then(|| "vision_placement: shared".to_owned()))
+        .collect();
     for Part { name, size } in vision(finetune).iter().filter(|part| !part.divides(tp)) {
-        problems.push(
-            Problem::error(
-                format!("{path}.trainer.strategy.vision_placement"),
-                format!("`vision_placement: cut` over {tp} tensor-parallel ranks cannot cut `{name}` {size} evenly"),
-            )
-            .help(format!("nearest that fits: {nearest}vision_placement: shared")),
+        let problem = Problem::error(
+            format!("{path}.trainer.strategy.vision_placement"),
+            format!("`vision_placement: cut` over {tp} tensor-parallel ranks cannot cut `{name}` {size} evenly"),
         );
+        problems.push(match choices.as_slice() {
+            [] => problem,
+            choices => problem.help(format!("nearest that fits: {}", choices.join(", or "))),
+        });
     }
 }
 
