@@ -4,7 +4,7 @@ use std::{fmt, io, path::PathBuf};
 
 use miette::Diagnostic;
 use neva_executors::{ExecutorError, JobFailure};
-use neva_schemas::{ExitClass, Problem, RankFailure, Starter, exit_class};
+use neva_schemas::{ExitClass, Problem, RankFailure, Starter, env, exit_class};
 use neva_track::TrackError;
 
 use crate::{
@@ -256,6 +256,11 @@ impl RunError {
             Self::Cancelled { checkpoint: Some(_), .. } | Self::Stopped { checkpoint: Some(_), .. } => {
                 "to go on from it, start the run again with `--set finetune.resume.resume_if_exists=true`".to_owned()
             }
+            Self::NoReport { path, .. } => format!(
+                "this is a bug, of ours or of the rank program that {} names; please report it, with the logs of the ranks in {}",
+                env::NEVA_RANK,
+                path.with_file_name("logs").display()
+            ),
             Self::Executor(error) => return error.help(),
             Self::Experiment(error) => return error.help(),
             Self::Job(failure) => return failure.help.clone(),

@@ -51,27 +51,28 @@ pub struct Resolved {
 /// # Errors
 /// A file that cannot be read or is not YAML; a word that is neither file nor recipe.
 pub fn load(recipe: &str) -> Result<Node, ConfigError> {
-    let file = path::Path::new(recipe);
-    let is_word = !recipe.contains(['/', '.']) && !file.exists();
-    match neva_recipes::find(recipe) {
-        Some(entry) if is_word => config::parse(&Source::new(recipe, format!("{FACTORY}: {}\n", entry.name))),
-        None if is_word => {
-            let allowed = RECIPES
-                .iter()
-                .map(|recipe| recipe.name.to_owned())
-                .chain(crate::cli::verbs())
-                .collect();
-            Err(problem(
-                Path::default(),
-                None,
-                Problem::UnknownVariant {
-                    name: recipe.to_owned(),
-                    allowed,
-                },
-            ))
-        }
-        _ => config::load(file),
+    if let Some(unknown) = unknown_word(recipe) {
+        return Err(unknown);
     }
+    match neva_recipes::find(recipe) {
+        Some(entry) if is_word(recipe) => config::parse(&Source::new(recipe, format!("{FACTORY}: {}\n", entry.name))),
+        _ => config::load(path::Path::new(recipe)),
+    }
+}
+
+/// Whether `recipe` can be meant as a name only: nothing of it says file, and there is none.
+fn is_word(recipe: &str) -> bool {
+    !recipe.contains(['/', '.']) && !path::Path::new(recipe).exists()
+}
+
+/// What is wrong with a word that is neither file nor recipe. It may have been meant for a verb.
+pub(crate) fn unknown_word(word: &str) -> Option<ConfigError> {
+    (is_word(word) && neva_recipes::find(word).is_none()).then(|| {
+        let recipes = RECIPES.iter().map(|recipe| recipe.name.to_owned());
+        let name = word.to_owned();
+        let allowed = recipes.chain(crate::cli::verbs()).collect();
+        problem(Path::default(), None, Problem::UnknownVariant { name, allowed })
+    })
 }
 
 /// What resolving needs beside the texts.

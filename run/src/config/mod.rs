@@ -34,6 +34,7 @@ mod ser;
 mod set;
 mod toml;
 mod typed;
+mod visible;
 mod walk;
 mod yaml;
 
@@ -56,4 +57,5 @@ pub use ser::to_node;
 pub use set::{Edit, apply_edits};
 pub use toml::to_toml_string;
 pub use typed::{Call, Config, Partial};
+pub use visible::visible;
 pub use walk::{broadcast, walk};
