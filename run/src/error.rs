@@ -263,6 +263,9 @@ impl RunError {
             ),
             Self::Executor(error) => return error.help(),
             Self::Experiment(error) => return error.help(),
+            Self::Job(failure) if failure.class == exit_class::BUG && failure.help.is_none() => {
+                "please report it, with these lines and the rank's log".to_owned()
+            }
             Self::Job(failure) => return failure.help.clone(),
             _ => return None,
         })

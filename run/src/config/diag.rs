@@ -5,7 +5,8 @@ use std::{error::Error, ffi::OsStr, fmt};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 
 use super::{
-    error::{ConfigError, Problem, Problems},
+    error::{ConfigError, Problem},
+    problems::Problems,
     visible::visible,
 };
 
