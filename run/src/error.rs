@@ -250,7 +250,7 @@ impl RunError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "make room, or name another folder with `--set dir=...`".to_owned()
             }
-            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Self::File { source, .. } if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                 "name a folder that you may write to with `--set dir=...`".to_owned()
             }
             Self::Cancelled { checkpoint: Some(_), .. } | Self::Stopped { checkpoint: Some(_), .. } => {

@@ -219,3 +219,17 @@ fn a_single_run_may_be_left_to_itself() {
     );
     assert!(Path::new(told["dir"].as_str().unwrap()).join("tasks/train/plan.json").is_file());
 }
+
+/// As of one run: what would run can be looked at where nothing can run yet.
+#[test]
+fn a_dry_run_of_several_needs_no_rank_program() {
+    let sweep = ["neva_tiny", "--sweep", "finetune.optim.lr=1e-4,2e-4"];
+    for (more, class) in [(&["--dry-run"][..], exit_class::DONE), (&[], exit_class::CLUSTER)] {
+        let nowhere = [("NEVA_RANK", "/nowhere/neva-rank"), ("NEVA_RUN_HOME", "home")];
+        let program = process::Program::new("", &[&sweep[..], more].concat()).env(&nowhere);
+        let (code, stdout, stderr, dir) = program.run();
+        assert_eq!(code, i32::from(class), "{stderr}");
+        assert_eq!(stdout.matches("neva-rank train --plan").count(), 2 * more.len(), "{stdout}");
+        assert!(!dir.path().join("home").exists());
+    }
+}
