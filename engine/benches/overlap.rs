@@ -160,6 +160,7 @@ fn rank(rank: u32, port: u16) {
         master_addr: HOST.into(),
         master_port: port,
         agent_store: true,
+        ..RankEnv::single()
     };
     let greeting = Greeting {
         plan: "bench".into(),
