@@ -8,38 +8,42 @@ use crate::validate::Problem;
 struct Part {
     name: &'static str,
     size: usize,
+    /// Of more ranks than there are, several hold a copy of the same one.
+    copied: bool,
 }
 
 impl Part {
+    fn new(name: &'static str, size: usize) -> Self {
+        let copied = false;
+        Self { name, size, copied }
+    }
+
     /// Whether `tp` ranks get equal parts of it.
     fn divides(&self, tp: usize) -> bool {
-        // Of more ranks than key and value heads, several hold the same head.
-        let copied = self.name == "num_key_value_heads" && self.size > 0 && tp.is_multiple_of(self.size);
-        self.size.is_multiple_of(tp) || copied
+        self.size.is_multiple_of(tp) || self.copied && self.size > 0 && tp.is_multiple_of(self.size)
     }
-}
-
-fn parts<const N: usize>(parts: [(&'static str, usize); N]) -> [Part; N] {
-    parts.map(|(name, size)| Part { name, size })
 }
 
 fn language(finetune: &Finetune) -> [Part; 3] {
     let text = &finetune.model.llava().text_config;
-    parts([
-        ("num_attention_heads", text.num_attention_heads),
-        ("num_key_value_heads", text.num_key_value_heads),
-        ("intermediate_size", text.intermediate_size),
-    ])
+    [
+        Part::new("num_attention_heads", text.num_attention_heads),
+        Part {
+            copied: true,
+            ..Part::new("num_key_value_heads", text.num_key_value_heads)
+        },
+        Part::new("intermediate_size", text.intermediate_size),
+    ]
 }
 
 /// The vision encoder's sizes, and the width of the projector.
 fn vision(finetune: &Finetune) -> [Part; 3] {
     let model = finetune.model.llava();
-    parts([
-        ("vision_config.num_attention_heads", model.vision_config.num_attention_heads),
-        ("vision_config.intermediate_size", model.vision_config.intermediate_size),
-        ("text_config.hidden_size", model.text_config.hidden_size),
-    ])
+    [
+        Part::new("vision_config.num_attention_heads", model.vision_config.num_attention_heads),
+        Part::new("vision_config.intermediate_size", model.vision_config.intermediate_size),
+        Part::new("text_config.hidden_size", model.text_config.hidden_size),
+    ]
 }
 
 /// Whether every rank gets equal parts of all that is cut.
@@ -49,26 +53,29 @@ pub(crate) fn validate_cut(finetune: &Finetune, path: &str, problems: &mut Vec<P
     if tp < 2 {
         return;
     }
-    for Part { name, size } in language(finetune).iter().filter(|part| !part.divides(tp)) {
-        let nearest = nearest(finetune, tp).map(|nearest| format!("nearest that fits {} ranks: {nearest}", finetune.trainer.world_size()));
-        problems.push(
-            Problem::error(
-                format!("{path}.trainer.strategy.tensor_model_parallel_size"),
-                format!("tensor parallelism over {tp} ranks cannot cut `{name}` {size} evenly"),
-            )
-            .help(nearest.unwrap_or_else(|| format!("use a divisor of {size}"))),
+    let nearest = nearest(finetune, tp);
+    let misfits = |parts: [Part; 3]| parts.into_iter().filter(|part| !part.divides(tp));
+    let mut whole = true;
+    for Part { name, size, .. } in misfits(language(finetune)) {
+        whole = false;
+        let problem = Problem::error(
+            format!("{path}.trainer.strategy.tensor_model_parallel_size"),
+            format!("tensor parallelism over {tp} ranks cannot cut `{name}` {size} evenly"),
         );
+        problems.push(problem.help(match nearest {
+            Some(nearest) => format!("nearest that fits {} ranks: {nearest}", finetune.trainer.world_size()),
+            None => format!("use a divisor of {size}"),
+        }));
     }
     if strategy.vision_placement != VisionPlacement::Cut {
         return;
     }
-    let fewer = nearest(finetune, tp).map(|tp| format!("tensor_model_parallel_size: {tp}"));
-    let whole = language(finetune).iter().all(|part| part.divides(tp));
-    let choices: Vec<_> = fewer
+    let other_tp = nearest.map(|nearest| format!("tensor_model_parallel_size: {nearest}"));
+    let choices: Vec<_> = other_tp
         .into_iter()
         .chain(whole.then(|| "vision_placement: shared".to_owned()))
         .collect();
-    for Part { name, size } in vision(finetune).iter().filter(|part| !part.divides(tp)) {
+    for Part { name, size, .. } in misfits(vision(finetune)) {
         let problem = Problem::error(
             format!("{path}.trainer.strategy.vision_placement"),
             format!("`vision_placement: cut` over {tp} tensor-parallel ranks cannot cut `{name}` {size} evenly"),

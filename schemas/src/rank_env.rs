@@ -226,6 +226,82 @@ fn first_node(list: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// What Slurm 22.05 tells the third of three tasks on two nodes, changed by `change`.
+    fn third_of_three(change: &[(&str, Option<&str>)]) -> Result<Option<RankEnv>, String> {
+        let mut variables = std::collections::BTreeMap::from([
+            (env::SLURM_JOB_ID, "17"),
+            (env::SLURM_STEP_ID, "2"),
+            (env::SLURM_PROCID, "2"),
+            (env::SLURM_LOCALID, "0"),
+            (env::SLURM_NODEID, "1"),
+            (env::SLURM_STEP_NUM_TASKS, "3"),
+            (env::SLURM_STEP_TASKS_PER_NODE, "2,1"),
+            (env::SLURM_STEP_NODELIST, "n[1-2]"),
+        ]);
+        for (name, value) in change {
+            match value {
+                Some(value) => drop(variables.insert(name, value)),
+                None => drop(variables.remove(name)),
+            }
+        }
+        RankEnv::read(|name| variables.get(name).map(ToString::to_string))
+    }
+
+    #[test]
+    fn a_task_of_srun_is_a_rank() {
+        let rank = third_of_three(&[]).unwrap().unwrap();
+        let expected = RankEnv {
+            rank: 2,
+            world_size: 3,
+            local_rank: 0,
+            local_world_size: 1,
+            master_addr: "n1".into(),
+            master_port: rank.master_port,
+            agent_store: false,
+            starter: Starter::Srun,
+        };
+        assert_eq!(rank, expected);
+        let port = |change: &[_]| third_of_three(change).unwrap().unwrap().master_port;
+        assert!((12_000..28_000).contains(&rank.master_port));
+        // The first task finds the same one, another step or job another one.
+        assert_eq!(
+            port(&[(env::SLURM_PROCID, Some("0")), (env::SLURM_NODEID, Some("0"))]),
+            rank.master_port
+        );
+        assert_ne!(port(&[(env::SLURM_STEP_ID, Some("3"))]), rank.master_port);
+        assert_ne!(port(&[(env::SLURM_JOB_ID, Some("18"))]), rank.master_port);
+        assert_eq!(port(&[(env::SLURM_STEP_RESV_PORTS, Some("12000-12003"))]), 12_000);
+        assert_eq!(port(&[(env::MASTER_PORT, Some("29500"))]), 29_500);
+        let named = third_of_three(&[(env::MASTER_ADDR, Some("login"))]).unwrap().unwrap();
+        assert_eq!(named.master_addr, "login");
+    }
+
+    #[test]
+    fn what_is_no_world_of_srun() {
+        for change in [(env::SLURM_STEP_NUM_TASKS, None), (env::SLURM_STEP_NUM_TASKS, Some("1"))] {
+            assert_eq!(third_of_three(&[change]), Ok(None), "{change:?}");
+        }
+        // torchrun within a task counts.
+        let torchrun = [
+            (env::RANK, Some("0")),
+            (env::WORLD_SIZE, Some("1")),
+            (env::MASTER_ADDR, Some("h")),
+            (env::MASTER_PORT, Some("1")),
+        ];
+        assert_eq!(third_of_three(&torchrun).unwrap().unwrap().starter, Starter::Torchrun);
+        for (name, value) in [
+            (env::SLURM_PROCID, None),
+            (env::SLURM_PROCID, Some("3")),
+            (env::SLURM_STEP_NUM_TASKS, Some("many")),
+            (env::SLURM_STEP_TASKS_PER_NODE, Some("3")),
+            (env::SLURM_STEP_NODELIST, Some("")),
+            (env::MASTER_PORT, Some("65536")),
+        ] {
+            let error = third_of_three(&[(name, value)]).unwrap_err();
+            assert!(error.contains(name), "{name}: {error}");
+        }
+    }
+
     #[test]
     fn the_first_node_of_a_list() {
         let cases = [

@@ -1,9 +1,9 @@
 //! What benches of a training step start from: a small model on one thread of the CPU, and mock batches.
 
-use neva_data::{Batch, BatchSlice, MergeOptions, Order};
+use neva_data::{Batch, Order};
 use neva_engine::checkpoint::{Base, ModelCache, Sources};
-use neva_engine::comm::{Axis, Mesh};
-use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, run_data, to_device};
+use neva_engine::comm::Mesh;
+use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, batch_slice, merge_options, run_data, to_device};
 use neva_recipes::neva_tiny;
 use neva_schemas::{Accelerator, Data, Finetune, MockDataModule};
 use std::path::PathBuf;
@@ -43,20 +43,7 @@ pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
 /// The rank's micro-batches of the first step.
 pub(crate) fn microbatches(finetune: &Finetune, mesh: &Mesh) -> Vec<Microbatch> {
     let samples = run_data(finetune, None).expect("mock data").train;
-    let data = mesh.axis(Axis::Data);
-    let slice = BatchSlice {
-        global_batch_size: finetune.data.global_batch_size(),
-        micro_batch_size: finetune.data.micro_batch_size(),
-        data_parallel_size: data.size() as u64,
-        data_parallel_rank: data.rank() as u64,
-    };
-    let image_seq_len = finetune.model.llava().image_seq_length();
-    let options = MergeOptions {
-        image_seq_len,
-        max_length: finetune.data.seq_length(),
-        row_multiple: 1,
-        fixed_length: false,
-    };
+    let (slice, options) = (batch_slice(finetune, mesh), merge_options(finetune));
     let order = Order {
         seed: 0,
         len: samples.len() as u64,
@@ -64,7 +51,7 @@ pub(crate) fn microbatches(finetune: &Finetune, mesh: &Mesh) -> Vec<Microbatch> 
     };
     let microbatch = |n| {
         let batch = Batch::microbatch(&*samples, &order, &slice, &options, 0, n).expect("mock data");
-        Microbatch::of(to_device(&batch, image_seq_len, Device::Cpu).expect("memory"), 0)
+        Microbatch::of(to_device(&batch, options.image_seq_len, Device::Cpu).expect("memory"), 0)
     };
     (0..slice.num_microbatches()).map(microbatch).collect()
 }

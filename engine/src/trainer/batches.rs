@@ -14,6 +14,27 @@ use tch::Device;
 /// Prepared batches that each data worker keeps ready.
 const PREFETCH: usize = 2;
 
+/// What a rank takes of each global batch.
+pub fn batch_slice(finetune: &Finetune, mesh: &Mesh) -> BatchSlice {
+    let group = mesh.axis(Axis::Data);
+    BatchSlice {
+        global_batch_size: finetune.data.global_batch_size(),
+        micro_batch_size: finetune.data.micro_batch_size(),
+        data_parallel_size: group.size() as u64,
+        data_parallel_rank: group.rank() as u64,
+    }
+}
+
+/// How samples become the rows of a micro-batch.
+pub fn merge_options(finetune: &Finetune) -> MergeOptions {
+    MergeOptions {
+        image_seq_len: finetune.model.llava().image_seq_length(),
+        max_length: finetune.data.seq_length(),
+        row_multiple: finetune.trainer.strategy.sequence_multiple(),
+        fixed_length: false,
+    }
+}
+
 /// How data is cut into micro-batches.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slicing {
@@ -27,25 +48,13 @@ pub(super) struct Slicing {
 impl Slicing {
     /// The slicing of a run on this rank.
     pub(super) fn of(finetune: &Finetune, mesh: &Mesh, device: Device) -> Result<Self> {
-        let group = mesh.axis(Axis::Data);
-        let slice = BatchSlice {
-            global_batch_size: finetune.data.global_batch_size(),
-            micro_batch_size: finetune.data.micro_batch_size(),
-            data_parallel_size: group.size() as u64,
-            data_parallel_rank: group.rank() as u64,
-        };
+        let slice = batch_slice(finetune, mesh);
         if let Some(problem) = slice.problem() {
             return Err(EngineError::Run(vec![Problem::error("finetune.data.global_batch_size", problem)]));
         }
-        let options = MergeOptions {
-            image_seq_len: finetune.model.llava().image_seq_length(),
-            max_length: finetune.data.seq_length(),
-            row_multiple: finetune.trainer.strategy.sequence_multiple(),
-            fixed_length: false,
-        };
         Ok(Self {
             slice,
-            options,
+            options: merge_options(finetune),
             zigzag: zigzag(mesh),
             workers: finetune.data.num_workers(),
             device,

@@ -16,6 +16,7 @@ mod step;
 mod stop;
 
 pub use batch::to_device;
+pub use batches::{batch_slice, merge_options};
 pub use callback::{Callback, Flow, RunView};
 pub(crate) use dataset::process_mode;
 pub use dataset::{DataModule, RunData};

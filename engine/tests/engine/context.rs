@@ -1,8 +1,8 @@
 //! Sequences and pictures shared over ranks: a run on one rank and a run in any layout are the same run.
 
+use crate::layout::{four_layers, mixed};
 use crate::setting::{
-    ONE, Samples, adapters, close, close_tensors, microbatches, mock, on_mesh, small, train, trainer, whole, within_limit, without_labels,
-    without_picture,
+    ONE, Samples, adapters, close, close_tensors, microbatches, mock, on_mesh, train, trainer, whole, within_limit, without_picture,
 };
 use neva_data::{IGNORE, IMAGE};
 use neva_engine::comm::{Axis, Mesh};
@@ -25,15 +25,6 @@ const ALL: &[ParallelSizes] = &[CP2, CP4, TP2_CP2, CP2_DP2];
 
 /// Positions of one picture of the small model.
 const IMAGE_LEN: usize = 4;
-
-/// Four layers, and two query heads for each key head.
-fn deep() -> Finetune {
-    let mut finetune = small();
-    let text = &mut finetune.model.llava_mut().text_config;
-    text.num_hidden_layers = 4;
-    assert_eq!((text.num_attention_heads, text.num_key_value_heads), (4, 2));
-    finetune
-}
 
 /// A run in a layout; with sequence parallelism or not.
 fn laid_out(finetune: &Finetune, sizes: ParallelSizes, sequence_parallel: bool) -> Finetune {
@@ -79,18 +70,10 @@ fn first_step(
     (first.loss, gradients)
 }
 
-/// Global batches of 8 in micro-batches of 2: with two data-parallel ranks, samples 2, 3, 6 and 7 are the second's.
-fn mixed(index: usize, sample: &mut neva_data::Sample) {
-    let (step, within) = (index / 8, index % 8);
-    match (step, within) {
-        // A whole step without a picture, and a micro-batch in each step.
-        (3, _) | (_, 2 | 3) => without_picture(sample),
-        _ => {}
-    }
-    match (step, within) {
-        // One sample, one micro-batch, and in one step a data-parallel rank that has nothing to learn.
-        (5, 2 | 3) | (_, 4 | 6 | 7) => without_labels(sample),
-        // The only label is the first position's, or the last one's: the other ranks of the row have none.
+/// [`mixed`], and rows of which most ranks have no label: the only one is the first position's, or the last one's.
+fn sparse(index: usize, sample: &mut neva_data::Sample) {
+    mixed(index, sample);
+    match (index / 8, index % 8) {
         (_, 5) => keep_label(sample, |place, _| place == 0),
         (4, 0) => keep_label(sample, |place, last| place == last),
         _ => {}
@@ -109,9 +92,9 @@ fn keep_label(sample: &mut neva_data::Sample, keep: impl Fn(usize, usize) -> boo
 /// Losses and weights of ten steps, and the gradients of the first six with fresh weights, against one rank.
 #[track_caller]
 fn check(name: &str, layouts: &[ParallelSizes], change: impl FnOnce(&mut Finetune)) {
-    let mut finetune = deep();
+    let mut finetune = four_layers();
     change(&mut finetune);
-    let samples = Samples::edited(&finetune, mixed);
+    let samples = Samples::edited(&finetune, sparse);
     let expected = train(&finetune, &samples, ONE, STEPS);
     assert!(expected.losses.iter().all(|loss| loss.is_finite() && *loss > 0.0), "{name}");
     let step_of =
@@ -255,7 +238,7 @@ fn batch(rows: &[&[Content]], s: usize) -> Microbatch {
 /// One step on batches made by hand, in any layout, against one rank.
 #[track_caller]
 fn check_batches(name: &str, layouts: &[ParallelSizes], change: impl FnOnce(&mut Finetune), batches: impl Fn() -> Vec<Microbatch> + Sync) {
-    let mut finetune = deep();
+    let mut finetune = four_layers();
     change(&mut finetune);
     let part = |mesh: &Mesh| batches().into_iter().map(|whole| whole.part(zigzag(mesh)).unwrap()).collect();
     let (expected_loss, expected) = first_step(&finetune, ONE, part);
@@ -303,7 +286,7 @@ fn a_packed_row_is_its_samples_on_any_number_of_ranks() {
     within_limit(|| {
         let contents = || [(3, &[][..]), (9, &[1][..]), (12, &[2, 6][..])].map(|(words, pictures)| Content { words, pictures });
         // What the words are depends on their places, so only the number of the labels is the same.
-        let finetune = deep();
+        let finetune = four_layers();
         let [a, b, c] = contents();
         let packed = || batch(&[&[Content { ..a }, Content { ..b }, Content { ..c }]], 40);
         let separate = || {
@@ -399,9 +382,9 @@ fn of_pictures_that_do_not_divide() {
 fn of_one_rank_bit_by_bit() {
     within_limit(|| {
         let run = |placement| {
-            let mut finetune = deep();
+            let mut finetune = four_layers();
             finetune.trainer.strategy.vision_placement = placement;
-            let trained = train(&finetune, &Samples::edited(&finetune, mixed), ONE, 3);
+            let trained = train(&finetune, &Samples::edited(&finetune, sparse), ONE, 3);
             (trained.losses, trained.weights)
         };
         let (shared, duplicated) = (run(VisionPlacement::Shared), run(VisionPlacement::Duplicated));
@@ -415,8 +398,8 @@ fn of_one_rank_bit_by_bit() {
 #[test]
 fn of_a_validation() {
     within_limit(|| {
-        let finetune = deep();
-        let samples = Samples::edited(&finetune, mixed);
+        let finetune = four_layers();
+        let samples = Samples::edited(&finetune, sparse);
         let measure = |finetune: &Finetune, sizes| {
             let ranks = on_mesh(sizes, |mesh| {
                 let batches = (0..3).flat_map(|step| microbatches(finetune, &samples, &mesh, step));
@@ -452,7 +435,7 @@ fn sent(mesh: &Mesh, group: &str, operations: &[&str]) -> u64 {
 #[test]
 fn bytes_are_those_of_the_formulae() {
     within_limit(|| {
-        let samples = Samples::edited(&deep(), |index, sample| {
+        let samples = Samples::edited(&four_layers(), |index, sample| {
             if index % 8 == 2 || index % 8 == 3 {
                 without_picture(sample);
             }
@@ -464,7 +447,7 @@ fn bytes_are_those_of_the_formulae() {
             (TP2_CP2, CpCommType::P2p),
             (CP2_DP2, CpCommType::AllGather),
         ] {
-            let mut finetune = laid_out(&deep(), sizes, sizes.tp > 1);
+            let mut finetune = laid_out(&four_layers(), sizes, sizes.tp > 1);
             finetune.trainer.strategy.cp_comm_type = exchange;
             mock(&mut finetune).micro_batch_size = 2;
             let text = &finetune.model.llava().text_config;

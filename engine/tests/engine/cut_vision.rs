@@ -2,55 +2,14 @@
 //! same run.
 
 use crate::distributed::ddp;
-use crate::setting::{
-    ONE, Samples, adapters, close, close_tensors, gradients, lay_out, lora, microbatches, on_mesh, small, train, trainer, within_limit,
-    without_labels, without_picture,
-};
+use crate::layout::{Layout, four_layers, mixed};
+use crate::setting::{ONE, Samples, adapters, close, close_tensors, gradients, lora, microbatches, on_mesh, train, trainer, within_limit};
 use neva_engine::comm::Axis;
 use neva_schemas::{Finetune, ParallelSizes, Peft, VisionPlacement};
 use std::collections::BTreeMap;
 use tch::Tensor;
 
 const STEPS: u64 = 10;
-
-/// A layout, and how it differs from Megatron's plain one.
-#[derive(Debug, Clone, Copy)]
-struct Layout {
-    sizes: ParallelSizes,
-    sequence_parallel: bool,
-    distributed: bool,
-    /// Layers of the language model beside the vision encoder.
-    first: Option<u32>,
-}
-
-impl Layout {
-    fn lay_out(self, finetune: &Finetune) -> Finetune {
-        let mut finetune = finetune.clone();
-        lay_out(&mut finetune, self.sizes);
-        let strategy = &mut finetune.trainer.strategy;
-        strategy.vision_placement = VisionPlacement::Cut;
-        strategy.sequence_parallel = self.sequence_parallel;
-        strategy.num_layers_in_first_pipeline_stage = self.first;
-        ddp(&mut finetune, self.distributed, self.distributed);
-        finetune
-    }
-}
-
-fn plain(sizes: ParallelSizes) -> Layout {
-    Layout {
-        sizes,
-        sequence_parallel: false,
-        distributed: false,
-        first: None,
-    }
-}
-
-fn sequence_parallel(sizes: ParallelSizes) -> Layout {
-    Layout {
-        sequence_parallel: true,
-        ..plain(sizes)
-    }
-}
 
 const TP2: ParallelSizes = ParallelSizes { tp: 2, ..ONE };
 const TP4: ParallelSizes = ParallelSizes { tp: 4, ..ONE };
@@ -61,40 +20,29 @@ const TP2_DP2: ParallelSizes = ParallelSizes { tp: 2, dp: 2, ..ONE };
 
 /// Every layout of up to four ranks, and a stage for the vision encoder alone.
 fn every() -> Vec<Layout> {
-    let all = [TP2, TP4, CP2, TP2_CP2, TP2_PP2];
-    let mut layouts: Vec<_> = all.into_iter().map(plain).collect();
+    let mut layouts: Vec<_> = [TP2, TP4, CP2, TP2_CP2, TP2_PP2].map(Layout::plain).into();
     layouts.extend([TP2, TP4, TP2_CP2, TP2_PP2].map(sequence_parallel));
-    for layout in [plain(TP2_DP2), sequence_parallel(TP2_DP2)] {
-        layouts.push(Layout {
-            distributed: true,
-            ..layout
-        });
-    }
-    layouts.push(Layout {
-        first: Some(0),
-        ..sequence_parallel(TP2_PP2)
-    });
+    layouts.extend([Layout::plain(TP2_DP2), sequence_parallel(TP2_DP2)].map(Layout::distributed));
+    layouts.push(sequence_parallel(TP2_PP2).ends(Some(0), None));
     layouts
+}
+
+fn sequence_parallel(sizes: ParallelSizes) -> Layout {
+    Layout::plain(sizes).sequence_parallel()
 }
 
 /// Four layers of the language model, four heads of the vision encoder.
 fn four() -> Finetune {
-    let mut finetune = small();
-    let model = finetune.model.llava_mut();
-    (model.text_config.num_hidden_layers, model.vision_config.num_attention_heads) = (4, 4);
+    let mut finetune = four_layers();
+    finetune.model.llava_mut().vision_config.num_attention_heads = 4;
     finetune
 }
 
-/// With global batches of 8 and micro-batches of 2: a micro-batch without a picture in each step, one step of nothing
-/// else, and samples without a label.
-fn mixed(index: usize, sample: &mut neva_data::Sample) {
-    let (step, within) = (index / 8, index % 8);
-    if step == 3 || matches!(within, 2 | 3) {
-        without_picture(sample);
-    }
-    if matches!((step, within), (5, 2 | 3) | (_, 4 | 6 | 7)) {
-        without_labels(sample);
-    }
+/// The run in a layout in which the vision encoder is cut.
+fn cut(layout: Layout, finetune: &Finetune) -> Finetune {
+    let mut finetune = layout.of(finetune);
+    finetune.trainer.strategy.vision_placement = VisionPlacement::Cut;
+    finetune
 }
 
 /// Loss, norm of the gradients and whole gradients of a step with the weights that `before` steps leave.
@@ -130,7 +78,7 @@ fn check(name: &str, layouts: &[Layout], change: impl FnOnce(&mut Finetune)) {
     let expected = train(&finetune, &samples, ONE, STEPS);
     assert!(expected.losses.iter().all(|loss| loss.is_finite() && *loss > 0.0), "{name}");
     for layout in layouts {
-        let (finetune, sizes) = (layout.lay_out(&finetune), layout.sizes);
+        let (finetune, sizes) = (cut(*layout, &finetune), layout.sizes);
         let name = format!("{name}, {layout:?}");
         for ((loss, norm, gradients), (expected_loss, expected_norm, expected)) in steps(&finetune, sizes).iter().zip(&expected_steps) {
             let expected_numbers = [*expected_loss, *expected_norm];
@@ -161,7 +109,7 @@ fn trains_beside_adapters_as_one_rank_does() {
 #[test]
 fn trains_through_adapters_of_its_own_as_one_rank_does() {
     within_limit(|| {
-        let layouts = [plain(TP4), sequence_parallel(TP2), sequence_parallel(TP2_CP2)];
+        let layouts = [Layout::plain(TP4), sequence_parallel(TP2), sequence_parallel(TP2_CP2)];
         let targets = ["q_proj", "v_proj", "out_proj", "fc1", "fc2", "linear_1", "linear_2", "linear_fc2"];
         check("adapters and the rest", &layouts, |finetune| adapters(finetune, &targets));
         check("adapters alone", &layouts, |finetune| {
@@ -177,7 +125,7 @@ fn trains_through_adapters_of_its_own_as_one_rank_does() {
 #[test]
 fn leaves_frozen_parts_alone() {
     within_limit(|| {
-        let layouts = [sequence_parallel(TP2_CP2), plain(TP2_PP2)];
+        let layouts = [sequence_parallel(TP2_CP2), Layout::plain(TP2_PP2)];
         check("frozen vision encoder", &layouts, |finetune| {
             finetune.model.llava_mut().freeze_vision_model = true
         });
@@ -198,7 +146,7 @@ fn leaves_frozen_parts_alone() {
 #[test]
 fn holds_its_share_of_every_matrix() {
     within_limit(|| {
-        let finetune = plain(TP4).lay_out(&four());
+        let finetune = cut(Layout::plain(TP4), &four());
         on_mesh(TP4, |mesh| {
             let trainer = trainer(&finetune, mesh.clone());
             let shape = |name: &str| trainer.parameters().get(name).unwrap().tensor.size();

@@ -1,8 +1,9 @@
 //! The distributed optimizer: each rank updates its share, and training is what it is on one rank.
 
+use crate::layout::{four_layers, mixed};
 use crate::setting::{
-    ONE, Samples, Trained, bits, close, close_tensors, gradients, lora, microbatches, on_mesh, precision, small, train, trainer, weights,
-    within_limit, without_labels, without_picture,
+    ONE, Samples, Trained, bits, close, close_tensors, gradients, lora, microbatches, on_mesh, precision, train, trainer, weights,
+    within_limit, without_labels,
 };
 use neva_engine::comm::{Axis, Mesh};
 use neva_layout::{Cut, ReplicaTraffic, buckets};
@@ -17,8 +18,7 @@ const TP2_DP2: ParallelSizes = ParallelSizes { tp: 2, dp: 2, ..ONE };
 
 /// Four layers; buckets so small that most parameters have one to themselves and many lie on two ranks.
 pub(crate) fn deep() -> Finetune {
-    let mut finetune = small();
-    finetune.model.llava_mut().text_config.num_hidden_layers = 4;
+    let mut finetune = four_layers();
     finetune.trainer.strategy.ddp.bucket_size = 10_000;
     finetune
 }
@@ -28,19 +28,6 @@ pub(crate) fn ddp(finetune: &mut Finetune, distributed: bool, overlap: bool) {
     let ddp = &mut finetune.trainer.strategy.ddp;
     ddp.use_distributed_optimizer = distributed;
     (ddp.overlap_grad_reduce, ddp.overlap_param_gather) = (overlap, overlap);
-}
-
-/// With global batches of 8 and micro-batches of 2, two ranks have samples 0, 1, 4, 5 and 2, 3, 6, 7; four ranks two
-/// each. Pictures are missing on one rank, in one step on all; one rank's last micro-batch, and in one step all that
-/// it has, teaches nothing.
-pub(crate) fn mixed(index: usize, sample: &mut neva_data::Sample) {
-    let (step, within) = (index / 8, index % 8);
-    if step == 3 || matches!(within, 2 | 3) {
-        without_picture(sample);
-    }
-    if matches!(within, 4 | 6 | 7) || (step == 5 && matches!(within, 2 | 3)) {
-        without_labels(sample);
-    }
 }
 
 #[track_caller]

@@ -1,9 +1,7 @@
 //! What must not depend on how ranks share the work: losses, and weights after training.
 
-use crate::setting::{
-    ONE, Samples, adapters, close, close_tensors, loaded, lora, mock, on_mesh, small, tiny, train, whole, within_limit, without_labels,
-    without_picture,
-};
+use crate::layout::mixed;
+use crate::setting::{ONE, Samples, adapters, close, close_tensors, loaded, lora, mock, on_mesh, small, tiny, train, whole, within_limit};
 use neva_schemas::{Finetune, ParallelSizes, Peft};
 use tch::Kind;
 
@@ -14,22 +12,6 @@ const TP2_DP2: ParallelSizes = ParallelSizes { tp: 2, dp: 2, ..ONE };
 
 fn tolerance(sizes: ParallelSizes) -> f64 {
     if sizes.tp == 1 { 1e-6 } else { 1e-5 }
-}
-
-/// Everything that real batches hold. With global batches of 8, micro-batches of 2 and two data-parallel
-/// ranks, samples 2, 3, 6 and 7 are the second rank's.
-fn mixed(index: usize, sample: &mut neva_data::Sample) {
-    let (step, within) = (index / 8, index % 8);
-    match (step, within) {
-        // A whole step without a picture: the vision encoder and the projector rest.
-        (3, _) | (_, 2 | 3) => without_picture(sample),
-        _ => {}
-    }
-    match (step, within) {
-        // One sample, one micro-batch, and in one step a rank that has nothing to learn.
-        (5, 2 | 3) | (_, 4 | 6 | 7) => without_labels(sample),
-        _ => {}
-    }
 }
 
 #[track_caller]

@@ -21,6 +21,7 @@ mod export;
 mod failures;
 mod gloo;
 mod groups;
+mod layout;
 mod layout_invariance;
 mod model;
 mod nccl;

@@ -1,7 +1,8 @@
 //! What is sent while a rank computes is what would have been sent afterwards.
 
-use crate::distributed::{ddp, deep, mixed, same};
+use crate::distributed::{ddp, deep, same};
 use crate::gloo::{TIMEOUT, meet};
+use crate::layout::mixed;
 use crate::setting::{
     ONE, Samples, Trained, bits, close, close_tensors, lora, microbatches, on_mesh, train, trainer, weights, within_limit,
 };

@@ -1,103 +1,11 @@
 //! Pipelines: the same losses and weights as one rank, whatever each stage holds.
 
-use crate::setting::{
-    ONE, Samples, adapters, close, close_tensors, lay_out, lora, microbatches, mock, on_mesh, small, train, trainer, within_limit,
-    without_labels, without_picture,
-};
+use crate::layout::{Layout, four_layers, mixed, pipeline};
+use crate::setting::{ONE, Samples, adapters, close, close_tensors, lora, microbatches, mock, on_mesh, train, trainer, within_limit};
 use neva_layout::{most_in_flight, schedule};
-use neva_schemas::{Finetune, ParallelSizes};
+use neva_schemas::Finetune;
 
 const STEPS: u64 = 10;
-
-/// A model of 4 layers and grouped queries, and 4 micro-batches in a step.
-fn four_layers() -> Finetune {
-    let mut finetune = small();
-    let text = &mut finetune.model.llava_mut().text_config;
-    text.num_hidden_layers = 4;
-    assert!(text.num_key_value_heads < text.num_attention_heads);
-    finetune
-}
-
-/// Samples without a picture and without a label, and a step and a micro-batch of nothing else.
-fn mixed(index: usize, sample: &mut neva_data::Sample) {
-    let (step, within) = (index / 8, index % 8);
-    if step == 3 || matches!(within, 2 | 3) {
-        without_picture(sample);
-    }
-    if matches!((step, within), (5, 2 | 3) | (_, 4 | 6 | 7)) {
-        without_labels(sample);
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Layout {
-    sizes: ParallelSizes,
-    chunks: Option<u32>,
-    sequence_parallel: bool,
-    ends: [Option<u32>; 2],
-    distributed: bool,
-}
-
-fn pipeline(pp: u32) -> Layout {
-    Layout {
-        sizes: ParallelSizes { pp, ..ONE },
-        chunks: None,
-        sequence_parallel: false,
-        ends: [None; 2],
-        distributed: false,
-    }
-}
-
-impl Layout {
-    fn chunks(self, chunks: u32) -> Self {
-        Self {
-            chunks: Some(chunks),
-            ..self
-        }
-    }
-
-    fn over(mut self, tp: u32, dp: u32) -> Self {
-        (self.sizes.tp, self.sizes.dp) = (tp, dp);
-        self
-    }
-
-    fn context(mut self, cp: u32) -> Self {
-        self.sizes.cp = cp;
-        self
-    }
-
-    fn distributed(self) -> Self {
-        Self { distributed: true, ..self }
-    }
-
-    fn sequence_parallel(self) -> Self {
-        Self {
-            sequence_parallel: true,
-            ..self
-        }
-    }
-
-    fn ends(self, first: Option<u32>, last: Option<u32>) -> Self {
-        Self {
-            ends: [first, last],
-            ..self
-        }
-    }
-
-    fn of(self, finetune: &Finetune) -> Finetune {
-        let mut finetune = finetune.clone();
-        let strategy = &mut finetune.trainer.strategy;
-        strategy.virtual_pipeline_model_parallel_size = self.chunks;
-        strategy.sequence_parallel = self.sequence_parallel;
-        strategy.ddp.use_distributed_optimizer = self.distributed;
-        strategy.ddp.overlap_grad_reduce = self.distributed;
-        strategy.ddp.overlap_param_gather = self.distributed;
-        strategy.num_layers_in_first_pipeline_stage = self.ends[0];
-        strategy.num_layers_in_last_pipeline_stage = self.ends[1];
-        lay_out(&mut finetune, self.sizes);
-        finetune
-    }
-}
 
 #[track_caller]
 fn check(name: &str, layouts: &[Layout], change: impl FnOnce(&mut Finetune)) {

@@ -1,6 +1,6 @@
 //! What every test starts from: a small run, ranks that are threads, batches, and a deadline.
 
-use neva_data::{BatchSlice, Dataset, MergeOptions, Order};
+use neva_data::{Dataset, Order};
 use neva_engine::checkpoint::{
     Artifacts, Base, BaseReference, CheckpointFolder, Checksum, HostMemory, ModelCache, RunProgress, SEAL, Saving, Snapshot, Sources,
     TensorFile, save, write_tensors,
@@ -8,7 +8,9 @@ use neva_engine::checkpoint::{
 use neva_engine::comm::{Axis, Mesh, Reduce, run_ranks};
 use neva_engine::parallel::zigzag;
 use neva_engine::parameters::Parameter;
-use neva_engine::trainer::{LoadedModel, Microbatch, Progress, Registry, StopRequest, Surroundings, Trainer, fit, run_data, to_device};
+use neva_engine::trainer::{
+    LoadedModel, Microbatch, Progress, Registry, StopRequest, Surroundings, Trainer, batch_slice, fit, merge_options, run_data, to_device,
+};
 use neva_recipes::neva_tiny;
 use neva_schemas::{
     Accelerator, Callback, CustomCallback, Data, Engine, Finetune, LaunchPlan, LoRA, LrScheduler, METRICS_FILE, MixedPrecision,
@@ -235,21 +237,7 @@ pub(crate) fn without_labels(sample: &mut neva_data::Sample) {
 
 /// This rank's micro-batches of a step; samples come in the dataset's order.
 pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, step: u64) -> Vec<Microbatch> {
-    let group = mesh.axis(Axis::Data);
-    let data = &finetune.data;
-    let slice = BatchSlice {
-        global_batch_size: data.global_batch_size(),
-        micro_batch_size: data.micro_batch_size(),
-        data_parallel_size: group.size() as u64,
-        data_parallel_rank: group.rank() as u64,
-    };
-    let image_seq_len = finetune.model.llava().image_seq_length();
-    let options = MergeOptions {
-        image_seq_len,
-        max_length: data.seq_length(),
-        row_multiple: finetune.trainer.strategy.sequence_multiple(),
-        fixed_length: false,
-    };
+    let (slice, options) = (batch_slice(finetune, mesh), merge_options(finetune));
     let order = Order {
         seed: 0,
         len: samples.len() as u64,
@@ -262,7 +250,7 @@ pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, 
         .map(|n| {
             let batch = batch(n);
             let whole = Microbatch::of(
-                to_device(&batch, image_seq_len, Device::Cpu).unwrap(),
+                to_device(&batch, options.image_seq_len, Device::Cpu).unwrap(),
                 batch.tokens.seq_lens.iter().sum::<usize>() as u64,
             );
             whole.part(zigzag(mesh)).unwrap()

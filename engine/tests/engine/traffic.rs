@@ -1,21 +1,22 @@
 //! What ranks send is what the formulae of neva-layout say.
 
-use crate::setting::{ONE, Samples, lay_out, microbatches, on_mesh, small, trainer, within_limit, without_picture};
+use crate::layout::four_layers;
+use crate::setting::{ONE, Samples, lay_out, microbatches, on_mesh, trainer, within_limit, without_picture};
 use neva_engine::comm::{Mesh, Traffic};
 use neva_engine::trainer::Microbatch;
 use neva_layout::{CutPictures, Hidden, SharedPictures, Stages, pipeline_bytes, schedule, tensor_bytes, tensor_gradient_bytes};
 use neva_schemas::{Finetune, ParallelSizes, VisionPlacement};
 
-fn four_layers() -> Finetune {
-    let mut finetune = small();
-    finetune.model.llava_mut().text_config.num_hidden_layers = 4;
+/// Without traffic of pictures.
+fn without_shares() -> Finetune {
+    let mut finetune = four_layers();
     finetune.trainer.strategy.vision_placement = VisionPlacement::Duplicated;
     finetune
 }
 
 /// Bytes that each rank sent through its tensor and its pipeline group in one step, and those of theory.
 fn check(sizes: ParallelSizes, chunks: Option<u32>, sequence_parallel: bool) {
-    let mut finetune = four_layers();
+    let mut finetune = without_shares();
     lay_out(&mut finetune, sizes);
     finetune.trainer.strategy.virtual_pipeline_model_parallel_size = chunks;
     finetune.trainer.strategy.sequence_parallel = sequence_parallel;
@@ -127,7 +128,7 @@ fn step(finetune: &Finetune, sizes: ParallelSizes) -> Vec<Step> {
 
 /// What a vision encoder that is cut adds to one that every rank runs by itself, to the byte.
 fn check_cut(sizes: ParallelSizes, sequence_parallel: bool, frozen: bool) {
-    let mut finetune = four_layers();
+    let mut finetune = without_shares();
     lay_out(&mut finetune, sizes);
     finetune.trainer.strategy.sequence_parallel = sequence_parallel;
     finetune.model.llava_mut().freeze_vision_model = frozen;

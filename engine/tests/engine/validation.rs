@@ -3,10 +3,10 @@
 use crate::setting::{
     ONE, bits, close, json_lines, load, lora, names, preload, preloaded, run, run_on, small, tiny, validate, validations, within_limit,
 };
-use neva_data::{Batch, MergeOptions};
+use neva_data::Batch;
 use neva_engine::checkpoint::CheckpointFolder;
 use neva_engine::comm::Mesh;
-use neva_engine::trainer::{Evaluation, Microbatch, Registry, Trainer, run_data, to_device};
+use neva_engine::trainer::{Evaluation, Microbatch, Registry, Trainer, merge_options, run_data, to_device};
 use neva_schemas::{Finetune, METRICS_FILE, MetricMode, ParallelSizes};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -19,18 +19,15 @@ fn by_hand(checkpoint: &Path, samples: usize) -> Evaluation {
     let finetune = &checkpoint.run.finetune;
     let mesh = Mesh::single();
     let trainer = Trainer::new(finetune, load(finetune, Some(&checkpoint), &mesh), mesh).unwrap();
-    let image_seq_len = finetune.model.llava().image_seq_length();
-    let options = MergeOptions {
-        image_seq_len,
-        max_length: finetune.data.seq_length(),
-        row_multiple: 1,
-        fixed_length: false,
-    };
+    let options = merge_options(finetune);
     let data = run_data(finetune, None).unwrap().val.unwrap();
     let batches = (0..samples).map(|index| {
         let batch = Batch::collate(&[data.get(index).unwrap()], &options).unwrap();
         let tokens = batch.tokens.seq_lens[0] as u64;
-        Ok((Microbatch::of(to_device(&batch, image_seq_len, Device::Cpu).unwrap(), tokens), 1))
+        Ok((
+            Microbatch::of(to_device(&batch, options.image_seq_len, Device::Cpu).unwrap(), tokens),
+            1,
+        ))
     });
     trainer.evaluate(batches).unwrap()
 }
