@@ -22,6 +22,8 @@ pub mod env {
     pub const MASTER_PORT: &str = "MASTER_PORT";
     /// Set by torchrun: its agent already serves the rendezvous store, so rank 0 must not.
     pub const TORCHELASTIC_USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
+    /// Set by torchrun: how often its agent has started the ranks anew. Its store lives on meanwhile.
+    pub const TORCHELASTIC_RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
     /// Path of the rank program, in place of the `neva-rank` beside `neva-run` or in PATH.
     pub const NEVA_RANK: &str = "NEVA_RANK";
     /// `1`: the rank ends when the process that started it does.
@@ -95,6 +97,8 @@ pub struct RankEnv {
     pub master_port: u16,
     /// The launcher's agent serves the store (torchrun), so rank 0 does not.
     pub agent_store: bool,
+    /// How often the launcher's agent has started the ranks anew: each attempt has keys of its own in the store.
+    pub restart_count: u32,
 }
 
 impl RankEnv {
@@ -108,6 +112,7 @@ impl RankEnv {
             master_addr: "127.0.0.1".into(),
             master_port: 0,
             agent_store: false,
+            restart_count: 0,
         }
     }
 
@@ -142,6 +147,7 @@ impl RankEnv {
             master_addr: lookup(env::MASTER_ADDR).unwrap_or_default(),
             master_port: port.parse().map_err(|_| format!("{}={port:?} is not a port", env::MASTER_PORT))?,
             agent_store: lookup(env::TORCHELASTIC_USE_AGENT_STORE).is_some_and(|text| text.eq_ignore_ascii_case("true") || text == "1"),
+            restart_count: number(env::TORCHELASTIC_RESTART_COUNT, Some(0))?,
         }))
     }
 
