@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use neva_data::{Batch, BatchSlice, DataError, Dataset, Loader, MergeOptions, MockConfig, MockDataset, Order, Sample, Subset, WithoutPixels};
+use neva_data::{
+    Batch, BatchSlice, DataError, Dataset, Loader, MergeOptions, MockConfig, MockDataset, Order, Sample, Subset, WithoutPixels,
+};
 
 #[test]
 fn any_number_of_workers_gives_the_same_batches() {

@@ -1,11 +1,11 @@
 //! This rank's share of the data: micro-batches of training, step by step, and of a validation.
 
 use super::batch::to_device;
-use super::step::Microbatch;
-use crate::comm::{Axis, Mesh};
+use super::step::{Microbatch, Trainer};
+use crate::comm::Axis;
 use crate::error::{EngineError, Result};
 use crate::parallel::zigzag;
-use neva_data::{BatchSlice, Dataset, Loader, MergeOptions, Order};
+use neva_data::{BatchSlice, Dataset, Loader, MergeOptions, Order, WithoutPixels};
 use neva_layout::ZigZag;
 use neva_schemas::{Finetune, Problem};
 use std::sync::Arc;
@@ -20,13 +20,16 @@ pub(super) struct Slicing {
     slice: BatchSlice,
     options: MergeOptions,
     zigzag: ZigZag,
+    /// Pixels are needed: this rank holds the vision encoder.
+    pixels: bool,
     workers: usize,
     device: Device,
 }
 
 impl Slicing {
     /// The slicing of a run on this rank.
-    pub(super) fn of(finetune: &Finetune, mesh: &Mesh, device: Device) -> Result<Self> {
+    pub(super) fn of(finetune: &Finetune, trainer: &Trainer, device: Device) -> Result<Self> {
+        let mesh = trainer.mesh();
         let group = mesh.axis(Axis::Data);
         let slice = BatchSlice {
             global_batch_size: finetune.data.global_batch_size(),
@@ -47,6 +50,7 @@ impl Slicing {
             slice,
             options,
             zigzag: zigzag(mesh),
+            pixels: trainer.sees_pictures(),
             workers: finetune.data.num_workers(),
             device,
         })
@@ -62,12 +66,18 @@ impl Slicing {
         self.slice.num_batches(samples, limit)
     }
 
+    /// The samples as this rank needs them.
+    fn seen(&self, dataset: Arc<dyn Dataset>) -> Arc<dyn Dataset> {
+        if self.pixels { dataset } else { Arc::new(WithoutPixels(dataset)) }
+    }
+
     fn microbatch(&self, batch: &neva_data::Batch) -> Result<Microbatch> {
         let tokens = &batch.tokens;
         let whole = Microbatch {
             labels: tokens.total_labels() as u64,
             tokens: tokens.seq_lens.iter().sum::<usize>() as u64,
             zero_label_samples: tokens.num_labels.iter().filter(|labels| **labels == 0).count() as u64,
+            text_only: tokens.images.is_empty(),
             batch: to_device(batch, self.options.image_seq_len, self.device)?,
         };
         whole.part(self.zigzag)
@@ -83,6 +93,7 @@ pub(super) struct TrainBatches {
 impl TrainBatches {
     pub(super) fn start(slicing: Slicing, dataset: Arc<dyn Dataset>, order: Order, consumed: u64) -> Result<Self> {
         let Slicing { slice, options, .. } = slicing;
+        let dataset = slicing.seen(dataset);
         let source = move |n| Some(neva_data::Batch::microbatch(&*dataset, &order, &slice, &options, consumed, n));
         Ok(Self {
             loader: Loader::new(source, slicing.workers, PREFETCH)?,
@@ -110,6 +121,7 @@ pub(super) fn validation_batches(
     limit: Option<u64>,
 ) -> Result<impl Iterator<Item = Result<(Microbatch, u64)>>> {
     let Slicing { slice, options, .. } = slicing;
+    let dataset = slicing.seen(dataset);
     let source = move |n| {
         let indices = slice.validation(dataset.len() as u64, limit, n)?;
         Some(neva_data::Batch::of(&*dataset, &indices, &options))
