@@ -4,7 +4,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup lint bench clean
+.PHONY: help setup libtorch test-tools build demo test test-setup lint bench soak clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ lint: libtorch ## check format, lints and documentation
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
 	$(CARGO) bench -p neva-run --bench launch
 	$(CARGO) bench -p neva-engine --bench pipeline --bench overlap --bench save_stall
+
+soak: build ## look for rare faults, for about an hour: 10 million odd texts, ranks killed at 100 random moments
+	PROPTEST_CASES=2500000 $(CARGO) test --release -p neva-run --test config_properties panic
+	NEVA_SOAK_KILLS=100 NEVA_SOAK_FAULTS=100 $(CARGO) test --release -p neva-tests --test end_to_end -- --nocapture faults killed
 
 clean: ## remove what was built and .libtorch/; fetched wheels stay in the cache
 	$(CARGO) clean

@@ -1,6 +1,6 @@
 //! Where each rank sits: on which node, and at which place of the mesh.
 
-use neva_schemas::{LaunchPlan, ParallelSizes, RankEnv};
+use neva_schemas::{LaunchPlan, ParallelSizes, RankEnv, Starter};
 use serde::Serialize;
 
 /// Nodes with equally many ranks each. Ranks are numbered node by node, as torchrun does.
@@ -79,6 +79,7 @@ impl Topology {
             master_port,
             agent_store: false,
             restart_count: 0,
+            starter: Starter::Torchrun,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, io, path::PathBuf};
 
 use miette::Diagnostic;
 use neva_executors::{ExecutorError, JobFailure};
-use neva_schemas::{ExitClass, Problem, RankFailure, exit_class};
+use neva_schemas::{ExitClass, Problem, RankFailure, Starter, env, exit_class};
 use neva_track::TrackError;
 
 use crate::{
@@ -35,17 +35,21 @@ pub enum RunError {
         /// Ranks of the run.
         world_size: u32,
     },
-    /// torchrun started another number of ranks than the run asks for.
-    #[error("torchrun started {started} ranks, but the run asks for {world_size}")]
+    /// Another number of ranks was started than the run asks for.
+    #[error("{starter} started {started} ranks, but the run asks for {world_size}")]
     WorldSize {
+        /// What started them.
+        starter: Starter,
         /// Ranks that were started.
         started: u32,
         /// Ranks of the run.
         world_size: u32,
     },
-    /// torchrun started this process, but the run would start ranks of its own.
-    #[error("torchrun started this process as rank {rank} of {world_size}, and each of them would start all ranks")]
-    UnderTorchrun {
+    /// This process was started as a rank, but the run would start ranks of its own.
+    #[error("{starter} started this process as rank {rank} of {world_size}, and each of them would start all ranks")]
+    StartedAsRank {
+        /// What started it.
+        starter: Starter,
         /// Number of this rank.
         rank: u32,
         /// Number of ranks.
@@ -168,7 +172,7 @@ impl RunError {
             | Self::RankEnv(_)
             | Self::SeveralRanks { .. }
             | Self::WorldSize { .. }
-            | Self::UnderTorchrun { .. }
+            | Self::StartedAsRank { .. }
             | Self::Track(TrackError::NoMetrics { .. } | TrackError::BrokenMetrics { .. })
             | Self::Exists { .. }
             | Self::Argument(_) => exit_class::INPUT,
@@ -217,14 +221,18 @@ impl RunError {
     /// itself.
     pub fn advice(&self) -> Option<String> {
         Some(match self {
-            Self::RankEnv(_) => "start the ranks with `torchrun --no-python`, or unset these variables".to_owned(),
+            Self::RankEnv(_) => "start the ranks with `torchrun --no-python` or `srun`, or unset these variables".to_owned(),
             Self::SeveralRanks { world_size } => format!(
-                "leave `--direct` out to start {world_size} processes here, add `--set num_gpus_per_node=1`, or start the ranks with `torchrun --no-python --nproc-per-node {world_size} neva-run RECIPE --direct`"
+                "leave `--direct` out to start {world_size} processes here, add `--set num_gpus_per_node=1`, or start the ranks with `torchrun --no-python --nproc-per-node {world_size} neva-run RECIPE --direct` or `srun --ntasks={world_size} neva-run RECIPE --direct`"
             ),
-            Self::WorldSize { world_size, .. } => {
-                format!("give torchrun `--nproc-per-node` so that there are {world_size}, or change `num_gpus_per_node` and `num_nodes`")
+            Self::WorldSize { starter, world_size, .. } => {
+                let option = match starter {
+                    Starter::Torchrun => "--nproc-per-node",
+                    Starter::Srun => "--ntasks",
+                };
+                format!("give {starter} `{option}` so that there are {world_size}, or change `num_gpus_per_node` and `num_nodes`")
             }
-            Self::UnderTorchrun { .. } => "add `--direct`".to_owned(),
+            Self::StartedAsRank { .. } => "add `--direct`".to_owned(),
             Self::Exists { .. } => "add `--yes` to overwrite it, or name another".to_owned(),
             Self::NoRankProgram { named: None } => "build it with `cargo build --release`, or name it in NEVA_RANK".to_owned(),
             Self::NoLibtorch { .. } => "run `make setup`".to_owned(),
@@ -242,14 +250,22 @@ impl RunError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "make room, or name another folder with `--set dir=...`".to_owned()
             }
-            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Self::File { source, .. } if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                 "name a folder that you may write to with `--set dir=...`".to_owned()
             }
             Self::Cancelled { checkpoint: Some(_), .. } | Self::Stopped { checkpoint: Some(_), .. } => {
                 "to go on from it, start the run again with `--set finetune.resume.resume_if_exists=true`".to_owned()
             }
+            Self::NoReport { path, .. } => format!(
+                "this is a bug, of ours or of the rank program that {} names; please report it, with the logs of the ranks in {}",
+                env::NEVA_RANK,
+                path.with_file_name("logs").display()
+            ),
             Self::Executor(error) => return error.help(),
             Self::Experiment(error) => return error.help(),
+            Self::Job(failure) if failure.class == exit_class::BUG && failure.help.is_none() => {
+                "please report it, with these lines and the rank's log".to_owned()
+            }
             Self::Job(failure) => return failure.help.clone(),
             _ => return None,
         })

@@ -29,7 +29,7 @@ enum Place {
 
 impl RunOptions {
     /// Trains in this process, through the caller's engine: a run of one rank, or one rank of those that
-    /// torchrun started.
+    /// torchrun or srun started.
     pub fn direct(engine: impl Engine + 'static) -> Self {
         Self::at(Place::Direct(Arc::new(engine)))
     }
@@ -145,12 +145,13 @@ pub(crate) fn here() -> Result<PathBuf, RunError> {
 /// The place of this process among the ranks of `plan`.
 ///
 /// # Errors
-/// The run has several ranks and torchrun's variables are absent, incomplete, or tell of another number.
+/// The run has several ranks and the variables of torchrun or srun are absent, incomplete, or tell of another number.
 pub(crate) fn own_rank(plan: &LaunchPlan) -> Result<RankEnv, RunError> {
     let world_size = plan.world_size();
     match RankEnv::read(environment::variable).map_err(RunError::RankEnv)? {
         Some(rank) if rank.world_size == world_size => Ok(rank),
         Some(rank) => Err(RunError::WorldSize {
+            starter: rank.starter,
             started: rank.world_size,
             world_size,
         }),

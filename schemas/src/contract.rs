@@ -3,6 +3,7 @@
 //! environment variable that passes between the two.
 
 use crate::plan::LaunchPlan;
+use crate::rank_env::RankEnv;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
 
@@ -24,6 +25,24 @@ pub mod env {
     pub const TORCHELASTIC_USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
     /// Set by torchrun: how often its agent has started the ranks anew. Its store lives on meanwhile.
     pub const TORCHELASTIC_RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
+    /// Number of this task in its job step; srun's name.
+    pub const SLURM_PROCID: &str = "SLURM_PROCID";
+    /// Number of tasks of this job step. Only srun sets it: a batch script without srun has none.
+    pub const SLURM_STEP_NUM_TASKS: &str = "SLURM_STEP_NUM_TASKS";
+    /// Number of this task on its node; srun's name.
+    pub const SLURM_LOCALID: &str = "SLURM_LOCALID";
+    /// Number of this node in its job step; srun's name.
+    pub const SLURM_NODEID: &str = "SLURM_NODEID";
+    /// Tasks of each node of the job step, as `2(x3),1`; srun's name.
+    pub const SLURM_STEP_TASKS_PER_NODE: &str = "SLURM_STEP_TASKS_PER_NODE";
+    /// Nodes of the job step, as `n[1-3,7]`; srun's name.
+    pub const SLURM_STEP_NODELIST: &str = "SLURM_STEP_NODELIST";
+    /// Ports that Slurm keeps free for the job step, as `12000-12003`, where the cluster does so; srun's name.
+    pub const SLURM_STEP_RESV_PORTS: &str = "SLURM_STEP_RESV_PORTS";
+    /// Number of the job; Slurm's name.
+    pub const SLURM_JOB_ID: &str = "SLURM_JOB_ID";
+    /// Number of the step in its job; Slurm's name.
+    pub const SLURM_STEP_ID: &str = "SLURM_STEP_ID";
     /// Path of the rank program, in place of the `neva-rank` beside `neva-run` or in PATH.
     pub const NEVA_RANK: &str = "NEVA_RANK";
     /// `1`: the rank ends when the process that started it does.
@@ -78,90 +97,6 @@ pub mod exit_class {
     pub const CLUSTER: u8 = 3;
     /// A bug of ours.
     pub const BUG: u8 = 4;
-}
-
-/// Who a rank is, read from torchrun's variables.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RankEnv {
-    /// Number of this rank in the world.
-    pub rank: u32,
-    /// Number of ranks.
-    pub world_size: u32,
-    /// Number of this rank on its node.
-    pub local_rank: u32,
-    /// Number of ranks on this node.
-    pub local_world_size: u32,
-    /// Host of the rendezvous store.
-    pub master_addr: String,
-    /// Port of the rendezvous store.
-    pub master_port: u16,
-    /// The launcher's agent serves the store (torchrun), so rank 0 does not.
-    pub agent_store: bool,
-    /// How often the launcher's agent has started the ranks anew: each attempt has keys of its own in the store.
-    pub restart_count: u32,
-}
-
-impl RankEnv {
-    /// A world of one rank, which meets nobody.
-    pub fn single() -> Self {
-        Self {
-            rank: 0,
-            world_size: 1,
-            local_rank: 0,
-            local_world_size: 1,
-            master_addr: "127.0.0.1".into(),
-            master_port: 0,
-            agent_store: false,
-            restart_count: 0,
-        }
-    }
-
-    /// Reads the variables through `lookup`; `Ok(None)` when none of them is set.
-    ///
-    /// # Errors
-    /// Some are set and others missing or not numbers: a sentence that names them.
-    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
-        let required = [env::RANK, env::WORLD_SIZE, env::MASTER_ADDR, env::MASTER_PORT];
-        let missing: Vec<_> = required.iter().copied().filter(|name| lookup(name).is_none()).collect();
-        if lookup(env::RANK).is_none() && lookup(env::WORLD_SIZE).is_none() {
-            return Ok(None);
-        }
-        if !missing.is_empty() {
-            return Err(format!("of torchrun's variables {required:?} these are not set: {missing:?}"));
-        }
-        let number = |name: &str, default: Option<u32>| match (lookup(name), default) {
-            (Some(text), _) => text.parse::<u32>().map_err(|_| format!("{name}={text:?} is not a number")),
-            (None, Some(default)) => Ok(default),
-            (None, None) => Err(format!("{name} is not set")),
-        };
-        let (rank, world_size) = (number(env::RANK, None)?, number(env::WORLD_SIZE, None)?);
-        if world_size == 0 || rank >= world_size {
-            return Err(format!("RANK={rank} does not lie below WORLD_SIZE={world_size}"));
-        }
-        let port = lookup(env::MASTER_PORT).unwrap_or_default();
-        Ok(Some(Self {
-            rank,
-            world_size,
-            local_rank: number(env::LOCAL_RANK, Some(rank))?,
-            local_world_size: number(env::LOCAL_WORLD_SIZE, Some(world_size))?,
-            master_addr: lookup(env::MASTER_ADDR).unwrap_or_default(),
-            master_port: port.parse().map_err(|_| format!("{}={port:?} is not a port", env::MASTER_PORT))?,
-            agent_store: lookup(env::TORCHELASTIC_USE_AGENT_STORE).is_some_and(|text| text.eq_ignore_ascii_case("true") || text == "1"),
-            restart_count: number(env::TORCHELASTIC_RESTART_COUNT, Some(0))?,
-        }))
-    }
-
-    /// The variables that a launcher sets for this rank.
-    pub fn variables(&self) -> Vec<(&'static str, String)> {
-        vec![
-            (env::RANK, self.rank.to_string()),
-            (env::WORLD_SIZE, self.world_size.to_string()),
-            (env::LOCAL_RANK, self.local_rank.to_string()),
-            (env::LOCAL_WORLD_SIZE, self.local_world_size.to_string()),
-            (env::MASTER_ADDR, self.master_addr.clone()),
-            (env::MASTER_PORT, self.master_port.to_string()),
-        ]
-    }
 }
 
 /// How a rank failed. A failing rank appends it as one JSON line to `failures.jsonl` in the run's folder.

@@ -1,5 +1,6 @@
 //! The graph that a recipe returns: NeMo's `llm.finetune` with all its arguments.
 
+use crate::cut::validate_cut;
 use crate::data::Data;
 use crate::log::Log;
 use crate::model::Model;
@@ -53,37 +54,13 @@ impl Validate for Finetune {
         if let Some(Peft::LoRA(lora)) = &self.peft {
             lora.validate(&format!("{path}.peft"), problems);
         }
-        self.validate_cut(path, problems);
+        validate_cut(self, path, problems);
         self.validate_sequence(path, problems);
         self.validate_batch(path, problems);
     }
 }
 
 impl Finetune {
-    /// What tensor parallelism cuts must divide.
-    fn validate_cut(&self, path: &str, problems: &mut Vec<Problem>) {
-        let tp = self.trainer.strategy.tensor_model_parallel_size as usize;
-        let text = &self.model.llava().text_config;
-        let parts = [
-            ("num_attention_heads", text.num_attention_heads),
-            ("num_key_value_heads", text.num_key_value_heads),
-            ("intermediate_size", text.intermediate_size),
-        ];
-        for (name, value) in parts {
-            // Of more ranks than key and value heads, several hold the same head.
-            let copied = name == "num_key_value_heads" && value > 0 && tp.is_multiple_of(value);
-            if tp > 1 && !value.is_multiple_of(tp) && !copied {
-                problems.push(
-                    Problem::error(
-                        format!("{path}.trainer.strategy.tensor_model_parallel_size"),
-                        format!("tensor parallelism over {tp} ranks cannot cut `{name}` {value} evenly"),
-                    )
-                    .help(format!("use a divisor of {value}")),
-                );
-            }
-        }
-    }
-
     /// The longest row is cut evenly, as are all shorter ones.
     fn validate_sequence(&self, path: &str, problems: &mut Vec<Problem>) {
         let (strategy, s) = (&self.trainer.strategy, self.data.seq_length());

@@ -8,6 +8,7 @@
 mod callback;
 mod contract;
 mod custom_data;
+mod cut;
 mod data;
 mod executor;
 mod experiment;
@@ -19,6 +20,7 @@ mod parallel;
 mod peft;
 mod period;
 mod plan;
+mod rank_env;
 mod recipe;
 mod resume;
 mod schedule;
@@ -33,8 +35,7 @@ mod workspace;
 
 pub use callback::{Callback, CustomCallback, EarlyStopping, METRICS, MetricMode};
 pub use contract::{
-    Engine, ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankEnv, RankFailure, RunReport, env,
-    exit_class,
+    Engine, ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankFailure, RunReport, env, exit_class,
 };
 pub use custom_data::CustomData;
 pub use data::{Data, ImageDataConfig, ImageProcessMode, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule};
@@ -48,6 +49,7 @@ pub use parallel::ParallelSizes;
 pub use peft::{LoRA, Peft};
 pub use period::Period;
 pub use plan::{GenerateRequest, LaunchPlan, PLAN_FORMAT};
+pub use rank_env::{RankEnv, Starter};
 pub use recipe::{PeftScheme, RecipeArgs, Run};
 pub use resume::{AutoResume, RestoreConfig};
 pub use schedule::{LrScheduler, RampType};

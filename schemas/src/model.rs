@@ -197,6 +197,13 @@ pub struct VisionConfig {
     pub initializer_range: f64,
 }
 
+impl VisionConfig {
+    /// Width of a head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads.max(1)
+    }
+}
+
 impl Default for VisionConfig {
     /// CLIP ViT-L/14 at 336 pixels.
     fn default() -> Self {

@@ -26,7 +26,7 @@ pub struct MegatronStrategy {
     pub cp_comm_type: CpCommType,
     /// Cuts norms and residuals along the sequence over the tensor-parallel ranks.
     pub sequence_parallel: bool,
-    /// Which ranks encode pictures.
+    /// Which ranks encode pictures, and with how much of the vision encoder and the projector.
     pub vision_placement: VisionPlacement,
     /// How gradients, master weights and moments are shared over the ranks that hold the same parameters.
     pub ddp: DistributedDataParallelConfig,
@@ -81,14 +81,18 @@ pub enum CpCommType {
     AllGather,
 }
 
-/// Which ranks encode pictures.
+/// Which ranks encode pictures, and with how much of the vision encoder and the projector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VisionPlacement {
-    /// The ranks that train on the same samples share the pictures out and exchange the features.
+    /// The ranks that train on the same samples share the pictures out and exchange the features; each holds the whole
+    /// encoder.
     Shared,
-    /// Each rank encodes every picture of its samples, as NeMo does.
+    /// Each rank encodes every picture of its samples with the whole encoder, as NeMo does with Hugging Face's.
     Duplicated,
+    /// Each tensor-parallel rank holds its share of the heads and of the width of every MLP, as NeMo does with
+    /// Megatron's `CLIPViTModel` and `mcore_mlp`; context-parallel ranks share the pictures out.
+    Cut,
 }
 
 /// Megatron's `DistributedDataParallelConfig`, under NeMo's values. On one data-parallel rank it changes nothing.

@@ -91,41 +91,47 @@ fn a_resumed_run_continues_bit_for_bit() {
     assert_eq!(rest, whole[3..]);
 }
 
+/// Both start the same program once for each rank, and tell it of its place.
 #[test]
-fn started_by_torchruns_variables_each_process_is_one_rank() {
+fn started_by_torchrun_or_srun_each_process_is_one_rank() {
     let dir = tempfile::tempdir().unwrap();
     let one = losses(dir.path(), "one", &["finetune.trainer.max_steps=3"]);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let at = format!("dir={}", dir.path().display());
-    let ranks: Vec<_> = ["0", "1"]
-        .map(|rank| {
-            let settings = ["name=torchrun", "num_gpus_per_node=2", "finetune.trainer.max_steps=3", at.as_str()];
+    let torchrun = [
+        ("LOCAL_WORLD_SIZE", "2"),
+        ("WORLD_SIZE", "2"),
+        ("RANK", "{rank}"),
+        ("LOCAL_RANK", "{rank}"),
+        ("MASTER_ADDR", "127.0.0.1"),
+    ];
+    // As Slurm 22.05 sets them for `srun --nodes=1 --ntasks=2`.
+    let srun = [
+        ("SLURM_STEP_TASKS_PER_NODE", "2"),
+        ("SLURM_STEP_NUM_TASKS", "2"),
+        ("SLURM_PROCID", "{rank}"),
+        ("SLURM_LOCALID", "{rank}"),
+        ("SLURM_STEP_NODELIST", "localhost"),
+    ];
+    for (name, variables) in [("torchrun", torchrun), ("srun", srun)] {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let at = format!("dir={}", dir.path().display());
+        let named = format!("name={name}");
+        let ranks = ["0", "1"].map(|rank| {
+            let settings = [&named, "num_gpus_per_node=2", "finetune.trainer.max_steps=3", at.as_str()];
             let mut arguments = vec!["recipes/neva_tiny.yaml", "--direct"];
             arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
             let mut command = neva_run(&arguments);
-            command.envs([
-                ("RANK", rank),
-                ("LOCAL_RANK", rank),
-                ("WORLD_SIZE", "2"),
-                ("LOCAL_WORLD_SIZE", "2"),
-                ("MASTER_ADDR", "127.0.0.1"),
-            ]);
+            command.envs(variables.map(|(variable, value)| (variable, value.replace("{rank}", rank))));
             command.env("MASTER_PORT", port.to_string());
             start(command)
-        })
-        .into_iter()
-        .collect();
-    for rank in ranks {
-        let _ = finish(rank, DEADLINE).with_code(0);
+        });
+        for rank in ranks {
+            let _ = finish(rank, DEADLINE).with_code(0);
+        }
+        // Both wrote into one folder, rank 0's.
+        assert_eq!(std::fs::read_dir(dir.path().join(name)).unwrap().count(), 1);
+        let losses = metrics(&run_folder(dir.path(), name), "reduced_train_loss");
+        close(name, &losses, &one, 1e-6);
     }
-    // Both wrote into one folder, rank 0's.
-    assert_eq!(std::fs::read_dir(dir.path().join("torchrun")).unwrap().count(), 1);
-    close(
-        "torchrun",
-        &metrics(&run_folder(dir.path(), "torchrun"), "reduced_train_loss"),
-        &one,
-        1e-6,
-    );
 }
 
 #[test]

@@ -73,6 +73,7 @@ pub fn launcher(program: &Path, arguments: &[&str]) -> Command {
         "LOCAL_WORLD_SIZE",
         "MASTER_ADDR",
         "MASTER_PORT",
+        "SLURM_STEP_NUM_TASKS",
         "NEVA_RANK",
         "NEVA_LOG",
         "NEVA_RUN_HOME",

@@ -49,7 +49,7 @@ impl KeysValues {
 /// The pictures of a micro-batch, shared out over the ranks that train on the same samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SharedPictures {
-    /// Ranks of the tensor axis.
+    /// Ranks of the tensor axis; 1 where the vision encoder is cut over them, so that they work on the same pictures.
     pub tensor: usize,
     /// Ranks of the context axis.
     pub context: usize,

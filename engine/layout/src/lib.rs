@@ -29,7 +29,7 @@ pub use groups::{Hyperparameters, hyperparameters, idle_groups};
 pub use hf_config::{HfConfigError, from_hf_config, to_hf_config};
 pub use llava::{llava_parameters, tied_embedding};
 pub use lora::{Adapters, LinearAdapter, lora_adapters};
-pub use model_traffic::{Hidden, pipeline_bytes, tensor_bytes};
+pub use model_traffic::{CutPictures, Hidden, pipeline_bytes, tensor_bytes};
 pub use names::{canonical_name, hub_name, ignorable};
 pub use parameter::{Cut, Init, ParamSpec, Part, Shard};
 pub use picture::{boxes_svg, shards_svg};

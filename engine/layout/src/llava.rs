@@ -2,15 +2,18 @@
 
 use crate::parameter::{Init, ParamSpec, Part};
 use crate::sharding::cut_of;
-use neva_schemas::{LlavaModel, TextConfig, VisionConfig};
+use neva_schemas::{LlavaModel, TextConfig, VisionConfig, VisionPlacement};
 
-/// Every parameter, in the order in which they are made and saved.
-pub fn llava_parameters(model: &LlavaModel) -> Vec<ParamSpec> {
-    let mut list = List(Vec::new());
+/// Every parameter, in the order in which they are made and saved. Only the cuts depend on `placement`.
+pub fn llava_parameters(model: &LlavaModel, placement: VisionPlacement) -> Vec<ParamSpec> {
+    let mut list = List {
+        specs: Vec::new(),
+        placement,
+    };
     vision(&mut list, &model.vision_config, model.vision_layers_used());
     projection(&mut list, model.vision_config.hidden_size, model.text_config.hidden_size);
     language(&mut list, &model.text_config);
-    list.0
+    list.specs
 }
 
 /// Full name of the parameter that is both embedding and head, where they are one: the first and the last stage of a
@@ -22,12 +25,15 @@ pub fn tied_embedding(model: &LlavaModel) -> Option<&'static str> {
         .then_some("model.language_model.embed_tokens.weight")
 }
 
-struct List(Vec<ParamSpec>);
+struct List {
+    specs: Vec<ParamSpec>,
+    placement: VisionPlacement,
+}
 
 impl List {
     fn add(&mut self, part: Part, name: String, shape: &[usize], init: Init) {
-        self.0.push(ParamSpec {
-            cut: cut_of(&name),
+        self.specs.push(ParamSpec {
+            cut: cut_of(&name, self.placement),
             name,
             shape: shape.to_vec(),
             heads: None,
@@ -78,7 +84,7 @@ fn vision(list: &mut List, config: &VisionConfig, layers_used: usize) {
     );
     list.norm(part, &format!("{prefix}.pre_layrnorm"), h, true);
     for layer in 0..config.num_hidden_layers {
-        let first = list.0.len();
+        let first = list.specs.len();
         let layer_prefix = format!("{prefix}.encoder.layers.{layer}");
         list.norm(part, &format!("{layer_prefix}.layer_norm1"), h, true);
         for (name, std) in [
@@ -110,11 +116,11 @@ fn vision(list: &mut List, config: &VisionConfig, layers_used: usize) {
             Init::Normal { std: width * depth },
         );
         list.add(part, format!("{layer_prefix}.mlp.fc2.bias"), &[h], Init::Zeros);
-        list.0[first..].iter_mut().for_each(|spec| spec.used = layer < layers_used);
+        list.specs[first..].iter_mut().for_each(|spec| spec.used = layer < layers_used);
     }
-    let first = list.0.len();
+    let first = list.specs.len();
     list.norm(part, &format!("{prefix}.post_layernorm"), h, true);
-    list.0[first..].iter_mut().for_each(|spec| spec.used = false);
+    list.specs[first..].iter_mut().for_each(|spec| spec.used = false);
 }
 
 /// `mlp2x_gelu`; fresh values as `torch.nn.Linear`'s, which is what LLaVA aligns from.
@@ -158,7 +164,7 @@ fn language(list: &mut List, config: &TextConfig) {
             ("self_attn.o_proj", [h, q], None, residual),
         ] {
             list.add(part, format!("{layer_prefix}.{name}.weight"), &shape, init);
-            list.0.iter_mut().last().into_iter().for_each(|spec| spec.heads = heads);
+            list.specs.iter_mut().last().into_iter().for_each(|spec| spec.heads = heads);
         }
         list.norm(part, &format!("{layer_prefix}.post_attention_layernorm"), h, false);
         for (name, shape, init) in [

@@ -45,6 +45,43 @@ pub fn tensor_bytes(tensor: usize, section: &Section, hidden: Hidden, labels: us
     bytes
 }
 
+/// The pictures of a micro-batch that the ranks of a tensor group encode together, where the vision encoder and the
+/// projector are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CutPictures {
+    /// Ranks of the tensor axis.
+    pub tensor: usize,
+    /// Pictures.
+    pub pictures: usize,
+    /// Layers of the vision encoder that are computed.
+    pub layers: usize,
+    /// Hidden state of one picture: positions (with the class token) x width of the vision encoder.
+    pub hidden: usize,
+    /// What the projector takes of it: positions x width of the vision encoder.
+    pub selected: usize,
+    /// Features of one picture: positions x width of the language model.
+    pub features: usize,
+    /// Bytes of a value.
+    pub bytes: usize,
+}
+
+impl CutPictures {
+    /// Sent in the forward pass: each layer sums its hidden states twice, the projector sums the features.
+    pub fn forward(&self) -> u64 {
+        self.all_reduce(2 * self.layers * self.hidden + self.features)
+    }
+
+    /// Sent in the backward pass, where the vision encoder itself is trained: each layer sums gradients twice, the
+    /// projector those of its input. Nothing is sent where the vision encoder is frozen.
+    pub fn backward(&self) -> u64 {
+        self.all_reduce(2 * self.layers * self.hidden + self.selected)
+    }
+
+    fn all_reduce(&self, values: usize) -> u64 {
+        (2 * self.pictures * values * self.bytes * (self.tensor - 1) / self.tensor) as u64
+    }
+}
+
 /// Sent by one pipeline rank in a step whose micro-batches all have hidden states of this size, of which each of its
 /// tensor-parallel ranks holds a part with sequence parallelism (`parts`).
 pub fn pipeline_bytes(actions: &[Action], chunks: &[Section], hidden: Hidden, parts: usize) -> u64 {

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use neva_layout::{Hyperparameters, ParamSpec, hyperparameters, idle_groups, llava_parameters, lora_adapters};
-use neva_schemas::{AdamW, Lion, LlavaModel, LoRA, Optim, ParamGroup, Sgd};
+use neva_schemas::{AdamW, Lion, LlavaModel, LoRA, Optim, ParamGroup, Sgd, VisionPlacement};
 
 /// Learning rate 1, decay 0.1.
 fn adamw(mm_projector_lr: Option<f64>, param_groups: Vec<ParamGroup>) -> Optim {
@@ -26,7 +26,7 @@ fn group(params: &[&str], lr: Option<f64>, weight_decay: Option<f64>) -> ParamGr
 /// The parameters of a model with adapters.
 fn parameters() -> Vec<ParamSpec> {
     let model = LlavaModel::default();
-    let mut specs = llava_parameters(&model);
+    let mut specs = llava_parameters(&model, VisionPlacement::Shared);
     specs.extend(lora_adapters(&model, &specs, &LoRA::default(), "peft").unwrap().parameters);
     specs
 }

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 use neva_layout::{Action, Pass, Timeline, boxes_svg, llava_parameters, schedule, shards_svg};
-use neva_schemas::LlavaModel;
+use neva_schemas::{LlavaModel, VisionPlacement};
 use std::path::Path;
 
 #[track_caller]
@@ -43,7 +43,7 @@ fn of_schedules() {
 
 #[test]
 fn of_cut_matrices() {
-    let specs = llava_parameters(&LlavaModel::default());
+    let specs = llava_parameters(&LlavaModel::default(), VisionPlacement::Shared);
     let named = [
         "embed_tokens",
         "layers.0.self_attn.q_proj",

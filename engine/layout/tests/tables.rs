@@ -4,7 +4,7 @@
 use neva_layout::{
     Cut, HfConfigError, Init, ParamSpec, Part, canonical_name, cut_of, from_hf_config, ignorable, llava_parameters, lora_adapters,
 };
-use neva_schemas::{FeatureSelect, LlavaModel, LoRA, TextConfig, VisionConfig};
+use neva_schemas::{FeatureSelect, LlavaModel, LoRA, TextConfig, VisionConfig, VisionPlacement};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -43,7 +43,7 @@ fn lora(targets: &[&str]) -> LoRA {
 /// The linears that `targets` adapt, without the language model's prefix.
 fn adapted(targets: &[&str]) -> Vec<String> {
     let model = model();
-    let adapters = lora_adapters(&model, &llava_parameters(&model), &lora(targets), "peft").unwrap();
+    let adapters = lora_adapters(&model, &llava_parameters(&model, VisionPlacement::Shared), &lora(targets), "peft").unwrap();
     let short = |name: &String| name.replace("model.language_model.layers.", "");
     adapters.linears.keys().map(short).collect()
 }
@@ -90,7 +90,7 @@ fn targets_are_last_components_or_wildcards_over_full_names() {
 fn adapters_are_cut_as_their_linears() {
     let model = model();
     let check = |target: &str, expect: &[(&str, [usize; 2], Cut)]| {
-        let adapters = lora_adapters(&model, &llava_parameters(&model), &lora(&[target]), "peft").unwrap();
+        let adapters = lora_adapters(&model, &llava_parameters(&model, VisionPlacement::Shared), &lora(&[target]), "peft").unwrap();
         let got: Vec<_> = adapters
             .parameters
             .iter()
@@ -146,7 +146,13 @@ fn adapters_are_cut_as_their_linears() {
 fn wrong_targets_are_told() {
     let model = model();
     let check = |targets: &[&str], expect: &[&str]| {
-        let problems = lora_adapters(&model, &llava_parameters(&model), &lora(targets), "finetune.peft").unwrap_err();
+        let problems = lora_adapters(
+            &model,
+            &llava_parameters(&model, VisionPlacement::Shared),
+            &lora(targets),
+            "finetune.peft",
+        )
+        .unwrap_err();
         let text: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
         for part in expect {
             assert!(text.contains(part), "{targets:?}: no {part:?} in {text}");
@@ -169,9 +175,14 @@ fn wrong_targets_are_told() {
         &["layers.0.self_attn.q_proj` would get two adapters", "layers.1.self_attn.q_proj"],
     );
     check(&["linear_proj", "o_proj"], &["layers.0.self_attn.o_proj` would get two adapters"]);
-    let unmatched = lora_adapters(&model, &llava_parameters(&model), &lora(&["linear_q", "linear_proj"]), "peft")
-        .unwrap()
-        .unmatched;
+    let unmatched = lora_adapters(
+        &model,
+        &llava_parameters(&model, VisionPlacement::Shared),
+        &lora(&["linear_q", "linear_proj"]),
+        "peft",
+    )
+    .unwrap()
+    .unmatched;
     assert_eq!(unmatched, ["linear_q"]);
 }
 
@@ -227,7 +238,7 @@ fn three_spellings_are_one_name() {
         assert_eq!(canonical_name(foreign), None, "{foreign}");
     }
     // Every name of the table is its own canonical name, and no name comes twice.
-    let specs = llava_parameters(&model());
+    let specs = llava_parameters(&model(), VisionPlacement::Shared);
     for spec in &specs {
         assert_eq!(canonical_name(&spec.name).as_deref(), Some(spec.name.as_str()));
         assert!(!ignorable(&spec.name), "{}", spec.name);
@@ -251,7 +262,11 @@ fn shards_cover_every_index_once() {
         "model.vision_tower.encoder.layers.0.self_attn.q_proj.weight",
         "model.multi_modal_projector.linear_1.weight",
     ] {
-        assert_eq!((cut_of(name), spec(name, [8, 8]).shard(1, 2)), (Cut::Replicate, None), "{name}");
+        assert_eq!(
+            (cut_of(name, VisionPlacement::Shared), spec(name, [8, 8]).shard(1, 2)),
+            (Cut::Replicate, None),
+            "{name}"
+        );
     }
 }
 
@@ -259,7 +274,7 @@ fn spec(name: &str, shape: [usize; 2]) -> ParamSpec {
     ParamSpec {
         name: name.into(),
         shape: shape.to_vec(),
-        cut: cut_of(name),
+        cut: cut_of(name, VisionPlacement::Shared),
         heads: None,
         part: Part::Language,
         init: Init::Zeros,
@@ -462,7 +477,7 @@ fn odd_values_never_panic() {
 
 #[test]
 fn llava_15_7b_has_the_size_that_it_is_known_for() {
-    let specs = llava_parameters(&LlavaModel::default());
+    let specs = llava_parameters(&LlavaModel::default(), VisionPlacement::Shared);
     let count = |part: Part| specs.iter().filter(|spec| spec.part == part).map(ParamSpec::numel).sum::<usize>();
     // Llama-2-7B is 6,738,415,616 with 32,000 tokens; LLaVA has 64 more, in embedding and head.
     assert_eq!(count(Part::Language), 6_738_415_616 + 2 * 64 * 4096);
@@ -482,5 +497,5 @@ fn llava_15_7b_has_the_size_that_it_is_known_for() {
     );
     let mut tied = LlavaModel::default();
     tied.text_config.tie_word_embeddings = true;
-    assert_eq!(llava_parameters(&tied).len(), specs.len() - 1);
+    assert_eq!(llava_parameters(&tied, VisionPlacement::Shared).len(), specs.len() - 1);
 }

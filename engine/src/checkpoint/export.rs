@@ -124,7 +124,7 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 fn write_weights(checkpoint: &CheckpointFolder, base: &Base, cache: &ModelCache, out: &Path, shard_bytes: usize) -> Result<()> {
     let finetune = &checkpoint.run.finetune;
     let model = finetune.model.llava();
-    let plain = llava_parameters(model);
+    let plain = llava_parameters(model, finetune.trainer.strategy.vision_placement);
     let lora = finetune.peft.as_ref().map(Peft::lora);
     let adapters = match lora {
         Some(lora) => lora_adapters(model, &plain, lora, "finetune.peft").map_err(EngineError::Run)?,

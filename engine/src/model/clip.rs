@@ -1,7 +1,7 @@
 //! CLIP's vision transformer (arXiv:2103.00020), as `transformers.CLIPVisionModel`.
 
 use crate::error::Result;
-use crate::nn::{Build, LayerNorm, Linear, attend};
+use crate::nn::{Build, ColumnLinears, LayerNorm, Linear, attend};
 use neva_schemas::VisionConfig;
 use tch::Tensor;
 
@@ -49,28 +49,24 @@ impl ClipVision {
 #[derive(Debug)]
 struct Layer {
     norm1: LayerNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    qkv: ColumnLinears<3>,
     out: Linear,
     norm2: LayerNorm,
     fc1: Linear,
     fc2: Linear,
-    heads: i64,
+    head_dim: i64,
 }
 
 impl Layer {
     fn new(config: &VisionConfig, build: &Build<'_>) -> Result<Self> {
         Ok(Self {
             norm1: build.layer_norm("layer_norm1", config.layer_norm_eps)?,
-            q: build.linear("self_attn.q_proj")?,
-            k: build.linear("self_attn.k_proj")?,
-            v: build.linear("self_attn.v_proj")?,
+            qkv: build.column_linears(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
             out: build.linear("self_attn.out_proj")?,
             norm2: build.layer_norm("layer_norm2", config.layer_norm_eps)?,
             fc1: build.linear("mlp.fc1")?,
             fc2: build.linear("mlp.fc2")?,
-            heads: config.num_attention_heads as i64,
+            head_dim: config.head_dim() as i64,
         })
     }
 
@@ -81,13 +77,11 @@ impl Layer {
     }
 
     fn attention(&self, x_bsh: &Tensor) -> Result<Tensor> {
-        let size = x_bsh.size();
-        let heads = |y_bsh: Tensor| y_bsh.view([size[0], size[1], self.heads, -1]).transpose(1, 2);
-        let (q, k, v) = (
-            heads(self.q.forward(x_bsh)?),
-            heads(self.k.forward(x_bsh)?),
-            heads(self.v.forward(x_bsh)?),
-        );
+        let heads = |y_bsh: Tensor| {
+            let size = y_bsh.size();
+            y_bsh.view([size[0], size[1], -1, self.head_dim]).transpose(1, 2)
+        };
+        let [q, k, v] = self.qkv.forward(x_bsh)?.map(heads);
         self.out.forward(&attend(&q, &k, &v, None))
     }
 }

@@ -49,9 +49,10 @@ impl Llava {
     /// Takes the parameters of a section.
     pub fn new(config: &LlavaModel, section: &Section, build: &Build<'_>) -> Result<Self> {
         let pictures = || {
+            let whole = build.whole_sequences();
             Ok::<_, EngineError>(Pictures {
-                vision: ClipVision::new(&config.vision_config, config.vision_layers_used(), &build.at("model.vision_tower"))?,
-                projector: Projector::new(&build.at("model.multi_modal_projector"))?,
+                vision: ClipVision::new(&config.vision_config, config.vision_layers_used(), &whole.at("model.vision_tower"))?,
+                projector: Projector::new(&whole.at("model.multi_modal_projector"))?,
                 shares: build.pictures(),
                 arrival: build.at("model").arrival(),
                 select: config.vision_feature_select_strategy,

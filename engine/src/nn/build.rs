@@ -55,6 +55,14 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// The same, with all of each sequence on every rank: sequence parallelism is the language model's.
+    pub fn whole_sequences(&self) -> Self {
+        Self {
+            region: self.region.whole_sequences(),
+            ..self.clone()
+        }
+    }
+
     /// Where the part of the model at this name waits for its weights.
     pub fn arrival(&self) -> Arrival {
         self.arrival.at(&self.prefix)
@@ -111,7 +119,7 @@ impl<'a> Build<'a> {
         ))
     }
 
-    /// Column-cut maps that share their input.
+    /// Maps that share their input, cut by columns or not at all.
     ///
     /// # Errors
     /// There is no such parameter.

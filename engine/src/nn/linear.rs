@@ -42,34 +42,36 @@ impl Linear {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let Cut::Row = self.cut else {
+            return self.apply(x, &self.enter(x)?);
+        };
+        let y = self.region.leave(&x.linear(&self.weight, None::<Tensor>))?;
+        let y = match &self.bias {
+            Some(bias) => y + bias,
+            None => y,
+        };
+        // A is cut like the weight, so its product is a partial sum too.
+        Ok(match self.low_rank(x) {
+            Some((lora, h)) => y + self.region.leave(&h)?.linear(&lora.b, None::<Tensor>) * lora.scale,
+            None => y,
+        })
+    }
+
+    /// `x` where the map takes it: inside the tensor-parallel region, if the map is cut.
+    fn enter(&self, x: &Tensor) -> Result<Tensor> {
         match self.cut {
-            Cut::Column | Cut::Vocab => self.column(x, &self.region.enter(x)?),
-            Cut::Replicate => Ok(match self.low_rank(x) {
-                Some((lora, h)) => x.linear(&self.weight, self.bias.as_ref()) + h.linear(&lora.b, None::<Tensor>) * lora.scale,
-                None => x.linear(&self.weight, self.bias.as_ref()),
-            }),
-            Cut::Row => {
-                let y = self.region.leave(&x.linear(&self.weight, None::<Tensor>))?;
-                let y = match &self.bias {
-                    Some(bias) => y + bias,
-                    None => y,
-                };
-                // A is cut like the weight, so its product is a partial sum too.
-                Ok(match self.low_rank(x) {
-                    Some((lora, h)) => y + self.region.leave(&h)?.linear(&lora.b, None::<Tensor>) * lora.scale,
-                    None => y,
-                })
-            }
+            Cut::Column | Cut::Vocab => self.region.enter(x),
+            Cut::Replicate | Cut::Row => Ok(x.shallow_clone()),
         }
     }
 
-    /// A column-cut map of `x_in`, which is `x` inside the tensor-parallel region. The adapter takes `x`
-    /// itself and enters the region after A: its gradient is whole there, and would count once for every
-    /// rank if it went through the region's entry of `x`.
-    fn column(&self, x: &Tensor, x_in: &Tensor) -> Result<Tensor> {
+    /// A map that is cut by columns or not at all, of `x_in`, which [`Self::enter`] made of `x`. The adapter takes `x`
+    /// itself and enters the region after A: its gradient is whole there, and would count once for every rank if it
+    /// went through the region's entry of `x`.
+    fn apply(&self, x: &Tensor, x_in: &Tensor) -> Result<Tensor> {
         let y = x_in.linear(&self.weight, self.bias.as_ref());
         Ok(match self.low_rank(x) {
-            Some((lora, h)) => y + self.region.enter(&h)?.linear(&lora.b, None::<Tensor>) * lora.scale,
+            Some((lora, h)) => y + self.enter(&h)?.linear(&lora.b, None::<Tensor>) * lora.scale,
             None => y,
         })
     }
@@ -79,7 +81,7 @@ impl Linear {
     }
 }
 
-/// Column-cut maps of the same input (q, k and v; gate and up), which enters their region once.
+/// Maps of the same input (q, k and v; gate and up), which enters their region once if they are cut.
 #[derive(Debug)]
 pub struct ColumnLinears<const N: usize> {
     parts: [Linear; N],
@@ -95,10 +97,10 @@ impl<const N: usize> ColumnLinears<N> {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<[Tensor; N]> {
-        let x_in = self.parts[0].region.enter(x)?;
+        let x_in = self.parts[0].enter(x)?;
         let mut results = Vec::with_capacity(N);
         for part in &self.parts {
-            results.push(part.column(x, &x_in)?);
+            results.push(part.apply(x, &x_in)?);
         }
         Ok(results.try_into().unwrap_or_else(|_| unreachable!("one result per part")))
     }

@@ -1,5 +1,6 @@
 //! Pictures shared out over the ranks that train on the same samples: each encodes its share, and all get the
-//! features of all. The encoder is the same on every rank, so without this each would do the whole of the work.
+//! features of all. Where the encoder is the same on every rank, each would do the whole of the work without this; ranks
+//! among which it is cut work on the same pictures.
 
 use super::region::one;
 use crate::comm::{Axis, Collective, Mesh};
@@ -12,24 +13,27 @@ use tch::Tensor;
 /// Who encodes which pictures of a micro-batch.
 #[derive(Debug, Clone)]
 pub struct PictureShares {
-    /// Ranks of the tensor and the context axis together, the tensor varying fastest.
+    /// The two axes below together, the tensor varying fastest.
     sharers: Arc<dyn Collective>,
+    /// Ranks with pictures of their own; one, where these are the same.
     tensor: Arc<dyn Collective>,
     context: Arc<dyn Collective>,
 }
 
 impl PictureShares {
-    /// The shares of a mesh's ranks; each encodes every picture where they are `duplicated`.
+    /// The shares of a mesh's ranks.
     pub fn new(mesh: &Mesh, placement: VisionPlacement) -> Self {
         let alone = Mesh::single();
-        let mesh = match placement {
-            VisionPlacement::Shared => mesh,
-            VisionPlacement::Duplicated => &alone,
+        let (tensor, context) = (mesh.axis(Axis::Tensor), mesh.axis(Axis::Context));
+        let (sharers, tensor, context) = match placement {
+            VisionPlacement::Shared => (mesh.sharers(), tensor, context),
+            VisionPlacement::Duplicated => (alone.sharers(), alone.axis(Axis::Tensor), alone.axis(Axis::Context)),
+            VisionPlacement::Cut => (context, alone.axis(Axis::Tensor), context),
         };
         Self {
-            sharers: mesh.sharers().clone(),
-            tensor: mesh.axis(Axis::Tensor).clone(),
-            context: mesh.axis(Axis::Context).clone(),
+            sharers: sharers.clone(),
+            tensor: tensor.clone(),
+            context: context.clone(),
         }
     }
 

@@ -32,6 +32,14 @@ impl TensorRegion {
         Self { group, sequence }
     }
 
+    /// The region of the same ranks with all of each sequence on every rank outside of it.
+    pub fn whole_sequences(&self) -> Self {
+        Self {
+            group: self.group.clone(),
+            sequence: false,
+        }
+    }
+
     /// The ranks.
     pub fn group(&self) -> &Arc<dyn Collective> {
         &self.group

@@ -117,14 +117,18 @@ fn train(args: &Train, registry: Registry) -> ExitCode {
             die_with_the_launcher();
             let stop = StopRequest::on_signals().map_err(|error| record(rank.rank, None, &error))?;
             let engine = engine().registry(registry).stop(stop);
-            engine.train(&plan, &rank).map_err(|failure| RankFailure {
-                rank: rank.rank,
-                ..failure
-            })
+            match engine.train(&plan, &rank) {
+                Ok(report) => Ok((rank, report)),
+                Err(failure) => Err(RankFailure {
+                    rank: rank.rank,
+                    ..failure
+                }),
+            }
         });
     match outcome {
-        Ok(report) => {
-            if let Some(checkpoint) = &report.checkpoint {
+        Ok((rank, report)) => {
+            // All have the same report.
+            if let Some(checkpoint) = report.checkpoint.as_ref().filter(|_| rank.rank == 0) {
                 tracing::info!("checkpoint {}", checkpoint.display());
             }
             // Whoever waits for the whole run must not go on with a part of it.

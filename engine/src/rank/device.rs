@@ -2,7 +2,7 @@
 
 use super::environment::lookup;
 use crate::error::{EngineError, Result};
-use neva_schemas::{Accelerator, Problem, RankEnv, Trainer, env};
+use neva_schemas::{Accelerator, Problem, RankEnv, Starter, Trainer, env};
 use neva_torch_ffi::{LogLevel, libtorch_version, load_cuda, set_deterministic_algorithms, set_gpu, set_log_level};
 use tch::{Cuda, Device};
 
@@ -40,10 +40,15 @@ pub(super) fn set_up(trainer: &Trainer, rank: &RankEnv) -> Result<Device> {
     Ok(device)
 }
 
-/// Each rank of a machine has the GPU of its number there.
+/// Each rank of a machine has the GPU of its number there, or the only one that it sees under srun.
 fn choose(accelerator: Accelerator, gpus: i64, rank: &RankEnv) -> Result<Device> {
     let gpus = usize::try_from(gpus).unwrap_or(0);
-    let own = rank.local_rank as usize;
+    // srun can show each task nothing but its own GPU (--gpus-per-task), which then has number 0.
+    let own = if rank.starter == Starter::Srun && gpus == 1 {
+        0
+    } else {
+        rank.local_rank as usize
+    };
     match (accelerator, gpus) {
         (Accelerator::Cpu, _) | (Accelerator::Auto, 0) => Ok(Device::Cpu),
         (Accelerator::Gpu, 0) => Err(EngineError::Machine(
@@ -107,6 +112,12 @@ mod tests {
             );
             assert!(text.contains("--set num_gpus_per_node=2"), "{text}");
         }
+        let under_srun = RankEnv {
+            starter: Starter::Srun,
+            ..rank(3)
+        };
+        assert!(matches!(choose(Gpu, 1, &under_srun), Ok(Device::Cuda(0))));
+        assert!(matches!(choose(Gpu, 8, &under_srun), Ok(Device::Cuda(3))));
         let (class, text) = device(Gpu, 0, 0).unwrap_err();
         assert_eq!(class, exit_class::CLUSTER);
         assert!(text.contains("LIBTORCH"), "{text}");

@@ -52,7 +52,7 @@ impl LoadedModel {
     /// The weights do not fit the run, or a target module names nothing.
     pub fn load(finetune: &Finetune, sources: Sources<'_>, mesh: &Mesh, device: Device) -> Result<Self> {
         let config = finetune.model.llava();
-        let mut specs = llava_parameters(config);
+        let mut specs = llava_parameters(config, finetune.trainer.strategy.vision_placement);
         let lora = finetune.peft.as_ref().map(Peft::lora);
         let adapters = match lora {
             Some(lora) => lora_adapters(config, &specs, lora, "finetune.peft").map_err(EngineError::Run)?,

@@ -5,7 +5,7 @@ use crate::setting::{
     within_limit, without_labels, without_picture,
 };
 use neva_engine::comm::{Axis, Mesh};
-use neva_layout::{ReplicaTraffic, buckets};
+use neva_layout::{Cut, ReplicaTraffic, buckets};
 use neva_schemas::{AdamW, Finetune, Lion, LrScheduler, Optim, ParallelSizes, ParamGroup, Precision, Sgd, VisionPlacement};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -330,48 +330,53 @@ fn sends_what_the_formula_says() {
 #[test]
 fn copies_on_the_tensor_axis_stay_equal() {
     within_limit(|| {
-        let mut finetune = deep();
-        finetune.trainer.strategy.vision_placement = VisionPlacement::Duplicated;
-        ddp(&mut finetune, true, true);
-        finetune.trainer.strategy.tensor_model_parallel_size = 2;
-        finetune.trainer.strategy.sequence_parallel = true;
-        let samples = Samples::edited(&finetune, mixed);
-        on_mesh(TP2_DP2, |mesh| {
-            let mut trainer = trainer(&finetune, mesh.clone());
-            // Rank 1 of the tensor axis computes with a projector that is a little off: the gradients differ.
-            if mesh.axis(Axis::Tensor).rank() == 1 {
-                let name = "model.multi_modal_projector.linear_2.bias";
-                let bias = &trainer.parameters().get(name).unwrap().tensor;
-                let _ = tch::no_grad(|| bias.shallow_clone().g_add_scalar_(1e-2));
+        check_copies(VisionPlacement::Duplicated);
+        check_copies(VisionPlacement::Cut);
+    });
+}
+
+fn check_copies(placement: VisionPlacement) {
+    let mut finetune = deep();
+    finetune.trainer.strategy.vision_placement = placement;
+    ddp(&mut finetune, true, true);
+    finetune.trainer.strategy.tensor_model_parallel_size = 2;
+    finetune.trainer.strategy.sequence_parallel = true;
+    let samples = Samples::edited(&finetune, mixed);
+    on_mesh(TP2_DP2, |mesh| {
+        let mut trainer = trainer(&finetune, mesh.clone());
+        // Rank 1 of the tensor axis computes with a projector that is a little off: the gradients differ.
+        if mesh.axis(Axis::Tensor).rank() == 1 {
+            let name = "model.multi_modal_projector.linear_2.bias";
+            let bias = &trainer.parameters().get(name).unwrap().tensor;
+            let _ = tch::no_grad(|| bias.shallow_clone().g_add_scalar_(1e-2));
+        }
+        trainer.accumulate(&microbatches(&finetune, &samples, &mesh, 0)).unwrap();
+        for (parameter, gradient) in trainer.gradients() {
+            if parameter.spec.part == neva_layout::Part::Projection && parameter.spec.cut == Cut::Replicate {
+                let piece = trainer.optimizer().pieces().find(|piece| piece.spec.name == parameter.spec.name);
+                let Some(range) = piece.map(|piece| piece.range) else { continue };
+                let own = gradient
+                    .unwrap()
+                    .view([-1])
+                    .narrow(0, range.start as i64, range.len() as i64)
+                    .contiguous();
+                let both = mesh.axis(Axis::Tensor).all_gather(&own).unwrap();
+                assert!(both[0].equal(&both[1]), "{}", parameter.spec.name);
             }
-            trainer.accumulate(&microbatches(&finetune, &samples, &mesh, 0)).unwrap();
-            for (parameter, gradient) in trainer.gradients() {
-                if parameter.spec.part == neva_layout::Part::Projection {
-                    let piece = trainer.optimizer().pieces().find(|piece| piece.spec.name == parameter.spec.name);
-                    let Some(range) = piece.map(|piece| piece.range) else { continue };
-                    let own = gradient
-                        .unwrap()
-                        .view([-1])
-                        .narrow(0, range.start as i64, range.len() as i64)
-                        .contiguous();
-                    let both = mesh.axis(Axis::Tensor).all_gather(&own).unwrap();
-                    assert!(both[0].equal(&both[1]), "{}", parameter.spec.name);
-                }
-            }
-        });
-        let ranks = on_mesh(TP2_DP2, |mesh| {
-            let mut trainer = trainer(&finetune, mesh.clone());
-            for step in 0..3 {
-                trainer
-                    .step(&microbatches(&finetune, &samples, &mesh, step), |peak| peak, step)
-                    .unwrap();
-            }
-            weights(&trainer)
-        });
-        for other in &ranks[1..] {
-            same(&ranks[0], other);
         }
     });
+    let ranks = on_mesh(TP2_DP2, |mesh| {
+        let mut trainer = trainer(&finetune, mesh.clone());
+        for step in 0..3 {
+            trainer
+                .step(&microbatches(&finetune, &samples, &mesh, step), |peak| peak, step)
+                .unwrap();
+        }
+        weights(&trainer)
+    });
+    for other in &ranks[1..] {
+        same(&ranks[0], other);
+    }
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Checkpoints of any layout as folders of Hugging Face's.
 
-use crate::setting::{ONE, load, lora, names, no_cache, run_on, small, weights, within_limit};
+use crate::setting::{ONE, adapters, load, lora, names, no_cache, run_on, small, weights, within_limit};
 use neva_engine::checkpoint::{Base, CheckpointFolder, SHARD_BYTES, TensorFile, export_hugging_face};
 use neva_engine::comm::Mesh;
 use neva_engine::trainer::{LoadedModel, Registry, Trainer};
 use neva_layout::{canonical_name, from_hf_config, to_hf_config};
-use neva_schemas::{Finetune, ParallelSizes, RestoreConfig};
+use neva_schemas::{Finetune, ParallelSizes, RestoreConfig, VisionPlacement};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -79,6 +79,37 @@ fn are_the_same_weights() {
         }
         let again = export(&checkpoint, &folder.path().join("whole"), SHARD_BYTES).unwrap_err();
         assert!(again.to_string().starts_with("cannot export to "), "{again}");
+    });
+}
+
+#[test]
+fn of_a_vision_encoder_that_was_cut_are_whole() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut finetune = small();
+        adapters(&mut finetune, &["q_proj", "fc2", "linear_1"]);
+        finetune.trainer.strategy.vision_placement = VisionPlacement::Cut;
+        let checkpoint = trained(folder.path(), &finetune, ParallelSizes { tp: 2, ..ONE });
+        let out = folder.path().join("out");
+        export(&checkpoint, &out, SHARD_BYTES).unwrap();
+        let trained = all(load(&finetune, Some(&checkpoint), &Mesh::single()), &finetune);
+        finetune.peft = None;
+        finetune.trainer.strategy.vision_placement = VisionPlacement::Shared;
+        let got = restored(&finetune, &out);
+        for (name, whole) in &got {
+            let linear = name.trim_end_matches(".weight");
+            let [a, b] = ["lora_A.weight", "lora_B.weight"].map(|end| trained.get(&format!("{linear}.{end}")));
+            let expected = match a.zip(b) {
+                Some((a, b)) => &trained[name] + b.matmul(a) * 2.0,
+                None => trained[name].shallow_clone(),
+            };
+            assert!(whole.equal(&expected), "`{name}`");
+        }
+        let fc2 = "model.vision_tower.encoder.layers.0.mlp.fc2";
+        assert!(
+            !got[&format!("{fc2}.weight")].equal(&trained[&format!("{fc2}.weight")]),
+            "the adapter was trained"
+        );
     });
 }
 

@@ -32,7 +32,7 @@ fn rank_env(rank: u32, world_size: u32, master_port: u16, agent_store: bool) -> 
         master_addr: HOST.into(),
         master_port,
         agent_store,
-        restart_count: 0,
+        ..RankEnv::single()
     }
 }
 

@@ -11,6 +11,7 @@ mod checkpoint;
 mod comm;
 mod config;
 mod context;
+mod cut_vision;
 mod data_module;
 mod decoding;
 mod determinism;

@@ -2,14 +2,14 @@
 
 use crate::distributed::ddp;
 use crate::setting::{
-    ONE, bits, close, files, lay_out, load, lora, names, on_mesh, precision, run_on, saved, small, trainer, weights, within_limit,
+    ONE, adapters, bits, close, files, lay_out, load, lora, names, on_mesh, precision, run_on, saved, small, trainer, weights, within_limit,
 };
 use neva_engine::EngineError;
 use neva_engine::checkpoint::{CheckpointFolder, TensorFile, bytes_read, restore_optimizer};
 use neva_engine::comm::{Axis, Mesh};
 use neva_engine::trainer::{Registry, Trainer};
 use neva_layout::Window;
-use neva_schemas::{Finetune, ParallelSizes, Precision, RunReport, exit_class};
+use neva_schemas::{Finetune, ParallelSizes, Precision, RunReport, VisionPlacement, exit_class};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -41,15 +41,25 @@ fn on(finetune: &Finetune, sizes: ParallelSizes, run_dir: &Path) -> RunReport {
 }
 
 fn check(from: ParallelSizes, layouts: &[ParallelSizes], change: impl FnOnce(&mut Finetune)) {
+    let shared = |sizes: &ParallelSizes| (*sizes, VisionPlacement::Shared);
+    let layouts: Vec<_> = layouts.iter().map(shared).collect();
+    check_placements(shared(&from), &layouts, change);
+}
+
+type Placed = (ParallelSizes, VisionPlacement);
+
+fn check_placements(from: Placed, layouts: &[Placed], change: impl FnOnce(&mut Finetune)) {
     let folder = tempfile::tempdir().unwrap();
     let mut finetune = saving();
     change(&mut finetune);
+    finetune.trainer.strategy.vision_placement = from.1;
     let whole = folder.path().join("whole");
-    let expected = on(&finetune, from, &whole);
+    let expected = on(&finetune, from.0, &whole);
     finetune.resume.resume_from_path = Some(whole.join(AFTER_3));
     for (number, to) in layouts.iter().enumerate() {
         let rest = folder.path().join(number.to_string());
-        let got = on(&finetune, *to, &rest);
+        finetune.trainer.strategy.vision_placement = to.1;
+        let got = on(&finetune, to.0, &rest);
         if *to == from {
             assert_eq!(bits(&got.losses), bits(&expected.losses[3..]), "{from:?}");
             let tensors = |run: &Path| {
@@ -97,6 +107,29 @@ fn of_shares_go_on_in_every_layout() {
         check(DP4, &[DP4], |finetune| {
             ddp(finetune, true, true);
             precision(finetune, Precision::Bf16Mixed);
+        });
+    });
+}
+
+/// A vision encoder and a projector that are cut, and that are whole on every rank; adapters on both, too.
+#[test]
+fn go_on_in_every_placement() {
+    use VisionPlacement::{Cut, Duplicated, Shared};
+    let four_heads = |finetune: &mut Finetune| finetune.model.llava_mut().vision_config.num_attention_heads = 4;
+    let adapted = |finetune: &mut Finetune| adapters(finetune, &["q_proj", "out_proj", "fc1", "fc2", "linear_1", "linear_2"]);
+    within_limit(move || {
+        check_placements(
+            (TP4, Cut),
+            &[(TP4, Cut), (TP2_DP2, Shared), (ONE, Shared), (TP2_PP2, Cut)],
+            four_heads,
+        );
+        check_placements((TP2_DP2, Cut), &[(TP2_DP2, Cut), (TP2, Duplicated)], |finetune| {
+            ddp(finetune, true, true);
+        });
+        check_placements((TP2, Shared), &[(TP2, Shared), (TP2, Cut), (TP2_PP2, Cut)], |_| {});
+        check_placements((TP4, Cut), &[(TP4, Cut), (TP2, Shared)], |finetune| {
+            four_heads(finetune);
+            adapted(finetune);
         });
     });
 }

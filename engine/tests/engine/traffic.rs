@@ -1,7 +1,9 @@
 //! What ranks send is what the formulae of neva-layout say.
 
-use crate::setting::{ONE, Samples, lay_out, microbatches, on_mesh, small, trainer, within_limit};
-use neva_layout::{Hidden, Stages, pipeline_bytes, schedule, tensor_bytes, tensor_gradient_bytes};
+use crate::setting::{ONE, Samples, lay_out, microbatches, on_mesh, small, trainer, within_limit, without_picture};
+use neva_engine::comm::{Mesh, Traffic};
+use neva_engine::trainer::Microbatch;
+use neva_layout::{CutPictures, Hidden, SharedPictures, Stages, pipeline_bytes, schedule, tensor_bytes, tensor_gradient_bytes};
 use neva_schemas::{Finetune, ParallelSizes, VisionPlacement};
 
 fn four_layers() -> Finetune {
@@ -83,5 +85,103 @@ fn of_tensor_and_pipeline_groups() {
         check(ParallelSizes { pp: 2, ..ONE }, None, false);
         check(ParallelSizes { pp: 2, ..ONE }, Some(2), false);
         check(ParallelSizes { tp: 2, pp: 2, ..ONE }, None, true);
+    });
+}
+
+/// The bytes that a rank sends through a group so far.
+fn sent(mesh: &Mesh, group: &str) -> u64 {
+    let sum = |traffic: &Traffic| traffic.values().map(|sent| sent.bytes).sum();
+    mesh.traffic().get(group).map_or(0, sum)
+}
+
+/// What a rank sends through its tensor and its context group in one step, tensor-parallel sums of parameters' gradients
+/// left out; and the pictures of each micro-batch.
+struct Step {
+    tensor: u64,
+    context: u64,
+    pictures: Vec<usize>,
+}
+
+fn step(finetune: &Finetune, sizes: ParallelSizes) -> Vec<Step> {
+    let samples = Samples::edited(finetune, |index, sample| {
+        if matches!(index % 8, 2 | 3) {
+            without_picture(sample);
+        }
+    });
+    on_mesh(sizes, |mesh| {
+        let mut trainer = trainer(finetune, mesh.clone());
+        let pieces = trainer.optimizer().pieces().map(|piece| (piece.spec, piece.range.len()));
+        let gradients = tensor_gradient_bytes(pieces, sizes.tp as usize);
+        let batches = microbatches(finetune, &samples, &mesh, 0);
+        let before = ["tensor", "context"].map(|group| sent(&mesh, group));
+        trainer.step(&batches, |peak| peak, 0).unwrap();
+        let [tensor, context] = ["tensor", "context"].map(|group| sent(&mesh, group));
+        let of = |microbatch: &Microbatch| microbatch.batch.pixels.as_ref().map_or(0, |pixels| pixels.size()[0] as usize);
+        Step {
+            tensor: tensor - before[0] - gradients,
+            context: context - before[1],
+            pictures: batches.iter().map(of).collect(),
+        }
+    })
+}
+
+/// What a vision encoder that is cut adds to one that every rank runs by itself, to the byte.
+fn check_cut(sizes: ParallelSizes, sequence_parallel: bool, frozen: bool) {
+    let mut finetune = four_layers();
+    lay_out(&mut finetune, sizes);
+    finetune.trainer.strategy.sequence_parallel = sequence_parallel;
+    finetune.model.llava_mut().freeze_vision_model = frozen;
+    finetune.model.llava_mut().vision_config.num_attention_heads = 4;
+    let alone = step(&finetune, sizes);
+    finetune.trainer.strategy.vision_placement = VisionPlacement::Cut;
+    let together = step(&finetune, sizes);
+    let model = finetune.model.llava();
+    let (width, positions) = (model.vision_config.hidden_size, model.image_seq_length());
+    let features = positions * model.text_config.hidden_size;
+    let mut seen = 0;
+    for (rank, (alone, together)) in alone.iter().zip(&together).enumerate() {
+        let (mut tensor, mut context) = (0, 0);
+        for pictures in &alone.pictures {
+            let shared = SharedPictures {
+                tensor: 1,
+                context: sizes.cp as usize,
+                pictures: *pictures,
+                features,
+                bytes: 4,
+            };
+            let cut = CutPictures {
+                tensor: sizes.tp as usize,
+                pictures: shared.each(),
+                layers: model.vision_layers_used(),
+                hidden: (positions + 1) * width,
+                selected: positions * width,
+                features,
+                bytes: 4,
+            };
+            // Pipeline ranks vary slowest; the first stage has the vision encoder.
+            if rank < (sizes.tp * sizes.cp * sizes.dp) as usize {
+                tensor += cut.forward() + if frozen { 0 } else { cut.backward() };
+                context += shared.forward() + shared.backward();
+                seen += pictures;
+            }
+        }
+        let name = format!("{sizes:?}, sequence parallel: {sequence_parallel}, frozen: {frozen}, rank {rank}");
+        assert_eq!(together.tensor - alone.tensor, tensor, "{name}: tensor");
+        assert_eq!(together.context - alone.context, context, "{name}: context");
+    }
+    assert!(seen > 0);
+}
+
+#[test]
+fn of_a_vision_encoder_that_is_cut() {
+    within_limit(|| {
+        let tp = |tp| ParallelSizes { tp, ..ONE };
+        check_cut(tp(2), false, false);
+        check_cut(tp(4), false, false);
+        check_cut(tp(2), true, false);
+        check_cut(tp(2), true, true);
+        check_cut(ParallelSizes { dp: 2, ..tp(2) }, false, false);
+        check_cut(ParallelSizes { cp: 2, ..tp(2) }, true, false);
+        check_cut(ParallelSizes { pp: 2, ..tp(2) }, true, false);
     });
 }

@@ -1,5 +1,6 @@
 //! The command line. One file for each verb; only this module prints.
 
+mod bug;
 mod completions;
 mod diff;
 mod doctor;
@@ -16,12 +17,14 @@ mod report;
 mod run;
 mod schema;
 mod show;
+mod usage;
 mod validate;
 
 use std::{ffi::OsString, panic, process::ExitCode};
 
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use neva_schemas::{env, exit_class};
+use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
 use crate::{environment, error::RunError, launch, program, workspace::Workspace};
@@ -170,15 +173,18 @@ struct OutputArgs {
 /// Runs the command line of this process and returns its exit code. A binary with own types calls this
 /// from its `main`.
 pub fn cli_main() -> ExitCode {
-    panic::set_hook(Box::new(report::bug));
-    let code = panic::catch_unwind(|| {
-        let arguments = with_verb(std::env::args_os().collect());
-        match Cli::try_parse_from(&arguments) {
-            Ok(cli) => dispatch(cli),
-            Err(error) => report::usage(&error, wants_json(&arguments)),
-        }
+    panic::set_hook(Box::new(bug::tell));
+    let typed: Vec<_> = std::env::args_os().collect();
+    let code = panic::catch_unwind(|| match Cli::try_parse_from(with_verb(typed.clone())) {
+        Ok(cli) => dispatch(cli),
+        Err(error) => usage::tell(error, &typed),
     });
-    ExitCode::from(code.unwrap_or(exit_class::BUG))
+    ExitCode::from(code.unwrap_or_else(|payload| {
+        if usage::wants_json(&typed) {
+            let _ = report::json_line(&json!({ "error": bug::as_json(&*payload) }));
+        }
+        exit_class::BUG
+    }))
 }
 
 /// As [`cli_main`], for a launcher of one's own: its ranks are the program `rank`, which lies beside it or in PATH, and
@@ -190,23 +196,26 @@ pub fn cli_main_with(rank: &'static str) -> ExitCode {
 
 /// The arguments with the verb `run` where there is none: `neva-run RECIPE ...`.
 fn with_verb(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let everywhere = |argument: &&OsString| {
-        let known = |text: &str| matches!(text, "--quiet" | "--verbose" | "--no-workspace") || text.starts_with("--log-format=");
-        let short = |text: &str| text.len() > 1 && text.starts_with('-') && text[1..].chars().all(|c| matches!(c, 'v' | 'q'));
-        argument.to_str().is_some_and(|text| known(text) || short(text))
-    };
-    let first = arguments.iter().skip(1).find(|argument| !everywhere(argument));
-    let known = |text: &str| matches!(text, "help" | "-h" | "--help" | "-V" | "--version") || verbs().iter().any(|verb| verb == text);
-    if first.is_some_and(|first| !first.to_str().is_some_and(known)) {
+    if lacks_verb(&arguments) {
         arguments.insert(1, "run".into());
     }
     arguments
 }
 
-/// Whether `--output json` stands among arguments that clap refused.
-fn wants_json(arguments: &[OsString]) -> bool {
-    arguments.iter().any(|argument| argument == "--output=json")
-        || arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json")
+/// Whether what stands in front is neither a verb nor what stands in place of one.
+fn lacks_verb(arguments: &[OsString]) -> bool {
+    let known = |text: &str| matches!(text, "help" | "-h" | "--help" | "-V" | "--version") || verbs().iter().any(|verb| verb == text);
+    first(arguments).is_some_and(|first| !first.to_str().is_some_and(known))
+}
+
+/// The first of the arguments that is no flag of every verb.
+fn first(arguments: &[OsString]) -> Option<&OsString> {
+    let everywhere = |argument: &&OsString| {
+        let known = |text: &str| matches!(text, "--quiet" | "--verbose" | "--no-workspace") || text.starts_with("--log-format=");
+        let short = |text: &str| text.len() > 1 && text.starts_with('-') && text[1..].chars().all(|c| matches!(c, 'v' | 'q'));
+        argument.to_str().is_some_and(|text| known(text) || short(text))
+    };
+    arguments.iter().skip(1).find(|argument| !everywhere(argument))
 }
 
 fn dispatch(Cli { globals, verb }: Cli) -> u8 {

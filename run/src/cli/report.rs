@@ -1,14 +1,14 @@
 //! What the user sees: results on standard output, everything else on standard error.
+//!
+//! What jobs print is passed on as it is; all else in characters that a terminal shows ([`say`]).
 
 use std::{
-    backtrace::Backtrace,
     collections::BTreeMap,
     fmt::Display,
-    io::{self, IsTerminal as _, Write as _},
-    panic::PanicHookInfo,
+    io::{self, IsTerminal as _, Write},
 };
 
-use neva_schemas::{ExitClass, Problem, exit_class};
+use neva_schemas::{ExitClass, Problem};
 use serde::Serialize;
 use serde_json::json;
 
@@ -52,10 +52,12 @@ impl Report {
 
     /// A result: `text` for people, `value` for programs.
     pub(super) fn result(&mut self, text: impl Display, value: &impl Serialize) {
-        let _ = match self.format {
-            Format::Human => writeln!(io::stdout(), "{text}"),
-            Format::Json => json_line(value),
-        };
+        match self.format {
+            Format::Human => say(io::stdout(), text),
+            Format::Json => {
+                let _ = json_line(value);
+            }
+        }
     }
 
     /// A result in lines, of which there may be none.
@@ -68,7 +70,7 @@ impl Report {
     /// A remark that is not the result.
     pub(super) fn note(&mut self, text: impl Display) {
         if !self.quiet {
-            let _ = writeln!(io::stderr(), "{text}");
+            say(io::stderr(), text);
         }
     }
 
@@ -109,6 +111,7 @@ impl Report {
             let rest = line.split_off(end + 1);
             let whole = std::mem::replace(line, rest);
             let text = String::from_utf8_lossy(&whole);
+            let task = config::visible(task);
             let text: String = text.lines().map(|line| format!("{task} | {line}\n")).collect();
             let _ = match format {
                 Format::Human => io::stdout().write_all(text.as_bytes()),
@@ -124,9 +127,7 @@ impl Report {
             if quiet {
                 return;
             }
-            progress.suspend(|| {
-                let _ = writeln!(io::stderr(), "{retry}");
-            });
+            progress.suspend(|| say(io::stderr(), retry));
         }
     }
 
@@ -142,23 +143,23 @@ impl Report {
         let quiet = self.quiet;
         move |event| {
             let (Some(task), false) = (&event.task, quiet) else { return };
-            let _ = match &event.change {
-                Change::Submitted { attempt: 1, .. } => writeln!(io::stderr(), "{task}: started"),
-                Change::Submitted { attempt, .. } => writeln!(io::stderr(), "{task}: started, attempt {attempt}"),
+            match &event.change {
+                Change::Submitted { attempt: 1, .. } => say(io::stderr(), format_args!("{task}: started")),
+                Change::Submitted { attempt, .. } => say(io::stderr(), format_args!("{task}: started, attempt {attempt}")),
                 Change::Retried {
                     attempt,
                     failure,
                     pause_ms,
                 } => {
-                    writeln!(
+                    let seconds = pause_ms / 1000;
+                    say(
                         io::stderr(),
-                        "{task}: attempt {attempt} failed: {failure}; the next starts in {} s",
-                        pause_ms / 1000
-                    )
+                        format_args!("{task}: attempt {attempt} failed: {failure}; the next starts in {seconds} s"),
+                    );
                 }
-                Change::Ended { state, .. } => writeln!(io::stderr(), "{task}: {state}"),
-                _ => Ok(()),
-            };
+                Change::Ended { state, .. } => say(io::stderr(), format_args!("{task}: {state}")),
+                _ => {}
+            }
         }
     }
 
@@ -180,59 +181,31 @@ impl Report {
                 other => config::render(other, self.colour),
             };
         };
-        // What a rank said is left as it is: it may hold a command to copy, which wrapping would break.
+        // What a rank said is not wrapped: it may hold a command to copy, which that would break.
         let mut text = format!("  × {error}\n");
         if let Some(advice) = error.advice() {
-            text.push_str("  help: ");
-            text.push_str(&advice);
-            text.push('\n');
+            text.extend(["  help: ", &advice, "\n"]);
         }
         if let Some(log) = &failure.log {
-            text.push_str("  log: ");
-            text.push_str(&log.display().to_string());
-            text.push('\n');
-            text.extend(failure.tail.iter().map(|line| format!("  | {line}\n")));
+            text.extend(["  log: ", &log.display().to_string(), "\n"]);
         }
+        let mut text = config::visible(&text).into_owned();
+        // The colours of a log belong to it.
+        text.extend(failure.tail.iter().map(|line| format!("  | {line}\n")));
         text
     }
 }
 
-/// Prints what clap says of the arguments, help and version among it, and returns the exit code.
-pub(super) fn usage(error: &clap::Error, json: bool) -> ExitClass {
-    if !error.use_stderr() {
-        let _ = error.print();
-        return exit_class::DONE;
-    }
-    if json {
-        let text = error.render().to_string();
-        let message = text.trim().trim_start_matches("error: ");
-        let error = json!({ "class": exit_class::INPUT, "message": message, "help": null, "problems": [], "failure": null });
-        let _ = json_line(&json!({ "error": error }));
-    } else {
-        let _ = error.print();
-    }
-    exit_class::INPUT
+/// Writes lines, each character of which is one to see: what a file, an argument or a record holds is quoted, and not
+/// obeyed by the terminal.
+pub(super) fn say(mut to: impl Write, text: impl Display) {
+    let _ = writeln!(to, "{}", config::visible(&text.to_string()));
 }
 
-/// The panic hook: one line, and where it happened. Panics are bugs of ours.
-pub(super) fn bug(panic: &PanicHookInfo<'_>) {
-    let payload = panic.payload();
-    let message = payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let message = message.unwrap_or("no message");
-    let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    let _ = writeln!(io::stderr(), "neva-run: this is a bug, please report it: {message} ({place})");
-    let backtrace = Backtrace::capture();
-    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
-        let _ = writeln!(io::stderr(), "{backtrace}");
-    }
-}
-
-fn json_line(value: &impl Serialize) -> io::Result<()> {
+/// Writes one JSON document. Its own escapes are those of [`config::visible`], so the values are exact.
+pub(super) fn json_line(value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string(value).map_err(io::Error::from)?;
-    writeln!(io::stdout(), "{text}")
+    writeln!(io::stdout(), "{}", config::visible(&text))
 }
 
 /// A problem of a configuration, for programs.

@@ -54,7 +54,7 @@ pub(super) struct RunArgs {
     input: RecipeInput,
     #[command(flatten)]
     executor: ExecutorArgs,
-    /// Run in this very process: a run of one rank, or one of those that torchrun started
+    /// Run in this very process: a run of one rank, or one of those that torchrun or srun started
     #[arg(long, conflicts_with = "executor")]
     direct: bool,
     /// Start a run that failed again, up to N times, each time from its last checkpoint. Wrong input and bugs
@@ -102,7 +102,8 @@ pub(super) fn run(args: RunArgs, globals: &Globals, report: &mut Report) -> Resu
         .map_err(RunError::RankEnv)?
         .filter(|rank| rank.world_size > 1)
     {
-        return Err(RunError::UnderTorchrun {
+        return Err(RunError::StartedAsRank {
+            starter: rank.starter,
             rank: rank.rank,
             world_size: rank.world_size,
         });

@@ -1,16 +1,20 @@
 //! How problems look: miette reports with the characters underlined.
 
-use std::ffi::OsStr;
+use std::{error::Error, ffi::OsStr, fmt};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 
-use super::error::{ConfigError, Problem, Problems};
+use super::{
+    error::{ConfigError, Problem},
+    problems::Problems,
+    visible::visible,
+};
 
 /// Columns of a report. Fixed, so that a report reads the same in a log as in a terminal.
 const WIDTH: usize = 100;
 
 /// Renders a [`ConfigError`] or [`Problems`] as a report for people; several problems stand one below
-/// the other.
+/// the other. What a terminal would obey is shown as an escape ([`visible`]).
 pub fn render(diagnostic: &dyn Diagnostic, colour: bool) -> String {
     if let Some(related) = diagnostic.related() {
         let reports: Vec<_> = related.map(|diagnostic| render(diagnostic, colour)).collect();
@@ -22,11 +26,78 @@ pub fn render(diagnostic: &dyn Diagnostic, colour: bool) -> String {
         GraphicalTheme::unicode_nocolor()
     };
     let handler = GraphicalReportHandler::new_themed(theme).with_width(WIDTH).with_links(false);
+    let shown = Shown {
+        words: Words::of(diagnostic),
+        help: diagnostic.help().map(|help| visible(&help.to_string()).into_owned()),
+        diagnostic,
+    };
     let mut report = String::new();
-    match handler.render_report(&mut report, diagnostic) {
+    match handler.render_report(&mut report, &shown) {
         Ok(()) => report,
         // Writing to a string does not fail; should quoting the source do so, the message is left.
-        Err(_) => diagnostic.to_string(),
+        Err(_) => shown.to_string(),
+    }
+}
+
+/// A problem in characters that a terminal shows. The text that it quotes shows itself so.
+#[derive(Debug)]
+struct Shown<'a> {
+    words: Words,
+    help: Option<String>,
+    diagnostic: &'a dyn Diagnostic,
+}
+
+/// The message of an error, and those of what caused it.
+#[derive(Debug)]
+struct Words {
+    message: String,
+    cause: Option<Box<Self>>,
+}
+
+impl Words {
+    fn of(error: &(impl Error + ?Sized)) -> Self {
+        Self {
+            message: visible(&error.to_string()).into_owned(),
+            cause: error.source().map(|cause| Box::new(Self::of(cause))),
+        }
+    }
+}
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Words {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.words.fmt(f)
+    }
+}
+
+impl Error for Shown<'_> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.words.source()
+    }
+}
+
+impl Diagnostic for Shown<'_> {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<_>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.diagnostic.source_code()
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        self.diagnostic.labels()
     }
 }
 

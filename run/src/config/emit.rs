@@ -3,6 +3,7 @@
 use super::{
     node::{Entry, Map, Node, Value},
     scalar,
+    visible::is_hidden,
 };
 
 /// Longest list of scalars that is written on one line, in characters.
@@ -142,8 +143,8 @@ fn quoted(value: &str) -> String {
             '\\' => quoted.push_str("\\\\"),
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
-            // Controls, separators and byte-order marks that YAML does not print.
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}') => {
+            // And what YAML does not print.
+            c if is_hidden(c) || matches!(c, '\u{fffe}' | '\u{ffff}') => {
                 quoted.extend(['\\', 'u']);
                 quoted.extend(format!("{:04x}", c as u32).chars());
             }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    node::{self, FACTORY, Node},
+    node::{self, Node},
     origin::Origin,
     path::{Path, Segment},
 };
@@ -123,10 +123,6 @@ pub enum Problem {
     },
 }
 
-/// Several problems, reported together. Never empty.
-#[derive(Debug, Clone)]
-pub struct Problems(Vec<ConfigError>);
-
 impl ConfigError {
     pub(super) fn new(path: Path, origin: Option<Origin>, problem: Problem) -> Self {
         Self {
@@ -220,50 +216,6 @@ impl Problem {
     }
 }
 
-impl Problems {
-    /// `Ok` for an empty list, else all of them as one error.
-    ///
-    /// # Errors
-    /// Those given.
-    pub fn check(errors: Vec<ConfigError>) -> Result<(), Self> {
-        if errors.is_empty() { Ok(()) } else { Err(Self(errors)) }
-    }
-
-    /// Adds one more.
-    pub(crate) fn push(&mut self, error: ConfigError) {
-        self.0.push(error);
-    }
-
-    /// Puts `error` in the place of what the same value is blamed for otherwise.
-    pub(super) fn put_first(&mut self, error: ConfigError) {
-        let is_name = |segment: &&Segment| matches!(segment, Segment::Key(key) if key == FACTORY);
-        self.0.retain(|other| {
-            let value = match other.path.0.split_last() {
-                Some((last, value)) if is_name(&last) => value,
-                _ => &other.path.0,
-            };
-            !error.path.0.starts_with(value)
-        });
-        self.0.insert(0, error);
-    }
-
-    /// The same problems, each as `change` leaves it.
-    pub(crate) fn map(self, change: impl FnMut(ConfigError) -> ConfigError) -> Self {
-        Self(self.0.into_iter().map(change).collect())
-    }
-
-    /// The problems, in the order in which they were found.
-    pub fn errors(&self) -> &[ConfigError] {
-        &self.0
-    }
-}
-
-impl From<ConfigError> for Problems {
-    fn from(error: ConfigError) -> Self {
-        Self(vec![error])
-    }
-}
-
 /// `` `finetune.optim.lr`: expected a number, found `fast` ``; a recipe is named, as there is no text
 /// of it to show.
 impl fmt::Display for ConfigError {
@@ -279,17 +231,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
-            [only] => only.fmt(f),
-            several => write!(f, "{} problems in the configuration", several.len()),
-        }
-    }
-}
-
 impl std::error::Error for ConfigError {}
-impl std::error::Error for Problems {}
 
 /// `` `a`, `b`, `c` ``
 pub(super) fn list(names: &[impl AsRef<str>]) -> String {

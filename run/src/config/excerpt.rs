@@ -1,8 +1,14 @@
 //! The characters that a report quotes: the lines round a problem, or a piece of a line that is too long for that.
+//!
+//! They are quoted as they are shown ([`visible`]), so what a report underlines is counted in those characters; lines
+//! and columns are those of the text as it was written.
 
 use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 
-use super::origin::{Source, Span};
+use super::{
+    origin::{Source, Span},
+    visible::{visible, visible_part},
+};
 
 /// Longest line that is quoted whole, in bytes.
 const LONGEST_LINE: usize = 500;
@@ -13,6 +19,29 @@ const LONGEST_LABEL: usize = 200;
 
 impl SourceCode for Source {
     fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        lines_before: usize,
+        lines_after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let (start, end) = (self.written(span.offset()), self.written(span.offset() + span.len()));
+        let quoted = self.read_written(&(start..end).into(), lines_before, lines_after)?;
+        let offset = quoted.span().offset();
+        let (start, end) = (self.at(offset), self.at(offset + quoted.data().len()));
+        Ok(Box::new(MietteSpanContents::new_named(
+            visible(self.name()).into_owned(),
+            &self.shown().as_bytes()[start..end],
+            (start..end).into(),
+            quoted.line(),
+            quoted.column(),
+            quoted.line_count(),
+        )))
+    }
+}
+
+impl Source {
+    /// What is quoted for a `span` of the text as it was written.
+    fn read_written<'a>(
         &'a self,
         span: &SourceSpan,
         lines_before: usize,
@@ -46,13 +75,36 @@ impl SourceCode for Source {
             1,
         )))
     }
-}
 
-impl Source {
-    /// What is underlined of `span`.
+    /// What is underlined of `span`, counted in the characters that are shown.
     pub(super) fn underlined(&self, span: Span) -> Span {
         let end = before(self.text(), span.offset + span.len.min(LONGEST_LABEL));
-        Span::new(span.offset, end.saturating_sub(span.offset))
+        let start = self.at(span.offset);
+        Span::new(start, self.at(end).saturating_sub(start))
+    }
+
+    /// Where the byte `written` of the text is shown.
+    fn at(&self, written: usize) -> usize {
+        if self.shown() == self.text() {
+            return written;
+        }
+        visible_part(self.text(), 0..written).len()
+    }
+
+    /// Which byte of the text is shown at `shown`.
+    fn written(&self, shown: usize) -> usize {
+        let text = self.text();
+        if self.shown() == text {
+            return shown;
+        }
+        let mut seen = 0;
+        for (at, c) in text.char_indices() {
+            if seen >= shown {
+                return at;
+            }
+            seen += visible_part(text, at..at + c.len_utf8()).len();
+        }
+        text.len()
     }
 }
 

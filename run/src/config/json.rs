@@ -13,7 +13,9 @@ use super::{
     node::{Entry, Map, Node, Value},
     origin::{Origin, Source, Span},
     path::Path,
-    scalar, yaml,
+    scalar,
+    visible::visible,
+    yaml,
 };
 
 /// Texts that stand for numbers.
@@ -107,8 +109,9 @@ fn write(node: &Node, indent: usize, json: &mut String) {
     }
 }
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// A text, in characters that a terminal shows.
+pub(super) fn quoted(text: &str) -> String {
+    visible(&serde_json::Value::from(text).to_string()).into_owned()
 }
 
 /// A position in a text that is JSON.

@@ -153,6 +153,10 @@ pub(super) fn locate_nearest<'a>(root: &'a Node, path: &[Segment]) -> &'a Origin
 /// At most 60 characters on one line: enough to recognise a value by.
 fn shorten(text: &str) -> String {
     const LIMIT: usize = 60;
-    let line: String = text.chars().take(LIMIT).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line: String = text
+        .chars()
+        .take(LIMIT)
+        .map(|c| if matches!(c, '\n' | '\r' | '\t') { ' ' } else { c })
+        .collect();
     if text.chars().nth(LIMIT).is_some() { line + "..." } else { line }
 }

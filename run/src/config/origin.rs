@@ -1,34 +1,53 @@
 //! Where a value was written: the text it came from and the bytes it covers.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use miette::NamedSource;
+
+use super::visible::visible;
 
 /// A text that configuration was read from, with the name that diagnostics show for it.
 ///
 /// Shared by every [`Origin`] that points into it, so that a diagnostic can quote the line.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Source(NamedSource<String>);
+pub struct Source {
+    text: NamedSource<String>,
+    /// The text as it is shown, where that is not as it was written.
+    shown: Option<String>,
+}
 
 impl Source {
     /// A source called `name` (a file name, or `--set`) that holds `text`.
     pub fn new(name: impl AsRef<str>, text: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self(NamedSource::new(name, text.into())))
+        let text = text.into();
+        let shown = match visible(&text) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(shown) => Some(shown),
+        };
+        Arc::new(Self {
+            text: NamedSource::new(name, text),
+            shown,
+        })
     }
 
     /// The name as diagnostics show it.
     pub fn name(&self) -> &str {
-        self.0.name()
+        self.text.name()
     }
 
     /// The whole text.
     pub fn text(&self) -> &str {
-        self.0.inner()
+        self.text.inner()
     }
 
     /// What miette quotes lines from.
     pub(super) fn named(&self) -> &NamedSource<String> {
-        &self.0
+        &self.text
+    }
+
+    /// The text as it is shown ([`visible`]).
+    pub(super) fn shown(&self) -> &str {
+        self.shown.as_deref().unwrap_or(self.text())
     }
 }
 

@@ -10,10 +10,13 @@ use toml_edit::{Array, Document, DocumentMut, Formatted, InlineTable, Item, Key,
 use super::{
     error::{ConfigError, Problem},
     file::MAX_BYTES,
+    json,
     node::{Entry, Map, Node, Value},
     origin::{Origin, Source, Span},
     path::Path,
-    scalar, yaml,
+    scalar,
+    visible::is_hidden,
+    yaml,
 };
 
 /// The key of the table that is null.
@@ -72,13 +75,19 @@ fn value(node: &Node) -> Toml {
     match &node.value {
         Value::Null => Toml::InlineTable(InlineTable::from_iter([(NULL, true)])),
         Value::Plain(text) => value(&Node::new(node.origin.clone(), scalar::resolve(text))),
-        Value::Str(text) => Toml::from(text),
+        Value::Str(text) => string(text),
         Value::Bool(value) => Toml::from(*value),
         Value::Int(value) => i64::try_from(*value).map_or_else(|_| Toml::from(value.to_string()), Toml::from),
         Value::Float(value) => Toml::Float(Formatted::new(*value)),
         Value::Seq(items) => Toml::Array(items.iter().map(value).collect::<Array>()),
         Value::Map(map) => Toml::InlineTable(map.iter().map(|(name, entry)| (name, value(&entry.node))).collect()),
     }
+}
+
+/// A text; one of characters that a terminal obeys is written with escapes, which JSON has as TOML does.
+fn string(text: &str) -> Toml {
+    let escaped = text.chars().any(is_hidden).then(|| json::quoted(text));
+    escaped.and_then(|escaped| escaped.parse().ok()).unwrap_or_else(|| Toml::from(text))
 }
 
 struct Reader<'a> {

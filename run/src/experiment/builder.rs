@@ -148,7 +148,8 @@ impl Experiment {
     /// # Errors
     /// An experiment that is not valid or cannot be started.
     pub fn plan(self, options: ExperimentOptions) -> Result<IndexMap<String, Submission>, RunError> {
-        let (record, launcher) = self.checked(options)?;
+        // The rank program need not be built yet.
+        let (record, launcher) = self.recorded(options)?;
         let lowering = launcher.planned(&record)?;
         let tasks = record.experiment.tasks.iter();
         let planned = tasks.map(|(name, task)| Ok((name.clone(), lowering.render(&record, name, task, None)?.submission)));
@@ -165,13 +166,17 @@ impl Experiment {
     }
 
     fn checked(self, options: ExperimentOptions) -> Result<(ExperimentRecord, Launcher), RunError> {
+        let (record, launcher) = self.recorded(options)?;
+        launcher.check(&record)?;
+        Ok((record, launcher))
+    }
+
+    fn recorded(self, options: ExperimentOptions) -> Result<(ExperimentRecord, Launcher), RunError> {
         if let Some(task) = self.strangers.first() {
             let message = format!("`{task}` was to wait for another task, but there is no such task: add it first");
             return Err(RunError::Argument(message));
         }
-        let (record, launcher) = options.launcher(self.spec, self.plugins)?;
-        launcher.check(&record)?;
-        Ok((record, launcher))
+        options.launcher(self.spec, self.plugins)
     }
 }
 

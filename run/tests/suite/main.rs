@@ -4,10 +4,14 @@
 
 mod bad_input;
 mod experiment;
+mod experiment_again;
+mod experiment_cancel;
+mod experiment_executor;
 mod experiment_file;
 mod experiment_home;
 mod experiment_program;
 mod experiment_store;
+mod experiment_tasks;
 mod factories;
 mod faults;
 mod graph;
@@ -26,6 +30,7 @@ mod retry;
 mod schemas;
 mod settings;
 mod sweep;
+mod terminal;
 
 use std::{path::PathBuf, time::Duration};
 

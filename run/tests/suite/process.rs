@@ -253,6 +253,32 @@ fn direct_says_what_it_needs() {
         ),
         (
             &two,
+            &[
+                ("SLURM_STEP_NUM_TASKS", "4"),
+                ("SLURM_PROCID", "1"),
+                ("SLURM_STEP_NODELIST", "n[1-4]"),
+            ],
+            "",
+            exit_class::INPUT,
+            "srun started 4 ranks, but the run asks for 2",
+        ),
+        (
+            &two,
+            &[("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_PROCID", "0")],
+            "",
+            exit_class::INPUT,
+            "set MASTER_ADDR",
+        ),
+        // The environment of a batch script, where no srun has started ranks.
+        (
+            &two,
+            &[("SLURM_NTASKS", "2"), ("SLURM_PROCID", "0")],
+            "",
+            exit_class::INPUT,
+            "the run asks for 2 ranks",
+        ),
+        (
+            &two,
             &[("RANK", "x"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "h"), ("MASTER_PORT", "1")],
             "",
             exit_class::INPUT,

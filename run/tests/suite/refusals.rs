@@ -270,3 +270,46 @@ fn sequences_that_cannot_be_cut_are_refused_with_the_nearest_length() {
         `finetune.trainer.strategy.context_parallel_size`: `context_parallel_size` is 0, it must be at least 1
     ");
 }
+
+#[test]
+fn a_vision_encoder_that_cannot_be_cut_is_refused_with_the_nearest_layout() {
+    let cut = |rest: &str| format!("finetune.trainer.strategy|={{vision_placement: cut, {rest}}}");
+    let [two, three, four] = [2, 3, 4].map(|tp| cut(&format!("tensor_model_parallel_size: {tp}")));
+    let heads = "finetune.model.vision_config.num_attention_heads=2";
+    let context = cut("tensor_model_parallel_size: 4, context_parallel_size: 2");
+    let told = [
+        misfits(&["num_gpus_per_node=4", &four, heads]),
+        misfits(&[
+            "num_gpus_per_node=8",
+            &context,
+            heads,
+            "finetune.model.vision_config.intermediate_size=258",
+        ]),
+        misfits(&["num_gpus_per_node=2", &two, "finetune.model.vision_config.intermediate_size=257"]),
+        misfits(&["num_gpus_per_node=3", &three]),
+    ];
+    insta::assert_snapshot!(told.concat(), @"
+    num_gpus_per_node=4 finetune.trainer.strategy|={vision_placement: cut, tensor_model_parallel_size: 4} finetune.model.vision_config.num_attention_heads=2
+        `finetune.trainer.strategy.vision_placement`: `vision_placement: cut` over 4 tensor-parallel ranks cannot cut `vision_config.num_attention_heads` 2 evenly / nearest that fits: tensor_model_parallel_size: 2, or vision_placement: shared
+    num_gpus_per_node=8 finetune.trainer.strategy|={vision_placement: cut, tensor_model_parallel_size: 4, context_parallel_size: 2} finetune.model.vision_config.num_attention_heads=2 finetune.model.vision_config.intermediate_size=258
+        `finetune.trainer.strategy.vision_placement`: `vision_placement: cut` over 4 tensor-parallel ranks cannot cut `vision_config.num_attention_heads` 2 evenly / nearest that fits: tensor_model_parallel_size: 2, or vision_placement: shared
+        `finetune.trainer.strategy.vision_placement`: `vision_placement: cut` over 4 tensor-parallel ranks cannot cut `vision_config.intermediate_size` 258 evenly / nearest that fits: tensor_model_parallel_size: 2, or vision_placement: shared
+    num_gpus_per_node=2 finetune.trainer.strategy|={vision_placement: cut, tensor_model_parallel_size: 2} finetune.model.vision_config.intermediate_size=257
+        `finetune.trainer.strategy.vision_placement`: `vision_placement: cut` over 2 tensor-parallel ranks cannot cut `vision_config.intermediate_size` 257 evenly / nearest that fits: tensor_model_parallel_size: 1, or vision_placement: shared
+    num_gpus_per_node=3 finetune.trainer.strategy|={vision_placement: cut, tensor_model_parallel_size: 3}
+        `finetune.trainer.strategy.tensor_model_parallel_size`: tensor parallelism over 3 ranks cannot cut `num_attention_heads` 4 evenly / nearest that fits 3 ranks: 1
+        `finetune.trainer.strategy.tensor_model_parallel_size`: tensor parallelism over 3 ranks cannot cut `num_key_value_heads` 2 evenly / nearest that fits 3 ranks: 1
+        `finetune.trainer.strategy.tensor_model_parallel_size`: tensor parallelism over 3 ranks cannot cut `intermediate_size` 448 evenly / nearest that fits 3 ranks: 1
+        `finetune.trainer.strategy.vision_placement`: `vision_placement: cut` over 3 tensor-parallel ranks cannot cut `vision_config.num_attention_heads` 4 evenly / nearest that fits: tensor_model_parallel_size: 1
+        `finetune.trainer.strategy.vision_placement`: `vision_placement: cut` over 3 tensor-parallel ranks cannot cut `vision_config.intermediate_size` 256 evenly / nearest that fits: tensor_model_parallel_size: 1
+        `finetune.trainer.strategy.vision_placement`: `vision_placement: cut` over 3 tensor-parallel ranks cannot cut `text_config.hidden_size` 160 evenly / nearest that fits: tensor_model_parallel_size: 1
+    ");
+    let fits = |sets: &[&str]| resolve(load("neva_tiny").unwrap(), sets).is_ok();
+    assert!(fits(&["num_gpus_per_node=4", &four]));
+    assert!(fits(&[
+        "num_gpus_per_node=4",
+        "finetune.trainer.strategy.tensor_model_parallel_size=4",
+        heads
+    ]));
+    assert!(fits(&["num_gpus_per_node=1", &cut("tensor_model_parallel_size: 1"), heads]));
+}

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::{Format, OutputArgs, report::Report};
 use crate::{
-    environment,
+    config, environment,
     error::RunError,
     experiment::{self, ExperimentError, ExperimentFolder, ExperimentOptions, Store},
 };
@@ -216,6 +216,7 @@ fn agreed(question: &str) -> Result<(), RunError> {
         return Err(ExperimentError::Unasked { question }.into());
     }
     // What cannot be asked is not agreed to.
+    let question = config::visible(question);
     let _ = write!(io::stderr(), "{question}: are you sure? [y/N] ").and_then(|()| io::stderr().flush());
     let mut answer = String::new();
     let read = stdin.read_line(&mut answer);

@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use serde::de::DeserializeOwned;
 
 use crate::config::{
-    error::{ConfigError, Problems},
+    error::ConfigError,
     factory::Factories,
     node::{Node, RESERVED, Value},
     path::{Path, Segment},
+    problems::Problems,
 };
 
 /// Most readings of the tree: no more problems than these are told at once.

@@ -20,10 +20,11 @@ use serde::de::DeserializeOwned;
 pub use self::registry::{Factories, NoArguments};
 use super::{
     de,
-    error::{ConfigError, Problem, Problems},
+    error::{ConfigError, Problem},
     merge::merge,
     node::{CUSTOM, Entry, FACTORY, Map, Node, TARGET, Value},
     path::Path,
+    problems::Problems,
 };
 
 /// Most calls in one tree. Factories may return calls; without an end to it, one that returns itself would not.

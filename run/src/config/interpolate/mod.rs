@@ -21,10 +21,11 @@ pub use self::escape::escape;
 use self::missing::missing;
 use self::template::{Name, Part, Variable};
 use super::{
-    error::{ConfigError, Problem, Problems},
+    error::{ConfigError, Problem},
     node::{Entry, Map, Node, Value},
     origin::Origin,
     path::{self, Path, Segment},
+    problems::Problems,
     scalar, yaml,
 };
 

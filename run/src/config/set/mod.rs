@@ -29,10 +29,11 @@ mod parse;
 
 use self::number::Arithmetic;
 use super::{
-    error::{ConfigError, Problems},
+    error::ConfigError,
     node::Node,
     origin::{Origin, Source, Span},
     path::{Path, Step},
+    problems::Problems,
 };
 use std::sync::Arc;
 

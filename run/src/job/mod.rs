@@ -1,25 +1,24 @@
 //! A job from its submission to its end: output is handed on, a request ends it, and where it failed it is
 //! submitted again, as often as that was asked for. A run alone and each task of an experiment are one.
 
-use std::{fmt, fs, io, path::PathBuf, time::Duration};
+mod retry;
+mod signals;
 
-use neva_executors::{Executor, JobFailure, JobHandle, JobKind, JobState, Submission};
-use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport, exit_class};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    time::sleep,
-};
+use std::{fs, io, time::Duration};
 
+use neva_executors::{Executor, JobHandle, JobKind, JobState, Submission};
+use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport};
+use tokio::{sync::watch, time::sleep};
+
+pub use self::retry::Retry;
+use self::retry::{may_pass, pause};
+pub(crate) use self::signals::{forward_signals, requested};
 use crate::{checkpoint, error::RunError, folder};
 
 /// Pause between the first two questions after a job's state and output, which doubles up to [`LONGEST_TICK`]: a
 /// short job is not waited for, and a long one not pestered.
 const FIRST_TICK: Duration = Duration::from_millis(2);
 const LONGEST_TICK: Duration = Duration::from_millis(50);
-
-/// Longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What takes the output of rank 0.
 pub(crate) type Output = Box<dyn FnMut(&[u8]) + Send>;
@@ -46,39 +45,6 @@ impl Default for Watcher {
             output: Box::new(|_| {}),
             on_retry: Box::new(|retry| tracing::warn!("{retry}")),
             on_submit: Box::new(|attempt, job| tracing::info!(attempt, %job, "submitted")),
-        }
-    }
-}
-
-/// An attempt at a run that failed and is followed by another.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Retry {
-    /// The attempt that failed, from 1.
-    pub attempt: u32,
-    /// Attempts that there may be.
-    pub attempts: u32,
-    /// How it failed.
-    pub failure: JobFailure,
-    /// Time to the next attempt.
-    pub pause: Duration,
-    /// The checkpoint that the next attempt goes on from; without one it starts over.
-    pub checkpoint: Option<PathBuf>,
-}
-
-impl fmt::Display for Retry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            attempt,
-            attempts,
-            failure,
-            pause,
-            checkpoint,
-        } = self;
-        writeln!(f, "attempt {attempt} of {attempts} failed: {failure}")?;
-        write!(f, "attempt {} starts in {} s and ", attempt + 1, pause.as_secs())?;
-        match checkpoint {
-            Some(checkpoint) => write!(f, "goes on from the last checkpoint, {}", checkpoint.display()),
-            None => f.write_str("starts over: there is no checkpoint yet"),
         }
     }
 }
@@ -291,69 +257,6 @@ impl<'a> Job<'a> {
             checkpoint: report
                 .and_then(|report| report.checkpoint)
                 .or_else(|| checkpoint::newest(&self.submission.dir)),
-        }
-    }
-}
-
-/// Whether a failure may be gone at the next attempt. Wrong input and bugs stay.
-fn may_pass(failure: &JobFailure) -> bool {
-    matches!(failure.class, exit_class::JOB | exit_class::CLUSTER)
-}
-
-/// Time between two attempts after `failed` pauses: 1 s, 2 s, 4 s and so on.
-fn pause(failed: u32) -> Duration {
-    let doubled = 2u64.checked_pow(failed).map(Duration::from_secs);
-    doubled.map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE))
-}
-
-/// The next request to end. Never comes where nobody can ask any more.
-pub(crate) async fn requested(end: &mut watch::Receiver<u32>) {
-    if end.changed().await.is_err() {
-        std::future::pending().await
-    }
-}
-
-/// Counts each signal that asks this program to end, from now on, as a request.
-pub(crate) fn forward_signals(requests: watch::Sender<u32>) -> Result<(), RunError> {
-    let mut signals = EndSignals::listen().map_err(|source| RunError::System {
-        action: "listen for signals",
-        source,
-    })?;
-    tokio::spawn(async move {
-        loop {
-            signals.next().await;
-            tracing::warn!("ending the run; once more kills it");
-            requests.send_modify(|count| *count += 1);
-        }
-    });
-    Ok(())
-}
-
-/// The signals that ask a program to end: those of a terminal and of a system that shuts down, and the one
-/// that schedulers send before a job's time is over.
-struct EndSignals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    user: Signal,
-}
-
-impl EndSignals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            user: signal(SignalKind::user_defined1())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-            _ = self.user.recv() => {}
         }
     }
 }

@@ -10,16 +10,24 @@
 //! moment. Calls (`optim.Lion(lr=1e-5)`) are made as soon as they are written, so that a later edit can change a
 //! part of what they return.
 
+mod recipe;
+mod scope;
+
 use std::{collections::BTreeSet, path};
 
 use neva_layout::Stages;
-use neva_recipes::{RECIPES, RecipeEntry};
 use neva_schemas::{self as schemas, Finetune, RecipeArgs, Run, Severity, Validate as _};
 
+pub use self::recipe::load;
+pub(crate) use self::recipe::unknown_word;
+use self::{
+    recipe::{find_recipe, misplaced},
+    scope::Scope,
+};
 use crate::{
     config::{
-        self, ConfigError, ENV, Edit, Entry, Environment, FACTORY, Factories, Map, Node, Origin, Path, Problem, Problems, Segment, Source,
-        Value, from_node, to_node,
+        self, ConfigError, ENV, Edit, Entry, FACTORY, Factories, Map, Node, Origin, Path, Problem, Problems, Segment, Value, from_node,
+        to_node,
     },
     environment,
 };
@@ -44,34 +52,6 @@ pub struct Resolved {
     pub tree: Node,
     /// What does not stop it, but may not do what its author thinks.
     pub warnings: Vec<schemas::Problem>,
-}
-
-/// Reads what the command line names as RECIPE: a file, or else a recipe with its default arguments.
-///
-/// # Errors
-/// A file that cannot be read or is not YAML; a word that is neither file nor recipe.
-pub fn load(recipe: &str) -> Result<Node, ConfigError> {
-    let file = path::Path::new(recipe);
-    let is_word = !recipe.contains(['/', '.']) && !file.exists();
-    match neva_recipes::find(recipe) {
-        Some(entry) if is_word => config::parse(&Source::new(recipe, format!("{FACTORY}: {}\n", entry.name))),
-        None if is_word => {
-            let allowed = RECIPES
-                .iter()
-                .map(|recipe| recipe.name.to_owned())
-                .chain(crate::cli::verbs())
-                .collect();
-            Err(problem(
-                Path::default(),
-                None,
-                Problem::UnknownVariant {
-                    name: recipe.to_owned(),
-                    allowed,
-                },
-            ))
-        }
-        _ => config::load(file),
-    }
 }
 
 /// What resolving needs beside the texts.
@@ -199,75 +179,6 @@ impl Resolved {
     }
 }
 
-/// What the values of a configuration may ask for.
-struct Scope<'a> {
-    options: &'a ResolveOptions,
-    /// Variables of the environment that the configuration lists.
-    allowed: BTreeSet<String>,
-}
-
-impl Scope<'_> {
-    /// Applies `edits` to `root` in order, and calls `settle` in front of each.
-    fn apply(&self, edits: &[Edit], root: &mut Node, settle: impl Fn(&mut Node)) -> Result<(), Problems> {
-        let mut errors = Vec::new();
-        for edit in edits {
-            settle(root);
-            let followed = self.follow_on_the_way(edit, root);
-            let done = followed.and_then(|()| edit.apply(root).map_err(Problems::from));
-            if let Err(problems) = done {
-                errors.extend_from_slice(problems.errors());
-            }
-        }
-        Problems::check(errors)
-    }
-
-    /// Follows the references that `edit` leads through, and the one that it computes with.
-    fn follow_on_the_way(&self, edit: &Edit, root: &mut Node) -> Result<(), Problems> {
-        let path = edit.path().0;
-        for len in 1..path.len() + usize::from(edit.computes()) {
-            let path = Path(path[..len].to_vec());
-            let Some(node) = path.0.iter().try_fold(&*root, |node, segment| node.step(segment)) else {
-                return Ok(());
-            };
-            let is_reference = node.as_text().is_some() && config::has_references(node);
-            if is_reference {
-                let followed = self.follow(root, node, &path)?;
-                let place = path.0.iter().try_fold(&mut *root, |node, segment| node.step_mut(segment));
-                if let Some(place) = place {
-                    *place = followed;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// `part`, which stands at `path` of `root`, without references.
-    fn follow(&self, root: &Node, part: &Node, path: &Path) -> Result<Node, Problems> {
-        let environment = Environment {
-            allowed: self.allowed.clone(),
-            read: &self.options.variable,
-        };
-        config::interpolate(root, part, path, &environment)
-    }
-
-    /// The typed graph; in the tree, references and calls give way to what they stand for.
-    fn graph(&self, tree: &mut Node) -> Result<Finetune, Problems> {
-        let path = Path(vec![Segment::Key(GRAPH.to_owned())]);
-        let followed = match tree.get(GRAPH) {
-            Some(graph) if config::has_references(graph) => Some(self.follow(tree, graph, &path)?),
-            _ => None,
-        };
-        let Some(graph) = graph_mut(tree) else {
-            return Err(problem(path, None, Problem::MissingField).into());
-        };
-        if let Some(followed) = followed {
-            *graph = followed;
-        }
-        Problems::check(config::leftover_deletions(graph)).map_err(|problems| problems.map(in_graph))?;
-        config::build(graph, &self.options.factories).map_err(|problems| problems.map(in_graph))
-    }
-}
-
 /// The edits of arguments and those of the graph.
 fn edits(sets: &[impl AsRef<str>], options: &ResolveOptions) -> Result<(Vec<Edit>, Vec<Edit>), Problems> {
     let (mut edits, mut errors) = (Vec::new(), Vec::new());
@@ -312,44 +223,6 @@ fn into_graph(mut error: ConfigError) -> ConfigError {
             message: "an argument of the recipe cannot refer to the graph".to_owned(),
             help: Some("the recipe makes the graph of its arguments: let a value of the graph refer to the argument".to_owned()),
         };
-    }
-    error
-}
-
-fn find_recipe(factory: Option<&Entry>, origin: &Origin) -> Result<&'static RecipeEntry, ConfigError> {
-    let allowed = || RECIPES.iter().map(|recipe| recipe.name.to_owned()).collect::<Vec<_>>();
-    let path = Path(vec![Segment::Key(FACTORY.to_owned())]);
-    let Some(factory) = factory else {
-        let message = "the file names no recipe".to_owned();
-        let help = Some(format!("add `{FACTORY}:` with one of {}", allowed().join(", ")));
-        return Err(problem(path, Some(origin.clone()), Problem::Invalid { message, help }));
-    };
-    let name = factory.node.as_text().unwrap_or_default();
-    neva_recipes::find(name).ok_or_else(|| {
-        problem(
-            path,
-            Some(factory.node.origin.clone()),
-            Problem::UnknownVariant {
-                name: name.to_owned(),
-                allowed: allowed(),
-            },
-        )
-    })
-}
-
-/// A part of the graph that was written among the arguments gets told where it belongs.
-fn misplaced(mut error: ConfigError, recipe: &RecipeEntry) -> ConfigError {
-    if let Problem::UnknownField { name, allowed } = &mut *error.problem {
-        let graph = to_node(&(recipe.finetune)((recipe.default_args)()), Origin::recipe(recipe.name));
-        if graph.is_ok_and(|graph| graph.get(name).is_some()) {
-            let message = format!("`{name}` is not an argument of the recipe");
-            let help = Some(format!(
-                "it is a part of the graph: write it under `{GRAPH}`, or `--set {GRAPH}.{name}...`"
-            ));
-            *error.problem = Problem::Invalid { message, help };
-        } else {
-            allowed.push(GRAPH.to_owned());
-        }
     }
     error
 }

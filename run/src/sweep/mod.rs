@@ -1,11 +1,19 @@
 //! Sweeps: one task for each point, named by what differs between them.
 
+mod axis;
+mod grid;
+mod name;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use indexmap::IndexMap;
 use neva_schemas::{SweepMode, SweepOrder};
 
-use crate::config::{self, ConfigError, Node, Origin, Path, PathError, Problem, Problems, Segment, Source, Span, Value, from_node};
+use self::{
+    axis::{Axis, axis, cut},
+    grid::{digits, drawn},
+    name::{folder_name, labels},
+};
+use crate::config::{self, ConfigError, Node, Origin, Path, PathError, Problem, Problems, Value, from_node};
 
 /// Most points of a sweep.
 const MAX_POINTS: usize = 10_000;
@@ -19,16 +27,6 @@ pub struct Sweep {
     order: SweepOrder,
     /// Where it was written, for what is wrong with it as a whole.
     origin: Option<Origin>,
-}
-
-/// The values of one path.
-#[derive(Debug, Clone)]
-struct Axis {
-    path: Path,
-    /// Where the path was written.
-    origin: Origin,
-    /// Each as YAML, with the place where it was written.
-    values: Vec<(String, Origin)>,
 }
 
 /// One point: overrides, and a name that no other point has.
@@ -218,168 +216,6 @@ impl Sweep {
         error.origin.clone_from(&self.origin);
         error
     }
-}
-
-fn axis(text: &str) -> Result<Axis, ConfigError> {
-    let source = Source::new("--sweep", text);
-    let at = |offset: usize, len: usize| Origin::File {
-        source: source.clone(),
-        span: Span { offset, len },
-    };
-    let Some((before, start)) = cut(text) else {
-        return Err(invalid(
-            "`=` is missing between the path and the values",
-            Some("write `finetune.optim.lr=1e-4,2e-5`"),
-            &at(0, text.len()),
-        ));
-    };
-    let lead = before.len() - before.trim_start().len();
-    let written = before.trim();
-    if written.starts_with('~') || written.ends_with(['+', '-', '*', '/', '|']) || written.ends_with("[+]") {
-        return Err(invalid(
-            "a sweep sets values, and computes none",
-            Some("write `path=value,value`"),
-            &at(0, start),
-        ));
-    }
-    let path: Path = written
-        .parse()
-        .map_err(|error: PathError| invalid(&error.reason, None, &at(lead + error.span.offset, error.span.len)))?;
-    if path.0.is_empty() {
-        return Err(invalid("the path is missing", Some("write `path=value,value`"), &at(0, start)));
-    }
-    let mut values = Vec::new();
-    for (offset, value) in split(&text[start..]) {
-        if value.trim().is_empty() {
-            return Err(invalid(
-                "a value is missing here",
-                Some("an empty text is written `\"\"`"),
-                &at(start + offset, value.len()),
-            ));
-        }
-        // What is no YAML is told here, once, and not for each task.
-        config::parse(&Source::new("--sweep", value)).map_err(|error| ConfigError {
-            origin: Some(at(start + offset, value.len())),
-            ..error
-        })?;
-        values.push((value.trim().to_owned(), at(start + offset, value.len())));
-    }
-    let origin = at(lead, written.len());
-    Ok(Axis { path, origin, values })
-}
-
-/// The path of `path=values`, and where the values begin: the first `=` outside of quotes.
-fn cut(text: &str) -> Option<(&str, usize)> {
-    let mut quote = None;
-    for (at, c) in text.char_indices() {
-        match (quote, c) {
-            (None, '=') => return Some((&text[..at], at + 1)),
-            (None, '"' | '\'') => quote = Some(c),
-            (Some(open), c) if c == open => quote = None,
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Cuts at commas outside of brackets and quotes; each part with its offset.
-fn split(text: &str) -> Vec<(usize, &str)> {
-    let (mut parts, mut start, mut depth, mut quote, mut escaped) = (Vec::new(), 0, 0usize, None, false);
-    for (at, c) in text.char_indices() {
-        match (quote, c) {
-            _ if escaped => escaped = false,
-            (Some('"'), '\\') => escaped = true,
-            (Some(open), c) if c == open => quote = None,
-            (Some(_), _) => {}
-            (None, '"' | '\'') => quote = Some(c),
-            (None, '[' | '{' | '(') => depth += 1,
-            (None, ']' | '}' | ')') => depth = depth.saturating_sub(1),
-            (None, ',') if depth == 0 => {
-                parts.push((start, &text[start..at]));
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push((start, &text[start..]));
-    parts
-}
-
-/// The shortest ends of the paths that tell them apart: `lr`, or `a.lr` and `b.lr`.
-fn labels<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<String> {
-    let paths: Vec<_> = paths.collect();
-    let tail = |path: &Path, len: usize| {
-        let segments = &path.0[path.0.len().saturating_sub(len)..];
-        let words = segments.iter().map(|segment| match segment {
-            Segment::Key(key) => key.clone(),
-            Segment::Index(index) => index.to_string(),
-        });
-        words.collect::<Vec<_>>().join(".")
-    };
-    let label = |path: &Path| {
-        let unique = |len: &usize| paths.iter().filter(|other| tail(other, *len) == tail(path, *len)).count() == 1;
-        // A number alone says nothing.
-        let named = |len: &usize| {
-            path.0
-                .len()
-                .checked_sub(*len)
-                .and_then(|at| path.0.get(at))
-                .is_none_or(|first| matches!(first, Segment::Key(_)))
-        };
-        let len = (1..path.0.len()).find(|len| unique(len) && named(len)).unwrap_or(path.0.len());
-        tail(path, len)
-    };
-    paths.iter().map(|path| label(path)).collect()
-}
-
-/// `text` with what a folder's name should not hold left out or changed.
-fn folder_name(text: &str) -> String {
-    let kept = |c: char| c.is_alphanumeric() || "-_.=+@,".contains(c);
-    let dropped = |c: char| "\"'[]{}() ".contains(c);
-    let name: String = text
-        .chars()
-        .filter(|c| !dropped(*c))
-        .map(|c| if kept(c) { c } else { '-' })
-        .collect();
-    name.trim_start_matches(['.', '-']).to_owned()
-}
-
-/// The picks of point `number` of the grid.
-fn digits(mut number: usize, lengths: &[usize]) -> Vec<usize> {
-    let mut digits = vec![0; lengths.len()];
-    for (digit, len) in digits.iter_mut().zip(lengths).rev() {
-        *digit = number % len;
-        number /= len;
-    }
-    digits
-}
-
-/// `count` different points of the grid, the same ones for the same seed, in the order of the draw.
-fn drawn(count: usize, lengths: &[usize], grid: Option<usize>, seed: u64) -> Vec<Vec<usize>> {
-    let mut state = seed;
-    // Steele, Lea and Flood's SplitMix64: a few lines, and the same on every machine and version.
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    let mut below = |len: usize| usize::try_from(next() % len as u64).unwrap_or(0);
-    if let Some(grid) = grid.filter(|grid| *grid <= MAX_POINTS) {
-        // Of a small grid, the beginning of a shuffle, so that all of it can be drawn.
-        let mut order: Vec<usize> = (0..grid).collect();
-        for at in 0..count {
-            order.swap(at, at + below(grid - at));
-        }
-        return order[..count].iter().map(|point| digits(*point, lengths)).collect();
-    }
-    let mut points = IndexMap::new();
-    while points.len() < count {
-        let point: Vec<_> = lengths.iter().map(|len| below(*len)).collect();
-        points.insert(point, ());
-    }
-    points.into_keys().collect()
 }
 
 fn invalid(message: &str, help: Option<&str>, origin: &Origin) -> ConfigError {

@@ -1,0 +1,264 @@
+//! Who a rank is: read from the variables of torchrun, which our own launcher sets too, or from those of srun.
+
+use crate::contract::env;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Who a rank is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankEnv {
+    /// Number of this rank in the world.
+    pub rank: u32,
+    /// Number of ranks.
+    pub world_size: u32,
+    /// Number of this rank on its node.
+    pub local_rank: u32,
+    /// Number of ranks on this node.
+    pub local_world_size: u32,
+    /// Host of the rendezvous store.
+    pub master_addr: String,
+    /// Port of the rendezvous store.
+    pub master_port: u16,
+    /// The launcher's agent serves the store (torchrun), so rank 0 does not.
+    pub agent_store: bool,
+    /// How often the launcher's agent has started the ranks anew: each attempt has keys of its own in the store.
+    pub restart_count: u32,
+    /// Whose variables say so.
+    pub starter: Starter,
+}
+
+/// What started the ranks, by the variables that it sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Starter {
+    /// torchrun, or a launcher that sets its variables.
+    #[default]
+    Torchrun,
+    /// Slurm's srun.
+    Srun,
+}
+
+impl fmt::Display for Starter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Torchrun => "torchrun",
+            Self::Srun => "srun",
+        })
+    }
+}
+
+impl RankEnv {
+    /// A world of one rank, which meets nobody.
+    pub fn single() -> Self {
+        Self {
+            rank: 0,
+            world_size: 1,
+            local_rank: 0,
+            local_world_size: 1,
+            master_addr: "127.0.0.1".into(),
+            master_port: 0,
+            agent_store: false,
+            restart_count: 0,
+            starter: Starter::Torchrun,
+        }
+    }
+
+    /// Reads the variables through `lookup`: torchrun's, else those of a job step of several tasks. `Ok(None)` where
+    /// neither is set; a batch script without srun and `srun --ntasks=1` are no world.
+    ///
+    /// # Errors
+    /// Some are set and others missing or not numbers: a sentence that names them.
+    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
+        let variables = Variables(&lookup);
+        if lookup(env::RANK).is_some() || lookup(env::WORLD_SIZE).is_some() {
+            variables.torchrun().map(Some)
+        } else if variables.number_or(env::SLURM_STEP_NUM_TASKS, 1)? > 1 {
+            variables.srun().map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// The variables that a launcher sets for this rank.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        vec![
+            (env::RANK, self.rank.to_string()),
+            (env::WORLD_SIZE, self.world_size.to_string()),
+            (env::LOCAL_RANK, self.local_rank.to_string()),
+            (env::LOCAL_WORLD_SIZE, self.local_world_size.to_string()),
+            (env::MASTER_ADDR, self.master_addr.clone()),
+            (env::MASTER_PORT, self.master_port.to_string()),
+        ]
+    }
+}
+
+struct Variables<'a, F>(&'a F);
+
+impl<F: Fn(&str) -> Option<String>> Variables<'_, F> {
+    fn torchrun(&self) -> Result<RankEnv, String> {
+        let required = [env::RANK, env::WORLD_SIZE, env::MASTER_ADDR, env::MASTER_PORT];
+        let missing: Vec<_> = required.iter().copied().filter(|name| self.text(name).is_none()).collect();
+        if !missing.is_empty() {
+            return Err(format!("of torchrun's variables {required:?} these are not set: {missing:?}"));
+        }
+        let (rank, world_size) = self.place(env::RANK, env::WORLD_SIZE)?;
+        let agent = self.text(env::TORCHELASTIC_USE_AGENT_STORE);
+        Ok(RankEnv {
+            rank,
+            world_size,
+            local_rank: self.number_or(env::LOCAL_RANK, rank)?,
+            local_world_size: self.number_or(env::LOCAL_WORLD_SIZE, world_size)?,
+            master_addr: self.text(env::MASTER_ADDR).unwrap_or_default(),
+            master_port: self.port(env::MASTER_PORT)?.unwrap_or_default(),
+            agent_store: agent.is_some_and(|text| text.eq_ignore_ascii_case("true") || text == "1"),
+            restart_count: self.number_or(env::TORCHELASTIC_RESTART_COUNT, 0)?,
+            starter: Starter::Torchrun,
+        })
+    }
+
+    /// The store is on the step's first node, where task 0 runs. `MASTER_ADDR` and `MASTER_PORT` win, as scripts for
+    /// torch are used to set them.
+    fn srun(&self) -> Result<RankEnv, String> {
+        let (rank, world_size) = self.place(env::SLURM_PROCID, env::SLURM_STEP_NUM_TASKS)?;
+        let node = self.number_or(env::SLURM_NODEID, 0)?;
+        let tasks = self.text(env::SLURM_STEP_TASKS_PER_NODE).unwrap_or_else(|| world_size.to_string());
+        let local_world_size = tasks_of_node(&tasks, node).ok_or_else(|| {
+            format!(
+                "{}={tasks:?} does not tell the tasks of node {node}",
+                env::SLURM_STEP_TASKS_PER_NODE
+            )
+        })?;
+        let nodes = self.text(env::SLURM_STEP_NODELIST);
+        let master_addr = self
+            .text(env::MASTER_ADDR)
+            .or_else(|| nodes.as_deref().and_then(first_node))
+            .ok_or_else(|| format!("{}={nodes:?} names no node: set {}", env::SLURM_STEP_NODELIST, env::MASTER_ADDR))?;
+        let master_port = match self.port(env::MASTER_PORT)? {
+            Some(port) => port,
+            None => self.step_port()?,
+        };
+        Ok(RankEnv {
+            rank,
+            world_size,
+            local_rank: self.number_or(env::SLURM_LOCALID, rank)?,
+            local_world_size,
+            master_addr,
+            master_port,
+            agent_store: false,
+            restart_count: 0,
+            starter: Starter::Srun,
+        })
+    }
+
+    /// A port that all tasks of the step know: one that Slurm keeps free for it, else one that job and step choose, so
+    /// that steps which share a node seldom meet. It lies below the ports that systems hand out by themselves.
+    fn step_port(&self) -> Result<u16, String> {
+        if let Some(reserved) = self.text(env::SLURM_STEP_RESV_PORTS)
+            && let Some(port) = reserved.split(['-', ',']).next().and_then(|port| port.parse().ok())
+        {
+            return Ok(port);
+        }
+        let job = u64::from(self.number_or(env::SLURM_JOB_ID, 0)?);
+        let step = u64::from(self.number_or(env::SLURM_STEP_ID, 0)?);
+        // 7919 is a prime: neighbouring jobs lie far apart, so that steps of one do not reach into the next.
+        Ok((12_000 + (job * 7919 + step) % 16_000) as u16)
+    }
+
+    fn place(&self, rank: &str, world_size: &str) -> Result<(u32, u32), String> {
+        let (number, count) = (self.number(rank)?, self.number(world_size)?);
+        if count == 0 || number >= count {
+            return Err(format!("{rank}={number} does not lie below {world_size}={count}"));
+        }
+        Ok((number, count))
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        (self.0)(name)
+    }
+
+    fn number(&self, name: &str) -> Result<u32, String> {
+        let text = self.text(name).ok_or_else(|| format!("{name} is not set"))?;
+        text.parse().map_err(|_| format!("{name}={text:?} is not a number"))
+    }
+
+    fn number_or(&self, name: &str, default: u32) -> Result<u32, String> {
+        if self.text(name).is_some() {
+            self.number(name)
+        } else {
+            Ok(default)
+        }
+    }
+
+    fn port(&self, name: &str) -> Result<Option<u16>, String> {
+        self.text(name)
+            .map(|text| text.parse().map_err(|_| format!("{name}={text:?} is not a port")))
+            .transpose()
+    }
+}
+
+/// Of `2(x3),1` the tasks of node 3: 1.
+fn tasks_of_node(tasks: &str, node: u32) -> Option<u32> {
+    let mut before = 0;
+    for group in tasks.split(',') {
+        let (count, nodes) = match group.split_once("(x") {
+            Some((count, nodes)) => (count, nodes.strip_suffix(')')?.parse().ok()?),
+            None => (group, 1_u32),
+        };
+        before = u32::saturating_add(before, nodes);
+        if node < before {
+            return count.parse().ok();
+        }
+    }
+    None
+}
+
+/// The first host of Slurm's list: `n1` of `n[1-3,7],m4`.
+fn first_node(list: &str) -> Option<String> {
+    let mut name = String::new();
+    let mut rest = list;
+    loop {
+        let end = rest.find(['[', ',']).unwrap_or(rest.len());
+        name.push_str(&rest[..end]);
+        let Some(ranges) = rest[end..].strip_prefix('[') else { break };
+        let (ranges, after) = ranges.split_once(']')?;
+        name.push_str(ranges.split(['-', ',']).next()?);
+        rest = after;
+    }
+    (!name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_node_of_a_list() {
+        let cases = [
+            ("n1", "n1"),
+            ("n[1-2]", "n1"),
+            ("gpu[007,010-012]", "gpu007"),
+            ("rack[0-1]n[03-04]-ib,login", "rack0n03-ib"),
+            ("a-1.cluster.org,b", "a-1.cluster.org"),
+            ("[1-4]", "1"),
+        ];
+        for (list, first) in cases {
+            assert_eq!(first_node(list).as_deref(), Some(first), "{list}");
+        }
+        for list in ["", ",n1", "n[1-2"] {
+            assert_eq!(first_node(list), None, "{list}");
+        }
+    }
+
+    #[test]
+    fn the_tasks_of_a_node() {
+        for (node, tasks) in [Some(2), Some(2), Some(2), Some(1), Some(16), Some(16), None]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(tasks_of_node("2(x3),1,16(x2)", node as u32), tasks, "node {node}");
+        }
+        for odd in ["", "x", "2(x", "2(x3", "(x3)", "2(xa)"] {
+            assert_eq!(tasks_of_node(odd, 0), None, "{odd}");
+        }
+    }
+}
