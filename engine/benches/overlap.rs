@@ -160,7 +160,7 @@ fn rank(rank: u32, port: u16) {
         master_addr: HOST.into(),
         master_port: port,
         agent_store: true,
-        restart_count: 0,
+        ..RankEnv::single()
     };
     let greeting = Greeting {
         plan: "bench".into(),

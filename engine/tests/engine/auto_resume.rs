@@ -326,7 +326,7 @@ fn there_are_never_two_that_are_called_the_last() {
                     }
                     let last = last(&parent);
                     assert!(last.len() <= 1, "{last:?}");
-                    let found = newest_checkpoint(&[parent.clone()], |path| panic!("{} is not whole", path.display()));
+                    let found = newest_checkpoint(std::slice::from_ref(&parent), |path| panic!("{} is not whole", path.display()));
                     let found = found.map_or(0, |checkpoint| checkpoint.steps_done());
                     assert!(found >= steps, "{found} steps after {steps}");
                     (looks, steps) = (looks + 1, found);
