@@ -78,6 +78,7 @@ impl Topology {
             master_addr: master_addr.to_owned(),
             master_port,
             agent_store: false,
+            restart_count: 0,
             starter: Starter::Torchrun,
         }
     }

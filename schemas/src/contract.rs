@@ -23,6 +23,8 @@ pub mod env {
     pub const MASTER_PORT: &str = "MASTER_PORT";
     /// Set by torchrun: its agent already serves the rendezvous store, so rank 0 must not.
     pub const TORCHELASTIC_USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
+    /// Set by torchrun: how often its agent has started the ranks anew. Its store lives on meanwhile.
+    pub const TORCHELASTIC_RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
     /// Number of this task in its job step; srun's name.
     pub const SLURM_PROCID: &str = "SLURM_PROCID";
     /// Number of tasks of this job step. Only srun sets it: a batch script without srun has none.

@@ -159,6 +159,7 @@ const SET_BY_LAUNCHER: &[&str] = &[
     env::MASTER_ADDR,
     env::MASTER_PORT,
     env::TORCHELASTIC_USE_AGENT_STORE,
+    env::TORCHELASTIC_RESTART_COUNT,
     env::NEVA_DIE_WITH_PARENT,
     env::NEVA_JOB,
 ];

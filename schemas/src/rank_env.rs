@@ -21,6 +21,8 @@ pub struct RankEnv {
     pub master_port: u16,
     /// The launcher's agent serves the store (torchrun), so rank 0 does not.
     pub agent_store: bool,
+    /// How often the launcher's agent has started the ranks anew: each attempt has keys of its own in the store.
+    pub restart_count: u32,
     /// Whose variables say so.
     pub starter: Starter,
 }
@@ -56,6 +58,7 @@ impl RankEnv {
             master_addr: "127.0.0.1".into(),
             master_port: 0,
             agent_store: false,
+            restart_count: 0,
             starter: Starter::Torchrun,
         }
     }
@@ -108,6 +111,7 @@ impl<F: Fn(&str) -> Option<String>> Variables<'_, F> {
             master_addr: self.text(env::MASTER_ADDR).unwrap_or_default(),
             master_port: self.port(env::MASTER_PORT)?.unwrap_or_default(),
             agent_store: agent.is_some_and(|text| text.eq_ignore_ascii_case("true") || text == "1"),
+            restart_count: self.number_or(env::TORCHELASTIC_RESTART_COUNT, 0)?,
             starter: Starter::Torchrun,
         })
     }
@@ -141,6 +145,7 @@ impl<F: Fn(&str) -> Option<String>> Variables<'_, F> {
             master_addr,
             master_port,
             agent_store: false,
+            restart_count: 0,
             starter: Starter::Srun,
         })
     }
@@ -258,6 +263,7 @@ mod tests {
             master_addr: "n1".into(),
             master_port: rank.master_port,
             agent_store: false,
+            restart_count: 0,
             starter: Starter::Srun,
         };
         assert_eq!(rank, expected);

@@ -218,12 +218,19 @@ fn signals_save_and_stop() {
     }
 }
 
-/// The newest checkpoint of the newest run.
+/// The newest checkpoint of the newest run: the one of the most samples, for a kill may come before it is called the
+/// last.
 fn newest(dir: &Path) -> PathBuf {
     let checkpoints = run_folder(dir, "run").join("checkpoints");
-    let mut last = fs::read_dir(checkpoints).unwrap().map(|entry| entry.unwrap().path());
-    last.find(|path| path.to_string_lossy().ends_with("-last"))
-        .expect("a last checkpoint")
+    let all = fs::read_dir(checkpoints).unwrap().map(|entry| entry.unwrap().path());
+    let samples = |path: &PathBuf| {
+        let name = path.file_name()?.to_str()?.strip_prefix("run--")?;
+        let samples = name.rsplit_once("consumed_samples=")?.1;
+        samples.strip_suffix("-last").unwrap_or(samples).parse::<u64>().ok()
+    };
+    all.filter(|path| samples(path).is_some())
+        .max_by_key(samples)
+        .expect("a checkpoint")
 }
 
 #[test]

@@ -14,7 +14,8 @@ pub struct Batch {
     pub tokens: MergedBatch,
     /// The pictures of `tokens.images`, in that order. Shape [`Self::pixel_shape`].
     pub pixels: Vec<f32>,
-    /// `[pictures, 3, height, width]`; all zero in a batch without pictures.
+    /// `[pictures, 3, height, width]`; all zero in a batch without pixels, be it that there are no pictures or that they
+    /// were left out ([`WithoutPixels`](crate::WithoutPixels)).
     pub pixel_shape: [usize; 4],
     /// Dataset index of each row, where the rows come from a dataset; else empty.
     pub samples: Vec<u64>,
@@ -47,7 +48,10 @@ impl Batch {
             }
             pixels.extend_from_slice(&picture.chw);
         }
-        let pixel_shape = [tokens.images.len(), 3, first.height, first.width];
+        let pixel_shape = match pixels.as_slice() {
+            [] => [0; 4],
+            _ => [tokens.images.len(), 3, first.height, first.width],
+        };
         Ok(Self {
             tokens,
             pixels,

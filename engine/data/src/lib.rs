@@ -35,7 +35,7 @@ pub use merge::{ImageSpan, MergeOptions, MergedBatch, Row, merge};
 pub use mock::{MockConfig, MockDataset};
 pub use order::{BatchSlice, Order};
 pub use picture::{ImageProcessor, ProcessMode, Rgb, Size};
-pub use sample::{Dataset, IGNORE, IMAGE, Pixels, Sample};
+pub use sample::{Dataset, IGNORE, IMAGE, Pixels, Sample, WithoutPixels};
 pub use split::{Split, Subset, split};
 pub use template::{Conversation, IMAGE_MARK, Prompt, TEMPLATES, Template, Turn, render};
 pub use tokenizer::{Encoded, SpecialIds, Tokenizer};

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Everything that can be known before the first step is checked at load, in every record of every file, whether the
-//! pictures exist included; pictures are decoded when a sample is asked for.
+//! pictures exist included; pictures are decoded when a sample is asked for with its pixels.
 
 mod record;
 
@@ -26,7 +26,7 @@ use serde_json::Value;
 use crate::{
     error::{DataError, Problem},
     picture::{ImageProcessor, Rgb},
-    sample::{Dataset, Sample},
+    sample::{Dataset, Pixels, Sample},
     template::{Template, render},
     tokenizer::Tokenizer,
 };
@@ -125,6 +125,19 @@ impl LlavaDataset {
     fn record(&self, index: usize) -> Result<&Record, DataError> {
         self.records.get(index).ok_or(DataError::Index { index, len: self.len() })
     }
+
+    /// The sample at `index`, whose pictures `picture` makes of their files.
+    fn sample(&self, index: usize, picture: impl Fn(&PathBuf) -> Result<Pixels, DataError>) -> Result<Sample, DataError> {
+        let record = self.record(index)?;
+        let prompt = render(self.template, &record.conversation)?;
+        let encoded = self.tokenizer.encode_prompt(&prompt)?;
+        Ok(Sample {
+            name: record.name.clone(),
+            ids: encoded.ids,
+            labels: encoded.labels,
+            pictures: record.images.iter().map(picture).collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 impl Dataset for LlavaDataset {
@@ -133,17 +146,13 @@ impl Dataset for LlavaDataset {
     }
 
     fn get(&self, index: usize) -> Result<Sample, DataError> {
-        let record = self.record(index)?;
-        let prompt = render(self.template, &record.conversation)?;
-        let encoded = self.tokenizer.encode_prompt(&prompt)?;
-        let picture = |path: &PathBuf| Rgb::open(path).map(|picture| self.processor.process(&picture));
-        let pictures = record.images.iter().map(picture).collect::<Result<_, _>>()?;
-        Ok(Sample {
-            name: record.name.clone(),
-            ids: encoded.ids,
-            labels: encoded.labels,
-            pictures,
-        })
+        self.sample(index, |path| Rgb::open(path).map(|picture| self.processor.process(&picture)))
+    }
+
+    fn get_without_pixels(&self, index: usize) -> Result<Sample, DataError> {
+        // A picture takes as many positions whatever its size: nothing of the file is needed.
+        let (height, width) = self.processor.output_size().unwrap_or_default();
+        self.sample(index, |_| Ok(Pixels::left_out(height, width)))
     }
 
     fn name(&self, index: usize) -> String {

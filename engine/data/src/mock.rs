@@ -111,29 +111,8 @@ impl MockDataset {
         &self.config
     }
 
-    fn picture(&self, random: Random) -> Pixels {
-        let MockConfig {
-            image_height: height,
-            image_width: width,
-            ..
-        } = self.config;
-        let chw = (0..3 * height * width).map(|i| random.unit(i as u64)).collect();
-        Pixels { height, width, chw }
-    }
-}
-
-/// Token position of the first picture, as in NeMo.
-const FIRST_PICTURE: usize = 2;
-
-/// Last word of a validation sample's random key.
-const VALIDATION: u64 = u64::from_be_bytes(*b"mock-val");
-
-impl Dataset for MockDataset {
-    fn len(&self) -> usize {
-        self.config.num_samples
-    }
-
-    fn get(&self, index: usize) -> Result<Sample, DataError> {
+    /// The sample at `index`, whose pictures `picture` makes of a random stream each.
+    fn sample(&self, index: usize, picture: impl Fn(Random) -> Pixels) -> Result<Sample, DataError> {
         if index >= self.len() {
             return Err(DataError::Index { index, len: self.len() });
         }
@@ -160,13 +139,46 @@ impl Dataset for MockDataset {
             })
             .collect();
         let labels = ids.iter().map(|&id| if id == IMAGE { IGNORE } else { id }).collect();
-        let pictures = (1..=images_per_sample as u64).map(|number| self.picture(stream(number))).collect();
+        let pictures = (1..=images_per_sample as u64).map(|number| picture(stream(number))).collect();
         Ok(Sample {
             name: self.name(index),
             ids,
             labels,
             pictures,
         })
+    }
+
+    fn picture(&self, random: Random) -> Pixels {
+        let MockConfig {
+            image_height: height,
+            image_width: width,
+            ..
+        } = self.config;
+        let chw = (0..3 * height * width).map(|i| random.unit(i as u64)).collect();
+        Pixels { height, width, chw }
+    }
+}
+
+/// Token position of the first picture, as in NeMo.
+const FIRST_PICTURE: usize = 2;
+
+/// Last word of a validation sample's random key.
+const VALIDATION: u64 = u64::from_be_bytes(*b"mock-val");
+
+impl Dataset for MockDataset {
+    fn len(&self) -> usize {
+        self.config.num_samples
+    }
+
+    fn get(&self, index: usize) -> Result<Sample, DataError> {
+        self.sample(index, |random| self.picture(random))
+    }
+
+    fn get_without_pixels(&self, index: usize) -> Result<Sample, DataError> {
+        let MockConfig {
+            image_height, image_width, ..
+        } = self.config;
+        self.sample(index, |_| Pixels::left_out(image_height, image_width))
     }
 
     fn name(&self, index: usize) -> String {

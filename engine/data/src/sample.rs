@@ -1,5 +1,7 @@
 //! One sample, and the door through which samples are had.
 
+use std::sync::Arc;
+
 use crate::{error::DataError, merge::Row};
 
 /// Label of a position that is not trained (PyTorch's `ignore_index`).
@@ -23,6 +25,19 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// When a picture cannot be decoded or `index >= len()`.
     fn get(&self, index: usize) -> Result<Sample, DataError>;
+
+    /// The sample at `index` without pixels, for whoever does not look at its pictures: each is there, and empty. Whether
+    /// a picture can be decoded does not show.
+    ///
+    /// A dataset that can do without decoding says so here; otherwise the pixels of [`Self::get`] are dropped.
+    ///
+    /// # Errors
+    /// As [`Self::get`], but for pictures that were not decoded.
+    fn get_without_pixels(&self, index: usize) -> Result<Sample, DataError> {
+        let mut sample = self.get(index)?;
+        sample.pictures.iter_mut().for_each(|picture| picture.chw = Vec::new());
+        Ok(sample)
+    }
 
     /// [`Sample::name`] of the sample at `index`, without decoding anything; says so where there is no such sample.
     fn name(&self, index: usize) -> String;
@@ -68,6 +83,38 @@ pub struct Pixels {
     pub height: usize,
     /// Columns.
     pub width: usize,
-    /// Red plane, green plane, blue plane. Shape `[3, height, width]`.
+    /// Red plane, green plane, blue plane. Shape `[3, height, width]`; empty where the pixels were left out.
     pub chw: Vec<f32>,
+}
+
+impl Pixels {
+    /// A picture that nobody looks at.
+    #[must_use]
+    pub fn left_out(height: usize, width: usize) -> Self {
+        let chw = Vec::new();
+        Self { height, width, chw }
+    }
+}
+
+/// Another dataset without its pixels: the same samples, positions and numbers of pictures. For ranks that hold no
+/// vision encoder.
+#[derive(Clone)]
+pub struct WithoutPixels(pub Arc<dyn Dataset>);
+
+impl Dataset for WithoutPixels {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample, DataError> {
+        self.0.get_without_pixels(index)
+    }
+
+    fn get_without_pixels(&self, index: usize) -> Result<Sample, DataError> {
+        self.0.get_without_pixels(index)
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.0.name(index)
+    }
 }

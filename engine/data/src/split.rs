@@ -92,6 +92,10 @@ impl Dataset for Subset {
         self.dataset.get(self.at(index)?)
     }
 
+    fn get_without_pixels(&self, index: usize) -> Result<Sample, DataError> {
+        self.dataset.get_without_pixels(self.at(index)?)
+    }
+
     fn name(&self, index: usize) -> String {
         self.at(index)
             .map_or_else(|error| error.to_string(), |within| self.dataset.name(within))

@@ -4,7 +4,9 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use neva_data::{DataError, Dataset, IMAGE, ImagePosition, ImageProcessor, LlavaConfig, LlavaDataset, Rgb, Tokenizer};
+use neva_data::{
+    Batch, DataError, Dataset, IMAGE, ImagePosition, ImageProcessor, LlavaConfig, LlavaDataset, MergeOptions, Rgb, Tokenizer, WithoutPixels,
+};
 use serde_json::{Value, json};
 
 fn load(config: &LlavaConfig) -> Result<LlavaDataset, DataError> {
@@ -53,6 +55,53 @@ fn the_example_photos_load_and_decode() {
         let picture = name.ends_with(".jpg") || name.ends_with(".png");
         assert!(!picture || licences.contains_key(&name), "{name} has no licence");
     }
+}
+
+/// Whoever holds no vision encoder has the same rows without reading a picture.
+#[test]
+fn without_pixels_no_picture_is_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, colour) in [("red.bmp", [255, 0, 0]), ("blue.bmp", [0, 0, 255])] {
+        fs::write(folder.path().join(name), bitmap(colour)).unwrap();
+    }
+    let records = json!([
+        {"image": "red.bmp", "conversations": turn("<image>\nWhich colour?", "Red.")},
+        {"conversations": turn("What is one and one?", "Two.")},
+        {"image": ["red.bmp", "blue.bmp"], "conversations": turn("<image><image>\nWhich colours?", "Red and blue.")},
+    ]);
+    let path = folder.path().join("records.json");
+    fs::write(&path, records.to_string()).unwrap();
+    let dataset: Arc<dyn Dataset> = Arc::new(load(&config(&[&path])).unwrap());
+    let options = MergeOptions {
+        image_seq_len: 16,
+        max_length: 256,
+        row_multiple: 1,
+        fixed_length: false,
+    };
+    let batch = |dataset: &dyn Dataset| Batch::of(dataset, &[0, 1, 2], &options).map(Option::unwrap);
+    let with = batch(&*dataset).unwrap();
+    assert_eq!(with.pixel_shape, [3, 3, 56, 56]);
+    // A picture that cannot be decoded, and one that is gone.
+    fs::write(folder.path().join("red.bmp"), b"BM").unwrap();
+    fs::remove_file(folder.path().join("blue.bmp")).unwrap();
+    assert!(matches!(batch(&*dataset), Err(DataError::Picture { .. })));
+    let without = batch(&WithoutPixels(dataset)).unwrap();
+    let expected = Batch {
+        pixels: Vec::new(),
+        pixel_shape: [0; 4],
+        ..with
+    };
+    assert_eq!(without, expected);
+}
+
+/// A bitmap of one pixel.
+fn bitmap([red, green, blue]: [u8; 3]) -> Vec<u8> {
+    let mut bytes = b"BM".to_vec();
+    for word in [58u32, 0, 54, 40, 1, 1, 1 | 24 << 16, 0, 4, 0, 0, 0, 0] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend([blue, green, red, 0]);
+    bytes
 }
 
 #[test]

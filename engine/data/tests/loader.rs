@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use neva_data::{Batch, BatchSlice, DataError, Dataset, Loader, MergeOptions, MockConfig, MockDataset, Order};
+use neva_data::{
+    Batch, BatchSlice, DataError, Dataset, Loader, MergeOptions, MockConfig, MockDataset, Order, Sample, Subset, WithoutPixels,
+};
 
 #[test]
 fn any_number_of_workers_gives_the_same_batches() {
@@ -147,4 +149,45 @@ fn within_deadline<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
         .expect("the loader hangs or has panicked");
     thread.join().unwrap();
     result
+}
+
+/// Mock samples, and those of any other dataset, keep everything but the pixels.
+#[test]
+fn without_pixels_everything_else_is_the_same() {
+    struct Plain(MockDataset);
+    impl Dataset for Plain {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn get(&self, index: usize) -> Result<Sample, DataError> {
+            self.0.get(index)
+        }
+        fn name(&self, index: usize) -> String {
+            self.0.name(index)
+        }
+    }
+    let config = MockConfig {
+        seq_length: 24,
+        image_seq_len: 4,
+        image_height: 4,
+        image_width: 6,
+        num_samples: 5,
+        ..MockConfig::default()
+    };
+    let mock = MockDataset::new(config).unwrap();
+    let subset = Subset::new(Arc::new(mock.clone()), vec![3, 1]).unwrap();
+    for (dataset, of) in [
+        (Arc::new(mock.clone()) as Arc<dyn Dataset>, vec![0, 1, 2, 3, 4]),
+        (Arc::new(Plain(mock.clone())), vec![0, 1, 2, 3, 4]),
+        (Arc::new(subset), vec![3, 1]),
+    ] {
+        let without = WithoutPixels(dataset);
+        assert_eq!(without.len(), of.len());
+        for (index, number) in of.into_iter().enumerate() {
+            let mut expected = mock.get(number).unwrap();
+            expected.pictures.iter_mut().for_each(|picture| picture.chw.clear());
+            assert_eq!((without.get(index).unwrap(), without.name(index)), (expected, mock.name(number)));
+        }
+        assert!(matches!(without.get(9), Err(DataError::Index { .. })));
+    }
 }

@@ -12,7 +12,8 @@
 //! | `tokenizer.json`, `tokenizer_config.json`, `preprocessor_config.json` | what text and pictures went through |
 //!
 //! While `NAME` is written there is a file `NAME-unfinished` beside it, as NeMo has it, and the folder is called
-//! `.NAME.writing`. A folder whose marker is there is passed over, and so is one called `NAME-damaged`.
+//! `.NAME.writing`. A folder whose marker is there is passed over, and so is one called `NAME-damaged`. Which is the
+//! newest is read in `checkpoint.json`, never off the name: that ends in `-last` for people and scripts (`last.rs`).
 
 use super::checksum::verify;
 use super::pieces::StoredTensors;
@@ -27,6 +28,8 @@ use std::path::{Path, PathBuf};
 pub(super) const UNFINISHED: &str = "-unfinished";
 /// End of the name of a folder that was found damaged.
 pub(super) const DAMAGED: &str = "-damaged";
+/// Times that folders are looked through while checkpoints in them are renamed and removed.
+const LOOKS: usize = 8;
 
 /// What `checkpoint.json` holds in every format.
 #[derive(Deserialize)]
@@ -126,48 +129,68 @@ impl CheckpointFolder {
 
 /// The whole checkpoint with the most steps among the folders directly in `parents`; the latest of the parents
 /// wins a tie. Each is checked before it is chosen: a damaged one is named in the log, and handed to `damaged`.
+/// One that a run still at work renames or removes meanwhile is looked for again.
 pub fn newest_checkpoint(parents: &[PathBuf], damaged: impl Fn(&Path)) -> Option<CheckpointFolder> {
-    let mut checkpoints: Vec<_> = parents.iter().flat_map(|parent| open_all(parent, &damaged)).collect();
+    (0..LOOKS).find_map(|_| look(parents, &damaged).ok()).flatten()
+}
+
+/// A folder is no longer where it was found.
+struct Moved;
+
+fn look(parents: &[PathBuf], damaged: &impl Fn(&Path)) -> std::result::Result<Option<CheckpointFolder>, Moved> {
+    let mut checkpoints = Vec::new();
+    for parent in parents {
+        checkpoints.extend(open_all(parent, damaged)?);
+    }
     checkpoints.sort_by(|a, b| (b.steps_done(), &b.path).cmp(&(a.steps_done(), &a.path)));
-    checkpoints.into_iter().find(|checkpoint| match checkpoint.verify() {
-        Ok(()) => true,
-        Err(error) => {
-            let path = checkpoint.path.display();
-            tracing::warn!("the checkpoint {path} is damaged, an older one is looked for: {error}");
-            damaged(&checkpoint.path);
-            false
+    for checkpoint in checkpoints {
+        let Err(error) = checkpoint.verify() else {
+            return Ok(Some(checkpoint));
+        };
+        if !checkpoint.path.is_dir() {
+            return Err(Moved);
         }
-    })
+        let path = checkpoint.path.display();
+        tracing::warn!("the checkpoint {path} is damaged, an older one is looked for: {error}");
+        damaged(&checkpoint.path);
+    }
+    Ok(None)
 }
 
 /// The finished checkpoints directly in `parent`, in no order; one that cannot be opened is passed over, and
 /// named in the log.
 pub(super) fn checkpoints_in(parent: &Path) -> Vec<CheckpointFolder> {
-    open_all(parent, |_| ())
+    (0..LOOKS).find_map(|_| open_all(parent, &|_: &Path| ()).ok()).unwrap_or_default()
 }
 
 /// The same; what cannot be opened is handed to `damaged`, unless it is of another format.
-fn open_all(parent: &Path, damaged: impl Fn(&Path)) -> Vec<CheckpointFolder> {
-    let entries = std::fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok);
+fn open_all(parent: &Path, damaged: &impl Fn(&Path)) -> std::result::Result<Vec<CheckpointFolder>, Moved> {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().filter_map(std::result::Result::ok);
     let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
-    let visible = named.filter(|(name, path)| !name.starts_with('.') && !name.ends_with(DAMAGED) && CheckpointFolder::is_one(path));
-    let finished = visible.filter(|(name, path)| {
-        let marked = parent.join(format!("{name}{UNFINISHED}")).exists();
-        if marked {
-            tracing::warn!("passing over the checkpoint {}: it is unfinished", path.display());
+    let mut opened = Vec::new();
+    for (name, path) in named.filter(|(name, _)| !name.starts_with('.') && !name.ends_with(DAMAGED)) {
+        if !path.exists() {
+            return Err(Moved);
         }
-        !marked
-    });
-    let open = |(_, path): (String, PathBuf)| {
-        let failed = |error: &EngineError| {
-            tracing::warn!("passing over the checkpoint {}: {error}", path.display());
-            if format_of(&path).is_none_or(|format| format == CHECKPOINT_FORMAT) {
-                damaged(&path);
+        if !CheckpointFolder::is_one(&path) {
+            continue;
+        }
+        if parent.join(format!("{name}{UNFINISHED}")).exists() {
+            tracing::warn!("passing over the checkpoint {}: it is unfinished", path.display());
+            continue;
+        }
+        match CheckpointFolder::open(&path) {
+            Ok(checkpoint) => opened.push(checkpoint),
+            Err(_) if !path.is_dir() => return Err(Moved),
+            Err(error) => {
+                tracing::warn!("passing over the checkpoint {}: {error}", path.display());
+                if format_of(&path).is_none_or(|format| format == CHECKPOINT_FORMAT) {
+                    damaged(&path);
+                }
             }
-        };
-        CheckpointFolder::open(&path).inspect_err(failed).ok()
-    };
-    finished.filter_map(open).collect()
+        }
+    }
+    Ok(opened)
 }
 
 /// The format of the checkpoint in `path`, where it says one.

@@ -9,6 +9,7 @@ mod export;
 mod folder;
 mod host_memory;
 mod hugging_face;
+mod last;
 mod peft;
 mod pieces;
 mod resume;

@@ -1,6 +1,7 @@
 //! What a run goes on from.
 
 use super::folder::{CheckpointFolder, newest_checkpoint};
+use super::last::hand_over;
 use super::save::{clear_leftovers, set_aside};
 use crate::error::{EngineError, Result};
 use crate::optim::Optimizer;
@@ -20,7 +21,11 @@ use tch::{Kind, Tensor};
 pub fn resume_from(finetune: &Finetune, run_dir: &Path) -> Result<Option<CheckpointFolder>> {
     let own = run_dir.join("checkpoints");
     clear_leftovers(&own);
-    match newest_checkpoint(&[own], set_aside) {
+    let newest = newest_checkpoint(&[own], set_aside).map(|checkpoint| CheckpointFolder {
+        path: hand_over(&checkpoint.path, finetune.log.ckpt.save_last),
+        ..checkpoint
+    });
+    match newest {
         Some(checkpoint) if checkpoint.state.optimizer => return Ok(Some(checkpoint)),
         // An earlier attempt at a run that asked for this: it starts over, as it would have without a checkpoint.
         Some(_) => tracing::warn!("save_weights_only: no run can go on from this run's checkpoints, it starts over"),

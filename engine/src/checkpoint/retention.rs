@@ -5,9 +5,6 @@ use super::state::RunProgress;
 use neva_schemas::ModelCheckpoint;
 use std::path::Path;
 
-/// End of the newest checkpoint's name.
-pub(super) const LAST: &str = "-last";
-
 /// What there is to know of a checkpoint here.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Candidate {
@@ -65,28 +62,23 @@ pub fn is_among_best(parent: &Path, metric: f64, config: &ModelCheckpoint) -> bo
     belongs(metric, &others, config)
 }
 
-/// Removes what need not be kept beside `newest`, and takes `-last` off the names of the others. A failure only
-/// costs disk space.
-pub(super) fn prune(parent: &Path, newest: &Path, config: &ModelCheckpoint) {
+/// Removes what need not be kept. A failure only costs disk space.
+pub(super) fn prune(parent: &Path, config: &ModelCheckpoint) {
     let checkpoints = checkpoints_in(parent);
     let candidates: Vec<_> = checkpoints
         .iter()
         .map(|checkpoint| candidate(&checkpoint.state.progress, config))
         .collect();
     for (checkpoint, kept) in checkpoints.iter().zip(kept(&candidates, config)) {
+        if kept {
+            continue;
+        }
+        // A folder that is being removed must not be taken for a checkpoint.
         let path = &checkpoint.path;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let changed = match name.strip_suffix(LAST) {
-            // A folder that is being removed must not be taken for a checkpoint.
-            _ if !kept => {
-                let aside = path.with_file_name(format!(".{name}.removing"));
-                std::fs::rename(path, &aside).and_then(|()| std::fs::remove_dir_all(&aside))
-            }
-            Some(short) if path != newest => std::fs::rename(path, path.with_file_name(short)),
-            _ => Ok(()),
-        };
-        if let Err(error) = changed {
-            tracing::warn!("cannot tidy up the older checkpoint {}: {error}", path.display());
+        let aside = path.with_file_name(format!(".{name}.removing"));
+        if let Err(error) = std::fs::rename(path, &aside).and_then(|()| std::fs::remove_dir_all(&aside)) {
+            tracing::warn!("cannot remove the older checkpoint {}: {error}", path.display());
         }
     }
 }

@@ -2,7 +2,7 @@
 //! afterwards.
 
 use super::folder::{DAMAGED, UNFINISHED};
-use super::retention::LAST;
+use super::last::LAST;
 use super::saving::Saving;
 use super::state::{BaseReference, RunProgress};
 use crate::comm::Mesh;

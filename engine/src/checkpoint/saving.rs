@@ -3,6 +3,7 @@
 
 use super::aside::{Aside, json};
 use super::host_memory::HostMemory;
+use super::last::{hand_over, plain};
 use super::retention::prune;
 use super::save::{Artifacts, Snapshot, name};
 use super::share::Share;
@@ -200,8 +201,12 @@ impl Lead {
         }
         self.state.files = all.files;
         aside.seal(&self.state)?;
-        aside.publish(&self.target)?;
-        prune(&self.parent, &self.target, &self.run.finetune.log.ckpt);
-        Ok(self.target)
+        let config = &self.run.finetune.log.ckpt;
+        // The same step may have been saved before, and be the last one; what else has that name is in the way.
+        let shown = if self.target.exists() { self.target } else { plain(&self.target) };
+        aside.publish(&shown)?;
+        let newest = hand_over(&shown, config.save_last);
+        prune(&self.parent, config);
+        Ok(newest)
     }
 }

@@ -1,7 +1,7 @@
 //! What the first rank decides for all, and whether all of them succeeded.
 
-use super::collective::Reduce;
-use super::mesh::Mesh;
+use super::collective::{Collective, Reduce};
+use super::mesh::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use tch::{Kind, Tensor};
@@ -43,8 +43,30 @@ pub fn first_decides<T: Serialize + DeserializeOwned>(mesh: &Mesh, decide: impl 
 /// # Errors
 /// This rank's own; [`EngineError::Peer`] where another one failed; or the ranks could not talk.
 pub fn all_succeed(mesh: &Mesh, mine: Result<()>) -> Result<()> {
-    let world = mesh.world();
-    if world.size() == 1 {
+    members_succeed(&**mesh.world(), |rank| rank, mine)
+}
+
+/// What this stage of the pipeline has, where every stage has it. Where some failed, the others fail with the words of
+/// the first of them.
+///
+/// # Errors
+/// As [`all_succeed`].
+pub fn stages_succeed<T>(mesh: &Mesh, mine: Result<T>) -> Result<T> {
+    let stages = mesh.axis(Axis::Pipeline);
+    // The pipeline is the outermost axis.
+    let each = mesh.world().size() / stages.size();
+    let own = mesh.world().rank() % each;
+    let (value, mine) = match mine {
+        Ok(value) => (Some(value), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    members_succeed(&**stages, |stage| stage * each + own, mine)?;
+    value.ok_or_else(|| EngineError::Bug("a stage that failed succeeded".into()))
+}
+
+/// `number` is that of a member in the world.
+fn members_succeed(group: &dyn Collective, number: impl Fn(usize) -> usize, mine: Result<()>) -> Result<()> {
+    if group.size() == 1 {
         return mine;
     }
     let bug = |error: serde_json::Error| EngineError::Bug(format!("ranks exchange what is not JSON: {error}"));
@@ -53,7 +75,7 @@ pub fn all_succeed(mesh: &Mesh, mine: Result<()>) -> Result<()> {
         Err(error) => serde_json::to_vec(&(error.class(), error.to_string())).map_err(bug)?,
     };
     let longest = Tensor::from(message.len() as i64);
-    world.all_reduce(&longest, Reduce::Max)?;
+    group.all_reduce(&longest, Reduce::Max)?;
     let longest = longest.int64_value(&[]);
     if longest == 0 {
         return Ok(());
@@ -61,12 +83,13 @@ pub fn all_succeed(mesh: &Mesh, mine: Result<()>) -> Result<()> {
     // JSON may end in blanks.
     let mut padded = message;
     padded.resize(longest as usize, b' ');
-    let all = world.all_gather(&Tensor::f_from_slice(&padded)?)?;
+    let all = group.all_gather(&Tensor::f_from_slice(&padded)?)?;
     mine?;
-    for (rank, text) in all.iter().enumerate() {
+    for (member, text) in all.iter().enumerate() {
         let text = Vec::<u8>::try_from(text)?;
         if !text.trim_ascii().is_empty() {
             let (class, message) = serde_json::from_slice(&text).map_err(bug)?;
+            let rank = number(member);
             return Err(EngineError::Peer { rank, class, message });
         }
     }

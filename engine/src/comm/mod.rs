@@ -13,7 +13,7 @@ mod rendezvous;
 mod threads;
 mod traffic;
 
-pub use agree::{all_succeed, first_decides};
+pub use agree::{all_succeed, first_decides, stages_succeed};
 pub use collective::{Collective, CommError, Fabric, Pending, Reduce, Solo};
 pub use gloo::GlooFabric;
 pub use mesh::{Axis, Mesh};

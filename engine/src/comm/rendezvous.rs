@@ -29,7 +29,10 @@ pub struct Meeting {
     pub fabric: GlooFabric,
     /// The data that rank 0 brought.
     pub from_first: Vec<u8>,
-    store: TcpStore,
+    /// This attempt's part of the store.
+    own: Store,
+    /// Its server lives here where this rank serves it.
+    _store: TcpStore,
     address: String,
     rank: u32,
 }
@@ -48,8 +51,8 @@ pub fn rendezvous(rank: &RankEnv, greeting: &Greeting, from_first: &[u8], timeou
     let serve = rank.rank == 0 && !rank.agent_store;
     let open = if serve { TcpStore::server } else { TcpStore::client };
     let store = open(&rank.master_addr, rank.master_port, world, timeout).map_err(failed)?;
-    // An agent's store may serve several attempts; a launcher's serves one.
-    let shared = store.prefixed("neva").map_err(failed)?;
+    // torchrun's agent keeps its store when it starts the ranks anew, and what the last attempt wrote is still there.
+    let shared = store.prefixed(&format!("neva/attempt_{}", rank.restart_count)).map_err(failed)?;
     compare(&shared, rank, greeting, timeout).map_err(|error| match error {
         Met::Store(error) => failed(error),
         Met::Differs(text) => CommError::Strangers(text),
@@ -63,19 +66,20 @@ pub fn rendezvous(rank: &RankEnv, greeting: &Greeting, from_first: &[u8], timeou
     Ok(Meeting {
         fabric,
         from_first,
-        store,
+        own: shared,
+        _store: store,
         address,
         rank: rank.rank,
     })
 }
 
 impl Meeting {
-    /// The store, for keys below `prefix`.
+    /// This attempt's part of the store, for keys below `prefix`.
     ///
     /// # Errors
     /// The store failed.
     pub fn store(&self, prefix: &str) -> Result<Store, CommError> {
-        self.store.prefixed(prefix).map_err(|error| CommError::Rendezvous {
+        self.own.prefixed(prefix).map_err(|error| CommError::Rendezvous {
             address: self.address.clone(),
             reason: error.to_string(),
         })
@@ -83,7 +87,7 @@ impl Meeting {
 
     /// Leaves: rank 0, which may serve the store, waits a little for the others to be done with it.
     pub fn leave(self, deadline: Duration) {
-        let Ok(store) = self.store.prefixed("leave") else { return };
+        let Ok(store) = self.own.prefixed("leave") else { return };
         let key = |rank: u32| format!("rank{rank}");
         if store.set(&key(self.rank), b"1").is_ok() && self.rank == 0 {
             let keys: Vec<_> = (0..self.fabric.world() as u32).map(key).collect();

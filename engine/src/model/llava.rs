@@ -20,7 +20,7 @@ pub struct Batch {
     pub labels_bs: Tensor,
     /// Segment bounds.
     pub segments: Segments,
-    /// Pictures `[pictures, channels, height, width]`, if there are any.
+    /// Pictures `[pictures, channels, height, width]`, if there are any; a section without the vision encoder needs none.
     pub pixels: Option<Tensor>,
     /// Positions of the pictures' features in the flattened `[b * s]`, in order.
     pub image_positions: Tensor,
@@ -62,6 +62,11 @@ impl Llava {
             pictures: section.first.then(pictures).transpose()?,
             language: Llama::new(&config.text_config, section, &build.at("model.language_model"))?,
         })
+    }
+
+    /// Whether this section starts with the vision encoder.
+    pub fn sees_pictures(&self) -> bool {
+        self.pictures.is_some()
     }
 
     /// Hidden states `[b, s, h]` from those of the section before, or from the batch where there is none; the loss
@@ -110,6 +115,9 @@ impl Llava {
     fn embed(&self, batch: &Batch) -> Result<Tensor> {
         let embeds_bsh = self.language.embed(&batch.input_ids_bs.clamp_min(0))?;
         let (Some(pixels), Some(pictures)) = (&batch.pixels, &self.pictures) else {
+            if batch.image_positions.numel() > 0 {
+                return Err(EngineError::Bug("pictures without pixels where they are needed".into()));
+            }
             return Ok(embeds_bsh);
         };
         let own_bsh = self.image_features(&pictures.shares.own(pixels).to_kind(embeds_bsh.kind()))?;

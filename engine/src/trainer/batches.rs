@@ -1,11 +1,11 @@
 //! This rank's share of the data: micro-batches of training, step by step, and of a validation.
 
 use super::batch::to_device;
-use super::step::Microbatch;
+use super::step::{Microbatch, Trainer};
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::parallel::zigzag;
-use neva_data::{BatchSlice, Dataset, Loader, MergeOptions, Order};
+use neva_data::{BatchSlice, Dataset, Loader, MergeOptions, Order, WithoutPixels};
 use neva_layout::ZigZag;
 use neva_schemas::{Finetune, Problem};
 use std::sync::Arc;
@@ -41,13 +41,16 @@ pub(super) struct Slicing {
     slice: BatchSlice,
     options: MergeOptions,
     zigzag: ZigZag,
+    /// Pixels are needed: this rank holds the vision encoder.
+    pixels: bool,
     workers: usize,
     device: Device,
 }
 
 impl Slicing {
     /// The slicing of a run on this rank.
-    pub(super) fn of(finetune: &Finetune, mesh: &Mesh, device: Device) -> Result<Self> {
+    pub(super) fn of(finetune: &Finetune, trainer: &Trainer, device: Device) -> Result<Self> {
+        let mesh = trainer.mesh();
         let slice = batch_slice(finetune, mesh);
         if let Some(problem) = slice.problem() {
             return Err(EngineError::Run(vec![Problem::error("finetune.data.global_batch_size", problem)]));
@@ -56,6 +59,7 @@ impl Slicing {
             slice,
             options: merge_options(finetune),
             zigzag: zigzag(mesh),
+            pixels: trainer.sees_pictures(),
             workers: finetune.data.num_workers(),
             device,
         })
@@ -71,12 +75,18 @@ impl Slicing {
         self.slice.num_batches(samples, limit)
     }
 
+    /// The samples as this rank needs them.
+    fn seen(&self, dataset: Arc<dyn Dataset>) -> Arc<dyn Dataset> {
+        if self.pixels { dataset } else { Arc::new(WithoutPixels(dataset)) }
+    }
+
     fn microbatch(&self, batch: &neva_data::Batch) -> Result<Microbatch> {
         let tokens = &batch.tokens;
         let whole = Microbatch {
             labels: tokens.total_labels() as u64,
             tokens: tokens.seq_lens.iter().sum::<usize>() as u64,
             zero_label_samples: tokens.num_labels.iter().filter(|labels| **labels == 0).count() as u64,
+            text_only: tokens.images.is_empty(),
             batch: to_device(batch, self.options.image_seq_len, self.device)?,
         };
         whole.part(self.zigzag)
@@ -92,6 +102,7 @@ pub(super) struct TrainBatches {
 impl TrainBatches {
     pub(super) fn start(slicing: Slicing, dataset: Arc<dyn Dataset>, order: Order, consumed: u64) -> Result<Self> {
         let Slicing { slice, options, .. } = slicing;
+        let dataset = slicing.seen(dataset);
         let source = move |n| Some(neva_data::Batch::microbatch(&*dataset, &order, &slice, &options, consumed, n));
         Ok(Self {
             loader: Loader::new(source, slicing.workers, PREFETCH)?,
@@ -119,6 +130,7 @@ pub(super) fn validation_batches(
     limit: Option<u64>,
 ) -> Result<impl Iterator<Item = Result<(Microbatch, u64)>>> {
     let Slicing { slice, options, .. } = slicing;
+    let dataset = slicing.seen(dataset);
     let source = move |n| {
         let indices = slice.validation(dataset.len() as u64, limit, n)?;
         Some(neva_data::Batch::of(&*dataset, &indices, &options))

@@ -9,7 +9,7 @@ use super::spike::{Spike, observe};
 use super::step::{StepReport, Trainer};
 use super::stop::{Clocks, Stop, StopRequest};
 use crate::checkpoint::{Artifacts, BaseReference, HostMemory, ModelCache, RunProgress, Saving, Snapshot, is_among_best};
-use crate::comm::{Mesh, first_decides};
+use crate::comm::{Mesh, first_decides, stages_succeed};
 use crate::error::{EngineError, Result};
 use crate::optim::learning_rate;
 use neva_data::Order;
@@ -184,7 +184,9 @@ impl Fit<'_> {
         let started = Instant::now();
         let total_steps = self.state.progress.total_steps;
         let rate = |peak: f64| learning_rate(finetune.optim.lr_scheduler(), peak, total_steps, step);
-        let done = self.trainer.step(&self.batches.next_step()?, rate, step)?;
+        // The stage with the vision encoder is the only one that knows of a broken picture.
+        let microbatches = stages_succeed(self.trainer.mesh(), self.batches.next_step())?;
+        let done = self.trainer.step(&microbatches, rate, step)?;
         let consumed_before = self.state.progress.consumed_samples;
         let progress = &mut self.state.progress;
         progress.steps_done = step + 1;

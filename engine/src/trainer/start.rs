@@ -71,7 +71,7 @@ impl<'a> Fit<'a> {
         progress.total_steps = total_steps;
         // A finished run of this folder has nothing left to do; one of another folder was let past its end.
         progress.finished &= own;
-        let slicing = Slicing::of(finetune, trainer.mesh(), device)?;
+        let slicing = Slicing::of(finetune, &trainer, device)?;
         let order = Order {
             seed: finetune.data.seed(),
             len: samples,

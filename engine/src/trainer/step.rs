@@ -2,7 +2,7 @@
 
 use super::loaded::LoadedModel;
 use super::passes::{Boundary, Training, Validation};
-use crate::comm::{Axis, Mesh, Reduce};
+use crate::comm::{Axis, Mesh, Reduce, stages_succeed};
 use crate::error::{EngineError, Result};
 use crate::model::Batch;
 use crate::optim::{Gradients, Optimizer, Partition};
@@ -70,6 +70,8 @@ pub struct Microbatch {
     pub tokens: u64,
     /// Samples without any label.
     pub zero_label_samples: u64,
+    /// No picture stands in the whole rows. Pixels may be missing elsewhere, too: on a stage without the vision encoder.
+    pub text_only: bool,
 }
 
 impl Trainer {
@@ -141,7 +143,9 @@ impl Trainer {
         let stages = self.loaded.stages.stages();
         let at_once = if stages == 1 { 1 } else { 4 * stages };
         while rest.peek().is_some() {
-            let batch = rest.by_ref().take(at_once).collect::<Result<Vec<_>>>()?;
+            // The stage with the vision encoder is the only one that knows of a broken picture.
+            let batch = rest.by_ref().take(at_once).collect::<Result<Vec<_>>>();
+            let batch = stages_succeed(&self.mesh, batch)?;
             for (microbatch, samples) in &batch {
                 sums[1] += microbatch.labels as f64;
                 sums[2] += *samples as f64;
@@ -228,7 +232,7 @@ impl Trainer {
             counts[0] += microbatch.labels as i64;
             counts[1] += microbatch.tokens as i64;
             counts[2] += microbatch.zero_label_samples as i64;
-            counts[3] += i64::from(microbatch.batch.pixels.is_none());
+            counts[3] += i64::from(microbatch.text_only);
         }
         let counts = Tensor::from_slice(&counts);
         self.mesh.axis(Axis::Data).all_reduce(&counts, Reduce::Sum)?;
@@ -282,6 +286,11 @@ impl Trainer {
         &self.optimizer
     }
 
+    /// Whether this rank holds the vision encoder, and needs the pixels of its micro-batches.
+    pub fn sees_pictures(&self) -> bool {
+        self.loaded.chunks.iter().any(|chunk| chunk.model.sees_pictures())
+    }
+
     /// The mesh.
     pub fn mesh(&self) -> &Mesh {
         &self.mesh
@@ -296,6 +305,7 @@ impl Microbatch {
             labels: labelled_b.sum(Kind::Int64).int64_value(&[]) as u64,
             zero_label_samples: labelled_b.eq(0).sum(Kind::Int64).int64_value(&[]) as u64,
             tokens,
+            text_only: batch.image_positions.numel() == 0,
             batch,
         }
     }

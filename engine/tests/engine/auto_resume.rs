@@ -1,8 +1,10 @@
 //! Which checkpoint a run goes on from, and what becomes of those that are damaged or half written.
 
 use crate::setting::{copy, files, names, run, small, within_limit};
+use neva_engine::checkpoint::{CheckpointFolder, newest_checkpoint};
 use neva_schemas::{Finetune, RestoreConfig, exit_class};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Folders of runs, and checkpoints to put there: of each number of steps from 1 to 6.
 struct Place {
@@ -252,6 +254,105 @@ fn leftovers_are_cleared_in_the_own_folder_only() {
             .filter(|name| name.starts_with('.') || name.ends_with("-unfinished"))
             .collect();
         assert_eq!(left, Vec::<String>::new());
+    });
+}
+
+fn last(folder: &Path) -> Vec<String> {
+    names(folder).into_iter().filter(|name| name.ends_with("-last")).collect()
+}
+
+/// What a kill leaves between the moment at which a checkpoint is there and the one at which it is called the last.
+#[test]
+fn the_newest_is_the_last_after_a_kill_at_any_moment() {
+    // Given the checkpoint before, which is called the last, and the new one, which is not.
+    type Left = fn(&Path, &Path);
+    let moments: [(&str, bool, Left); 4] = [
+        ("before it is there", false, |_, newer| {
+            let name = newer.file_name().unwrap().display();
+            std::fs::rename(newer, newer.with_file_name(format!(".{name}-last.writing"))).unwrap();
+            std::fs::write(newer.with_file_name(format!("{name}-last-unfinished")), b"").unwrap();
+        }),
+        ("once it is there", true, |_, _| {}),
+        ("once the one before it is no longer the last", true, |older, _| {
+            std::fs::rename(older, older.with_file_name(name(4))).unwrap();
+        }),
+        ("as an earlier version of the program left it", true, |_, newer| {
+            std::fs::rename(newer, called_last(newer)).unwrap();
+        }),
+    ];
+    within_limit(move || {
+        let place = Place::new();
+        for (index, (what, is_there, leave)) in moments.into_iter().enumerate() {
+            // A run that goes on, and one that came to its end: only the start sets the names of that one right.
+            for (steps, end) in [(5, 7), (6, 6)] {
+                let run_dir = place.path(&format!("runs/{index}.{steps}"));
+                let own = format!("runs/{index}.{steps}/checkpoints");
+                let (parent, older, newer) = (place.path(&own), place.put(4, &own), place.put(steps, &own));
+                std::fs::rename(&older, called_last(&older)).unwrap();
+                leave(&called_last(&older), &newer);
+                let (newest, end) = if is_there { (steps, end) } else { (4, 7) };
+                assert_eq!(CheckpointFolder::find(&run_dir).unwrap().steps_done(), newest, "{what}");
+                let report = run(&place.finetune, &run_dir).unwrap();
+                assert_eq!((report.steps, report.losses.len() as u64), (end, end - newest), "{what}");
+                assert_eq!(last(&parent), [name(end) + "-last"], "{what}");
+                assert_eq!(report.checkpoint, Some(parent.join(name(end) + "-last")), "{what}");
+                let names = names(&parent);
+                assert!(
+                    names.contains(&name(4)) && names.iter().all(|name| !name.starts_with('.')),
+                    "{what}: {names:?}"
+                );
+            }
+        }
+    });
+}
+
+fn called_last(checkpoint: &Path) -> PathBuf {
+    checkpoint.with_file_name(format!("{}-last", checkpoint.file_name().unwrap().display()))
+}
+
+/// Who looks on while a run saves sees whole checkpoints at every moment, and never two that are called the last.
+#[test]
+fn there_are_never_two_that_are_called_the_last() {
+    within_limit(|| {
+        let place = Place::new();
+        let parent = place.path("runs/1/checkpoints");
+        let over = AtomicBool::new(false);
+        let looks = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let (mut looks, mut steps) = (0, 0);
+                while !over.load(Ordering::Relaxed) {
+                    if !parent.is_dir() {
+                        continue;
+                    }
+                    let last = last(&parent);
+                    assert!(last.len() <= 1, "{last:?}");
+                    let found = newest_checkpoint(std::slice::from_ref(&parent), |path| panic!("{} is not whole", path.display()));
+                    let found = found.map_or(0, |checkpoint| checkpoint.steps_done());
+                    assert!(found >= steps, "{found} steps after {steps}");
+                    (looks, steps) = (looks + 1, found);
+                }
+                looks
+            });
+            let report = run(&place.finetune, &place.path("runs/1"));
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(report.unwrap().steps, 7);
+            watch.join().unwrap()
+        });
+        assert!(looks > 7, "{looks} looks at seven saves");
+    });
+}
+
+#[test]
+fn one_that_is_renamed_while_it_is_read_is_found_again() {
+    within_limit(|| {
+        let place = Place::new();
+        let (older, newer) = (place.put(4, "runs"), place.put(5, "runs"));
+        flip(&newer.join("model.safetensors"));
+        let renamed = older.with_file_name("renamed");
+        let found = newest_checkpoint(&[place.path("runs")], |_| {
+            let _ = std::fs::rename(&older, &renamed);
+        });
+        assert_eq!(found.unwrap().path, renamed);
     });
 }
 

@@ -45,20 +45,21 @@ pub(crate) fn meet<T: Send>(
 ) -> Vec<T> {
     let store = TcpStore::server(HOST, 0, world as usize, TIMEOUT).unwrap();
     let port = store.port();
+    each_rank(world, |rank| {
+        body(rendezvous(
+            &rank_env(rank, world, port, true),
+            &greeting(plan(rank)),
+            format!("from {rank}").as_bytes(),
+            timeout,
+        ))
+    })
+}
+
+/// Runs `body` on a thread for each rank.
+fn each_rank<T: Send>(world: u32, body: impl Fn(u32) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
-        let ranks: Vec<_> = (0..world)
-            .map(|rank| {
-                let (plan, body) = (&plan, &body);
-                scope.spawn(move || {
-                    body(rendezvous(
-                        &rank_env(rank, world, port, true),
-                        &greeting(plan(rank)),
-                        format!("from {rank}").as_bytes(),
-                        timeout,
-                    ))
-                })
-            })
-            .collect();
+        let body = &body;
+        let ranks: Vec<_> = (0..world).map(|rank| scope.spawn(move || body(rank))).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
 }
@@ -204,25 +205,81 @@ fn a_taken_port_is_recognised() {
     });
 }
 
+/// A rank as torchrun's variables name it, whose agent serves the store and has started the ranks anew `restarts` times.
+fn under_torchrun(rank: u32, world_size: u32, port: u16, restarts: u32) -> RankEnv {
+    let lookup = |name: &str| {
+        Some(match name {
+            "RANK" | "LOCAL_RANK" => rank.to_string(),
+            "WORLD_SIZE" | "LOCAL_WORLD_SIZE" => world_size.to_string(),
+            "MASTER_ADDR" => HOST.into(),
+            "MASTER_PORT" => port.to_string(),
+            "TORCHELASTIC_USE_AGENT_STORE" => "True".into(),
+            "TORCHELASTIC_RESTART_COUNT" => restarts.to_string(),
+            _ => return None,
+        })
+    };
+    RankEnv::read(lookup).unwrap().unwrap()
+}
+
+#[test]
+fn ranks_that_are_started_anew_do_not_meet_those_before_them() {
+    within_limit(|| {
+        let store = TcpStore::server(HOST, 0, 2, TIMEOUT).unwrap();
+        let port = store.port();
+        let meet = |rank, restarts, timeout| {
+            let words = format!("attempt {restarts}");
+            rendezvous(
+                &under_torchrun(rank, 2, port, restarts),
+                &greeting(&words),
+                words.as_bytes(),
+                timeout,
+            )
+        };
+        for restarts in [0, 1] {
+            // Nobody of this attempt is there: whatever the last one left is no answer.
+            let error = meet(1, restarts, SHORT).unwrap_err();
+            assert!(matches!(error, CommError::Rendezvous { .. }), "attempt {restarts}: {error}");
+            let sums = each_rank(2, |rank| {
+                let meeting = meet(rank, restarts, TIMEOUT).unwrap();
+                assert_eq!(meeting.from_first, format!("attempt {restarts}").as_bytes());
+                assert!(!meeting.store("mine").unwrap().check(&["left"]).unwrap(), "attempt {restarts}");
+                let group = meeting.fabric.group("pair", &[0, 1]).unwrap();
+                let sum = Tensor::from(i64::from(rank + restarts));
+                group.all_reduce(&sum, Reduce::Sum).unwrap();
+                meeting.store("mine").unwrap().set("left", b"1").unwrap();
+                // As an attempt that failed: nobody takes leave.
+                sum.int64_value(&[])
+            });
+            assert_eq!(sums, [1 + 2 * i64::from(restarts); 2]);
+        }
+    });
+}
+
 #[test]
 fn a_peer_that_leaves_ends_the_wait() {
     within_limit(|| {
         let outcomes = meet(
             2,
-            Duration::from_secs(5),
+            TIMEOUT,
             |_| "plan",
             |meeting| {
                 let meeting = meeting.unwrap();
                 let group = meeting.fabric.group("pair", &[0, 1]).unwrap();
+                let formed = meeting.store("formed").unwrap();
                 if meeting.fabric.rank() == 1 {
-                    Ok(())
-                } else {
-                    group.all_reduce(&Tensor::from(1f32), Reduce::Sum)
+                    // Each rank forms a group by itself: one that leaves earlier ends the other's attempt to connect.
+                    formed.get("0", TIMEOUT).unwrap();
+                    return Ok(());
                 }
+                formed.set("0", b"1").unwrap();
+                let started = Instant::now();
+                let outcome = group.all_reduce(&Tensor::from(1f32), Reduce::Sum);
+                assert!(started.elapsed() < TIMEOUT, "the deadline ended it, not the peer: {outcome:?}");
+                outcome
             },
         );
         let error = outcomes[0].as_ref().unwrap_err();
-        assert!(matches!(error, CommError::Transport { .. } | CommError::Deadline { .. }), "{error}");
+        assert!(matches!(error, CommError::Transport { .. }), "{error}");
         assert!(
             error.to_string().contains("`pair`") && error.to_string().contains("all_reduce(sum)"),
             "{error}"

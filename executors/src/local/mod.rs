@@ -147,7 +147,7 @@ impl Executor for LocalExecutor {
 }
 
 /// The environment that a rank must not inherit: torchrun's agent serves another world.
-const FOREIGN: &[&str] = &[env::TORCHELASTIC_USE_AGENT_STORE];
+const FOREIGN: &[&str] = &[env::TORCHELASTIC_USE_AGENT_STORE, env::TORCHELASTIC_RESTART_COUNT];
 
 /// A port that was free a moment ago. Whoever takes it before rank 0 does costs a second attempt.
 fn free_port() -> Result<u16, ExecutorError> {
