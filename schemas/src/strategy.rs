@@ -1,6 +1,7 @@
 //! How a model is cut over the ranks.
 
 use crate::parallel::ParallelSizes;
+use crate::recompute::{RecomputeGranularity, RecomputeMethod, RecomputeModule, validate_recompute};
 use crate::validate::{Problem, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,14 @@ pub struct MegatronStrategy {
     pub sequence_parallel: bool,
     /// Which ranks encode pictures, and with how much of the vision encoder and the projector.
     pub vision_placement: VisionPlacement,
+    /// How much is computed again in the backward pass instead of being kept; `null` keeps everything.
+    pub recompute_granularity: Option<RecomputeGranularity>,
+    /// Which layers are computed again with `full`; `null`: `uniform`.
+    pub recompute_method: Option<RecomputeMethod>,
+    /// How many layers are computed again at a time (`uniform`), or at all (`block`); `null`: 1.
+    pub recompute_num_layers: Option<u32>,
+    /// Which parts of each layer are computed again with `selective`; `null`: `[core_attn]`.
+    pub recompute_modules: Option<Vec<RecomputeModule>>,
     /// How gradients, master weights and moments are shared over the ranks that hold the same parameters.
     pub ddp: DistributedDataParallelConfig,
 }
@@ -44,6 +53,10 @@ impl Default for MegatronStrategy {
             cp_comm_type: CpCommType::P2p,
             sequence_parallel: false,
             vision_placement: VisionPlacement::Shared,
+            recompute_granularity: None,
+            recompute_method: None,
+            recompute_num_layers: None,
+            recompute_modules: None,
             ddp: DistributedDataParallelConfig::default(),
         }
     }
@@ -68,6 +81,12 @@ impl MegatronStrategy {
     /// Chunks of layers on each pipeline rank.
     pub fn chunks(&self) -> u32 {
         self.virtual_pipeline_model_parallel_size.unwrap_or(1)
+    }
+
+    /// Whether this part of each layer of the language model is computed again by itself.
+    pub fn recomputes(&self, module: RecomputeModule) -> bool {
+        let modules = self.recompute_modules.as_deref().unwrap_or(&[RecomputeModule::CoreAttn]);
+        self.recompute_granularity == Some(RecomputeGranularity::Selective) && modules.contains(&module)
     }
 }
 
@@ -136,6 +155,7 @@ pub(crate) fn validate_strategy(path: &str, strategy: &MegatronStrategy, problem
             ),
         ],
     );
+    validate_recompute(path, strategy, problems);
     nonzero(&format!("{path}.ddp"), problems, &[("bucket_size", strategy.ddp.bucket_size)]);
     if strategy.sequence_parallel && strategy.tensor_model_parallel_size == 1 {
         problems.push(Problem::warning(

@@ -45,6 +45,13 @@ pub fn tensor_bytes(tensor: usize, section: &Section, hidden: Hidden, labels: us
     bytes
 }
 
+/// Sent on top by one of `tensor` ranks for `layers` layers that are computed again in the backward pass: each sums its
+/// hidden states twice once more.
+pub fn recompute_bytes(tensor: usize, layers: usize, hidden: Hidden) -> u64 {
+    let (others, tensor) = (tensor as u64 - 1, tensor as u64);
+    2 * layers as u64 * (2 * hidden.size() * others / tensor)
+}
+
 /// The pictures of a micro-batch that the ranks of a tensor group encode together, where the vision encoder and the
 /// projector are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

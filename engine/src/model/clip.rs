@@ -1,7 +1,7 @@
 //! CLIP's vision transformer (arXiv:2103.00020), as `transformers.CLIPVisionModel`.
 
 use crate::error::Result;
-use crate::nn::{Build, ColumnLinears, LayerNorm, Linear, attend};
+use crate::nn::{Block, Build, ColumnLinears, LayerNorm, Linear, Stack, attend};
 use neva_schemas::VisionConfig;
 use tch::Tensor;
 
@@ -12,19 +12,18 @@ pub(super) struct ClipVision {
     patch_embedding: Tensor,
     position_embedding_sh: Tensor,
     pre_norm: LayerNorm,
-    layers: Vec<Layer>,
+    layers: Stack<Layer>,
 }
 
 impl ClipVision {
     /// Takes the parameters of the first `layers` layers.
     pub(super) fn new(config: &VisionConfig, layers: usize, build: &Build<'_>) -> Result<Self> {
-        let layer = |index: usize| Layer::new(config, &build.at(&format!("encoder.layers.{index}")));
         Ok(Self {
             class_embedding_h: build.tensor("embeddings.class_embedding")?,
             patch_embedding: build.tensor("embeddings.patch_embedding.weight")?,
             position_embedding_sh: build.tensor("embeddings.position_embedding.weight")?,
             pre_norm: build.layer_norm("pre_layrnorm", config.layer_norm_eps)?,
-            layers: (0..layers).map(layer).collect::<Result<_>>()?,
+            layers: Stack::new(build, "encoder.layers", 0..layers, |build| Layer::new(config, build))?,
         })
     }
 
@@ -36,13 +35,8 @@ impl ClipVision {
             .flatten(2, 3)
             .transpose(1, 2);
         let class_bsh = self.class_embedding_h.expand([pixels.size()[0], 1, -1], false);
-        let mut x_bsh = self
-            .pre_norm
-            .forward(&(Tensor::cat(&[class_bsh, patches_bsh], 1) + &self.position_embedding_sh));
-        for layer in &self.layers {
-            x_bsh = layer.forward(&x_bsh)?;
-        }
-        Ok(x_bsh)
+        let x_bsh = Tensor::cat(&[class_bsh, patches_bsh], 1) + &self.position_embedding_sh;
+        self.layers.forward(&self.pre_norm.forward(&x_bsh), &())
     }
 }
 
@@ -70,12 +64,6 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x_bsh: &Tensor) -> Result<Tensor> {
-        let x_bsh = x_bsh + self.attention(&self.norm1.forward(x_bsh))?;
-        let y_bsf = quick_gelu(&self.fc1.forward(&self.norm2.forward(&x_bsh))?);
-        Ok(x_bsh + self.fc2.forward(&y_bsf)?)
-    }
-
     fn attention(&self, x_bsh: &Tensor) -> Result<Tensor> {
         let heads = |y_bsh: Tensor| {
             let size = y_bsh.size();
@@ -83,6 +71,16 @@ impl Layer {
         };
         let [q, k, v] = self.qkv.forward(x_bsh)?.map(heads);
         self.out.forward(&attend(&q, &k, &v, None))
+    }
+}
+
+impl Block for Layer {
+    type With = ();
+
+    fn forward(&self, x_bsh: &Tensor, (): &()) -> Result<Tensor> {
+        let x_bsh = x_bsh + self.attention(&self.norm1.forward(x_bsh))?;
+        let y_bsf = quick_gelu(&self.fc1.forward(&self.norm2.forward(&x_bsh))?);
+        Ok(x_bsh + self.fc2.forward(&y_bsf)?)
     }
 }
 

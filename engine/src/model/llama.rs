@@ -1,10 +1,13 @@
 //! Llama (arXiv:2302.13971, grouped queries of arXiv:2307.09288), as `transformers.LlamaModel`.
 
 use crate::error::{EngineError, Result};
-use crate::nn::{Arrival, Build, CausalAttention, ColumnLinears, KvCache, Linear, RmsNorm, Rope, Segments, VocabEmbedding, attend};
+use crate::nn::{
+    Arrival, Block, Build, CausalAttention, ColumnLinears, KvCache, Linear, Recomputed, RmsNorm, Rope, Segments, Stack, VocabEmbedding,
+    attend,
+};
 use crate::parallel::TensorRegion;
 use neva_layout::Section;
-use neva_schemas::TextConfig;
+use neva_schemas::{RecomputeModule, TextConfig};
 use std::sync::Arc;
 use tch::Tensor;
 
@@ -12,9 +15,7 @@ use tch::Tensor;
 #[derive(Debug)]
 pub struct Llama {
     embed_tokens: Option<VocabEmbedding>,
-    layers: Vec<Layer>,
-    /// Number of the first of them.
-    first: usize,
+    layers: Stack<Layer>,
     norm: Option<RmsNorm>,
     arrival: Arrival,
     region: TensorRegion,
@@ -31,13 +32,11 @@ pub struct Decoding {
 impl Llama {
     /// Takes the parameters of a section.
     pub fn new(config: &TextConfig, section: &Section, build: &Build<'_>) -> Result<Self> {
-        let layer = |index: usize| Layer::new(config, &build.at(&format!("layers.{index}")));
         let embed_tokens = section.first.then(|| build.vocab_embedding("embed_tokens")).transpose()?;
         let norm = section.last.then(|| build.rms_norm("norm", config.rms_norm_eps)).transpose()?;
         Ok(Self {
             embed_tokens,
-            layers: section.layers.clone().map(layer).collect::<Result<_>>()?,
-            first: section.layers.start,
+            layers: Stack::new(build, "layers", section.layers.clone(), |build| Layer::new(config, build))?,
             norm,
             arrival: build.arrival(),
             region: build.region(),
@@ -64,13 +63,11 @@ impl Llama {
     /// each rank's part of `s` with sequence parallelism.
     pub fn forward(&self, hidden_bsh: &Tensor, s: i64, segments: &Segments) -> Result<Tensor> {
         let (kind, device) = (hidden_bsh.kind(), hidden_bsh.device());
-        let rope = Rope::new(&segments.positions(s), self.head_dim, self.rope_theta, kind, device);
-        let mut x_bsh = hidden_bsh.shallow_clone();
-        for (number, layer) in (self.first..).zip(&self.layers) {
-            self.arrival.wait_for(&format!("layers.{number}"))?;
-            x_bsh = layer.forward(&x_bsh, &rope, segments, None)?;
-        }
-        self.finish(x_bsh)
+        let places = Places {
+            rope: Rope::new(&segments.positions(s), self.head_dim, self.rope_theta, kind, device),
+            segments: segments.clone(),
+        };
+        self.finish(self.layers.forward(hidden_bsh, &places)?)
     }
 
     fn finish(&self, x_bsh: Tensor) -> Result<Tensor> {
@@ -82,7 +79,7 @@ impl Llama {
     /// An empty memory for [`Self::decode`].
     pub fn decoding(&self) -> Decoding {
         Decoding {
-            caches: self.layers.iter().map(|_| KvCache::default()).collect(),
+            caches: (0..self.layers.len()).map(|_| KvCache::default()).collect(),
         }
     }
 
@@ -91,14 +88,22 @@ impl Llama {
     pub fn decode(&self, embeds_bsh: &Tensor, decoding: &mut Decoding) -> Result<Tensor> {
         let (first, s) = (decoding.caches.first().map_or(0, KvCache::len), embeds_bsh.size()[1]);
         let positions: Vec<_> = (first..first + s).collect();
-        let rope = Rope::new(&[positions], self.head_dim, self.rope_theta, embeds_bsh.kind(), embeds_bsh.device());
-        let segments = Segments::rows(&[s as usize]);
-        let mut x_bsh = embeds_bsh.shallow_clone();
-        for (layer, cache) in self.layers.iter().zip(&mut decoding.caches) {
-            x_bsh = layer.forward(&x_bsh, &rope, &segments, Some(cache))?;
-        }
-        self.finish(x_bsh)
+        let places = Places {
+            rope: Rope::new(&[positions], self.head_dim, self.rope_theta, embeds_bsh.kind(), embeds_bsh.device()),
+            segments: Segments::rows(&[s as usize]),
+        };
+        let layers = &self.layers;
+        self.finish(layers.forward_each(embeds_bsh, &mut decoding.caches, |layer, x_bsh, cache| {
+            layer.run(x_bsh, &places, Some(cache))
+        })?)
     }
+}
+
+/// Where the hidden states of a pass stand.
+#[derive(Debug, Clone)]
+struct Places {
+    rope: Rope,
+    segments: Segments,
 }
 
 #[derive(Debug)]
@@ -107,8 +112,7 @@ struct Layer {
     qkv: ColumnLinears<3>,
     o: Linear,
     post_attention_norm: RmsNorm,
-    gate_up: ColumnLinears<2>,
-    down: Linear,
+    mlp: Recomputed<Mlp>,
     causal: Arc<dyn CausalAttention>,
     head_dim: i64,
 }
@@ -120,20 +124,18 @@ impl Layer {
             qkv: build.column_linears(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
             o: build.linear("self_attn.o_proj")?,
             post_attention_norm: build.rms_norm("post_attention_layernorm", config.rms_norm_eps)?,
-            gate_up: build.column_linears(["mlp.gate_proj", "mlp.up_proj"])?,
-            down: build.linear("mlp.down_proj")?,
+            mlp: build.recomputed(RecomputeModule::Mlp, "mlp", Mlp::new(&build.at("mlp"))?),
             causal: build.attention(),
             head_dim: config.head_dim() as i64,
         })
     }
 
-    fn forward(&self, x_bsh: &Tensor, rope: &Rope, segments: &Segments, cache: Option<&mut KvCache>) -> Result<Tensor> {
-        let x_bsh = x_bsh + self.attention(&self.input_norm.forward(x_bsh), rope, segments, cache)?;
-        let [gate_bsf, up_bsf] = self.gate_up.forward(&self.post_attention_norm.forward(&x_bsh))?;
-        Ok(&x_bsh + self.down.forward(&(gate_bsf.silu() * up_bsf))?)
+    fn run(&self, x_bsh: &Tensor, places: &Places, cache: Option<&mut KvCache>) -> Result<Tensor> {
+        let x_bsh = x_bsh + self.attention(&self.input_norm.forward(x_bsh), places, cache)?;
+        Ok(&x_bsh + self.mlp.forward(&self.post_attention_norm.forward(&x_bsh), &())?)
     }
 
-    fn attention(&self, x_bsh: &Tensor, rope: &Rope, segments: &Segments, cache: Option<&mut KvCache>) -> Result<Tensor> {
+    fn attention(&self, x_bsh: &Tensor, Places { rope, segments }: &Places, cache: Option<&mut KvCache>) -> Result<Tensor> {
         let heads = |y_bsh: &Tensor| {
             let size = y_bsh.size();
             y_bsh.view([size[0], size[1], -1, self.head_dim]).transpose(1, 2)
@@ -148,5 +150,38 @@ impl Layer {
             None => self.causal.attend(&q, &k, &v, segments)?,
         };
         self.o.forward(&o_bsh)
+    }
+}
+
+impl Block for Layer {
+    type With = Places;
+
+    fn forward(&self, x_bsh: &Tensor, places: &Places) -> Result<Tensor> {
+        self.run(x_bsh, places, None)
+    }
+}
+
+/// SwiGLU (arXiv:2002.05202).
+#[derive(Debug)]
+struct Mlp {
+    gate_up: ColumnLinears<2>,
+    down: Linear,
+}
+
+impl Mlp {
+    fn new(build: &Build<'_>) -> Result<Self> {
+        Ok(Self {
+            gate_up: build.column_linears(["gate_proj", "up_proj"])?,
+            down: build.linear("down_proj")?,
+        })
+    }
+}
+
+impl Block for Mlp {
+    type With = ();
+
+    fn forward(&self, x_bsh: &Tensor, (): &()) -> Result<Tensor> {
+        let [gate_bsf, up_bsf] = self.gate_up.forward(x_bsh)?;
+        self.down.forward(&(gate_bsf.silu() * up_bsf))
     }
 }

@@ -1,12 +1,13 @@
 //! Puts building blocks together out of named parameters.
 
-use super::{Arrival, CausalAttention, ColumnLinears, LayerNorm, Linear, LocalAttention, Lora, RmsNorm, VocabEmbedding};
+use super::{Arrival, Block, CausalAttention, ColumnLinears, LayerNorm, Linear, LocalAttention, Lora, Recomputed, RmsNorm, VocabEmbedding};
 use crate::comm::Mesh;
 use crate::error::Result;
 use crate::parallel::{PictureShares, TensorRegion};
 use crate::parameters::Parameters;
-use neva_layout::Adapters;
-use neva_schemas::VisionPlacement;
+use neva_layout::{Adapters, LayerGroup, layer_groups};
+use neva_schemas::{MegatronStrategy, RecomputeModule, VisionPlacement};
+use std::ops::Range;
 use std::sync::Arc;
 use tch::Tensor;
 
@@ -19,6 +20,8 @@ pub struct Build<'a> {
     region: TensorRegion,
     attention: Arc<dyn CausalAttention>,
     pictures: PictureShares,
+    /// What it says of recomputation; nothing is computed again without it.
+    strategy: Option<&'a MegatronStrategy>,
     arrival: Arrival,
     prefix: String,
 }
@@ -33,6 +36,7 @@ impl<'a> Build<'a> {
             region,
             attention: Arc::new(LocalAttention),
             pictures: PictureShares::new(&Mesh::single(), VisionPlacement::Duplicated),
+            strategy: None,
             arrival: Arrival::default(),
             prefix: String::new(),
         }
@@ -43,6 +47,14 @@ impl<'a> Build<'a> {
         Self {
             attention,
             pictures,
+            ..self
+        }
+    }
+
+    /// The same, where parts are computed again in the backward pass as `strategy` says.
+    pub fn recomputing(self, strategy: &'a MegatronStrategy) -> Self {
+        Self {
+            strategy: Some(strategy),
             ..self
         }
     }
@@ -81,6 +93,30 @@ impl<'a> Build<'a> {
     /// Who encodes which pictures.
     pub fn pictures(&self) -> PictureShares {
         self.pictures.clone()
+    }
+
+    /// How layers are grouped for recomputation.
+    pub(super) fn layer_groups(&self, layers: Range<usize>) -> Vec<LayerGroup> {
+        match self.strategy {
+            Some(strategy) => layer_groups(strategy, layers),
+            None => layer_groups(&MegatronStrategy::default(), layers),
+        }
+    }
+
+    /// A part of a layer, with all of its parameters below `name`.
+    pub fn recomputed<B: Block>(&self, module: RecomputeModule, name: &str, block: B) -> Recomputed<B> {
+        let again = self.strategy.is_some_and(|strategy| strategy.recomputes(module));
+        Recomputed::new(block, again.then(|| self.trained(name)))
+    }
+
+    /// The trained parameters below `name`, those of adapters included.
+    pub(super) fn trained(&self, name: &str) -> Vec<Tensor> {
+        let prefix = format!("{}.", self.full_name(name));
+        let below = self
+            .parameters
+            .trainable()
+            .filter(|parameter| parameter.spec.name.starts_with(&prefix));
+        below.map(|parameter| parameter.tensor.shallow_clone()).collect()
     }
 
     /// The local part of a parameter.

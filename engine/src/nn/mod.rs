@@ -11,8 +11,10 @@ mod build;
 mod embedding;
 mod linear;
 mod norm;
+mod recompute;
 mod rope;
 mod segments;
+mod stack;
 
 pub use arrival::{Arrival, Wait};
 pub(crate) use attention::join_heads;
@@ -22,5 +24,7 @@ pub use build::Build;
 pub use embedding::VocabEmbedding;
 pub use linear::{ColumnLinears, Linear, Lora};
 pub use norm::{LayerNorm, RmsNorm};
+pub use recompute::{Block, Recomputed, RecomputedAttention};
 pub use rope::Rope;
 pub use segments::Segments;
+pub use stack::Stack;

@@ -35,3 +35,13 @@ impl Rope {
         x_bnsd * &self.cos_b1sd + rotated * &self.sin_b1sd
     }
 }
+
+impl Clone for Rope {
+    /// Another handle on the same values.
+    fn clone(&self) -> Self {
+        Self {
+            cos_b1sd: self.cos_b1sd.shallow_clone(),
+            sin_b1sd: self.sin_b1sd.shallow_clone(),
+        }
+    }
+}

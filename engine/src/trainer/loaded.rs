@@ -5,12 +5,12 @@ use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::loss::Head;
 use crate::model::Llava;
-use crate::nn::{Arrival, Build, CausalAttention, LocalAttention};
+use crate::nn::{Arrival, Build, CausalAttention, LocalAttention, RecomputedAttention};
 use crate::parallel::{ContextAttention, PictureShares, TensorRegion};
 use crate::parameters::Parameters;
 use crate::precision::compute_kind;
 use neva_layout::{Adapters, ParamSpec, Section, Stages, is_trainable, llava_parameters, lora_adapters};
-use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem};
+use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem, RecomputeModule};
 use std::sync::Arc;
 use tch::Device;
 
@@ -82,7 +82,8 @@ impl LoadedModel {
         let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
         let region = TensorRegion::new(group, strategy.sequence_parallel);
         let build = Build::new(&parameters, &adapters, scale, region)
-            .sharing(attention(mesh, strategy), PictureShares::new(mesh, strategy.vision_placement));
+            .sharing(attention(mesh, strategy), PictureShares::new(mesh, strategy.vision_placement))
+            .recomputing(strategy);
         let numbers = (0..stages.chunks()).map(|chunk| stages.number(mesh.axis(Axis::Pipeline).rank(), chunk));
         let chunk = |(section, number): (&Section, usize)| {
             let trained_in = |section: &Section| trained.iter().any(|spec| section.holds(&spec.name, tied));
@@ -143,8 +144,13 @@ fn head(parameters: &Parameters, build: &Build<'_>, tied: bool, mesh: &Mesh) -> 
 
 /// How queries find the keys of their sequences.
 fn attention(mesh: &Mesh, strategy: &MegatronStrategy) -> Arc<dyn CausalAttention> {
-    match mesh.axis(Axis::Context) {
+    let attention: Arc<dyn CausalAttention> = match mesh.axis(Axis::Context) {
         group if group.size() == 1 => Arc::new(LocalAttention),
         group => Arc::new(ContextAttention::new(group.clone(), strategy.cp_comm_type)),
+    };
+    if strategy.recomputes(RecomputeModule::CoreAttn) {
+        Arc::new(RecomputedAttention(attention))
+    } else {
+        attention
     }
 }

@@ -30,6 +30,7 @@ mod optimizer;
 mod overlap;
 mod pictures;
 mod pipeline;
+mod recompute;
 mod reduction;
 mod restoring;
 mod resume;

@@ -1,0 +1,204 @@
+//! What is computed again in the backward pass is what was not kept.
+
+use crate::distributed::{ddp, same};
+use crate::layout::{Layout, four_layers, mixed, pipeline};
+use crate::setting::{ONE, Samples, adapters, bits, gradients, lora, microbatches, on_mesh, train, trainer, within_limit, without_picture};
+use neva_engine::comm::{Mesh, Traffic};
+use neva_layout::{Hidden, KeysValues, recompute_bytes};
+use neva_schemas::{Finetune, MegatronStrategy, ParallelSizes, Peft, RecomputeGranularity, RecomputeMethod, RecomputeModule};
+
+const STEPS: u64 = 6;
+
+/// Ways to compute again, from all layers to a part of each.
+fn ways() -> [MegatronStrategy; 5] {
+    let full = |recompute_method, recompute_num_layers| MegatronStrategy {
+        recompute_granularity: Some(RecomputeGranularity::Full),
+        recompute_method,
+        recompute_num_layers,
+        ..MegatronStrategy::default()
+    };
+    let selective = |recompute_modules| MegatronStrategy {
+        recompute_granularity: Some(RecomputeGranularity::Selective),
+        recompute_modules,
+        ..MegatronStrategy::default()
+    };
+    [
+        full(None, None),
+        full(Some(RecomputeMethod::Uniform), Some(3)),
+        full(Some(RecomputeMethod::Block), Some(1)),
+        selective(None),
+        selective(Some(vec![RecomputeModule::Mlp, RecomputeModule::CoreAttn])),
+    ]
+}
+
+/// The run with what another strategy computes again.
+fn again(finetune: &Finetune, way: &MegatronStrategy) -> Finetune {
+    let mut finetune = finetune.clone();
+    finetune.trainer.strategy = MegatronStrategy {
+        recompute_granularity: way.recompute_granularity,
+        recompute_method: way.recompute_method,
+        recompute_num_layers: way.recompute_num_layers,
+        recompute_modules: way.recompute_modules.clone(),
+        ..finetune.trainer.strategy
+    };
+    finetune
+}
+
+/// Each layout keeps its bits, whatever is computed again.
+#[track_caller]
+fn check(name: &str, layouts: &[Layout], change: impl FnOnce(&mut Finetune)) {
+    let mut finetune = four_layers();
+    change(&mut finetune);
+    let samples = Samples::edited(&finetune, mixed);
+    for layout in layouts {
+        let finetune = layout.of(&finetune);
+        let kept = train(&finetune, &samples, layout.sizes, STEPS);
+        for way in ways() {
+            let got = train(&again(&finetune, &way), &samples, layout.sizes, STEPS);
+            let what = (way.recompute_granularity, way.recompute_method, &way.recompute_modules);
+            assert_eq!(bits(&got.losses), bits(&kept.losses), "{name}, {layout:?}, {what:?}");
+            same(&got.weights, &kept.weights);
+        }
+    }
+}
+
+fn all() -> [Layout; 4] {
+    let tp2 = Layout::plain(ONE).over(2, 1);
+    [
+        Layout::plain(ONE),
+        tp2.over(2, 2).sequence_parallel().distributed(),
+        pipeline(2).chunks(2),
+        tp2.context(2).sequence_parallel(),
+    ]
+}
+
+#[test]
+fn changes_no_bit_of_the_whole_model() {
+    within_limit(|| check("full", &all(), |_| {}));
+}
+
+#[test]
+fn changes_no_bit_of_adapters() {
+    within_limit(|| {
+        // In text-only micro-batches the first layer's input needs no gradient.
+        check("LoRA", &all(), lora);
+        check("LoRA on every linear", &all()[1..2], |finetune| {
+            adapters(finetune, &["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "linear_1", "fc2"]);
+        });
+    });
+}
+
+#[test]
+fn changes_no_bit_where_parts_are_frozen() {
+    within_limit(|| {
+        check("frozen vision encoder", &all()[..2], |finetune| {
+            finetune.model.llava_mut().freeze_vision_model = true;
+        });
+        // The language model is run again for the sake of the pictures alone.
+        check("frozen language model", &all()[..3], |finetune| {
+            finetune.model.llava_mut().freeze_language_model = true;
+        });
+    });
+}
+
+#[test]
+fn changes_no_bit_of_a_vision_encoder_that_is_cut() {
+    within_limit(|| {
+        check("cut", &all()[1..2], |finetune| {
+            finetune.trainer.strategy.vision_placement = neva_schemas::VisionPlacement::Cut;
+        });
+    });
+}
+
+/// Trap: a part none of whose inputs needs a gradient would never be run again, and its weights get none, silently.
+#[test]
+fn a_text_trains_adapters_in_every_layer() {
+    within_limit(|| {
+        let mut finetune = four_layers();
+        adapters(&mut finetune, &["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"]);
+        let Some(Peft::LoRA(lora)) = &mut finetune.peft else {
+            unreachable!("just set")
+        };
+        (lora.freeze_vision_model, finetune.model.llava_mut().freeze_vision_projection) = (true, true);
+        let samples = Samples::edited(&finetune, |_, sample| without_picture(sample));
+        for way in ways() {
+            let finetune = again(&finetune, &way);
+            on_mesh(ONE, |mesh| {
+                let mut trainer = trainer(&finetune, mesh.clone());
+                trainer.accumulate(&microbatches(&finetune, &samples, &mesh, 0)).unwrap();
+                let gradients = gradients(&trainer);
+                let trained: Vec<_> = trainer.parameters().trainable().map(|parameter| &parameter.spec.name).collect();
+                assert_eq!(gradients.keys().collect::<Vec<_>>().len(), trained.len(), "{way:?}");
+                // A is multiplied by B, which is zero at first.
+                let b = gradients.iter().filter(|(name, _)| name.contains("lora_B"));
+                for layer in 0..4 {
+                    let of_layer = b.clone().filter(|(name, _)| name.contains(&format!("layers.{layer}.")));
+                    let touched = of_layer.filter(|(_, grad)| grad.abs().max().double_value(&[]) > 0.0);
+                    assert!(touched.count() >= 4, "layer {layer} gets no gradient: {way:?}");
+                }
+            });
+        }
+    });
+}
+
+/// The bytes that a rank sends through a group in one step's passes.
+fn sent(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, group: &str) -> Vec<(u64, Hidden)> {
+    let bytes = |mesh: &Mesh| {
+        let sum = |traffic: &Traffic| traffic.values().map(|sent| sent.bytes).sum::<u64>();
+        mesh.traffic().get(group).map_or(0, sum)
+    };
+    on_mesh(sizes, |mesh| {
+        let mut trainer = trainer(finetune, mesh.clone());
+        let mut batches = microbatches(finetune, samples, &mesh, 0);
+        batches.truncate(1);
+        let size = batches[0].batch.input_ids_bs.size();
+        let before = bytes(&mesh);
+        trainer.accumulate(&batches).unwrap();
+        let hidden = Hidden {
+            b: size[0] as usize,
+            s: size[1] as usize,
+            h: finetune.model.llava().text_config.hidden_size,
+            bytes: 4,
+        };
+        (bytes(&mesh) - before, hidden)
+    })
+}
+
+#[test]
+fn sends_what_the_formulae_say() {
+    within_limit(|| {
+        let mut finetune = four_layers();
+        ddp(&mut finetune, false, false);
+        finetune.trainer.strategy.vision_placement = neva_schemas::VisionPlacement::Duplicated;
+        let samples = Samples::of(&finetune);
+        let [full, _, block, core_attn, _] = ways();
+        let (tensor, context) = (Layout::plain(ONE).over(2, 1), Layout::plain(ONE).context(2));
+        for layout in [tensor, tensor.sequence_parallel()] {
+            let finetune = layout.of(&finetune);
+            let kept = sent(&finetune, &samples, layout.sizes, "tensor");
+            for (way, layers) in [(&full, 4), (&block, 1), (&core_attn, 0)] {
+                let got = sent(&again(&finetune, way), &samples, layout.sizes, "tensor");
+                for ((got, hidden), (kept, _)) in got.iter().zip(&kept) {
+                    assert_eq!(got - kept, recompute_bytes(2, layers, *hidden), "{layout:?}, {layers} layers");
+                }
+            }
+        }
+        let finetune = context.of(&finetune);
+        let text = &finetune.model.llava().text_config;
+        let kept = sent(&finetune, &samples, context.sizes, "context");
+        for way in [&full, &core_attn] {
+            let got = sent(&again(&finetune, way), &samples, context.sizes, "context");
+            for ((got, hidden), (kept, _)) in got.iter().zip(&kept) {
+                let layer = KeysValues {
+                    ranks: 2,
+                    b: hidden.b,
+                    s: 2 * hidden.s,
+                    heads: text.num_key_value_heads,
+                    head_dim: text.head_dim(),
+                    bytes: 4,
+                };
+                assert_eq!(got - kept, 4 * layer.forward());
+            }
+        }
+    });
+}
