@@ -171,12 +171,13 @@ fn sends_what_the_formulae_say() {
         ddp(&mut finetune, false, false);
         finetune.trainer.strategy.vision_placement = neva_schemas::VisionPlacement::Duplicated;
         let samples = Samples::of(&finetune);
-        let [full, _, block, core_attn, _] = ways();
+        let [full, _, block, core_attn, both] = ways();
         let (tensor, context) = (Layout::plain(ONE).over(2, 1), Layout::plain(ONE).context(2));
         for layout in [tensor, tensor.sequence_parallel()] {
             let finetune = layout.of(&finetune);
             let kept = sent(&finetune, &samples, layout.sizes, "tensor");
-            for (way, layers) in [(&full, 4), (&block, 1), (&core_attn, 0)] {
+            // An MLP sums its hidden states once, a layer twice.
+            for (way, layers) in [(&full, 4), (&block, 1), (&core_attn, 0), (&both, 2)] {
                 let got = sent(&again(&finetune, way), &samples, layout.sizes, "tensor");
                 for ((got, hidden), (kept, _)) in got.iter().zip(&kept) {
                     assert_eq!(got - kept, recompute_bytes(2, layers, *hidden), "{layout:?}, {layers} layers");
