@@ -74,6 +74,9 @@ struct Flags {
     /// Samples in a forward pass
     #[arg(long, default_value_t = 2)]
     mbs: u64,
+    /// Samples of a forward pass share rows of up to seq_length positions
+    #[arg(long)]
+    use_packed_sequence: bool,
     /// Longest combined sequence
     #[arg(long, default_value_t = 4096)]
     seq_length: usize,
@@ -185,6 +188,7 @@ fn data(flags: &Flags) -> Data {
             seq_length,
             global_batch_size: flags.gbs,
             micro_batch_size: flags.mbs,
+            use_packed_sequence: flags.use_packed_sequence,
             ..MockDataModule::default()
         }),
         DataType::Llava => Data::Preloaded(NevaPreloadedDataModule {
@@ -196,6 +200,7 @@ fn data(flags: &Flags) -> Data {
             seq_length,
             global_batch_size: flags.gbs,
             micro_batch_size: flags.mbs,
+            use_packed_sequence: flags.use_packed_sequence,
             tokenizer: flags.use_toy_model.then(|| "builtin:mistral_2k".into()),
             ..NevaPreloadedDataModule::default()
         }),

@@ -59,6 +59,7 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
             max_length: usize::MAX,
             row_multiple: 1,
             fixed_length: false,
+            packed: false,
         },
     )?;
     if tokens.s + request.max_new_tokens > room {

@@ -22,6 +22,8 @@ pub(crate) struct Batching {
     pub(crate) global_batch_size: u64,
     /// Samples in one forward pass of one rank.
     pub(crate) micro_batch_size: u64,
+    /// Samples of a forward pass share rows of up to `seq_length` positions, each seeing itself alone.
+    pub(crate) use_packed_sequence: bool,
     /// Threads that prepare samples on each rank; 0 prepares them inline.
     pub(crate) num_workers: usize,
     /// Each epoch has an order of its own; `false` reads the data in its own order, epoch after epoch.
@@ -36,6 +38,7 @@ impl CustomData {
         "seq_length",
         "global_batch_size",
         "micro_batch_size",
+        "use_packed_sequence",
         "num_workers",
         "shuffle",
         "seed",
@@ -69,8 +72,9 @@ impl CustomData {
             seq_length: reader.whole("seq_length", default.seq_length),
             global_batch_size: reader.whole("global_batch_size", default.global_batch_size),
             micro_batch_size: reader.whole("micro_batch_size", default.micro_batch_size),
+            use_packed_sequence: reader.flag("use_packed_sequence", default.use_packed_sequence),
             num_workers: reader.whole("num_workers", default.num_workers),
-            shuffle: reader.field("shuffle", "true or false", default.shuffle, Value::as_bool),
+            shuffle: reader.flag("shuffle", default.shuffle),
             seed: reader.whole("seed", default.seed),
         }
     }
@@ -87,6 +91,10 @@ impl Reader<'_> {
     fn whole<T: TryFrom<u64>>(&mut self, name: &str, default: T) -> T {
         let read = |value: &Value| value.as_u64().and_then(|number| T::try_from(number).ok());
         self.field(name, "a whole number of at least 0", default, read)
+    }
+
+    fn flag(&mut self, name: &str, default: bool) -> bool {
+        self.field(name, "true or false", default, Value::as_bool)
     }
 
     fn field<T>(&mut self, name: &str, expected: &str, default: T, read: impl Fn(&Value) -> Option<T>) -> T {

@@ -47,6 +47,15 @@ impl Data {
         }
     }
 
+    /// Whether samples of a forward pass share rows.
+    pub fn use_packed_sequence(&self) -> bool {
+        match self {
+            Self::Mock(data) => data.use_packed_sequence,
+            Self::Preloaded(data) => data.use_packed_sequence,
+            Self::Custom(data) => data.batching().use_packed_sequence,
+        }
+    }
+
     /// Threads that prepare samples on each rank; 0 prepares them inline.
     pub fn num_workers(&self) -> usize {
         match self {
@@ -69,11 +78,16 @@ impl Data {
     pub fn stream(&self) -> Self {
         let mut data = self.clone();
         match &mut data {
-            Self::Mock(data) => (data.micro_batch_size, data.num_workers) = (1, 0),
-            Self::Preloaded(data) => (data.micro_batch_size, data.num_workers) = (1, 0),
-            Self::Custom(data) => data
-                .0
-                .extend([("micro_batch_size".into(), 1.into()), ("num_workers".into(), 0.into())]),
+            Self::Mock(data) => {
+                data.seq_length = data.sample_length();
+                (data.micro_batch_size, data.use_packed_sequence, data.num_workers) = (1, false, 0);
+            }
+            Self::Preloaded(data) => (data.micro_batch_size, data.use_packed_sequence, data.num_workers) = (1, false, 0),
+            Self::Custom(data) => data.0.extend([
+                ("micro_batch_size".into(), 1.into()),
+                ("use_packed_sequence".into(), false.into()),
+                ("num_workers".into(), 0.into()),
+            ]),
         }
         data
     }
@@ -92,12 +106,14 @@ impl Data {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MockDataModule {
-    /// Combined length of every sample.
+    /// Combined length of every sample; of all samples of a forward pass together with `use_packed_sequence`.
     pub seq_length: usize,
     /// Samples in one optimizer step, over all ranks.
     pub global_batch_size: u64,
     /// Samples in one forward pass of one rank.
     pub micro_batch_size: u64,
+    /// Samples of a forward pass share rows of up to `seq_length` positions, each seeing itself alone.
+    pub use_packed_sequence: bool,
     /// Threads that prepare samples on each rank; 0 prepares them inline.
     pub num_workers: usize,
     /// Number of different samples.
@@ -114,11 +130,24 @@ impl Default for MockDataModule {
             seq_length: 4096,
             global_batch_size: 128,
             micro_batch_size: 2,
+            use_packed_sequence: false,
             num_workers: 4,
             num_train_samples: 10_000_000,
             num_val_samples: 10_000_000,
             seed: 42,
         }
+    }
+}
+
+impl MockDataModule {
+    /// Combined length of one sample: those of a forward pass fill a row together when they are packed, as NeMo's do.
+    pub fn sample_length(&self) -> usize {
+        let together = if self.use_packed_sequence {
+            self.micro_batch_size.max(1)
+        } else {
+            1
+        };
+        self.seq_length / usize::try_from(together).unwrap_or(usize::MAX)
     }
 }
 
@@ -144,6 +173,8 @@ pub struct NevaPreloadedDataModule {
     pub global_batch_size: u64,
     /// Samples in one forward pass of one rank.
     pub micro_batch_size: u64,
+    /// Samples of a forward pass share rows of up to `seq_length` positions, each seeing itself alone.
+    pub use_packed_sequence: bool,
     /// Tokenizer: a folder or file (`tokenizer.json`), or `builtin:NAME`; `null` takes the one beside the restored model.
     pub tokenizer: Option<String>,
     /// Image processor: a folder or file (`preprocessor_config.json`); `null` takes CLIP's values at the model's image size.
@@ -169,6 +200,7 @@ impl Default for NevaPreloadedDataModule {
             seq_length: 2048,
             global_batch_size: 8,
             micro_batch_size: 4,
+            use_packed_sequence: false,
             tokenizer: None,
             image_processor: None,
             num_workers: 8,

@@ -9,6 +9,7 @@ mod inputs;
 mod killed;
 mod layering;
 mod nccl;
+mod neva_finetune;
 mod own_types;
 mod photos;
 mod processes;

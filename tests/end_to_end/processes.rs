@@ -52,6 +52,26 @@ fn two_processes_train_as_one_does() {
 }
 
 #[test]
+fn samples_that_share_rows_train_as_in_rows_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = ["finetune.trainer.max_steps=5", "finetune.data.micro_batch_size=4"];
+    let one = losses(dir.path(), "one", &settings);
+    let packed = [
+        settings.as_slice(),
+        &["finetune.data.use_packed_sequence=true", "finetune.data.seq_length*=4"],
+    ]
+    .concat();
+    close("packed", &losses(dir.path(), "packed", &packed), &one, 1e-5);
+    let cp2 = ["num_gpus_per_node=2", "finetune.trainer.strategy.context_parallel_size=2"];
+    close(
+        "packed, context parallel",
+        &losses(dir.path(), "cp2", &[packed.as_slice(), &cp2].concat()),
+        &one,
+        1e-5,
+    );
+}
+
+#[test]
 fn processes_share_layers_as_one_holds_them() {
     let dir = tempfile::tempdir().unwrap();
     let steps = "finetune.trainer.max_steps=5";

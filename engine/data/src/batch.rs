@@ -17,7 +17,7 @@ pub struct Batch {
     /// `[pictures, 3, height, width]`; all zero in a batch without pixels, be it that there are no pictures or that they
     /// were left out ([`WithoutPixels`](crate::WithoutPixels)).
     pub pixel_shape: [usize; 4],
-    /// Dataset index of each row, where the rows come from a dataset; else empty.
+    /// Dataset index of each sample, where the samples come from a dataset; else empty.
     pub samples: Vec<u64>,
 }
 

@@ -20,6 +20,7 @@ mod loader;
 mod merge;
 mod mock;
 mod order;
+mod pack;
 mod picture;
 mod random;
 mod sample;

@@ -18,6 +18,7 @@
 
 use crate::{
     error::DataError,
+    pack::pack,
     sample::{IGNORE, IMAGE},
 };
 
@@ -34,18 +35,20 @@ pub struct Row<'a> {
     pub images: usize,
 }
 
-/// How long the rows of a batch become.
+/// How samples become the rows of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MergeOptions {
     /// Positions that one picture takes (576 for CLIP ViT-L/14 at 336).
     pub image_seq_len: usize,
-    /// Rows are cut at the right to this length; pictures may be cut, too.
+    /// Samples are cut at the right to this length; pictures may be cut, too.
     pub max_length: usize,
     /// Rows are padded to a multiple of this: `2 * cp * tp` with context and sequence parallelism, `2 * cp` or `tp`
     /// with one of them, else 1.
     pub row_multiple: usize,
     /// Rows are always `max_length` long: pipeline stages and overlapped tensor-parallel communication need it.
     pub fixed_length: bool,
+    /// Several samples may share a row, one behind the other, where they fit into `max_length` as they are.
+    pub packed: bool,
 }
 
 /// A batch in which every position is one row of the language model's input.
@@ -59,9 +62,9 @@ pub struct MergedBatch {
     pub input_ids: Vec<i64>,
     /// Target of each position, [`IGNORE`] where nothing is trained. Shape `[b, s]`.
     pub labels: Vec<i64>,
-    /// Positions of each row before its padding.
-    pub seq_lens: Vec<usize>,
-    /// Trained positions of each row. A row of 0 stays in the batch with no weight.
+    /// Position behind each sample of a row, row by row; what lies behind a row's last one is padding.
+    pub segments: Vec<Vec<usize>>,
+    /// Trained positions of each sample. A sample of 0 stays in the batch with no weight.
     pub num_labels: Vec<usize>,
     /// The pictures (or heads of pictures) that survived truncation, row by row from left to right.
     pub images: Vec<ImageSpan>,
@@ -104,6 +107,12 @@ impl MergedBatch {
         Some(self.images.iter().enumerate().flat_map(rows).collect())
     }
 
+    /// Positions of each row before its padding.
+    #[must_use]
+    pub fn seq_lens(&self) -> Vec<usize> {
+        self.segments.iter().map(|ends| ends.last().copied().unwrap_or(0)).collect()
+    }
+
     /// Trained positions of the whole batch.
     #[must_use]
     pub fn total_labels(&self) -> usize {
@@ -111,10 +120,10 @@ impl MergedBatch {
     }
 }
 
-/// Merges the rows of a batch.
+/// Merges the rows of a batch: one for each sample, or fewer where they are packed.
 ///
 /// # Errors
-/// When a row has more or fewer pictures than placeholders, has an id or a label too many, when there is no row, or
+/// When a sample has more or fewer pictures than placeholders, has an id or a label too many, when there is none, or
 /// when `max_length` is not a multiple of `row_multiple`.
 pub fn merge(rows: &[Row<'_>], options: &MergeOptions) -> Result<MergedBatch, DataError> {
     let MergeOptions {
@@ -122,6 +131,7 @@ pub fn merge(rows: &[Row<'_>], options: &MergeOptions) -> Result<MergedBatch, Da
         row_multiple,
         fixed_length,
         image_seq_len,
+        packed,
     } = *options;
     if rows.is_empty() {
         return Err(DataError::EmptyBatch);
@@ -132,61 +142,98 @@ pub fn merge(rows: &[Row<'_>], options: &MergeOptions) -> Result<MergedBatch, Da
     rows.iter().try_for_each(check)?;
 
     let combined = |row: &Row<'_>| row.ids.len() - row.images + row.images * image_seq_len;
-    let longest = rows.iter().map(combined).max().unwrap_or(0).max(1);
+    let lengths: Vec<_> = rows.iter().map(|row| combined(row).min(max_length)).collect();
+    let samples = if packed {
+        pack(&lengths, max_length)
+    } else {
+        (0..rows.len()).map(|sample| vec![sample]).collect()
+    };
+    let taken = |samples: &Vec<usize>| samples.iter().map(|sample| lengths[*sample]).sum::<usize>();
+    let longest = samples.iter().map(taken).max().unwrap_or(0).max(1);
     let s = if fixed_length {
         max_length
     } else {
         longest.next_multiple_of(row_multiple).min(max_length)
     };
+    let before = rows.iter().scan(0, |pictures, row| {
+        *pictures += row.images;
+        Some(*pictures - row.images)
+    });
+    let first_picture: Vec<_> = before.collect();
     let mut batch = MergedBatch {
-        b: rows.len(),
+        b: samples.len(),
         s,
-        input_ids: vec![0; rows.len() * s],
-        labels: vec![IGNORE; rows.len() * s],
-        ..MergedBatch::default()
+        input_ids: vec![0; samples.len() * s],
+        labels: vec![IGNORE; samples.len() * s],
+        segments: Vec::with_capacity(samples.len()),
+        num_labels: vec![0; rows.len()],
+        images: Vec::new(),
+        num_pictures: rows.iter().map(|row| row.images).sum(),
     };
-    for (i, row) in rows.iter().enumerate() {
-        place(&mut batch, i, row, image_seq_len);
+    for (row, samples) in samples.iter().enumerate() {
+        let mut ends = Vec::with_capacity(samples.len());
+        let mut start = 0;
+        for &sample in samples {
+            let place = Place {
+                row,
+                start,
+                end: start + lengths[sample],
+                first_picture: first_picture[sample],
+            };
+            batch.num_labels[sample] = place.write(&mut batch, &rows[sample], image_seq_len);
+            start = place.end;
+            ends.push(start);
+        }
+        batch.segments.push(ends);
     }
     Ok(batch)
 }
 
-/// Writes one row, up to the width of the batch.
-fn place(batch: &mut MergedBatch, row_index: usize, row: &Row<'_>, image_seq_len: usize) {
-    let s = batch.s;
-    let ids = &mut batch.input_ids[row_index * s..][..s];
-    let labels = &mut batch.labels[row_index * s..][..s];
-    let mut position = 0;
-    let mut trained = 0;
-    let mut picture = batch.num_pictures;
-    for (i, &id) in row.ids.iter().enumerate() {
-        if position == s {
-            break;
-        }
-        if id == IMAGE {
-            let len = image_seq_len.min(s - position);
-            ids[position..position + len].fill(IMAGE);
-            batch.images.push(ImageSpan {
-                picture,
-                row: row_index,
-                start: position,
-                len,
-            });
-            picture += 1;
-            position += len;
-        } else {
-            ids[position] = id;
-            let before_picture = row.ids.get(i + 1) == Some(&IMAGE);
-            if row.labels[i] >= 0 && !before_picture {
-                labels[position] = row.labels[i];
-                trained += 1;
+/// Where a sample goes.
+struct Place {
+    row: usize,
+    /// Its first position.
+    start: usize,
+    /// The position behind it; what the sample has beyond is cut.
+    end: usize,
+    /// Number of its first picture among all of the batch.
+    first_picture: usize,
+}
+
+impl Place {
+    /// Writes a sample; returns how many of its positions are trained.
+    fn write(&self, batch: &mut MergedBatch, sample: &Row<'_>, image_seq_len: usize) -> usize {
+        let (s, end) = (batch.s, self.end);
+        let ids = &mut batch.input_ids[self.row * s..][..end];
+        let labels = &mut batch.labels[self.row * s..][..end];
+        let (mut position, mut picture, mut trained) = (self.start, self.first_picture, 0);
+        for (i, &id) in sample.ids.iter().enumerate() {
+            if position == end {
+                break;
             }
-            position += 1;
+            if id == IMAGE {
+                let len = image_seq_len.min(end - position);
+                ids[position..position + len].fill(IMAGE);
+                batch.images.push(ImageSpan {
+                    picture,
+                    row: self.row,
+                    start: position,
+                    len,
+                });
+                picture += 1;
+                position += len;
+            } else {
+                ids[position] = id;
+                let before_picture = sample.ids.get(i + 1) == Some(&IMAGE);
+                if sample.labels[i] >= 0 && !before_picture {
+                    labels[position] = sample.labels[i];
+                    trained += 1;
+                }
+                position += 1;
+            }
         }
+        trained
     }
-    batch.num_pictures += row.images;
-    batch.seq_lens.push(position);
-    batch.num_labels.push(trained);
 }
 
 fn check(row: &Row<'_>) -> Result<(), DataError> {

@@ -77,6 +77,7 @@ fn without_pixels_no_picture_is_decoded() {
         max_length: 256,
         row_multiple: 1,
         fixed_length: false,
+        packed: false,
     };
     let batch = |dataset: &dyn Dataset| Batch::of(dataset, &[0, 1, 2], &options).map(Option::unwrap);
     let with = batch(&*dataset).unwrap();

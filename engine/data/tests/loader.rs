@@ -73,6 +73,7 @@ const OPTIONS: MergeOptions = MergeOptions {
     max_length: 24,
     row_multiple: 1,
     fixed_length: false,
+    packed: false,
 };
 
 /// All batches of a source that ends.

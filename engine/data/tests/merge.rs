@@ -14,6 +14,7 @@ fn options(image_seq_len: usize, max_length: usize) -> MergeOptions {
         max_length,
         row_multiple: 1,
         fixed_length: false,
+        packed: false,
     }
 }
 
@@ -29,7 +30,7 @@ fn row<'a>(ids: &'a [i64], labels: &'a [i64]) -> Row<'a> {
 #[test]
 fn one_picture_of_576_positions() {
     let batch = merge(&[row(&[0, 1, P, 2, 3], &[1, P, 2, 3, 4])], &options(576, 4096)).unwrap();
-    assert_eq!((batch.b, batch.s, batch.seq_lens[0], batch.num_labels[0]), (1, 580, 580, 3));
+    assert_eq!((batch.b, batch.s, batch.seq_lens()[0], batch.num_labels[0]), (1, 580, 580, 3));
     assert_eq!(batch.input_ids, [vec![0, 1], vec![P; 576], vec![2, 3]].concat());
     assert_eq!(batch.labels, [vec![1], vec![X; 577], vec![3, 4]].concat());
     assert_eq!(batch.image_positions(), (2..578).collect::<Vec<i64>>());
@@ -63,7 +64,7 @@ fn rows_are_padded_and_cut_at_the_right() {
         &[&[X, X, X, X, X, X, X, X, 8], &[X, X, X, 2, X, X, X, X, X]],
         &all,
     );
-    assert_eq!((batch.seq_lens, batch.num_labels), (vec![9, 4], vec![1, 1]));
+    assert_eq!((batch.seq_lens(), batch.num_labels), (vec![9, 4], vec![1, 1]));
 
     check(
         MergeOptions {
@@ -101,6 +102,36 @@ fn rows_are_padded_and_cut_at_the_right() {
         &[(0, 0, 1, 3), (2, 1, 0, 3)],
     );
     assert_eq!(batch.feature_rows(3), None);
+}
+
+#[test]
+fn packed_samples_share_rows() {
+    let samples = [
+        row(&[5, P, 6, P, 7], &[X, X, P, 7, 8]),
+        row(&[1, 2, 3], &[2, 3, 4]),
+        row(&[P, 9], &[9, 2]),
+        row(&[P, P, P, P, 4], &[X, X, X, X, 5]),
+    ];
+    let packed = |max_length| MergeOptions {
+        packed: true,
+        ..options(3, max_length)
+    };
+    // Nine positions, three, four, and of thirteen only twelve.
+    let batch = merge(&samples, &packed(12)).unwrap();
+    assert_eq!((batch.b, batch.s), (3, 12));
+    let ids = [
+        [5, P, P, P, 6, P, P, P, 7, 1, 2, 3],
+        [P, P, P, 9, 0, 0, 0, 0, 0, 0, 0, 0],
+        [P, P, P, P, P, P, P, P, P, P, P, P],
+    ];
+    assert_eq!(batch.input_ids, ids.concat());
+    let labels = [[X, X, X, X, X, X, X, X, 8, 2, 3, 4], [X, X, X, 2, X, X, X, X, X, X, X, X], [X; 12]];
+    assert_eq!(batch.labels, labels.concat());
+    assert_eq!(batch.segments, [vec![9, 12], vec![4], vec![12]]);
+    assert_eq!((batch.seq_lens(), &batch.num_labels), (vec![12, 4, 12], &vec![1, 3, 1, 0]));
+    // One row is no longer than its samples.
+    let batch = merge(&samples[1..3], &packed(12)).unwrap();
+    assert_eq!((batch.b, batch.s, batch.segments), (1, 7, vec![vec![3, 7]]));
 }
 
 #[test]
@@ -214,7 +245,7 @@ proptest! {
         row_multiple in 1..5usize,
         fixed_length: bool,
     ) {
-        let options = MergeOptions { image_seq_len, max_length: parts * row_multiple, row_multiple, fixed_length };
+        let options = MergeOptions { image_seq_len, max_length: parts * row_multiple, row_multiple, fixed_length, packed: false };
         let borrowed: Vec<Row<'_>> = rows.iter().map(|(ids, labels)| row(ids, labels)).collect();
         let batch = merge(&borrowed, &options).unwrap();
         let (s, ids, labels) = nemo(&rows, &options);
@@ -234,6 +265,53 @@ proptest! {
             prop_assert_eq!(rows.len(), positions.len());
             prop_assert!(rows.is_sorted_by(|a, b| a < b));
         }
+    }
+}
+
+/// Each sample of a batch on its own: its inputs and targets, and its pictures' numbers with how much is left of them.
+fn apart(batch: &MergedBatch) -> Vec<(Vec<i64>, Vec<i64>, Vec<(usize, usize)>)> {
+    let mut samples = Vec::new();
+    for (row, ends) in batch.segments.iter().enumerate() {
+        let mut start = 0;
+        for &end in ends {
+            let of = |values: &[i64]| values[row * batch.s..][start..end].to_vec();
+            let within = batch
+                .images
+                .iter()
+                .filter(|span| span.row == row && (start..end).contains(&span.start));
+            let pictures = within.map(|span| (span.picture, span.len)).collect();
+            samples.push((of(&batch.input_ids), of(&batch.labels), pictures));
+            start = end;
+        }
+        assert!(batch.labels[row * batch.s..][start..batch.s].iter().all(|label| *label == X));
+    }
+    samples.sort();
+    samples
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn packed_samples_are_what_they_are_in_rows_of_their_own(
+        rows in prop::collection::vec(tokens(), 1..7),
+        image_seq_len in 1..6usize,
+        parts in 1..15usize,
+        row_multiple in 1..5usize,
+    ) {
+        let alone = MergeOptions { row_multiple, ..options(image_seq_len, parts * row_multiple) };
+        let borrowed: Vec<Row<'_>> = rows.iter().map(|(ids, labels)| row(ids, labels)).collect();
+        let expected = merge(&borrowed, &alone).unwrap();
+        let batch = merge(&borrowed, &MergeOptions { packed: true, ..alone }).unwrap();
+        prop_assert_eq!(apart(&batch), apart(&expected));
+        prop_assert_eq!(&batch.num_labels, &expected.num_labels);
+        prop_assert!(batch.s <= alone.max_length && batch.s.is_multiple_of(row_multiple));
+        let positions: Vec<i64> = (0..).zip(&batch.input_ids).filter(|&(_, &id)| id == P).map(|(i, _)| i).collect();
+        prop_assert_eq!(batch.image_positions(), positions);
+        // No two rows would have gone into one.
+        let mut lens = batch.seq_lens();
+        lens.sort_unstable();
+        prop_assert!(lens.len() < 2 || lens[0] + lens[1] > alone.max_length);
     }
 }
 
@@ -297,7 +375,7 @@ fn mock_samples_are_exactly_as_long_as_asked() {
         let mock = MockDataset::new(config.clone()).unwrap();
         let samples: Vec<Sample> = (0..3).map(|i| mock.get(i).unwrap()).collect();
         let batch = Batch::collate(&samples, &options(image_seq_len, 100_000)).unwrap();
-        assert_eq!((batch.tokens.s, &batch.tokens.seq_lens), (seq_length, &vec![seq_length; 3]));
+        assert_eq!((batch.tokens.s, batch.tokens.seq_lens()), (seq_length, vec![seq_length; 3]));
         assert!(samples.iter().flat_map(|s| &s.ids).all(|&id| id == P || (0..100).contains(&id)));
         assert!(batch.pixels.iter().all(|pixel| (0.0..1.0).contains(pixel)));
         assert_eq!(batch.pixels.len(), 3 * images_per_sample * 3 * 8 * 6);

@@ -21,6 +21,7 @@ const OPTIONS: MergeOptions = MergeOptions {
     max_length: 16,
     row_multiple: 1,
     fixed_length: false,
+    packed: false,
 };
 
 #[test]

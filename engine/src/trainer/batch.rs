@@ -13,6 +13,7 @@ pub fn to_device(batch: &neva_data::Batch, image_seq_len: usize, device: Device)
     let tokens = &batch.tokens;
     let shape = [tokens.b as i64, tokens.s as i64];
     let integers = |values: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(values)?.f_to_device(device)?) };
+    let ends = |ends: &Vec<usize>| ends.iter().map(|end| *end as i64).collect();
     let pixels = if batch.pixels.is_empty() {
         None
     } else {
@@ -22,7 +23,7 @@ pub fn to_device(batch: &neva_data::Batch, image_seq_len: usize, device: Device)
     Ok(Batch {
         input_ids_bs: integers(&tokens.input_ids)?.f_view(shape)?,
         labels_bs: integers(&tokens.labels)?.f_view(shape)?,
-        segments: Segments::rows(&tokens.seq_lens),
+        segments: Segments::packed(tokens.segments.iter().map(ends).collect()),
         pixels,
         image_positions: integers(&tokens.image_positions())?,
         feature_rows: tokens.feature_rows(image_seq_len).map(|rows| integers(&rows)).transpose()?,

@@ -32,6 +32,7 @@ pub fn merge_options(finetune: &Finetune) -> MergeOptions {
         max_length: finetune.data.seq_length(),
         row_multiple: finetune.trainer.strategy.sequence_multiple(),
         fixed_length: false,
+        packed: finetune.data.use_packed_sequence(),
     }
 }
 
@@ -84,7 +85,7 @@ impl Slicing {
         let tokens = &batch.tokens;
         let whole = Microbatch {
             labels: tokens.total_labels() as u64,
-            tokens: tokens.seq_lens.iter().sum::<usize>() as u64,
+            tokens: tokens.seq_lens().iter().sum::<usize>() as u64,
             zero_label_samples: tokens.num_labels.iter().filter(|labels| **labels == 0).count() as u64,
             text_only: tokens.images.is_empty(),
             batch: to_device(batch, self.options.image_seq_len, self.device)?,

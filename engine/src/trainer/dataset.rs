@@ -36,7 +36,7 @@ impl DataModule for MockDataModule {
     fn open(&self, finetune: &Finetune, _: Option<&Path>) -> Result<RunData> {
         let model = finetune.model.llava();
         let config = MockConfig {
-            seq_length: self.seq_length,
+            seq_length: self.sample_length(),
             image_seq_len: model.image_seq_length(),
             images_per_sample: 1,
             vocab_size: model.text_config.vocab_size as u64,

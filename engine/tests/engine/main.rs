@@ -28,6 +28,7 @@ mod moving;
 mod nccl;
 mod optimizer;
 mod overlap;
+mod packing;
 mod pictures;
 mod pipeline;
 mod recompute;

@@ -178,6 +178,7 @@ fn cut(rows: &[&[i64]], max_length: usize, first: i64) -> Batch {
         max_length,
         row_multiple: 1,
         fixed_length: false,
+        packed: false,
     };
     let tokens = merge(&rows, &options).unwrap();
     let kept: Vec<_> = tokens.images.iter().map(|span| first + span.picture as i64).collect();

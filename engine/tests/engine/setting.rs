@@ -251,7 +251,7 @@ pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, 
             let batch = batch(n);
             let whole = Microbatch::of(
                 to_device(&batch, options.image_seq_len, Device::Cpu).unwrap(),
-                batch.tokens.seq_lens.iter().sum::<usize>() as u64,
+                batch.tokens.seq_lens().iter().sum::<usize>() as u64,
             );
             whole.part(zigzag(mesh)).unwrap()
         })

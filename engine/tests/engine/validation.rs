@@ -23,7 +23,7 @@ fn by_hand(checkpoint: &Path, samples: usize) -> Evaluation {
     let data = run_data(finetune, None).unwrap().val.unwrap();
     let batches = (0..samples).map(|index| {
         let batch = Batch::collate(&[data.get(index).unwrap()], &options).unwrap();
-        let tokens = batch.tokens.seq_lens[0] as u64;
+        let tokens = batch.tokens.seq_lens()[0] as u64;
         Ok((
             Microbatch::of(to_device(&batch, options.image_seq_len, Device::Cpu).unwrap(), tokens),
             1,
