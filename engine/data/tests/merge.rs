@@ -268,8 +268,11 @@ proptest! {
     }
 }
 
-/// Each sample of a batch on its own: its inputs and targets, and its pictures' numbers with how much is left of them.
-fn apart(batch: &MergedBatch) -> Vec<(Vec<i64>, Vec<i64>, Vec<(usize, usize)>)> {
+/// A sample of a batch: its inputs and targets, and its pictures' numbers with how much is left of them.
+type Apart = (Vec<i64>, Vec<i64>, Vec<(usize, usize)>);
+
+/// Each sample of a batch on its own.
+fn apart(batch: &MergedBatch) -> Vec<Apart> {
     let mut samples = Vec::new();
     for (row, ends) in batch.segments.iter().enumerate() {
         let mut start = 0;
