@@ -40,7 +40,7 @@ lint: libtorch ## check format, lints and documentation
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
 	$(CARGO) bench -p neva-run --bench launch
-	$(CARGO) bench -p neva-engine --bench pipeline --bench overlap --bench save_stall
+	$(CARGO) bench -p neva-engine --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute
 
 soak: build ## look for rare faults, for about an hour: 10 million odd texts, ranks killed at 100 random moments
 	PROPTEST_CASES=2500000 $(CARGO) test --release -p neva-run --test config_properties panic

@@ -9,7 +9,7 @@ mod setting;
 use neva_engine::comm::{Collective, CommError, Fabric, Greeting, Mesh, Pending, Reduce, rendezvous};
 use neva_schemas::{Finetune, ParallelSizes, RankEnv};
 use neva_torch_ffi::TcpStore;
-use setting::{MICRO_BATCH_SIZE, microbatches, trainer};
+use setting::{microbatches, trainer};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const STEPS: u64 = 9;
 const LINK: f64 = 50e6;
 
 fn finetune(distributed: bool, overlap: bool) -> Finetune {
-    let mut finetune = setting::finetune(192, MICRO_BATCH_SIZE * MICROBATCHES * u64::from(RANKS));
+    let mut finetune = setting::finetune(192, 2 * MICROBATCHES * u64::from(RANKS), 2);
     let text = &mut finetune.model.llava_mut().text_config;
     (text.num_hidden_layers, text.hidden_size, text.intermediate_size) = (8, 256, 768);
     let ddp = &mut finetune.trainer.strategy.ddp;

@@ -9,7 +9,7 @@ mod setting;
 use neva_engine::comm::{Mesh, run_ranks};
 use neva_layout::{Action, Timeline};
 use neva_schemas::{Finetune, ParallelSizes};
-use setting::{MICRO_BATCH_SIZE, microbatches, trainer};
+use setting::{microbatches, trainer};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const MICROBATCHES: u64 = 8;
 const STEPS: u64 = 5;
 
 fn finetune(stages: u32, chunks: u32) -> Finetune {
-    let mut finetune = setting::finetune(256, MICROBATCHES * MICRO_BATCH_SIZE);
+    let mut finetune = setting::finetune(256, 2 * MICROBATCHES, 2);
     let model = finetune.model.llava_mut();
     // Layers of the language model, and next to nothing at its ends: what theory speaks of.
     let text = &mut model.text_config;

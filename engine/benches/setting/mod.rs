@@ -3,24 +3,22 @@
 use neva_data::{Batch, Order};
 use neva_engine::checkpoint::{Base, ModelCache, Sources};
 use neva_engine::comm::Mesh;
+use neva_engine::parallel::zigzag;
 use neva_engine::trainer::{LoadedModel, Microbatch, Trainer, batch_slice, merge_options, run_data, to_device};
 use neva_recipes::neva_tiny;
 use neva_schemas::{Accelerator, Data, Finetune, MockDataModule};
 use std::path::PathBuf;
 use tch::Device;
 
-/// Samples of a micro-batch.
-pub(crate) const MICRO_BATCH_SIZE: u64 = 2;
-
-/// `neva_tiny`'s recipe on one thread, with rows of `seq_length` and so many samples in a step.
-pub(crate) fn finetune(seq_length: usize, global_batch_size: u64) -> Finetune {
+/// `neva_tiny`'s recipe on one thread, with rows of `seq_length`, and so many samples in a step and in a micro-batch.
+pub(crate) fn finetune(seq_length: usize, global_batch_size: u64, micro_batch_size: u64) -> Finetune {
     let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
     finetune.trainer.accelerator = Accelerator::Cpu;
     finetune.trainer.threads_per_rank = Some(1);
     finetune.data = Data::Mock(MockDataModule {
         seq_length,
         global_batch_size,
-        micro_batch_size: MICRO_BATCH_SIZE,
+        micro_batch_size,
         num_workers: 0,
         ..MockDataModule::default()
     });
@@ -51,7 +49,8 @@ pub(crate) fn microbatches(finetune: &Finetune, mesh: &Mesh) -> Vec<Microbatch> 
     };
     let microbatch = |n| {
         let batch = Batch::microbatch(&*samples, &order, &slice, &options, 0, n).expect("mock data");
-        Microbatch::of(to_device(&batch, options.image_seq_len, Device::Cpu).expect("memory"), 0)
+        let whole = Microbatch::of(to_device(&batch, options.image_seq_len, Device::Cpu).expect("memory"), 0);
+        whole.part(zigzag(mesh)).expect("rows of a length that can be cut")
     };
     (0..slice.num_microbatches()).map(microbatch).collect()
 }
