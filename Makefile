@@ -42,8 +42,9 @@ bench: ## run the benchmarks; each prints a table of measured values and the bou
 	$(CARGO) bench -p neva-run --bench launch
 	$(CARGO) bench -p neva-engine --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute
 
-soak: build ## look for rare faults, for about an hour: 10 million odd texts, ranks killed at 100 random moments
+soak: build ## look for rare faults, for about an hour: 10 million odd texts, 1000 random layouts, ranks killed at 100 random moments
 	PROPTEST_CASES=2500000 $(CARGO) test --release -p neva-run --test config_properties panic
+	NEVA_SOAK_LAYOUTS=1000 $(CARGO) test --release -p neva-engine --test engine any_layout
 	NEVA_SOAK_KILLS=100 NEVA_SOAK_FAULTS=100 $(CARGO) test --release -p neva-tests --test end_to_end -- --nocapture faults killed
 
 clean: ## remove what was built and .libtorch/; fetched wheels stay in the cache

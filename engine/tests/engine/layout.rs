@@ -8,11 +8,11 @@ use neva_schemas::{Finetune, ParallelSizes};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub(crate) sizes: ParallelSizes,
-    chunks: Option<u32>,
-    sequence_parallel: bool,
+    pub(crate) chunks: Option<u32>,
+    pub(crate) sequence_parallel: bool,
     /// Layers of the first and the last stage, where they differ from the others'.
-    ends: [Option<u32>; 2],
-    distributed: bool,
+    pub(crate) ends: [Option<u32>; 2],
+    pub(crate) distributed: bool,
 }
 
 /// A pipeline of so many stages, with nothing else.

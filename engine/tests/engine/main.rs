@@ -4,6 +4,7 @@
 
 mod accumulation;
 mod adapter;
+mod any_layout;
 mod asynchronous;
 mod auto_resume;
 mod callbacks;

@@ -51,13 +51,14 @@ fn over_gloo(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes) -> Ve
             let mut trainer = trainer(finetune, mesh.clone());
             let step = |step| {
                 let batches = microbatches(finetune, samples, &mesh, step);
-                trainer.step(&batches, |peak| peak, step).unwrap().loss
+                let report = trainer.step(&batches, |peak| peak, step).unwrap();
+                (report.loss, report.grad_norm)
             };
-            let losses = (0..STEPS).map(step).collect();
+            let (losses, norms) = (0..STEPS).map(step).unzip();
             let weights = weights(&trainer);
             drop((trainer, mesh));
             meeting.leave(TIMEOUT);
-            Trained { losses, weights }
+            Trained { losses, norms, weights }
         },
     )
 }

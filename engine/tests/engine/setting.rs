@@ -191,7 +191,7 @@ pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
 #[derive(Clone)]
 pub(crate) struct Samples {
     inner: Arc<dyn Dataset>,
-    edit: fn(usize, &mut neva_data::Sample),
+    edit: Arc<dyn Fn(usize, &mut neva_data::Sample) + Send + Sync>,
 }
 
 impl Samples {
@@ -199,10 +199,10 @@ impl Samples {
         Self::edited(finetune, |_, _| {})
     }
 
-    pub(crate) fn edited(finetune: &Finetune, edit: fn(usize, &mut neva_data::Sample)) -> Self {
+    pub(crate) fn edited(finetune: &Finetune, edit: impl Fn(usize, &mut neva_data::Sample) + Send + Sync + 'static) -> Self {
         Self {
             inner: run_data(finetune, None).unwrap().train,
-            edit,
+            edit: Arc::new(edit),
         }
     }
 }
@@ -237,6 +237,17 @@ pub(crate) fn without_labels(sample: &mut neva_data::Sample) {
 
 /// This rank's micro-batches of a step; samples come in the dataset's order.
 pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, step: u64) -> Vec<Microbatch> {
+    arranged(finetune, samples, mesh, step, |_, _| {})
+}
+
+/// The same, each arranged in another way before it is cut; `arrange` is given the lengths of its rows.
+pub(crate) fn arranged(
+    finetune: &Finetune,
+    samples: &Samples,
+    mesh: &Mesh,
+    step: u64,
+    arrange: impl Fn(&mut Microbatch, &[usize]),
+) -> Vec<Microbatch> {
     let (slice, options) = (batch_slice(finetune, mesh), merge_options(finetune));
     let order = Order {
         seed: 0,
@@ -249,10 +260,12 @@ pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, 
     (step * each..(step + 1) * each)
         .map(|n| {
             let batch = batch(n);
-            let whole = Microbatch::of(
+            let lengths = &batch.tokens.seq_lens();
+            let mut whole = Microbatch::of(
                 to_device(&batch, options.image_seq_len, Device::Cpu).unwrap(),
-                batch.tokens.seq_lens().iter().sum::<usize>() as u64,
+                lengths.iter().sum::<usize>() as u64,
             );
+            arrange(&mut whole, lengths);
             whole.part(zigzag(mesh)).unwrap()
         })
         .collect()
@@ -261,6 +274,8 @@ pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, 
 /// What a run left.
 pub(crate) struct Trained {
     pub(crate) losses: Vec<f64>,
+    /// Norms of the gradients.
+    pub(crate) norms: Vec<f64>,
     /// Whole weights by name.
     pub(crate) weights: BTreeMap<String, Tensor>,
 }
@@ -275,26 +290,38 @@ pub(crate) fn lay_out(finetune: &mut Finetune, sizes: ParallelSizes) {
 
 /// Trains in a layout; all ranks must report the same.
 pub(crate) fn train(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, steps: u64) -> Trained {
+    train_on(finetune, sizes, steps, |finetune, mesh, step| {
+        microbatches(finetune, samples, mesh, step)
+    })
+}
+
+/// The same, on a rank's micro-batches of each step as `batches` makes them for the run in its layout.
+pub(crate) fn train_on(
+    finetune: &Finetune,
+    sizes: ParallelSizes,
+    steps: u64,
+    batches: impl Fn(&Finetune, &Mesh, u64) -> Vec<Microbatch> + Sync,
+) -> Trained {
     let mut finetune = finetune.clone();
     lay_out(&mut finetune, sizes);
     let finetune = &finetune;
     let mut ranks = on_mesh(sizes, |mesh| {
         let mut trainer = trainer(finetune, mesh.clone());
         let step = |step| {
-            trainer
-                .step(&microbatches(finetune, samples, &mesh, step), |peak| peak, step)
-                .unwrap()
-                .loss
+            let report = trainer.step(&batches(finetune, &mesh, step), |peak| peak, step).unwrap();
+            (report.loss, report.grad_norm)
         };
-        let losses = (0..steps).map(step).collect();
+        let (losses, norms) = (0..steps).map(step).unzip();
         Trained {
             losses,
+            norms,
             weights: weights(&trainer),
         }
     });
     let mut first = ranks.remove(0);
     for other in ranks {
         assert_eq!(other.losses, first.losses, "ranks report different losses");
+        assert_eq!(other.norms, first.norms, "ranks report different gradient norms");
         // Each stage of a pipeline has its own.
         for (name, weight) in other.weights {
             match first.weights.get(&name) {
