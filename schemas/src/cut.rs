@@ -63,42 +63,43 @@ pub(crate) fn validate_cut(finetune: &Finetune, path: &str, problems: &mut Vec<P
             format!("tensor parallelism over {tp} ranks cannot cut `{name}` {size} evenly"),
         );
         problems.push(problem.help(match nearest {
-            Some(nearest) => format!("nearest that fits {} ranks: {nearest}", finetune.trainer.world_size()),
-            None => format!("use a divisor of {size}"),
+            (nearest, true) => format!("nearest that fits {} ranks: {nearest}", finetune.trainer.world_size()),
+            (nearest, false) => format!("nearest that fits: {nearest}"),
         }));
     }
     if strategy.vision_placement != VisionPlacement::Cut {
         return;
     }
-    let other_tp = nearest.map(|nearest| format!("tensor_model_parallel_size: {nearest}"));
-    let choices: Vec<_> = other_tp
-        .into_iter()
-        .chain(whole.then(|| "vision_placement: shared".to_owned()))
-        .collect();
+    let other_tp = format!("tensor_model_parallel_size: {}", nearest.0);
+    let shared = whole.then(|| "vision_placement: shared".to_owned());
+    let choices: Vec<_> = [other_tp].into_iter().chain(shared).collect();
     for Part { name, size, .. } in misfits(vision(finetune)) {
         let problem = Problem::error(
             format!("{path}.trainer.strategy.vision_placement"),
             format!("`vision_placement: cut` over {tp} tensor-parallel ranks cannot cut `{name}` {size} evenly"),
         );
-        problems.push(match choices.as_slice() {
-            [] => problem,
-            choices => problem.help(format!("nearest that fits: {}", choices.join(", or "))),
-        });
+        problems.push(problem.help(format!("nearest that fits: {}", choices.join(", or "))));
     }
 }
 
 /// The number of tensor-parallel ranks nearest to `tp`, the smaller of two, that cuts everything evenly and makes up
-/// whole copies of the model out of the run's ranks.
-fn nearest(finetune: &Finetune, tp: usize) -> Option<usize> {
+/// whole copies of the model out of the run's ranks, where any does; and whether it does.
+fn nearest(finetune: &Finetune, tp: usize) -> (usize, bool) {
     let strategy = &finetune.trainer.strategy;
     let others = u64::from(strategy.context_parallel_size) * u64::from(strategy.pipeline_model_parallel_size);
-    let ranks = finetune.trainer.world_size();
     let cut = strategy.vision_placement == VisionPlacement::Cut;
-    let fits = |tp: &usize| {
+    let even = |tp: &usize| {
         let parts = language(finetune).into_iter().chain(vision(finetune).into_iter().filter(|_| cut));
-        ranks.is_multiple_of(others.max(1) * *tp as u64) && parts.into_iter().all(|part| part.divides(*tp))
+        parts.into_iter().all(|part| part.divides(*tp))
     };
+    let ranks = finetune.trainer.world_size();
+    let whole = |tp: &usize| ranks.is_multiple_of(others.max(1).saturating_mul(*tp as u64));
     // No more ranks than heads, each of which is on one rank; and no endless search where a file asks for billions.
     let most = finetune.model.llava().text_config.num_attention_heads.min(1024);
-    (1..=most).filter(fits).min_by_key(|other| (other.abs_diff(tp), *other))
+    let all = || (1..=most).filter(even);
+    let distance = |other: &usize| (other.abs_diff(tp), *other);
+    match all().filter(whole).min_by_key(distance) {
+        Some(nearest) => (nearest, true),
+        None => (all().min_by_key(distance).unwrap_or(1), false),
+    }
 }

@@ -51,8 +51,15 @@ impl Validate for Finetune {
         self.optim.validate(&format!("{path}.optim"), problems);
         self.log.validate(&format!("{path}.log"), problems);
         self.resume.validate(&format!("{path}.resume"), problems);
-        if let Some(Peft::LoRA(lora)) = &self.peft {
-            lora.validate(&format!("{path}.peft"), problems);
+        match &self.peft {
+            Some(Peft::LoRA(lora)) => lora.validate(&format!("{path}.peft"), problems),
+            None if model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection => {
+                problems.push(Problem::error(
+                    format!("{path}.model"),
+                    "language model, vision model and projection are all frozen: nothing is left to train",
+                ));
+            }
+            None => {}
         }
         validate_cut(self, path, problems);
         self.validate_sequence(path, problems);
@@ -68,8 +75,11 @@ impl Finetune {
         if multiple == 0 || s.is_multiple_of(multiple) {
             return;
         }
-        let (below, above) = (s / multiple * multiple, s.next_multiple_of(multiple));
-        let nearest = if below == 0 || above - s < s - below { above } else { below };
+        let (below, above) = (s / multiple * multiple, s.checked_next_multiple_of(multiple));
+        let nearest = match above {
+            Some(above) if below == 0 || above - s < s - below => above,
+            _ => below,
+        };
         let mut factors = Vec::new();
         if strategy.context_parallel_size > 1 {
             factors.extend([("2", 2), ("context-parallel ranks", strategy.context_parallel_size)]);
@@ -104,20 +114,22 @@ impl Finetune {
         if global == 0 || micro == 0 || self.num_microbatches().is_some() {
             return;
         }
-        let unit = micro.saturating_mul(sizes.dp.into());
-        let below = global / unit.max(1) * unit;
-        let above = below.saturating_add(unit);
-        let nearest = if below == 0 || above - global < global - below {
-            above
-        } else {
-            below
+        let ranks = u64::from(sizes.dp);
+        let Some(unit) = micro.checked_mul(ranks) else {
+            let message = format!("micro_batch_size x data-parallel ranks = {micro} x {ranks} are more samples than can be counted");
+            problems.push(Problem::error(format!("{path}.data.micro_batch_size"), message).help("use 1"));
+            return;
+        };
+        let below = global / unit * unit;
+        let nearest = match below.checked_add(unit) {
+            Some(above) if below == 0 || above - global < global - below => above,
+            _ => below,
         };
         problems.push(
             Problem::error(
                 format!("{path}.data.global_batch_size"),
                 format!(
-                    "`global_batch_size` {global} is not a multiple of micro_batch_size x data-parallel ranks = {micro} x {} = {unit}",
-                    sizes.dp
+                    "`global_batch_size` {global} is not a multiple of micro_batch_size x data-parallel ranks = {micro} x {ranks} = {unit}"
                 ),
             )
             .help(format!("nearest that fits: {nearest}")),

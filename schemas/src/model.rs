@@ -70,14 +70,15 @@ impl LlavaModel {
     /// Positions that one picture takes in the combined sequence.
     pub fn image_seq_length(&self) -> usize {
         let side = self.vision_config.image_size / self.vision_config.patch_size.max(1);
-        side * side + usize::from(self.vision_feature_select_strategy == FeatureSelect::Full)
+        let class_token = usize::from(self.vision_feature_select_strategy == FeatureSelect::Full);
+        side.saturating_mul(side).saturating_add(class_token)
     }
 
     /// Vision layers that the chosen hidden state needs; later ones are kept but never run.
     pub fn vision_layers_used(&self) -> usize {
-        let layers = self.vision_config.num_hidden_layers as i64;
+        let layers = self.vision_config.layers();
         let index = if self.vision_feature_layer < 0 {
-            layers + 1 + self.vision_feature_layer
+            (layers + 1).saturating_add(self.vision_feature_layer)
         } else {
             self.vision_feature_layer
         };
@@ -202,6 +203,11 @@ impl VisionConfig {
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_attention_heads.max(1)
     }
+
+    /// Layers as a number that a feature layer is compared with; far more than any model has.
+    fn layers(&self) -> i64 {
+        self.num_hidden_layers.min(1 << 62) as i64
+    }
 }
 
 impl Default for VisionConfig {
@@ -289,7 +295,7 @@ impl Validate for LlavaModel {
                 format!("`head_dim` {} is odd; rotary position embedding needs pairs", text.head_dim()),
             ));
         }
-        let layers = vision.num_hidden_layers as i64;
+        let layers = vision.layers();
         if self.vision_feature_layer > layers || self.vision_feature_layer < -(layers + 1) {
             problems.push(Problem::error(
                 format!("{path}.vision_feature_layer"),
@@ -297,12 +303,6 @@ impl Validate for LlavaModel {
                     "`vision_feature_layer` {} lies outside the {layers} layers of the vision encoder",
                     self.vision_feature_layer
                 ),
-            ));
-        }
-        if self.freeze_language_model && self.freeze_vision_model && self.freeze_vision_projection {
-            problems.push(Problem::error(
-                path,
-                "language model, vision model and projection are all frozen: nothing is left to train",
             ));
         }
     }

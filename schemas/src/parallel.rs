@@ -34,6 +34,8 @@ impl ParallelSizes {
         if model_ranks == 0 || !trainer.world_size().is_multiple_of(model_ranks) {
             return None;
         }
+        // More ranks than can be numbered are refused elsewhere.
+        u32::try_from(trainer.world_size()).ok()?;
         Some(Self {
             tp: strategy.tensor_model_parallel_size,
             cp: strategy.context_parallel_size,
@@ -42,11 +44,10 @@ impl ParallelSizes {
         })
     }
 
-    /// Ranks that hold one copy of the model.
+    /// Ranks that hold one copy of the model; at most `u64::MAX`.
     pub fn model_ranks(strategy: &MegatronStrategy) -> u64 {
-        u64::from(strategy.tensor_model_parallel_size)
-            * u64::from(strategy.context_parallel_size)
-            * u64::from(strategy.pipeline_model_parallel_size)
+        let tensor_and_context = u64::from(strategy.tensor_model_parallel_size) * u64::from(strategy.context_parallel_size);
+        tensor_and_context.saturating_mul(strategy.pipeline_model_parallel_size.into())
     }
 
     /// Number of ranks.

@@ -73,9 +73,9 @@ impl MegatronStrategy {
         };
         let context = match self.context_parallel_size {
             0 | 1 => 1,
-            ranks => 2 * ranks,
+            ranks => 2 * ranks as usize,
         };
-        tensor as usize * context as usize
+        context.saturating_mul(tensor as usize)
     }
 
     /// Chunks of layers on each pipeline rank.
@@ -169,15 +169,31 @@ pub(crate) fn validate_strategy(path: &str, strategy: &MegatronStrategy, problem
 pub(crate) fn validate_ranks(path: &str, strategy: &MegatronStrategy, (nodes, devices): (u32, u32), problems: &mut Vec<Problem>) {
     let (model_ranks, ranks) = (ParallelSizes::model_ranks(strategy), u64::from(nodes) * u64::from(devices));
     if model_ranks > 0 && !ranks.is_multiple_of(model_ranks) {
-        problems.push(
-            Problem::error(
-                path,
-                format!(
-                    "{ranks} ranks ({nodes} nodes x {devices} devices) are not a multiple of tensor x context x pipeline = {} x {} x {} = {model_ranks}",
-                    strategy.tensor_model_parallel_size, strategy.context_parallel_size, strategy.pipeline_model_parallel_size,
-                ),
-            )
-            .help(format!("use a multiple of {model_ranks} ranks, or smaller parallel sizes")),
+        let problem = Problem::error(
+            path,
+            format!(
+                "{ranks} ranks ({nodes} nodes x {devices} devices) are not a multiple of tensor x context x pipeline = {} x {} x {} = {model_ranks}",
+                strategy.tensor_model_parallel_size, strategy.context_parallel_size, strategy.pipeline_model_parallel_size,
+            ),
         );
+        problems.push(problem.help(match nearest_devices(model_ranks, nodes, devices) {
+            Some(devices) => format!("use a multiple of {model_ranks} ranks, the nearest: {devices} devices; or smaller parallel sizes"),
+            None => "use smaller parallel sizes".to_owned(),
+        }));
     }
+}
+
+/// The number of devices of each node nearest to `devices`, the smaller of two, that makes up whole copies of the model.
+fn nearest_devices(model_ranks: u64, nodes: u32, devices: u32) -> Option<u32> {
+    // The fewest of which `nodes` nodes have a multiple of `model_ranks`.
+    let mut gcd = (model_ranks, u64::from(nodes));
+    while gcd.1 > 0 {
+        gcd = (gcd.1, gcd.0 % gcd.1);
+    }
+    let (unit, devices) = (model_ranks / gcd.0, u64::from(devices));
+    let below = devices / unit * unit;
+    let choices = [below, below.saturating_add(unit)].into_iter().filter(|choice| *choice > 0);
+    let nearest = choices.min_by_key(|choice| choice.abs_diff(devices))?;
+    let numbered = nearest.checked_mul(nodes.into()).is_some_and(|ranks| u32::try_from(ranks).is_ok());
+    u32::try_from(nearest).ok().filter(|_| numbered && nodes > 0)
 }

@@ -20,6 +20,7 @@ mod schedule;
 mod sharding;
 mod stages;
 mod trainable;
+mod uneven;
 mod window;
 mod zigzag;
 
@@ -37,7 +38,8 @@ pub use picture::{boxes_svg, shards_svg};
 pub use recompute::{LayerGroup, layer_groups};
 pub use schedule::{Action, Pass, Timeline, forward_schedule, most_in_flight, schedule};
 pub use sharding::{cut_of, in_sequence_region, in_shared_vision, partial_over_tensor};
-pub use stages::{Section, Stages, Uneven};
+pub use stages::{Section, Stages};
 pub use trainable::{PartSummary, is_trainable, summary};
+pub use uneven::Uneven;
 pub use window::Window;
 pub use zigzag::{Block, ZigZag};

@@ -152,7 +152,7 @@ fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
             None,
             None,
             "2 chunks on each pipeline rank, but there is one pipeline rank",
-            "set pipeline_model_parallel_size to 2 or more, or virtual_pipeline_model_parallel_size to null",
+            "set pipeline_model_parallel_size to 2, or virtual_pipeline_model_parallel_size to null",
         ),
         (
             2,
@@ -160,7 +160,7 @@ fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
             Some(3),
             None,
             "`num_layers_in_first_pipeline_stage` is 3, which 2 chunks cannot share evenly",
-            "use 4",
+            "nearest that fits: 2",
         ),
         (
             2,
@@ -168,7 +168,7 @@ fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
             Some(0),
             None,
             "`num_layers_in_first_pipeline_stage` is 0, which 2 chunks cannot share evenly",
-            "use 2",
+            "nearest that fits: 2",
         ),
         (
             3,
@@ -176,7 +176,7 @@ fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
             Some(5),
             Some(4),
             "the first and the last pipeline rank ask for 9 layers, the model has 8",
-            "leave 1 or more to the ranks between",
+            "nearest that fits: 3",
         ),
         (
             2,
@@ -184,7 +184,7 @@ fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
             Some(5),
             Some(2),
             "the two pipeline ranks ask for 7 layers, the model has 8",
-            "make the two add up to 8, or set one of them to null",
+            "nearest that fits: 6",
         ),
     ];
     for (stages, chunks, first, last, message, help) in cases {

@@ -144,7 +144,10 @@ fn plans_that_cannot_be_done_are_refused() {
         );
         check(
             |finetune| finetune.trainer.strategy.pipeline_model_parallel_size = 2,
-            &["context x pipeline = 1 x 1 x 2", "use a multiple of 2 ranks"],
+            &[
+                "context x pipeline = 1 x 1 x 2",
+                "use a multiple of 2 ranks, the nearest: 2 devices",
+            ],
         );
         check(
             |finetune| {

@@ -162,7 +162,7 @@ pub fn resolve_with(file: Node, sets: &[impl AsRef<str>], options: &ResolveOptio
 /// What is wrong with how the layers are shared out over the pipeline.
 fn uneven_layers(finetune: &Finetune) -> Option<schemas::Problem> {
     let layers = finetune.model.llava().text_config.num_hidden_layers;
-    let uneven = Stages::of(&finetune.trainer.strategy, layers).err()?;
+    let uneven = Stages::uneven(&finetune.trainer.strategy, layers)?;
     let path = format!("{GRAPH}.trainer.strategy.{}", uneven.setting);
     Some(schemas::Problem::error(path, uneven.message).help(uneven.help))
 }

@@ -17,6 +17,7 @@ mod faults;
 mod graph;
 mod includes;
 mod launch;
+mod nearest;
 mod overrides;
 mod own_data;
 mod plan;

@@ -265,7 +265,7 @@ fn sequences_that_cannot_be_cut_are_refused_with_the_nearest_length() {
     num_gpus_per_node=2 finetune.trainer.strategy|={context_parallel_size: 2} finetune.data.seq_length=3
         `finetune.data.seq_length`: `seq_length` 3 cannot be cut over the ranks: it is not a multiple of 2 x context-parallel ranks = 2 x 2 = 4 / nearest that fits: 4
     num_gpus_per_node=3 finetune.trainer.strategy|={context_parallel_size: 2}
-        `finetune.trainer.strategy`: 3 ranks (1 nodes x 3 devices) are not a multiple of tensor x context x pipeline = 1 x 2 x 1 = 2 / use a multiple of 2 ranks, or smaller parallel sizes
+        `finetune.trainer.strategy`: 3 ranks (1 nodes x 3 devices) are not a multiple of tensor x context x pipeline = 1 x 2 x 1 = 2 / use a multiple of 2 ranks, the nearest: 2 devices; or smaller parallel sizes
     num_gpus_per_node=2 finetune.trainer.strategy|={context_parallel_size: 0}
         `finetune.trainer.strategy.context_parallel_size`: `context_parallel_size` is 0, it must be at least 1
     ");

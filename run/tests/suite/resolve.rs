@@ -222,7 +222,7 @@ fn a_problem_of_what_the_recipe_gave_is_named_by_its_path() {
     insta::assert_snapshot!(mistake("_factory_: llava15_7b", &["peft_scheme=none", "num_gpus_per_node=3"]), @r#"
     × `finetune.trainer.strategy`: 3 ranks (1 nodes x 3 devices) are not a multiple of tensor x
     │ context x pipeline = 2 x 1 x 1 = 2 (set by recipe llava15_7b)
-    help: use a multiple of 2 ranks, or smaller parallel sizes
+    help: use a multiple of 2 ranks, the nearest: 2 devices; or smaller parallel sizes
     "#);
     insta::assert_snapshot!(mistake("_factory_: neva_tiny", &["num_nodes=0", "name=\"\""]), @r#"
      × `name`: `name` is empty
