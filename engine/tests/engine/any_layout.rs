@@ -4,12 +4,11 @@
 //! case that fails, as Rust: it belongs into [`PINNED`].
 
 use crate::layout::Layout;
+use crate::recompute::{again, ways};
 use crate::setting::{
-    ONE, Samples, Trained, adapters, arranged, close, close_tensors, mock, small, train_on, within_limit, without_labels, without_picture,
+    ONE, Samples, Trained, adapters, close, close_tensors, mock, small, train, within_limit, without_labels, without_picture,
 };
 use neva_data::{IGNORE, IMAGE, Pixels};
-use neva_engine::nn::Segments;
-use neva_engine::trainer::Microbatch;
 use neva_layout::{Stages, llava_parameters, lora_adapters};
 use neva_schemas::CpCommType::{self, AllGather, P2p};
 use neva_schemas::VisionPlacement::{self, Cut, Duplicated, Shared};
@@ -61,6 +60,7 @@ const PINNED: &[Case] = &[Case {
         overlap_grad_reduce: true,
         overlap_param_gather: true,
         bucket_size: 1000,
+        recompute: Some(0),
     },
     trains: Trains {
         frozen: [false, false, false],
@@ -122,6 +122,8 @@ struct Shares {
     overlap_grad_reduce: bool,
     overlap_param_gather: bool,
     bucket_size: u64,
+    /// Number of the way to compute again.
+    recompute: Option<usize>,
 }
 
 /// What is trained.
@@ -158,7 +160,7 @@ struct Batches {
     /// Micro-batches of each data-parallel rank in a step.
     count: u64,
     mean_of_means: bool,
-    /// Each row is two samples.
+    /// Samples share rows.
     packed: bool,
     /// Samples of each kind: bit `n` stands for sample `n`, and every 64th behind it.
     without_picture: u64,
@@ -238,12 +240,14 @@ fn layout() -> impl Strategy<Value = Layout> {
 
 fn shares() -> impl Strategy<Value = Shares> {
     let axes = (select(vec![P2p, AllGather]), select(vec![Shared, Duplicated, Cut]));
-    (axes, any::<[bool; 2]>(), select(vec![1 << 25, 1, 1000, 10_000])).prop_map(|((exchange, placement), overlaps, bucket_size)| Shares {
+    let rest = (select(vec![1 << 25, 1, 1000, 10_000]), weighted(0.5, 0..ways().len()));
+    (axes, any::<[bool; 2]>(), rest).prop_map(|((exchange, placement), overlaps, (bucket_size, recompute))| Shares {
         exchange,
         placement,
         overlap_grad_reduce: overlaps[0],
         overlap_param_gather: overlaps[1],
         bucket_size,
+        recompute,
     })
 }
 
@@ -265,7 +269,7 @@ fn batches() -> impl Strategy<Value = Batches> {
             micro_batch_size,
             count,
             mean_of_means,
-            packed: packed && micro_batch_size % 2 == 0,
+            packed,
             without_picture,
             two_pictures,
             without_labels,
@@ -379,7 +383,11 @@ impl Case {
         strategy.ddp.overlap_grad_reduce = shares.overlap_grad_reduce;
         strategy.ddp.overlap_param_gather = shares.overlap_param_gather;
         strategy.ddp.bucket_size = shares.bucket_size;
-        finetune
+        mock(&mut finetune).use_packed_sequence = self.batches.packed;
+        match shares.recompute {
+            Some(way) => again(&finetune, &ways()[way]),
+            None => finetune,
+        }
     }
 
     /// Why the run is not started in the layout.
@@ -436,30 +444,12 @@ impl Case {
         assert_eq!(self.errors(), [""; 0]);
         let (alone, laid_out) = (self.alone(), self.laid_out());
         let samples = self.samples(&alone);
-        let train = |finetune: &Finetune, sizes, packed| {
-            train_on(finetune, sizes, STEPS, |finetune, mesh, step| {
-                arranged(finetune, &samples, mesh, step, |microbatch, lengths| {
-                    if packed {
-                        pack(microbatch, lengths);
-                    }
-                })
-            })
-        };
-        let expected = train(&alone, ONE, false);
-        let Trained { losses, norms, weights } = train(&laid_out, self.layout.sizes, self.batches.packed);
+        let expected = train(&alone, &samples, ONE, STEPS);
+        let Trained { losses, norms, weights } = train(&laid_out, &samples, self.layout.sizes, STEPS);
         close("loss", &losses, &expected.losses, 1e-5);
         close("gradient norm", &norms, &expected.norms, 1e-4);
         close_tensors("weights", &weights, &expected.weights, 1e-4);
     }
-}
-
-/// Makes each two rows one, whose segments they are. The first takes its padding along: nobody looks at it.
-fn pack(microbatch: &mut Microbatch, lengths: &[usize]) {
-    let batch = &mut microbatch.batch;
-    let s = batch.input_ids_bs.size()[1];
-    batch.input_ids_bs = batch.input_ids_bs.view([-1, 2 * s]);
-    batch.labels_bs = batch.labels_bs.view([-1, 2 * s]);
-    batch.segments = Segments::packed(lengths.chunks(2).map(|pair| vec![s, s + pair[1] as i64]).collect());
 }
 
 #[test]

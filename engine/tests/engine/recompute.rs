@@ -10,7 +10,7 @@ use neva_schemas::{Finetune, MegatronStrategy, ParallelSizes, Peft, RecomputeGra
 const STEPS: u64 = 6;
 
 /// Ways to compute again, from all layers to a part of each.
-fn ways() -> [MegatronStrategy; 5] {
+pub(crate) fn ways() -> [MegatronStrategy; 5] {
     let full = |recompute_method, recompute_num_layers| MegatronStrategy {
         recompute_granularity: Some(RecomputeGranularity::Full),
         recompute_method,
@@ -32,7 +32,7 @@ fn ways() -> [MegatronStrategy; 5] {
 }
 
 /// The run with what another strategy computes again.
-fn again(finetune: &Finetune, way: &MegatronStrategy) -> Finetune {
+pub(crate) fn again(finetune: &Finetune, way: &MegatronStrategy) -> Finetune {
     let mut finetune = finetune.clone();
     finetune.trainer.strategy = MegatronStrategy {
         recompute_granularity: way.recompute_granularity,

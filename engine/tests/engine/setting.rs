@@ -237,17 +237,6 @@ pub(crate) fn without_labels(sample: &mut neva_data::Sample) {
 
 /// This rank's micro-batches of a step; samples come in the dataset's order.
 pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, step: u64) -> Vec<Microbatch> {
-    arranged(finetune, samples, mesh, step, |_, _| {})
-}
-
-/// The same, each arranged in another way before it is cut; `arrange` is given the lengths of its rows.
-pub(crate) fn arranged(
-    finetune: &Finetune,
-    samples: &Samples,
-    mesh: &Mesh,
-    step: u64,
-    arrange: impl Fn(&mut Microbatch, &[usize]),
-) -> Vec<Microbatch> {
     let (slice, options) = (batch_slice(finetune, mesh), merge_options(finetune));
     let order = Order {
         seed: 0,
@@ -260,12 +249,10 @@ pub(crate) fn arranged(
     (step * each..(step + 1) * each)
         .map(|n| {
             let batch = batch(n);
-            let lengths = &batch.tokens.seq_lens();
-            let mut whole = Microbatch::of(
+            let whole = Microbatch::of(
                 to_device(&batch, options.image_seq_len, Device::Cpu).unwrap(),
-                lengths.iter().sum::<usize>() as u64,
+                batch.tokens.seq_lens().iter().sum::<usize>() as u64,
             );
-            arrange(&mut whole, lengths);
             whole.part(zigzag(mesh)).unwrap()
         })
         .collect()
@@ -290,25 +277,14 @@ pub(crate) fn lay_out(finetune: &mut Finetune, sizes: ParallelSizes) {
 
 /// Trains in a layout; all ranks must report the same.
 pub(crate) fn train(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, steps: u64) -> Trained {
-    train_on(finetune, sizes, steps, |finetune, mesh, step| {
-        microbatches(finetune, samples, mesh, step)
-    })
-}
-
-/// The same, on a rank's micro-batches of each step as `batches` makes them for the run in its layout.
-pub(crate) fn train_on(
-    finetune: &Finetune,
-    sizes: ParallelSizes,
-    steps: u64,
-    batches: impl Fn(&Finetune, &Mesh, u64) -> Vec<Microbatch> + Sync,
-) -> Trained {
     let mut finetune = finetune.clone();
     lay_out(&mut finetune, sizes);
     let finetune = &finetune;
     let mut ranks = on_mesh(sizes, |mesh| {
         let mut trainer = trainer(finetune, mesh.clone());
         let step = |step| {
-            let report = trainer.step(&batches(finetune, &mesh, step), |peak| peak, step).unwrap();
+            let batches = microbatches(finetune, samples, &mesh, step);
+            let report = trainer.step(&batches, |peak| peak, step).unwrap();
             (report.loss, report.grad_norm)
         };
         let (losses, norms) = (0..steps).map(step).unzip();
