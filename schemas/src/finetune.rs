@@ -2,6 +2,7 @@
 
 use crate::cut::validate_cut;
 use crate::data::Data;
+use crate::layers::validate_layers;
 use crate::log::Log;
 use crate::model::Model;
 use crate::optim::Optim;
@@ -64,6 +65,7 @@ impl Validate for Finetune {
         validate_cut(self, path, problems);
         self.validate_sequence(path, problems);
         self.validate_batch(path, problems);
+        validate_layers(self, path, problems);
     }
 }
 

@@ -13,6 +13,7 @@ mod data;
 mod executor;
 mod experiment;
 mod finetune;
+mod layers;
 mod log;
 mod model;
 mod optim;
@@ -43,6 +44,7 @@ pub use data::{Data, ImageDataConfig, ImageProcessMode, ImageTokenPosition, Mock
 pub use executor::{Executor, LocalExecutor};
 pub use experiment::{Experiment, MAX_PARALLEL};
 pub use finetune::Finetune;
+pub use layers::{LayerShares, Uneven};
 pub use log::{Log, MlflowLogger, ModelCheckpoint};
 pub use model::{FeatureSelect, LlavaModel, Model, TextConfig, TextModelType, VisionConfig, VisionModelType};
 pub use optim::{AdamW, Lion, Optim, ParamGroup, Sgd};

@@ -20,7 +20,6 @@ mod schedule;
 mod sharding;
 mod stages;
 mod trainable;
-mod uneven;
 mod window;
 mod zigzag;
 
@@ -40,6 +39,5 @@ pub use schedule::{Action, Pass, Timeline, forward_schedule, most_in_flight, sch
 pub use sharding::{cut_of, in_sequence_region, in_shared_vision, partial_over_tensor};
 pub use stages::{Section, Stages};
 pub use trainable::{PartSummary, is_trainable, summary};
-pub use uneven::Uneven;
 pub use window::Window;
 pub use zigzag::{Block, ZigZag};

@@ -1,7 +1,6 @@
 //! Which layers each pipeline rank holds.
 
-use crate::uneven::{Asked, Uneven};
-use neva_schemas::MegatronStrategy;
+use neva_schemas::{LayerShares, MegatronStrategy, Uneven};
 use serde::Serialize;
 use std::ops::Range;
 
@@ -76,20 +75,14 @@ impl Stages {
     /// # Errors
     /// They do not divide.
     pub fn of(strategy: &MegatronStrategy, layers: usize) -> Result<Self, Uneven> {
-        let asked = Asked::of(strategy, layers);
-        let each = asked.each().map_err(|misfit| asked.uneven(misfit))?;
-        let Asked { stages, chunks, .. } = asked;
+        let shares = LayerShares::of(strategy, layers);
+        let each = shares.each()?;
+        let LayerShares { stages, chunks, .. } = shares;
         let mut bounds = vec![0];
         for section in 0..stages * chunks {
-            bounds.push(bounds[section] + asked.of_stage(section % stages, each) / chunks);
+            bounds.push(bounds[section] + shares.of_stage(section % stages, each) / chunks);
         }
         Ok(Self { stages, chunks, bounds })
-    }
-
-    /// Why `layers` layers cannot be shared out as `strategy` says; takes no time, however many there are.
-    pub fn uneven(strategy: &MegatronStrategy, layers: usize) -> Option<Uneven> {
-        let asked = Asked::of(strategy, layers);
-        asked.each().err().map(|misfit| asked.uneven(misfit))
     }
 
     /// Pipeline ranks.

@@ -9,7 +9,7 @@ use crate::setting::{
     ONE, Samples, Trained, adapters, close, close_tensors, mock, small, train, within_limit, without_labels, without_picture,
 };
 use neva_data::{IGNORE, IMAGE, Pixels};
-use neva_layout::{Stages, llava_parameters, lora_adapters};
+use neva_layout::{llava_parameters, lora_adapters};
 use neva_schemas::CpCommType::{self, AllGather, P2p};
 use neva_schemas::VisionPlacement::{self, Cut, Duplicated, Shared};
 use neva_schemas::{AdamW, FeatureSelect, Finetune, LossNormalization, LrScheduler, Optim, ParallelSizes, Peft, Run, Severity, Validate};
@@ -397,14 +397,8 @@ impl Case {
         let problems = Run::of(finetune.clone()).problems("");
         let problems = problems.into_iter().filter(|problem| problem.severity == Severity::Error);
         let mut errors: Vec<_> = problems.map(|problem| problem.to_string()).collect();
-        let strategy = &finetune.trainer.strategy;
-        errors.extend(
-            Stages::of(strategy, config.text_config.num_hidden_layers)
-                .err()
-                .map(|uneven| uneven.message),
-        );
         if let (Some(peft), true) = (&finetune.peft, errors.is_empty()) {
-            let parameters = llava_parameters(config, strategy.vision_placement);
+            let parameters = llava_parameters(config, finetune.trainer.strategy.vision_placement);
             let adapters = lora_adapters(config, &parameters, peft.lora(), "finetune.peft");
             errors.extend(adapters.err().into_iter().flatten().map(|problem| problem.to_string()));
         }

@@ -15,7 +15,6 @@ mod scope;
 
 use std::{collections::BTreeSet, path};
 
-use neva_layout::Stages;
 use neva_schemas::{self as schemas, Finetune, RecipeArgs, Run, Severity, Validate as _};
 
 pub use self::recipe::load;
@@ -153,18 +152,9 @@ pub fn resolve_with(file: Node, sets: &[impl AsRef<str>], options: &ResolveOptio
     let (errors, warnings) = notice
         .into_iter()
         .chain(run.problems(""))
-        .chain(uneven_layers(&run.finetune))
         .partition(|problem| problem.severity == Severity::Error);
     check(&tree, errors)?;
     Ok(Resolved { run, tree, warnings })
-}
-
-/// What is wrong with how the layers are shared out over the pipeline.
-fn uneven_layers(finetune: &Finetune) -> Option<schemas::Problem> {
-    let layers = finetune.model.llava().text_config.num_hidden_layers;
-    let uneven = Stages::uneven(&finetune.trainer.strategy, layers)?;
-    let path = format!("{GRAPH}.trainer.strategy.{}", uneven.setting);
-    Some(schemas::Problem::error(path, uneven.message).help(uneven.help))
 }
 
 impl Resolved {

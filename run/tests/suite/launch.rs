@@ -10,7 +10,7 @@ use std::{
 use neva_executors::LocalExecutor;
 use neva_recipes::neva_tiny;
 use neva_run::{RunError, RunOptions, run};
-use neva_schemas::{Engine, Finetune, LaunchPlan, RankEnv, RankFailure, RunReport, exit_class};
+use neva_schemas::{Engine, Finetune, LaunchPlan, LoRA, Peft, RankEnv, RankFailure, RunReport, exit_class};
 
 use crate::fake_rank;
 
@@ -133,6 +133,33 @@ fn a_run_that_is_not_valid_does_not_start() {
         problems.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>(),
         ["finetune.trainer.max_steps", "finetune.log.name"]
     );
+}
+
+#[test]
+fn layers_that_cannot_be_shared_out_are_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut finetune = tiny(&dir);
+    finetune.trainer.devices = 3;
+    finetune.trainer.strategy.pipeline_model_parallel_size = 3;
+    finetune.model.llava_mut().text_config.num_hidden_layers = 4;
+    let error = run(&finetune, RunOptions::direct(FakeEngine::default())).unwrap_err();
+    let RunError::Invalid(problems) = &error else { panic!("{error:?}") };
+    let [only] = problems.as_slice() else { panic!("{problems:?}") };
+    assert_eq!(only.path, "finetune.trainer.strategy.pipeline_model_parallel_size");
+}
+
+#[test]
+fn a_frozen_model_is_trained_through_adapters_only() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), FakeEngine::default());
+    let mut finetune = tiny(&dir);
+    let model = finetune.model.llava_mut();
+    model.freeze_language_model = true;
+    model.freeze_vision_model = true;
+    model.freeze_vision_projection = true;
+    let error = run(&finetune, RunOptions::direct(engine.clone())).unwrap_err();
+    assert!(matches!(error, RunError::Invalid(_)), "{error:?}");
+    finetune.peft = Some(Peft::LoRA(LoRA::default()));
+    run(&finetune, RunOptions::direct(engine)).unwrap();
 }
 
 #[test]

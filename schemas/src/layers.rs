@@ -1,6 +1,8 @@
-//! What is asked of a pipeline, why it cannot be had, and the nearest that can.
+//! How many layers each pipeline rank holds; why what is asked for cannot be had, and the nearest that can.
 
-use neva_schemas::MegatronStrategy;
+use crate::finetune::Finetune;
+use crate::strategy::MegatronStrategy;
+use crate::validate::Problem;
 
 /// Why layers cannot be shared out, and what could be asked for instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +25,11 @@ const FAR: usize = 256;
 
 /// A number of layers, and how they are to be shared out.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked {
-    pub(crate) stages: usize,
-    pub(crate) chunks: usize,
+pub struct LayerShares {
+    /// Pipeline ranks.
+    pub stages: usize,
+    /// Runs of layers of each.
+    pub chunks: usize,
     /// Layers of the first and the last stage, where they are not those of the others.
     ends: [Option<usize>; 2],
     layers: usize,
@@ -33,7 +37,7 @@ pub(crate) struct Asked {
 
 /// A rule that is broken.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Misfit {
+enum Misfit {
     /// One stage cannot be interleaved.
     ChunksOfOneStage,
     /// The chunks of the first (0) or the last stage (1) would not be alike.
@@ -46,8 +50,9 @@ pub(crate) enum Misfit {
     Between { stages: usize, rest: usize },
 }
 
-impl Asked {
-    pub(crate) fn of(strategy: &MegatronStrategy, layers: usize) -> Self {
+impl LayerShares {
+    /// What `strategy` asks for, of a model of `layers` layers.
+    pub fn of(strategy: &MegatronStrategy, layers: usize) -> Self {
         let ends = [
             strategy.num_layers_in_first_pipeline_stage,
             strategy.num_layers_in_last_pipeline_stage,
@@ -60,8 +65,15 @@ impl Asked {
         }
     }
 
-    /// Layers of each stage between the ends; of the only one.
-    pub(crate) fn each(&self) -> Result<usize, Misfit> {
+    /// Layers of each stage between the ends; of the only one. Takes no time, however many layers there are.
+    ///
+    /// # Errors
+    /// They cannot be shared out so.
+    pub fn each(&self) -> Result<usize, Uneven> {
+        self.rules().map_err(|misfit| self.uneven(misfit))
+    }
+
+    fn rules(&self) -> Result<usize, Misfit> {
         let Self {
             stages, chunks, layers, ..
         } = *self;
@@ -86,7 +98,7 @@ impl Asked {
     }
 
     /// Layers of a stage, where each between the ends has `each`.
-    pub(crate) fn of_stage(&self, stage: usize, each: usize) -> usize {
+    pub fn of_stage(&self, stage: usize, each: usize) -> usize {
         match (stage, self.ends) {
             _ if self.stages == 1 => each,
             (0, [Some(own), _]) => own,
@@ -100,11 +112,11 @@ impl Asked {
     }
 
     fn fits(&self) -> bool {
-        self.each().is_ok()
+        self.rules().is_ok()
     }
 
     /// A broken rule in words.
-    pub(crate) fn uneven(&self, misfit: Misfit) -> Uneven {
+    fn uneven(&self, misfit: Misfit) -> Uneven {
         let Self { chunks, layers, .. } = *self;
         let ends = self.in_ends();
         let (setting, message, help) = match misfit {
@@ -214,5 +226,14 @@ impl Asked {
             String::new()
         };
         format!("nearest that divides {layers} layers: {stages} pipeline {ranks}{each}{ends}")
+    }
+}
+
+/// Whether the layers can be shared out over the pipeline as the run asks.
+pub(crate) fn validate_layers(finetune: &Finetune, path: &str, problems: &mut Vec<Problem>) {
+    let layers = finetune.model.llava().text_config.num_hidden_layers;
+    if let Err(uneven) = LayerShares::of(&finetune.trainer.strategy, layers).each() {
+        let path = format!("{path}.trainer.strategy.{}", uneven.setting);
+        problems.push(Problem::error(path, uneven.message).help(uneven.help));
     }
 }
