@@ -191,8 +191,11 @@ pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
 #[derive(Clone)]
 pub(crate) struct Samples {
     inner: Arc<dyn Dataset>,
-    edit: Arc<dyn Fn(usize, &mut neva_data::Sample) + Send + Sync>,
+    edit: Arc<Edit>,
 }
+
+/// Changes a sample, given its number.
+type Edit = dyn Fn(usize, &mut neva_data::Sample) + Send + Sync;
 
 impl Samples {
     pub(crate) fn of(finetune: &Finetune) -> Self {
