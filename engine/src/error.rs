@@ -94,6 +94,7 @@ impl EngineError {
     pub fn class(&self) -> ExitClass {
         match self {
             Self::Run(_) | Self::Content { .. } | Self::Weights { .. } | Self::Data(_) => exit_class::INPUT,
+            Self::Comm(CommError::Strangers(_)) => exit_class::INPUT,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => exit_class::INPUT,
             Self::Machine(_) | Self::Comm(CommError::Rendezvous { .. } | CommError::Unavailable(_)) => exit_class::CLUSTER,
             Self::Bug(_) => exit_class::BUG,

@@ -228,13 +228,13 @@ impl Fabric for Solo {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CommError {
     /// Somebody did not arrive in time.
-    #[error("{operation} of {what} in group `{group}`: rank {rank} waited {:.0} s, {arrived}", waited.as_secs_f64())]
+    #[error("{operation}{} in group `{group}`: rank {rank} waited {:.0} s, {arrived}", of(what), waited.as_secs_f64())]
     Deadline {
         /// Name of the group.
         group: String,
         /// Operation.
         operation: &'static str,
-        /// Kind and shape of the tensor.
+        /// Kind and shape of the tensor; empty where there is none.
         what: String,
         /// This rank's number in the group.
         rank: usize,
@@ -285,6 +285,13 @@ pub enum CommError {
     /// The ranks met, but do not belong together.
     #[error("ranks do not belong to one run: {0}")]
     Strangers(String),
+    /// A signal came before the ranks had met.
+    #[error("asked to stop while the ranks met")]
+    Stopped,
+}
+
+fn of(what: &str) -> String {
+    if what.is_empty() { String::new() } else { format!(" of {what}") }
 }
 
 /// Kind and shape of a tensor, for messages.

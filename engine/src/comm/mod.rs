@@ -7,6 +7,7 @@
 mod agree;
 mod collective;
 mod gloo;
+mod greeting;
 mod mesh;
 mod nccl;
 mod rendezvous;
@@ -16,8 +17,9 @@ mod traffic;
 pub use agree::{all_succeed, first_decides, stages_succeed};
 pub use collective::{Collective, CommError, Fabric, Pending, Reduce, Solo};
 pub use gloo::GlooFabric;
+pub use greeting::Greeting;
 pub use mesh::{Axis, Mesh};
 pub use nccl::{Backend, Call, Nccl, NcclFabric, NcclWorld};
-pub use rendezvous::{Greeting, Meeting, rendezvous};
+pub use rendezvous::{Meeting, rendezvous};
 pub use threads::{ThreadFabric, run_ranks};
 pub use traffic::{Sent, Traffic};

@@ -3,24 +3,21 @@
 
 use super::collective::{CommError, Fabric};
 use super::gloo::GlooFabric;
+use super::greeting::{Greeting, difference};
 use neva_schemas::RankEnv;
 use neva_torch_ffi::{Bind, Store, TcpStore};
-use serde::{Deserialize, Serialize};
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
-/// What every rank must agree on before the first step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Greeting {
-    /// Hash of the launch plan.
-    pub plan: String,
-    /// Version of this program.
-    pub version: String,
-    /// Version of libtorch.
-    pub libtorch: String,
-    /// What ranks talk through.
-    pub transport: String,
-}
+/// How long c10d's own words are waited for behind the deadline.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// How often a rank that waits looks whether it is asked to stop.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long rank 0 keeps the store for the others to learn that they do not belong together.
+const HEARD: Duration = Duration::from_secs(5);
 
 /// A store that is kept as long as the run: its server must outlive the ranks' last use.
 #[derive(Debug)]
@@ -37,32 +34,45 @@ pub struct Meeting {
     rank: u32,
 }
 
-/// Meets the other ranks, hands `from_first` of rank 0 to all, and compares greetings.
+/// Meets the other ranks, hands `from_first` of rank 0 to all, and compares greetings, unless `asked_to_stop` meanwhile.
 ///
 /// # Errors
-/// The store cannot be reached in time, or ranks differ: the difference and the rank are named.
-pub fn rendezvous(rank: &RankEnv, greeting: &Greeting, from_first: &[u8], timeout: Duration) -> Result<Meeting, CommError> {
+/// The store cannot be reached in time, or ranks differ: each difference and the rank are named, on every rank.
+pub fn rendezvous(
+    rank: &RankEnv,
+    greeting: &Greeting,
+    from_first: &[u8],
+    timeout: Duration,
+    asked_to_stop: &dyn Fn() -> bool,
+) -> Result<Meeting, CommError> {
     let address = format!("{}:{}", rank.master_addr, rank.master_port);
-    let failed = |error: neva_torch_ffi::Error| CommError::Rendezvous {
+    let failed = |reason: String| CommError::Rendezvous {
         address: address.clone(),
-        reason: error.to_string(),
+        reason,
     };
-    let world = rank.world_size as usize;
-    let serve = rank.rank == 0 && !rank.agent_store;
-    let open = if serve { TcpStore::server } else { TcpStore::client };
-    let store = open(&rank.master_addr, rank.master_port, world, timeout).map_err(failed)?;
-    // torchrun's agent keeps its store when it starts the ranks anew, and what the last attempt wrote is still there.
-    let shared = store.prefixed(&format!("neva/attempt_{}", rank.restart_count)).map_err(failed)?;
-    compare(&shared, rank, greeting, timeout).map_err(|error| match error {
-        Met::Store(error) => failed(error),
+    let own = serde_json::to_vec(greeting).map_err(|error| failed(error.to_string()))?;
+    let (sender, receiver) = channel();
+    let (rank_env, from_first) = (rank.clone(), from_first.to_vec());
+    // Whatever answers at the port may never say a word, and c10d would wait for it without end. A thread that does is
+    // left behind; the rank ends.
+    let meet = move || sender.send(meet(&rank_env, &own, &from_first, Instant::now() + timeout));
+    std::thread::Builder::new()
+        .name("rendezvous".into())
+        .spawn(meet)
+        .map_err(|error| failed(error.to_string()))?;
+    let met = within(&receiver, timeout + SLACK, asked_to_stop)?.unwrap_or_else(|| {
+        let seconds = timeout.as_secs_f64();
+        Err(Met::Store(format!(
+            "no store of a run answered there in {seconds:.0} s: is rank 0 running, and are MASTER_ADDR and MASTER_PORT those of rank 0?"
+        )))
+    });
+    let (store, shared, from_first) = met.map_err(|error| match error {
+        Met::Store(reason) => failed(reason),
         Met::Differs(text) => CommError::Strangers(text),
     })?;
-    if rank.rank == 0 {
-        shared.set("from_first", from_first).map_err(failed)?;
-    }
-    let from_first = shared.get("from_first", timeout).map_err(failed)?;
     let bind = own_address(&rank.master_addr).map_or(Bind::Default, Bind::Hostname);
-    let fabric = GlooFabric::new(shared.try_clone().map_err(failed)?, rank.rank as usize, world, timeout, bind);
+    let clone = shared.try_clone().map_err(|error| failed(error.to_string()))?;
+    let fabric = GlooFabric::new(clone, rank.rank as usize, rank.world_size as usize, timeout, bind);
     Ok(Meeting {
         fabric,
         from_first,
@@ -71,6 +81,67 @@ pub fn rendezvous(rank: &RankEnv, greeting: &Greeting, from_first: &[u8], timeou
         address,
         rank: rank.rank,
     })
+}
+
+/// What comes within `limit`; `None` where nothing does.
+fn within<T>(receiver: &Receiver<T>, limit: Duration, asked_to_stop: &dyn Fn() -> bool) -> Result<Option<T>, CommError> {
+    let until = Instant::now() + limit;
+    loop {
+        match receiver.recv_timeout(TICK) {
+            Ok(value) => return Ok(Some(value)),
+            Err(RecvTimeoutError::Timeout) if asked_to_stop() => return Err(CommError::Stopped),
+            Err(RecvTimeoutError::Timeout) if Instant::now() < until => {}
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// The store's connection, this attempt's part of it, and what rank 0 brought.
+type Joined = (TcpStore, Store, Vec<u8>);
+
+fn meet(rank: &RankEnv, greeting: &[u8], from_first: &[u8], until: Instant) -> Result<Joined, Met> {
+    let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let serve = rank.rank == 0 && !rank.agent_store;
+    let open = if serve { TcpStore::server } else { TcpStore::client };
+    let store = open(&rank.master_addr, rank.master_port, rank.world_size as usize, left())?;
+    // torchrun's agent keeps its store when it starts the ranks anew, and what the last attempt wrote is still there.
+    let shared = store.prefixed(&format!("neva/attempt_{}", rank.restart_count))?;
+    if rank.rank == 0 {
+        shared.set("from_first", from_first)?;
+        shared.set("greeting", greeting)?;
+        hear_verdicts(&shared, rank.world_size, &left)?;
+    } else {
+        let verdict = difference(&shared.get("greeting", left())?, greeting, rank.rank).unwrap_or_default();
+        shared.set(&format!("verdict/{}", rank.rank), verdict.as_bytes())?;
+        let outcome = shared.get("outcome", left())?;
+        if !outcome.is_empty() {
+            shared.set(&format!("heard/{}", rank.rank), b"1")?;
+            return Err(Met::Differs(String::from_utf8_lossy(&outcome).into_owned()));
+        }
+    }
+    let from_first = shared.get("from_first", left())?;
+    Ok((store, shared, from_first))
+}
+
+/// Rank 0 hears from every rank whether it differs, and tells all.
+fn hear_verdicts(shared: &Store, world: u32, left: &dyn Fn() -> Duration) -> Result<(), Met> {
+    let mut outcome = Vec::new();
+    for rank in 1..world {
+        let verdict = shared.get(&format!("verdict/{rank}"), left());
+        let verdict = verdict.map_err(|error| Met::Store(format!("rank {rank} did not come: {error}")))?;
+        if outcome.is_empty() {
+            outcome = verdict;
+        }
+    }
+    shared.set("outcome", &outcome)?;
+    if outcome.is_empty() {
+        return Ok(());
+    }
+    let heard: Vec<_> = (1..world).map(|rank| format!("heard/{rank}")).collect();
+    let heard: Vec<_> = heard.iter().map(String::as_str).collect();
+    // Whoever does not hear it misses rank 0, and ends too.
+    let _ = shared.wait(&heard, HEARD);
+    Err(Met::Differs(String::from_utf8_lossy(&outcome).into_owned()))
 }
 
 impl Meeting {
@@ -99,30 +170,14 @@ impl Meeting {
 }
 
 enum Met {
-    Store(neva_torch_ffi::Error),
+    Store(String),
     Differs(String),
 }
 
 impl From<neva_torch_ffi::Error> for Met {
     fn from(error: neva_torch_ffi::Error) -> Self {
-        Self::Store(error)
+        Self::Store(error.to_string())
     }
-}
-
-/// Every rank compares itself with rank 0.
-fn compare(store: &Store, rank: &RankEnv, greeting: &Greeting, timeout: Duration) -> Result<(), Met> {
-    let own = serde_json::to_vec(greeting).map_err(|error| Met::Differs(error.to_string()))?;
-    if rank.rank == 0 {
-        store.set("greeting", &own)?;
-    }
-    let first = store.get("greeting", timeout)?;
-    if first == own {
-        return Ok(());
-    }
-    Err(Met::Differs(match serde_json::from_slice::<Greeting>(&first) {
-        Ok(first) => format!("rank 0 has {first:?}, rank {} has {greeting:?}", rank.rank),
-        Err(_) => format!("rank 0 is another version of this program than rank {}", rank.rank),
-    }))
 }
 
 /// The address of this machine that faces the master: the one that the other ranks can reach.

@@ -88,7 +88,7 @@ fn train(engine: &LibtorchEngine, plan: &LaunchPlan, rank: &RankEnv, run_dir: &m
     let device = set_up(trainer, rank)?;
     let cache = ModelCache::locate(lookup);
     let timeout = Duration::from_secs(trainer.timeout_s);
-    let (mesh, company) = meet(plan, rank, device, sizes, timeout)?;
+    let (mesh, company) = meet(engine, plan, rank, device, sizes)?;
     if let Some(company) = &company {
         *run_dir = PathBuf::from(String::from_utf8_lossy(&company.meeting.from_first).into_owned());
     }
@@ -122,9 +122,16 @@ impl Company {
     }
 }
 
-/// Forms the mesh: over NCCL where ranks have GPUs, over Gloo where they are CPUs. Under torchrun every rank resolves the recipe itself, at its own second: they agree on
-/// the plan without its folder, and rank 0's folder is everybody's.
-fn meet(plan: &LaunchPlan, rank: &RankEnv, device: Device, sizes: ParallelSizes, timeout: Duration) -> Result<(Mesh, Option<Company>)> {
+/// Forms the mesh: over NCCL where ranks have GPUs, over Gloo where they are CPUs. Under torchrun every rank resolves the
+/// recipe itself, at its own second: they agree on the plan without its folder, and rank 0's folder is everybody's.
+fn meet(
+    engine: &LibtorchEngine,
+    plan: &LaunchPlan,
+    rank: &RankEnv,
+    device: Device,
+    sizes: ParallelSizes,
+) -> Result<(Mesh, Option<Company>)> {
+    let timeout = Duration::from_secs(plan.run.finetune.trainer.timeout_s);
     if rank.world_size == 1 {
         return Ok((Mesh::single(), None));
     }
@@ -137,14 +144,12 @@ fn meet(plan: &LaunchPlan, rank: &RankEnv, device: Device, sizes: ParallelSizes,
         ..plan.clone()
     };
     let greeting = Greeting {
-        plan: anywhere
-            .hash()
-            .map_err(|error| EngineError::Bug(format!("the plan cannot be written: {error}")))?,
+        plan: serde_json::to_value(&anywhere).map_err(|error| EngineError::Bug(format!("the plan cannot be written: {error}")))?,
         version: env!("CARGO_PKG_VERSION").into(),
         libtorch: check_libtorch()?,
         transport: nccl.as_ref().map_or("gloo".into(), |nccl| format!("nccl {}", nccl.version())),
     };
-    let meeting = rendezvous(rank, &greeting, path_bytes(&plan.run_dir)?, timeout)?;
+    let meeting = rendezvous(rank, &greeting, path_bytes(&plan.run_dir)?, timeout, &|| engine.stop.is_asked())?;
     let nccl = match nccl {
         Some(nccl) => Some(NcclWorld::new(nccl, &meeting.store("nccl")?, rank.rank as usize, timeout)?),
         None => None,

@@ -48,6 +48,11 @@ impl StopRequest {
         self.signal.store(BY_CALLER, Ordering::Relaxed);
     }
 
+    /// Whether somebody asked.
+    pub fn is_asked(&self) -> bool {
+        self.code() != 0
+    }
+
     fn code(&self) -> i64 {
         self.signal.load(Ordering::Relaxed) as i64
     }

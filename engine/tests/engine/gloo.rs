@@ -51,6 +51,7 @@ pub(crate) fn meet<T: Send>(
             &greeting(plan(rank)),
             format!("from {rank}").as_bytes(),
             timeout,
+            &|| false,
         ))
     })
 }
@@ -122,7 +123,7 @@ fn rank_0_serves_the_store_where_no_agent_does() {
         // Another process may take the port in between: then the next one is tried, as a launcher does.
         let met = (0..5).any(|_| {
             let port = free_port();
-            let join = |rank| rendezvous(&rank_env(rank, 2, port, false), &greeting("plan"), b"folder", TIMEOUT);
+            let join = |rank| rendezvous(&rank_env(rank, 2, port, false), &greeting("plan"), b"folder", TIMEOUT, &|| false);
             let outcomes = std::thread::scope(|scope| {
                 let ranks = [0, 1].map(|rank| {
                     scope.spawn(move || {
@@ -150,14 +151,53 @@ fn rank_0_serves_the_store_where_no_agent_does() {
 #[test]
 fn ranks_of_different_runs_do_not_mix() {
     within_limit(|| {
-        let outcomes = meet(2, TIMEOUT, |rank| ["plan a", "plan b"][rank as usize], |meeting| meeting.map(drop));
-        assert!(outcomes[0].is_ok(), "rank 0 is the measure: {:?}", outcomes[0]);
-        let error = outcomes[1].as_ref().unwrap_err();
-        assert!(matches!(error, CommError::Strangers(_)), "{error}");
-        let text = error.to_string();
-        for part in ["rank 0", "plan a", "rank 1", "plan b"] {
-            assert!(text.contains(part), "{text} lacks {part}");
+        // Of three the last one differs: all are told at once, and what.
+        let started = Instant::now();
+        let outcomes = meet(
+            3,
+            TIMEOUT,
+            |rank| ["plan a", "plan a", "plan b"][rank as usize],
+            |meeting| meeting.map(drop),
+        );
+        assert!(started.elapsed() < TIMEOUT / 2, "it took {:?}", started.elapsed());
+        for outcome in outcomes {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, CommError::Strangers(_)), "{error}");
+            let text = error.to_string();
+            let expected = r#"`plan` is "plan a" on rank 0 and "plan b" on rank 2"#;
+            assert!(text.ends_with(expected), "{text}");
+            assert_eq!(EngineError::from(error).class(), exit_class::INPUT);
         }
+    });
+}
+
+#[test]
+fn what_answers_without_being_a_store_is_given_up_in_time() {
+    within_limit(|| {
+        // Takes connections, and never says a word.
+        let silent = TcpListener::bind((HOST, 0)).unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let started = Instant::now();
+        let error = rendezvous(&rank_env(1, 2, port, false), &greeting("plan"), b"", SHORT, &|| false).unwrap_err();
+        assert!(
+            started.elapsed() < SHORT + Duration::from_secs(5),
+            "it took {:?}",
+            started.elapsed()
+        );
+        assert!(error.to_string().contains("no store of a run answered"), "{error}");
+        assert_eq!(EngineError::from(error).class(), exit_class::CLUSTER);
+    });
+}
+
+#[test]
+fn a_rank_that_is_asked_to_stop_waits_for_nobody() {
+    within_limit(|| {
+        let store = TcpStore::server(HOST, 0, 2, TIMEOUT).unwrap();
+        let started = Instant::now();
+        let asked = || started.elapsed() > SHORT;
+        let error = rendezvous(&rank_env(1, 2, store.port(), true), &greeting("plan"), b"", TIMEOUT, &asked).unwrap_err();
+        assert!(matches!(error, CommError::Stopped), "{error}");
+        assert!(started.elapsed() < TIMEOUT / 2, "it took {:?}", started.elapsed());
     });
 }
 
@@ -176,7 +216,7 @@ fn an_absent_master_is_given_up_in_time() {
     within_limit(|| {
         let port = free_port();
         let started = Instant::now();
-        let error = rendezvous(&rank_env(1, 2, port, false), &greeting("plan"), b"", SHORT).unwrap_err();
+        let error = rendezvous(&rank_env(1, 2, port, false), &greeting("plan"), b"", SHORT, &|| false).unwrap_err();
         assert!(matches!(error, CommError::Rendezvous { .. }), "{error}");
         assert!(error.to_string().contains(&format!("{HOST}:{port}")), "{error}");
         assert!(started.elapsed() < SHORT * 10, "it took {:?}", started.elapsed());
@@ -189,7 +229,7 @@ fn an_absent_rank_0_is_given_up_in_time() {
     within_limit(|| {
         // The store is there, but rank 0 never says what it is about to do.
         let store = TcpStore::server(HOST, 0, 2, TIMEOUT).unwrap();
-        let error = rendezvous(&rank_env(1, 2, store.port(), true), &greeting("plan"), b"", SHORT).unwrap_err();
+        let error = rendezvous(&rank_env(1, 2, store.port(), true), &greeting("plan"), b"", SHORT, &|| false).unwrap_err();
         assert!(matches!(error, CommError::Rendezvous { .. }), "{error}");
     });
 }
@@ -199,7 +239,7 @@ fn a_taken_port_is_recognised() {
     within_limit(|| {
         let holder = TcpListener::bind((HOST, 0)).unwrap();
         let port = holder.local_addr().unwrap().port();
-        let error = rendezvous(&rank_env(0, 2, port, false), &greeting("plan"), b"", SHORT).unwrap_err();
+        let error = rendezvous(&rank_env(0, 2, port, false), &greeting("plan"), b"", SHORT, &|| false).unwrap_err();
         assert!(matches!(error, CommError::Rendezvous { .. }), "{error}");
         assert!(failure(&error).port_was_taken(), "{error}");
     });
@@ -233,6 +273,7 @@ fn ranks_that_are_started_anew_do_not_meet_those_before_them() {
                 &greeting(&words),
                 words.as_bytes(),
                 timeout,
+                &|| false,
             )
         };
         for restarts in [0, 1] {
