@@ -89,13 +89,19 @@ pub enum EngineError {
     Bug(String),
 }
 
+/// What is done to files of the run's own.
+const CHANGES: &[&str] = &["create", "write", "remove", "replace"];
+
 impl EngineError {
     /// Exit code that tells whose business the failure is.
     pub fn class(&self) -> ExitClass {
         match self {
             Self::Run(_) | Self::Content { .. } | Self::Weights { .. } | Self::Data(_) => exit_class::INPUT,
             Self::Comm(CommError::Strangers(_)) => exit_class::INPUT,
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => exit_class::INPUT,
+            // What is to be read is there by the user's word.
+            Self::Io { action, source, .. } if !CHANGES.contains(action) && source.kind() == std::io::ErrorKind::NotFound => {
+                exit_class::INPUT
+            }
             Self::Machine(_) | Self::Comm(CommError::Rendezvous { .. } | CommError::Unavailable(_)) => exit_class::CLUSTER,
             Self::Bug(_) => exit_class::BUG,
             Self::First { class, .. } | Self::Peer { class, .. } => *class,

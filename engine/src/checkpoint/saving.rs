@@ -25,6 +25,7 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Saving {
     first: bool,
+    aside: Aside,
     thread: Option<JoinHandle<Result<PathBuf>>>,
     succeeded: Arc<AtomicBool>,
     abandoned: Arc<AtomicBool>,
@@ -90,14 +91,14 @@ impl Saving {
             },
             abandoned: abandoned.clone(),
         });
-        let (aside, success) = (aside.clone(), succeeded.clone());
+        let (own_aside, success) = (aside.clone(), succeeded.clone());
         let copies = memory.map(|memory| (memory.clone(), share.tensors()));
         let body = move || {
             let path = match lead {
-                Some(lead) => lead.write(share).inspect_err(|_| aside.remove())?,
+                Some(lead) => lead.write(share)?,
                 None => {
                     if share.files.is_some() {
-                        aside.tell(rank, &aside.write(share)?)?;
+                        own_aside.tell(rank, &own_aside.write(share)?)?;
                     }
                     target
                 }
@@ -112,6 +113,7 @@ impl Saving {
         let thread = all_spawned(mesh, thread)?;
         Ok(Self {
             first,
+            aside: aside.clone(),
             thread: Some(thread),
             succeeded,
             abandoned,
@@ -130,16 +132,29 @@ impl Saving {
     /// # Errors
     /// Any rank could not write its part, on all ranks; earlier checkpoints are as they were.
     pub fn finish(mut self, mesh: &Mesh) -> Result<PathBuf> {
-        let mine = if self.first { Ok(()) } else { self.join().map(drop) };
-        if let Err(error) = all_succeed(mesh, mine) {
-            self.abandoned.store(true, Ordering::Relaxed);
-            if self.first {
-                // It takes away what was written.
-                drop(self.join());
+        // The first rank's thread waits for the others, so it is not waited for here; but what it failed of is said.
+        let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        let mut published = None;
+        let mine = if self.first && !ended {
+            Ok(())
+        } else {
+            self.join().map(|path| published = Some(path))
+        };
+        let outcome = match all_succeed(mesh, mine) {
+            Ok(()) => first_decides(mesh, || published.map_or_else(|| self.join(), Ok)),
+            Err(error) => {
+                self.abandoned.store(true, Ordering::Relaxed);
+                if self.first && self.thread.is_some() {
+                    drop(self.join());
+                }
+                Err(error)
             }
-            return Err(error);
+        };
+        // No rank writes any more: before, another one would have failed of a folder that is not there.
+        if outcome.is_err() && self.first {
+            self.aside.remove();
         }
-        first_decides(mesh, || self.join())
+        outcome
     }
 
     fn join(&mut self) -> Result<PathBuf> {
@@ -165,7 +180,12 @@ impl Drop for Saving {
         self.abandoned.store(true, Ordering::Relaxed);
         match thread.join() {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!("the last checkpoint was not written: {error}"),
+            Ok(Err(error)) => {
+                tracing::warn!("the last checkpoint was not written: {error}");
+                if self.first {
+                    self.aside.remove();
+                }
+            }
             Err(_) => tracing::warn!("the last checkpoint was not written: its thread panicked"),
         }
     }

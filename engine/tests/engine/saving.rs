@@ -1,10 +1,10 @@
 //! Writing checkpoints: nothing half-written under a checkpoint's name, whatever goes wrong.
 
-use crate::setting::{copy, files, names, run, saved, small, trainer, within_limit};
+use crate::setting::{ONE, copy, files, lay_out, names, on_mesh, run, saved, small, trainer, within_limit};
 use neva_engine::EngineError;
 use neva_engine::checkpoint::{Artifacts, CheckpointFolder};
 use neva_engine::comm::Mesh;
-use neva_schemas::exit_class;
+use neva_schemas::{ParallelSizes, exit_class};
 use std::path::Path;
 
 fn name(steps: u64) -> String {
@@ -91,6 +91,32 @@ fn a_full_disk_leaves_the_earlier_checkpoint() {
         let artifacts = vec![("/dev/full".to_owned(), vec![0; 1 << 16])];
         let error = check_failure(|_| {}, &artifacts, "cannot write /dev/full: No space left on device");
         assert_eq!(error.class(), exit_class::JOB);
+    });
+}
+
+/// The first rank meets the full disk while the other one, which has the head, is still writing: that one must not fail
+/// of a folder which the first took away.
+#[test]
+fn a_full_disk_is_the_cause_on_every_rank() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut finetune = small();
+        let sizes = ParallelSizes { pp: 2, ..ONE };
+        lay_out(&mut finetune, sizes);
+        finetune.model.llava_mut().text_config.vocab_size = 100_000;
+        let artifacts = vec![("/dev/full".to_owned(), vec![0; 1 << 16])];
+        let errors = on_mesh(sizes, |mesh| {
+            let trainer = trainer(&finetune, mesh);
+            saved(folder.path(), &trainer, &finetune, 3, &artifacts, 10).unwrap_err()
+        });
+        for error in errors {
+            assert!(
+                error.to_string().contains("cannot write /dev/full: No space left on device"),
+                "{error}"
+            );
+            assert_eq!(error.class(), exit_class::JOB);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was left behind");
     });
 }
 
