@@ -142,12 +142,17 @@ impl Default for MockDataModule {
 impl MockDataModule {
     /// Combined length of one sample: those of a forward pass fill a row together when they are packed, as NeMo's do.
     pub fn sample_length(&self) -> usize {
-        let together = if self.use_packed_sequence {
+        self.seq_length / self.samples_of_a_row()
+    }
+
+    /// Samples that fill a row together.
+    pub(crate) fn samples_of_a_row(&self) -> usize {
+        let samples = if self.use_packed_sequence {
             self.micro_batch_size.max(1)
         } else {
             1
         };
-        self.seq_length / usize::try_from(together).unwrap_or(usize::MAX)
+        usize::try_from(samples).unwrap_or(usize::MAX)
     }
 }
 
@@ -288,6 +293,38 @@ pub enum ImageTokenPosition {
     Front,
 }
 
+/// Positions of text that a mock sample has at least: two in front of its picture, and one behind.
+pub(crate) const MOCK_TEXT: usize = 3;
+
+/// More samples than an optimizer step has, of which a rank keeps a list.
+pub(crate) const MOST_SAMPLES: u64 = 1 << 32;
+
+/// More positions than a forward pass has: a number of eight bytes for each would fill no machine's memory.
+const MOST_POSITIONS: u128 = 1 << 40;
+
+impl Data {
+    /// Numbers that are written by mistake.
+    fn validate_size(&self, path: &str, problems: &mut Vec<Problem>) {
+        let (samples, length) = (self.micro_batch_size(), self.seq_length());
+        if u128::from(samples) * length as u128 > MOST_POSITIONS {
+            let setting = if length as u128 * length as u128 > MOST_POSITIONS {
+                "seq_length"
+            } else {
+                "micro_batch_size"
+            };
+            let message = format!("micro_batch_size x seq_length = {samples} x {length} are more positions than a forward pass can have");
+            problems.push(Problem::error(format!("{path}.{setting}"), message));
+        }
+        if self.global_batch_size() > MOST_SAMPLES {
+            let message = format!(
+                "`global_batch_size` {} is more samples than a step can have",
+                self.global_batch_size()
+            );
+            problems.push(Problem::error(format!("{path}.global_batch_size"), message));
+        }
+    }
+}
+
 impl Validate for Data {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         nonzero(
@@ -299,6 +336,7 @@ impl Validate for Data {
                 ("seq_length", self.seq_length() as u64),
             ],
         );
+        self.validate_size(path, problems);
         match self {
             Self::Mock(data) => nonzero(path, problems, &[("num_train_samples", data.num_train_samples)]),
             Self::Preloaded(data) => data.validate(path, problems),

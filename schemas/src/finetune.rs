@@ -1,7 +1,7 @@
 //! The graph that a recipe returns: NeMo's `llm.finetune` with all its arguments.
 
 use crate::cut::validate_cut;
-use crate::data::Data;
+use crate::data::{Data, MOCK_TEXT, MOST_SAMPLES};
 use crate::layers::validate_layers;
 use crate::log::Log;
 use crate::model::Model;
@@ -70,18 +70,45 @@ impl Validate for Finetune {
 }
 
 impl Finetune {
-    /// The longest row is cut evenly, as are all shorter ones.
+    /// The longest row is cut evenly, as are all shorter ones, and mock samples have room for their text.
     fn validate_sequence(&self, path: &str, problems: &mut Vec<Problem>) {
         let (strategy, s) = (&self.trainer.strategy, self.data.seq_length());
         let multiple = strategy.sequence_multiple();
-        if multiple == 0 || s.is_multiple_of(multiple) {
+        let image = self.model.llava().image_seq_length();
+        let least = match &self.data {
+            Data::Mock(data) => data.samples_of_a_row().saturating_mul(image.saturating_add(MOCK_TEXT)),
+            _ => 1,
+        };
+        if s == 0 || multiple == 0 {
             return;
         }
-        let (below, above) = (s / multiple * multiple, s.checked_next_multiple_of(multiple));
+        let at = format!("{path}.data.seq_length");
+        if s >= least && s.is_multiple_of(multiple) {
+            if s <= image {
+                let message = format!("`seq_length` {s} leaves no room for text beside one picture of {image} positions");
+                problems.push(Problem::warning(at, message));
+            }
+            return;
+        }
+        let (below, above) = (s / multiple * multiple, s.max(least).checked_next_multiple_of(multiple));
         let nearest = match above {
-            Some(above) if below == 0 || above - s < s - below => above,
+            Some(above) if below < least || above - s < s - below => above,
             _ => below,
         };
+        let message = if s.is_multiple_of(multiple) {
+            let samples = match self.data.use_packed_sequence() {
+                true => format!(" in each of {} mock samples", self.data.micro_batch_size()),
+                false => String::new(),
+            };
+            format!("`seq_length` {s} leaves no room for text beside one picture of {image} positions{samples}")
+        } else {
+            self.uneven_sequence(s, multiple)
+        };
+        problems.push(Problem::error(at, message).help(format!("nearest that fits: {nearest}")));
+    }
+
+    fn uneven_sequence(&self, s: usize, multiple: usize) -> String {
+        let strategy = &self.trainer.strategy;
         let mut factors = Vec::new();
         if strategy.context_parallel_size > 1 {
             factors.extend([("2", 2), ("context-parallel ranks", strategy.context_parallel_size)]);
@@ -96,17 +123,11 @@ impl Finetune {
         } else {
             String::new()
         };
-        problems.push(
-            Problem::error(
-                format!("{path}.data.seq_length"),
-                format!(
-                    "`seq_length` {s} cannot be cut over the ranks: it is not a multiple of {} = {}{product}",
-                    names.join(" x "),
-                    values.join(" x "),
-                ),
-            )
-            .help(format!("nearest that fits: {nearest}")),
-        );
+        format!(
+            "`seq_length` {s} cannot be cut over the ranks: it is not a multiple of {} = {}{product}",
+            names.join(" x "),
+            values.join(" x "),
+        )
     }
 
     /// The global batch is a whole number of micro-batches on each data-parallel rank.
@@ -117,6 +138,9 @@ impl Finetune {
             return;
         }
         let ranks = u64::from(sizes.dp);
+        if ranks == 0 || global > MOST_SAMPLES {
+            return;
+        }
         let Some(unit) = micro.checked_mul(ranks) else {
             let message = format!("micro_batch_size x data-parallel ranks = {micro} x {ranks} are more samples than can be counted");
             problems.push(Problem::error(format!("{path}.data.micro_batch_size"), message).help("use 1"));
@@ -136,15 +160,5 @@ impl Finetune {
             )
             .help(format!("nearest that fits: {nearest}")),
         );
-        let image = self.model.llava().image_seq_length();
-        if self.data.seq_length() <= image {
-            problems.push(Problem::warning(
-                format!("{path}.data.seq_length"),
-                format!(
-                    "`seq_length` {} leaves no room for text beside one picture of {image} positions",
-                    self.data.seq_length()
-                ),
-            ));
-        }
     }
 }

@@ -33,6 +33,8 @@ pub struct LayerShares {
     /// Layers of the first and the last stage, where they are not those of the others.
     ends: [Option<usize>; 2],
     layers: usize,
+    /// What the stages of another choice must divide: the ranks that are left for the pipeline, where that is known.
+    ranks: Option<u64>,
 }
 
 /// A rule that is broken.
@@ -62,6 +64,7 @@ impl LayerShares {
             chunks: strategy.chunks().max(1) as usize,
             ends: ends.map(|layers| layers.map(|layers| layers as usize)),
             layers,
+            ranks: None,
         }
     }
 
@@ -112,7 +115,7 @@ impl LayerShares {
     }
 
     fn fits(&self) -> bool {
-        self.rules().is_ok()
+        self.rules().is_ok() && self.ranks.is_none_or(|ranks| ranks.is_multiple_of(self.stages as u64))
     }
 
     /// A broken rule in words.
@@ -232,7 +235,14 @@ impl LayerShares {
 /// Whether the layers can be shared out over the pipeline as the run asks.
 pub(crate) fn validate_layers(finetune: &Finetune, path: &str, problems: &mut Vec<Problem>) {
     let layers = finetune.model.llava().text_config.num_hidden_layers;
-    if let Err(uneven) = LayerShares::of(&finetune.trainer.strategy, layers).each() {
+    let strategy = &finetune.trainer.strategy;
+    let shared = u64::from(strategy.tensor_model_parallel_size) * u64::from(strategy.context_parallel_size);
+    let ranks = finetune.trainer.world_size();
+    let shares = LayerShares {
+        ranks: (shared > 0 && ranks > 0 && ranks.is_multiple_of(shared)).then(|| ranks / shared),
+        ..LayerShares::of(strategy, layers)
+    };
+    if let Err(uneven) = shares.each() {
         let path = format!("{path}.trainer.strategy.{}", uneven.setting);
         problems.push(Problem::error(path, uneven.message).help(uneven.help));
     }

@@ -163,6 +163,20 @@ pub(crate) fn validate_strategy(path: &str, strategy: &MegatronStrategy, problem
             "sequence parallelism does nothing without tensor parallelism; it is switched off",
         ));
     }
+    let ends = [
+        ("num_layers_in_first_pipeline_stage", strategy.num_layers_in_first_pipeline_stage),
+        ("num_layers_in_last_pipeline_stage", strategy.num_layers_in_last_pipeline_stage),
+    ];
+    for (name, _) in ends.into_iter().filter(|(_, layers)| layers.is_some()) {
+        if strategy.pipeline_model_parallel_size == 1 {
+            let message = "does nothing without pipeline parallelism: one pipeline rank holds all layers";
+            problems.push(Problem::warning(format!("{path}.{name}"), message));
+        }
+    }
+    if strategy.vision_placement == VisionPlacement::Cut && strategy.tensor_model_parallel_size == 1 {
+        let message = "`cut` does nothing without tensor parallelism: there is nobody to cut the vision encoder for";
+        problems.push(Problem::warning(format!("{path}.vision_placement"), message));
+    }
 }
 
 /// Whether `ranks` ranks make up whole copies of the model.

@@ -99,7 +99,7 @@ impl MockDataset {
             )),
             None => Err(DataError::Mock(format!(
                 "seq_length {seq_length} has no room for text beside {images_per_sample} picture(s) of {image_seq_len} \
-                 positions: raise seq_length above {}",
+                 positions: give it {} or more",
                 pictures + FIRST_PICTURE + 1
             ))),
         }

@@ -396,12 +396,7 @@ fn mock_samples_are_exactly_as_long_as_asked() {
         seq_length: 576,
         ..MockConfig::default()
     };
-    assert!(
-        MockDataset::new(cramped)
-            .unwrap_err()
-            .to_string()
-            .contains("raise seq_length above 579")
-    );
+    assert!(MockDataset::new(cramped).unwrap_err().to_string().contains("give it 579 or more"));
     let wordless = MockConfig {
         vocab_size: 0,
         ..MockConfig::default()

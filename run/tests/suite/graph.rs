@@ -228,7 +228,7 @@ fn every_value_remembers_what_it_was() {
         "finetune.optim.lr*=2",
         "~finetune.peft",
         "finetune.optim.betas[0]=.5",
-        "finetune.data.seq_length=${num_nodes}",
+        "finetune.data.num_workers=${num_nodes}",
     ];
     let resolved = resolve(node, &sets).unwrap();
     let tree = resolved.traced().unwrap();
@@ -250,8 +250,8 @@ fn every_value_remembers_what_it_was() {
         ("finetune.log.name", "default (recipe llava15_7b), mine (run.yaml:2:7)"),
         ("finetune.optim.eps", "1e-5 (recipe llava15_7b)"),
         (
-            "finetune.data.seq_length",
-            "4096 (recipe llava15_7b), \"${num_nodes}\" (--set finetune.data.seq_length=${num_nodes}), 1 (--set finetune.data.seq_length=${num_nodes})",
+            "finetune.data.num_workers",
+            "4 (recipe llava15_7b), \"${num_nodes}\" (--set finetune.data.num_workers=${num_nodes}), 1 (--set finetune.data.num_workers=${num_nodes})",
         ),
         ("finetune.no_such", ""),
         ("finetune.[", ""),

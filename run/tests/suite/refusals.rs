@@ -252,6 +252,8 @@ fn sequences_that_cannot_be_cut_are_refused_with_the_nearest_length() {
         misfits(&["num_gpus_per_node=4", &both, "finetune.data.seq_length=100"]),
         misfits(&["num_gpus_per_node=2", &tensor, "finetune.data.seq_length=127"]),
         misfits(&["num_gpus_per_node=2", &two, "finetune.data.seq_length=3"]),
+        misfits(&["finetune.data.seq_length=18"]),
+        misfits(&["finetune.data|={use_packed_sequence: true, micro_batch_size: 4, seq_length: 70}"]),
         misfits(&["num_gpus_per_node=3", &two]),
         misfits(&["num_gpus_per_node=2", &none]),
     ];
@@ -263,7 +265,11 @@ fn sequences_that_cannot_be_cut_are_refused_with_the_nearest_length() {
     num_gpus_per_node=2 finetune.trainer.strategy|={tensor_model_parallel_size: 2, sequence_parallel: true} finetune.data.seq_length=127
         `finetune.data.seq_length`: `seq_length` 127 cannot be cut over the ranks: it is not a multiple of tensor-parallel ranks = 2 / nearest that fits: 126
     num_gpus_per_node=2 finetune.trainer.strategy|={context_parallel_size: 2} finetune.data.seq_length=3
-        `finetune.data.seq_length`: `seq_length` 3 cannot be cut over the ranks: it is not a multiple of 2 x context-parallel ranks = 2 x 2 = 4 / nearest that fits: 4
+        `finetune.data.seq_length`: `seq_length` 3 cannot be cut over the ranks: it is not a multiple of 2 x context-parallel ranks = 2 x 2 = 4 / nearest that fits: 20
+    finetune.data.seq_length=18
+        `finetune.data.seq_length`: `seq_length` 18 leaves no room for text beside one picture of 16 positions / nearest that fits: 19
+    finetune.data|={use_packed_sequence: true, micro_batch_size: 4, seq_length: 70}
+        `finetune.data.seq_length`: `seq_length` 70 leaves no room for text beside one picture of 16 positions in each of 4 mock samples / nearest that fits: 76
     num_gpus_per_node=3 finetune.trainer.strategy|={context_parallel_size: 2}
         `finetune.trainer.strategy`: 3 ranks (1 nodes x 3 devices) are not a multiple of tensor x context x pipeline = 1 x 2 x 1 = 2 / use a multiple of 2 ranks, the nearest: 2 devices; or smaller parallel sizes
     num_gpus_per_node=2 finetune.trainer.strategy|={context_parallel_size: 0}
