@@ -1,6 +1,6 @@
 //! What can go wrong in the engine, and whose business it is.
 
-use crate::comm::CommError;
+use crate::comm::{CommError, IN_GROUP};
 use neva_data::DataError;
 use neva_schemas::{ExitClass, Problem, exit_class};
 use neva_track::TrackError;
@@ -106,6 +106,17 @@ impl EngineError {
             Self::Bug(_) => exit_class::BUG,
             Self::First { class, .. } | Self::Peer { class, .. } => *class,
             Self::Io { .. } | Self::Track(_) | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } => exit_class::JOB,
+        }
+    }
+
+    /// Whether another rank has the cause: it failed and said so, went away, or did not answer.
+    pub fn is_of_a_peer(&self) -> bool {
+        match self {
+            Self::First { .. } | Self::Peer { .. } => true,
+            Self::Comm(error) => error.is_of_a_peer(),
+            // Out of a backward pass errors come as text.
+            Self::Torch(text) => text.contains(IN_GROUP),
+            _ => false,
         }
     }
 

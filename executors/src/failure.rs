@@ -61,8 +61,9 @@ impl JobFailure {
     /// The first failure among `exits`, told by the ranks' own `records` where they left some, or `None`
     /// where all succeeded. `tail` gives the last lines of a rank's log.
     ///
-    /// First is first by time, with one exception: a rank that a signal ended from outside (the kernel's
-    /// out-of-memory killer, a fault) is a cause, and what its peers report of it is the consequence.
+    /// First is first by time, with these exceptions: a rank that a signal ended from outside (the kernel's
+    /// out-of-memory killer, a fault) is a cause, and what its peers report of it is the consequence; and what failed
+    /// because of a peer gives way to whatever did not, a rank that had to be killed included.
     pub fn first(exits: &[RankExit], records: &[RankFailure], tail: impl Fn(u32) -> Vec<String>) -> Option<Self> {
         let recorded = |rank: u32| records.iter().any(|record| record.rank == rank);
         let silent = || {
@@ -75,31 +76,69 @@ impl JobFailure {
             fatal.contains(&exit.status.signal())
         };
         let told: std::collections::BTreeSet<u32> = records.iter().map(|record| record.rank).collect();
-        let others = (told.len() + silent().count()).saturating_sub(1);
+        let failed = told.len() + silent().count();
 
-        let record = records.iter().min_by_key(|record| record.unix_ms);
+        let cause = records.iter().filter(|record| !record.by_peer).min_by_key(|record| record.unix_ms);
         let exit = silent().filter(ended_from_outside).min_by_key(|exit| exit.unix_ms).or_else(|| {
             silent()
                 .min_by_key(|exit| exit.unix_ms)
-                .filter(|exit| record.is_none_or(|record| exit.unix_ms < record.unix_ms))
+                .filter(|exit| cause.is_none_or(|record| exit.unix_ms < record.unix_ms))
         });
-        match (exit, record) {
-            (Some(exit), _) => Some(Self {
-                others,
+        if let Some(exit) = exit {
+            return Some(Self {
+                others: failed - 1,
                 ..Self::of_exit(exit, tail(exit.rank))
-            }),
-            (None, Some(record)) => Some(Self {
-                class: record.class,
-                rank: Some(record.rank),
-                step: record.step,
-                chain: record.chain.clone(),
-                help: None,
-                others,
-                log: None,
-                tail: Vec::new(),
-            }),
-            (None, None) => None,
+            });
         }
+        if let Some(record) = cause {
+            return Some(Self::of_record(record, failed - 1));
+        }
+        let first = records.iter().min_by_key(|record| record.unix_ms)?;
+        Some(Self::of_silence(exits, first, failed).unwrap_or_else(|| Self::of_record(first, failed - 1)))
+    }
+
+    fn of_record(record: &RankFailure, others: usize) -> Self {
+        Self {
+            rank: Some(record.rank),
+            step: record.step,
+            chain: record.chain.clone(),
+            others,
+            ..Self::of_job(record.class, String::new())
+        }
+    }
+
+    /// The ranks that had to be killed, if there are any: `seen` is what the first of their peers says of it.
+    fn of_silence(exits: &[RankExit], seen: &RankFailure, others: usize) -> Option<Self> {
+        let killed = |exit: &&RankExit| !exit.by_itself && exit.status.signal() == Some(Signal::KILL.as_raw());
+        let silent: Vec<_> = exits.iter().filter(killed).map(|exit| exit.rank).collect();
+        let first = *silent.iter().min()?;
+        let mut chain =
+            vec!["it did not answer, and had to be killed: stopped, stuck, or slower than `finetune.trainer.timeout_s`".to_owned()];
+        if silent.len() > 1 {
+            let mut rest: Vec<_> = silent.iter().filter(|rank| **rank != first).collect();
+            rest.sort();
+            let rest: Vec<_> = rest.iter().map(ToString::to_string).collect();
+            chain.push(format!("as had rank {}", rest.join(", ")));
+        }
+        chain.push(format!("rank {} says: {}", seen.rank, seen.chain.join(": ")));
+        Some(Self {
+            rank: Some(first),
+            step: seen.step,
+            chain,
+            others,
+            ..Self::of_job(exit_class::JOB, String::new())
+        })
+    }
+
+    /// Ranks that had not ended `patience` seconds after another one had succeeded, and were made to.
+    pub(crate) fn of_late(exits: &[RankExit], patience: u64) -> Option<Self> {
+        let late = exits.iter().filter(|exit| !exit.by_itself && !exit.status.success());
+        let rank = late.map(|exit| exit.rank).min()?;
+        let message = format!("it had not ended {patience} s after another rank was done: stopped, or stuck");
+        Some(Self {
+            rank: Some(rank),
+            ..Self::of_job(exit_class::JOB, message)
+        })
     }
 
     /// The failure of a script, or `None` where it succeeded. Its exit codes are its own, so each is one of the
@@ -142,7 +181,7 @@ impl JobFailure {
             (Some(code), _) => (format!("it ended with exit code {code} and left no record"), None),
             (None, Some(signal)) => {
                 let help = (signal == Signal::KILL.as_raw())
-                    .then(|| "the system kills a process when memory runs out: try a smaller micro batch".to_owned());
+                    .then(|| "somebody killed it, or the system did because memory ran out: then try a smaller micro batch".to_owned());
                 (format!("it was killed by {}", signal_name(signal)), help)
             }
             (None, None) => (format!("it ended: {}", exit.status), None),

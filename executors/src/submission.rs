@@ -22,6 +22,9 @@ pub struct Submission {
     pub processes: Vec<Process>,
     /// What the processes are to each other.
     pub kind: JobKind,
+    /// How long the others have to end, in seconds, once one has ended with success; `None`: as long as they like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience_s: Option<u64>,
 }
 
 /// What the processes of a job are.

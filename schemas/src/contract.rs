@@ -113,6 +113,9 @@ pub struct RankFailure {
     pub unix_ms: u64,
     /// What happened, outermost first.
     pub chain: Vec<String>,
+    /// It failed because another rank did, or did not answer: that one has the cause.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_peer: bool,
 }
 
 impl RankFailure {

@@ -80,6 +80,31 @@ fn what_a_user_wrote_wrong_is_named() {
     check(at, &["finetune.trainer.accelerator=gpu"], 3, &["GPU", "LIBTORCH"]);
 }
 
+/// Whoever has the picture, and whatever its peers say first of a connection that was closed.
+#[test]
+fn a_broken_picture_is_the_cause_in_every_layout() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, pictures) = (dir.path(), dir.path().join("pictures"));
+    std::fs::create_dir(&pictures).unwrap();
+    std::fs::write(pictures.join("broken.jpg"), "hello").unwrap();
+    let turns = r#""conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]"#;
+    let whole = format!(r#"{{"id": "text", {}}}"#, turns.replace("<image>\\n", ""));
+    let broken = format!(r#"{{"id": "broken", "image": "broken.jpg", {turns}}}"#);
+    // One in eight samples has it, so that other ranks go on meanwhile.
+    let records = std::iter::repeat_n(whole, 7).chain([broken]).collect::<Vec<_>>().join(", ");
+    let data = dataset(at, "broken.json", &format!("[{records}]"));
+    let folder = format!("finetune.data.data_config.image_folder={}", pictures.display());
+    let batch = ["finetune.data.global_batch_size=8", "finetune.data.micro_batch_size=2"];
+    for layout in [
+        &["num_gpus_per_node=2"][..],
+        &["num_gpus_per_node=2", "finetune.trainer.strategy.tensor_model_parallel_size=2"],
+        &["num_gpus_per_node=2", "finetune.trainer.strategy.pipeline_model_parallel_size=2"],
+    ] {
+        let settings = [&[data.as_str(), folder.as_str()], &batch[..], layout].concat();
+        check(at, &settings, 2, &["broken.jpg"]);
+    }
+}
+
 #[test]
 fn weights_that_do_not_fit_are_listed_at_once() {
     let dir = tempfile::tempdir().unwrap();

@@ -290,6 +290,16 @@ pub enum CommError {
     Stopped,
 }
 
+/// What the messages of calls that a peer did not take part in say of their group.
+pub(crate) const IN_GROUP: &str = " in group `";
+
+impl CommError {
+    /// Whether a peer went away, failed, or did not answer.
+    pub(crate) fn is_of_a_peer(&self) -> bool {
+        matches!(self, Self::Deadline { .. } | Self::Peer { .. } | Self::Transport { .. })
+    }
+}
+
 fn of(what: &str) -> String {
     if what.is_empty() { String::new() } else { format!(" of {what}") }
 }

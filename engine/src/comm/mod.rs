@@ -15,6 +15,7 @@ mod threads;
 mod traffic;
 
 pub use agree::{all_succeed, first_decides, stages_succeed};
+pub(crate) use collective::IN_GROUP;
 pub use collective::{Collective, CommError, Fabric, Pending, Reduce, Solo};
 pub use gloo::GlooFabric;
 pub use greeting::Greeting;

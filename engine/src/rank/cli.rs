@@ -171,6 +171,7 @@ fn input(text: &str) -> RankFailure {
         step: None,
         unix_ms: 0,
         chain: vec![text.into()],
+        by_peer: false,
     }
 }
 

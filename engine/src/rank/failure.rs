@@ -25,6 +25,7 @@ pub(super) fn record(rank: u32, step: Option<u64>, error: &EngineError) -> RankF
         step,
         unix_ms: now(),
         chain,
+        by_peer: error.is_of_a_peer(),
     }
 }
 
@@ -52,11 +53,16 @@ pub(super) fn record_panic(rank: u32, step: Option<u64>, panic: &(dyn Any + Send
         step,
         unix_ms: now(),
         chain: vec![first, text.lines().next().unwrap_or_default().to_owned()],
+        by_peer: false,
     }
 }
 
 /// Appends the record to the run's file, in one write, so that ranks do not mix their lines.
 pub(super) fn append(run_dir: &Path, failure: &RankFailure) {
+    // A rank that failed before it knew the first one's folder has none; it has said on its own output why.
+    if !run_dir.is_dir() {
+        return;
+    }
     let Ok(mut line) = serde_json::to_vec(failure) else { return };
     line.push(b'\n');
     let file = OpenOptions::new().create(true).append(true).open(run_dir.join(FAILURES_FILE));

@@ -208,6 +208,7 @@ fn failure(error: &CommError) -> RankFailure {
         step: None,
         unix_ms: 0,
         chain: vec![error.to_string()],
+        by_peer: false,
     }
 }
 

@@ -41,9 +41,13 @@ pub struct LocalExecutor {
     pub program: PathBuf,
     /// How long the peers of a failed rank have to end by themselves and tell why, before SIGTERM.
     pub settle: Duration,
-    /// How long after SIGTERM a rank has to save and leave, before SIGKILL.
+    /// How long after SIGTERM a rank has to save and leave, before SIGKILL. After a failure it is 5 s at most: without
+    /// one of them the ranks cannot save.
     pub grace: Duration,
 }
+
+/// Longest grace after a failure.
+const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 impl LocalExecutor {
     /// Starts `program` for each rank, with 2 s to settle and 30 s of grace: ranks save a checkpoint on SIGTERM.
@@ -97,6 +101,7 @@ impl Executor for LocalExecutor {
             files: [(PLAN_FILE.into(), serde_json::to_string_pretty(plan)? + "\n")].into(),
             processes: (0..world_size).map(process).collect(),
             kind: JobKind::Ranks,
+            patience_s: Some(trainer.timeout_s),
         })
     }
 
@@ -112,6 +117,7 @@ impl Executor for LocalExecutor {
             files: [(SCRIPT_FILE.into(), script.text.clone())].into(),
             processes: vec![process],
             kind: JobKind::Script,
+            patience_s: None,
         })
     }
 

@@ -1,8 +1,9 @@
 //! Watches a group of ranks to its end.
 //!
-//! A rank that succeeds leaves its peers alone. The first that fails ends the job: its peers have
-//! [`LocalExecutor::settle`] to tell what they saw, then get SIGTERM, and after [`LocalExecutor::grace`]
-//! SIGKILL. A request to cancel is SIGTERM at once; a second one SIGKILL.
+//! A rank that succeeds leaves its peers alone, but not for ever: after [`Submission::patience_s`] the job has failed of
+//! those that do not end. The first that fails ends the job: its peers have [`LocalExecutor::settle`] to tell what they
+//! saw, then get SIGTERM, and soon SIGKILL. A request to cancel is SIGTERM at once, and SIGKILL after
+//! [`LocalExecutor::grace`]; a second one SIGKILL.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    LocalExecutor,
+    GRACE_AFTER_FAILURE, LocalExecutor,
     folder::{JobFolder, JobLock},
     free_port,
     group::Group,
@@ -43,6 +44,8 @@ pub(super) struct Supervisor {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     Running,
+    /// A rank has succeeded; the others are awaited until then.
+    Ending(Instant),
     /// A rank failed; its peers may end by themselves until then.
     Settling(Instant),
     /// SIGTERM was sent; SIGKILL follows then.
@@ -65,26 +68,27 @@ impl Supervisor {
 
     /// A port that was taken before rank 0 could is worth a second attempt, and no more.
     async fn state_at_end(&self, group: Group) -> Result<JobState, ExecutorError> {
-        let exits = self.watch(group).await;
+        let watched = self.watch(group).await;
         let records = self.folder.failures(self.failures_from);
         let taken = records.iter().any(|failure| failure.rank == 0 && failure.port_was_taken());
         if !taken || self.folder.cancel_requests() > 0 {
-            return Ok(self.judge(&exits, &records));
+            return Ok(self.judge(&watched, &records));
         }
         tracing::warn!("the port at which ranks meet was taken; trying another");
         let from = self.folder.failures_len();
-        let exits = self.watch(Group::start(&self.submission, free_port()?).await?).await;
-        Ok(self.judge(&exits, &self.folder.failures(from)))
+        let watched = self.watch(Group::start(&self.submission, free_port()?).await?).await;
+        Ok(self.judge(&watched, &self.folder.failures(from)))
     }
 
     /// A failure before the request to cancel is still a failure.
-    fn judge(&self, exits: &[RankExit], records: &[RankFailure]) -> JobState {
+    fn judge(&self, Watched { exits, late }: &Watched, records: &[RankFailure]) -> JobState {
         if self.folder.cancel_requests() > 0 && exits.iter().all(|exit| exit.status.success() || !exit.by_itself) {
             return JobState::Cancelled;
         }
         let tail = |rank| self.folder.log_tail(rank);
+        let late = (*late).then(|| self.submission.patience_s.unwrap_or_default());
         let failure = match self.submission.kind {
-            JobKind::Ranks => JobFailure::first(exits, records, tail),
+            JobKind::Ranks => JobFailure::first(exits, records, tail).or_else(|| JobFailure::of_late(exits, late?)),
             JobKind::Script => JobFailure::of_script(exits, tail),
         };
         match failure {
@@ -101,57 +105,71 @@ impl Supervisor {
     }
 
     /// Waits for every rank; none is left when this returns.
-    async fn watch(&self, mut group: Group) -> Vec<RankExit> {
+    async fn watch(&self, mut group: Group) -> Watched {
         let mut running = JoinSet::new();
         for (rank, mut child) in (0..).zip(std::mem::take(&mut group.ranks)) {
             running.spawn(async move { (rank, child.wait().await) });
         }
-        let mut exits = Vec::new();
+        let (mut exits, mut late) = (Vec::new(), false);
+        let patience = self.submission.patience_s.map(Duration::from_secs);
         let mut phase = Phase::Running;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = match phase {
-                Phase::Settling(at) | Phase::Terminating(at) => Some(at),
+                Phase::Ending(at) | Phase::Settling(at) | Phase::Terminating(at) => Some(at),
                 Phase::Running | Phase::Killed => None,
             };
             tokio::select! {
                 ended = running.join_next() => match ended {
                     None => break,
                     Some(Ok((rank, Ok(status)))) => {
-                        let by_itself = matches!(phase, Phase::Running | Phase::Settling(_));
+                        let by_itself = matches!(phase, Phase::Running | Phase::Ending(_) | Phase::Settling(_));
                         tracing::debug!(rank, %status, by_itself, "rank ended");
                         exits.push(RankExit { rank, status, unix_ms: unix_ms(), by_itself });
-                        if !status.success() && phase == Phase::Running {
-                            phase = Phase::Settling(Instant::now() + self.executor.settle);
-                        }
+                        phase = match (phase, patience) {
+                            (Phase::Running | Phase::Ending(_), _) if !status.success() => {
+                                Phase::Settling(Instant::now() + self.executor.settle)
+                            }
+                            // Longer than there will be time is as good as for ever.
+                            (Phase::Running, Some(patience)) => Instant::now().checked_add(patience).map_or(phase, Phase::Ending),
+                            _ => phase,
+                        };
                     }
                     // A rank that cannot be waited for cannot be watched either.
                     Some(Ok((rank, Err(error)))) => tracing::error!(rank, %error, "cannot wait for the rank"),
                     Some(Err(error)) => tracing::error!(%error, "cannot wait for a rank"),
                 },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    late |= matches!(phase, Phase::Ending(_));
                     phase = match phase {
-                        Phase::Settling(_) => self.terminate(&group),
+                        Phase::Ending(_) | Phase::Settling(_) => terminate(&group, self.executor.grace.min(GRACE_AFTER_FAILURE)),
                         _ => kill(&group),
                     };
                 }
                 _ = tick.tick() => match (self.folder.cancel_requests(), phase) {
                     (0, _) | (_, Phase::Killed) | (1, Phase::Terminating(_)) => {}
-                    (1, _) => phase = self.terminate(&group),
+                    (1, _) => phase = terminate(&group, self.executor.grace),
                     (2.., _) => phase = kill(&group),
                 },
             }
         }
         // What the ranks started must not outlive them.
         group.signal(Signal::KILL);
-        exits
+        Watched { exits, late }
     }
+}
 
-    fn terminate(&self, group: &Group) -> Phase {
-        group.signal(Signal::TERM);
-        Phase::Terminating(Instant::now() + self.executor.grace)
-    }
+/// How the ranks ended.
+struct Watched {
+    exits: Vec<RankExit>,
+    /// Some did not, long after others had succeeded.
+    late: bool,
+}
+
+fn terminate(group: &Group, grace: Duration) -> Phase {
+    group.signal(Signal::TERM);
+    Phase::Terminating(Instant::now() + grace)
 }
 
 fn kill(group: &Group) -> Phase {

@@ -19,12 +19,17 @@ async fn failure(ranks: u32, script: &str) -> JobFailure {
 
 /// A shell command that leaves a record as an engine does.
 fn record(rank: u32, class: u8, unix_ms: u64, chain: &[&str]) -> String {
+    told(rank, class, unix_ms, chain, false)
+}
+
+fn told(rank: u32, class: u8, unix_ms: u64, chain: &[&str], by_peer: bool) -> String {
     let failure = RankFailure {
         class,
         rank,
         step: Some(7),
         unix_ms,
         chain: chain.iter().map(|cause| (*cause).to_owned()).collect(),
+        by_peer,
     };
     format!("echo '{}' >> failures.jsonl\n", serde_json::to_string(&failure).unwrap())
 }
@@ -128,6 +133,44 @@ async fn a_killed_rank_is_the_cause_and_its_peers_records_the_consequence() {
         "{failure}"
     );
     assert!(failure.help.unwrap().contains("memory"));
+}
+
+#[tokio::test]
+async fn what_failed_because_of_a_peer_gives_way_to_the_cause() {
+    let script = format!(
+        "case $RANK in 0) {} exit 1;; *) {} exit 2;; esac",
+        told(0, 1, 1000, &["connection closed by peer"], true),
+        record(1, 2, 1004, &["dog.jpg is not a picture"]),
+    );
+    let failure = failure(2, &script).await;
+    insta::assert_snapshot!(failure, @"rank 1 failed in step 7: dog.jpg is not a picture (1 more rank failed)");
+    assert_eq!(failure.class, exit_class::INPUT);
+}
+
+#[tokio::test]
+async fn a_rank_that_had_to_be_killed_is_the_cause_of_what_its_peers_say() {
+    let script = format!(
+        "[ $RANK = 2 ] && kill -STOP $$\n[ $RANK = 1 ] && sleep 0.2\n{} exit 1",
+        told(0, 1, 1000, &["all_reduce: rank 0 waited 6 s"], true).replace("\"rank\":0", "\"rank\":'$RANK'"),
+    );
+    let failure = failure(3, &script).await;
+    insta::assert_snapshot!(failure, @"rank 2 failed in step 7: it did not answer, and had to be killed: stopped, stuck, or slower than `finetune.trainer.timeout_s`: rank 0 says: all_reduce: rank 0 waited 6 s (2 more ranks failed)");
+    assert_eq!(failure.class, exit_class::JOB);
+}
+
+#[tokio::test]
+async fn a_rank_that_does_not_end_is_not_awaited_for_ever() {
+    let mut job = Job::new(2, "[ $RANK = 0 ] && kill -STOP $$\nexit 0");
+    job.submission.patience_s = Some(1);
+    let JobState::Failed(failure) = job.run().await else {
+        panic!("a failure")
+    };
+    insta::assert_snapshot!(failure, @"rank 0 failed: it had not ended 1 s after another rank was done: stopped, or stuck");
+    assert_eq!(failure.class, exit_class::JOB);
+    // One that ends well when it is asked to was slow, not stuck.
+    let mut slow = Job::new(2, "[ $RANK = 1 ] && exit 0\ntrap 'exit 0' TERM; while :; do sleep 0.05; done");
+    slow.submission.patience_s = Some(1);
+    assert_eq!(slow.run().await, JobState::Succeeded);
 }
 
 #[tokio::test]

@@ -91,6 +91,7 @@ fn in_this_process(plan: &LaunchPlan) -> Result<Submission, RunError> {
         files: Default::default(),
         processes: vec![process],
         kind: JobKind::Ranks,
+        patience_s: None,
     })
 }
 

@@ -33,6 +33,7 @@ impl Engine for FakeEngine {
                 step: Some(1),
                 unix_ms: 0,
                 chain,
+                by_peer: false,
             });
         }
         Ok(RunReport {
