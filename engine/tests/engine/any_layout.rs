@@ -213,7 +213,7 @@ fn vision() -> impl Strategy<Value = Vision> {
         })
 }
 
-/// Two to eight ranks.
+/// Two to eight ranks, on several axes mostly.
 fn layout() -> impl Strategy<Value = Layout> {
     let mut all = Vec::new();
     for (tp, cp) in (1..=8).flat_map(|tp| (1..=8).map(move |cp| (tp, cp))) {
@@ -225,8 +225,17 @@ fn layout() -> impl Strategy<Value = Layout> {
         }
     }
     all.sort_by_key(ParallelSizes::world);
+    let axes = |sizes: &ParallelSizes| {
+        [sizes.tp, sizes.cp, sizes.dp, sizes.pp]
+            .into_iter()
+            .filter(|size| *size > 1)
+            .count()
+    };
+    let (one, pairs): (Vec<_>, Vec<_>) = all.into_iter().filter(|sizes| axes(sizes) < 3).partition(|sizes| axes(sizes) == 1);
+    let three = [(1, 2, 2, 2), (2, 1, 2, 2), (2, 2, 1, 2), (2, 2, 2, 1)].map(|(tp, cp, dp, pp)| ParallelSizes { tp, cp, dp, pp });
+    let sizes = prop_oneof![1 => select(one), 2 => select(pairs), 1 => select(three.to_vec())];
     let ends = (weighted(0.2, 0..=3u32), weighted(0.2, 1..=3u32));
-    (select(all), weighted(0.6, 2..=3u32), any::<bool>(), ends, any::<bool>()).prop_map(
+    (sizes, weighted(0.6, 2..=3u32), any::<bool>(), ends, any::<bool>()).prop_map(
         |(sizes, chunks, sequence_parallel, (first, last), distributed)| Layout {
             sizes,
             // On one stage the ends are not looked at, and chunks are refused.

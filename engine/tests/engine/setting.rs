@@ -187,6 +187,9 @@ pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
     Trainer::new(finetune, loaded(finetune, &mesh), mesh).unwrap()
 }
 
+/// Changes the sample of that number.
+type Edit = dyn Fn(usize, &mut neva_data::Sample) + Send + Sync;
+
 /// The run's mock samples, each changed by `edit`, which is given the sample's number.
 #[derive(Clone)]
 pub(crate) struct Samples {
