@@ -172,7 +172,7 @@ fn plans_that_cannot_be_done_are_refused() {
         );
         check(
             |finetune| crate::setting::mock(finetune).seq_length = 5,
-            &["seq_length 5 has no room for text"],
+            &["`seq_length` 5 leaves no room for text", "nearest that fits: 7"],
         );
     });
 }

@@ -197,9 +197,6 @@ pub(crate) struct Samples {
     edit: Arc<Edit>,
 }
 
-/// Changes a sample, given its number.
-type Edit = dyn Fn(usize, &mut neva_data::Sample) + Send + Sync;
-
 impl Samples {
     pub(crate) fn of(finetune: &Finetune) -> Self {
         Self::edited(finetune, |_, _| {})
