@@ -1,10 +1,12 @@
 //! How a job failed: which rank was first, and what it said.
 
-use std::{fmt, os::unix::process::ExitStatusExt as _, path::PathBuf, process::ExitStatus};
+use std::{fmt, os::unix::process::ExitStatusExt as _, path::PathBuf};
 
 use neva_schemas::{ExitClass, RankFailure, exit_class};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+
+use crate::exit::{RankExit, signal_name};
 
 /// Lines of a rank's log that stand in for a failure record.
 pub(crate) const TAIL_LINES: usize = 10;
@@ -30,17 +32,21 @@ pub struct JobFailure {
     pub tail: Vec<String>,
 }
 
-/// How the process of a rank ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RankExit {
-    /// Number of the rank.
-    pub rank: u32,
-    /// Exit code or signal.
-    pub status: ExitStatus,
-    /// When it was seen, in milliseconds since the epoch.
-    pub unix_ms: u64,
-    /// It ended before anybody asked it to.
-    pub by_itself: bool,
+/// Their numbers, ascending.
+fn ranks(exits: Vec<&RankExit>) -> Vec<u32> {
+    let mut ranks: Vec<_> = exits.iter().map(|exit| exit.rank).collect();
+    ranks.sort_unstable();
+    ranks
+}
+
+/// Those behind the first of several ranks, in words.
+fn also(ranks: &[u32]) -> Option<String> {
+    let names: Vec<_> = ranks.get(1..)?.iter().map(ToString::to_string).collect();
+    match names.as_slice() {
+        [] => None,
+        [one] => Some(format!("so did rank {one}")),
+        more => Some(format!("so did ranks {}", more.join(", "))),
+    }
 }
 
 impl JobFailure {
@@ -94,7 +100,10 @@ impl JobFailure {
             return Some(Self::of_record(record, failed - 1));
         }
         let first = records.iter().min_by_key(|record| record.unix_ms)?;
-        Some(Self::of_silence(exits, first, failed).unwrap_or_else(|| Self::of_record(first, failed - 1)))
+        Some(
+            Self::of_silence(exits.iter().filter(|exit| !recorded(exit.rank)), first, failed)
+                .unwrap_or_else(|| Self::of_record(first, failed - 1)),
+        )
     }
 
     fn of_record(record: &RankFailure, others: usize) -> Self {
@@ -107,23 +116,23 @@ impl JobFailure {
         }
     }
 
-    /// The ranks that had to be killed, if there are any: `seen` is what the first of their peers says of it.
-    fn of_silence(exits: &[RankExit], seen: &RankFailure, others: usize) -> Option<Self> {
+    /// Of the ranks that told nothing those that had to be killed, if there are any; those that somebody had stopped, if there are such: `seen` is
+    /// what the first of their peers says of it.
+    fn of_silence<'a>(exits: impl Iterator<Item = &'a RankExit>, seen: &RankFailure, others: usize) -> Option<Self> {
         let killed = |exit: &&RankExit| !exit.by_itself && exit.status.signal() == Some(Signal::KILL.as_raw());
-        let silent: Vec<_> = exits.iter().filter(killed).map(|exit| exit.rank).collect();
-        let first = *silent.iter().min()?;
-        let mut chain =
-            vec!["it did not answer, and had to be killed: stopped, stuck, or slower than `finetune.trainer.timeout_s`".to_owned()];
-        if silent.len() > 1 {
-            let mut rest: Vec<_> = silent.iter().filter(|rank| **rank != first).collect();
-            rest.sort();
-            let rest: Vec<_> = rest.iter().map(ToString::to_string).collect();
-            chain.push(format!("as had rank {}", rest.join(", ")));
-        }
-        chain.push(format!("rank {} says: {}", seen.rank, seen.chain.join(": ")));
+        let (stopped, stuck): (Vec<_>, Vec<_>) = exits.filter(killed).partition(|exit| exit.stopped);
+        let (silent, why) = match stopped.as_slice() {
+            [] => (stuck, "stuck, or slower than `finetune.trainer.timeout_s`"),
+            _ => (stopped, "somebody had stopped it"),
+        };
+        let silent = ranks(silent);
+        let first = *silent.first()?;
+        let mut chain = vec![format!("it did not answer, and had to be killed: {why}")];
+        chain.extend(also(&silent));
+        let step = seen.step.map_or_else(String::new, |step| format!(" in step {step}"));
+        chain.push(format!("rank {}{step}: {}", seen.rank, seen.chain.join(": ")));
         Some(Self {
             rank: Some(first),
-            step: seen.step,
             chain,
             others,
             ..Self::of_job(exit_class::JOB, String::new())
@@ -132,12 +141,16 @@ impl JobFailure {
 
     /// Ranks that had not ended `patience` seconds after another one had succeeded, and were made to.
     pub(crate) fn of_late(exits: &[RankExit], patience: u64) -> Option<Self> {
-        let late = exits.iter().filter(|exit| !exit.by_itself && !exit.status.success());
-        let rank = late.map(|exit| exit.rank).min()?;
-        let message = format!("it had not ended {patience} s after another rank was done: stopped, or stuck");
+        let late = ranks(exits.iter().filter(|exit| !exit.by_itself && !exit.status.success()).collect());
+        let rank = *late.first()?;
+        let mut chain = vec![format!(
+            "it had not ended {patience} s after another rank was done: stopped, or stuck"
+        )];
+        chain.extend(also(&late));
         Some(Self {
             rank: Some(rank),
-            ..Self::of_job(exit_class::JOB, message)
+            chain,
+            ..Self::of_job(exit_class::JOB, String::new())
         })
     }
 
@@ -213,24 +226,4 @@ impl fmt::Display for JobFailure {
             more => write!(f, " ({more} more ranks failed)"),
         }
     }
-}
-
-/// `SIGKILL` and the like; the number where the name is rare.
-fn signal_name(signal: i32) -> String {
-    let names = [
-        (Signal::HUP, "SIGHUP"),
-        (Signal::INT, "SIGINT"),
-        (Signal::QUIT, "SIGQUIT"),
-        (Signal::ILL, "SIGILL"),
-        (Signal::TRAP, "SIGTRAP"),
-        (Signal::ABORT, "SIGABRT"),
-        (Signal::BUS, "SIGBUS"),
-        (Signal::FPE, "SIGFPE"),
-        (Signal::KILL, "SIGKILL"),
-        (Signal::SEGV, "SIGSEGV"),
-        (Signal::PIPE, "SIGPIPE"),
-        (Signal::TERM, "SIGTERM"),
-    ];
-    let known = names.iter().find(|(known, _)| known.as_raw() == signal);
-    known.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }

@@ -7,6 +7,7 @@
 
 mod error;
 mod executor;
+mod exit;
 mod failure;
 pub mod local;
 mod submission;
@@ -14,7 +15,8 @@ mod topology;
 
 pub use error::ExecutorError;
 pub use executor::{BoxFuture, Executor, JobHandle, JobState, LogChunk};
-pub use failure::{JobFailure, RankExit};
+pub use exit::RankExit;
+pub use failure::JobFailure;
 pub use local::LocalExecutor;
 pub use submission::{JobKind, Process, Submission, script_argv, train_argv};
 pub use topology::{Coordinates, Topology};

@@ -299,7 +299,7 @@ pub(crate) const MOCK_TEXT: usize = 3;
 /// More samples than an optimizer step has, of which a rank keeps a list.
 pub(crate) const MOST_SAMPLES: u64 = 1 << 32;
 
-/// More positions than a forward pass has: a number of eight bytes for each would fill no machine's memory.
+/// More positions than a forward pass has: no machine's memory holds eight bytes for each.
 const MOST_POSITIONS: u128 = 1 << 40;
 
 impl Data {

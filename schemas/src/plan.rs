@@ -37,7 +37,7 @@ impl LaunchPlan {
         self.num_nodes * self.ranks_per_node
     }
 
-    /// SHA-256 of the plan's JSON, in hexadecimal; ranks compare it when they meet.
+    /// SHA-256 of the plan's JSON, in hexadecimal, by which two plans are compared.
     ///
     /// # Errors
     /// A path of the plan that is not UTF-8.

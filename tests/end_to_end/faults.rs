@@ -74,6 +74,7 @@ fn a_rank_that_is_killed_or_stopped_ends_all_and_costs_nothing() {
             if fault % 2 == 0 { "KILL" } else { "STOP" },
         );
         during_saves += u64::from(saving(&folder));
+        let number = rank_of(victim);
         let struck = Instant::now();
         let sent = Command::new("kill")
             .args([&format!("-{signal}"), victim])
@@ -88,12 +89,21 @@ fn a_rank_that_is_killed_or_stopped_ends_all_and_costs_nothing() {
             "{signal}: the ranks ended after {took:?} only"
         );
         let ended = ended.with_code(1);
-        let cause = if signal == "KILL" { "SIGKILL" } else { "waited" };
-        assert!(ended.stderr.contains(cause), "{signal} of {victim}:\n{}", ended.stderr);
+        let cause = if signal == "KILL" { "killed by SIGKILL" } else { "did not answer" };
+        let named = ended.stderr.contains(cause) && ended.stderr.contains(&format!("rank {number} failed"));
+        assert!(named, "{signal} of rank {number}:\n{}", ended.stderr);
         let left: Vec<_> = ranks.iter().filter(|rank| Path::new("/proc").join(rank).exists()).collect();
         assert!(left.is_empty(), "{signal} of {victim}: ranks {left:?} are left");
     }
     let _ = run(four_ranks(dir.path(), steps), DEADLINE * (1 + faults as u32 / 10)).with_code(0);
     assert_eq!(losses(dir.path()), expected);
     println!("{faults} faults, {during_saves} of them during a save");
+}
+
+/// The number of the rank that is a process.
+fn rank_of(process: &str) -> String {
+    let environment = fs::read(format!("/proc/{process}/environ")).unwrap();
+    let variables = environment.split(|byte| *byte == 0);
+    let rank = variables.filter_map(|variable| variable.strip_prefix(b"RANK=")).next();
+    String::from_utf8(rank.unwrap().to_vec()).unwrap()
 }

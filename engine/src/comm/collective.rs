@@ -296,7 +296,14 @@ pub(crate) const IN_GROUP: &str = " in group `";
 impl CommError {
     /// Whether a peer went away, failed, or did not answer.
     pub(crate) fn is_of_a_peer(&self) -> bool {
-        matches!(self, Self::Deadline { .. } | Self::Peer { .. } | Self::Transport { .. })
+        match self {
+            Self::Deadline { .. } | Self::Peer { .. } | Self::Transport { .. } | Self::Stopped => true,
+            // A port that somebody else has is rank 0's own affair.
+            Self::Rendezvous { reason, .. } => {
+                !reason.to_ascii_lowercase().contains("address already in use") && !reason.contains("EADDRINUSE")
+            }
+            Self::Mismatch { .. } | Self::Unavailable(_) | Self::Strangers(_) => false,
+        }
     }
 }
 

@@ -13,8 +13,14 @@ use std::time::{Duration, Instant};
 /// How long c10d's own words are waited for behind the deadline.
 const SLACK: Duration = Duration::from_secs(1);
 
+/// As good as for ever, and a time that can be added to the clock's.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How often a rank that waits looks whether it is asked to stop.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How often rank 0 looks for a rank that differs while it waits for another one.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How long rank 0 keeps the store for the others to learn that they do not belong together.
 const HEARD: Duration = Duration::from_secs(5);
@@ -53,14 +59,15 @@ pub fn rendezvous(
     let own = serde_json::to_vec(greeting).map_err(|error| failed(error.to_string()))?;
     let (sender, receiver) = channel();
     let (rank_env, from_first) = (rank.clone(), from_first.to_vec());
+    let patience = timeout.min(A_YEAR);
     // Whatever answers at the port may never say a word, and c10d would wait for it without end. A thread that does is
     // left behind; the rank ends.
-    let meet = move || sender.send(meet(&rank_env, &own, &from_first, Instant::now() + timeout));
+    let meet = move || sender.send(meet(&rank_env, &own, &from_first, Instant::now() + patience));
     std::thread::Builder::new()
         .name("rendezvous".into())
         .spawn(meet)
         .map_err(|error| failed(error.to_string()))?;
-    let met = within(&receiver, timeout + SLACK, asked_to_stop)?.unwrap_or_else(|| {
+    let met = within(&receiver, patience + SLACK, asked_to_stop)?.unwrap_or_else(|| {
         let seconds = timeout.as_secs_f64();
         Err(Met::Store(format!(
             "no store of a run answered there in {seconds:.0} s: is rank 0 running, and are MASTER_ADDR and MASTER_PORT those of rank 0?"
@@ -91,7 +98,10 @@ fn within<T>(receiver: &Receiver<T>, limit: Duration, asked_to_stop: &dyn Fn() -
             Ok(value) => return Ok(Some(value)),
             Err(RecvTimeoutError::Timeout) if asked_to_stop() => return Err(CommError::Stopped),
             Err(RecvTimeoutError::Timeout) if Instant::now() < until => {}
-            Err(_) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => return Ok(None),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(CommError::Unavailable("bug: the thread that meets the other ranks panicked".into()));
+            }
         }
     }
 }
@@ -109,10 +119,12 @@ fn meet(rank: &RankEnv, greeting: &[u8], from_first: &[u8], until: Instant) -> R
     if rank.rank == 0 {
         shared.set("from_first", from_first)?;
         shared.set("greeting", greeting)?;
-        hear_verdicts(&shared, rank.world_size, &left)?;
+        hear_all(&shared, rank.world_size, &left)?;
     } else {
-        let verdict = difference(&shared.get("greeting", left())?, greeting, rank.rank).unwrap_or_default();
-        shared.set(&format!("verdict/{}", rank.rank), verdict.as_bytes())?;
+        match difference(&shared.get("greeting", left())?, greeting, rank.rank) {
+            Some(differs) => shared.set("outcome", differs.as_bytes())?,
+            None => shared.set(&format!("same/{}", rank.rank), b"1")?,
+        }
         let outcome = shared.get("outcome", left())?;
         if !outcome.is_empty() {
             shared.set(&format!("heard/{}", rank.rank), b"1")?;
@@ -123,25 +135,29 @@ fn meet(rank: &RankEnv, greeting: &[u8], from_first: &[u8], until: Instant) -> R
     Ok((store, shared, from_first))
 }
 
-/// Rank 0 hears from every rank whether it differs, and tells all.
-fn hear_verdicts(shared: &Store, world: u32, left: &dyn Fn() -> Duration) -> Result<(), Met> {
-    let mut outcome = Vec::new();
+/// Rank 0 hears from every rank that it does the same, and tells all; or from the first that does not, who has told them.
+fn hear_all(shared: &Store, world: u32, left: &dyn Fn() -> Duration) -> Result<(), Met> {
     for rank in 1..world {
-        let verdict = shared.get(&format!("verdict/{rank}"), left());
-        let verdict = verdict.map_err(|error| Met::Store(format!("rank {rank} did not come: {error}")))?;
-        if outcome.is_empty() {
-            outcome = verdict;
+        let same = format!("same/{rank}");
+        while let Err(error) = shared.wait(&[&same], left().min(LOOK)) {
+            if shared.check(&["outcome"])? {
+                return Err(Met::Differs(tell(shared, world, left)?));
+            }
+            if left() <= Duration::from_millis(1) {
+                return Err(Met::Store(format!("rank {rank} did not come: {error}")));
+            }
         }
     }
-    shared.set("outcome", &outcome)?;
-    if outcome.is_empty() {
-        return Ok(());
-    }
+    Ok(shared.set("outcome", b"")?)
+}
+
+/// What differs. Rank 0 stays until all know it, or nearly: whoever does not come misses it, and ends too.
+fn tell(shared: &Store, world: u32, left: &dyn Fn() -> Duration) -> Result<String, Met> {
+    let outcome = shared.get("outcome", LOOK)?;
     let heard: Vec<_> = (1..world).map(|rank| format!("heard/{rank}")).collect();
     let heard: Vec<_> = heard.iter().map(String::as_str).collect();
-    // Whoever does not hear it misses rank 0, and ends too.
-    let _ = shared.wait(&heard, HEARD);
-    Err(Met::Differs(String::from_utf8_lossy(&outcome).into_owned()))
+    let _ = shared.wait(&heard, HEARD.min(left() + SLACK / 2));
+    Ok(String::from_utf8_lossy(&outcome).into_owned())
 }
 
 impl Meeting {

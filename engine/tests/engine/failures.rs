@@ -2,7 +2,7 @@
 
 use crate::setting::{ONE, Samples, files, loaded, microbatches, on_mesh, plan, reseal, run, small, trainer, weights, within_limit};
 use neva_engine::checkpoint::write_tensors;
-use neva_engine::comm::Mesh;
+use neva_engine::comm::{CommError, Mesh};
 use neva_engine::trainer::Trainer;
 use neva_engine::{EngineError, engine};
 use neva_schemas::{
@@ -294,4 +294,42 @@ fn a_folder_that_cannot_be_made_is_the_jobs_failure() {
         assert!(failure.to_string().contains("cannot create "), "{failure}");
         assert_eq!(std::fs::read(&file).unwrap(), b"in the way");
     });
+}
+
+/// Also where the error came out of a backward pass, as text.
+#[test]
+fn what_is_of_a_peer_is_known_by_its_error() {
+    let group = || "tensor.0".to_owned();
+    let deadline = CommError::Deadline {
+        group: group(),
+        operation: "all_reduce(sum)",
+        what: "Float [2]".into(),
+        rank: 0,
+        waited: std::time::Duration::from_secs(6),
+        arrived: "rank 1 did not".into(),
+    };
+    let closed = CommError::Transport {
+        group: group(),
+        operation: "broadcast",
+        reason: "Connection closed by peer".into(),
+    };
+    let gave_up = CommError::Peer {
+        group: group(),
+        operation: "recv",
+        reason: "rank 1 panicked".into(),
+    };
+    for error in [deadline, closed, gave_up] {
+        assert!(EngineError::Torch(format!("backward of Sum: {error}")).is_of_a_peer(), "{error}");
+        assert!(EngineError::from(error).is_of_a_peer());
+    }
+    let met = |reason: &str| {
+        EngineError::from(CommError::Rendezvous {
+            address: "n1:29500".into(),
+            reason: reason.into(),
+        })
+    };
+    assert!(met("rank 3 did not come").is_of_a_peer());
+    assert!(!met("port 29500: EADDRINUSE, address already in use").is_of_a_peer());
+    assert!(!EngineError::Torch("out of range".into()).is_of_a_peer());
+    assert!(!EngineError::from(CommError::Strangers("`optim.lr` differs".into())).is_of_a_peer());
 }

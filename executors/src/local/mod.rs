@@ -41,13 +41,9 @@ pub struct LocalExecutor {
     pub program: PathBuf,
     /// How long the peers of a failed rank have to end by themselves and tell why, before SIGTERM.
     pub settle: Duration,
-    /// How long after SIGTERM a rank has to save and leave, before SIGKILL. After a failure it is 5 s at most: without
-    /// one of them the ranks cannot save.
+    /// How long after SIGTERM a rank has to save and leave, before SIGKILL.
     pub grace: Duration,
 }
-
-/// Longest grace after a failure.
-const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 impl LocalExecutor {
     /// Starts `program` for each rank, with 2 s to settle and 30 s of grace: ranks save a checkpoint on SIGTERM.

@@ -2,20 +2,21 @@
 //!
 //! A rank that succeeds leaves its peers alone, but not for ever: after [`Submission::patience_s`] the job has failed of
 //! those that do not end. The first that fails ends the job: its peers have [`LocalExecutor::settle`] to tell what they
-//! saw, then get SIGTERM, and soon SIGKILL. A request to cancel is SIGTERM at once, and SIGKILL after
-//! [`LocalExecutor::grace`]; a second one SIGKILL.
+//! saw, then get SIGTERM, and after [`LocalExecutor::grace`] SIGKILL; at once where nothing but stopped ranks is left,
+//! which hear no SIGTERM. A request to cancel is SIGTERM at once; a second one SIGKILL.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use neva_schemas::RankFailure;
 use rustix::process::Signal;
 use tokio::{
+    process::Child,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
-    GRACE_AFTER_FAILURE, LocalExecutor,
+    LocalExecutor,
     folder::{JobFolder, JobLock},
     free_port,
     group::Group,
@@ -23,7 +24,8 @@ use super::{
 use crate::{
     error::ExecutorError,
     executor::JobState,
-    failure::{JobFailure, RankExit},
+    exit::RankExit,
+    failure::JobFailure,
     submission::{JobKind, Submission},
 };
 
@@ -82,7 +84,7 @@ impl Supervisor {
 
     /// A failure before the request to cancel is still a failure.
     fn judge(&self, Watched { exits, late }: &Watched, records: &[RankFailure]) -> JobState {
-        if self.folder.cancel_requests() > 0 && exits.iter().all(|exit| exit.status.success() || !exit.by_itself) {
+        if !late && self.folder.cancel_requests() > 0 && exits.iter().all(|exit| exit.status.success() || !exit.by_itself) {
             return JobState::Cancelled;
         }
         let tail = |rank| self.folder.log_tail(rank);
@@ -107,6 +109,8 @@ impl Supervisor {
     /// Waits for every rank; none is left when this returns.
     async fn watch(&self, mut group: Group) -> Watched {
         let mut running = JoinSet::new();
+        let mut stopped = Vec::new();
+        let ids: Vec<_> = (0..).zip(group.ranks.iter().map(Child::id)).collect();
         for (rank, mut child) in (0..).zip(std::mem::take(&mut group.ranks)) {
             running.spawn(async move { (rank, child.wait().await) });
         }
@@ -126,7 +130,7 @@ impl Supervisor {
                     Some(Ok((rank, Ok(status)))) => {
                         let by_itself = matches!(phase, Phase::Running | Phase::Ending(_) | Phase::Settling(_));
                         tracing::debug!(rank, %status, by_itself, "rank ended");
-                        exits.push(RankExit { rank, status, unix_ms: unix_ms(), by_itself });
+                        exits.push(RankExit { rank, status, unix_ms: unix_ms(), by_itself, stopped: stopped.contains(&rank) });
                         phase = match (phase, patience) {
                             (Phase::Running | Phase::Ending(_), _) if !status.success() => {
                                 Phase::Settling(Instant::now() + self.executor.settle)
@@ -142,14 +146,21 @@ impl Supervisor {
                 },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     late |= matches!(phase, Phase::Ending(_));
+                    stopped = stopped_of(&ids, &exits);
                     phase = match phase {
-                        Phase::Ending(_) | Phase::Settling(_) => terminate(&group, self.executor.grace.min(GRACE_AFTER_FAILURE)),
+                        Phase::Ending(_) | Phase::Settling(_) => self.terminate(&group),
                         _ => kill(&group),
                     };
                 }
                 _ = tick.tick() => match (self.folder.cancel_requests(), phase) {
-                    (0, _) | (_, Phase::Killed) | (1, Phase::Terminating(_)) => {}
-                    (1, _) => phase = terminate(&group, self.executor.grace),
+                    (0 | 1, Phase::Terminating(_)) => {
+                        stopped = stopped_of(&ids, &exits);
+                        if !stopped.is_empty() && stopped.len() + exits.len() == ids.len() {
+                            phase = kill(&group);
+                        }
+                    }
+                    (0, _) | (_, Phase::Killed) => {}
+                    (1, _) => phase = self.terminate(&group),
                     (2.., _) => phase = kill(&group),
                 },
             }
@@ -157,6 +168,11 @@ impl Supervisor {
         // What the ranks started must not outlive them.
         group.signal(Signal::KILL);
         Watched { exits, late }
+    }
+
+    fn terminate(&self, group: &Group) -> Phase {
+        group.signal(Signal::TERM);
+        Phase::Terminating(Instant::now() + self.executor.grace)
     }
 }
 
@@ -167,9 +183,22 @@ struct Watched {
     late: bool,
 }
 
-fn terminate(group: &Group, grace: Duration) -> Phase {
-    group.signal(Signal::TERM);
-    Phase::Terminating(Instant::now() + grace)
+/// Of ranks and their processes those that a signal has stopped.
+fn stopped_of(ids: &[(u32, Option<u32>)], exits: &[RankExit]) -> Vec<u32> {
+    let running = ids.iter().filter(|(rank, _)| exits.iter().all(|exit| exit.rank != *rank));
+    running
+        .filter(|(_, id)| id.is_some_and(is_stopped))
+        .map(|(rank, _)| *rank)
+        .collect()
+}
+
+/// Whether a signal has stopped a process. Where the system does not tell, none is.
+fn is_stopped(id: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // The name in front of it may hold anything, brackets too.
+    status
+        .rsplit_once(')')
+        .is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
 }
 
 fn kill(group: &Group) -> Phase {

@@ -154,8 +154,28 @@ async fn a_rank_that_had_to_be_killed_is_the_cause_of_what_its_peers_say() {
         told(0, 1, 1000, &["all_reduce: rank 0 waited 6 s"], true).replace("\"rank\":0", "\"rank\":'$RANK'"),
     );
     let failure = failure(3, &script).await;
-    insta::assert_snapshot!(failure, @"rank 2 failed in step 7: it did not answer, and had to be killed: stopped, stuck, or slower than `finetune.trainer.timeout_s`: rank 0 says: all_reduce: rank 0 waited 6 s (2 more ranks failed)");
+    insta::assert_snapshot!(failure, @"rank 2 failed: it did not answer, and had to be killed: somebody had stopped it: rank 0 in step 7: all_reduce: rank 0 waited 6 s (2 more ranks failed)");
     assert_eq!(failure.class, exit_class::JOB);
+}
+
+/// A rank that waits for the stopped one in another call has to be killed, too.
+#[tokio::test]
+async fn of_ranks_that_had_to_be_killed_the_stopped_one_is_the_cause() {
+    let script = |stopped: &str| {
+        let told = told(1, 1, 1000, &["all_reduce: rank 1 waited 6 s"], true);
+        format!("[ $RANK = 1 ] && {{ {told} exit 1; }}\ntrap '' TERM\n{stopped}\nwhile :; do sleep 0.05; done")
+    };
+    let stopped = failure(4, &script("[ $RANK = 3 ] && kill -STOP $$")).await;
+    insta::assert_snapshot!(stopped, @"rank 3 failed: it did not answer, and had to be killed: somebody had stopped it: rank 1 in step 7: all_reduce: rank 1 waited 6 s (1 more rank failed)");
+    let stuck = failure(4, &script("")).await;
+    insta::assert_snapshot!(stuck, @"rank 0 failed: it did not answer, and had to be killed: stuck, or slower than `finetune.trainer.timeout_s`: so did ranks 2, 3: rank 1 in step 7: all_reduce: rank 1 waited 6 s (1 more rank failed)");
+}
+
+/// What an older rank program wrote has no word of peers.
+#[test]
+fn a_record_without_a_word_of_peers_is_a_cause() {
+    let old = r#"{"class":1,"rank":0,"step":null,"unix_ms":5,"chain":["no space"]}"#;
+    assert!(!serde_json::from_str::<RankFailure>(old).unwrap().by_peer);
 }
 
 #[tokio::test]
