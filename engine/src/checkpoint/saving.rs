@@ -13,12 +13,14 @@ use crate::error::{EngineError, Result};
 use neva_schemas::Run;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Longest time that a run which has failed waits for its last save.
 const GRACE: Duration = Duration::from_secs(60);
+/// How much longer than it took itself the first rank of such a run waits for the others' parts.
+const PARTS: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A checkpoint that is being written.
@@ -29,6 +31,8 @@ pub struct Saving {
     thread: Option<JoinHandle<Result<PathBuf>>>,
     succeeded: Arc<AtomicBool>,
     abandoned: Arc<AtomicBool>,
+    /// How long the first rank's own part took to write, in milliseconds; 0 until it is written.
+    took: Arc<AtomicU64>,
 }
 
 /// What the first rank adds to the ranks' shares.
@@ -42,6 +46,7 @@ struct Lead {
     /// Complete but for the files.
     state: CheckpointState,
     abandoned: Arc<AtomicBool>,
+    took: Arc<AtomicU64>,
 }
 
 impl Saving {
@@ -74,6 +79,7 @@ impl Saving {
         all_succeed(mesh, copy.and_then(|()| aside.seen(token)))?;
         let (rank, first) = (mesh.world().rank(), mesh.is_first());
         let (succeeded, abandoned) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let took = Arc::<AtomicU64>::default();
         let lead = first.then(|| Lead {
             aside: aside.clone(),
             parent: target.parent().unwrap_or(&target).to_owned(),
@@ -90,6 +96,7 @@ impl Saving {
                 files: Default::default(),
             },
             abandoned: abandoned.clone(),
+            took: took.clone(),
         });
         let (own_aside, success) = (aside.clone(), succeeded.clone());
         let copies = memory.map(|memory| (memory.clone(), share.tensors()));
@@ -117,6 +124,7 @@ impl Saving {
             thread: Some(thread),
             succeeded,
             abandoned,
+            took,
         })
     }
 
@@ -173,8 +181,13 @@ impl Drop for Saving {
     #[expect(clippy::disallowed_methods, reason = "nothing tells of it: it is looked for, with a deadline")]
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
-        let asked = Instant::now();
+        let (asked, mut since_written) = (Instant::now(), None);
         while !thread.is_finished() && asked.elapsed() < GRACE {
+            // The others have parts like its own; one that is gone, or stopped, will never have written it.
+            let took = self.took.load(Ordering::Acquire);
+            if took > 0 && since_written.get_or_insert_with(Instant::now).elapsed() > Duration::from_millis(took) + PARTS {
+                break;
+            }
             std::thread::sleep(POLL);
         }
         self.abandoned.store(true, Ordering::Relaxed);
@@ -205,7 +218,10 @@ fn all_spawned<T>(mesh: &Mesh, thread: std::io::Result<JoinHandle<T>>) -> Result
 impl Lead {
     fn write(mut self, share: Share) -> Result<PathBuf> {
         let aside = &self.aside;
+        let began = Instant::now();
         let mut all = aside.write(share)?;
+        let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.took.store(took.max(1), Ordering::Release);
         for (name, bytes) in &self.artifacts {
             aside.add(&mut all.files, name, bytes)?;
         }
