@@ -150,8 +150,10 @@ async fn what_failed_because_of_a_peer_gives_way_to_the_cause() {
 #[tokio::test]
 async fn a_rank_that_had_to_be_killed_is_the_cause_of_what_its_peers_say() {
     let script = format!(
-        "[ $RANK = 2 ] && kill -STOP $$\n[ $RANK = 1 ] && sleep 0.2\n{} exit 1",
-        told(0, 1, 1000, &["all_reduce: rank 0 waited 6 s"], true).replace("\"rank\":0", "\"rank\":'$RANK'"),
+        "[ $RANK = 2 ] && {{ echo 2 > ready; kill -STOP $$; }}\nuntil [ -s ready ]; do sleep 0.01; done\n{} exit 1",
+        told(0, 1, 1000, &["all_reduce: rank 0 waited 6 s"], true)
+            .replace("\"rank\":0", "\"rank\":'$RANK'")
+            .replace(":1000", ":'$((1000 + RANK))'"),
     );
     let failure = failure(3, &script).await;
     insta::assert_snapshot!(failure, @"rank 2 failed: it did not answer, and had to be killed: somebody had stopped it: rank 0 in step 7: all_reduce: rank 0 waited 6 s (2 more ranks failed)");
@@ -163,7 +165,11 @@ async fn a_rank_that_had_to_be_killed_is_the_cause_of_what_its_peers_say() {
 async fn of_ranks_that_had_to_be_killed_the_stopped_one_is_the_cause() {
     let script = |stopped: &str| {
         let told = told(1, 1, 1000, &["all_reduce: rank 1 waited 6 s"], true);
-        format!("[ $RANK = 1 ] && {{ {told} exit 1; }}\ntrap '' TERM\n{stopped}\nwhile :; do sleep 0.05; done")
+        format!(
+            "[ $RANK = 1 ] && {{ until [ $(cat ready 2>/dev/null | wc -l) = 3 ]; do sleep 0.01; done; {told} exit 1; }}
+            trap '' TERM; echo $RANK >> ready; {stopped}
+            while :; do sleep 0.05; done"
+        )
     };
     let stopped = failure(4, &script("[ $RANK = 3 ] && kill -STOP $$")).await;
     insta::assert_snapshot!(stopped, @"rank 3 failed: it did not answer, and had to be killed: somebody had stopped it: rank 1 in step 7: all_reduce: rank 1 waited 6 s (1 more rank failed)");
