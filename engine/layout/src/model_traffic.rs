@@ -32,8 +32,7 @@ impl Hidden {
 /// rows, the head its gradient and three numbers for each label. With sequence parallelism a sum is a reduce-scatter and
 /// an all-gather, which send as much; the embedding's gradient is gathered on top.
 pub fn tensor_bytes(tensor: usize, section: &Section, hidden: Hidden, labels: usize, sequence_parallel: bool) -> u64 {
-    let (others, tensor) = (tensor as u64 - 1, tensor as u64);
-    let all_reduce = |bytes: u64| 2 * bytes * others / tensor;
+    let all_reduce = |bytes| all_reduce(tensor, bytes);
     let mut bytes = 4 * section.layers.len() as u64 * all_reduce(hidden.size());
     if section.first {
         bytes += all_reduce(hidden.size());
@@ -48,8 +47,12 @@ pub fn tensor_bytes(tensor: usize, section: &Section, hidden: Hidden, labels: us
 /// Sent on top by one of `tensor` ranks for `layers` layers that are computed again in the backward pass: each sums its
 /// hidden states twice once more.
 pub fn recompute_bytes(tensor: usize, layers: usize, hidden: Hidden) -> u64 {
-    let (others, tensor) = (tensor as u64 - 1, tensor as u64);
-    2 * layers as u64 * (2 * hidden.size() * others / tensor)
+    2 * layers as u64 * all_reduce(tensor, hidden.size())
+}
+
+/// Sent by one of `ranks` ranks for a sum of so many bytes.
+fn all_reduce(ranks: usize, bytes: u64) -> u64 {
+    2 * bytes * (ranks as u64 - 1) / ranks as u64
 }
 
 /// The pictures of a micro-batch that the ranks of a tensor group encode together, where the vision encoder and the
@@ -85,7 +88,7 @@ impl CutPictures {
     }
 
     fn all_reduce(&self, values: usize) -> u64 {
-        (2 * self.pictures * values * self.bytes * (self.tensor - 1) / self.tensor) as u64
+        all_reduce(self.tensor, (self.pictures * values * self.bytes) as u64)
     }
 }
 

@@ -41,6 +41,15 @@ pub(super) fn difference(first: &[u8], own: &[u8], rank: u32) -> Option<String> 
 
 /// Adds the paths at which two values differ, with what stands there.
 fn walk(path: &str, first: Option<&Value>, own: Option<&Value>, found: &mut Vec<(String, String, String)>) {
+    if let (Some((a, first)), Some((b, own))) = (first.and_then(tagged), own.and_then(tagged)) {
+        // What is within is written beside the type's name.
+        if a == b {
+            walk(path, Some(first), Some(own), found);
+        } else {
+            found.push((written(path), a.clone(), b.clone()));
+        }
+        return;
+    }
     match (first, own) {
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
             let added = b.keys().filter(|key| !a.contains_key(*key));
@@ -50,12 +59,23 @@ fn walk(path: &str, first: Option<&Value>, own: Option<&Value>, found: &mut Vec<
             }
         }
         _ if first == own => {}
-        _ => {
-            // What the user writes lies in the plan's run.
-            let written = ["plan.run.", "plan."].iter().find_map(|prefix| path.strip_prefix(prefix));
-            found.push((written.unwrap_or(path).to_owned(), shown(first), shown(own)));
-        }
+        _ => found.push((written(path), shown(first), shown(own))),
     }
+}
+
+/// A path as the user writes it: what is his lies in the plan's run.
+fn written(path: &str) -> String {
+    let own = ["plan.run.", "plan."].iter().find_map(|prefix| path.strip_prefix(prefix));
+    own.unwrap_or(path).to_owned()
+}
+
+/// The name of a type of which several may stand there (`optim.AdamW`), which the user gives as `_target_`, and its
+/// arguments.
+fn tagged(value: &Value) -> Option<(&String, &Value)> {
+    let object = value.as_object().filter(|object| object.len() == 1)?;
+    let (name, arguments) = object.iter().next()?;
+    let last = name.rsplit('.').next()?;
+    last.starts_with(|first: char| first.is_uppercase()).then_some((name, arguments))
 }
 
 /// A value in few characters.
@@ -82,7 +102,7 @@ mod tests {
     #[test]
     fn differences_are_named_as_the_user_writes_them() {
         let greeting = |lr: f64, peft: Value| {
-            let run = json!({ "finetune": { "optim": { "lr": lr }, "peft": peft }, "nemo_compat": false });
+            let run = json!({ "finetune": { "optim": { "optim.AdamW": { "lr": lr } }, "peft": peft }, "nemo_compat": false });
             json!({ "plan": { "num_nodes": 1, "run": run }, "version": "1" })
         };
         check(greeting(0.1, Value::Null), greeting(0.1, Value::Null), "");
@@ -91,6 +111,13 @@ mod tests {
             greeting(0.2, json!({"_target_": "LoRA"})),
             "`finetune.optim.lr` is 0.1 on rank 0 and 0.2 on rank 3, \
              `finetune.peft` is null on rank 0 and {\"_target_\":\"LoRA\"} on rank 3",
+        );
+        let mut lion = greeting(0.1, Value::Null);
+        lion["plan"]["run"]["finetune"]["optim"] = json!({ "optim.Lion": { "lr": 0.1 } });
+        check(
+            greeting(0.1, Value::Null),
+            lion,
+            "`finetune.optim` is optim.AdamW on rank 0 and optim.Lion on rank 3",
         );
         let mut other = greeting(0.1, Value::Null);
         other["version"] = json!("2");

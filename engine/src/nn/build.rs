@@ -20,15 +20,22 @@ pub struct Build<'a> {
     region: TensorRegion,
     attention: Arc<dyn CausalAttention>,
     pictures: PictureShares,
-    /// What it says of recomputation; nothing is computed again without it.
-    strategy: Option<&'a MegatronStrategy>,
+    /// What it says of recomputation.
+    strategy: &'a MegatronStrategy,
     arrival: Arrival,
     prefix: String,
 }
 
 impl<'a> Build<'a> {
-    /// Starts at the top of the parameters' names. All of each sequence is here, and every picture is encoded here.
-    pub fn new(parameters: &'a Parameters, adapters: &'a Adapters, adapter_scale: f64, region: TensorRegion) -> Self {
+    /// Starts at the top of the parameters' names. All of each sequence is here, and every picture is encoded here; parts
+    /// are computed again in the backward pass as `strategy` says.
+    pub fn new(
+        parameters: &'a Parameters,
+        adapters: &'a Adapters,
+        adapter_scale: f64,
+        region: TensorRegion,
+        strategy: &'a MegatronStrategy,
+    ) -> Self {
         Self {
             parameters,
             adapters,
@@ -36,7 +43,7 @@ impl<'a> Build<'a> {
             region,
             attention: Arc::new(LocalAttention),
             pictures: PictureShares::new(&Mesh::single(), VisionPlacement::Duplicated),
-            strategy: None,
+            strategy,
             arrival: Arrival::default(),
             prefix: String::new(),
         }
@@ -47,14 +54,6 @@ impl<'a> Build<'a> {
         Self {
             attention,
             pictures,
-            ..self
-        }
-    }
-
-    /// The same, where parts are computed again in the backward pass as `strategy` says.
-    pub fn recomputing(self, strategy: &'a MegatronStrategy) -> Self {
-        Self {
-            strategy: Some(strategy),
             ..self
         }
     }
@@ -97,15 +96,12 @@ impl<'a> Build<'a> {
 
     /// How layers are grouped for recomputation.
     pub(super) fn layer_groups(&self, layers: Range<usize>) -> Vec<LayerGroup> {
-        match self.strategy {
-            Some(strategy) => layer_groups(strategy, layers),
-            None => layer_groups(&MegatronStrategy::default(), layers),
-        }
+        layer_groups(self.strategy, layers)
     }
 
     /// A part of a layer, with all of its parameters below `name`.
     pub fn recomputed<B: Block>(&self, module: RecomputeModule, name: &str, block: B) -> Recomputed<B> {
-        let again = self.strategy.is_some_and(|strategy| strategy.recomputes(module));
+        let again = self.strategy.recomputes(module);
         Recomputed::new(block, again.then(|| self.trained(name)))
     }
 

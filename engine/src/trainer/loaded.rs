@@ -81,9 +81,8 @@ impl LoadedModel {
         let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).collect();
         let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
         let region = TensorRegion::new(group, strategy.sequence_parallel);
-        let build = Build::new(&parameters, &adapters, scale, region)
-            .sharing(attention(mesh, strategy), PictureShares::new(mesh, strategy.vision_placement))
-            .recomputing(strategy);
+        let build = Build::new(&parameters, &adapters, scale, region, strategy)
+            .sharing(attention(mesh, strategy), PictureShares::new(mesh, strategy.vision_placement));
         let numbers = (0..stages.chunks()).map(|chunk| stages.number(mesh.axis(Axis::Pipeline).rank(), chunk));
         let chunk = |(section, number): (&Section, usize)| {
             let trained_in = |section: &Section| trained.iter().any(|spec| section.holds(&spec.name, tied));
