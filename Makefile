@@ -28,7 +28,7 @@ demo: build ## train a small model on the photographs of examples/photos and ask
 	examples/photos/demo.sh
 
 test: setup ## run all tests
-	$(CARGO) test --release --workspace
+	$(CARGO) test --release --workspace --no-fail-fast
 
 test-setup: ## test the set-up itself
 	$(PYTHON) -B -m unittest discover --start-directory engine/ffi/tests_setup

@@ -20,7 +20,6 @@ use std::{
 };
 
 use neva_schemas::{FAILURES_FILE, RankFailure, exit_class};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::leftover;
@@ -28,6 +27,7 @@ use crate::{
     error::ExecutorError,
     executor::{JobHandle, JobState, LogChunk},
     failure::{JobFailure, TAIL_LINES},
+    folder_lock::FolderLock,
     submission::Submission,
 };
 
@@ -51,12 +51,6 @@ pub(super) struct JobFolder {
     dir: PathBuf,
 }
 
-/// Held while the job runs; the system releases it should its holder die.
-#[derive(Debug)]
-pub(super) struct JobLock {
-    _file: File,
-}
-
 /// How a job ended.
 #[derive(Debug, Serialize, Deserialize)]
 struct JobRecord {
@@ -67,13 +61,16 @@ struct JobRecord {
 impl JobFolder {
     /// Makes the folder the job's: takes the lock that says that it runs, puts aside what an earlier job
     /// left, and writes the submission's files.
-    pub(super) async fn take(submission: &Submission) -> Result<(Self, JobLock), ExecutorError> {
+    pub(super) async fn take(submission: &Submission) -> Result<(Self, FolderLock), ExecutorError> {
         let folder = Self {
             dir: submission.dir.clone(),
         };
         fs::create_dir_all(&folder.dir).map_err(failed("create", &folder.dir))?;
         let was_left = folder.dir.join(LOCK_FILE).exists() && !folder.dir.join(RECORD_FILE).exists();
-        let lock = folder.try_lock(FlockOperation::NonBlockingLockExclusive)?;
+        let path = folder.dir.join(LOCK_FILE);
+        let asked = path.clone();
+        let lock = tokio::task::spawn_blocking(move || FolderLock::take(&asked)).await;
+        let lock = lock.unwrap_or_else(|error| Err(error.into())).map_err(failed("lock", &path))?;
         let lock = lock.ok_or_else(|| ExecutorError::AlreadyRunning { dir: folder.dir.clone() })?;
 
         if was_left {
@@ -140,15 +137,10 @@ impl JobFolder {
         JobHandle(format!("{SCHEME}{}", self.dir.display()))
     }
 
-    /// `None` where somebody holds the lock in a way that excludes this one.
-    fn try_lock(&self, operation: FlockOperation) -> Result<Option<JobLock>, ExecutorError> {
+    /// Whether the job's supervisor lives.
+    fn is_held(&self) -> Result<bool, ExecutorError> {
         let path = self.dir.join(LOCK_FILE);
-        let file = File::create(&path).map_err(failed("create", &path))?;
-        match flock(&file, operation) {
-            Ok(()) => Ok(Some(JobLock { _file: file })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(failed("lock", &path)(errno.into())),
-        }
+        FolderLock::is_held(&path).map_err(failed("lock", &path))
     }
 
     /// What became of the job.
@@ -156,8 +148,7 @@ impl JobFolder {
         if let Some(state) = self.record()? {
             return Ok(state);
         }
-        // Shared, so that two who ask at the same time do not take each other for the supervisor.
-        if self.try_lock(FlockOperation::NonBlockingLockShared)?.is_none() {
+        if self.is_held()? {
             return Ok(JobState::Running);
         }
         // The job may have ended between the two questions.
@@ -204,7 +195,7 @@ impl JobFolder {
         let path = self.dir.join(CANCEL_FILE);
         let open = OpenOptions::new().create(true).append(true).open(&path);
         open.and_then(|mut file| file.write_all(b".")).map_err(failed("write", &path))?;
-        if self.try_lock(FlockOperation::NonBlockingLockShared)?.is_some() {
+        if !self.is_held()? {
             leftover::end(&self.dir).await;
         }
         Ok(())

@@ -15,17 +15,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::{
-    LocalExecutor,
-    folder::{JobFolder, JobLock},
-    free_port,
-    group::Group,
-};
+use super::{LocalExecutor, folder::JobFolder, free_port, group::Group};
 use crate::{
     error::ExecutorError,
     executor::JobState,
     exit::RankExit,
     failure::JobFailure,
+    folder_lock::FolderLock,
     submission::{JobKind, Submission},
 };
 
@@ -37,7 +33,7 @@ pub(super) struct Supervisor {
     pub(super) executor: LocalExecutor,
     pub(super) submission: Submission,
     pub(super) folder: JobFolder,
-    pub(super) lock: JobLock,
+    pub(super) lock: FolderLock,
     /// Where this job's records begin in the file of failures.
     pub(super) failures_from: u64,
 }

@@ -18,14 +18,9 @@ use std::{
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
 };
 
-use neva_executors::{Executor, Submission};
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
-};
+use neva_executors::{Executor, FolderLock, Submission};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -42,10 +37,6 @@ const CANCEL_FILE: &str = "cancel";
 const SUBMISSION_FILE: &str = "submission.json";
 const SUBMISSION_FORMAT: u32 = 1;
 
-/// How long somebody who only asks may hold up a launcher; the asking takes microseconds.
-const LOCK_PATIENCE: Duration = Duration::from_millis(200);
-const LOCK_TICK: Duration = Duration::from_millis(1);
-
 /// An experiment of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExperimentFolder {
@@ -55,12 +46,12 @@ pub struct ExperimentFolder {
     pub id: String,
 }
 
-/// Held by the launcher; the system releases it should its holder die.
+/// Held by the launcher.
 #[derive(Debug)]
 pub(super) struct LauncherLock {
     /// Where the requests to its holder begin in the file of them.
     pub(super) requests_from: u64,
-    _file: File,
+    _lock: FolderLock,
 }
 
 /// What was submitted for a task, as a file.
@@ -212,31 +203,19 @@ impl ExperimentFolder {
         // What stands there now was asked of another launcher: whoever finds the lock taken by this one asks later.
         let requests_from = fs::metadata(self.dir.join(CANCEL_FILE)).map_or(0, |metadata| metadata.len());
         let path = self.dir.join(LOCK_FILE);
-        let patience = Instant::now() + LOCK_PATIENCE;
-        loop {
-            let file = OpenOptions::new().create(true).append(true).open(&path);
-            let file = file.map_err(file_error("lock", &path))?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    return Ok(LauncherLock {
-                        requests_from,
-                        _file: file,
-                    });
-                }
-                // It may be somebody who only asks.
-                Err(Errno::WOULDBLOCK) if Instant::now() < patience => std::thread::park_timeout(LOCK_TICK),
-                Err(Errno::WOULDBLOCK) => return Err(ExperimentError::Running { id: self.id.clone() }.into()),
-                Err(error) => return Err(file_error("lock", &path)(error.into())),
-            }
+        match FolderLock::take(&path).map_err(file_error("lock", &path))? {
+            Some(lock) => Ok(LauncherLock {
+                requests_from,
+                _lock: lock,
+            }),
+            None => Err(ExperimentError::Running { id: self.id.clone() }.into()),
         }
     }
 
     /// Whether a launcher has the experiment.
     pub fn is_alive(&self) -> bool {
-        // To ask, a file that may only be read is enough, and one that is not there was never locked. Shared, so
-        // that two who ask at the same time do not take each other for the launcher.
-        let file = File::open(self.dir.join(LOCK_FILE));
-        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
+        // One whose lock cannot be read was never locked.
+        FolderLock::is_held(&self.dir.join(LOCK_FILE)).unwrap_or_default()
     }
 
     /// Asks the launcher to end `task`, or all.
