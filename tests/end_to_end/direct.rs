@@ -1,9 +1,6 @@
 //! Training in the same process.
 
 use neva_tests::{finish, metrics, neva_run, run, run_folder, start};
-use std::time::Duration;
-
-const DEADLINE: Duration = Duration::from_secs(120);
 
 #[test]
 fn direct_trains_in_the_same_process() {
@@ -23,7 +20,7 @@ fn direct_trains_in_the_same_process() {
     command.env("NEVA_LOG", "debug");
     let child = start(command);
     let id = child.id();
-    let ended = finish(child, DEADLINE).with_code(0);
+    let ended = finish(child).with_code(0);
     assert!(
         ended.stderr.contains(&format!("rank 0 of 1 is process {id}")),
         "process {id}:\n{}",
@@ -34,10 +31,6 @@ fn direct_trains_in_the_same_process() {
 
 #[test]
 fn direct_with_several_ranks_needs_torchrun() {
-    let ended = run(
-        neva_run(&["recipes/neva_tiny.yaml", "--direct", "--set", "num_gpus_per_node=2"]),
-        DEADLINE,
-    )
-    .with_code(2);
+    let ended = run(neva_run(&["recipes/neva_tiny.yaml", "--direct", "--set", "num_gpus_per_node=2"])).with_code(2);
     assert!(ended.stderr.contains("torchrun"), "{}", ended.stderr);
 }

@@ -20,10 +20,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 use tempfile::TempDir;
-
-const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Recipes that no test machine trains.
 const LARGE: &[&str] = &["llava15_", "neva_llama3_"];
@@ -126,7 +123,7 @@ fn every_yaml_is_a_file_that_is_accepted() {
         let file = file.to_str().unwrap();
         for verb in verbs {
             let arguments = if verb.starts_with('-') { [file, verb] } else { [verb, file] };
-            let ended = run(neva_run(&arguments), DEADLINE);
+            let ended = run(neva_run(&arguments));
             assert_eq!(ended.code, Some(0), "{at}:\n{}", ended.stderr);
         }
     }
@@ -211,7 +208,7 @@ fn try_command(shown: &Shown, folder: &Path) -> Result<(), String> {
     shell.env("PATH", format!("{}:{path}", programs.display())).env("HOME", folder);
     // Threads that spin while they wait make a busy machine eight times slower.
     shell.env("OMP_WAIT_POLICY", "passive");
-    let ended = run(shell, DEADLINE);
+    let ended = run(shell);
     let output = ended.stdout.replace(&format!("{}/", folder.canonicalize().unwrap().display()), "");
     let wrong = match first_missing(&shown.output, &output) {
         _ if ended.code != Some(shown.code) => format!("exit code {:?}, not {}", ended.code, shown.code),

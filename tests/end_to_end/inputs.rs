@@ -2,7 +2,6 @@
 
 use neva_tests::{neva_run, root, run};
 use std::path::Path;
-use std::time::Duration;
 
 /// Runs with `settings` on top of a photo run in `dir`, and expects `code` and all of `words` on stderr.
 #[track_caller]
@@ -18,7 +17,7 @@ fn check(dir: &Path, settings: &[&str], code: i32, words: &[&str]) {
         "finetune.trainer.max_steps=1",
     ];
     arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
-    let ended = run(neva_run(&arguments), Duration::from_secs(120)).with_code(code);
+    let ended = run(neva_run(&arguments)).with_code(code);
     for word in words {
         assert!(ended.stderr.contains(word), "{settings:?}: no {word:?} in\n{}", ended.stderr);
     }
@@ -148,7 +147,7 @@ fn a_folder_that_cannot_be_written_is_named() {
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
     let at = format!("dir={}", file.display());
-    let ended = run(neva_run(&["recipes/neva_tiny.yaml", "--set", &at]), Duration::from_secs(60));
+    let ended = run(neva_run(&["recipes/neva_tiny.yaml", "--set", &at]));
     assert!(matches!(ended.code, Some(2 | 3)), "{ended:?}");
     assert!(ended.stderr.contains(file.to_str().unwrap()), "{}", ended.stderr);
 }

@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-const DEADLINE: Duration = Duration::from_secs(120);
-
 /// Kills of a run. `NEVA_SOAK_KILLS` asks for more.
 const KILLS: u64 = 30;
 
@@ -78,7 +76,7 @@ pub(crate) fn losses(dir: &Path) -> BTreeMap<u64, u64> {
 
 fn undisturbed() -> BTreeMap<u64, u64> {
     let dir = tempfile::tempdir().unwrap();
-    let _ = run(direct(dir.path(), &[]), DEADLINE).with_code(0);
+    let _ = run(direct(dir.path(), &[])).with_code(0);
     let losses = losses(dir.path());
     assert_eq!(losses.len() as u64, STEPS);
     losses
@@ -142,7 +140,7 @@ fn thirty_kills_change_no_loss() {
         }
         kill(child);
     }
-    let _ = run(direct(dir.path(), &[]), DEADLINE).with_code(0);
+    let _ = run(direct(dir.path(), &[])).with_code(0);
     assert_eq!(losses(dir.path()), expected);
     assert!(during_saves > 0, "no kill met a save");
     println!("{kills} kills, {during_saves} of them during a save");
@@ -180,7 +178,7 @@ fn retries_go_on_from_the_last_checkpoint() {
         assert!(Command::new("kill").args(["-KILL", &rank]).status().unwrap().success());
         killed.push(rank);
     }
-    let Ended { stderr, .. } = finish(launcher, DEADLINE).with_code(0);
+    let Ended { stderr, .. } = finish(launcher).with_code(0);
     assert_eq!(stderr.matches("SIGKILL").count(), 2, "{stderr}");
     assert_eq!(losses(dir.path()), expected);
     // All in one folder, and each step once.
@@ -204,7 +202,7 @@ fn signals_save_and_stop() {
             .status()
             .unwrap();
         assert!(signalled.success());
-        let ended = finish(child, DEADLINE).with_code(1);
+        let ended = finish(child).with_code(1);
         assert!(ended.stderr.contains(&format!("stopped by SIG{signal} after ")), "{}", ended.stderr);
         let report = fs::read_to_string(run_folder(dir.path(), "run").join("report.json")).unwrap();
         let report: serde_json::Value = serde_json::from_str(&report).unwrap();
@@ -213,7 +211,7 @@ fn signals_save_and_stop() {
         assert!((10..STEPS).contains(&done), "{done}");
         let checkpoint = report["checkpoint"].as_str().unwrap();
         assert!(checkpoint.contains(&format!("step={}-", done - 1)), "{checkpoint}");
-        let _ = run(direct(dir.path(), &[]), DEADLINE).with_code(0);
+        let _ = run(direct(dir.path(), &[])).with_code(0);
         assert_eq!(losses(dir.path()), expected);
     }
 }
@@ -258,7 +256,7 @@ fn a_damaged_checkpoint_is_said_and_an_older_one_is_used() {
         });
         kill(child);
         damage(&newest(dir.path()));
-        let ended = run(direct(dir.path(), &[]), DEADLINE).with_code(0);
+        let ended = run(direct(dir.path(), &[])).with_code(0);
         assert!(
             ended.stderr.contains(said) && ended.stderr.contains("an older one is looked for"),
             "{}",
@@ -283,7 +281,7 @@ fn a_full_disk_ends_the_run_and_leaves_the_older_checkpoint() {
             .current_dir(neva_tests::root());
         shell
     };
-    let ended = run(limited(64, &[]), DEADLINE).with_code(1);
+    let ended = run(limited(64, &[])).with_code(1);
     assert!(
         ended.stderr.contains("cannot write") && ended.stderr.contains("File too large"),
         "{}",
@@ -291,6 +289,6 @@ fn a_full_disk_ends_the_run_and_leaves_the_older_checkpoint() {
     );
     let left = fs::read_dir(run_folder(dir.path(), "run").join("checkpoints")).unwrap().count();
     assert_eq!(left, 0, "something half-written is left");
-    let _ = run(direct(dir.path(), &[]), DEADLINE).with_code(0);
+    let _ = run(direct(dir.path(), &[])).with_code(0);
     assert_eq!(losses(dir.path()), expected);
 }

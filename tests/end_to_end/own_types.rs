@@ -3,9 +3,7 @@
 use neva_tests::{example, launcher, metrics, neva_run, run, run_folder};
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
-const DEADLINE: Duration = Duration::from_secs(120);
 const RECIPE: &str = "examples/own/recipe.yaml";
 
 fn at(dir: &Path) -> String {
@@ -15,7 +13,7 @@ fn at(dir: &Path) -> String {
 #[test]
 fn the_launcher_starts_the_rank_program_beside_it_which_knows_its_types() {
     let dir = tempfile::tempdir().unwrap();
-    let ended = run(launcher(&example("own-run"), &[RECIPE, "--set", &at(dir.path())]), DEADLINE).with_code(0);
+    let ended = run(launcher(&example("own-run"), &[RECIPE, "--set", &at(dir.path())])).with_code(0);
     let folder = run_folder(dir.path(), "colours");
     let losses = metrics(&folder, "reduced_train_loss");
     assert_eq!(losses.len(), 30, "{}", ended.stdout);
@@ -44,7 +42,7 @@ fn a_callback_goes_on_with_what_it_knew() {
             "--set",
             "finetune.resume.resume_ignore_no_checkpoint=true",
         ];
-        let _ = run(launcher(&example("own-run"), &arguments), DEADLINE).with_code(0);
+        let _ = run(launcher(&example("own-run"), &arguments)).with_code(0);
         let folder = run_folder(dir.path(), "colours");
         let best = fs::read_to_string(folder.join("best.json")).ok();
         (folder.clone(), best, metrics(&folder, "reduced_train_loss"))
@@ -62,11 +60,7 @@ fn a_callback_goes_on_with_what_it_knew() {
 #[test]
 fn another_rank_program_says_what_it_lacks() {
     let dir = tempfile::tempdir().unwrap();
-    let ended = run(
-        neva_run(&[RECIPE, "--set", &at(dir.path()), "--set", "num_gpus_per_node=1"]),
-        DEADLINE,
-    )
-    .with_code(2);
+    let ended = run(neva_run(&[RECIPE, "--set", &at(dir.path()), "--set", "num_gpus_per_node=1"])).with_code(2);
     for said in ["no callback `own::BestLoss`", "NEVA_RANK names the program that has it"] {
         assert!(ended.stderr.replace("\n  │ ", " ").contains(said), "{said}: {}", ended.stderr);
     }
@@ -81,14 +75,14 @@ fn another_rank_program_says_what_it_lacks() {
         "finetune.trainer.max_steps=2",
     ]);
     named.env("NEVA_RANK", rank);
-    let _ = run(named, DEADLINE).with_code(0);
+    let _ = run(named).with_code(0);
     for (set, said) in [
         ("finetune.data.sampels=3", "unknown field `sampels`"),
         ("finetune.data.samples=0", "`samples` is 0, it must be at least 1"),
         ("finetune.trainer.callbacks[0].file=null", "own::BestLoss"),
     ] {
         let arguments = [RECIPE, "--set", &at(dir.path()), "--set", "num_gpus_per_node=1", "--set", set];
-        let ended = run(launcher(&example("own-run"), &arguments), DEADLINE).with_code(2);
+        let ended = run(launcher(&example("own-run"), &arguments)).with_code(2);
         assert!(ended.stderr.contains(said), "{set}: {}", ended.stderr);
     }
 }

@@ -1,8 +1,7 @@
 //! The demo: a small model learns 16 photographs and answers by looking at them.
 
-use neva_tests::{metrics, neva_run, root, run, run_folder};
+use neva_tests::{DEADLINE, finish_within, metrics, neva_run, root, run, run_folder, start};
 use std::path::Path;
-use std::time::Duration;
 
 const QUESTION: &str = "What is in the picture?";
 
@@ -10,7 +9,7 @@ const QUESTION: &str = "What is in the picture?";
 fn a_small_model_learns_photographs_and_answers_by_looking() {
     let dir = tempfile::tempdir().unwrap();
     let at = format!("dir={}", dir.path().display());
-    let done = run(neva_run(&["examples/photos/recipe.yaml", "--set", &at]), Duration::from_secs(600)).with_code(0);
+    let done = finish_within(start(neva_run(&["examples/photos/recipe.yaml", "--set", &at])), 2 * DEADLINE).with_code(0);
     let folder = run_folder(dir.path(), "photos");
     for place in ["metrics.jsonl", "logs", "checkpoints"] {
         assert!(
@@ -62,5 +61,5 @@ fn ask(run_folder: &Path, picture: &Path) -> String {
         "--prompt",
         QUESTION,
     ]);
-    run(command, Duration::from_secs(60)).with_code(0).stdout.trim().to_owned()
+    run(command).with_code(0).stdout.trim().to_owned()
 }

@@ -3,16 +3,13 @@
 use neva_tests::{finish, metrics, neva_run, run, run_folder, start, wait_for};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
-
-const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Losses of `neva_tiny` with these settings.
 fn losses(dir: &Path, name: &str, settings: &[&str]) -> Vec<f64> {
     let (dir_setting, name_setting) = (format!("dir={}", dir.display()), format!("name={name}"));
     let mut arguments = vec!["recipes/neva_tiny.yaml", "--set", &dir_setting, "--set", &name_setting];
     arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
-    let _ = run(neva_run(&arguments), DEADLINE).with_code(0);
+    let _ = run(neva_run(&arguments)).with_code(0);
     metrics(&run_folder(dir, name), "reduced_train_loss")
 }
 
@@ -145,7 +142,7 @@ fn started_by_torchrun_or_srun_each_process_is_one_rank() {
             start(command)
         });
         for rank in ranks {
-            let _ = finish(rank, DEADLINE).with_code(0);
+            let _ = finish(rank).with_code(0);
         }
         // Both wrote into one folder, rank 0's.
         assert_eq!(std::fs::read_dir(dir.path().join(name)).unwrap().count(), 1);
@@ -185,7 +182,7 @@ fn a_killed_rank_ends_the_run_and_leaves_the_checkpoint() {
     let second = ranks.split_whitespace().last().expect("ranks are running");
     assert!(Command::new("kill").args(["-KILL", second]).status().unwrap().success());
 
-    let ended = finish(launcher, DEADLINE).with_code(1);
+    let ended = finish(launcher).with_code(1);
     assert!(ended.stderr.contains("SIGKILL"), "{}", ended.stderr);
     let whole = std::fs::read_dir(&checkpoints)
         .unwrap()

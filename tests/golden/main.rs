@@ -10,10 +10,7 @@ mod trace;
 use neva_run::{RunOptions, launch, load, resolve};
 use neva_schemas::env;
 use neva_tests::{neva_run, run, run_folder};
-use std::time::Duration;
 use trace::{Ranks, Trace};
-
-const DEADLINE: Duration = Duration::from_secs(180);
 
 #[test]
 fn one_rank_in_this_process_repeats_every_trace() {
@@ -39,7 +36,7 @@ fn two_tensor_parallel_processes_repeat_every_trace() {
 fn in_processes(recipe: &str) {
     let mut command = neva_run(&[recipe]);
     command.env(env::NEVA_RANK, std::env!("CARGO_BIN_EXE_golden-rank"));
-    let _ = run(command, DEADLINE).with_code(0);
+    let _ = run(command).with_code(0);
 }
 
 /// Writes the recipe of each trace, has it trained, and compares.

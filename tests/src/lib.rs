@@ -7,6 +7,9 @@ use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+/// How long a program may take, and anything that is awaited. What is not stuck is far faster, on a busy machine too.
+pub const DEADLINE: Duration = Duration::from_secs(300);
+
 /// The repository's root.
 pub fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -125,9 +128,18 @@ pub fn start(mut command: Command) -> Child {
 /// Waits for the end of a started program, but not for ever.
 ///
 /// # Panics
-/// When the deadline passes; the program is killed then.
+/// When [`DEADLINE`] passes; the program is killed then.
 #[track_caller]
-pub fn finish(child: Child, deadline: Duration) -> Ended {
+pub fn finish(child: Child) -> Ended {
+    finish_within(child, DEADLINE)
+}
+
+/// [`finish`], with a deadline of its own.
+///
+/// # Panics
+/// When it passes; the program is killed then, and what it runs is told.
+#[track_caller]
+pub fn finish_within(child: Child, deadline: Duration) -> Ended {
     let id = child.id();
     let (sender, receiver) = channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
@@ -142,16 +154,18 @@ pub fn finish(child: Child, deadline: Duration) -> Ended {
             }
         }
         Err(_) => {
+            let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
             let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status();
-            panic!("process {id} did not end within {deadline:?}");
+            panic!("process {id} did not end within {deadline:?}: {line}");
         }
     }
 }
 
 /// Runs a command to its end.
 #[track_caller]
-pub fn run(command: Command, deadline: Duration) -> Ended {
-    finish(start(command), deadline)
+pub fn run(command: Command) -> Ended {
+    finish(start(command))
 }
 
 /// The folder of the only run called `name` under `dir`.
@@ -178,10 +192,7 @@ pub fn metrics(run: &Path, key: &str) -> Vec<f64> {
     text.lines().map(value).collect()
 }
 
-/// Longest wait for something to appear.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The first value that `look` finds, within two minutes.
+/// The first value that `look` finds, within [`DEADLINE`].
 ///
 /// # Panics
 /// When `what` does not come.
@@ -194,7 +205,7 @@ pub fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(started.elapsed() < PATIENCE, "{what}: not there after {PATIENCE:?}");
+        assert!(started.elapsed() < DEADLINE, "{what}: not there after {DEADLINE:?}");
         let _ = receiver.recv_timeout(Duration::from_millis(5));
     }
 }

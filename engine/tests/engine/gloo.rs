@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tch::Tensor;
 
 const HOST: &str = "127.0.0.1";
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_secs(1);
 
 fn greeting(plan: &str) -> Greeting {

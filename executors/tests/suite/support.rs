@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::time::{interval, timeout};
 
 /// Every wait of these tests.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 pub(crate) fn plan(run_dir: &Path, num_nodes: u32, ranks_per_node: u32) -> LaunchPlan {
     let args = RecipeArgs {

@@ -36,7 +36,7 @@ mod terminal;
 use std::{path::PathBuf, time::Duration};
 
 /// Every wait of these tests.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The script that stands in for the rank program.
 fn fake_rank() -> PathBuf {
