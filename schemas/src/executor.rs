@@ -1,6 +1,7 @@
 //! Where a job runs, and how patiently: what an executor file and a workspace file hold.
 
 use crate::contract::env;
+use crate::secret::names_secret;
 use crate::validate::{Problem, Validate};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -135,7 +136,7 @@ pub(crate) fn validate_variable(map: &str, name: &str, value: &str, problems: &m
         problems.push(Problem::error(path, message));
     } else if SET_BY_LAUNCHER.contains(&name) {
         problems.push(Problem::error(path, format!("{name} is the launcher's to set")).help("remove it"));
-    } else if is_secret(name) {
+    } else if names_secret(name) {
         let message = format!("{name} looks like a secret, and what stands here is written to disk");
         let help = format!("remove it, `export {name}=...` where you start the job, and name it in `env_from: [{name}]`");
         problems.push(Problem::error(path, message).help(help).secret());
@@ -163,11 +164,3 @@ const SET_BY_LAUNCHER: &[&str] = &[
     env::NEVA_DIE_WITH_PARENT,
     env::NEVA_JOB,
 ];
-
-/// Whether the words of `name` say that its value is a secret: `HF_TOKEN` is one, `TOKENIZERS_PARALLELISM` is not.
-fn is_secret(name: &str) -> bool {
-    let upper = name.to_ascii_uppercase();
-    let words: Vec<_> = upper.split(|c: char| !c.is_ascii_alphanumeric()).collect();
-    let secret = ["TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIALS", "APIKEY"];
-    words.iter().any(|word| secret.contains(word)) || words.windows(2).any(|pair| matches!(pair, ["API" | "ACCESS" | "PRIVATE", "KEY"]))
-}

@@ -9,7 +9,7 @@ use std::{
 };
 
 use neva_executors::Process;
-use neva_schemas::exit_class;
+use neva_schemas::{exit_class, without_secrets};
 use serde_json::{Value as Json, json};
 
 use super::report;
@@ -55,10 +55,10 @@ fn message(payload: &(dyn Any + Send)) -> &str {
     text.unwrap_or("no message")
 }
 
-/// The command line, as a shell reads it back.
+/// The command line, as a shell reads it back; secrets are left out, since it is sent to others.
 fn command() -> Process {
     Process {
-        argv: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        argv: std::env::args_os().map(|word| without_secrets(&word.to_string_lossy())).collect(),
         env: Default::default(),
         working_directory: None,
         log: Default::default(),

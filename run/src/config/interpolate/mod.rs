@@ -15,6 +15,7 @@ mod escape;
 mod missing;
 mod template;
 
+use neva_schemas::names_secret;
 use std::collections::BTreeSet;
 
 pub use self::escape::escape;
@@ -35,8 +36,6 @@ const MAX_NODES: usize = 100_000;
 const MAX_BYTES: usize = 1 << 20;
 /// The key at the top of a file that lists the variables which references may read.
 pub const ENV: &str = "_env_";
-/// Words that stand in names of secrets.
-const SECRETS: &[&str] = &["TOKEN", "PASSWORD", "PASSWD", "SECRET", "KEY", "CREDENTIAL"];
 
 /// The variables that references may read.
 pub struct Environment<'a> {
@@ -255,7 +254,7 @@ impl Reader<'_> {
     fn variable(&mut self, variable: &Variable) -> Result<String, ConfigError> {
         let Name { text: name, origin } = &variable.name;
         let fail = |message, help| Err(invalid(origin, message, help));
-        if SECRETS.iter().any(|word| name.to_ascii_uppercase().contains(word)) {
+        if names_secret(name) {
             let help = "the engine's libraries and executors read secrets from the environment themselves".to_owned();
             let message = format!("`{name}` looks like a secret, and would be written into the records of the run");
             return fail(message, Some(help));
