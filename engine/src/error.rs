@@ -103,7 +103,7 @@ impl EngineError {
                 exit_class::INPUT
             }
             Self::Machine(_) | Self::Comm(CommError::Rendezvous { .. } | CommError::Unavailable(_)) => exit_class::CLUSTER,
-            Self::Bug(_) => exit_class::BUG,
+            Self::Bug(_) | Self::Comm(CommError::Bug(_)) => exit_class::BUG,
             Self::First { class, .. } | Self::Peer { class, .. } => *class,
             Self::Io { .. } | Self::Track(_) | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } => exit_class::JOB,
         }

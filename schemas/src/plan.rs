@@ -2,7 +2,6 @@
 
 use crate::recipe::Run;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -35,15 +34,6 @@ impl LaunchPlan {
     /// Number of ranks.
     pub fn world_size(&self) -> u32 {
         self.num_nodes * self.ranks_per_node
-    }
-
-    /// SHA-256 of the plan's JSON, in hexadecimal, by which two plans are compared.
-    ///
-    /// # Errors
-    /// A path of the plan that is not UTF-8.
-    pub fn hash(&self) -> Result<String, serde_json::Error> {
-        let digest = Sha256::digest(serde_json::to_vec(self)?);
-        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 

@@ -4,6 +4,7 @@
 use super::checksum::{Checksum, Checksums, SEAL};
 use super::folder::{UNFINISHED, read_json};
 use super::pieces::{Index, PIECES};
+use super::pulse::{Pulse, Watch};
 use super::safetensors_file::write_tensors;
 use super::share::Share;
 use crate::error::{EngineError, Result};
@@ -21,6 +22,17 @@ const TOKEN: &str = "token";
 /// Longest time until a folder that one machine made is seen on another.
 const SEEN_WITHIN: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(20);
+/// For how long a rank of a run that has failed may give no sign of writing. A busy machine may hold one up for seconds.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How much time a save has.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// The run has failed: a rank that gives no sign is gone, or stopped, and not waited for.
+    pub(super) failed: AtomicBool,
+    /// Nobody waits any more.
+    pub(super) abandoned: AtomicBool,
+}
 
 /// Where a checkpoint is written before it has its name.
 #[derive(Debug, Clone)]
@@ -101,10 +113,14 @@ impl Aside {
         Ok(written)
     }
 
-    /// Tells the first rank what this one wrote.
-    pub(super) fn tell(&self, rank: usize, written: &Written) -> Result<()> {
+    /// Writes what falls to this rank, and tells the first one.
+    pub(super) fn write_for_first(&self, rank: usize, share: Share) -> Result<()> {
+        let pulse = Pulse::start(self.pulse(rank));
+        let written = json(&self.write(share)?)?;
         let (told, half) = (self.told(rank), self.told(rank).with_extension("writing"));
-        write_file(&half, &json(written)?)?;
+        write_file(&half, &written)?;
+        // Once all have told, nothing of theirs may be left in the folder.
+        drop(pulse);
         std::fs::rename(&half, &told).map_err(EngineError::io("write", &told))
     }
 
@@ -113,12 +129,15 @@ impl Aside {
     /// # Errors
     /// One of them does not tell before the deadline, or the save was abandoned.
     #[expect(clippy::disallowed_methods, reason = "nothing tells of it: it is looked for, with a deadline")]
-    pub(super) fn collect(&self, others: &[usize], timeout: Duration, abandoned: &AtomicBool) -> Result<Vec<Written>> {
+    pub(super) fn collect(&self, others: &[usize], timeout: Duration, patience: &Patience) -> Result<Vec<Written>> {
         let asked = Instant::now();
         let collect = |rank: &usize| {
-            let told = self.told(*rank);
+            let (told, pulse) = (self.told(*rank), self.pulse(*rank));
+            let mut watch = None;
             while !told.exists() {
-                if abandoned.load(Ordering::Relaxed) {
+                let failed = patience.failed.load(Ordering::Relaxed);
+                let gone = failed && watch.get_or_insert_with(Watch::new).quiet(&pulse) >= QUIET;
+                if gone || patience.abandoned.load(Ordering::Relaxed) {
                     return Err(EngineError::Machine(format!(
                         "the save was abandoned before rank {rank} had written its part"
                     )));
@@ -137,6 +156,10 @@ impl Aside {
             Ok(written)
         };
         others.iter().map(collect).collect()
+    }
+
+    fn pulse(&self, rank: usize) -> PathBuf {
+        self.folder.join(format!("writes-{rank:05}"))
     }
 
     fn told(&self, rank: usize) -> PathBuf {

@@ -131,48 +131,67 @@ impl CheckpointFolder {
 /// wins a tie. Each is checked before it is chosen: a damaged one is named in the log, and handed to `damaged`.
 /// One that a run still at work renames or removes meanwhile is looked for again.
 pub fn newest_checkpoint(parents: &[PathBuf], damaged: impl Fn(&Path)) -> Option<CheckpointFolder> {
-    (0..LOOKS).find_map(|_| look(parents, &damaged).ok()).flatten()
+    settled(|| look(parents, &damaged))
 }
 
-/// A folder is no longer where it was found.
-struct Moved;
+/// What is seen of folders.
+#[derive(Default)]
+struct Seen<T> {
+    found: T,
+    /// One of them went from its place meanwhile.
+    moved: bool,
+}
 
-fn look(parents: &[PathBuf], damaged: &impl Fn(&Path)) -> std::result::Result<Option<CheckpointFolder>, Moved> {
-    let mut checkpoints = Vec::new();
+/// What is found when nothing moves while it is looked for; after [`LOOKS`] times, what was found.
+fn settled<T>(look: impl Fn() -> Seen<T>) -> T {
+    let mut seen = look();
+    for _ in 1..LOOKS {
+        if !seen.moved {
+            break;
+        }
+        seen = look();
+    }
+    seen.found
+}
+
+fn look(parents: &[PathBuf], damaged: &impl Fn(&Path)) -> Seen<Option<CheckpointFolder>> {
+    let (mut checkpoints, mut moved) = (Vec::new(), false);
     for parent in parents {
-        checkpoints.extend(open_all(parent, damaged)?);
+        let seen = open_all(parent, damaged);
+        checkpoints.extend(seen.found);
+        moved |= seen.moved;
     }
     checkpoints.sort_by(|a, b| (b.steps_done(), &b.path).cmp(&(a.steps_done(), &a.path)));
     for checkpoint in checkpoints {
         let Err(error) = checkpoint.verify() else {
-            return Ok(Some(checkpoint));
+            let found = Some(checkpoint);
+            return Seen { found, moved };
         };
-        if !checkpoint.path.is_dir() {
-            return Err(Moved);
+        if is_gone(&checkpoint.path) {
+            moved = true;
+            continue;
         }
         let path = checkpoint.path.display();
         tracing::warn!("the checkpoint {path} is damaged, an older one is looked for: {error}");
         damaged(&checkpoint.path);
     }
-    Ok(None)
+    Seen { found: None, moved }
 }
 
 /// The finished checkpoints directly in `parent`, in no order; one that cannot be opened is passed over, and
 /// named in the log.
 pub(super) fn checkpoints_in(parent: &Path) -> Vec<CheckpointFolder> {
-    (0..LOOKS).find_map(|_| open_all(parent, &|_: &Path| ()).ok()).unwrap_or_default()
+    settled(|| open_all(parent, &|_: &Path| ()))
 }
 
 /// The same; what cannot be opened is handed to `damaged`, unless it is of another format.
-fn open_all(parent: &Path, damaged: &impl Fn(&Path)) -> std::result::Result<Vec<CheckpointFolder>, Moved> {
+fn open_all(parent: &Path, damaged: &impl Fn(&Path)) -> Seen<Vec<CheckpointFolder>> {
     let entries = std::fs::read_dir(parent).into_iter().flatten().filter_map(std::result::Result::ok);
     let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
-    let mut opened = Vec::new();
+    let mut seen = Seen::<Vec<_>>::default();
     for (name, path) in named.filter(|(name, _)| !name.starts_with('.') && !name.ends_with(DAMAGED)) {
-        if !path.exists() {
-            return Err(Moved);
-        }
         if !CheckpointFolder::is_one(&path) {
+            seen.moved |= is_gone(&path);
             continue;
         }
         if parent.join(format!("{name}{UNFINISHED}")).exists() {
@@ -180,8 +199,8 @@ fn open_all(parent: &Path, damaged: &impl Fn(&Path)) -> std::result::Result<Vec<
             continue;
         }
         match CheckpointFolder::open(&path) {
-            Ok(checkpoint) => opened.push(checkpoint),
-            Err(_) if !path.is_dir() => return Err(Moved),
+            Ok(checkpoint) => seen.found.push(checkpoint),
+            Err(_) if is_gone(&path) => seen.moved = true,
             Err(error) => {
                 tracing::warn!("passing over the checkpoint {}: {error}", path.display());
                 if format_of(&path).is_none_or(|format| format == CHECKPOINT_FORMAT) {
@@ -190,7 +209,20 @@ fn open_all(parent: &Path, damaged: &impl Fn(&Path)) -> std::result::Result<Vec<
             }
         }
     }
-    Ok(opened)
+    seen
+}
+
+/// Whether nothing has this name any more. A link that leads nowhere has it.
+fn is_gone(path: &Path) -> bool {
+    path.symlink_metadata().is_err()
+}
+
+/// Removes a checkpoint, or none of it: half of one must not be taken for a checkpoint.
+pub(super) fn remove(path: &Path) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!(".{name}.removing"));
+    std::fs::rename(path, &aside)?;
+    std::fs::remove_dir_all(&aside)
 }
 
 /// The format of the checkpoint in `path`, where it says one.

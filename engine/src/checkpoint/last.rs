@@ -5,7 +5,7 @@
 //! it. A process that is killed in between leaves every checkpoint whole and none called so; the next start, which
 //! chooses by steps and never by names, sets that right.
 
-use super::folder::CheckpointFolder;
+use super::folder::{CheckpointFolder, remove};
 use std::path::{Path, PathBuf};
 
 /// End of the newest checkpoint's name.
@@ -27,7 +27,10 @@ pub(super) fn hand_over(newest: &Path, save_last: bool) -> PathBuf {
     let others = entries.map(|entry| entry.path()).filter(|path| path != newest);
     let others = others.filter(|path| name(path).ends_with(LAST) && !name(path).starts_with('.') && CheckpointFolder::is_one(path));
     for path in others {
-        if let Err(error) = rename(&path, &plain(&path)) {
+        let plain = plain(&path);
+        // An attempt that called it so had saved the same step: the new one stands for both.
+        let given_up = if plain == newest { remove(&path) } else { rename(&path, &plain) };
+        if let Err(error) = given_up {
             tracing::warn!("{} keeps the name of the last checkpoint: {error}", path.display());
             return newest.to_owned();
         }
@@ -48,10 +51,7 @@ pub(super) fn hand_over(newest: &Path, save_last: bool) -> PathBuf {
 /// Renames a folder; an older one that has the name already gives way to it.
 fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
     if to.is_dir() {
-        let aside = to.with_file_name(format!(".{}.removing", name(to)));
-        std::fs::rename(to, &aside)?;
-        std::fs::rename(from, to)?;
-        return std::fs::remove_dir_all(&aside);
+        remove(to)?;
     }
     std::fs::rename(from, to)
 }

@@ -12,6 +12,7 @@ mod hugging_face;
 mod last;
 mod peft;
 mod pieces;
+mod pulse;
 mod resume;
 mod retention;
 mod safetensors_file;

@@ -1,6 +1,6 @@
 //! Which checkpoints are kept.
 
-use super::folder::checkpoints_in;
+use super::folder::{checkpoints_in, remove};
 use super::state::RunProgress;
 use neva_schemas::ModelCheckpoint;
 use std::path::Path;
@@ -73,12 +73,8 @@ pub(super) fn prune(parent: &Path, config: &ModelCheckpoint) {
         if kept {
             continue;
         }
-        // A folder that is being removed must not be taken for a checkpoint.
-        let path = &checkpoint.path;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let aside = path.with_file_name(format!(".{name}.removing"));
-        if let Err(error) = std::fs::rename(path, &aside).and_then(|()| std::fs::remove_dir_all(&aside)) {
-            tracing::warn!("cannot remove the older checkpoint {}: {error}", path.display());
+        if let Err(error) = remove(&checkpoint.path) {
+            tracing::warn!("cannot remove the older checkpoint {}: {error}", checkpoint.path.display());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A save under way: every rank writes its share on a thread of its own, the first one gives the checkpoint its name
 //! when all have told it that they are done. The threads start no collective: training may go on meanwhile.
 
-use super::aside::{Aside, json};
+use super::aside::{Aside, Patience, json};
 use super::host_memory::HostMemory;
 use super::last::{hand_over, plain};
 use super::retention::prune;
@@ -13,14 +13,14 @@ use crate::error::{EngineError, Result};
 use neva_schemas::Run;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Longest time that a run which has failed waits for its last save.
-const GRACE: Duration = Duration::from_secs(60);
-/// How much longer than it took itself the first rank of such a run waits for the others' parts.
-const PARTS: Duration = Duration::from_secs(2);
+/// Longest time that a run which has failed waits for its last save: less than launchers give a rank to end.
+const GRACE: Duration = Duration::from_secs(25);
+/// How soon the first rank's thread is done when nobody waits any more, unless the disk holds it up.
+const SOON: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A checkpoint that is being written.
@@ -30,9 +30,7 @@ pub struct Saving {
     aside: Aside,
     thread: Option<JoinHandle<Result<PathBuf>>>,
     succeeded: Arc<AtomicBool>,
-    abandoned: Arc<AtomicBool>,
-    /// How long the first rank's own part took to write, in milliseconds; 0 until it is written.
-    took: Arc<AtomicU64>,
+    patience: Arc<Patience>,
 }
 
 /// What the first rank adds to the ranks' shares.
@@ -45,8 +43,7 @@ struct Lead {
     artifacts: Artifacts,
     /// Complete but for the files.
     state: CheckpointState,
-    abandoned: Arc<AtomicBool>,
-    took: Arc<AtomicU64>,
+    patience: Arc<Patience>,
 }
 
 impl Saving {
@@ -78,8 +75,7 @@ impl Saving {
         let copy = memory.map_or(Ok(()), |memory| share.copy_to_host(memory));
         all_succeed(mesh, copy.and_then(|()| aside.seen(token)))?;
         let (rank, first) = (mesh.world().rank(), mesh.is_first());
-        let (succeeded, abandoned) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let took = Arc::<AtomicU64>::default();
+        let (succeeded, patience) = (Arc::<AtomicBool>::default(), Arc::<Patience>::default());
         let lead = first.then(|| Lead {
             aside: aside.clone(),
             parent: target.parent().unwrap_or(&target).to_owned(),
@@ -95,8 +91,7 @@ impl Saving {
                 optimizer: !snapshot.run.finetune.log.ckpt.save_weights_only,
                 files: Default::default(),
             },
-            abandoned: abandoned.clone(),
-            took: took.clone(),
+            patience: patience.clone(),
         });
         let (own_aside, success) = (aside.clone(), succeeded.clone());
         let copies = memory.map(|memory| (memory.clone(), share.tensors()));
@@ -105,7 +100,7 @@ impl Saving {
                 Some(lead) => lead.write(share)?,
                 None => {
                     if share.files.is_some() {
-                        own_aside.tell(rank, &own_aside.write(share)?)?;
+                        own_aside.write_for_first(rank, share)?;
                     }
                     target
                 }
@@ -123,8 +118,7 @@ impl Saving {
             aside: aside.clone(),
             thread: Some(thread),
             succeeded,
-            abandoned,
-            took,
+            patience,
         })
     }
 
@@ -151,7 +145,7 @@ impl Saving {
         let outcome = match all_succeed(mesh, mine) {
             Ok(()) => first_decides(mesh, || published.map_or_else(|| self.join(), Ok)),
             Err(error) => {
-                self.abandoned.store(true, Ordering::Relaxed);
+                self.patience.abandoned.store(true, Ordering::Relaxed);
                 if self.first && self.thread.is_some() {
                     drop(self.join());
                 }
@@ -163,6 +157,16 @@ impl Saving {
             self.aside.remove();
         }
         outcome
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "nothing tells of it: it is looked for, with a deadline")]
+    fn ends_within(&self, time: Duration) -> bool {
+        let asked = Instant::now();
+        let ended = || self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        while !ended() && asked.elapsed() < time {
+            std::thread::sleep(POLL);
+        }
+        ended()
     }
 
     fn join(&mut self) -> Result<PathBuf> {
@@ -178,28 +182,21 @@ impl Saving {
 
 /// Of a run that failed: the last save may still come to its end, but it waits for no rank that is not there any more.
 impl Drop for Saving {
-    #[expect(clippy::disallowed_methods, reason = "nothing tells of it: it is looked for, with a deadline")]
     fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
-        let (asked, mut since_written) = (Instant::now(), None);
-        while !thread.is_finished() && asked.elapsed() < GRACE {
-            // The others have parts like its own; one that is gone, or stopped, will never have written it.
-            let took = self.took.load(Ordering::Acquire);
-            if took > 0 && since_written.get_or_insert_with(Instant::now).elapsed() > Duration::from_millis(took) + PARTS {
-                break;
-            }
-            std::thread::sleep(POLL);
+        if self.thread.is_none() {
+            return;
         }
-        self.abandoned.store(true, Ordering::Relaxed);
-        match thread.join() {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!("the last checkpoint was not written: {error}");
-                if self.first {
-                    self.aside.remove();
-                }
+        self.patience.failed.store(true, Ordering::Relaxed);
+        let mut ended = self.ends_within(GRACE);
+        self.patience.abandoned.store(true, Ordering::Relaxed);
+        ended |= self.first && self.ends_within(SOON);
+        if !ended {
+            tracing::warn!("the last checkpoint was not written: its disk is slow, or stuck");
+        } else if let Err(error) = self.join() {
+            tracing::warn!("the last checkpoint was not written: {error}");
+            if self.first {
+                self.aside.remove();
             }
-            Err(_) => tracing::warn!("the last checkpoint was not written: its thread panicked"),
         }
     }
 }
@@ -218,16 +215,13 @@ fn all_spawned<T>(mesh: &Mesh, thread: std::io::Result<JoinHandle<T>>) -> Result
 impl Lead {
     fn write(mut self, share: Share) -> Result<PathBuf> {
         let aside = &self.aside;
-        let began = Instant::now();
         let mut all = aside.write(share)?;
-        let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.took.store(took.max(1), Ordering::Release);
         for (name, bytes) in &self.artifacts {
             aside.add(&mut all.files, name, bytes)?;
         }
         aside.add(&mut all.files, "run.json", &json(&self.run)?)?;
         let timeout = Duration::from_secs(self.run.finetune.trainer.timeout_s);
-        for mut written in aside.collect(&self.others, timeout, &self.abandoned)? {
+        for mut written in aside.collect(&self.others, timeout, &self.patience)? {
             all.alone &= written.alone;
             all.files.append(&mut written.files);
             all.index.append(written.index);

@@ -16,26 +16,35 @@ pub fn first_decides<T: Serialize + DeserializeOwned>(mesh: &Mesh, decide: impl 
     if world.size() == 1 {
         return decide();
     }
-    let bug = |error: serde_json::Error| EngineError::Bug(format!("ranks exchange what is not JSON: {error}"));
-    let mine = mesh.is_first().then(decide);
+    if !mesh.is_first() {
+        let received: Result<T, (u8, String)> = serde_json::from_slice(&first_tells(&**world, &[])?).map_err(not_json)?;
+        return received.map_err(|(class, message)| EngineError::First { class, message });
+    }
+    let mine = decide();
     let message = match &mine {
-        None => Vec::new(),
-        Some(Ok(value)) => serde_json::to_vec(&Ok::<_, (u8, String)>(value)).map_err(bug)?,
-        Some(Err(error)) => serde_json::to_vec(&Err::<T, _>((error.class(), error.to_string()))).map_err(bug)?,
+        Ok(value) => serde_json::to_vec(&Ok::<_, (u8, String)>(value)),
+        Err(error) => serde_json::to_vec(&Err::<T, _>((error.class(), error.to_string()))),
     };
+    let told = message.map_err(not_json).and_then(|message| first_tells(&**world, &message));
+    // Its own error stays the cause, also where it cannot be told.
+    mine.and_then(|value| told.map(|_| value))
+}
+
+/// What the first rank says, on every rank; on the others, `message` does not matter.
+fn first_tells(world: &dyn Collective, message: &[u8]) -> Result<Vec<u8>> {
     let length = Tensor::from(message.len() as i64);
     world.broadcast(&length, 0)?;
-    let bytes = if mesh.is_first() {
-        Tensor::f_from_slice(&message)?
+    let bytes = if world.rank() == 0 {
+        Tensor::f_from_slice(message)?
     } else {
         Tensor::f_zeros([length.int64_value(&[])], (Kind::Uint8, tch::Device::Cpu))?
     };
     world.broadcast(&bytes, 0)?;
-    if let Some(mine) = mine {
-        return mine;
-    }
-    let received: Result<T, (u8, String)> = serde_json::from_slice(&Vec::<u8>::try_from(&bytes)?).map_err(bug)?;
-    received.map_err(|(class, message)| EngineError::First { class, message })
+    Ok(Vec::try_from(&bytes)?)
+}
+
+fn not_json(error: serde_json::Error) -> EngineError {
+    EngineError::Bug(format!("ranks exchange what is not JSON: {error}"))
 }
 
 /// Succeeds where every rank did. Where some failed, the others fail with the words of the first of them.
@@ -69,29 +78,34 @@ fn members_succeed(group: &dyn Collective, number: impl Fn(usize) -> usize, mine
     if group.size() == 1 {
         return mine;
     }
-    let bug = |error: serde_json::Error| EngineError::Bug(format!("ranks exchange what is not JSON: {error}"));
     let message = match &mine {
-        Ok(()) => Vec::new(),
-        Err(error) => serde_json::to_vec(&(error.class(), error.to_string())).map_err(bug)?,
+        Ok(()) => Ok(Vec::new()),
+        Err(error) => serde_json::to_vec(&(error.class(), error.to_string())).map_err(not_json),
     };
-    let longest = Tensor::from(message.len() as i64);
-    group.all_reduce(&longest, Reduce::Max)?;
-    let longest = longest.int64_value(&[]);
-    if longest == 0 {
-        return Ok(());
-    }
-    // JSON may end in blanks.
-    let mut padded = message;
-    padded.resize(longest as usize, b' ');
-    let all = group.all_gather(&Tensor::f_from_slice(&padded)?)?;
+    let heard = message.and_then(|message| hear(group, message));
+    // Its own error stays the cause, also where it cannot be told.
     mine?;
-    for (member, text) in all.iter().enumerate() {
-        let text = Vec::<u8>::try_from(text)?;
+    for (member, text) in heard?.iter().enumerate() {
         if !text.trim_ascii().is_empty() {
-            let (class, message) = serde_json::from_slice(&text).map_err(bug)?;
+            let (class, message) = serde_json::from_slice(text).map_err(not_json)?;
             let rank = number(member);
             return Err(EngineError::Peer { rank, class, message });
         }
     }
     Ok(())
+}
+
+/// What every member says; nothing where none says anything.
+fn hear(group: &dyn Collective, message: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+    let longest = Tensor::from(message.len() as i64);
+    group.all_reduce(&longest, Reduce::Max)?;
+    let longest = longest.int64_value(&[]);
+    if longest == 0 {
+        return Ok(Vec::new());
+    }
+    // JSON may end in blanks.
+    let mut padded = message;
+    padded.resize(longest as usize, b' ');
+    let all = group.all_gather(&Tensor::f_from_slice(&padded)?)?;
+    all.iter().map(|text| Ok(Vec::try_from(text)?)).collect()
 }

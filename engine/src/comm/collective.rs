@@ -285,6 +285,9 @@ pub enum CommError {
     /// The ranks met, but do not belong together.
     #[error("ranks do not belong to one run: {0}")]
     Strangers(String),
+    /// A mistake of ours.
+    #[error("bug: {0}")]
+    Bug(String),
     /// A signal came before the ranks had met.
     #[error("asked to stop while the ranks met")]
     Stopped,
@@ -302,7 +305,7 @@ impl CommError {
             Self::Rendezvous { reason, .. } => {
                 !reason.to_ascii_lowercase().contains("address already in use") && !reason.contains("EADDRINUSE")
             }
-            Self::Mismatch { .. } | Self::Unavailable(_) | Self::Strangers(_) => false,
+            Self::Mismatch { .. } | Self::Unavailable(_) | Self::Strangers(_) | Self::Bug(_) => false,
         }
     }
 }

@@ -40,7 +40,7 @@ impl Fabric for GlooFabric {
 
     fn group(&self, name: &str, members: &[usize]) -> Result<Arc<dyn Collective>, CommError> {
         let Some(rank) = members.iter().position(|member| *member == self.rank) else {
-            return Err(CommError::Strangers(format!(
+            return Err(CommError::Bug(format!(
                 "rank {} is not among the members {members:?} of `{name}`",
                 self.rank
             )));

@@ -29,6 +29,10 @@ pub(super) fn difference(first: &[u8], own: &[u8], rank: u32) -> Option<String> 
     };
     let mut found = Vec::new();
     walk("", Some(&first), Some(&own), &mut found);
+    // Written otherwise, such as 0.0 and -0.0.
+    if found.is_empty() {
+        return None;
+    }
     let more = found.len().saturating_sub(NAMED);
     found.truncate(NAMED);
     let list: Vec<_> = found
@@ -106,6 +110,7 @@ mod tests {
             json!({ "plan": { "num_nodes": 1, "run": run }, "version": "1" })
         };
         check(greeting(0.1, Value::Null), greeting(0.1, Value::Null), "");
+        assert_eq!(difference(br#"{"lr": 0.0, "a": 1}"#, br#"{"a": 1, "lr": -0.0}"#, 3), None);
         check(
             greeting(0.1, Value::Null),
             greeting(0.2, json!({"_target_": "LoRA"})),

@@ -66,7 +66,7 @@ impl Mesh {
     /// A group could not be formed, or the sizes do not make up the world.
     pub fn new(sizes: ParallelSizes, fabric: &dyn Fabric) -> Result<Self, CommError> {
         if sizes.world() as usize != fabric.world() {
-            return Err(CommError::Strangers(format!(
+            return Err(CommError::Bug(format!(
                 "{} ranks were started, the run needs {}",
                 fabric.world(),
                 sizes.world()

@@ -7,6 +7,8 @@ use super::greeting::{Greeting, difference};
 use neva_schemas::RankEnv;
 use neva_torch_ffi::{Bind, Store, TcpStore};
 use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,9 @@ const SLACK: Duration = Duration::from_secs(1);
 
 /// As good as for ever, and a time that can be added to the clock's.
 const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The shortest wait there is.
+const AN_INSTANT: Duration = Duration::from_millis(1);
 
 /// How often a rank that waits looks whether it is asked to stop.
 const TICK: Duration = Duration::from_millis(50);
@@ -60,14 +65,22 @@ pub fn rendezvous(
     let (sender, receiver) = channel();
     let (rank_env, from_first) = (rank.clone(), from_first.to_vec());
     let patience = timeout.min(A_YEAR);
+    let clock = Clock {
+        until: Instant::now() + patience,
+        given_up: Arc::default(),
+    };
+    let given_up = clock.given_up.clone();
     // Whatever answers at the port may never say a word, and c10d would wait for it without end. A thread that does is
     // left behind; the rank ends.
-    let meet = move || sender.send(meet(&rank_env, &own, &from_first, Instant::now() + patience));
+    let meet = move || sender.send(meet(&rank_env, &own, &from_first, &clock));
     std::thread::Builder::new()
         .name("rendezvous".into())
         .spawn(meet)
         .map_err(|error| failed(error.to_string()))?;
-    let met = within(&receiver, patience + SLACK, asked_to_stop)?.unwrap_or_else(|| {
+    let met = within(&receiver, patience + SLACK, asked_to_stop);
+    // A store that is served must not outlive a rank that does not wait for the others any more.
+    given_up.store(true, Ordering::Relaxed);
+    let met = met?.unwrap_or_else(|| {
         let seconds = timeout.as_secs_f64();
         Err(Met::Store(format!(
             "no store of a run answered there in {seconds:.0} s: is rank 0 running, and are MASTER_ADDR and MASTER_PORT those of rank 0?"
@@ -100,7 +113,7 @@ fn within<T>(receiver: &Receiver<T>, limit: Duration, asked_to_stop: &dyn Fn() -
             Err(RecvTimeoutError::Timeout) if Instant::now() < until => {}
             Err(RecvTimeoutError::Timeout) => return Ok(None),
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(CommError::Unavailable("bug: the thread that meets the other ranks panicked".into()));
+                return Err(CommError::Bug("the thread that meets the other ranks panicked".into()));
             }
         }
     }
@@ -109,8 +122,24 @@ fn within<T>(receiver: &Receiver<T>, limit: Duration, asked_to_stop: &dyn Fn() -
 /// The store's connection, this attempt's part of it, and what rank 0 brought.
 type Joined = (TcpStore, Store, Vec<u8>);
 
-fn meet(rank: &RankEnv, greeting: &[u8], from_first: &[u8], until: Instant) -> Result<Joined, Met> {
-    let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+/// How long there is still somebody who waits.
+struct Clock {
+    until: Instant,
+    given_up: Arc<AtomicBool>,
+}
+
+impl Clock {
+    /// At least a millisecond, as no time at all would mean for ever.
+    fn left(&self) -> Duration {
+        if self.given_up.load(Ordering::Relaxed) {
+            return AN_INSTANT;
+        }
+        self.until.saturating_duration_since(Instant::now()).max(AN_INSTANT)
+    }
+}
+
+fn meet(rank: &RankEnv, greeting: &[u8], from_first: &[u8], clock: &Clock) -> Result<Joined, Met> {
+    let left = || clock.left();
     let serve = rank.rank == 0 && !rank.agent_store;
     let open = if serve { TcpStore::server } else { TcpStore::client };
     let store = open(&rank.master_addr, rank.master_port, rank.world_size as usize, left())?;
@@ -143,7 +172,7 @@ fn hear_all(shared: &Store, world: u32, left: &dyn Fn() -> Duration) -> Result<(
             if shared.check(&["outcome"])? {
                 return Err(Met::Differs(tell(shared, world, left)?));
             }
-            if left() <= Duration::from_millis(1) {
+            if left() <= AN_INSTANT {
                 return Err(Met::Store(format!("rank {rank} did not come: {error}")));
             }
         }

@@ -89,7 +89,7 @@ impl Fabric for ThreadFabric {
                 rank,
                 started: AtomicU64::new(0),
             })),
-            None => Err(CommError::Strangers(format!(
+            None => Err(CommError::Bug(format!(
                 "rank {} is not among the members {members:?} of `{name}`",
                 self.rank
             ))),

@@ -54,6 +54,8 @@ impl Engine for LibtorchEngine {
             Err(panic) => record_panic(rank.rank, step, &*panic),
         };
         append(&run_dir, &failure);
+        // Whoever waits for the last save is told why before.
+        drop(progress);
         Err(failure)
     }
 }

@@ -15,7 +15,7 @@ use crate::optim::learning_rate;
 use neva_data::Order;
 use neva_schemas::{LaunchPlan, Run, RunReport};
 use neva_track::{Outcome, StepMetrics, ValidationMetrics};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tch::Device;
@@ -47,6 +47,9 @@ pub struct Surroundings<'a> {
 pub struct Progress {
     /// Optimizer step that is under way, from 0.
     pub step: Cell<Option<u64>>,
+    /// The checkpoint that was being written when the run failed: it may still come to its end, and dropping it waits
+    /// for that.
+    pub last_save: RefCell<Option<Saving>>,
 }
 
 /// Trains as one rank until the run's end, or until it is asked to stop.
@@ -70,8 +73,7 @@ pub fn fit(plan: &LaunchPlan, around: Surroundings<'_>, at: &Progress) -> Result
             let Fit {
                 callbacks, state, saving, ..
             } = &mut fit;
-            // The last checkpoint may still come to its end; this waits for it.
-            drop(saving.take());
+            at.last_save.replace(saving.take());
             callbacks.iter_mut().for_each(|callback| callback.on_failure(state.view(), &error));
             fit.records.fail();
             Err(error)

@@ -357,6 +357,20 @@ fn one_that_is_renamed_while_it_is_read_is_found_again() {
 }
 
 #[test]
+fn links_that_lead_nowhere_are_passed_over() {
+    within_limit(|| {
+        let place = Place::new();
+        place.put(3, "runs/1/checkpoints");
+        // Where the last one was before the next took that name.
+        for parent in ["runs/1/checkpoints", "runs"] {
+            std::os::unix::fs::symlink(called_last(&place.path("gone")), place.path(parent).join("latest")).unwrap();
+        }
+        assert_eq!(place.goes_on_from("runs/1"), 3);
+        assert_eq!(CheckpointFolder::find(&place.path("runs/1")).unwrap().steps_done(), 7);
+    });
+}
+
+#[test]
 fn weights_alone_are_nothing_to_go_on_from() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();

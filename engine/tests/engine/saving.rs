@@ -178,10 +178,11 @@ fn all_files_have_the_same_permissions() {
 fn a_step_that_is_saved_again_takes_the_place_of_the_first() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
-        let finetune = small();
+        let mut finetune = small();
         let trainer = trainer(&finetune, Mesh::single());
         let artifacts = |text: &str| vec![("note.txt".to_owned(), text.as_bytes().to_vec())];
-        for text in ["first", "second"] {
+        for (text, called_last) in [("first", true), ("second", true), ("third", false), ("fourth", true)] {
+            finetune.log.ckpt.save_last = called_last;
             let path = saved(folder.path(), &trainer, &finetune, 3, &artifacts(text), 10).unwrap();
             assert_eq!(std::fs::read_to_string(path.join("note.txt")).unwrap(), text);
             assert!(CheckpointFolder::open(&path).is_ok());
