@@ -1,7 +1,7 @@
 //! Checkpoints that are written while training goes on.
 
-use crate::setting::{ONE, bits, files, run, run_on, saved, saved_later, small, trainer, within_limit};
-use neva_engine::checkpoint::HostMemory;
+use crate::setting::{ONE, bits, files, lay_out, names, on_mesh, run, run_on, saved, saved_later, small, trainer, within_limit};
+use neva_engine::checkpoint::{CheckpointFolder, HostMemory};
 use neva_engine::comm::Mesh;
 use neva_engine::trainer::Registry;
 use neva_schemas::{Finetune, ParallelSizes};
@@ -71,6 +71,30 @@ fn hold_the_moment_at_which_they_were_asked_for() {
             let path = saving.finish(trainer.mesh()).unwrap();
             assert!(tensors(&path) == tensors(&expected));
         }
+    });
+}
+
+/// The ranks of a run that failed need not talk any more: the first one waits for those that still write, however
+/// little it has to write itself.
+#[test]
+fn that_are_under_way_when_the_run_fails_come_to_their_end() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut finetune = small();
+        let sizes = ParallelSizes { pp: 2, ..ONE };
+        lay_out(&mut finetune, sizes);
+        // The last stage has the head.
+        finetune.model.llava_mut().text_config.vocab_size = 50_000;
+        on_mesh(sizes, |mesh| {
+            let trainer = trainer(&finetune, mesh);
+            drop(saved_later(folder.path(), &trainer, &finetune, 3, &HostMemory::default()));
+        });
+        let found = CheckpointFolder::find(folder.path()).unwrap();
+        found.verify().unwrap();
+        let mut listed: Vec<_> = found.state.files.keys().cloned().collect();
+        listed.extend(["checkpoint.blake3".into(), "checkpoint.json".into()]);
+        listed.sort();
+        assert_eq!(names(&found.path), listed);
     });
 }
 

@@ -1,7 +1,10 @@
 //! Meshes, and collectives over threads.
 
-use crate::setting::within_limit;
-use neva_engine::comm::{Axis, Collective, CommError, Fabric, Mesh, Pending, Reduce, run_ranks};
+use crate::setting::{ONE, within_limit};
+use neva_engine::EngineError;
+use neva_engine::comm::{
+    Axis, Collective, CommError, Fabric, Mesh, Pending, Reduce, all_succeed, first_decides, run_ranks, stages_succeed,
+};
 use neva_schemas::ParallelSizes;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -159,7 +162,7 @@ fn a_mesh_of_another_size_is_refused() {
     )
     .unwrap_err();
     assert!(
-        matches!(&error, CommError::Strangers(text) if text.contains('3') && text.contains('2')),
+        matches!(&error, CommError::Bug(text) if text.contains('3') && text.contains('2')),
         "{error}"
     );
 }
@@ -285,6 +288,29 @@ fn a_rank_that_ends_frees_its_peers() {
         }
         assert!(matches!(outcomes[1], Err(CommError::Strangers(_))));
         assert!(started.elapsed() < LONG / 4, "the peers waited {:?}", started.elapsed());
+    });
+}
+
+/// What a rank cannot tell, since another one has ended, it still says itself.
+#[test]
+fn a_rank_that_cannot_tell_its_error_keeps_it() {
+    type Talk = fn(&Mesh) -> EngineError;
+    fn own() -> EngineError {
+        EngineError::Machine("this rank has its own trouble".into())
+    }
+    let talks: [Talk; 3] = [
+        |mesh| all_succeed(mesh, Err(own())).unwrap_err(),
+        |mesh| stages_succeed::<()>(mesh, Err(own())).unwrap_err(),
+        |mesh| first_decides::<()>(mesh, || Err(own())).unwrap_err(),
+    ];
+    within_limit(move || {
+        for talk in talks {
+            let outcomes = run_ranks(2, LONG, |fabric| {
+                let mesh = Mesh::new(ParallelSizes { pp: 2, ..ONE }, &fabric).unwrap();
+                (mesh.is_first()).then(|| talk(&mesh).to_string())
+            });
+            assert_eq!(outcomes[0].as_deref(), Some("this rank has its own trouble"));
+        }
     });
 }
 
