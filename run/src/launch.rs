@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use neva_executors::{Executor, LocalExecutor};
-use neva_schemas::{Engine, Finetune, LaunchPlan, RankEnv, Run, RunReport, Severity, Validate as _};
+use neva_schemas::{Engine, Finetune, LaunchPlan, RankEnv, Run, RunReport, Severity};
 
 use crate::{
-    environment,
+    adapters, environment,
     error::RunError,
     folder,
     job::{self, Retry, Watcher},
@@ -111,8 +111,7 @@ pub fn run(finetune: &Finetune, options: RunOptions) -> Result<RunReport, RunErr
 /// # Errors
 /// As [`run`].
 pub fn launch(run: &Run, options: RunOptions) -> Result<RunReport, RunError> {
-    let errors: Vec<_> = run
-        .problems("")
+    let errors: Vec<_> = adapters::problems(run)
         .into_iter()
         .filter(|problem| problem.severity == Severity::Error)
         .collect();

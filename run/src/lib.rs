@@ -23,6 +23,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod checkpoint;
 mod cli;
 pub mod config;

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         .env("NEVA_RANK", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake/neva-rank"))
         .env("NO_COLOR", "1")
         .env("RUST_BACKTRACE", "0")
-        .timeout(Duration::from_secs(30))
+        .timeout(Duration::from_secs(120))
         .run();
     ExitCode::SUCCESS
 }

@@ -10,5 +10,5 @@ fn documents() {
         .register_bin("cat", std::path::Path::new("/bin/cat"))
         .env("NEVA_RUN_HOME", ".neva_run")
         .env("NO_COLOR", "1")
-        .timeout(Duration::from_secs(30));
+        .timeout(Duration::from_secs(120));
 }

@@ -8,8 +8,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Seconds that a rank waits for another.
-const PATIENCE: u64 = 10;
+/// Seconds that a rank waits for another where one is killed or stopped.
+const PATIENCE: u64 = 20;
+/// The same where none is.
+const LONG: u64 = 300;
 
 /// Ranks that are killed or stopped. `NEVA_SOAK_FAULTS` asks for more.
 const FAULTS: u64 = 4;
@@ -17,9 +19,9 @@ const FAULTS: u64 = 4;
 const STRATEGY: &str = "finetune.trainer.strategy";
 
 /// A launcher of four ranks: two stages of two tensor-parallel ranks each.
-fn four_ranks(dir: &Path, steps: u64) -> Command {
+fn four_ranks(dir: &Path, steps: u64, patience: u64) -> Command {
     let steps = format!("finetune.trainer.max_steps={steps}");
-    let patience = format!("finetune.trainer.timeout_s={PATIENCE}");
+    let patience = format!("finetune.trainer.timeout_s={patience}");
     let tensor = format!("{STRATEGY}.tensor_model_parallel_size=2");
     let pipeline = format!("{STRATEGY}.pipeline_model_parallel_size=2");
     let settings = [
@@ -47,7 +49,7 @@ fn a_rank_that_is_killed_or_stopped_ends_all_and_costs_nothing() {
     let steps = 20 * (faults + 1);
     let undisturbed = tempfile::tempdir().unwrap();
     let whole = DEADLINE * (1 + faults as u32 / 10);
-    let _ = finish_within(start(four_ranks(undisturbed.path(), steps)), whole).with_code(0);
+    let _ = finish_within(start(four_ranks(undisturbed.path(), steps, LONG)), whole).with_code(0);
     let expected = losses(undisturbed.path());
     assert_eq!(expected.len() as u64, steps);
 
@@ -56,7 +58,7 @@ fn a_rank_that_is_killed_or_stopped_ends_all_and_costs_nothing() {
     let mut during_saves = 0;
     for fault in 0..faults {
         let known = fs::read_dir(dir.path().join("run")).map_or(0, Iterator::count);
-        let launcher = start(four_ranks(dir.path(), steps));
+        let launcher = start(four_ranks(dir.path(), steps, PATIENCE));
         let folder = wait_for("a run's folder", || new_run(dir.path(), known));
         let lines = 1 + moments.below(8) as usize;
         wait_for("steps", || {
@@ -84,7 +86,7 @@ fn a_rank_that_is_killed_or_stopped_ends_all_and_costs_nothing() {
         let ended = finish(launcher);
         let took = struck.elapsed();
         assert!(
-            took < Duration::from_secs(PATIENCE + 30),
+            took < Duration::from_secs(PATIENCE + 60),
             "{signal}: the ranks ended after {took:?} only"
         );
         let ended = ended.with_code(1);
@@ -94,7 +96,7 @@ fn a_rank_that_is_killed_or_stopped_ends_all_and_costs_nothing() {
         let left: Vec<_> = ranks.iter().filter(|rank| Path::new("/proc").join(rank).exists()).collect();
         assert!(left.is_empty(), "{signal} of {victim}: ranks {left:?} are left");
     }
-    let _ = finish_within(start(four_ranks(dir.path(), steps)), whole).with_code(0);
+    let _ = finish_within(start(four_ranks(dir.path(), steps, LONG)), whole).with_code(0);
     assert_eq!(losses(dir.path()), expected);
     println!("{faults} faults, {during_saves} of them during a save");
 }

@@ -1,6 +1,6 @@
 //! Ranks as processes.
 
-use neva_tests::{finish, metrics, neva_run, run, run_folder, start, wait_for};
+use neva_tests::{finish, free_port, metrics, neva_run, run, run_folder, start, wait_for};
 use std::path::Path;
 use std::process::Command;
 
@@ -129,7 +129,7 @@ fn started_by_torchrun_or_srun_each_process_is_one_rank() {
         ("SLURM_STEP_NODELIST", "localhost"),
     ];
     for (name, variables) in [("torchrun", torchrun), ("srun", srun)] {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let at = format!("dir={}", dir.path().display());
         let named = format!("name={name}");
         let ranks = ["0", "1"].map(|rank| {

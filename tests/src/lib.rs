@@ -1,9 +1,11 @@
 //! Runs the built programs, as a user would, with a deadline on each.
 #![forbid(unsafe_code)]
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -177,6 +179,19 @@ pub fn run_folder(dir: &Path, name: &str) -> PathBuf {
     let mut runs: Vec<_> = runs.map(|run| run.expect("a folder can be listed").path()).collect();
     runs.sort();
     runs.pop().unwrap_or_else(|| panic!("no run {name} under {}", dir.display()))
+}
+
+/// A port that nobody gets who asks for any: those begin at 32768.
+///
+/// # Panics
+/// When all are taken.
+pub fn free_port() -> u16 {
+    static ASKED: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + (std::process::id() % 2000) as u16 * 10;
+    let mut ports = std::iter::repeat_with(|| first + ASKED.fetch_add(1, Ordering::Relaxed));
+    ports
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a port is free")
 }
 
 /// The values of one key in a run's `metrics.jsonl`.

@@ -86,7 +86,8 @@ impl Drop for GlooGroup {
 }
 
 impl GlooGroup {
-    /// Joins the group, and returns when all ranks have.
+    /// Joins the group, and returns when this rank is connected to all others. They may still be about to connect to each
+    /// other, and fail of a rank that leaves now.
     ///
     /// # Errors
     /// [`Error::Deadline`] when a rank does not come within the timeout.

@@ -3,7 +3,7 @@
 
 mod ranks;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -126,11 +126,16 @@ fn a_panicking_rank_aborts_its_groups() {
         let store = TcpStore::client(ranks::HOST, port, 2, DEADLINE).unwrap();
         GlooGroup::new(&store, &ranks::options(rank, 2)).unwrap()
     };
+    let formed = Arc::new(Barrier::new(2));
+    let both = Arc::clone(&formed);
     let lost = thread::spawn(move || {
         let _group = join(1);
+        both.wait();
         panic!("lost");
     });
-    let error = join(0)
+    let group = join(0);
+    formed.wait();
+    let error = group
         .all_reduce(&leaf(&[1.0]), ReduceOp::Sum)
         .and_then(|mut work| work.wait(DEADLINE))
         .unwrap_err();

@@ -44,6 +44,15 @@ pub type Checksums = BTreeMap<String, Checksum>;
 /// # Errors
 /// One is missing, truncated, or holds other bytes.
 pub(super) fn verify(folder: &Path, sums: &Checksums) -> Result<()> {
+    verify_table(folder)?;
+    sums.iter().try_for_each(|(name, sum)| verify_file(&folder.join(name), sum))
+}
+
+/// Checks the table of sums.
+///
+/// # Errors
+/// It or its seal is missing, or holds other bytes.
+pub(super) fn verify_table(folder: &Path) -> Result<()> {
     let (table, seal) = (folder.join("checkpoint.json"), folder.join(SEAL));
     let expected = std::fs::read(&seal).map_err(EngineError::io("read", &seal))?;
     if Checksum::of(&table)?.blake3.as_bytes() != expected.trim_ascii() {
@@ -52,20 +61,25 @@ pub(super) fn verify(folder: &Path, sums: &Checksums) -> Result<()> {
             reason: format!("damaged: its checksum is not the one in {SEAL}"),
         });
     }
-    for (name, sum) in sums {
-        let path = folder.join(name);
-        let wrong = |reason: String| EngineError::Content {
-            path: path.clone(),
-            reason,
-        };
-        let length = std::fs::metadata(&path).map_err(EngineError::io("read", &path))?.len();
-        if length != sum.bytes {
-            let what = if length < sum.bytes { "truncated" } else { "too long" };
-            return Err(wrong(format!("{what}: {length} bytes, it was written with {}", sum.bytes)));
-        }
-        if Checksum::of(&path)? != *sum {
-            return Err(wrong("damaged: its checksum is not the one that it was written with".into()));
-        }
+    Ok(())
+}
+
+/// Checks a file.
+///
+/// # Errors
+/// It is missing, truncated, or holds other bytes.
+pub(super) fn verify_file(path: &Path, sum: &Checksum) -> Result<()> {
+    let wrong = |reason: String| EngineError::Content {
+        path: path.to_owned(),
+        reason,
+    };
+    let length = std::fs::metadata(path).map_err(EngineError::io("read", path))?.len();
+    if length != sum.bytes {
+        let what = if length < sum.bytes { "truncated" } else { "too long" };
+        return Err(wrong(format!("{what}: {length} bytes, it was written with {}", sum.bytes)));
+    }
+    if Checksum::of(path)? != *sum {
+        return Err(wrong("damaged: its checksum is not the one that it was written with".into()));
     }
     Ok(())
 }

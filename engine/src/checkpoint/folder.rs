@@ -15,7 +15,7 @@
 //! `.NAME.writing`. A folder whose marker is there is passed over, and so is one called `NAME-damaged`. Which is the
 //! newest is read in `checkpoint.json`, never off the name: that ends in `-last` for people and scripts (`last.rs`).
 
-use super::checksum::verify;
+use super::checksum::{verify, verify_file, verify_table};
 use super::pieces::StoredTensors;
 use super::state::{CHECKPOINT_FORMAT, CheckpointState};
 use crate::error::{EngineError, Result};
@@ -69,17 +69,21 @@ impl CheckpointFolder {
             });
         }
         // Before anything else: what another format holds is not known.
-        let Format { format } = read_json(&file)?;
+        let damaged = |error| damaged_or(verify_table(path), error);
+        let Format { format } = read_json(&file).map_err(damaged)?;
         if format != CHECKPOINT_FORMAT {
             return Err(EngineError::Content {
                 path: file,
                 reason: format!("format {format}, this program reads format {CHECKPOINT_FORMAT}"),
             });
         }
+        let state: CheckpointState = read_json(&file).map_err(damaged)?;
+        let run = path.join("run.json");
+        let sum = state.files.get("run.json");
         Ok(Self {
+            run: read_json(&run).map_err(|error| damaged_or(sum.map_or(Ok(()), |sum| verify_file(&run, sum)), error))?,
             path: path.to_owned(),
-            state: read_json(&file)?,
-            run: read_json(&path.join("run.json"))?,
+            state,
         })
     }
 
@@ -229,6 +233,14 @@ pub(super) fn remove(path: &Path) -> std::io::Result<()> {
 fn format_of(path: &Path) -> Option<u32> {
     let Format { format } = read_json(&path.join("checkpoint.json")).ok()?;
     Some(format)
+}
+
+/// Why a file of ours cannot be understood: it is damaged, or else `error`.
+fn damaged_or(verified: Result<()>, error: EngineError) -> EngineError {
+    match verified {
+        Err(damage @ EngineError::Content { .. }) => damage,
+        _ => error,
+    }
 }
 
 /// Reads a JSON file.

@@ -67,6 +67,7 @@ fn time_is_kept() {
             (report.steps, 0, Some(&checkpoint))
         );
         finetune.trainer.max_steps = Some(report.steps + 2);
+        finetune.trainer.max_time = Some(Period::seconds(600));
         finetune.resume.resume_from_path = Some(checkpoint);
         let more = run(&finetune, &second).unwrap();
         assert_eq!((more.losses.len(), more.ended_early), (2, None));
@@ -79,11 +80,12 @@ fn checkpoints_come_by_the_clock() {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = small();
         finetune.trainer.max_steps = Some(1_000_000);
-        finetune.trainer.max_time = Some(Period::seconds(2));
+        finetune.trainer.max_time = Some(Period::seconds(4));
         let ckpt = &mut finetune.log.ckpt;
         (ckpt.train_time_interval, ckpt.save_top_k) = (Some(Period::seconds(1)), -1);
         run(&finetune, folder.path()).unwrap();
-        assert_eq!(names(&folder.path().join("checkpoints")).len(), 2, "one in between, one at the end");
+        let saved = names(&folder.path().join("checkpoints")).len();
+        assert!((2..=4).contains(&saved), "{saved}: one a second in between, one at the end");
     });
 }
 

@@ -7,6 +7,7 @@ use neva_engine::{EngineError, comm::Fabric};
 use neva_schemas::{ParallelSizes, RankEnv, RankFailure, exit_class};
 use neva_torch_ffi::TcpStore;
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tch::Tensor;
 
@@ -113,8 +114,12 @@ fn a_mesh_of_processes_is_that_of_threads() {
 }
 
 /// A port that was free a moment ago.
+/// A port that nobody gets who asks for any: those begin at 32768.
 fn free_port() -> u16 {
-    TcpListener::bind((HOST, 0)).unwrap().local_addr().unwrap().port()
+    static ASKED: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + (std::process::id() % 2000) as u16 * 10;
+    let mut ports = std::iter::repeat_with(|| first + ASKED.fetch_add(1, Ordering::Relaxed));
+    ports.find(|port| TcpListener::bind((HOST, *port)).is_ok()).unwrap()
 }
 
 #[test]
@@ -207,7 +212,7 @@ fn a_first_rank_that_is_asked_to_stop_frees_its_port() {
         assert!(matches!(error, CommError::Stopped), "{error}");
         while let Err(error) = TcpListener::bind((HOST, port)) {
             assert!(started.elapsed() < TIMEOUT / 2, "the port is still taken: {error}");
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(2));
         }
     });
 }

@@ -11,9 +11,13 @@ use neva_schemas::{RankFailure, exit_class};
 
 /// The failure of a job of `ranks` shells that run `script`.
 async fn failure(ranks: u32, script: &str) -> JobFailure {
-    match Job::new(ranks, script).run().await {
+    failure_of(Job::new(ranks, script)).await
+}
+
+async fn failure_of(job: Job) -> JobFailure {
+    match job.run().await {
         JobState::Failed(failure) => failure,
-        other => panic!("{script}: {other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -150,30 +154,34 @@ async fn what_failed_because_of_a_peer_gives_way_to_the_cause() {
 #[tokio::test]
 async fn a_rank_that_had_to_be_killed_is_the_cause_of_what_its_peers_say() {
     let script = format!(
-        "[ $RANK = 2 ] && {{ echo 2 > ready; kill -STOP $$; }}\nuntil [ -s ready ]; do sleep 0.01; done\n{} exit 1",
+        "[ $RANK = 2 ] && {{ echo $$ > pid; kill -STOP $$; }}\n{UNTIL_STOPPED}\n{} exit 1",
         told(0, 1, 1000, &["all_reduce: rank 0 waited 6 s"], true)
             .replace("\"rank\":0", "\"rank\":'$RANK'")
             .replace(":1000", ":'$((1000 + RANK))'"),
     );
-    let failure = failure(3, &script).await;
+    let failure = failure_of(Job::impatient(3, &script)).await;
     insta::assert_snapshot!(failure, @"rank 2 failed: it did not answer, and had to be killed: somebody had stopped it: rank 0 in step 7: all_reduce: rank 0 waited 6 s (2 more ranks failed)");
     assert_eq!(failure.class, exit_class::JOB);
 }
 
+/// Waits until the process of the file `pid` is stopped.
+const UNTIL_STOPPED: &str = "until grep -q '^State:.T' /proc/$(cat pid)/status; do sleep 0.01; done 2>/dev/null";
+
 /// A rank that waits for the stopped one in another call has to be killed, too.
 #[tokio::test]
 async fn of_ranks_that_had_to_be_killed_the_stopped_one_is_the_cause() {
-    let script = |stopped: &str| {
+    let script = |until: &str, stopped: &str| {
         let told = told(1, 1, 1000, &["all_reduce: rank 1 waited 6 s"], true);
         format!(
-            "[ $RANK = 1 ] && {{ until [ $(cat ready 2>/dev/null | wc -l) = 3 ]; do sleep 0.01; done; {told} exit 1; }}
+            "[ $RANK = 1 ] && {{ until [ $(cat ready 2>/dev/null | wc -l) = 3 ]; do sleep 0.01; done; {until}; {told} exit 1; }}
             trap '' TERM; echo $RANK >> ready; {stopped}
             while :; do sleep 0.05; done"
         )
     };
-    let stopped = failure(4, &script("[ $RANK = 3 ] && kill -STOP $$")).await;
+    let script_of_stopped = script(UNTIL_STOPPED, "[ $RANK = 3 ] && { echo $$ > pid; kill -STOP $$; }");
+    let stopped = failure_of(Job::impatient(4, &script_of_stopped)).await;
     insta::assert_snapshot!(stopped, @"rank 3 failed: it did not answer, and had to be killed: somebody had stopped it: rank 1 in step 7: all_reduce: rank 1 waited 6 s (1 more rank failed)");
-    let stuck = failure(4, &script("")).await;
+    let stuck = failure_of(Job::impatient(4, &script(":", ""))).await;
     insta::assert_snapshot!(stuck, @"rank 0 failed: it did not answer, and had to be killed: stuck, or slower than `finetune.trainer.timeout_s`: so did ranks 2, 3: rank 1 in step 7: all_reduce: rank 1 waited 6 s (1 more rank failed)");
 }
 
@@ -186,7 +194,7 @@ fn a_record_without_a_word_of_peers_is_a_cause() {
 
 #[tokio::test]
 async fn a_rank_that_does_not_end_is_not_awaited_for_ever() {
-    let mut job = Job::new(2, "[ $RANK = 0 ] && kill -STOP $$\nexit 0");
+    let mut job = Job::impatient(2, "[ $RANK = 0 ] && kill -STOP $$\nexit 0");
     job.submission.patience_s = Some(1);
     let JobState::Failed(failure) = job.run().await else {
         panic!("a failure")
@@ -194,7 +202,10 @@ async fn a_rank_that_does_not_end_is_not_awaited_for_ever() {
     insta::assert_snapshot!(failure, @"rank 0 failed: it had not ended 1 s after another rank was done: stopped, or stuck");
     assert_eq!(failure.class, exit_class::JOB);
     // One that ends well when it is asked to was slow, not stuck.
-    let mut slow = Job::new(2, "[ $RANK = 1 ] && exit 0\ntrap 'exit 0' TERM; while :; do sleep 0.05; done");
+    let mut slow = Job::new(
+        2,
+        "[ $RANK = 1 ] && { until [ -e ready ]; do sleep 0.01; done; exit 0; }\ntrap 'exit 0' TERM; : > ready; while :; do sleep 0.05; done",
+    );
     slow.submission.patience_s = Some(1);
     assert_eq!(slow.run().await, JobState::Succeeded);
 }
@@ -208,7 +219,7 @@ async fn peers_of_a_failed_rank_are_terminated_then_killed() {
         [ $RANK = 2 ] && { trap '' TERM; (echo $$ >> pids; while :; do sleep 0.1; done) & }
         echo $RANK >> ready
         while :; do sleep 0.05; done";
-    let job = Job::new(3, script);
+    let job = Job::impatient(3, script);
     let started = Instant::now();
     let JobState::Failed(failure) = job.run().await else {
         panic!("a failure")
@@ -391,6 +402,6 @@ fn a_job_whose_launcher_is_gone_is_a_failure_and_its_ranks_are_gone() {
     let deadline = Instant::now() + super::support::DEADLINE;
     while alive(&pid) {
         assert!(Instant::now() < deadline, "{pid} is left");
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(2));
     }
 }

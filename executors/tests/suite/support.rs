@@ -30,7 +30,7 @@ pub(crate) fn plan(run_dir: &Path, num_nodes: u32, ranks_per_node: u32) -> Launc
     }
 }
 
-/// A folder of its own, an executor with short waits, and what it would run.
+/// A folder of its own, an executor, and what it would run.
 pub(crate) struct Job {
     _dir: TempDir,
     pub(crate) executor: LocalExecutor,
@@ -38,12 +38,12 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// `ranks` shells that run `script` in the job's folder.
+    /// `ranks` shells that run `script` in the job's folder. All have the time to end by themselves.
     pub(crate) fn new(ranks: u32, script: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let executor = LocalExecutor {
-            settle: Duration::from_millis(300),
-            grace: Duration::from_millis(500),
+            settle: DEADLINE,
+            grace: DEADLINE,
             ..LocalExecutor::new("unused")
         };
         let mut submission = executor.render(&plan(&dir.path().join("run"), 1, ranks)).expect("a plan that fits");
@@ -56,6 +56,13 @@ impl Job {
             executor,
             submission,
         }
+    }
+
+    /// The same; whoever does not end by himself is ended soon.
+    pub(crate) fn impatient(ranks: u32, script: &str) -> Self {
+        let mut job = Self::new(ranks, script);
+        (job.executor.settle, job.executor.grace) = (Duration::from_secs(2), Duration::from_secs(1));
+        job
     }
 
     pub(crate) async fn submit(&self) -> JobHandle {

@@ -26,7 +26,7 @@ use crate::{environment, error::RunError, job, program, runtime};
 const MAX_DEPTH: u32 = 4;
 
 /// How long an experiment that is over waits for the rank program to say what it is.
-const PROGRAMS_DEADLINE: Duration = Duration::from_secs(2);
+const PROGRAMS_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a launch needs beside the record.
 pub(super) struct Launcher {

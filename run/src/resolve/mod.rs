@@ -24,6 +24,7 @@ use self::{
     scope::Scope,
 };
 use crate::{
+    adapters,
     config::{
         self, ConfigError, ENV, Edit, Entry, FACTORY, Factories, Map, Node, Origin, Path, Problem, Problems, Segment, Value, from_node,
         to_node,
@@ -151,7 +152,7 @@ pub fn resolve_with(file: Node, sets: &[impl AsRef<str>], options: &ResolveOptio
     let notice = recipe.notice.map(|notice| schemas::Problem::warning(FACTORY, notice));
     let (errors, warnings) = notice
         .into_iter()
-        .chain(run.problems(""))
+        .chain(adapters::problems(&run))
         .partition(|problem| problem.severity == Severity::Error);
     check(&tree, errors)?;
     Ok(Resolved { run, tree, warnings })

@@ -9,10 +9,10 @@ use std::{
 
 use neva_executors::LocalExecutor;
 use neva_recipes::neva_tiny;
-use neva_run::{RunError, RunOptions, run};
-use neva_schemas::{Engine, Finetune, LaunchPlan, LoRA, Peft, RankEnv, RankFailure, RunReport, exit_class};
+use neva_run::{Experiment, RunError, RunOptions, run};
+use neva_schemas::{Engine, Finetune, LaunchPlan, LoRA, Peft, RankEnv, RankFailure, Run, RunReport, exit_class};
 
-use crate::fake_rank;
+use crate::{experiment::options, fake_rank};
 
 /// Remembers what it was asked for.
 #[derive(Clone, Default)]
@@ -147,6 +147,26 @@ fn layers_that_cannot_be_shared_out_are_refused_before_anything_starts() {
     let RunError::Invalid(problems) = &error else { panic!("{error:?}") };
     let [only] = problems.as_slice() else { panic!("{problems:?}") };
     assert_eq!(only.path, "finetune.trainer.strategy.pipeline_model_parallel_size");
+}
+
+#[test]
+fn adapters_of_no_module_are_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut finetune = tiny(&dir);
+    finetune.peft = Some(Peft::LoRA(LoRA {
+        target_modules: vec!["linear_qvk".into()],
+        ..LoRA::default()
+    }));
+    let error = run(&finetune, RunOptions::direct(FakeEngine::default())).unwrap_err();
+    let RunError::Invalid(problems) = &error else { panic!("{error:?}") };
+    let [only] = problems.as_slice() else { panic!("{problems:?}") };
+    assert_eq!(only.path, "finetune.peft.target_modules");
+
+    let experiment = Experiment::new("adapters").add("train", Run::of(finetune));
+    let error = experiment.run(options(dir.path())).unwrap_err();
+    let RunError::Invalid(problems) = &error else { panic!("{error:?}") };
+    let [only] = problems.as_slice() else { panic!("{problems:?}") };
+    assert_eq!(only.path, "tasks.train.task.finetune.peft.target_modules");
 }
 
 #[test]

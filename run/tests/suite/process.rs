@@ -81,7 +81,7 @@ pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T 
             return value;
         }
         assert!(Instant::now() < deadline, "{what} in time");
-        std::thread::yield_now();
+        std::thread::park_timeout(std::time::Duration::from_millis(2));
     }
 }
 

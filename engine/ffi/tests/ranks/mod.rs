@@ -1,8 +1,8 @@
 //! Ranks as threads of the test's process: each with its own connection to one store, and its own group.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use neva_torch_ffi::{Bind, GlooGroup, GlooOptions, TcpStore};
 pub(crate) const HOST: &str = "127.0.0.1";
 
 /// Longer than any test should take: a hung one ends here.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
 
 pub(crate) fn options(rank: usize, size: usize) -> GlooOptions {
     GlooOptions {
@@ -32,16 +32,18 @@ pub(crate) fn run<T: Send + Debug + 'static>(
 ) -> Vec<T> {
     let server = TcpStore::server(HOST, 0, size, DEADLINE).unwrap();
     let port = server.port();
-    let body = Arc::new(body);
+    let (body, formed) = (Arc::new(body), Arc::new(Barrier::new(size)));
     let (sender, receiver) = channel();
     let threads: Vec<_> = (0..size)
         .map(|rank| {
-            let (body, sender) = (Arc::clone(&body), sender.clone());
+            let (body, formed, sender) = (Arc::clone(&body), Arc::clone(&formed), sender.clone());
             let work = move || {
                 let store = TcpStore::client(HOST, port, size, DEADLINE).unwrap();
                 let mut options = options(rank, size);
                 adjust(&mut options);
                 let group = Arc::new(GlooGroup::new(&store, &options).unwrap());
+                // A group is formed when this rank's own connections are: one that leaves now could spoil another's.
+                formed.wait();
                 let result = body(&group);
                 // The group goes along: no rank hangs up while another still talks.
                 sender.send((rank, result, group, store)).unwrap();
