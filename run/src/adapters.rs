@@ -1,7 +1,7 @@
 //! What is wrong with a run that only the table of its model's parameters tells: which modules get adapters.
 
 use neva_layout::{llava_parameters, lora_adapters};
-use neva_schemas::{Finetune, Peft, Problem, Run, Severity, Validate as _};
+use neva_schemas::{Experiment, Finetune, Peft, Problem, Run, Severity, Validate as _, Work};
 
 /// Layers of a model whose modules are looked through; the rank of a larger one tells.
 const MOST_LAYERS: usize = 1000;
@@ -19,8 +19,21 @@ pub(crate) fn problems(run: &Run) -> Vec<Problem> {
     problems
 }
 
+/// All problems of an experiment.
+pub(crate) fn problems_of_tasks(experiment: &Experiment) -> Vec<Problem> {
+    let mut problems = experiment.problems("");
+    if problems.iter().all(|problem| problem.severity != Severity::Error) {
+        let targets = experiment.tasks.iter().filter_map(|(name, task)| match &task.task {
+            Work::Finetune(run) => Some(of_targets(&run.finetune, &format!("tasks.{name}.task.finetune.peft"))),
+            _ => None,
+        });
+        problems.extend(targets.flatten());
+    }
+    problems
+}
+
 /// What is wrong with the targets of a valid run's adapters; `path` is that of the adapters' settings.
-pub(crate) fn of_targets(finetune: &Finetune, path: &str) -> Vec<Problem> {
+fn of_targets(finetune: &Finetune, path: &str) -> Vec<Problem> {
     let (Some(lora), model) = (finetune.peft.as_ref().map(Peft::lora), finetune.model.llava()) else {
         return Vec::new();
     };

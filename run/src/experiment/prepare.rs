@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use neva_schemas::{self as schemas, Data, Executor, Problem, SCRIPT_LIMIT, Script, Severity, Validate as _, Work};
+use neva_schemas::{self as schemas, Data, Executor, SCRIPT_LIMIT, Script, Severity, Validate as _, Work};
 
 use super::{
     error::ExperimentError,
@@ -30,16 +30,10 @@ pub(super) fn prepare(
             plugin.before_launch(name, task)?;
         }
     }
-    let is_error = |problem: &Problem| problem.severity == Severity::Error;
-    let problems = experiment.problems("").into_iter().chain(executor.problems("executor"));
-    let mut errors: Vec<_> = problems.filter(is_error).collect();
-    if errors.is_empty() {
-        let targets = experiment.tasks.iter().filter_map(|(name, task)| match &task.task {
-            Work::Finetune(run) => Some(adapters::of_targets(&run.finetune, &format!("tasks.{name}.task.finetune.peft"))),
-            _ => None,
-        });
-        errors.extend(targets.flatten().filter(is_error));
-    }
+    let problems = adapters::problems_of_tasks(&experiment)
+        .into_iter()
+        .chain(executor.problems("executor"));
+    let errors: Vec<_> = problems.filter(|problem| problem.severity == Severity::Error).collect();
     if !errors.is_empty() {
         return Err(RunError::Invalid(errors));
     }

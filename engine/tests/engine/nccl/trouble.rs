@@ -57,7 +57,11 @@ fn a_rank_that_does_not_come_is_named() {
         assert!(!named.is_empty(), "{outcomes:?}");
         for text in &outcomes {
             assert!(text.contains("all_reduce(max) of Float [] in group `tensor.0`: rank "), "{text}");
-            assert!(text.contains("waited "), "{text}");
+            // Measured, so a little more on a busy machine.
+            let waited = text
+                .split_once("waited ")
+                .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+            assert!(waited.is_some_and(|seconds: u64| seconds >= SHORT.as_secs()), "{text}");
         }
         assert!(outcomes[2].contains("gave up"), "{}", outcomes[2]);
         // No communicator is left that could wait.

@@ -71,12 +71,10 @@ pub(crate) fn lora(finetune: &mut Finetune) {
 
 /// Small adapters on these modules.
 pub(crate) fn adapters(finetune: &mut Finetune, target_modules: &[&str]) {
-    finetune.peft = Some(Peft::LoRA(LoRA {
-        target_modules: target_modules.iter().map(|target| (*target).to_owned()).collect(),
-        dim: 4,
-        alpha: 8.0,
-        ..LoRA::default()
-    }));
+    lora(finetune);
+    if let Some(Peft::LoRA(lora)) = &mut finetune.peft {
+        lora.target_modules = target_modules.iter().map(|target| (*target).to_owned()).collect();
+    }
 }
 
 /// A validation every so many steps, on so many samples.
