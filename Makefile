@@ -4,7 +4,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup lint bench soak clean
+.PHONY: help setup libtorch test-tools build demo test test-setup lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,12 +41,21 @@ lint: libtorch ## check format, lints and documentation
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
 	$(CARGO) bench -p neva-run --bench launch
-	$(CARGO) bench -p neva-engine --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute
+	$(CARGO) bench -p neva-engine --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention
 
-soak: build ## look for rare faults, for about an hour: 10 million odd texts, 1000 random layouts, ranks killed at 100 random moments
+soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels
 	PROPTEST_CASES=2500000 $(CARGO) test --release -p neva-run --test config_properties panic
 	NEVA_SOAK_LAYOUTS=1000 $(CARGO) test --release -p neva-engine --test engine any_layout
+	engine/tests/cpu_capabilities.sh # seven times the engine's tests, about 30 minutes on two quiet cores
 	NEVA_SOAK_KILLS=100 NEVA_SOAK_FAULTS=100 $(CARGO) test --release -p neva-tests --test end_to_end -- --nocapture faults killed
+
+# What a machine with a GPU needs, below 60 MiB: carry target/gpu-check there and run its check.py.
+gpu-pack: libtorch ## pack programs and golden cases into target/gpu-check, for a machine with a GPU and without Rust
+	$(CARGO) build --release --package neva-run --package neva-tests --bins
+	$(PYTHON) -B engine/gpu_check/pack.py --programs $${CARGO_TARGET_DIR:-target}/release --out target/gpu-check
+
+gpu-check: gpu-pack ## check this machine's GPU within 8 minutes: golden cases, a kill and a resume, steps of a 7B model
+	$(PYTHON) -B target/gpu-check/check.py --results engine/GPU_RESULTS.md
 
 clean: ## remove what was built and .libtorch/; fetched wheels stay in the cache
 	$(CARGO) clean

@@ -1,5 +1,5 @@
-//! Lets the binaries and tests of this package find libtorch, and tells dependents where it is: a run path
-//! is not inherited, so whoever builds a program on the engine has a build script like examples/build.rs.
+//! Sets the run path of libtorch for the binaries and tests of this package, and passes its folder to dependents. A run
+//! path is not inherited, so a package that builds a program on the engine has a build script like examples/build.rs.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

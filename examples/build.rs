@@ -1,4 +1,4 @@
-//! Lets the examples find libtorch when they run. Copy this into a program of your own.
+//! Lets the examples find libtorch at run time. Copy this into your own program.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

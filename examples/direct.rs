@@ -1,4 +1,4 @@
-//! Trains in this process: the caller brings the engine.
+//! Trains in this process, with the engine linked into it.
 //!
 //!     cargo run --release --example direct
 

@@ -1,10 +1,19 @@
 //! Programs and files to copy. Each `*.rs` beside this file is an example: `cargo run --release --example NAME`.
 
-/// The Rust of the documents, as documentation tests.
+/// A custom model family: two files, and a line in a rank program's registry.
+pub mod family {
+    pub mod layout;
+    pub mod model;
+}
+
+/// The Rust code of the documents, as documentation tests.
 #[cfg(doctest)]
 mod documents {
     #[doc = include_str!("../docs/extending.md")]
     mod extending {}
+
+    #[doc = include_str!("../docs/models.md")]
+    mod models {}
 
     #[doc = include_str!("../docs/nemo-run.md")]
     mod nemo_run {}

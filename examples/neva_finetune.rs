@@ -6,9 +6,10 @@
 //!         --restore_path llava-1.5-7b-hf --peft lora --devices 8 --tp_size 4 --sp
 //!     torchrun --no-python --nproc-per-node 8 target/release/examples/neva_finetune --devices 8 ...
 //!
-//! One rank trains in this process, as each rank does that torchrun starts; several are processes of their own, which
-//! this one starts and waits for.
+//! One rank trains in this process, also if torchrun started it. Several ranks are separate processes, which this one
+//! starts and waits for.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,68 +20,68 @@ use neva_run::{RunError, RunOptions, run};
 use neva_schemas::{
     AdamW, AutoResume, Data, DistributedDataParallelConfig, Finetune, ImageDataConfig, LoRA, Log, LrScheduler, MegatronStrategy,
     MixedPrecision, MockDataModule, Model, ModelCheckpoint, NevaPreloadedDataModule, Optim, Peft, Plugins, Precision, RestoreConfig,
-    Trainer,
+    TrainerConfig,
 };
 
 /// Fine-tunes a NeVA (LLaVA-1.5) model.
 #[derive(Debug, Parser)]
 #[command(rename_all = "snake_case")]
 struct Flags {
-    /// Where the samples come from
+    /// Type of data
     #[arg(long, value_enum, default_value_t = DataType::Mock)]
     data_type: DataType,
     /// LLaVA-JSON file
     #[arg(long, required_if_eq("data_type", "llava"))]
     data_path: Option<PathBuf>,
-    /// Folder that the pictures' paths are relative to
+    /// Base folder of the image paths
     #[arg(long)]
     image_folder: Option<PathBuf>,
-    /// Weights to start from: a Hugging Face folder, a checkpoint, or nemo://ORG/NAME; fresh ones without it
+    /// Weights to start from: a Hugging Face folder, a checkpoint, or nemo://ORG/NAME; default: fresh weights
     #[arg(long)]
     restore_path: Option<String>,
-    /// Adapters to train in place of the language model
+    /// Adapters to train instead of the language model
     #[arg(long, value_enum, default_value_t = Scheme::None)]
     peft: Scheme,
-    /// A model that trains on a laptop
+    /// Use a model that trains on a laptop
     #[arg(long)]
     use_toy_model: bool,
-    /// Ranks on each node
+    /// Number of ranks per node
     #[arg(long, default_value_t = 1)]
     devices: u32,
-    /// Nodes
+    /// Number of nodes
     #[arg(long, default_value_t = 1)]
     num_nodes: u32,
-    /// Ranks that share each matrix
+    /// Tensor-parallel size
     #[arg(long, default_value_t = 1)]
     tp_size: u32,
-    /// Ranks that share the layers
+    /// Pipeline-parallel size
     #[arg(long, default_value_t = 1)]
     pp_size: u32,
-    /// Chunks of layers on each pipeline rank
+    /// Number of model chunks per pipeline rank
     #[arg(long)]
     vpp_size: Option<u32>,
-    /// 1 gives the vision encoder a pipeline rank of its own
+    /// 1 places the vision encoder on its own pipeline rank
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1))]
     encoder_pp_size: u32,
-    /// Ranks that share each sequence
+    /// Context-parallel size
     #[arg(long, default_value_t = 1)]
     cp_size: u32,
-    /// Cuts norms and residuals over the tensor-parallel ranks
+    /// Enable sequence parallelism
     #[arg(long)]
     sp: bool,
-    /// Samples in an optimizer step
+    /// Number of samples per optimizer step
     #[arg(long, default_value_t = 128)]
     gbs: u64,
-    /// Samples in a forward pass
+    /// Number of samples per forward pass
     #[arg(long, default_value_t = 2)]
     mbs: u64,
-    /// Samples of a forward pass share rows of up to seq_length positions
+    /// Pack samples into rows of up to seq_length positions
     #[arg(long)]
     use_packed_sequence: bool,
-    /// Longest combined sequence
+    /// Maximum length of the combined text and image sequence
     #[arg(long, default_value_t = 4096)]
     seq_length: usize,
-    /// Optimizer steps
+    /// Number of optimizer steps
     #[arg(long, default_value_t = 5190)]
     max_steps: u64,
     /// Peak learning rate
@@ -96,7 +97,7 @@ struct Flags {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DataType {
-    /// Random tokens and pictures
+    /// Random tokens and images
     Mock,
     /// A LLaVA-JSON file
     Llava,
@@ -117,7 +118,7 @@ fn finetune(flags: &Flags) -> Finetune {
     Finetune {
         model: Model::Llava(model),
         data: data(flags),
-        trainer: Trainer {
+        trainer: TrainerConfig {
             devices: flags.devices,
             num_nodes: flags.num_nodes,
             max_steps: Some(flags.max_steps),
@@ -130,7 +131,7 @@ fn finetune(flags: &Flags) -> Finetune {
                     Precision::Bf16Mixed
                 },
             }),
-            ..Trainer::default()
+            ..TrainerConfig::default()
         },
         optim: Optim::AdamW(AdamW {
             lr: flags.lr,
@@ -158,6 +159,7 @@ fn finetune(flags: &Flags) -> Finetune {
             restore_config: flags.restore_path.clone().map(RestoreConfig::weights),
             ..AutoResume::default()
         },
+        nemo_compat: false,
     }
 }
 
@@ -214,7 +216,10 @@ fn main() -> ExitCode {
     let options = if started_by_torchrun || flags.devices * flags.num_nodes == 1 {
         RunOptions::direct(engine())
     } else {
-        RunOptions::local().output(|text| print!("{}", String::from_utf8_lossy(text)))
+        RunOptions::local().output(|text| {
+            // A closed output does not stop the run.
+            let _ = std::io::stdout().write_all(text);
+        })
     };
     match run(&finetune(&flags), options) {
         Ok(report) => {
@@ -226,7 +231,7 @@ fn main() -> ExitCode {
             if let RunError::Invalid(problems) = &error {
                 problems.iter().for_each(|problem| eprintln!("{problem}"));
             }
-            ExitCode::from(error.class())
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lets the rank program of the golden traces, and their tests, find libtorch when they run.
+//! Lets the rank program of the golden traces and their tests find libtorch at run time.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -1,28 +1,31 @@
-//! What recomputation costs and saves: the processor time of a step on one rank, and the most bytes of tensors that it
-//! holds, beside those of a step that keeps everything.
+//! Costs and savings of activation recomputation: processor time and peak bytes of tensors of a step on one rank, relative
+//! to a step that saves all activations. Both have bounds.
 //!
 //!     cargo bench -p neva-engine --bench recompute
 
+mod bounds;
 mod setting;
 
+use bounds::Bounds;
 use neva_engine::comm::Mesh;
 use neva_schemas::{Finetune, MegatronStrategy, RecomputeGranularity, RecomputeMethod, RecomputeModule};
 use neva_torch_ffi::allocator;
 use setting::{microbatches, trainer};
+use std::process::ExitCode;
 
 const STEPS: u64 = 5;
 
 /// Long rows, whose activations exceed the weights.
 fn finetune(change: impl FnOnce(&mut MegatronStrategy)) -> Finetune {
     let mut finetune = setting::finetune(512, 2, 2);
-    let text = &mut finetune.model.llava_mut().text_config;
+    let text = &mut finetune.model.as_llava_mut().expect("a LLaVA model").text_config;
     (text.num_hidden_layers, text.hidden_size, text.intermediate_size) = (8, 192, 576);
     change(&mut finetune.trainer.strategy);
     finetune
 }
 
-/// Processor seconds of a step's passes, the least of several steps; and the bytes that it holds at most beyond those
-/// that it holds between steps.
+/// Measures the processor seconds of a step's passes, the minimum of several steps, and the peak bytes beyond those held
+/// between steps.
 fn measure(finetune: &Finetune) -> (f64, u64) {
     let mesh = Mesh::single();
     let microbatches = microbatches(finetune, &mesh);
@@ -39,7 +42,7 @@ fn measure(finetune: &Finetune) -> (f64, u64) {
 }
 
 #[expect(clippy::print_stdout, reason = "a bench prints what it measured")]
-fn main() {
+fn main() -> ExitCode {
     allocator::install().expect("the first tensor is not made yet");
     tch::set_num_threads(1);
     let kept = finetune(|_| {});
@@ -54,25 +57,30 @@ fn main() {
             strategy.recompute_modules = Some(vec![module]);
         })
     };
-    // Once to warm up.
+    let mut bounds = Bounds::default();
+    // Warm-up.
     measure(&kept);
     let (seconds, bytes) = measure(&kept);
-    println!("computed again          CPU ms/step  of nothing  MB held  of nothing");
+    println!("recomputed              CPU ms/step  of nothing  bound    MB held  of nothing  bound");
+    // Bounds of time and memory, relative to those without recomputation.
     let ways = [
-        ("nothing", kept),
-        ("every layer", full),
-        ("4 of 8 layers", half),
-        ("every MLP", modules(RecomputeModule::Mlp)),
-        ("attention", modules(RecomputeModule::CoreAttn)),
+        ("nothing", kept, [1.15, 1.05]),
+        ("every layer", full, [1.5, 0.35]),
+        ("4 of 8 layers", half, [1.35, 0.75]),
+        ("every MLP", modules(RecomputeModule::Mlp), [1.4, 0.85]),
+        ("attention", modules(RecomputeModule::CoreAttn), [1.4, 1.05]),
     ];
-    for (name, finetune) in ways {
+    for (name, finetune, [most_time, most_held]) in ways {
         let (time, held) = measure(&finetune);
         println!(
-            "{name:<22}  {:>11.1}  {:>10.2}  {:>7.1}  {:>10.2}",
+            "{name:<22}  {:>11.1}  {:>10.2}{}  {:>7.1}  {:>10.2}{}",
             1e3 * time,
             time / seconds,
+            bounds.at_most(time / seconds, most_time),
             held as f64 / 1e6,
-            held as f64 / bytes as f64
+            held as f64 / bytes as f64,
+            bounds.at_most(held as f64 / bytes as f64, most_held)
         );
     }
+    bounds.finish()
 }

@@ -1,7 +1,7 @@
-//! Compiles `cpp/` against the libtorch that `LIBTORCH` names, and tells dependents where its libraries are.
+//! Compiles `cpp/` against the libtorch in `LIBTORCH`, and passes the folder of its libraries to dependents.
 //!
-//! A package that builds a binary reads `DEP_NEVA_TORCH_LIBTORCH_LIB` in its own build script and
-//! emits `cargo::rustc-link-arg=-Wl,-rpath,{that}`: a run path is never inherited.
+//! A package that builds a binary reads `DEP_NEVA_TORCH_LIBTORCH_LIB` in its own build script and emits
+//! `cargo::rustc-link-arg=-Wl,-rpath,{value}`, because dependents do not inherit a run path.
 
 const SOURCES: &[&str] = &[
     "allocator",
@@ -39,7 +39,7 @@ fn main() {
         .flag(include.join("torch/csrc/api/include"))
         .flag("-isystem")
         .flag(&include)
-        // Symbols stay private to the binary, as if each were in one unnamed namespace.
+        // Keeps the symbols private to the binary.
         .flag("-fvisibility=hidden")
         .files(SOURCES.iter().map(|name| format!("cpp/{name}.cpp")))
         .compile("neva_torch");

@@ -1,8 +1,8 @@
-"""How the set-up talks to the user."""
+"""Messages of the set-up."""
 
 
 class SetupError(Exception):
-    """What is wrong, and what to do about it, in words for the user."""
+    """Error with a message for the user: what is wrong, and what to do."""
 
 
 def say(text: str) -> None:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Brings libtorch, the CPU part of PyTorch, into `.libtorch/` at the root of the repository.
+"""Installs libtorch, the CPU part of PyTorch, into `.libtorch/` at the root of the repository.
 
-It is cut out of wheels on PyPI, which are fetched with pip, so that the mirror, proxy and certificate
-that pip is set up for hold here too. Wheels are pinned by hash and kept in
-${XDG_CACHE_HOME:-~/.cache}/neva-run/wheels; nothing is written outside that folder and `.libtorch*`.
-A set-up that was interrupted goes on with the wheels that are there. One that is done costs nothing.
+The files come from wheels on PyPI, which pip downloads, so that pip's mirror, proxy and certificate settings
+apply. Wheels are pinned by hash and cached in ${XDG_CACHE_HOME:-~/.cache}/neva-run/wheels. Nothing is written
+outside that folder and `.libtorch*`. An interrupted set-up resumes with the cached wheels. A repeated set-up does
+nothing.
 
-Where LIBTORCH names a libtorch 2.11, with or without CUDA, that one is checked and nothing is fetched.
+If LIBTORCH names a libtorch 2.11, with or without CUDA, the set-up only checks it and downloads nothing.
 """
 
 import sys
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / ".libtorch"
 
 VERSION = "2.11.0"
-# What a whole `.libtorch/` says of itself. A change of what is put there gets a new number.
+# Contents of the stamp file of a complete `.libtorch/`. Increment the layout number if the installed files change.
 STAMP = f"libtorch {VERSION}, layout 1\n"
 STAMP_FILE = "neva-setup.txt"
 
@@ -44,7 +44,7 @@ UNPACKED_SIZE = 520_000_000
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
-    """Runs the set-up. The exit code is 0, or 1 once it has been said what is wrong."""
+    """Runs the set-up. Returns exit code 0, or 1 after an error message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--debug", action="store_true", help="print the traceback of a failure")
     debug = parser.parse_args(arguments).debug
@@ -53,42 +53,42 @@ def main(arguments: Optional[list[str]] = None) -> int:
         if named is None:
             set_up()
         else:
-            use_named(named)
+            use_existing(named)
         return 0
     except KeyboardInterrupt:
-        problem = "interrupted; the next set-up goes on from here"
+        problem = "interrupted; run it again to resume"
     except Exception as error:
         if debug:
             traceback.print_exc()
-        problem = str(error) if isinstance(error, (SetupError, OSError)) else f"this is a bug: {error!r}; --debug shows where"
+        problem = str(error) if isinstance(error, (SetupError, OSError)) else f"this is a bug: {error!r}; run with --debug for a traceback"
     print(f"setup: {problem}", file=sys.stderr)
     return 1
 
 
-def use_named(name: str) -> None:
-    """Checks the libtorch that LIBTORCH names."""
+def use_existing(name: str) -> None:
+    """Checks the libtorch in the folder that LIBTORCH names."""
     folder = Path(name)
     version = version_of(folder)
-    lacking = [library for library in ("libtorch_cpu.so", "libtorch.so", "libc10.so") if not (folder / "lib" / library).exists()]
+    missing = [library for library in ("libtorch_cpu.so", "libtorch.so", "libc10.so") if not (folder / "lib" / library).exists()]
     if not folder.is_absolute():
-        problem = "is not an absolute path, and compilers in several folders read it"
+        problem = "is not an absolute path; compilers run in several folders and need one"
     elif version is None:
-        problem = "holds no libtorch: there is no include/torch/headeronly/version.h in it"
+        problem = "contains no libtorch: it has no include/torch/headeronly/version.h"
     elif version[:2] != (2, 11):
-        problem = f"holds libtorch {'.'.join(map(str, version))}, and 2.11 is needed"
-    elif lacking:
-        problem = f"has no lib/{lacking[0]}"
+        problem = f"contains libtorch {'.'.join(map(str, version))}, but 2.11 is required"
+    elif missing:
+        problem = f"has no lib/{missing[0]}"
     else:
         check_prerequisites()
         cuda = "with CUDA" if (folder / "lib" / "libtorch_cuda.so").exists() else "CPU only"
-        say(f"using libtorch {'.'.join(map(str, version))} of LIBTORCH={name} ({cuda})")
+        say(f"using libtorch {'.'.join(map(str, version))} from LIBTORCH={name} ({cuda})")
         return
-    raise SetupError(f"LIBTORCH={name} {problem}.\nUnset LIBTORCH to have {VERSION} fetched, or let it name another folder.")
+    raise SetupError(f"LIBTORCH={name} {problem}.\nUnset LIBTORCH to download {VERSION}, or set it to another folder.")
 
 
 def version_of(libtorch: Path) -> Optional[tuple[int, ...]]:
-    """The version in libtorch's headers; None where there are none."""
-    # Releases differ in which of them has the numbers.
+    """Returns the version in libtorch's headers, or None if there are none."""
+    # The header with the version differs between releases.
     for header in ("headeronly/version.h", "version.h", "csrc/api/include/torch/version.h"):
         path = libtorch / "include" / "torch" / header
         text = path.read_text() if path.is_file() else ""
@@ -99,20 +99,20 @@ def version_of(libtorch: Path) -> Optional[tuple[int, ...]]:
 
 
 def set_up() -> None:
-    """Makes `.libtorch/` what STAMP says."""
+    """Installs `.libtorch/` as described by STAMP."""
     if is_set_up():
-        say(f"libtorch {VERSION} is there")
+        say(f"libtorch {VERSION} is already installed")
         return
     check_platform()
     check_prerequisites(wheels.PIP)
-    kept = wheels.folder()
-    kept.mkdir(parents=True, exist_ok=True)
-    with wheels.locked(kept):
-        missing = [wheel for wheel in wheels.WHEELS if not wheels.is_whole(kept / wheel.file_name, wheel)]
-        check_space(kept, missing)
+    cache = wheels.folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    with wheels.locked(cache):
+        missing = [wheel for wheel in wheels.WHEELS if not wheels.is_valid(cache / wheel.file_name, wheel)]
+        check_space(cache, missing)
         for wheel in missing:
-            wheels.fetch(wheel, kept)
-        unpack([kept / wheel.file_name for wheel in wheels.WHEELS])
+            wheels.fetch(wheel, cache)
+        unpack([cache / wheel.file_name for wheel in wheels.WHEELS])
     say(f"libtorch {VERSION} is ready in {TARGET}")
 
 
@@ -126,9 +126,9 @@ def check_platform() -> None:
     recent = libc == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 28)
     if (sys.platform, platform.machine()) != ("linux", "x86_64") or not recent:
         raise SetupError(
-            "libtorch is fetched for x86_64 Linux with glibc 2.28 or newer, "
-            f"and this is {platform.machine()} {platform.system()} {libc} {version}".rstrip()
-            + f".\nLet LIBTORCH name the folder of a libtorch {VERSION} for this machine."
+            "the downloaded libtorch needs x86_64 Linux with glibc 2.28 or newer, "
+            f"but this is {platform.machine()} {platform.system()} {libc} {version}".rstrip()
+            + f".\nSet LIBTORCH to the folder of a libtorch {VERSION} for this machine."
         )
 
 
@@ -136,41 +136,41 @@ def check_prerequisites(pip: Optional[list[str]] = None) -> None:
     rust_version = re.search(r'^rust-version = "([\d.]+)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
     missing = prerequisites.missing(rust_version[1], pip)
     if missing:
-        raise SetupError("the build needs what this machine does not have.\n" + "\n".join(missing))
+        raise SetupError("the build needs tools that are missing on this machine.\n" + "\n".join(missing))
 
 
-def check_space(kept: Path, missing: list[wheels.Wheel]) -> None:
+def check_space(cache: Path, missing: list[wheels.Wheel]) -> None:
     sizes = [wheel.size for wheel in missing]
-    # pip holds a second copy of a wheel until it is done with it.
-    fetching = sum(sizes) + max(sizes, default=0)
-    if kept.stat().st_dev == TARGET.parent.stat().st_dev:
-        needs = {kept: max(fetching, sum(sizes) + UNPACKED_SIZE)}
+    # pip needs space for a second copy of the wheel that it downloads.
+    download_size = sum(sizes) + max(sizes, default=0)
+    if cache.stat().st_dev == TARGET.parent.stat().st_dev:
+        needs = {cache: max(download_size, sum(sizes) + UNPACKED_SIZE)}
     else:
-        needs = {kept: fetching, TARGET.parent: UNPACKED_SIZE}
+        needs = {cache: download_size, TARGET.parent: UNPACKED_SIZE}
     for folder, need in needs.items():
         free = shutil.disk_usage(folder).free
         if free < need:
-            elsewhere = ", or let XDG_CACHE_HOME name a folder on another disk" if folder == kept else ""
+            elsewhere = ", or set XDG_CACHE_HOME to a folder on another disk" if folder == cache else ""
             raise SetupError(
-                f"{folder} needs {need / 1e9:.1f} GB of disk space and has {free / 1e9:.1f} GB.\n"
-                f"Make room for {(need - free) / 1e9:.1f} GB more{elsewhere}."
+                f"{folder} needs {need / 1e9:.1f} GB of disk space but has {free / 1e9:.1f} GB.\n"
+                f"Free another {(need - free) / 1e9:.1f} GB{elsewhere}."
             )
 
 
 def unpack(paths: list[Path]) -> None:
-    """Lays `.libtorch/` out beside its place and moves it there as a whole."""
+    """Unpacks the wheels into a temporary folder and renames it to `.libtorch/`."""
     say("unpacking")
     with wheels.scratch(TARGET.with_name(f"{TARGET.name}.partial")) as partial:
         for path in paths:
             with zipfile.ZipFile(path) as wheel:
                 for member in wheel.infolist():
-                    place = place_of(member.filename)
-                    if place and not member.is_dir():
-                        copy_member(wheel, member, partial / place)
-        # Linkers ask for both by these names. libtorch.so is but a name for what it would load.
+                    path_in_target = installed_path(member.filename)
+                    if path_in_target and not member.is_dir():
+                        copy_member(wheel, member, partial / path_in_target)
+        # Linkers look for both names. libtorch.so can be empty: it only stands for the libraries that it would load.
         (partial / "lib" / "libgomp.so").symlink_to("libgomp.so.1")
         empty_library = ["cc", "-shared", "-fPIC", "-Wl,-soname,libtorch.so", "-x", "c", "-"]
-        problem = prerequisites.problem_of([*empty_library, "-o", str(partial / "lib" / "libtorch.so")])
+        problem = prerequisites.command_problem([*empty_library, "-o", str(partial / "lib" / "libtorch.so")])
         if problem:
             raise SetupError(f"cannot make libtorch.so: {problem}")
         (partial / STAMP_FILE).write_text(STAMP)
@@ -182,8 +182,8 @@ def unpack(paths: list[Path]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def place_of(member: str) -> Optional[str]:
-    """Where a file of a wheel goes in `.libtorch/`; None for what a CPU build does without."""
+def installed_path(member: str) -> Optional[str]:
+    """Returns the path of a wheel's file in `.libtorch/`, or None if a CPU build does not need it."""
     if member.startswith("torch/include/"):
         return member[len("torch/") :]
     name = member.rpartition("/")[2]

@@ -1,6 +1,6 @@
-"""The wheels that libtorch is cut out of, and the folder that keeps them.
+"""The wheels that contain libtorch, and the folder that caches them.
 
-A wheel is in the folder whole or not at all. All downloading is pip's.
+The folder contains only complete wheels. pip does all downloads.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ class Wheel(NamedTuple):
     """A wheel on PyPI."""
 
     requirement: str
-    # The tag that makes pip choose this very file.
+    # Platform tag, with which pip selects exactly this file.
     platform: str
     sha256: str
     # In bytes.
@@ -33,8 +33,8 @@ class Wheel(NamedTuple):
         return self.requirement.replace("==", "-") + ".whl"
 
 
-# libtorch_cpu.so of the first names libraries of the others as needed, so they are loaded, and idle where
-# there is no GPU.
+# libtorch_cpu.so of the first wheel is linked with libraries of the other two, so they are loaded. They are unused on a
+# machine without a GPU.
 WHEELS = [
     Wheel(
         requirement="torch==2.11.0",
@@ -57,7 +57,7 @@ WHEELS = [
 ]
 
 PIP = [sys.executable, "-m", "pip"]
-# The wheel of torch is the one for CPython 3.11; what is taken out of it does not depend on Python.
+# The torch wheel is for CPython 3.11. The files that are taken from it do not depend on Python.
 PIP_FLAGS = [
     *("--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir", "--disable-pip-version-check"),
     *("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"),
@@ -67,16 +67,16 @@ SECONDS_BETWEEN_ATTEMPTS = 3
 
 
 def folder() -> Path:
-    """Where wheels are kept."""
-    # The XDG specification has relative paths ignored.
+    """Returns the cache folder of the wheels."""
+    # The XDG specification says to ignore relative paths.
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "neva-run" / "wheels"
 
 
 @contextmanager
-def locked(kept: Path) -> Iterator[None]:
-    """Has a second set-up, say of another checkout, wait until the first is done."""
-    with open(kept / ".lock", "w") as file:
+def locked(cache: Path) -> Iterator[None]:
+    """Locks the cache: a second set-up, for example of another checkout, waits until the first one ends."""
+    with open(cache / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -85,8 +85,8 @@ def locked(kept: Path) -> Iterator[None]:
         yield
 
 
-def is_whole(path: Path, wheel: Wheel) -> bool:
-    """Whether the wheel is there. A damaged one is deleted."""
+def is_valid(path: Path, wheel: Wheel) -> bool:
+    """Returns whether the wheel exists and has the right hash. Deletes a damaged one."""
     if not path.exists():
         return False
     digest = hashlib.sha256()
@@ -100,22 +100,22 @@ def is_whole(path: Path, wheel: Wheel) -> bool:
     return False
 
 
-def fetch(wheel: Wheel, kept: Path) -> None:
-    """Downloads a wheel into the folder `kept`."""
+def fetch(wheel: Wheel, cache: Path) -> None:
+    """Downloads a wheel into the cache."""
     megabytes = max(1, round(wheel.size / 1e6))
     for attempt in range(1, ATTEMPTS + 1):
-        again = f", attempt {attempt} of {ATTEMPTS}" if attempt > 1 else ""
-        say(f"fetching {wheel.requirement} ({megabytes} MB){again}")
-        with scratch(kept / "partial") as partial:
-            fetched = download(wheel, partial)
-            if fetched and is_whole(fetched, wheel):
-                fetched.rename(kept / wheel.file_name)
+        retry = f", attempt {attempt} of {ATTEMPTS}" if attempt > 1 else ""
+        say(f"downloading {wheel.requirement} ({megabytes} MB){retry}")
+        with scratch(cache / "partial") as partial:
+            path = download(wheel, partial)
+            if path and is_valid(path, wheel):
+                path.rename(cache / wheel.file_name)
                 return
         if attempt < ATTEMPTS:
             time.sleep(SECONDS_BETWEEN_ATTEMPTS)
     raise SetupError(
-        f"pip could not fetch {wheel.requirement} in {ATTEMPTS} attempts; it says why above.\n"
-        "Check the network and pip's own settings (`pip config list`). What was fetched is kept for the next set-up."
+        f"pip could not download {wheel.requirement} in {ATTEMPTS} attempts; see its messages above.\n"
+        "Check the network and pip's settings (`pip config list`). Complete downloads are kept for the next set-up."
     )
 
 
@@ -123,11 +123,11 @@ def download(wheel: Wheel, into: Path) -> Optional[Path]:
     requirements = into / "requirements.txt"
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     command = [*PIP, "download", *PIP_FLAGS, "--platform", wheel.platform]
-    # A progress bar is for a person.
+    # A progress bar is useful only on a terminal.
     command += [] if sys.stderr.isatty() else ["--quiet"]
     command += ["--dest", str(into), "--requirement", str(requirements)]
-    # Nothing is installed, so a pip that insists on a virtual environment need not. And pip's temporary copy
-    # goes where there was a look for space: the system's folder for such may be small.
+    # pip installs nothing, so it needs no virtual environment. Its temporary copy goes to the folder whose free space
+    # was checked, because the system's temporary folder may be small.
     environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "false", "TMPDIR": str(into)}
     succeeded = subprocess.run(command, env=environment).returncode == 0
     return next(into.glob("*.whl"), None) if succeeded else None
@@ -135,7 +135,7 @@ def download(wheel: Wheel, into: Path) -> Optional[Path]:
 
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """An empty folder for a while. What a killed set-up left there goes first."""
+    """Creates an empty temporary folder. Removes leftovers of a killed set-up first."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     try:

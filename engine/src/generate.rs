@@ -1,27 +1,36 @@
-//! Greedy answers from a checkpoint.
+//! Greedy decoding of answers from a checkpoint.
 
+use crate::attention::Segments;
+use crate::batch::Batch;
 use crate::checkpoint::{Base, CheckpointFolder, ModelCache, Sources};
 use crate::comm::Mesh;
 use crate::error::{EngineError, Result};
-use crate::model::Batch;
-use crate::nn::Segments;
-use crate::trainer::{LoadedModel, process_mode, to_device};
-use neva_data::{Conversation, IGNORE, IMAGE_MARK, ImageProcessor, MergeOptions, Rgb, Row, Template, Tokenizer, Turn, merge, render};
-use neva_schemas::{Data, GenerateRequest, ImageDataConfig, Problem};
+use crate::model::Models;
+use crate::trainer::{LoadedModel, to_device};
+use neva_data::{
+    Conversation, IGNORE_INDEX, IMAGE_TOKEN, ImageProcessor, MergeOptions, ModelProcessor, RgbImage, Sequence, Template, Tokenizer, Turn,
+    merge, render,
+};
+use neva_layout::unapplied_generation_settings;
+use neva_schemas::{Data, Finetune, GenerateRequest, ImageDataConfig, ModelDescription, Problem};
 use std::path::Path;
 use tch::{Device, Tensor};
 
 /// Answers the question of `request`.
 ///
 /// # Errors
-/// The checkpoint or a picture cannot be read, or pictures and `<image>`s differ in number.
-pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String> {
+/// The checkpoint or an image cannot be read, or the numbers of images and `<image>`s differ.
+pub fn generate(request: &GenerateRequest, models: &Models, cache: &ModelCache) -> Result<String> {
     let checkpoint = CheckpointFolder::find(&request.checkpoint)?;
     let finetune = &checkpoint.run.finetune;
-    let model = finetune.model.llava();
+    let model = finetune.model.description();
+    if model.vision.is_none() && !request.images.is_empty() {
+        let message = format!("{} has no vision encoder and reads only text", finetune.model.target());
+        return Err(EngineError::Run(vec![Problem::error("--image", message).help("leave it out")]));
+    }
     let tokenizer_file = checkpoint.path.join("tokenizer.json");
     if !tokenizer_file.is_file() {
-        let reason = "holds no tokenizer.json: the data of its run has no words, as mock data".into();
+        let reason = "holds no tokenizer.json: the data of its run has no text, as mock data".into();
         return Err(EngineError::Content {
             path: checkpoint.path.clone(),
             reason,
@@ -34,26 +43,26 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
     };
     let add_bos = !matches!(&finetune.data, Data::Preloaded(data) if data.add_bos == Some(false));
     let tokenizer = tokenizer.with_bos(add_bos);
-    let processor = processor(&checkpoint.path, model.vision_config.image_size)?.with_mode(process_mode(data_config.image_process_mode));
+    let processor = processor(&checkpoint, &model, cache)?.with_mode(data_config.image_process_mode.into());
     let template = Template::named(&data_config.conv_template)?;
 
-    let pictures = request
+    let images = request
         .images
         .iter()
-        .map(|path| Ok(processor.process(&Rgb::open(path)?)))
+        .map(|path| Ok(processor.process(&RgbImage::open(path)?)))
         .collect::<Result<Vec<_>>>()?;
     let ids = prompt_ids(request, template, &tokenizer)?;
-    let labels = vec![IGNORE; ids.len()];
-    let row = Row {
+    let labels = vec![IGNORE_INDEX; ids.len()];
+    let sequence = Sequence {
         name: "prompt",
         ids: &ids,
         labels: &labels,
-        images: pictures.len(),
+        num_images: images.len(),
     };
     let image_seq_len = model.image_seq_length();
-    let room = model.text_config.max_position_embeddings;
+    let room = model.decoder.as_ref().map_or(0, |decoder| decoder.config.max_position_embeddings);
     let tokens = merge(
-        &[row],
+        &[sequence],
         &MergeOptions {
             image_seq_len,
             max_length: usize::MAX,
@@ -71,24 +80,27 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
             ),
         )]));
     }
-    let edge = model.vision_config.image_size;
-    let pixels = pictures.iter().flat_map(|picture| picture.chw.iter().copied()).collect();
+    let edge = model.image_size();
+    let pixels = images.iter().flat_map(|image| image.chw.iter().copied()).collect();
     let batch = neva_data::Batch {
         tokens,
         pixels,
-        pixel_shape: [pictures.len(), 3, edge, edge],
+        pixel_shape: [images.len(), 3, edge, edge],
         samples: Vec::new(),
     };
 
     let base = Base::of(finetune, cache)?;
-    Base::check(&base.reference()?, &checkpoint, "--checkpoint")?;
+    if let Some(folder) = base.folder() {
+        warn_of_generation_config(&folder.join("generation_config.json"), &tokenizer);
+    }
+    checkpoint.check_base(&base.reference()?, "--checkpoint")?;
     let sources = Sources {
         checkpoint: Some(&checkpoint),
         adapter: None,
         base: &base,
         cache,
     };
-    let loaded = LoadedModel::load(finetune, sources, &Mesh::single(), Device::Cpu)?;
+    let loaded = LoadedModel::load(&on_one_rank(finetune), models, sources, &Mesh::single(), Device::Cpu)?;
     let ids = tch::no_grad(|| {
         greedy(
             &loaded,
@@ -106,7 +118,30 @@ pub fn generate(request: &GenerateRequest, cache: &ModelCache) -> Result<String>
     Ok(text.strip_suffix(template.stop).unwrap_or(&text).trim().to_owned())
 }
 
-/// The most likely token, again and again, until `done` or `max_new_tokens`.
+/// Returns the run's config for one rank.
+fn on_one_rank(finetune: &Finetune) -> Finetune {
+    let mut finetune = finetune.clone();
+    let strategy = &mut finetune.trainer.strategy;
+    (strategy.tensor_model_parallel_size, strategy.context_parallel_size) = (1, 1);
+    (strategy.pipeline_model_parallel_size, strategy.virtual_pipeline_model_parallel_size) = (1, None);
+    (
+        strategy.num_layers_in_first_pipeline_stage,
+        strategy.num_layers_in_last_pipeline_stage,
+    ) = (None, None);
+    strategy.sequence_parallel = false;
+    finetune
+}
+
+/// Warns about settings of a model's `generation_config.json` that are not applied. The file is optional.
+fn warn_of_generation_config(file: &Path, tokenizer: &Tokenizer) {
+    let content = std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let Some(content) = content else { return };
+    for sentence in unapplied_generation_settings(&content, tokenizer.special().eos) {
+        tracing::warn!("{}: {sentence}", file.display());
+    }
+}
+
+/// Appends the most likely token until `done` or `max_new_tokens`.
 fn greedy(loaded: &LoadedModel, prompt: Batch, max_new_tokens: usize, done: impl Fn(&[i64]) -> bool) -> Result<Vec<i64>> {
     let (model, head) = loaded.whole()?;
     let mut decoding = model.decoding();
@@ -130,11 +165,11 @@ fn greedy(loaded: &LoadedModel, prompt: Batch, max_new_tokens: usize, done: impl
     Ok(ids)
 }
 
-/// Token ids of the question, each picture one placeholder.
+/// Returns the token ids of the question. Each image is one placeholder.
 fn prompt_ids(request: &GenerateRequest, template: &Template, tokenizer: &Tokenizer) -> Result<Vec<i64>> {
-    let marks = request.prompt.matches(IMAGE_MARK).count();
+    let marks = request.prompt.matches(IMAGE_TOKEN).count();
     let question = if marks == 0 {
-        format!("{}{}", format!("{IMAGE_MARK}\n").repeat(request.images.len()), request.prompt)
+        format!("{}{}", format!("{IMAGE_TOKEN}\n").repeat(request.images.len()), request.prompt)
     } else {
         request.prompt.clone()
     };
@@ -142,9 +177,9 @@ fn prompt_ids(request: &GenerateRequest, template: &Template, tokenizer: &Tokeni
         return Err(EngineError::Run(vec![
             Problem::error(
                 "--prompt",
-                format!("it has {marks} `{IMAGE_MARK}`, but {} pictures are given", request.images.len()),
+                format!("it has {marks} `{IMAGE_TOKEN}`, but {} images are given", request.images.len()),
             )
-            .help("give one --image for each, or leave the marks out"),
+            .help("give one --image for each, or omit the marks"),
         ]));
     }
     let conversation = Conversation {
@@ -154,11 +189,12 @@ fn prompt_ids(request: &GenerateRequest, template: &Template, tokenizer: &Tokeni
     Ok(tokenizer.encode_prompt(&render(template, &conversation)?)?.ids)
 }
 
-fn processor(checkpoint: &Path, edge: usize) -> Result<ImageProcessor> {
-    let file = checkpoint.join("preprocessor_config.json");
-    Ok(if file.is_file() {
-        ImageProcessor::open(&file)?
-    } else {
-        ImageProcessor::clip(edge)
-    })
+/// Returns the image processor of the checkpoint, or that of its base.
+fn processor(checkpoint: &CheckpointFolder, model: &ModelDescription, cache: &ModelCache) -> Result<ImageProcessor> {
+    let kept = ImageProcessor::file_in(&checkpoint.path).map(|_| checkpoint.path.clone());
+    let folder = match kept {
+        Some(folder) => Some(folder),
+        None => Base::of(&checkpoint.run.finetune, cache)?.vision_folder().map(Path::to_owned),
+    };
+    Ok(ModelProcessor::of_model(model, folder.as_deref())?.processor)
 }

@@ -1,12 +1,16 @@
-//! Everything that touches tensors: NeVA models on libtorch, in any layout.
+//! Training engine: NeVA models on libtorch, in any parallel layout.
 //!
 //! The engine reads a resolved launch plan and trains it as one rank. It parses no YAML and knows no
-//! executor. Models know no ranks: how a parameter is cut stands in `neva-layout`.
-// Not `forbid`: comm/nccl.rs calls a foreign library.
+//! executor. Models know no ranks: `neva-layout` defines how a parameter is split.
+// Not `forbid`: comm/nccl.rs calls a C library.
 #![deny(unsafe_code)]
 
+pub mod attention;
+mod autograd;
+pub mod batch;
 pub mod checkpoint;
 pub mod comm;
+mod comm_error;
 mod error;
 pub mod generate;
 pub mod loss;
@@ -14,6 +18,7 @@ pub mod model;
 pub mod nn;
 pub mod optim;
 pub mod parallel;
+pub mod param_sync;
 pub mod parameters;
 mod precision;
 mod random;

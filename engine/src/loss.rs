@@ -1,51 +1,53 @@
-//! Cross entropy in fp32 over a vocabulary that may be cut, at labelled positions only.
+//! Cross entropy in fp32 at labelled positions, over a vocabulary that may be split among ranks.
 
-use crate::comm::{Collective, Reduce};
+use crate::autograd::one;
+use crate::comm::{ProcessGroup, Reduce};
 use crate::error::Result;
-use crate::parallel::{TensorRegion, one};
+use crate::nn::TensorRegion;
+use crate::param_sync::Weight;
 use neva_torch_ffi::{BoxError, Function, apply};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 
-/// The head: rows `start..` of the vocabulary's weight.
+/// The language model's head: rows `start..` of the vocabulary's weight.
 #[derive(Debug)]
 pub struct Head {
-    weight_vh: Tensor,
+    weight_vh: Weight,
     start: i64,
-    /// Rows that exist; the rest is padding that takes no part in any softmax.
+    /// Number of real rows. The others are padding, which is excluded from the softmax.
     len: i64,
     region: TensorRegion,
-    awaited: bool,
+    always_backward: bool,
 }
 
 impl Head {
-    /// `start` and `len` are the rows of the whole vocabulary that `weight_vh` holds.
-    pub fn new(weight_vh: Tensor, start: usize, len: usize, region: TensorRegion) -> Self {
+    /// Creates a head. `weight_vh` holds the rows `start..start + len` of the whole vocabulary.
+    pub fn new(weight_vh: Weight, start: usize, len: usize, region: TensorRegion) -> Self {
         Self {
             weight_vh,
             start: start as i64,
             len: len as i64,
             region,
-            awaited: false,
+            always_backward: false,
         }
     }
 
-    /// Whether other ranks hold other parts of the same sequences: they wait for this rank's backward pass, also where
-    /// none of its own positions is labelled.
-    pub fn awaited(self, awaited: bool) -> Self {
-        Self { awaited, ..self }
+    /// Sets whether a backward pass runs even without labelled positions. With context parallelism, other ranks wait for
+    /// it.
+    pub fn always_backward(self, always_backward: bool) -> Self {
+        Self { always_backward, ..self }
     }
 
-    /// Logits `[.., v]` in fp32 over the whole vocabulary.
+    /// Returns logits `[.., v]` in fp32 over the whole vocabulary.
     ///
     /// # Errors
     /// A collective failed.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let local = self.local_logits(&self.region.enter(hidden)?);
+        let local = self.local_logits(&self.region.enter(hidden)?)?;
         if self.region.size() == 1 {
             return Ok(local);
         }
-        // Ranks hold different numbers of real rows: gather padded, then cut.
+        // Ranks hold different numbers of real rows: gather with padding, then remove it.
         let padding = self.weight_vh.size()[0] - self.len;
         let gathered = self.region.group().all_gather(&local.constant_pad_nd([0, padding]).contiguous())?;
         let widths = self.region.group().all_gather(&Tensor::from(self.len))?;
@@ -57,9 +59,8 @@ impl Head {
         Ok(Tensor::cat(&parts, -1))
     }
 
-    /// Sum of the cross entropy over all positions of `labels_bs` that are at least 0; a scalar in fp32.
-    /// `None` where there is no such position: then there is nothing to differentiate, unless the backward pass is
-    /// awaited: the sum of nothing takes its place.
+    /// Returns the cross entropy summed over all positions of `labels_bs` that are at least 0, a scalar in fp32.
+    /// Without such positions, returns `None`, or an empty sum with [`Self::always_backward`].
     ///
     /// # Errors
     /// A collective failed.
@@ -67,10 +68,10 @@ impl Head {
         let labels_t = labels_bs.flatten(0, -1);
         let labelled_t = labels_t.ge(0).nonzero().flatten(0, -1);
         if labelled_t.numel() == 0 {
-            return Ok(self.awaited.then(|| hidden_bsh.narrow(1, 0, 0).sum(Kind::Float)));
+            return Ok(self.always_backward.then(|| hidden_bsh.narrow(1, 0, 0).sum(Kind::Float)));
         }
         let hidden_th = self.region.enter(hidden_bsh)?.flatten(0, 1).index_select(0, &labelled_t);
-        let logits_tv = self.local_logits(&hidden_th);
+        let logits_tv = self.local_logits(&hidden_th)?;
         let targets_t = labels_t.index_select(0, &labelled_t) - self.start;
         let entropy = CrossEntropy {
             group: self.region.group().clone(),
@@ -81,16 +82,16 @@ impl Head {
         Ok(Some(one(apply(entropy, &[&logits_tv])?)?))
     }
 
-    fn local_logits(&self, hidden: &Tensor) -> Tensor {
-        let weight_vh = self.weight_vh.narrow(0, 0, self.len);
-        hidden.linear(&weight_vh, None::<Tensor>).to_kind(Kind::Float)
+    fn local_logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let weight_vh = self.weight_vh.get()?.narrow(0, 0, self.len);
+        Ok(hidden.linear(&weight_vh, None::<Tensor>).to_kind(Kind::Float))
     }
 }
 
-/// Megatron's vocabulary-parallel cross entropy, summed: three small reductions, no rank sees all logits.
+/// Megatron's vocabulary-parallel cross entropy, summed. It needs three small reductions, and no rank holds all logits.
 struct CrossEntropy {
-    group: Arc<dyn Collective>,
-    /// Targets relative to this rank's first row; outside `0..v` where another rank holds the row.
+    group: Arc<dyn ProcessGroup>,
+    /// Targets relative to this rank's first row; outside of `0..v` if another rank holds the row.
     targets_t: Tensor,
     probabilities_tv: Tensor,
     mine_t: Tensor,
@@ -127,7 +128,7 @@ impl Function for CrossEntropy {
     fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
         let Some(grad) = &grads[0] else { return Ok(vec![None]) };
         let v = self.probabilities_tv.size()[1];
-        // softmax - one_hot(target); a target of another rank subtracts 0.
+        // softmax - one_hot(target). A target of another rank subtracts 0.
         let mut difference_tv = self.probabilities_tv.shallow_clone();
         if v > 0 {
             let index_t1 = self.targets_t.clamp(0, v - 1).unsqueeze(1);

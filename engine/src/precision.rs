@@ -1,9 +1,9 @@
-//! What a run's precision means for its tensors.
+//! Data types of a run's precision.
 
 use neva_schemas::Precision;
 use tch::Kind;
 
-/// The kind of weights and activations; master weights, moments and sums of gradients are fp32 in any case.
+/// Returns the data type of weights and activations. Master weights, moments and gradient sums are always fp32.
 pub(crate) fn compute_kind(precision: Precision) -> Kind {
     match precision {
         Precision::Fp32 => Kind::Float,

@@ -1,4 +1,4 @@
-//! A rank program of one's own: `neva-rank` with a longer list of types.
+//! A custom rank program: `neva-rank` with additional types.
 
 mod types;
 

@@ -1,4 +1,4 @@
-//! A data module and a callback of one's own.
+//! A custom data module and a custom callback.
 
 use neva_data::{Conversation, DataError, Dataset, Pixels, Sample, Template, Tokenizer, Turn, render};
 use neva_engine::{Callback, DataModule, EngineError, Flow, Result, RunData, RunView};
@@ -17,12 +17,12 @@ const COLOURS: [(&str, [f32; 3]); 4] = [
     ("White.", [2.0, 2.0, 2.0]),
 ];
 
-/// Pictures of one colour each, and the question which one it is. Its fields are those of `finetune.data`, less what
-/// every data module has.
+/// Images of one colour each, with the question which one it is. Its fields are those of `finetune.data` that not every
+/// data module has.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Colours {
-    /// Number of different samples.
+    /// Number of samples.
     samples: usize,
     /// A folder with `tokenizer.json`, or `builtin:NAME`.
     tokenizer: String,
@@ -36,11 +36,11 @@ impl DataModule for Colours {
         }
         let tokenizer = Tokenizer::open(&self.tokenizer)?;
         Ok(RunData {
-            // A checkpoint keeps it, so that `generate` needs nothing else.
+            // It is saved in checkpoints, so that `generate` needs nothing else.
             artifacts: tokenizer.files(),
-            train: Arc::new(Pictures {
+            train: Arc::new(Images {
                 samples: self.samples,
-                edge: finetune.model.llava().vision_config.image_size,
+                edge: finetune.model.description().image_size(),
                 tokenizer,
             }),
             val: None,
@@ -48,14 +48,14 @@ impl DataModule for Colours {
     }
 }
 
-struct Pictures {
+struct Images {
     samples: usize,
-    /// Rows and columns of a picture.
+    /// Height and width of an image.
     edge: usize,
     tokenizer: Tokenizer,
 }
 
-impl Dataset for Pictures {
+impl Dataset for Images {
     fn len(&self) -> usize {
         self.samples
     }
@@ -74,16 +74,16 @@ impl Dataset for Pictures {
             turns: vec![turn],
         };
         let prompt = render(Template::named("v1")?, &conversation)?;
-        // One id for the picture, and labels where the answer stands.
+        // One id for the image, and labels at the positions of the answer.
         let encoded = self.tokenizer.encode_prompt(&prompt)?;
-        // Darker from sample to sample, so that no two are alike.
+        // Darker with each sample, so that no two are equal.
         let light = 1.0 - 0.5 * index as f32 / self.samples as f32;
         let plane = |value: f32| std::iter::repeat_n(value * light, self.edge * self.edge);
         Ok(Sample {
             name: self.name(index),
             ids: encoded.ids,
             labels: encoded.labels,
-            pictures: vec![Pixels {
+            images: vec![Pixels {
                 height: self.edge,
                 width: self.edge,
                 chw: rgb.into_iter().flat_map(plane).collect(),
@@ -96,7 +96,7 @@ impl Dataset for Pictures {
     }
 }
 
-/// Keeps the lowest loss of a run in a file of the run's folder.
+/// Writes the lowest loss of a run to a file in the run's folder.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BestLoss {
@@ -107,10 +107,13 @@ pub(crate) struct BestLoss {
 
 impl Callback for BestLoss {
     fn on_step_end(&mut self, run: RunView<'_>, metrics: &StepMetrics) -> Result<Flow> {
-        let loss = metrics.reduced_train_loss;
+        // A step without a labelled token has no loss.
+        let Some(loss) = metrics.reduced_train_loss else {
+            return Ok(Flow::Continue);
+        };
         if self.best.is_none_or(|best| loss < best) {
             self.best = Some(loss);
-            // All ranks see the same loss, and one of them writes.
+            // All ranks have the same loss, and one of them writes.
             if run.is_first {
                 let path = run.run_dir.join(&self.file);
                 let text = json!({ "step": metrics.step, "loss": loss }).to_string();
@@ -124,7 +127,7 @@ impl Callback for BestLoss {
         Ok(Flow::Continue)
     }
 
-    /// A run that goes on from a checkpoint goes on with this.
+    /// Returns the state from which a resumed run continues.
     fn state(&self) -> Value {
         json!(self.best)
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains on the 16 photographs of this folder, then asks about three of them. Fails where an answer is wrong.
+# Trains on the 16 photographs of this folder, then asks about three of them. Fails if an answer is wrong.
 #
-#   examples/photos/demo.sh [FOLDER]      runs are kept in FOLDER, by default nemo_experiments
+#   examples/photos/demo.sh [FOLDER]      FOLDER of runs, by default nemo_experiments
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -10,7 +10,7 @@ neva_run=${CARGO_TARGET_DIR:-target}/release/neva-run
 question="What is in the picture?"
 
 if [[ ! -x $neva_run ]]; then
-  echo "demo: there is no $neva_run: run 'make build' first" >&2
+  echo "demo: $neva_run does not exist: run 'make build' first" >&2
   exit 1
 fi
 
@@ -22,7 +22,7 @@ folders=("$runs"/photos/*/)
 run=${folders[-1]%/}
 
 wrong=0
-ask() { # PICTURE ANSWER
+ask() { # IMAGE ANSWER
   local answer
   answer=$("$neva_run" generate --checkpoint "$run" --image "examples/photos/$1" --prompt "$question")
   echo "  $1: $answer"
@@ -40,17 +40,17 @@ ask coffee.jpg "A cup of coffee on a saucer."
 
 echo
 echo "The run is in $run:"
-echo "  logs/          what each rank said"
-echo "  curves.svg     loss, learning rate and gradient norm as a picture"
+echo "  logs/          output of each rank"
+echo "  curves.svg     plots of loss, learning rate and gradient norm"
 echo "  metrics.jsonl  loss, learning rate and speed of each step"
 echo "  tb_logs/       the same for TensorBoard"
-echo "  checkpoints/   what generate has just read"
+echo "  checkpoints/   checkpoints, used by generate above"
 
-# Shown where there is a screen to show it on.
+# Opened if there is a graphical screen.
 if [[ -t 1 && -n ${DISPLAY:-}${WAYLAND_DISPLAY:-} ]] && command -v xdg-open >/dev/null; then
   xdg-open "$run/curves.svg" >/dev/null 2>&1 &
 else
   echo
-  echo "The picture of the curves: $run/curves.svg"
+  echo "Plots of the curves: $run/curves.svg"
 fi
 exit "$wrong"

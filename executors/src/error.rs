@@ -1,38 +1,38 @@
-//! What an executor can fail with.
+//! Errors of executors.
 
 use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::executor::JobHandle;
+use crate::job::JobHandle;
 
-/// Why a job was not started, or cannot be asked after.
+/// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecutorError {
-    /// The plan has more nodes than this executor reaches.
-    #[error("the `{executor}` executor starts ranks on this machine only, but the run asks for {num_nodes} nodes")]
+    /// The plan has more nodes than this executor supports.
+    #[error("the `{executor}` executor starts ranks on this machine only, but the run needs {num_nodes} nodes")]
     SeveralNodes {
         /// The executor's name.
         executor: &'static str,
         /// Nodes of the plan.
         num_nodes: u32,
     },
-    /// The plan has more ranks than one machine can take.
-    #[error("{world_size} ranks are more than one machine can take (at most {most})")]
+    /// The plan has more ranks than one machine can run.
+    #[error("{world_size} ranks are more than one machine can run (at most {max})")]
     TooManyRanks {
         /// Ranks of the plan.
         world_size: u32,
-        /// Most ranks.
-        most: u32,
+        /// Maximum number of ranks.
+        max: u32,
     },
-    /// The plan's ranks do not fill a mesh.
-    #[error("the plan's {ranks} ranks do not fill its parallel sizes")]
+    /// The plan's ranks do not match its parallel sizes.
+    #[error("the plan's {ranks} ranks do not match its parallel sizes")]
     NoMesh {
         /// Ranks of the plan.
         ranks: u64,
     },
-    /// A path that JSON and command lines cannot hold.
+    /// A path is not UTF-8, as JSON and command lines need.
     #[error("{path:?} is not UTF-8")]
     NotUtf8 {
         /// The path.
@@ -44,19 +44,38 @@ pub enum ExecutorError {
     /// A file or folder of the job cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was tried: `read`, `write`, `create`, `lock`, `move`, `remove`.
+        /// Failed action: `read`, `write`, `create`, `lock`, `move`, `remove`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// No port is free for the ranks to meet at.
-    #[error("no free port on {address} for the ranks to meet at")]
+    /// Arguments and environment are longer than the system allows.
+    #[error(
+        "a process cannot be started: its environment and arguments are too long (the longest variable is {variable}, {bytes} \
+         bytes; the arguments are {arguments})"
+    )]
+    TooLong {
+        /// The longest variable.
+        variable: String,
+        /// Length of its value in bytes.
+        bytes: usize,
+        /// Length of all arguments in bytes.
+        arguments: usize,
+    },
+    /// No port is free for the rendezvous of the ranks.
+    #[error("no free port on {address} for the rendezvous of the ranks")]
     NoFreePort {
         /// The address.
         address: &'static str,
-        /// What the system said.
+        /// Error of the system.
+        source: io::Error,
+    },
+    /// The pipe for the ranks could not be created.
+    #[error("cannot create a pipe for the ranks")]
+    Pipe {
+        /// Error of the system.
         source: io::Error,
     },
     /// A process did not start.
@@ -64,26 +83,34 @@ pub enum ExecutorError {
     Start {
         /// The program.
         program: String,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// A script's program did not start.
     #[error("cannot start {program} in {}", folder.display())]
     StartScript {
-        /// The program that was to read the script.
+        /// Interpreter of the script.
         program: String,
-        /// The folder that it was to start in.
+        /// Working directory.
         folder: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The folder already belongs to a job that runs.
-    #[error("a job already runs in {}", dir.display())]
+    /// A job is already running in the folder.
+    #[error("a job is already running in {}", dir.display())]
     AlreadyRunning {
         /// The folder.
         dir: PathBuf,
     },
-    /// The handle is of another executor, or its job is gone.
+    /// The host or API server cannot be reached at the moment. A watch retries.
+    #[error("no connection to {place}")]
+    Connection {
+        /// Host or API server.
+        place: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The handle belongs to another executor, or its job does not exist.
     #[error("there is no job {job}")]
     UnknownJob {
         /// The handle.
@@ -92,34 +119,48 @@ pub enum ExecutorError {
 }
 
 impl ExecutorError {
-    /// The exit code that this error ends the launcher with.
-    pub fn class(&self) -> ExitClass {
+    /// Returns true if the host or API server could not be reached, so that a retry may succeed.
+    pub fn is_connection_lost(&self) -> bool {
+        matches!(self, Self::Connection { .. })
+    }
+
+    /// Returns the launcher's exit code for this error.
+    pub fn exit_code(&self) -> ExitClass {
         match self {
-            Self::SeveralNodes { .. } | Self::TooManyRanks { .. } | Self::NotUtf8 { .. } | Self::UnknownJob { .. } => exit_class::INPUT,
-            Self::File { .. } | Self::NoFreePort { .. } | Self::Start { .. } | Self::StartScript { .. } | Self::AlreadyRunning { .. } => {
-                exit_class::CLUSTER
-            }
+            Self::SeveralNodes { .. }
+            | Self::TooManyRanks { .. }
+            | Self::NotUtf8 { .. }
+            | Self::TooLong { .. }
+            | Self::UnknownJob { .. } => exit_class::INPUT,
+            Self::File { .. }
+            | Self::NoFreePort { .. }
+            | Self::Pipe { .. }
+            | Self::Start { .. }
+            | Self::StartScript { .. }
+            | Self::AlreadyRunning { .. }
+            | Self::Connection { .. } => exit_class::CLUSTER,
             Self::NoMesh { .. } | Self::Plan(_) => exit_class::BUG,
         }
     }
 
-    /// What to type or do instead, where that can be said.
+    /// Returns a suggested fix, if there is one.
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::SeveralNodes { .. } => "add `--set num_nodes=1`, or start one `neva-run --direct` per rank with torchrun".to_owned(),
             Self::TooManyRanks { .. } => "set `num_gpus_per_node` to the number of GPUs".to_owned(),
+            Self::TooLong { variable, .. } => format!("shorten {variable}, or move it to a file that the run reads"),
             Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                "build it with `cargo build --release`, or name it in NEVA_RANK".to_owned()
+                "build it with `cargo build --release`, or set NEVA_RANK to its path".to_owned()
             }
-            Self::StartScript { folder, .. } if !folder.is_dir() => "the folder is not there any more: make it again".to_owned(),
+            Self::StartScript { folder, .. } if !folder.is_dir() => "the folder no longer exists: create it again".to_owned(),
             Self::StartScript { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                "`entrypoint` names the program that reads the script: install it, or name one that is in PATH".to_owned()
+                "install the program in `entrypoint`, or set `entrypoint` to one that is in PATH".to_owned()
             }
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "make room, or name another folder with `--set dir=...`".to_owned()
+                "free disk space, or name another folder with `--set dir=...`".to_owned()
             }
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                "name a folder that you may write to with `--set dir=...`".to_owned()
+                "name a writable folder with `--set dir=...`".to_owned()
             }
             _ => return None,
         })

@@ -1,93 +1,108 @@
-//! The contract of a place to run, and the values that pass through it.
+//! The executor trait.
 
-use std::{fmt, pin::Pin};
+use std::{
+    path::{Path, PathBuf},
+    pin::Pin,
+};
 
-use neva_schemas::{LaunchPlan, ScriptPlan};
-use serde::{Deserialize, Serialize};
+use futures_util::stream::BoxStream;
+use neva_schemas::{LaunchPlan, ScriptPlan, StopSignal};
 
-use crate::{error::ExecutorError, failure::JobFailure, submission::Submission};
+use crate::{
+    error::ExecutorError,
+    event::{JobEvent, JobResults, JobStatus, WatchFrom},
+    job::JobHandle,
+    submission::Submission,
+};
 
 /// A boxed future, so that `dyn Executor` has asynchronous methods.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A place where plans run. Implementations are plain settings: everything that is known of a job lies
-/// with the job, so that any process can ask after it at any time.
+/// A boxed stream of the events of a watched job.
+pub type JobEvents<'a> = BoxStream<'a, Result<JobEvent, ExecutorError>>;
+
+/// An executor runs launch plans. Implementations hold only settings: the state of a job is stored with the job, so
+/// any later process can watch it, read its logs and cancel it from its [`JobHandle`] alone.
+///
+/// The launcher does not access a job's folder itself: on a cluster the folder is on another machine.
 pub trait Executor: Send + Sync {
-    /// Name on the command line.
+    /// Returns the executor's name for the command line.
     fn name(&self) -> &'static str;
 
-    /// What [`submit`](Self::submit) would do. Pure: neither I/O nor clock.
+    /// Renders the submission of a plan. Pure: it uses neither I/O nor a clock.
     ///
     /// # Errors
-    /// A plan that cannot run here.
+    /// The plan cannot run here.
     fn render(&self, plan: &LaunchPlan) -> Result<Submission, ExecutorError>;
 
-    /// As [`render`](Self::render), of a script: a job of one process, whose output is that of rank 0.
+    /// Renders the submission of a script: a job of one process, whose output is that of rank 0.
     ///
     /// # Errors
-    /// A script that cannot run here.
+    /// The script cannot run here.
     fn render_script(&self, script: &ScriptPlan) -> Result<Submission, ExecutorError>;
 
-    /// Starts the job. A folder in which a job ended takes another, which is a further attempt at the same
-    /// run: checkpoints, metrics and the records of failures stay, and the logs of the attempt before are kept
-    /// apart from those of this one.
+    /// Creates the folder of a new run exclusively: `dir`, or if it exists the first free of `<dir>-1`, `<dir>-2` and so on,
+    /// as when two runs start in the same second. The submission is rendered for the returned folder.
     ///
     /// # Errors
-    /// The job did not start, and nothing of it is left running.
+    /// The folder cannot be created.
+    fn create_folder<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, Result<PathBuf, ExecutorError>>;
+
+    /// Starts the job. In the folder of an ended job this is a further attempt at the same run: checkpoints, metrics and
+    /// failure records are kept, the logs of the earlier attempt are moved, and its report is removed.
+    ///
+    /// A lost connection never starts a second job: before a retry, the executor searches for the first one.
+    ///
+    /// # Errors
+    /// The job did not start, and none of its processes is running.
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>>;
 
-    /// What became of the job.
-    ///
-    /// # Errors
-    /// The place cannot be asked, or does not know the job.
-    fn state<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobState, ExecutorError>>;
+    /// Returns the events of the job until it ends, polled at an interval that suits the executor. Several watches of one
+    /// job return the same events. Dropping the stream ends the watch, not the job.
+    fn watch<'a>(&'a self, job: &'a JobHandle, from: WatchFrom) -> JobEvents<'a>;
 
-    /// Output of `rank` from byte `offset` on, a bounded part of it; empty where there is none yet.
+    /// Returns the status of the job.
     ///
     /// # Errors
-    /// The place cannot be asked, or does not know the job.
+    /// The status cannot be queried, or the job does not exist.
+    fn status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>>;
+
+    /// Returns the status of each of `jobs`, in order. An executor that can query many jobs at once overrides this.
+    fn statuses<'a>(&'a self, jobs: &'a [JobHandle]) -> BoxFuture<'a, Vec<Result<JobStatus, ExecutorError>>> {
+        Box::pin(async move {
+            let mut statuses = Vec::with_capacity(jobs.len());
+            for job in jobs {
+                statuses.push(self.status(job).await);
+            }
+            statuses
+        })
+    }
+
+    /// Returns a bounded chunk of the output of `rank` from byte `offset` on; empty if there is none yet.
+    ///
+    /// # Errors
+    /// The output cannot be read, or the job does not exist.
     fn logs<'a>(&'a self, job: &'a JobHandle, rank: u32, offset: u64) -> BoxFuture<'a, Result<LogChunk, ExecutorError>>;
 
-    /// Asks for the job's end: ranks may save and leave. Returns at once; [`state`](Self::state) tells when
-    /// the job is over. A second call kills.
+    /// Returns the results of the latest attempt so far.
     ///
     /// # Errors
-    /// The place cannot be asked, or does not know the job.
-    fn cancel<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<(), ExecutorError>>;
+    /// The results cannot be read, or the job does not exist.
+    fn results<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobResults, ExecutorError>>;
+
+    /// Requests cancellation: ranks may save and exit. Returns at once; the watch reports the end of the job. A second
+    /// request kills. Ranks receive `signal` if the executor can send it, and name it in their report.
+    ///
+    /// # Errors
+    /// The request cannot be sent, or the job does not exist.
+    fn cancel<'a>(&'a self, job: &'a JobHandle, signal: StopSignal) -> BoxFuture<'a, Result<(), ExecutorError>>;
 }
 
-/// Names a job for good, for example `local:///home/me/nemo_experiments/default/2026-11-24_10-00-00`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct JobHandle(pub String);
-
-impl fmt::Display for JobHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// What became of a job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum JobState {
-    /// It waits for its place.
-    Pending,
-    /// Its ranks run.
-    Running,
-    /// All ranks succeeded.
-    Succeeded,
-    /// A rank failed, or the job could not go on.
-    Failed(JobFailure),
-    /// Somebody asked for its end.
-    Cancelled,
-}
-
-/// A part of a rank's output.
+/// A chunk of a rank's output.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogChunk {
-    /// The bytes, as the rank wrote them.
+    /// The bytes.
     pub bytes: Vec<u8>,
-    /// Offset to ask for next.
+    /// Offset of the next chunk.
     pub next: u64,
 }

@@ -1,25 +1,25 @@
-//! How processes ended.
+//! Exits of rank processes.
 
 use std::process::ExitStatus;
 
 use rustix::process::Signal;
 
-/// How the process of a rank ended.
+/// Exit of a rank's process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RankExit {
-    /// Number of the rank.
+    /// Rank.
     pub rank: u32,
     /// Exit code or signal.
     pub status: ExitStatus,
-    /// When it was seen, in milliseconds since the epoch.
+    /// Time at which it was observed, in milliseconds since the epoch.
     pub unix_ms: u64,
-    /// It ended before anybody asked it to.
+    /// True if it ended without a signal from the launcher.
     pub by_itself: bool,
-    /// A signal had stopped it (SIGSTOP), so that it could do nothing.
+    /// True if it was stopped by a signal (SIGSTOP).
     pub stopped: bool,
 }
 
-/// `SIGKILL` and the like; the number where the name is rare.
+/// Returns the name of a signal, such as `SIGKILL`, or its number if the name is rare.
 pub(crate) fn signal_name(signal: i32) -> String {
     let names = [
         (Signal::HUP, "SIGHUP"),
@@ -34,6 +34,12 @@ pub(crate) fn signal_name(signal: i32) -> String {
         (Signal::SEGV, "SIGSEGV"),
         (Signal::PIPE, "SIGPIPE"),
         (Signal::TERM, "SIGTERM"),
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+        (Signal::ALARM, "SIGALRM"),
+        (Signal::XCPU, "SIGXCPU"),
+        (Signal::XFSZ, "SIGXFSZ"),
+        (Signal::SYS, "SIGSYS"),
     ];
     let known = names.iter().find(|(known, _)| known.as_raw() == signal);
     known.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())

@@ -1,24 +1,35 @@
-//! Places where a launch plan runs.
+//! Executors, which run launch plans.
 //!
-//! An [`Executor`] turns a plan into a [`Submission`] (pure: it can be printed and diffed), submits it, and
-//! answers for the job's state and logs from the [`JobHandle`] alone. It holds no mutable state, prints
-//! nothing and decides nothing: whoever watches a job asks, and acts on the answers.
+//! An [`Executor`] turns a plan into a [`Submission`] (pure: it can be printed and diffed), submits it, and reports the
+//! job's events, logs and results from the [`JobHandle`] alone. It has no mutable state, prints nothing and makes no
+//! decisions: the caller that watches a job acts on the events.
 #![forbid(unsafe_code)]
 
 mod error;
+mod event;
 mod executor;
 mod exit;
 mod failure;
 mod folder_lock;
+mod job;
+mod loader;
 pub mod local;
+mod poll;
+mod results;
+mod run_folder;
 mod submission;
 mod topology;
 
 pub use error::ExecutorError;
-pub use executor::{BoxFuture, Executor, JobHandle, JobState, LogChunk};
+pub use event::{JobEnd, JobEvent, JobResults, JobStatus, WatchFrom};
+pub use executor::{BoxFuture, Executor, JobEvents, LogChunk};
 pub use exit::RankExit;
 pub use failure::JobFailure;
 pub use folder_lock::FolderLock;
+pub use job::{JobHandle, JobState};
+pub use loader::LoaderProblem;
 pub use local::LocalExecutor;
-pub use submission::{JobKind, Process, Submission, script_argv, train_argv};
+pub use poll::{PollInterval, poll};
+pub use run_folder::create_run_folder;
+pub use submission::{BatchScript, JobKind, Manifests, Payload, Process, Processes, Submission, script_argv, train_argv};
 pub use topology::{Coordinates, Topology};

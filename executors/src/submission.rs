@@ -1,4 +1,4 @@
-//! What an executor would do, as a value.
+//! Submissions: what an executor will do, as a value.
 
 use std::{
     collections::BTreeMap,
@@ -11,59 +11,122 @@ use serde::Serialize;
 
 use crate::error::ExecutorError;
 
-/// Files to write and processes to start. Printing it is a dry run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// Files to write and the payload to start. A dry run prints it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Submission {
-    /// Folder of the job.
+    /// Folder of the job, as seen by the ranks.
     pub dir: PathBuf,
-    /// Files under `dir`, by relative path, with their text.
+    /// Text of the files under `dir`, by relative path.
     pub files: BTreeMap<PathBuf, String>,
-    /// What is started, in the order of the ranks.
-    pub processes: Vec<Process>,
-    /// What the processes are to each other.
+    /// Payload to start.
+    #[serde(flatten)]
+    pub payload: Payload,
+    /// Kind of the job's processes.
     pub kind: JobKind,
-    /// How long the others have to end, in seconds, once one has ended with success; `None`: as long as they like.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub patience_s: Option<u64>,
 }
 
-/// What the processes of a job are.
+impl Submission {
+    /// Returns the processes that the launcher starts itself; none if a cluster starts them.
+    pub fn processes(&self) -> &[Process] {
+        match &self.payload {
+            Payload::Processes(Processes { processes, .. }) => processes,
+            Payload::BatchScript(_) | Payload::Manifests(_) => &[],
+        }
+    }
+
+    /// Sets a variable of every process that the launcher starts itself.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        if let Payload::Processes(Processes { processes, .. }) = &mut self.payload {
+            for process in processes {
+                process.env.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+
+    /// Returns [`Processes::exit_timeout_s`].
+    pub(crate) fn exit_timeout_s(&self) -> Option<u64> {
+        match &self.payload {
+            Payload::Processes(processes) => processes.exit_timeout_s,
+            Payload::BatchScript(_) | Payload::Manifests(_) => None,
+        }
+    }
+}
+
+/// Payload of a submission. It is written to files, but never read back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Payload {
+    /// Processes that the launcher starts itself.
+    Processes(Processes),
+    /// A script for a batch system.
+    BatchScript(BatchScript),
+    /// Objects for an API server.
+    Manifests(Manifests),
+}
+
+/// Processes on the launcher's own machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Processes {
+    /// One for each rank, in order.
+    pub processes: Vec<Process>,
+    /// Seconds that the other ranks have to exit after one succeeded; `None`: no limit.
+    #[serde(rename = "patience_s", skip_serializing_if = "Option::is_none")]
+    pub exit_timeout_s: Option<u64>,
+}
+
+/// A script that a batch system starts on the nodes that it allocates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BatchScript {
+    /// The script, one of [`Submission::files`].
+    pub batch_script: PathBuf,
+    /// Command line to submit it: `sbatch --parsable ...`.
+    pub submit_argv: Vec<String>,
+}
+
+/// Objects for an API server, in the order in which they are applied.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Manifests {
+    /// The objects.
+    pub manifests: Vec<serde_json::Value>,
+}
+
+/// Kind of a job's processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobKind {
-    /// Ranks, which meet and keep the contract on exit codes and records of failures.
+    /// Ranks, which follow the contract on rendezvous, exit codes and failure records.
     #[default]
     Ranks,
-    /// A program that knows of none of this: every exit code but 0 is a failure of the job.
+    /// Any other program: every exit code except 0 is a failure of the job.
     Script,
 }
 
-/// One process. It is shown as a line that a shell would take.
+/// One process. It is displayed as a shell command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Process {
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// Environment in addition to the inherited one.
+    /// Additional environment.
     pub env: BTreeMap<String, String>,
-    /// Folder to start in, where that matters.
+    /// Working directory, if it matters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<PathBuf>,
-    /// File under the job's folder that takes both output streams.
+    /// File under the job's folder for both output streams.
     pub log: PathBuf,
 }
 
-/// The command line of a rank: `PROGRAM train --plan PLAN`.
+/// Returns the command line of a rank: `PROGRAM train --plan PLAN`.
 ///
 /// # Errors
-/// A path that is not UTF-8.
+/// A path is not UTF-8.
 pub fn train_argv(program: &Path, plan: &Path) -> Result<Vec<String>, ExecutorError> {
     Ok(vec![path_text(program)?, "train".into(), "--plan".into(), path_text(plan)?])
 }
 
-/// The command line of a script whose text lies in `file`: `ENTRYPOINT FILE ARGS`.
+/// Returns the command line of a script with its text in `file`: `ENTRYPOINT FILE ARGS`.
 ///
 /// # Errors
-/// A path that is not UTF-8.
+/// A path is not UTF-8.
 pub fn script_argv(plan: &ScriptPlan, file: &Path) -> Result<Vec<String>, ExecutorError> {
     let mut argv = plan.entrypoint.clone();
     argv.push(path_text(file)?);
@@ -90,7 +153,7 @@ impl fmt::Display for Process {
     }
 }
 
-/// `word` as a shell reads it back.
+/// Quotes `word` for a shell.
 fn quoted(word: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(safe) {

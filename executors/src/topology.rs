@@ -1,42 +1,36 @@
-//! Where each rank sits: on which node, and at which place of the mesh.
+//! Placement of ranks on nodes and on the mesh.
 
-use neva_schemas::{LaunchPlan, ParallelSizes, RankEnv, Starter};
+use neva_schemas::{LaunchPlan, MeshCoordinates, ParallelSizes, RankEnv, Starter};
 use serde::Serialize;
 
-/// Nodes with equally many ranks each. Ranks are numbered node by node, as torchrun does.
+/// Nodes with the same number of ranks each. Ranks are numbered node by node, as in torchrun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Topology {
     /// Number of nodes.
     pub num_nodes: u32,
     /// Ranks on each node.
     pub ranks_per_node: u32,
-    /// Number of ranks along each axis of the mesh.
+    /// Parallel sizes of the mesh.
     pub sizes: ParallelSizes,
 }
 
-/// The place of one rank.
+/// Placement of one rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Coordinates {
-    /// Number in the world.
+    /// Rank in the world.
     pub rank: u32,
     /// Node.
     pub node: u32,
-    /// Number on the node.
+    /// Rank on the node.
     pub local_rank: u32,
-    /// Place along the tensor axis.
-    pub tp: u32,
-    /// Place along the context axis.
-    pub cp: u32,
-    /// Place along the data axis.
-    pub dp: u32,
-    /// Place along the pipeline axis.
-    pub pp: u32,
+    /// Coordinates on the mesh.
+    pub mesh: MeshCoordinates,
 }
 
 impl Topology {
-    /// The topology of `plan`, or `None` where its ranks do not fill a mesh (a plan that did not validate).
-    pub fn of(plan: &LaunchPlan) -> Option<Self> {
-        let sizes = ParallelSizes::of(&plan.run.finetune.trainer)?;
+    /// Returns the topology of `plan`, or `None` if its ranks do not fill a mesh (a plan that was not validated).
+    pub fn from_plan(plan: &LaunchPlan) -> Option<Self> {
+        let sizes = ParallelSizes::from_trainer(&plan.run.finetune.trainer)?;
         Some(Self {
             num_nodes: plan.num_nodes,
             ranks_per_node: plan.ranks_per_node,
@@ -44,31 +38,27 @@ impl Topology {
         })
     }
 
-    /// Number of ranks.
+    /// Returns the number of ranks.
     pub fn world_size(&self) -> u32 {
         self.num_nodes * self.ranks_per_node
     }
 
-    /// The place of `rank`: the tensor axis varies fastest, then context, data, pipeline.
+    /// Returns the placement of `rank`.
     pub fn coordinates(&self, rank: u32) -> Coordinates {
-        let ParallelSizes { tp, cp, dp, .. } = self.sizes;
         Coordinates {
             rank,
             node: rank / self.ranks_per_node,
             local_rank: rank % self.ranks_per_node,
-            tp: rank % tp,
-            cp: rank / tp % cp,
-            dp: rank / (tp * cp) % dp,
-            pp: rank / (tp * cp * dp),
+            mesh: self.sizes.coordinates(rank),
         }
     }
 
-    /// Every place, in the order of the ranks.
+    /// Returns the placement of every rank, in order.
     pub fn ranks(&self) -> impl Iterator<Item = Coordinates> {
         (0..self.world_size()).map(|rank| self.coordinates(rank))
     }
 
-    /// What a rank is told of itself and of where the ranks meet.
+    /// Returns the environment of a rank.
     pub fn rank_env(&self, rank: u32, master_addr: &str, master_port: u16) -> RankEnv {
         RankEnv {
             rank,

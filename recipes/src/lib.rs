@@ -1,8 +1,8 @@
 //! Recipes: functions from a few arguments to a full, typed fine-tuning run.
 //!
-//! A recipe states its defaults and nothing else; whatever a user wants otherwise is an override of the
-//! graph that it returns. This crate does no I/O. The `*.yaml` files beside it are what a user runs: each
-//! names one of these functions and its arguments.
+//! A recipe defines only its defaults; a user changes them with overrides of the graph that it returns. This
+//! crate does no I/O. The `*.yaml` files beside it are what a user runs: each names one of these functions
+//! and its arguments.
 #![forbid(unsafe_code)]
 
 mod llava15;
@@ -13,28 +13,28 @@ mod nemo;
 pub mod neva_llama3_8b;
 pub mod neva_tiny;
 
-/// The name by which some documents call the 13B recipe; NeMo has no function of this name.
+/// Name of the 13B recipe in some documents; NeMo has no function of this name.
 pub use llava15_13b as llava15_11b;
 use neva_schemas::{Finetune, RecipeArgs};
 
-/// One recipe, under the name that a file's `_factory_` and the command line give it.
+/// A recipe, by its name in `_factory_` and on the command line.
 #[derive(Debug, Clone, Copy)]
 pub struct RecipeEntry {
     /// Name.
     pub name: &'static str,
-    /// What it trains, in one line.
+    /// Summary in one line.
     pub summary: &'static str,
-    /// What whoever uses this name is told, as a warning.
+    /// Warning for users of this name.
     pub notice: Option<&'static str>,
-    /// The file that a user copies and runs, with comments.
+    /// The commented file for users to copy and run.
     pub yaml: &'static str,
-    /// Arguments that a file leaves out.
+    /// Default arguments.
     pub default_args: fn() -> RecipeArgs,
-    /// The recipe.
+    /// The recipe function.
     pub finetune: fn(RecipeArgs) -> Finetune,
 }
 
-/// Every recipe, in the order in which they are listed.
+/// All recipes, in the order of listings.
 pub const RECIPES: &[RecipeEntry] = &[
     RecipeEntry {
         name: "llava15_7b",
@@ -62,7 +62,7 @@ pub const RECIPES: &[RecipeEntry] = &[
     },
     RecipeEntry {
         name: "llava15_7b_pretrain",
-        summary: "the projector of LLaVA-1.5 7B alone, language and vision models frozen, bf16, on mock data",
+        summary: "a fresh projector between a frozen CLIP ViT-L/14-336 and a frozen Vicuna-7B, bf16, on captions",
         notice: None,
         yaml: include_str!("../llava15_7b_pretrain.yaml"),
         default_args: llava15_7b_pretrain::default_args,
@@ -86,7 +86,7 @@ pub const RECIPES: &[RecipeEntry] = &[
     },
 ];
 
-/// The recipe called `name`.
+/// Returns the recipe called `name`.
 pub fn find(name: &str) -> Option<&'static RecipeEntry> {
     RECIPES.iter().find(|recipe| recipe.name == name)
 }

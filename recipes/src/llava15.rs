@@ -1,20 +1,20 @@
-//! What the LLaVA-1.5 recipes share, whatever the size of the language model.
+//! Common parts of the LLaVA-1.5 recipes.
 
 use neva_schemas::{Finetune, LlavaModel, LoRA, Model, Peft, PeftScheme, RecipeArgs};
 
 use crate::nemo;
 
-/// Where the sizes of LLaVA-1.5 differ.
+/// Differences between the sizes of LLaVA-1.5.
 pub(crate) struct Size {
     /// Model.
     pub(crate) model: LlavaModel,
-    /// Samples in one forward pass of one rank.
+    /// Number of samples per forward pass of one rank.
     pub(crate) micro_batch_size: u64,
     /// Weights to start from.
     pub(crate) weights: &'static str,
 }
 
-/// NeMo's `finetune_recipe` of `llava15_7b.py` and `llava15_13b.py`.
+/// Returns NeMo's `finetune_recipe` of `llava15_7b.py` and `llava15_13b.py`.
 pub(crate) fn finetune(args: RecipeArgs, size: Size) -> Finetune {
     let (tensor_model_parallel_size, lr) = match args.peft_scheme {
         PeftScheme::None => (2, 2e-5),
@@ -29,12 +29,13 @@ pub(crate) fn finetune(args: RecipeArgs, size: Size) -> Finetune {
         peft: peft(args.peft_scheme),
         log: nemo::log(args),
         resume: nemo::restore(size.weights),
+        nemo_compat,
     };
     nemo::compat(finetune, nemo_compat)
 }
 
-/// NeMo's `vlm.LoRA(freeze_vision_model=False, ...)`, or none. `linear_q` and `linear_kv` match nothing in
-/// a NeVA, whose attention has one fused `linear_qkv`.
+/// Returns NeMo's `vlm.LoRA(freeze_vision_model=False, ...)`, or none. `linear_q` and `linear_kv` match nothing
+/// in a NeVA, whose attention has one fused `linear_qkv`.
 pub(crate) fn peft(scheme: PeftScheme) -> Option<Peft> {
     match scheme {
         PeftScheme::None => None,

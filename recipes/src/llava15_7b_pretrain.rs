@@ -1,11 +1,11 @@
 //! Projector alignment, the first stage of LLaVA-1.5 7B, with the values of NeMo's
 //! `scripts/vlm/neva_pretrain.py` (NeMo 2.4).
 
-use neva_schemas::{Finetune, LlavaModel, Model, PeftScheme, RecipeArgs};
+use neva_schemas::{AutoResume, Data, Finetune, ImageDataConfig, LlavaModel, Model, NevaPreloadedDataModule, PeftScheme, RecipeArgs};
 
-use crate::{llava15, llava15_7b, nemo};
+use crate::{llava15, nemo};
 
-/// The arguments that a file leaves out: one node of 8 GPUs, no adapters.
+/// Returns the default arguments: one node of 8 GPUs, no adapters.
 pub fn default_args() -> RecipeArgs {
     RecipeArgs {
         peft_scheme: PeftScheme::None,
@@ -13,29 +13,49 @@ pub fn default_args() -> RecipeArgs {
     }
 }
 
-/// Trains the projector between a frozen vision encoder and a frozen language model.
+/// Trains a freshly initialized projector between a frozen CLIP and a frozen Vicuna-7B, on image captions.
 ///
-/// The default data is random. Captions need the template without roles or instructions:
-/// `data_config.conv_template: plain` in a `vlm.NevaPreloadedDataModule`, whose own default is `v1`.
+/// The three components are loaded separately: `finetune.model.language_model_from_pretrained` and
+/// `finetune.model.vision_model_from_pretrained` name folders, and the projector is freshly initialized unless
+/// `finetune.model.vision_projection_from_pretrained` names one. The data are LLaVA's captions with the template
+/// `plain`, only image and caption; `finetune.data.paths` overrides them.
 ///
-/// `lora` adds adapters to the language model, which train beside the projector; it changes nothing else.
-/// Weight decay, epsilon and clipping are those of the other recipes, where the script leaves them to
-/// Megatron. The script starts from a fresh projector; weights are restored whole here, so training goes
-/// on from LLaVA's projector unless `finetune.resume.restore_config.path` names a model with a fresh one.
+/// `lora` also trains adapters on the language model and changes nothing else. Weight decay, epsilon and clipping
+/// are those of the other recipes, where the script uses Megatron's defaults.
 pub fn pretrain_recipe(args: RecipeArgs) -> Finetune {
     let nemo_compat = args.nemo_compat;
     let finetune = Finetune {
         model: Model::Llava(LlavaModel {
             freeze_language_model: true,
             freeze_vision_model: true,
+            language_model_from_pretrained: Some("nemo://lmsys/vicuna-7b-v1.5".into()),
+            vision_model_from_pretrained: Some("nemo://openai/clip-vit-large-patch14-336".into()),
             ..LlavaModel::default()
         }),
-        data: nemo::mock_data(4096, 128, 2),
+        data: captions(),
         trainer: nemo::trainer(&args, 5190, 1),
         optim: nemo::adam(1e-3, 2e-5, 70),
         peft: llava15::peft(args.peft_scheme),
         log: nemo::log(args),
-        resume: nemo::restore(llava15_7b::WEIGHTS),
+        resume: AutoResume::default(),
+        nemo_compat,
     };
     nemo::compat(finetune, nemo_compat)
+}
+
+/// Returns the 558,000 captions of LLaVA-1.5's alignment, at the path of its own scripts.
+fn captions() -> Data {
+    Data::Preloaded(NevaPreloadedDataModule {
+        paths: vec!["data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json".into()],
+        data_config: ImageDataConfig {
+            image_folder: Some("data/LLaVA-Pretrain/images".into()),
+            conv_template: "plain".into(),
+            ..ImageDataConfig::default()
+        },
+        seq_length: 4096,
+        global_batch_size: 128,
+        micro_batch_size: 2,
+        num_workers: 4,
+        ..NevaPreloadedDataModule::default()
+    })
 }

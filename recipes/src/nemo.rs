@@ -1,11 +1,11 @@
-//! The blocks that NeMo builds its recipes from, under the values that those share.
+//! Building blocks of NeMo's recipes, with their common values.
 
 use neva_schemas::{
     Accelerator, AdamW, AutoResume, Data, Finetune, Log, LossNormalization, LrScheduler, MegatronStrategy, MixedPrecision, MockDataModule,
-    Model, Optim, Plugins, Precision, RecipeArgs, RestoreConfig, Trainer,
+    Optim, Plugins, Precision, RecipeArgs, RestoreConfig, TrainerConfig,
 };
 
-/// `MockDataModule` with 4 workers.
+/// Returns a `MockDataModule` with 4 workers.
 pub(crate) fn mock_data(seq_length: usize, global_batch_size: u64, micro_batch_size: u64) -> Data {
     Data::Mock(MockDataModule {
         seq_length,
@@ -16,9 +16,9 @@ pub(crate) fn mock_data(seq_length: usize, global_batch_size: u64, micro_batch_s
     })
 }
 
-/// `nl.Trainer` on GPUs with `bf16_mixed()`.
-pub(crate) fn trainer(args: &RecipeArgs, max_steps: u64, tensor_model_parallel_size: u32) -> Trainer {
-    Trainer {
+/// Returns an `nl.Trainer` on GPUs with `bf16_mixed()`.
+pub(crate) fn trainer(args: &RecipeArgs, max_steps: u64, tensor_model_parallel_size: u32) -> TrainerConfig {
+    TrainerConfig {
         accelerator: Accelerator::Gpu,
         devices: args.num_gpus_per_node,
         num_nodes: args.num_nodes,
@@ -26,18 +26,18 @@ pub(crate) fn trainer(args: &RecipeArgs, max_steps: u64, tensor_model_parallel_s
         log_every_n_steps: 1,
         strategy: MegatronStrategy {
             tensor_model_parallel_size,
-            // NeMo's recipes ask for it always, and switch it off with a warning where it has no effect.
+            // NeMo's recipes always enable it, and disable it with a warning where it has no effect.
             sequence_parallel: tensor_model_parallel_size > 1,
             ..MegatronStrategy::default()
         },
         plugins: Plugins::MixedPrecision(MixedPrecision {
             precision: Precision::Bf16Mixed,
         }),
-        ..Trainer::default()
+        ..TrainerConfig::default()
     }
 }
 
-/// `distributed_fused_adam_with_cosine_annealing`.
+/// Returns `distributed_fused_adam_with_cosine_annealing`.
 pub(crate) fn adam(lr: f64, min_lr: f64, warmup_steps: u64) -> Optim {
     Optim::AdamW(AdamW {
         lr,
@@ -55,7 +55,7 @@ pub(crate) fn adam(lr: f64, min_lr: f64, warmup_steps: u64) -> Optim {
     })
 }
 
-/// `default_log`.
+/// Returns `default_log`.
 pub(crate) fn log(args: RecipeArgs) -> Log {
     Log {
         log_dir: args.dir,
@@ -64,7 +64,7 @@ pub(crate) fn log(args: RecipeArgs) -> Log {
     }
 }
 
-/// `AutoResume` that only restores weights.
+/// Returns an `AutoResume` that only restores weights.
 pub(crate) fn restore(path: &str) -> AutoResume {
     AutoResume {
         restore_config: Some(RestoreConfig::weights(path)),
@@ -72,12 +72,13 @@ pub(crate) fn restore(path: &str) -> AutoResume {
     }
 }
 
-/// What NeMo's code does against its documents and LLaVA's: see [`RecipeArgs::nemo_compat`]. The third part,
-/// no BOS, belongs to whatever data the run ends up with.
+/// Applies [`RecipeArgs::nemo_compat`], except that samples do not start with BOS, which depends on the final
+/// data of the run.
 pub(crate) fn compat(mut finetune: Finetune, nemo_compat: bool) -> Finetune {
     if nemo_compat {
-        let Model::Llava(model) = &mut finetune.model;
-        model.freeze_vision_model = true;
+        if let Some(model) = finetune.model.as_llava_mut() {
+            model.freeze_vision_model = true;
+        }
         finetune.trainer.loss_normalization = LossNormalization::Microbatch;
     }
     finetune

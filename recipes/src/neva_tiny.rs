@@ -7,10 +7,10 @@
 use crate::nemo;
 use neva_schemas::{
     Accelerator, AdamW, AutoResume, Data, Finetune, LlavaModel, LoRA, Log, LrScheduler, MegatronStrategy, MixedPrecision, MockDataModule,
-    Model, Optim, Peft, PeftScheme, Plugins, Precision, RecipeArgs, TextConfig, Trainer, VisionConfig,
+    Model, Optim, Peft, PeftScheme, Plugins, Precision, RecipeArgs, TextConfig, TextModelType, TrainerConfig, VisionConfig,
 };
 
-/// The arguments that a file leaves out: one rank, the model itself is trained.
+/// Returns the default arguments: one rank, training of the model itself.
 pub fn default_args() -> RecipeArgs {
     RecipeArgs {
         dir: None,
@@ -46,7 +46,7 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
             num_workers: 0,
             ..MockDataModule::default()
         }),
-        trainer: Trainer {
+        trainer: TrainerConfig {
             accelerator: Accelerator::Auto,
             devices: args.num_gpus_per_node,
             num_nodes: args.num_nodes,
@@ -56,7 +56,7 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
                 precision: Precision::Fp32,
             }),
             timeout_s: 60,
-            ..Trainer::default()
+            ..TrainerConfig::default()
         },
         optim: Optim::AdamW(AdamW {
             lr,
@@ -79,14 +79,16 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
             ..Log::default()
         },
         resume: AutoResume::default(),
+        nemo_compat,
     };
     nemo::compat(finetune, nemo_compat)
 }
 
-/// About 2.3 million parameters; a picture takes 4 x 4 = 16 positions.
+/// Returns a model of about 2.3 million parameters; an image takes 4 x 4 = 16 positions.
 pub fn model() -> LlavaModel {
     LlavaModel {
         text_config: TextConfig {
+            model_type: Some(TextModelType::Llama),
             vocab_size: 2048,
             hidden_size: 160,
             intermediate_size: 448,
@@ -95,7 +97,7 @@ pub fn model() -> LlavaModel {
             num_key_value_heads: 2,
             rms_norm_eps: 1e-5,
             rope_theta: 10000.0,
-            max_position_embeddings: 512,
+            max_position_embeddings: 4096,
             ..TextConfig::default()
         },
         vision_config: VisionConfig {

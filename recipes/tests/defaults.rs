@@ -1,14 +1,15 @@
-//! What each recipe gives, against NeMo's tables.
+//! Compares the values of each recipe with NeMo's tables.
 
 use neva_recipes::{RECIPES, find};
-use neva_schemas::{Data, Finetune, LossNormalization, LrScheduler, Model, PeftScheme, RecipeArgs, Validate};
+use neva_schemas::{Data, Finetune, LossNormalization, LrScheduler, PeftScheme, RecipeArgs, Validate};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 fn recipe(name: &str, args: RecipeArgs) -> Finetune {
     (find(name).expect("a recipe").finetune)(args)
 }
 
-/// Values at JSON pointers of the graph.
+/// Checks values at JSON pointers of the graph.
 fn check(name: &str, scheme: PeftScheme, expect: &[(&str, Value)]) {
     let graph = serde_json::to_value(recipe(
         name,
@@ -51,9 +52,9 @@ fn the_scheme_decides_parallelism_learning_rate_and_adapters() {
     }
 }
 
-/// What NeMo's code does against its documents, and nothing else.
+/// `nemo_compat` changes only what NeMo's code does differently from its documentation.
 #[test]
-fn nemo_compat_freezes_the_encoder_and_averages_over_micro_batches() {
+fn nemo_compat_freezes_the_encoder_and_averages_over_microbatches() {
     for entry in RECIPES {
         for peft_scheme in [PeftScheme::None, PeftScheme::Lora] {
             let graph = |nemo_compat| {
@@ -67,178 +68,96 @@ fn nemo_compat_freezes_the_encoder_and_averages_over_micro_batches() {
             let mut expect = graph(false);
             assert_eq!(expect.trainer.loss_normalization, LossNormalization::GlobalToken, "{}", entry.name);
             expect.trainer.loss_normalization = LossNormalization::Microbatch;
-            let Model::Llava(model) = &mut expect.model;
+            let model = expect.model.as_llava_mut().unwrap();
             model.freeze_vision_model = true;
+            // For data that are set afterwards.
+            expect.nemo_compat = true;
             assert_eq!(graph(true), expect, "{} {peft_scheme:?}", entry.name);
         }
     }
 }
 
-#[test]
-fn adapters_have_the_values_of_nemos_lora() {
-    let modules = [
-        "*.language_model.*.linear_qkv",
-        "*.language_model.*.linear_q",
-        "*.language_model.*.linear_kv",
-        "*.language_model.*.linear_proj",
-        "*.language_model.*.linear_fc1",
-        "*.language_model.*.linear_fc2",
-    ];
-    for name in ["llava15_7b", "llava15_13b", "llava15_7b_pretrain", "neva_llama3_8b"] {
-        let expect = [
-            ("/peft/vlm.LoRA/dropout", json!(0.0)),
-            ("/peft/vlm.LoRA/freeze_vision_model", json!(false)),
-            ("/peft/vlm.LoRA/freeze_language_model", json!(true)),
-            ("/peft/vlm.LoRA/target_modules", json!(modules)),
-        ];
-        check(name, PeftScheme::Lora, &expect);
+/// Returns the values of NeMo 2.4's recipes, and ours without a counterpart: `nemo_2_4.json`.
+fn table() -> Value {
+    serde_json::from_str(include_str!("nemo_2_4.json")).expect("JSON")
+}
+
+/// Collects every value below `value` that is not a map, by JSON pointer.
+fn leaves(at: String, value: &Value, found: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                leaves(format!("{at}/{name}"), value, found);
+            }
+        }
+        _ => drop(found.insert(at, value.clone())),
     }
 }
 
-/// What NeMo's recipes have in common: precision, Megatron's axes, AdamW, the log.
+/// All values of a large recipe are in the table, as NeMo's or as ours with the reason, and the table has no others.
 #[test]
-fn the_large_recipes_share_nemos_values() {
-    for name in ["llava15_7b", "llava15_13b", "llava15_7b_pretrain", "neva_llama3_8b"] {
-        for scheme in [PeftScheme::None, PeftScheme::Lora] {
-            let expect = [
-                ("/model/vlm.LlavaModel/freeze_vision_projection", json!(false)),
-                ("/model/vlm.LlavaModel/vision_feature_layer", json!(-2)),
-                ("/model/vlm.LlavaModel/vision_config/num_hidden_layers", json!(24)),
-                ("/model/vlm.LlavaModel/vision_config/hidden_size", json!(1024)),
-                ("/model/vlm.LlavaModel/vision_config/image_size", json!(336)),
-                ("/trainer/accelerator", json!("gpu")),
-                ("/trainer/strategy/pipeline_model_parallel_size", json!(1)),
-                (
-                    "/trainer/strategy/context_parallel_size",
-                    json!(if name == "neva_llama3_8b" { 2 } else { 1 }),
-                ),
-                ("/trainer/plugins/nl.MegatronMixedPrecision/precision", json!("bf16-mixed")),
-                ("/data/vlm.MockDataModule/num_workers", json!(4)),
-                ("/optim/optim.AdamW/weight_decay", json!(0.1)),
-                ("/optim/optim.AdamW/betas", json!([0.9, 0.95])),
-                ("/optim/optim.AdamW/eps", json!(1e-5)),
-                ("/optim/optim.AdamW/clip_grad", json!(1.0)),
-                ("/log/ckpt/save_top_k", json!(10)),
-            ];
-            check(name, scheme, &expect);
+fn the_large_recipes_have_the_values_of_nemos_recipes() {
+    let table = table();
+    let entries = |value: &Value| -> BTreeMap<String, Value> { value.as_object().expect("a map").clone().into_iter().collect() };
+    for (name, schemes) in entries(&table["recipes"]) {
+        for (scheme, key) in [(PeftScheme::None, "none"), (PeftScheme::Lora, "lora")] {
+            let mut expected = entries(&table["all"]);
+            for part in ["both", key] {
+                expected.extend(entries(&schemes[part]));
+            }
+            for (pointer, ours) in entries(&table["ours"]) {
+                assert!(ours["why"].as_str().is_some_and(|why| why.ends_with('.')), "{pointer} says why");
+                if let Some(value) = ours["values"].get(&name).or(ours["values"].get("")) {
+                    let nemos = expected.insert(pointer.clone(), value.clone());
+                    assert_eq!(nemos, None, "{name}: {pointer} is NeMo's or ours");
+                }
+            }
+            let args = RecipeArgs {
+                peft_scheme: scheme,
+                ..RecipeArgs::default()
+            };
+            let mut found = BTreeMap::new();
+            leaves(String::new(), &serde_json::to_value(recipe(&name, args)).expect("JSON"), &mut found);
+            for (pointer, value) in &found {
+                assert_eq!(
+                    Some(value),
+                    expected.get(pointer),
+                    "{name} {scheme:?} {pointer}: left the recipe's, right the table's"
+                );
+            }
+            let missing: Vec<_> = expected.keys().filter(|pointer| !found.contains_key(*pointer)).collect();
+            assert!(missing.is_empty(), "{name} {scheme:?}: the recipe has no {missing:?}");
         }
     }
 }
 
-/// A column of NeMo's tables.
-struct Column {
-    /// Vocabulary, width, MLP, layers, heads, key and value heads, longest sequence.
-    text: [u64; 7],
-    rope_theta: f64,
-    initializer_range: f64,
-    /// Language model, vision encoder.
-    frozen: [bool; 2],
-    /// Sequence length, global batch, micro-batch.
-    data: [u64; 3],
-    /// Steps, steps of warm-up, steps between two lines of the log.
-    steps: [u64; 3],
-    min_lr: f64,
-    restore: Value,
-    resume_if_exists: bool,
-}
-
+/// A setting of NeMo's that is implemented moves from that list to the compared values.
 #[test]
-fn the_large_recipes_have_the_values_of_nemos_tables() {
-    let llava15_7b = || Column {
-        text: [32064, 4096, 11008, 32, 32, 32, 4096],
-        rope_theta: 1e4,
-        initializer_range: 0.02,
-        frozen: [false, false],
-        data: [4096, 128, 2],
-        steps: [5190, 150, 1],
-        min_lr: 2e-7,
-        restore: json!("nemo://llava-hf/llava-1.5-7b-hf"),
-        resume_if_exists: false,
-    };
-    let llava15_13b = Column {
-        text: [32064, 5120, 13824, 40, 40, 40, 4096],
-        data: [4096, 128, 1],
-        restore: json!("nemo://llava-hf/llava-1.5-13b-hf"),
-        ..llava15_7b()
-    };
-    let pretrain = Column {
-        frozen: [true, true],
-        steps: [5190, 70, 1],
-        min_lr: 2e-5,
-        ..llava15_7b()
-    };
-    let neva_llama3_8b = Column {
-        text: [128_256, 4096, 14336, 32, 32, 8, 8192],
-        rope_theta: 5e5,
-        initializer_range: 0.01,
-        frozen: [false, true],
-        data: [8192, 512, 1],
-        steps: [1_168_251, 2000, 10],
-        min_lr: 3e-5,
-        restore: Value::Null,
-        resume_if_exists: true,
-    };
-    for (name, column) in [
-        ("llava15_7b", llava15_7b()),
-        ("llava15_13b", llava15_13b),
-        ("llava15_7b_pretrain", pretrain),
-        ("neva_llama3_8b", neva_llama3_8b),
-    ] {
-        let [vocab, hidden, mlp, layers, heads, kv_heads, longest] = column.text;
-        let [seq_length, global, micro] = column.data;
-        let [max_steps, warmup, log_every] = column.steps;
-        let expect = [
-            ("/model/vlm.LlavaModel/text_config/vocab_size", json!(vocab)),
-            ("/model/vlm.LlavaModel/text_config/hidden_size", json!(hidden)),
-            ("/model/vlm.LlavaModel/text_config/intermediate_size", json!(mlp)),
-            ("/model/vlm.LlavaModel/text_config/num_hidden_layers", json!(layers)),
-            ("/model/vlm.LlavaModel/text_config/num_attention_heads", json!(heads)),
-            ("/model/vlm.LlavaModel/text_config/num_key_value_heads", json!(kv_heads)),
-            ("/model/vlm.LlavaModel/text_config/max_position_embeddings", json!(longest)),
-            ("/model/vlm.LlavaModel/text_config/rms_norm_eps", json!(1e-5)),
-            ("/model/vlm.LlavaModel/text_config/rope_theta", json!(column.rope_theta)),
-            (
-                "/model/vlm.LlavaModel/text_config/initializer_range",
-                json!(column.initializer_range),
-            ),
-            ("/model/vlm.LlavaModel/text_config/tie_word_embeddings", json!(false)),
-            ("/model/vlm.LlavaModel/freeze_language_model", json!(column.frozen[0])),
-            ("/model/vlm.LlavaModel/freeze_vision_model", json!(column.frozen[1])),
-            ("/data/vlm.MockDataModule/seq_length", json!(seq_length)),
-            ("/data/vlm.MockDataModule/global_batch_size", json!(global)),
-            ("/data/vlm.MockDataModule/micro_batch_size", json!(micro)),
-            ("/trainer/max_steps", json!(max_steps)),
-            ("/trainer/log_every_n_steps", json!(log_every)),
-            (
-                "/optim/optim.AdamW/lr_scheduler/CosineAnnealing",
-                json!({"warmup_steps": warmup, "warmup_ratio": null, "constant_steps": 0, "min_lr": column.min_lr}),
-            ),
-            ("/resume/restore_config/path", column.restore),
-            ("/resume/resume_if_exists", json!(column.resume_if_exists)),
-            ("/resume/resume_ignore_no_checkpoint", json!(column.resume_if_exists)),
-        ];
-        for scheme in [PeftScheme::None, PeftScheme::Lora] {
-            check(name, scheme, &expect);
-            // On where there is something to cut.
-            let cut = scheme == PeftScheme::None && ["llava15_7b", "llava15_13b"].contains(&name);
-            let strategy = [
-                ("/trainer/strategy/tensor_model_parallel_size", json!(if cut { 2 } else { 1 })),
-                ("/trainer/strategy/sequence_parallel", json!(cut)),
-                ("/trainer/strategy/ddp/use_distributed_optimizer", json!(true)),
-                ("/trainer/strategy/ddp/overlap_grad_reduce", json!(true)),
-                ("/trainer/strategy/ddp/overlap_param_gather", json!(true)),
-            ];
-            check(name, scheme, &strategy);
+fn unimplemented_settings_are_in_no_recipe() {
+    let table = table();
+    let to_come = table["to_come"].as_array().expect("a list");
+    assert!(to_come.iter().any(|setting| setting["name"] == "grad_reduce_in_fp32"));
+    for entry in RECIPES {
+        let mut found = BTreeMap::new();
+        let graph = serde_json::to_value((entry.finetune)((entry.default_args)())).expect("JSON");
+        leaves(String::new(), &graph, &mut found);
+        for setting in to_come {
+            let name = setting["name"].as_str().expect("a name");
+            assert!(
+                !found.keys().any(|pointer| pointer.ends_with(&format!("/{name}"))),
+                "{}: {name} is built: compare it",
+                entry.name
+            );
         }
     }
 }
 
-/// Every picture's token has a row in the embedding.
+/// The image token has a row in the embedding.
 #[test]
-fn the_picture_token_is_in_the_vocabulary() {
+fn the_image_token_is_in_the_vocabulary() {
     for entry in RECIPES {
         let finetune = (entry.finetune)((entry.default_args)());
-        let model = finetune.model.llava();
+        let model = finetune.model.as_llava().unwrap();
         assert!(
             (0..model.text_config.vocab_size as i64).contains(&model.image_token_index),
             "{}",
@@ -267,7 +186,10 @@ fn only_the_alias_has_a_notice_and_it_is_the_13b_recipe() {
 #[test]
 fn neva_tiny_is_tiny() {
     let graph = recipe("neva_tiny", neva_recipes::neva_tiny::default_args());
-    let (text, vision) = (&graph.model.llava().text_config, &graph.model.llava().vision_config);
+    let (text, vision) = (
+        &graph.model.as_llava().unwrap().text_config,
+        &graph.model.as_llava().unwrap().vision_config,
+    );
     let head = text.head_dim();
     let decoder =
         text.hidden_size * head * 2 * (text.num_attention_heads + text.num_key_value_heads) + 3 * text.hidden_size * text.intermediate_size;

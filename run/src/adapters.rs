@@ -1,30 +1,30 @@
-//! What is wrong with a run that only the table of its model's parameters tells: which modules get adapters.
+//! Problems of a run that only its model's parameter table shows: adapter targets that match no module.
 
-use neva_layout::{llava_parameters, lora_adapters};
-use neva_schemas::{Experiment, Finetune, Peft, Problem, Run, Severity, Validate as _, Work};
+use neva_layout::{Families, lora_adapters};
+use neva_schemas::{ExperimentConfig, Finetune, Peft, Problem, Run, Severity, TaskSpec, Validate as _};
 
-/// Layers of a model whose modules are looked through; the rank of a larger one tells.
-const MOST_LAYERS: usize = 1000;
+/// Largest model, in layers, whose modules are checked here; for a larger one the ranks report the problem.
+const MAX_LAYERS: usize = 1000;
 
-/// Modules that NeMo's default names for models which have them in place of `linear_qkv`.
-const OF_OTHER_MODELS: [&str; 2] = ["linear_q", "linear_kv"];
+/// Modules in NeMo's default targets that other models have instead of `linear_qkv`.
+const MODULES_OF_OTHER_MODELS: [&str; 2] = ["linear_q", "linear_kv"];
 
-/// All problems of a run.
+/// Returns all problems of a run.
 pub(crate) fn problems(run: &Run) -> Vec<Problem> {
     let mut problems = run.problems("");
-    // The table of a model that makes no sense would not, either.
+    // An invalid model has no parameter table to check.
     if problems.iter().all(|problem| problem.severity != Severity::Error) {
-        problems.extend(of_targets(&run.finetune, "finetune.peft"));
+        problems.extend(target_problems(&run.finetune, "finetune.peft"));
     }
     problems
 }
 
-/// All problems of an experiment.
-pub(crate) fn problems_of_tasks(experiment: &Experiment) -> Vec<Problem> {
+/// Returns all problems of an experiment.
+pub(crate) fn experiment_problems(experiment: &ExperimentConfig) -> Vec<Problem> {
     let mut problems = experiment.problems("");
     if problems.iter().all(|problem| problem.severity != Severity::Error) {
         let targets = experiment.tasks.iter().filter_map(|(name, task)| match &task.task {
-            Work::Finetune(run) => Some(of_targets(&run.finetune, &format!("tasks.{name}.task.finetune.peft"))),
+            TaskSpec::Finetune(run) => Some(target_problems(&run.finetune, &format!("tasks.{name}.task.finetune.peft"))),
             _ => None,
         });
         problems.extend(targets.flatten());
@@ -32,16 +32,22 @@ pub(crate) fn problems_of_tasks(experiment: &Experiment) -> Vec<Problem> {
     problems
 }
 
-/// What is wrong with the targets of a valid run's adapters; `path` is that of the adapters' settings.
-fn of_targets(finetune: &Finetune, path: &str) -> Vec<Problem> {
-    let (Some(lora), model) = (finetune.peft.as_ref().map(Peft::lora), finetune.model.llava()) else {
+/// Returns the problems of the adapter targets of a valid run; `path` is the path of the adapters' settings.
+fn target_problems(finetune: &Finetune, path: &str) -> Vec<Problem> {
+    let Some(lora) = finetune.peft.as_ref().map(Peft::lora) else {
         return Vec::new();
     };
-    if model.text_config.num_hidden_layers.max(model.vision_config.num_hidden_layers) > MOST_LAYERS {
+    let description = finetune.model.description();
+    let layers = description.vision.map_or(0, |vision| vision.config.num_hidden_layers);
+    if layers.max(description.decoder.map_or(0, |decoder| decoder.config.num_hidden_layers)) > MAX_LAYERS {
         return Vec::new();
     }
-    let parameters = llava_parameters(model, finetune.trainer.strategy.vision_placement);
-    let adapters = match lora_adapters(model, &parameters, lora, path) {
+    // Only the ranks know a custom family of their rank program.
+    let Ok(table) = Families::builtin().resolve(&finetune.model, "") else {
+        return Vec::new();
+    };
+    let parameters = table.parameters(finetune.trainer.strategy.vision_placement);
+    let adapters = match lora_adapters(&parameters, lora, path) {
         Ok(adapters) => adapters,
         Err(problems) => return problems,
     };
@@ -49,11 +55,11 @@ fn of_targets(finetune: &Finetune, path: &str) -> Vec<Problem> {
     let unknown = adapters
         .unmatched
         .iter()
-        .filter(|pattern| !OF_OTHER_MODELS.contains(&last(pattern).as_str()));
+        .filter(|pattern| !MODULES_OF_OTHER_MODELS.contains(&last(pattern).as_str()));
     unknown
         .map(|pattern| {
             Problem::warning(format!("{path}.target_modules"), format!("no module matches {pattern:?}"))
-                .help("take it out, or name a module of the model: linear_qkv, linear_proj, linear_fc1, linear_fc2, or q_proj and the like")
+                .help("remove it, or name a module of the model: linear_qkv, linear_proj, linear_fc1, linear_fc2, or q_proj and the like")
         })
         .collect()
 }

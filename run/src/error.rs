@@ -1,46 +1,48 @@
-//! What a run can fail with, and the exit code that stands for it.
+//! Errors of a run, and their exit codes.
 
 use std::{fmt, io, path::PathBuf};
 
 use miette::Diagnostic;
-use neva_executors::{ExecutorError, JobFailure};
+use neva_executors::{ExecutorError, JobFailure, LoaderProblem};
 use neva_schemas::{ExitClass, Problem, RankFailure, Starter, env, exit_class};
 use neva_track::TrackError;
 
 use crate::{
     config::{ConfigError, Problems},
-    experiment::ExperimentError,
-    program,
+    experiment_error::ExperimentError,
+    hub::HubError,
+    import::ImportError,
+    rank_program,
 };
 
-/// Why a run did not start, or did not reach its end.
+/// Error of a run that did not start or did not finish.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// What the user wrote is not a run.
+    /// The configuration is not a valid run.
     #[error(transparent)]
     Config(#[from] Problems),
-    /// Files that were to be checked are not what they should be.
+    /// Files named by the run are missing or do not fit it.
     #[error(transparent)]
     Files(Problems),
-    /// A run that was put together in Rust is not valid.
+    /// A run that was built in Rust is not valid.
     #[error("the run is not valid: {}", sentences(.0))]
     Invalid(Vec<Problem>),
     /// torchrun's variables are incomplete or not numbers.
     #[error("{0}")]
     RankEnv(String),
-    /// The run asks for several ranks, and nobody started them.
+    /// The run asks for several ranks, but nothing started them.
     #[error("the run asks for {world_size} ranks, but `--direct` runs in this process alone")]
     SeveralRanks {
         /// Ranks of the run.
         world_size: u32,
     },
-    /// Another number of ranks was started than the run asks for.
+    /// The number of started ranks differs from the run's world size.
     #[error("{starter} started {started} ranks, but the run asks for {world_size}")]
     WorldSize {
-        /// What started them.
+        /// The program that started them.
         starter: Starter,
-        /// Ranks that were started.
+        /// Number of started ranks.
         started: u32,
         /// Ranks of the run.
         world_size: u32,
@@ -48,14 +50,14 @@ pub enum RunError {
     /// This process was started as a rank, but the run would start ranks of its own.
     #[error("{starter} started this process as rank {rank} of {world_size}, and each of them would start all ranks")]
     StartedAsRank {
-        /// What started it.
+        /// The program that started it.
         starter: Starter,
         /// Number of this rank.
         rank: u32,
         /// Number of ranks.
         world_size: u32,
     },
-    /// A verb's argument is not acceptable.
+    /// An argument of a subcommand is not acceptable.
     #[error("{0}")]
     Argument(String),
     /// A file would be overwritten.
@@ -64,75 +66,92 @@ pub enum RunError {
         /// The file.
         path: PathBuf,
     },
-    /// Two runs differ, and whoever compared them asked for an exit code.
+    /// Two runs differ, and the caller asked for an exit code.
     #[error("{count} {}", if *count == 1 { "value differs" } else { "values differ" })]
     Differ {
-        /// Values that differ.
+        /// Number of values that differ.
         count: usize,
     },
     /// This machine lacks something that a run needs.
     #[error("{missing} of these checks failed")]
-    Unfit {
-        /// Failed checks.
+    ChecksFailed {
+        /// Number of failed checks.
         missing: usize,
     },
-    /// The rank program is not there.
+    /// The rank program was not found.
     #[error("{}", match .named {
         Some(path) => format!("NEVA_RANK names {}, which is not a file", path.display()),
-        None => format!("the program `{}` is neither beside `neva-run` nor in PATH", program::name()),
+        None => format!("the program `{}` is neither beside `neva-run` nor in PATH", rank_program::name()),
     })]
     NoRankProgram {
         /// The file that `NEVA_RANK` names.
         named: Option<PathBuf>,
     },
-    /// The rank program does not start or does not answer.
+    /// The rank program does not start or does not respond.
     #[error("{} does not work: {reason}", program.display())]
     RankProgram {
         /// The program.
         program: PathBuf,
-        /// What happened.
+        /// The reason.
         reason: String,
     },
-    /// The rank program does not find libtorch.
-    #[error("libtorch was not found by {}", program.display())]
+    /// The rank program cannot load libtorch.
+    #[error("{}", match problem {
+        LoaderProblem::Missing => format!("libtorch was not found by {}", program.display()),
+        problem => format!("{} cannot start: {}", program.display(), problem.message()),
+    })]
     NoLibtorch {
         /// The program.
         program: PathBuf,
+        /// The loader's problem.
+        problem: LoaderProblem,
     },
-    /// A run's records cannot be read, or its picture not be written.
+    /// A run's records cannot be read, or its plot cannot be written.
     #[error(transparent)]
     Track(#[from] TrackError),
     /// A file or folder cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was tried: `read`, `write`, `create`, `remove`.
+        /// The failed action: `read`, `write`, `create`, `remove`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The system refused something that every run needs.
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output")]
+    Output {
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A system call that every run needs failed.
     #[error("cannot {action}")]
     System {
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The executor did not start the job, or lost it.
     #[error(transparent)]
     Executor(#[from] ExecutorError),
-    /// An experiment was not started, did not end well, or cannot be asked after.
+    /// A model cannot be downloaded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A model was not imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// An experiment did not start, did not succeed, or cannot be queried.
     #[error(transparent)]
     Experiment(#[from] ExperimentError),
-    /// A rank failed, in a process of its own.
+    /// A rank failed in its own process.
     #[error(transparent)]
     Job(Box<JobFailure>),
-    /// The engine failed, in this process.
+    /// The engine failed in this process.
     #[error("rank {} failed{}: {}", .0.rank, step(.0), .0)]
     Rank(Box<RankFailure>),
-    /// Somebody asked for the run's end.
+    /// The run was cancelled.
     #[error("the run was cancelled; its folder is {}{}", run_dir.display(), newest(checkpoint.as_ref()))]
     Cancelled {
         /// The run's folder.
@@ -140,31 +159,31 @@ pub enum RunError {
         /// Its newest checkpoint.
         checkpoint: Option<PathBuf>,
     },
-    /// The ranks were told to stop, by somebody else than the launcher, and did.
+    /// The ranks stopped at a signal that the launcher did not send.
     #[error("stopped by {signal} after {steps} steps{}", newest(checkpoint.as_ref()))]
     Stopped {
         /// The signal's name.
         signal: String,
-        /// Optimizer steps that are done.
+        /// Completed optimizer steps.
         steps: u64,
         /// The last checkpoint.
         checkpoint: Option<PathBuf>,
         /// The run's folder.
         run_dir: PathBuf,
     },
-    /// All ranks succeeded, and rank 0 left no report.
-    #[error("the ranks ended well, but left no report in {}", path.display())]
+    /// All ranks succeeded, but rank 0 wrote no report.
+    #[error("the ranks succeeded, but wrote no report to {}", path.display())]
     NoReport {
         /// The report's file.
         path: PathBuf,
-        /// Why it cannot be read.
+        /// The error of reading it.
         source: io::Error,
     },
 }
 
 impl RunError {
-    /// The exit code that stands for this error.
-    pub fn class(&self) -> ExitClass {
+    /// Returns the exit code of this error.
+    pub fn exit_code(&self) -> ExitClass {
         match self {
             Self::Config(_)
             | Self::Files(_)
@@ -179,12 +198,15 @@ impl RunError {
             Self::NoRankProgram { .. }
             | Self::RankProgram { .. }
             | Self::NoLibtorch { .. }
-            | Self::Unfit { .. }
+            | Self::ChecksFailed { .. }
             | Self::File { .. }
             | Self::Track(_)
+            | Self::Output { .. }
             | Self::System { .. } => exit_class::CLUSTER,
-            Self::Executor(error) => error.class(),
-            Self::Experiment(error) => error.class(),
+            Self::Hub(error) => error.exit_code(),
+            Self::Import(error) => error.exit_code(),
+            Self::Executor(error) => error.exit_code(),
+            Self::Experiment(error) => error.exit_code(),
             Self::Job(failure) => failure.class,
             Self::Rank(failure) => failure.class,
             Self::Cancelled { .. } | Self::Stopped { .. } | Self::Differ { .. } => exit_class::JOB,
@@ -192,7 +214,7 @@ impl RunError {
         }
     }
 
-    /// The same as the failure of a job.
+    /// Converts this error into the failure of a job.
     pub(crate) fn into_failure(self) -> JobFailure {
         if let Self::Job(failure) = self {
             return *failure;
@@ -203,9 +225,9 @@ impl RunError {
             chain.push(cause.to_string());
             source = cause.source();
         }
-        let class = self.class();
+        let class = self.exit_code();
         JobFailure {
-            // A task that somebody stopped did not do its work.
+            // A task that was stopped did not succeed.
             class: if class == exit_class::DONE { exit_class::JOB } else { class },
             rank: None,
             step: None,
@@ -217,56 +239,63 @@ impl RunError {
         }
     }
 
-    /// What to type or do instead, where that can be said. Problems of a configuration say it each for
-    /// itself.
+    /// Returns what to type or do instead, if known. Each problem of a configuration carries its own help.
     pub fn advice(&self) -> Option<String> {
         Some(match self {
             Self::RankEnv(_) => "start the ranks with `torchrun --no-python` or `srun`, or unset these variables".to_owned(),
             Self::SeveralRanks { world_size } => format!(
-                "leave `--direct` out to start {world_size} processes here, add `--set num_gpus_per_node=1`, or start the ranks with `torchrun --no-python --nproc-per-node {world_size} neva-run RECIPE --direct` or `srun --ntasks={world_size} neva-run RECIPE --direct`"
+                "leave out `--direct` to start {world_size} processes here, add `--set num_gpus_per_node=1`, or start the ranks with \
+                 `torchrun --no-python --nproc-per-node {world_size} neva-run RECIPE --direct` or `srun --ntasks={world_size} neva-run \
+                 RECIPE --direct`"
             ),
             Self::WorldSize { starter, world_size, .. } => {
                 let option = match starter {
                     Starter::Torchrun => "--nproc-per-node",
                     Starter::Srun => "--ntasks",
                 };
-                format!("give {starter} `{option}` so that there are {world_size}, or change `num_gpus_per_node` and `num_nodes`")
+                format!("start {world_size} ranks with {starter}'s `{option}`, or change `num_gpus_per_node` and `num_nodes`")
             }
             Self::StartedAsRank { .. } => "add `--direct`".to_owned(),
             Self::Exists { .. } => "add `--yes` to overwrite it, or name another".to_owned(),
-            Self::NoRankProgram { named: None } => "build it with `cargo build --release`, or name it in NEVA_RANK".to_owned(),
-            Self::NoLibtorch { .. } => "run `make setup`".to_owned(),
+            Self::NoRankProgram { named: None } => "build it with `cargo build --release`, or set NEVA_RANK to its path".to_owned(),
+            Self::NoLibtorch { problem, .. } => problem.help().to_owned(),
             Self::Track(TrackError::NoMetrics { .. }) => {
-                "name a run's folder, or its `metrics.jsonl`; a run writes it when its first step is done".to_owned()
+                "name a run's folder, or its `metrics.jsonl`; a run writes it after its first step".to_owned()
             }
-            Self::Track(TrackError::BrokenMetrics { line, .. }) => format!("remove line {line}, or draw another run"),
-            // A picture is the one record that this program writes.
+            Self::Track(TrackError::BrokenMetrics { line, .. }) => format!("remove line {line}, or plot another run"),
+            // A plot is the only record that this program writes.
             Self::Track(TrackError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
-                "make room, or name a file on another disk with `--out`".to_owned()
+                "free disk space, or name a file on another disk with `--out`".to_owned()
             }
             Self::Track(TrackError::Io {
                 action: "write", source, ..
             }) if source.kind() == io::ErrorKind::PermissionDenied => "name a file that you may write with `--out`".to_owned(),
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "make room, or name another folder with `--set dir=...`".to_owned()
+                "free disk space, or name another folder with `--set dir=...`".to_owned()
             }
             Self::File { source, .. } if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
-                "name a folder that you may write to with `--set dir=...`".to_owned()
+                "name a writable folder with `--set dir=...`".to_owned()
+            }
+            Self::Output { source } if source.kind() == io::ErrorKind::StorageFull => {
+                "free disk space, or write it to another disk".to_owned()
             }
             Self::Cancelled { checkpoint: Some(_), .. } | Self::Stopped { checkpoint: Some(_), .. } => {
-                "to go on from it, start the run again with `--set finetune.resume.resume_if_exists=true`".to_owned()
+                "to resume from it, start the run again with `--set finetune.resume.resume_if_exists=true`".to_owned()
             }
             Self::NoReport { path, .. } => format!(
-                "this is a bug, of ours or of the rank program that {} names; please report it, with the logs of the ranks in {}",
+                "this is a bug of neva-run or of the rank program that {} names; please report it with the ranks' logs in {}",
                 env::NEVA_RANK,
                 path.with_file_name("logs").display()
             ),
+            Self::Hub(error) => return error.help(),
+            Self::Import(error) => return error.help(),
             Self::Executor(error) => return error.help(),
             Self::Experiment(error) => return error.help(),
             Self::Job(failure) if failure.class == exit_class::BUG && failure.help.is_none() => {
-                "please report it, with these lines and the rank's log".to_owned()
+                "please report it with these lines and the rank's log".to_owned()
             }
             Self::Job(failure) => return failure.help.clone(),
+            Self::Rank(failure) => return failure.help.clone(),
             _ => return None,
         })
     }

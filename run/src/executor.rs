@@ -1,26 +1,26 @@
-//! From the description of a place to run to the place itself.
+//! Creates an executor from its configuration.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use neva_executors::{Executor, LocalExecutor};
-use neva_schemas::{self as schemas, LOCAL, Problem as Remark, Severity, Validate as _};
+use neva_schemas::{self as schemas, LOCAL, Problem, Severity, Validate as _};
 use serde::Deserialize;
 
 use crate::{
-    config::{self, ConfigError, Edit, Entry, Factories, Node, Origin, Problem, Problems, Segment, Value, to_node},
+    config::{self, ConfigError, Entry, Factories, Node, Origin, Override, ProblemKind, Problems, Segment, Value, to_node},
     environment, program,
     resolve::check,
     workspace::Workspace,
 };
 
-/// The first part of the paths that lead into an executor.
+/// The first segment of paths into an executor.
 const EXECUTOR: &str = "executor";
 
-/// The executor that `config` describes. A rank program that is not found is called by its name, so that a job is
-/// refused when it starts and not when it is printed.
-pub fn executor(config: &schemas::Executor) -> Arc<dyn Executor> {
+/// Creates the executor that `config` describes. If the rank program is not found, its bare name is used, so that a job
+/// fails when it starts and not when it is printed.
+pub fn executor(config: &schemas::ExecutorConfig) -> Arc<dyn Executor> {
     match config {
-        schemas::Executor::Local(local) => Arc::new(LocalExecutor {
+        schemas::ExecutorConfig::Local(local) => Arc::new(LocalExecutor {
             program: program::find_here().unwrap_or_else(|_| program::name().into()),
             settle: Duration::from_secs(local.settle_s),
             grace: Duration::from_secs(local.grace_s),
@@ -28,42 +28,41 @@ pub fn executor(config: &schemas::Executor) -> Arc<dyn Executor> {
     }
 }
 
-/// A description that was chosen for a run.
+/// The executor configuration selected for a run.
 #[derive(Debug, Clone)]
-pub(crate) struct Chosen {
-    /// How it was called: `local`, a name of the workspace, a file.
+pub(crate) struct SelectedExecutor {
+    /// Its name as written: `local`, a name of the workspace, a file.
     pub(crate) name: String,
-    /// What it is.
-    pub(crate) config: schemas::Executor,
-    /// What it was read from.
+    /// Its configuration.
+    pub(crate) config: schemas::ExecutorConfig,
+    /// The tree that it was read from.
     pub(crate) tree: Node,
-    /// What does not stop a run.
-    pub(crate) warnings: Vec<Remark>,
+    /// Problems that do not stop a run.
+    pub(crate) warnings: Vec<Problem>,
 }
 
-/// Reads the executor that `name` is the name or the file of, and applies `edits`, whose paths begin with
-/// `executor`. Without a name it is the workspace's, else `local`.
+/// Reads the executor with the name or file `name`, and applies `overrides`, whose paths begin with `executor`. Without a
+/// name it is the workspace's, else `local`.
 ///
 /// # Errors
-/// A name that nobody knows; a file that is not an executor; an edit that does not fit; values that do not fit
-/// together.
-pub(crate) fn choose(name: Option<&str>, workspace: Option<&Workspace>, edits: &[Edit]) -> Result<Chosen, Problems> {
+/// An unknown name; a file that is not an executor; an override that does not apply; inconsistent values.
+pub(crate) fn select(name: Option<&str>, workspace: Option<&Workspace>, overrides: &[Override]) -> Result<SelectedExecutor, Problems> {
     let name = name.or_else(|| workspace?.settings.executor.as_deref()).unwrap_or(LOCAL);
-    of(name, load(name, workspace)?, edits)
+    with_overrides(name, load(name, workspace)?, overrides)
 }
 
-/// As [`choose`], of an executor that was read.
-pub(crate) fn of(name: &str, node: Node, edits: &[Edit]) -> Result<Chosen, Problems> {
+/// As [`select`], for an executor that was already read.
+pub(crate) fn with_overrides(name: &str, node: Node, overrides: &[Override]) -> Result<SelectedExecutor, Problems> {
     let key = node.origin.clone();
     let map = [(EXECUTOR.to_owned(), Entry { key: key.clone(), node })].into_iter().collect();
     let mut tree = Node::new(key, Value::Map(map));
-    Problems::check(edits.iter().filter_map(|edit| edit.apply(&mut tree).err()).collect())?;
+    Problems::check(overrides.iter().filter_map(|over| over.apply(&mut tree).err()).collect())?;
 
     let config = typed(&mut tree)?;
-    let remarks = config.problems(EXECUTOR).into_iter().chain(unset_variables(&config));
-    let (errors, warnings) = remarks.partition(|remark| remark.severity == Severity::Error);
+    let problems = config.problems(EXECUTOR).into_iter().chain(unset_variables(&config));
+    let (errors, warnings) = problems.partition(|problem| problem.severity == Severity::Error);
     check(&tree, errors)?;
-    Ok(Chosen {
+    Ok(SelectedExecutor {
         name: name.to_owned(),
         config,
         tree,
@@ -71,9 +70,9 @@ pub(crate) fn of(name: &str, node: Node, edits: &[Edit]) -> Result<Chosen, Probl
     })
 }
 
-/// Whether `edit` leads into the executor.
-pub(crate) fn is_executors(edit: &Edit) -> bool {
-    matches!(edit.path().0.first(), Some(Segment::Key(key)) if key == EXECUTOR)
+/// Returns whether `over` sets a value of the executor.
+pub(crate) fn is_executor_override(over: &Override) -> bool {
+    matches!(over.path().0.first(), Some(Segment::Key(key)) if key == EXECUTOR)
 }
 
 fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> {
@@ -81,7 +80,7 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
         return Ok(node.clone());
     }
     if name == LOCAL {
-        return to_node(&schemas::Executor::default(), Origin::Default);
+        return to_node(&schemas::ExecutorConfig::default(), Origin::Default);
     }
     if name.contains(['/', '.']) {
         return config::load(Path::new(name));
@@ -94,30 +93,27 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     Err(ConfigError {
         path: config::Path(vec![Segment::Key(EXECUTOR.to_owned())]),
         origin: None,
-        problem: Box::new(Problem::UnknownVariant {
-            name: name.to_owned(),
-            allowed,
-        }),
+        problem: Box::new(ProblemKind::unknown_variant(name.to_owned(), allowed)),
     })
 }
 
-fn typed(tree: &mut Node) -> Result<schemas::Executor, Problems> {
-    /// Gives errors the path that the user knows, which starts with `executor`.
+fn typed(tree: &mut Node) -> Result<schemas::ExecutorConfig, Problems> {
+    /// Makes error paths start with `executor`, as users write them.
     #[derive(Deserialize)]
     struct Top {
-        executor: schemas::Executor,
+        executor: schemas::ExecutorConfig,
     }
     config::build::<Top>(tree, &Factories::builtin()).map(|top| top.executor)
 }
 
-/// A warning for each variable that `config` takes from this process's environment and that is not set there.
-fn unset_variables(config: &schemas::Executor) -> Vec<Remark> {
+/// Returns a warning for each variable that `config` takes from this process's environment and that is not set.
+fn unset_variables(config: &schemas::ExecutorConfig) -> Vec<Problem> {
     let names = config.env_from().iter().enumerate();
     names
         .filter(|(_, name)| !environment::is_set(name))
         .map(|(index, name)| {
             let path = format!("{EXECUTOR}.env_from[{index}]");
-            Remark::warning(path, format!("{name} is not set here, so the job will not have it")).help(format!("export {name}=..."))
+            Problem::warning(path, format!("{name} is not set here, so the job will not have it")).help(format!("export {name}=..."))
         })
         .collect()
 }

@@ -1,24 +1,27 @@
-//! Starts a run, in this process or through an executor, and waits for its end.
+//! Starts a run in this process or through an executor, and waits for its end.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use neva_executors::{Executor, LocalExecutor};
-use neva_schemas::{Engine, Finetune, LaunchPlan, RankEnv, Run, RunReport, Severity};
+use neva_schemas::{Engine, Finetune, LaunchPlan, Problem, RankEnv, Run, RunReport, Severity};
 
 use crate::{
     adapters, environment,
     error::RunError,
-    folder,
-    job::{self, Retry, Watcher},
-    plan, program,
+    folder, home,
+    job::{self, JobOptions, Retry},
+    plan,
+    preflight::{self, Preflight},
+    pretrained, program,
 };
 
-/// Where and how a run is started.
+/// Options of a launch: the place of the ranks, their environment, output and retries.
 pub struct RunOptions {
     place: Place,
     working_directory: Option<PathBuf>,
     env: BTreeMap<String, String>,
-    watcher: Watcher,
+    preflight: bool,
+    job: JobOptions,
 }
 
 enum Place {
@@ -28,14 +31,14 @@ enum Place {
 }
 
 impl RunOptions {
-    /// Trains in this process, through the caller's engine: a run of one rank, or one rank of those that
-    /// torchrun or srun started.
+    /// Trains in this process with the caller's engine: the only rank of a run, or one of the ranks that torchrun or srun
+    /// started.
     pub fn direct(engine: impl Engine + 'static) -> Self {
         Self::at(Place::Direct(Arc::new(engine)))
     }
 
-    /// Starts `neva-rank` processes on this machine. While it runs, SIGINT, SIGTERM, SIGHUP and SIGUSR1 end
-    /// the ranks first, which save a checkpoint; the second one kills them.
+    /// Starts `neva-rank` processes on this machine. The first SIGINT, SIGTERM, SIGHUP or SIGUSR1 stops the ranks, which
+    /// save a checkpoint; the second one kills them.
     pub fn local() -> Self {
         Self::at(Place::Local)
     }
@@ -50,50 +53,58 @@ impl RunOptions {
             place,
             working_directory: None,
             env: BTreeMap::new(),
-            watcher: Watcher::default(),
+            preflight: true,
+            job: JobOptions::default(),
         }
     }
 
-    /// Takes relative paths of the run from `folder` (absolute) and not from the working directory.
+    /// Resolves relative paths of the run against `folder` (absolute) instead of the working directory.
     #[must_use]
     pub fn working_directory(mut self, folder: impl Into<PathBuf>) -> Self {
         self.working_directory = Some(folder.into());
         self
     }
 
-    /// Gives the ranks these variables, by name, beside what they inherit. They are written down in the plan, so
-    /// secrets do not belong here.
+    /// Sets these environment variables for the ranks, in addition to the inherited ones. They are written to the plan,
+    /// so do not pass secrets here.
     #[must_use]
     pub fn env(mut self, variables: BTreeMap<String, String>) -> Self {
         self.env = variables;
         self
     }
 
-    /// Hands the output of rank 0 to `sink` as it comes. Without it, output is in the logs only; an engine
-    /// in this process writes where it likes.
+    /// Sets whether the files that the run names are checked before it starts, if its ranks start on this machine. The
+    /// default is true.
+    #[must_use]
+    pub fn preflight(mut self, wanted: bool) -> Self {
+        self.preflight = wanted;
+        self
+    }
+
+    /// Passes the output of rank 0 to `sink` as it arrives. Without it, output goes to the logs only. An engine in this
+    /// process writes its output itself.
     #[must_use]
     pub fn output(mut self, sink: impl FnMut(&[u8]) + Send + 'static) -> Self {
-        self.watcher.output = Box::new(sink);
+        self.job.output = Box::new(sink);
         self
     }
 
-    /// Submits the job again when it failed, at most `retries` times: 2 make three attempts. Each takes place
-    /// in the run's own folder, whose newest whole checkpoint it goes on from.
+    /// Retries a failed job at most `retries` times: 2 allow three attempts. Each attempt uses the same run folder and
+    /// resumes from its newest complete checkpoint.
     ///
-    /// Wrong input and bugs ([`ExitClass`](neva_schemas::ExitClass) 2 and 4) fail the same way again and are
-    /// not tried again; neither is a run that somebody ended. Before each further attempt lies a pause of 1 s,
-    /// then 2 s, 4 s and so on up to 30 s. An engine in this process is started once.
+    /// Wrong input and bugs ([`ExitClass`](neva_schemas::ExitClass) 2 and 4) are not retried, because they fail the same
+    /// way again; neither is a cancelled run. The pause before a retry is 1 s, then 2 s, 4 s and so on up to 30 s. An
+    /// engine in this process is started once.
     #[must_use]
     pub fn retries(mut self, retries: u32) -> Self {
-        self.watcher.retries = retries;
+        self.job.retries = retries;
         self
     }
 
-    /// Tells `sink` of each attempt that failed and is followed by another. Without it, they are warnings in
-    /// the log.
+    /// Calls `sink` before each retry. Without it, retries are logged as warnings.
     #[must_use]
     pub fn on_retry(mut self, sink: impl FnMut(&Retry) + Send + 'static) -> Self {
-        self.watcher.on_retry = Box::new(sink);
+        self.job.on_retry = Box::new(sink);
         self
     }
 }
@@ -101,50 +112,67 @@ impl RunOptions {
 /// Runs a graph and waits for its end. Blocks; call it outside of an asynchronous runtime.
 ///
 /// # Errors
-/// A run that is not valid, does not start or does not reach its end; [`RunError::class`] tells which.
+/// A run that is not valid, does not start or does not finish; see [`RunError::exit_code`].
 pub fn run(finetune: &Finetune, options: RunOptions) -> Result<RunReport, RunError> {
-    launch(&Run::of(finetune.clone()), options)
+    launch(&Run::from_finetune(finetune.clone()), options)
 }
 
-/// Runs what a recipe resolved to, and waits for its end. Blocks, as [`run`] does.
+/// Runs a resolved recipe and waits for its end. Blocks, as [`run`] does.
 ///
 /// # Errors
 /// As [`run`].
 pub fn launch(run: &Run, options: RunOptions) -> Result<RunReport, RunError> {
-    let errors: Vec<_> = adapters::problems(run)
-        .into_iter()
-        .filter(|problem| problem.severity == Severity::Error)
-        .collect();
-    if !errors.is_empty() {
-        return Err(RunError::Invalid(errors));
+    reject_errors(adapters::problems(run))?;
+    let is_here = match &options.place {
+        Place::Direct(_) | Place::Local => true,
+        Place::Executor(executor) => preflight::shares_files_with(executor.name()),
+    };
+    if is_here {
+        pretrained::fetch(run, &options.env, &mut |text| tracing::info!("{text}"))?;
     }
-    let mut plan = lower_here(run, options.working_directory)?;
+    if options.preflight && is_here {
+        let folder = options.working_directory.clone().map_or_else(current_directory, Ok)?;
+        let problems = Preflight::new(folder).problems(run, &options.env);
+        preflight::log_warnings(&problems);
+        reject_errors(problems)?;
+    }
+    let mut plan = lower_now(run, options.working_directory)?;
     plan.env = options.env;
     match options.place {
         Place::Direct(engine) => direct(plan, &*engine),
-        Place::Local => job::run(plan, &LocalExecutor::new(program::find_here()?), options.watcher),
-        Place::Executor(executor) => job::run(plan, &*executor, options.watcher),
+        Place::Local => job::run(plan, &LocalExecutor::new(program::find_here()?), options.job),
+        Place::Executor(executor) => job::run(plan, &*executor, options.job),
     }
 }
 
-/// The plan of `run`, started now.
-pub(crate) fn lower_here(run: &Run, working_directory: Option<PathBuf>) -> Result<LaunchPlan, RunError> {
-    let folder = working_directory.map_or_else(here, Ok)?;
-    Ok(plan::lower(run, &folder, environment::now()))
+/// Returns an error if `problems` holds errors.
+pub(crate) fn reject_errors(problems: Vec<Problem>) -> Result<(), RunError> {
+    let errors: Vec<_> = problems.into_iter().filter(|problem| problem.severity == Severity::Error).collect();
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(RunError::Invalid(errors))
+    }
 }
 
-/// The working directory.
-pub(crate) fn here() -> Result<PathBuf, RunError> {
+/// Lowers `run` to a plan that starts now.
+pub(crate) fn lower_now(run: &Run, working_directory: Option<PathBuf>) -> Result<LaunchPlan, RunError> {
+    let folder = working_directory.map_or_else(current_directory, Ok)?;
+    Ok(plan::lower(&home::with_home(run)?, &folder, environment::now()))
+}
+
+/// Returns the working directory.
+pub(crate) fn current_directory() -> Result<PathBuf, RunError> {
     environment::working_directory().map_err(|source| RunError::System {
         action: "find the working directory",
         source,
     })
 }
 
-/// The place of this process among the ranks of `plan`.
+/// Returns the rank of this process in `plan`.
 ///
 /// # Errors
-/// The run has several ranks and the variables of torchrun or srun are absent, incomplete, or tell of another number.
+/// The run has several ranks and the variables of torchrun or srun are absent, incomplete, or give another world size.
 pub(crate) fn own_rank(plan: &LaunchPlan) -> Result<RankEnv, RunError> {
     let world_size = plan.world_size();
     match RankEnv::read(environment::variable).map_err(RunError::RankEnv)? {
@@ -166,5 +194,5 @@ fn direct(mut plan: LaunchPlan, engine: &dyn Engine) -> Result<RunReport, RunErr
         folder::write_plan(&plan)?;
     }
     let report = engine.train(&plan, &rank).map_err(|failure| RunError::Rank(Box::new(failure)))?;
-    job::finished(report)
+    job::completed(report)
 }

@@ -1,19 +1,20 @@
 //! Lowers a resolved run to the launch plan that ranks read.
 //!
-//! Pure: the working directory and the clock are arguments, so that the same inputs give the same bytes.
+//! The working directory and the time are arguments, so that the same inputs give the same bytes.
 
 use std::path::{Path, PathBuf};
 
 use jiff::civil::DateTime;
+use neva_layout::is_model_address;
 use neva_schemas::{Data, LaunchPlan, PLAN_FORMAT, Run};
 
-/// Folder that holds all runs where nobody names another: NeMo's.
+/// Default folder of all runs, as in NeMo.
 const DEFAULT_DIR: &str = "nemo_experiments";
 
-/// The plan of a `run` that validated, started in the folder `cwd` (absolute) at local time `started`.
+/// Lowers a valid `run`, started in the folder `cwd` (absolute) at local time `started`, to its plan.
 ///
 /// The run's folder is `<log_dir, else dir, else ./nemo_experiments>/<name>/<date>`, as NeMo's logger
-/// names it. Every relative path of the run becomes absolute, because ranks may be started elsewhere.
+/// names it. Every relative path of the run becomes absolute, because ranks may start in another folder.
 pub fn lower(run: &Run, cwd: &Path, started: DateTime) -> LaunchPlan {
     let mut run = run.clone();
     let log = &mut run.finetune.log;
@@ -35,44 +36,76 @@ pub fn lower(run: &Run, cwd: &Path, started: DateTime) -> LaunchPlan {
     }
 }
 
-/// Makes every path of the run absolute. The two that are not always paths, tokenizer and restored
-/// weights, keep their `builtin:` and `nemo://` names.
-fn absolute_paths(run: &mut Run, cwd: &Path) {
-    let in_place = |path: &mut PathBuf| *path = absolute(cwd, path);
-    let unless = |scheme: &str, text: &mut String| {
-        if !text.starts_with(scheme) {
-            *text = absolute(cwd, Path::new(text)).to_string_lossy().into_owned();
-        }
-    };
+/// Makes every path of the run absolute.
+pub(crate) fn absolute_paths(run: &mut Run, cwd: &Path) {
+    each_path(run, |path| *path = absolute(cwd, path));
+}
 
-    run.dir.iter_mut().for_each(in_place);
+/// Replaces a leading `~` in the run's paths with `home`.
+///
+/// # Errors
+/// A path that begins with `~`, if `home` is `None`.
+pub(crate) fn expand_home(run: &mut Run, home: Option<&Path>) -> Result<(), PathBuf> {
+    let mut missing_home = None;
+    each_path(run, |path| {
+        let Ok(rest) = path.strip_prefix("~") else { return };
+        match home {
+            Some(home) => *path = home.join(rest),
+            None => missing_home = Some(path.clone()),
+        }
+    });
+    missing_home.map_or(Ok(()), Err)
+}
+
+/// Calls `change` with every path of the run. The `builtin:` names of tokenizers and the addresses of models (`nemo://`,
+/// `hf://`) are not paths.
+fn each_path(run: &mut Run, mut change: impl FnMut(&mut PathBuf)) {
+    let mut in_place = |path: &mut PathBuf| change(path);
+    run.dir.iter_mut().for_each(&mut in_place);
     let finetune = &mut run.finetune;
-    finetune.log.log_dir.iter_mut().for_each(in_place);
+    finetune.log.log_dir.iter_mut().for_each(&mut in_place);
     let resume = &mut finetune.resume;
     let checkpoints = [
         &mut resume.resume_from_path,
         &mut resume.resume_from_directory,
         &mut resume.adapter_path,
     ];
-    checkpoints.into_iter().flatten().for_each(in_place);
+    checkpoints.into_iter().flatten().for_each(&mut in_place);
+    let unless = |is_name: fn(&str) -> bool, text: &mut String, in_place: &mut dyn FnMut(&mut PathBuf)| {
+        if !is_name(text) {
+            let mut path = PathBuf::from(&*text);
+            in_place(&mut path);
+            *text = path.to_string_lossy().into_owned();
+        }
+    };
     if let Some(restore) = &mut finetune.resume.restore_config {
-        unless("nemo://", &mut restore.path);
+        unless(is_model_address, &mut restore.path, &mut in_place);
     }
+    let addresses = finetune.model.pretrained_addresses_mut();
+    addresses
+        .into_iter()
+        .for_each(|address| unless(is_model_address, address, &mut in_place));
     match &mut finetune.data {
-        // What is a path among the arguments of an own type, only the rank program knows.
+        // Only the rank program knows which arguments of a custom type are paths.
         Data::Mock(_) | Data::Custom(_) => {}
         Data::Preloaded(data) => {
-            data.paths.iter_mut().chain(&mut data.val_paths).for_each(in_place);
-            data.data_config.image_folder.iter_mut().for_each(in_place);
-            data.image_processor.iter_mut().for_each(in_place);
+            data.paths.iter_mut().chain(&mut data.val_paths).for_each(&mut in_place);
+            data.data_config.image_folder.iter_mut().for_each(&mut in_place);
+            let processor = data.image_processor.iter_mut();
+            let is_path = |path: &&mut PathBuf| !path.to_str().is_some_and(is_model_address);
+            processor.filter(is_path).for_each(&mut in_place);
             if let Some(tokenizer) = &mut data.tokenizer {
-                unless("builtin:", tokenizer);
+                unless(
+                    |text| text.starts_with("builtin:") || is_model_address(text),
+                    tokenizer,
+                    &mut in_place,
+                );
             }
         }
     }
 }
 
-/// `path` from `cwd`, without the `.` parts. `..` stays: behind a link it is not the parent's name.
+/// Resolves `path` against `cwd` and removes `.` components. `..` stays: after a symbolic link it is not the lexical parent.
 fn absolute(cwd: &Path, path: &Path) -> PathBuf {
     cwd.join(path).components().collect()
 }

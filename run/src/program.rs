@@ -1,4 +1,4 @@
-//! Finds the rank program and asks what it is.
+//! Finds the rank program and queries its version.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,55 +7,54 @@ use std::{
     time::Duration,
 };
 
+use neva_executors::LoaderProblem;
 use neva_schemas::env;
 use serde::{Deserialize, Serialize};
 use tokio::{process::Command, time::timeout};
 
-use crate::error::RunError;
+pub(crate) use crate::rank_program::{name, set_name as set_rank_program};
 
-/// File name of our rank program.
-const OURS: &str = "neva-rank";
+use crate::{config::Factories, error::RunError};
 
-/// File name of the rank program that goes with this program, where that is a launcher of somebody's own. It is what
-/// the program is, and not what it was told, so it is set once, first of all.
-static OWN: OnceLock<&'static str> = OnceLock::new();
+/// Factories of a custom launcher.
+static FACTORIES: OnceLock<Factories> = OnceLock::new();
 
-/// Says that this program is a launcher of somebody's own.
-pub(crate) fn goes_with(rank: &'static str) {
-    // A program is one launcher only.
-    let _ = OWN.set(rank);
+/// Sets the factories of a custom launcher.
+pub(crate) fn set_factories(factories: Factories) {
+    // Set once at start-up.
+    let _ = FACTORIES.set(factories);
 }
 
-/// File name of the rank program.
-pub(crate) fn name() -> &'static str {
-    OWN.get().copied().unwrap_or(OURS)
+/// Returns the factories that recipes may call.
+pub(crate) fn factories() -> Factories {
+    FACTORIES.get().cloned().unwrap_or_else(Factories::builtin)
 }
 
-/// How long `neva-rank version` may take; loading libtorch from a cold disk is slow.
-const VERSION_DEADLINE: Duration = Duration::from_secs(60);
+/// Timeout of `neva-rank version`; loading libtorch from a cold disk is slow.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The libtorch that the rank program is made for.
+/// The version of libtorch that the rank program is built for.
 pub const LIBTORCH_VERSION: &str = "2.11";
 
-/// What `neva-rank version` prints, as one line of JSON.
+/// Output of `neva-rank version`: one line of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankVersion {
     /// Version of the rank program.
     pub version: String,
     /// Version of the libtorch that it runs on.
     pub libtorch: String,
-    /// Whether it can use a GPU.
+    /// True if it can use a GPU.
     pub cuda: bool,
 }
 
 /// Finds the rank program: the one that `NEVA_RANK` names, else the one in `exe_dir` (beside this
-/// program), else the first in PATH. An own rank program, which somebody names, goes before ours.
+/// program), else the first in PATH.
 ///
 /// # Errors
-/// There is none, or the one that is named is not there.
+/// No rank program exists, or `NEVA_RANK` names a missing file.
 pub fn find(lookup: impl Fn(&str) -> Option<String>, exe_dir: Option<&Path>) -> Result<PathBuf, RunError> {
     if let Some(named) = lookup(env::NEVA_RANK).filter(|named| !named.is_empty()) {
-        // Absolute, because a name without a slash would be looked for in PATH.
+        // Absolute, because a name without a slash would be searched in PATH.
         let path = std::path::absolute(&named).unwrap_or_else(|_| PathBuf::from(&named));
         return if path.is_file() {
             Ok(path)
@@ -72,7 +71,7 @@ pub fn find(lookup: impl Fn(&str) -> Option<String>, exe_dir: Option<&Path>) -> 
     found.ok_or(RunError::NoRankProgram { named: None })
 }
 
-/// [`find`] for this process. Cargo puts examples into a folder below that of the programs.
+/// Calls [`find`] for this process. Cargo puts examples into a subfolder of the programs' folder.
 pub(crate) fn find_here() -> Result<PathBuf, RunError> {
     let exe = std::env::current_exe().ok();
     let beside = exe.as_deref().and_then(Path::parent);
@@ -80,10 +79,10 @@ pub(crate) fn find_here() -> Result<PathBuf, RunError> {
     find(crate::environment::variable, above.and_then(Path::parent).or(beside))
 }
 
-/// Asks `program` for its version; that it answers also tells that libtorch is found.
+/// Queries the version of `program`; a response also shows that libtorch was found.
 ///
 /// # Errors
-/// It does not start, fails, or answers with something else.
+/// It does not start, fails, or prints something else.
 pub async fn version(program: &Path) -> Result<RankVersion, RunError> {
     let failed = |reason: String| RunError::RankProgram {
         program: program.to_owned(),
@@ -94,19 +93,20 @@ pub async fn version(program: &Path) -> Result<RankVersion, RunError> {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = timeout(VERSION_DEADLINE, output)
+    let output = timeout(VERSION_TIMEOUT, output)
         .await
-        .map_err(|_| failed(format!("it did not answer within {} s", VERSION_DEADLINE.as_secs())))?
+        .map_err(|_| failed(format!("it did not respond within {} s", VERSION_TIMEOUT.as_secs())))?
         .map_err(|error| failed(error.to_string()))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(127) || stderr.contains("error while loading shared libraries") {
+    if let Some(problem) = LoaderProblem::find(output.status.code(), stderr.lines()) {
         return Err(RunError::NoLibtorch {
             program: program.to_owned(),
+            problem,
         });
     }
     if !output.status.success() {
         let last = stderr.lines().last().unwrap_or_default();
         return Err(failed(format!("{}: {last}", output.status)));
     }
-    serde_json::from_slice(&output.stdout).map_err(|error| failed(format!("it did not answer in JSON: {error}")))
+    serde_json::from_slice(&output.stdout).map_err(|error| failed(format!("it did not print JSON: {error}")))
 }

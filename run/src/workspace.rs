@@ -1,16 +1,16 @@
-//! The workspace file of a team: executors by name, and what its runs have in common.
+//! The workspace file of a team: named executors and the common settings of its runs.
 //!
 //! ```yaml
 //! executors:
-//!   patient: {_target_: run.LocalExecutor, retries: 2}
-//! executor: patient             # where the command line names none
-//! dir: runs                     # in place of ./nemo_experiments; from this file on
-//! defaults:                     # laid under every recipe file, so a file and a `--set` go before them
+//!   retrying: {_target_: run.LocalExecutor, retries: 2}
+//! executor: retrying            # the default of `--executor`
+//! dir: runs                     # instead of ./nemo_experiments; relative to this file
+//! defaults:                     # merged under every recipe file; a file and a `--set` override them
 //!   finetune: {log: {tensorboard: false}}
 //! ```
 //!
-//! `neva.yaml` is looked for in the working directory and upward from there. A folder above that anybody may
-//! write to, as `/tmp`, is passed over: what lies there is not the team's.
+//! `neva.yaml` is searched in the working directory and its parents. A world-writable parent, such as `/tmp`, is
+//! skipped: a file there may come from anybody.
 
 use std::{
     fs,
@@ -23,39 +23,40 @@ use serde::Deserialize;
 
 use crate::{
     config::{
-        self, ConfigError, Entry, FACTORY, Factories, Map, Node, Origin, Path, Problem, Problems, Segment, Value, from_node, merge, to_node,
+        self, ConfigError, Entry, FACTORY, Factories, Map, Node, Origin, Path, ProblemKind, Problems, Segment, Value, from_node, merge,
+        to_node,
     },
     resolve::{self, GRAPH},
 };
 
-/// Name of the file.
+/// Name of the workspace file.
 pub const WORKSPACE_FILE: &str = "neva.yaml";
 
-/// Keys of the file, and of its `defaults`, that are looked up by name.
+/// Keys of the file and of its `defaults`.
 const DEFAULTS: &str = "defaults";
 const DIR: &str = "dir";
 const EXECUTORS: &str = "executors";
 
-/// A workspace file that was read and is valid.
+/// A valid workspace file.
 #[derive(Debug, Clone)]
 pub struct Workspace {
     /// The file.
     pub file: PathBuf,
     /// Its settings.
-    pub settings: schemas::Workspace,
-    /// The settings, with the places where they were written.
+    pub settings: schemas::WorkspaceConfig,
+    /// The settings with their origins.
     tree: Node,
-    /// What is laid under recipe files.
+    /// The tree that is merged under recipe files.
     defaults: Option<Node>,
 }
 
 impl Workspace {
-    /// The workspace of `folder` (absolute): that of the closest folder upward.
+    /// Finds the workspace of `folder` (absolute): that of the closest folder upward.
     ///
     /// # Errors
     /// As [`Self::read`].
     pub fn find(folder: &path::Path) -> Result<Option<Self>, Problems> {
-        let folders = folder.ancestors().filter(|above| *above == folder || !anybody_writes(above));
+        let folders = folder.ancestors().filter(|above| *above == folder || !is_world_writable(above));
         let file = folders.map(|folder| folder.join(WORKSPACE_FILE)).find(|file| file.is_file());
         file.map(|file| Self::read(&file)).transpose()
     }
@@ -63,13 +64,13 @@ impl Workspace {
     /// Reads the workspace file `file`.
     ///
     /// # Errors
-    /// A file that cannot be read, or all that is wrong with what it holds.
+    /// A file that cannot be read, or all problems of its content.
     pub fn read(file: &path::Path) -> Result<Self, Problems> {
-        Self::of(file, config::read(file)?)
+        Self::from_tree(file, config::read(file)?)
     }
 
-    /// The workspace that `tree`, read from `file`, describes.
-    pub(crate) fn of(file: &path::Path, tree: Node) -> Result<Self, Problems> {
+    /// Creates the workspace from `tree`, which was read from `file`.
+    pub(crate) fn from_tree(file: &path::Path, tree: Node) -> Result<Self, Problems> {
         let origin = tree.origin.clone();
         let mut map = match tree.value {
             Value::Map(map) => map,
@@ -85,10 +86,10 @@ impl Workspace {
         };
         let defaults = map.shift_remove(DEFAULTS).map(|entry| entry.node);
         let mut tree = Node::new(origin, Value::Map(map));
-        let settings = config::build::<schemas::Workspace>(&mut tree, &Factories::builtin())
+        let settings = config::build::<schemas::WorkspaceConfig>(&mut tree, &Factories::builtin())
             .map_err(|problems| problems.map(with_defaults))
             .and_then(|settings| resolve::check(&tree, settings.problems("")).map(|()| settings));
-        // A section whose lines are all comments is null.
+        // A section that holds only comments is null.
         let defaults = defaults.filter(|defaults| !matches!(defaults.value, Value::Null));
         let checked = defaults.as_ref().map_or(Ok(()), check_defaults);
         let settings = match (settings, checked) {
@@ -108,14 +109,14 @@ impl Workspace {
         })
     }
 
-    /// The executor `name`, as it was written.
+    /// Returns the executor `name` as written.
     pub(crate) fn executor(&self, name: &str) -> Option<&Node> {
         self.tree.get(EXECUTORS)?.get(name)
     }
 
-    /// A recipe's `file` over what this workspace has for all of them. `dir: null` in a recipe file is the
-    /// workspace's folder.
-    pub(crate) fn lay_under(&self, file: Node) -> Node {
+    /// Merges the defaults of this workspace under a recipe's `file`. `dir: null` in a recipe file means the workspace's
+    /// folder.
+    pub(crate) fn merge_under(&self, file: Node) -> Node {
         let Value::Map(mut top) = file.value else { return file };
         let is_null = |map: &Map, key: &str| map.get(key).is_some_and(|entry| matches!(entry.node.value, Value::Null));
         if is_null(&top, GRAPH) {
@@ -125,7 +126,7 @@ impl Workspace {
             top.insert(DIR.to_owned(), dir);
         }
         let mut base = self.defaults.as_ref().and_then(Node::as_map).cloned().unwrap_or_default();
-        // Another recipe would replace the defaults whole.
+        // Merging another recipe would replace all defaults.
         if let Some(factory) = top.shift_remove(FACTORY) {
             base.insert(FACTORY.to_owned(), factory);
         }
@@ -134,11 +135,13 @@ impl Workspace {
         base
     }
 
-    /// The folder of all runs, from the folder of this file on.
+    /// Returns the folder of all runs, relative to the folder of this file.
     fn dir(&self) -> Option<Entry> {
         let written = self.tree.as_map()?.get(DIR)?;
         let parent = self.file.parent().unwrap_or(path::Path::new(""));
-        let dir = parent.join(self.settings.dir.as_ref()?).to_str()?.to_owned();
+        let dir = self.settings.dir.as_ref()?;
+        let dir = if dir.starts_with("~") { dir.clone() } else { parent.join(dir) };
+        let dir = dir.to_str()?.to_owned();
         Some(Entry {
             key: written.key.clone(),
             node: Node::new(written.node.origin.clone(), Value::Str(dir)),
@@ -148,7 +151,7 @@ impl Workspace {
 
 /// `defaults` is one of the keys, too.
 fn with_defaults(mut error: ConfigError) -> ConfigError {
-    if let Problem::UnknownField { allowed, .. } = &mut *error.problem
+    if let ProblemKind::UnknownField { allowed, .. } = &mut *error.problem
         && error.path.0.len() == 1
     {
         allowed.push(DEFAULTS.to_owned());
@@ -156,14 +159,14 @@ fn with_defaults(mut error: ConfigError) -> ConfigError {
     error
 }
 
-/// Whether anybody on this machine may put a file into `folder`.
-fn anybody_writes(folder: &path::Path) -> bool {
+/// Returns whether every user of this machine may create files in `folder`.
+fn is_world_writable(folder: &path::Path) -> bool {
     const OTHERS_WRITE: u32 = 0o002;
     fs::metadata(folder).is_ok_and(|folder| folder.permissions().mode() & OTHERS_WRITE != 0)
 }
 
-/// That the defaults are a part of a recipe file. What they must be together depends on the recipe, and is asked
-/// when there is one.
+/// Checks that the defaults are a part of a recipe file. Rules across fields depend on the recipe, so they are checked
+/// when a recipe is resolved.
 fn check_defaults(defaults: &Node) -> Result<(), ConfigError> {
     let within = |mut error: ConfigError| {
         error.path.0.insert(0, Segment::Key(DEFAULTS.to_owned()));
@@ -171,23 +174,23 @@ fn check_defaults(defaults: &Node) -> Result<(), ConfigError> {
     };
     let Some(map) = defaults.as_map() else {
         return Err(error(
-            "`defaults` is a part of a recipe file: arguments, `finetune`",
+            "`defaults` is part of a recipe file: arguments, `finetune`",
             &[DEFAULTS],
             &defaults.origin,
         ));
     };
-    for (name, say) in [
+    for (name, message) in [
         (FACTORY, "each recipe file names its own recipe"),
-        (DIR, "`dir` stands at the top of this file"),
+        (DIR, "`dir` belongs at the top level of this file"),
     ] {
         if let Some(entry) = map.get(name) {
-            return Err(error(say, &[DEFAULTS, name], &entry.key));
+            return Err(error(message, &[DEFAULTS, name], &entry.key));
         }
     }
     let mut arguments = map.clone();
     arguments.shift_remove(GRAPH);
     from_node::<RecipeArgs>(&Node::new(defaults.origin.clone(), Value::Map(arguments))).map_err(|mut error| {
-        if let Problem::UnknownField { allowed, .. } = &mut *error.problem {
+        if let ProblemKind::UnknownField { allowed, .. } = &mut *error.problem {
             allowed.push(GRAPH.to_owned());
         }
         within(error)
@@ -215,7 +218,7 @@ fn error(message: &str, path: &[&str], origin: &Origin) -> ConfigError {
     ConfigError {
         path: Path(path.iter().map(|key| Segment::Key((*key).to_owned())).collect()),
         origin: Some(origin.clone()),
-        problem: Box::new(Problem::Invalid {
+        problem: Box::new(ProblemKind::Invalid {
             message: message.to_owned(),
             help: None,
         }),

@@ -1,10 +1,10 @@
-//! What is said of a bug, as a document. This program is the test, and the launcher that has the bug, too.
+//! The report of a bug, as a document. This program is both the test and the launcher that has the bug.
 
 use std::{fmt, path::PathBuf, process::ExitCode, time::Duration};
 
 use tracing_subscriber::{Layer, layer, prelude::*};
 
-/// Set where this program is the launcher.
+/// Set if this program is the launcher.
 const LAUNCHER: &str = "OWN_LAUNCHER";
 
 fn main() -> ExitCode {
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A log that cannot take the name of a file.
+/// A log that panics on the field `file`.
 struct FragileLog;
 
 impl<S: tracing::Subscriber> Layer<S> for FragileLog {

@@ -1,4 +1,4 @@
-//! Runs of the program as documents: each `console` block of `cli/*.md` is run and compared.
+//! The command line as documents: runs and compares each `console` block of `cli/*.md`.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! What values mean: scalars by type, edits, merging, and the text that is written back.
+//! Meaning of values: scalars by type, overrides, merging, and the written text.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
-use neva_run::config::{self, Edit, Node, Origin, Source, Value, locate};
+use neva_run::config::{self, Node, Origin, Override, Source, Value, locate};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 #[track_caller]
@@ -10,7 +10,7 @@ fn parse(yaml: &str) -> Node {
     config::parse(&Source::new("test.yaml", yaml)).unwrap_or_else(|error| panic!("{error}: {yaml}"))
 }
 
-/// The values of a map as `T`; `None` for those that `T` refuses.
+/// Checks the values of a map as `T`; `None` for those that `T` rejects.
 #[track_caller]
 fn check_as<T: DeserializeOwned + PartialEq + Debug>(cases: &[(&str, Option<T>)]) {
     for (text, expect) in cases {
@@ -22,7 +22,7 @@ fn check_as<T: DeserializeOwned + PartialEq + Debug>(cases: &[(&str, Option<T>)]
 }
 
 #[test]
-fn text_is_kept_as_typed() {
+fn text_keeps_its_spelling() {
     for text in [
         "1.10", "yes", "1_000", "0x1F", "1e5", "007", "on", ".5", "true", "None", "-0", "1e999", "12:30:45",
     ] {
@@ -93,13 +93,16 @@ fn floats() {
 }
 
 #[test]
-fn truth_values() {
+fn booleans() {
     check_as(&[
         ("true", Some(true)),
         ("False", Some(false)),
-        ("yes", None),
-        ("on", None),
-        ("1", None),
+        ("yes", Some(true)),
+        ("Off", Some(false)),
+        ("1", Some(true)),
+        ("0", Some(false)),
+        ("y", None),
+        ("2", None),
         ("'true'", None),
     ]);
 }
@@ -185,19 +188,19 @@ fn variants() {
 
 const BASE: &str = "a: {b: 1, c: [1, 2], d: null}\nname: x\nt: {_target_: A, p: 1}\n";
 
-/// Applies edits to [`BASE`] and shows the tree as JSON.
-fn edited(edits: &[&str]) -> String {
+/// Applies overrides to [`BASE`] and returns the tree as JSON.
+fn overridden(overrides: &[&str]) -> String {
     let mut root = parse(BASE);
-    match config::apply_edits(&mut root, edits.iter().copied()) {
+    match config::apply_overrides(&mut root, overrides.iter().copied()) {
         Ok(()) => config::to_json(&root).to_string(),
         Err(problems) => problems.errors().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     }
 }
 
 #[test]
-fn edits() {
+fn overrides() {
     let json = |a: &str, rest: &str| format!(r#"{{"a":{a},"name":"x","t":{{"_target_":"A","p":1}}{rest}}}"#);
-    for (edits, expect) in [
+    for (overrides, expect) in [
         (vec!["a.b=2"], json(r#"{"b":2,"c":[1,2],"d":null}"#, "")),
         (vec!["a.e = 3"], json(r#"{"b":1,"c":[1,2],"d":null,"e":3}"#, "")),
         (vec!["a.c[1]=5"], json(r#"{"b":1,"c":[1,5],"d":null}"#, "")),
@@ -223,18 +226,18 @@ fn edits() {
         ),
         (vec!["run-time=5"], json(r#"{"b":1,"c":[1,2],"d":null}"#, r#","run-time":5"#)),
     ] {
-        assert_eq!(edited(&edits), expect, "{edits:?}");
+        assert_eq!(overridden(&overrides), expect, "{overrides:?}");
     }
     // Another type has other fields.
-    assert!(edited(&["t._target_=B"]).ends_with(r#""t":{"_target_":"B"}}"#));
-    assert!(edited(&["t._target_=A"]).ends_with(r#""t":{"_target_":"A","p":1}}"#));
-    for (edit, expect) in [
+    assert!(overridden(&["t._target_=B"]).ends_with(r#""t":{"_target_":"B"}}"#));
+    assert!(overridden(&["t._target_=A"]).ends_with(r#""t":{"_target_":"A","p":1}}"#));
+    for (over, expect) in [
         ("", "the path is missing: write `path=value`"),
         ("a", "`=` is missing: write `path=value`, or `~path` to delete"),
         ("~", "the path is missing: write `path=value`"),
         ("a.=1", "a name is missing here"),
         ("a[0=1", "`]` is missing: a list index is written `[0]`"),
-        ("a[0]b=1", "write `.` or `[` between two parts of a path"),
+        ("a[0]b=1", "write `.` or `[` between two segments of a path"),
         (
             "a[-1]=1",
             "a list index is a number from 0, as in `[0]`; a name in brackets needs quotes",
@@ -242,16 +245,16 @@ fn edits() {
         (r#"a."b"#, "the closing quote is missing"),
         (
             r#"a."\n"=1"#,
-            "only `\\\"` and `\\\\` are known here; single quotes take every character as it is",
+            "only the escapes `\\\"` and `\\\\` are known here; single quotes have no escapes",
         ),
-        ("a[0]=1", "`a[0]`: expected a list to look into, found a map"),
+        ("a[0]=1", "`a[0]`: expected a list to descend into, found a map"),
         ("q+=1", "`q`: unknown field `q`"),
         ("a.c-=1", "`a.c`: expected a number, found a list"),
         ("a.b+='1'", "`a.b`: expected a number, found the text \"1\""),
         ("a.b*=1_7e400", "`a.b`: expected a number, found `1_7e400`"),
         ("~a.c[2]", "`a.c[2]`: there is no item 2: the list has 2"),
     ] {
-        assert_eq!(edited(&[edit]), expect, "{edit:?}");
+        assert_eq!(overridden(&[over]), expect, "{over:?}");
     }
 }
 
@@ -274,12 +277,12 @@ fn merging() {
 }
 
 #[test]
-fn values_know_where_they_were_written() {
+fn values_have_origins() {
     let mut root = parse("a: &x\n  b: 1\n  é: [10, 'q']\nc:\n  <<: *x\n  b: 2\nd: |-\n  text\n");
     let mut over = parse("a: {z: 3}");
     over.origin = Origin::recipe("r");
     config::merge(&mut root, over);
-    Edit::parse("e.f={g: 5}").unwrap().apply(&mut root).unwrap();
+    Override::parse("e.f={g: 5}").unwrap().apply(&mut root).unwrap();
     for (path, expect) in [
         ("", "recipe r"),
         ("a.b", "test.yaml:2:6"),
@@ -302,7 +305,7 @@ fn values_know_where_they_were_written() {
 }
 
 #[test]
-fn yaml_as_written() {
+fn yaml_keeps_its_spelling() {
     let yaml = "\
 name: tune
 version: 1.10
@@ -381,13 +384,13 @@ fn trees_as_json() {
 }
 
 #[test]
-fn maps_with_keys_that_yaml_has_not_are_refused() {
+fn maps_with_keys_that_yaml_cannot_hold_are_refused() {
     let error = config::to_node(&BTreeMap::from([([1, 2], 3)]), Origin::recipe("r")).unwrap_err();
     assert_eq!(error.to_string(), "the keys of a map must be text or integers (set by recipe r)");
 }
 
 #[test]
-fn a_tree_can_be_built_by_hand() {
+fn a_tree_can_be_built_in_rust() {
     let node = Node::new(Origin::recipe("r"), Value::Seq(vec![Node::new(Origin::recipe("r"), Value::Int(3))]));
     assert_eq!(config::from_node::<Vec<String>>(&node).unwrap(), ["3"]);
 }

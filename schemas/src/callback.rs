@@ -1,36 +1,36 @@
-//! What takes part in a run beside the model.
+//! Callbacks of a run.
 
-use crate::optim::at_least_0;
-use crate::validate::{Problem, Validate, nonzero};
+use crate::validate::{Problem, Validate, at_least_0, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Something that is asked at every phase of a run.
+/// A callback, called at every phase of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub enum Callback {
+#[serde(rename = "Callback")]
+pub enum CallbackConfig {
     /// Ends the run when a metric no longer improves.
     #[serde(rename = "nl.EarlyStopping")]
-    EarlyStopping(EarlyStopping),
-    /// A type of the rank program's own, registered under its `_target_`: `my_crate::Heartbeat`.
+    EarlyStopping(EarlyStoppingConfig),
+    /// A custom type of the rank program, registered under its `_target_`: `my_crate::Heartbeat`.
     Custom(CustomCallback),
 }
 
 /// Lightning's `EarlyStopping`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct EarlyStopping {
-    /// The metric: `val_loss`, looked at after each validation, or `reduced_train_loss`, after each step.
+#[serde(rename = "EarlyStopping", deny_unknown_fields, default)]
+pub struct EarlyStoppingConfig {
+    /// Monitored metric: `val_loss`, checked after each validation, or `reduced_train_loss`, after each step.
     pub monitor: String,
-    /// Whether less or more is better.
+    /// `min` if lower values are better, `max` if higher.
     pub mode: MetricMode,
-    /// Looks without improvement that end the run.
+    /// Number of checks without improvement after which training stops.
     pub patience: u64,
-    /// What counts as an improvement.
+    /// Minimum change that counts as an improvement.
     pub min_delta: f64,
 }
 
-impl Default for EarlyStopping {
+impl Default for EarlyStoppingConfig {
     fn default() -> Self {
         Self {
             monitor: "val_loss".into(),
@@ -41,18 +41,18 @@ impl Default for EarlyStopping {
     }
 }
 
-/// Whether less or more of a metric is better.
+/// Direction in which a metric improves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MetricMode {
-    /// Less is better.
+    /// Lower is better.
     Min,
-    /// More is better.
+    /// Higher is better.
     Max,
 }
 
 impl MetricMode {
-    /// Whether `a` is better than `b`.
+    /// Returns true if `a` is better than `b`.
     pub fn better(self, a: f64, b: f64) -> bool {
         match self {
             Self::Min => a < b,
@@ -61,21 +61,21 @@ impl MetricMode {
     }
 }
 
-/// An own callback as it is written: its `_target_`, and whatever arguments it takes.
+/// A custom callback as written: its `_target_` and its own arguments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CustomCallback(pub Map<String, Value>);
 
 impl CustomCallback {
-    /// The name that it is registered under.
+    /// Returns the name under which it is registered.
     pub fn target(&self) -> &str {
         self.0.get("_target_").and_then(Value::as_str).unwrap_or_default()
     }
 }
 
-/// Metrics that the trainer measures: what `monitor` may name.
+/// Metrics that the trainer measures: the valid values of `monitor`.
 pub const METRICS: &[&str] = &["val_loss", "reduced_train_loss", "grad_norm"];
 
-/// Appends an error where `monitor` names no metric.
+/// Appends an error if `monitor` is not a metric.
 pub(crate) fn validate_monitor(path: &str, monitor: &str, problems: &mut Vec<Problem>) {
     if !METRICS.contains(&monitor) {
         problems.push(
@@ -85,7 +85,7 @@ pub(crate) fn validate_monitor(path: &str, monitor: &str, problems: &mut Vec<Pro
     }
 }
 
-impl Validate for Callback {
+impl Validate for CallbackConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         match self {
             Self::EarlyStopping(stopping) => {
@@ -93,8 +93,8 @@ impl Validate for Callback {
                 nonzero(path, problems, &[("patience", stopping.patience)]);
                 at_least_0(path, problems, "min_delta", stopping.min_delta);
             }
-            // Whether it is registered, only the rank program knows. A misspelt built-in one is told from an own
-            // type by the `::` of the latter's path.
+            // Only the rank program knows whether it is registered. The `::` of its path tells a custom type from a
+            // misspelt built-in one.
             Self::Custom(custom) if !custom.target().contains("::") => problems.push(
                 Problem::error(format!("{path}._target_"), format!("there is no callback {:?}", custom.target()))
                     .help("built in is nl.EarlyStopping; an own type is named by its path, my_crate::MyCallback"),

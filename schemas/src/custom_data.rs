@@ -1,39 +1,39 @@
-//! A data module of the rank program's own.
+//! Custom data modules of the rank program.
 
-use crate::data::NevaPreloadedDataModule;
+use crate::data_modules::NevaPreloadedDataModule;
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// An own data module as it is written: its `_target_`, the fields that every data module has
-/// ([`Self::FIELDS`]), and whatever arguments it takes itself.
+/// A custom data module as written: its `_target_`, the fields that every data module has
+/// ([`Self::FIELDS`]), and its own arguments.
 ///
-/// What the arguments mean, only the rank program knows: a relative path among them stays as it is written.
+/// Only the rank program knows the meaning of the arguments, so a relative path among them is not changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CustomData(#[schemars(with = "Batching")] pub Map<String, Value>);
 
 /// The fields that every data module has, with the defaults of [`NevaPreloadedDataModule`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 pub(crate) struct Batching {
-    /// Longest combined sequence; longer samples are cut at the right.
+    /// Maximum length of the combined text and image sequence; longer samples are truncated on the right.
     pub(crate) seq_length: usize,
-    /// Samples in one optimizer step, over all ranks.
+    /// Number of samples per optimizer step, over all ranks.
     pub(crate) global_batch_size: u64,
-    /// Samples in one forward pass of one rank.
+    /// Number of samples per forward pass of one rank.
     pub(crate) micro_batch_size: u64,
-    /// Samples of a forward pass share rows of up to `seq_length` positions, each seeing itself alone.
+    /// Packs the samples of a forward pass into rows of up to `seq_length` positions; each attends to itself only.
     pub(crate) use_packed_sequence: bool,
-    /// Threads that prepare samples on each rank; 0 prepares them inline.
+    /// Number of threads that prepare samples on each rank; 0 prepares them inline.
     pub(crate) num_workers: usize,
-    /// Each epoch has an order of its own; `false` reads the data in its own order, epoch after epoch.
+    /// Shuffles the samples in each epoch; `false` reads them in order.
     pub(crate) shuffle: bool,
     /// Seed of the sample order.
     pub(crate) seed: u64,
 }
 
 impl CustomData {
-    /// Names of the fields that every data module has, and that are not among the module's own arguments.
+    /// Names of the fields that every data module has, as opposed to the module's own arguments.
     pub const FIELDS: &[&str] = &[
         "seq_length",
         "global_batch_size",
@@ -44,19 +44,19 @@ impl CustomData {
         "seed",
     ];
 
-    /// The name that it is registered under.
+    /// Returns the name under which it is registered.
     pub fn target(&self) -> &str {
         self.0.get("_target_").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The module's own arguments.
+    /// Returns the module's own arguments.
     pub fn arguments(&self) -> Map<String, Value> {
         let own = |name: &str| name != "_target_" && !Self::FIELDS.contains(&name);
         let arguments = self.0.iter().filter(|(name, _)| own(name));
         arguments.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// The fields that every data module has; one that is wrong has its default here, and [`Validate`] names it.
+    /// Returns the fields that every data module has. Invalid ones have their default; [`Validate`] reports them.
     pub(crate) fn batching(&self) -> Batching {
         self.read("", &mut Vec::new())
     }
@@ -80,7 +80,7 @@ impl CustomData {
     }
 }
 
-/// Reads single fields out of a map, and gathers what is wrong with them.
+/// Reads single fields from a map and collects their problems.
 struct Reader<'a> {
     map: &'a Map<String, Value>,
     path: &'a str,
@@ -110,8 +110,8 @@ impl Reader<'_> {
 impl Validate for CustomData {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         self.read(path, problems);
-        // Whether it is registered, only the rank program knows. A misspelt built-in one is told from an own type
-        // by the `::` of the latter's path.
+        // Only the rank program knows whether it is registered. The `::` of its path tells a custom type from a
+        // misspelt built-in one.
         if !self.target().contains("::") {
             problems.push(
                 Problem::error(format!("{path}._target_"), format!("there is no data module {:?}", self.target())).help(

@@ -1,69 +1,76 @@
-//! What tensor parallelism cuts must divide.
+//! Validates that tensor parallelism divides the model's sizes.
 
-use crate::finetune::Finetune;
+use crate::description::ModelDescription;
 use crate::strategy::VisionPlacement;
+use crate::trainer::TrainerConfig;
 use crate::validate::Problem;
 
-/// A size of the model that is cut into one part for each tensor-parallel rank.
-struct Part {
+/// A size of the model that is split over the tensor-parallel ranks.
+struct SplitSize {
     name: &'static str,
     size: usize,
-    /// Of more ranks than there are, several hold a copy of the same one.
+    /// With more ranks than this size, several ranks hold a copy of the same shard.
     copied: bool,
 }
 
-impl Part {
+impl SplitSize {
     fn new(name: &'static str, size: usize) -> Self {
         let copied = false;
         Self { name, size, copied }
     }
 
-    /// Whether `tp` ranks get equal parts of it.
+    /// Returns true if `tp` ranks get equal shards.
     fn divides(&self, tp: usize) -> bool {
         self.size.is_multiple_of(tp) || self.copied && self.size > 0 && tp.is_multiple_of(self.size)
     }
 }
 
-fn language(finetune: &Finetune) -> [Part; 3] {
-    let text = &finetune.model.llava().text_config;
-    [
-        Part::new("num_attention_heads", text.num_attention_heads),
-        Part {
+/// Returns the decoder's sizes.
+fn decoder(model: &ModelDescription) -> Vec<SplitSize> {
+    let Some(decoder) = &model.decoder else { return Vec::new() };
+    let text = &decoder.config;
+    vec![
+        SplitSize::new("num_attention_heads", text.num_attention_heads),
+        SplitSize {
             copied: true,
-            ..Part::new("num_key_value_heads", text.num_key_value_heads)
+            ..SplitSize::new("num_key_value_heads", text.num_key_value_heads)
         },
-        Part::new("intermediate_size", text.intermediate_size),
+        SplitSize::new("intermediate_size", text.intermediate_size),
     ]
 }
 
-/// The vision encoder's sizes, and the width of the projector.
-fn vision(finetune: &Finetune) -> [Part; 3] {
-    let model = finetune.model.llava();
-    [
-        Part::new("vision_config.num_attention_heads", model.vision_config.num_attention_heads),
-        Part::new("vision_config.intermediate_size", model.vision_config.intermediate_size),
-        Part::new("text_config.hidden_size", model.text_config.hidden_size),
-    ]
+/// Returns the vision tower's sizes and the width of the projector.
+fn vision(model: &ModelDescription) -> Vec<SplitSize> {
+    let tower = model.vision.iter().flat_map(|tower| {
+        [
+            SplitSize::new("vision_config.num_attention_heads", tower.config.num_attention_heads),
+            SplitSize::new("vision_config.intermediate_size", tower.config.intermediate_size),
+        ]
+    });
+    let projector = model.projector.iter();
+    tower
+        .chain(projector.map(|projector| SplitSize::new("text_config.hidden_size", projector.output_size)))
+        .collect()
 }
 
-/// Whether every rank gets equal parts of all that is cut.
-pub(crate) fn validate_cut(finetune: &Finetune, path: &str, problems: &mut Vec<Problem>) {
-    let strategy = &finetune.trainer.strategy;
+/// Appends an error for each size that cannot be split into equal shards.
+pub(crate) fn validate_cut(model: &ModelDescription, trainer: &TrainerConfig, path: &str, problems: &mut Vec<Problem>) {
+    let strategy = &trainer.strategy;
     let tp = strategy.tensor_model_parallel_size as usize;
     if tp < 2 {
         return;
     }
-    let nearest = nearest(finetune, tp);
-    let misfits = |parts: [Part; 3]| parts.into_iter().filter(|part| !part.divides(tp));
+    let nearest = nearest(model, trainer, tp);
+    let misfits = |sizes: Vec<SplitSize>| sizes.into_iter().filter(|size| !size.divides(tp));
     let mut whole = true;
-    for Part { name, size, .. } in misfits(language(finetune)) {
+    for SplitSize { name, size, .. } in misfits(decoder(model)) {
         whole = false;
         let problem = Problem::error(
             format!("{path}.trainer.strategy.tensor_model_parallel_size"),
             format!("tensor parallelism over {tp} ranks cannot cut `{name}` {size} evenly"),
         );
         problems.push(problem.help(match nearest {
-            (nearest, true) => format!("nearest that fits {} ranks: {nearest}", finetune.trainer.world_size()),
+            (nearest, true) => format!("nearest that fits {} ranks: {nearest}", trainer.world_size()),
             (nearest, false) => format!("nearest that fits: {nearest}"),
         }));
     }
@@ -73,7 +80,7 @@ pub(crate) fn validate_cut(finetune: &Finetune, path: &str, problems: &mut Vec<P
     let other_tp = format!("tensor_model_parallel_size: {}", nearest.0);
     let shared = whole.then(|| "vision_placement: shared".to_owned());
     let choices: Vec<_> = [other_tp].into_iter().chain(shared).collect();
-    for Part { name, size, .. } in misfits(vision(finetune)) {
+    for SplitSize { name, size, .. } in misfits(vision(model)) {
         let problem = Problem::error(
             format!("{path}.trainer.strategy.vision_placement"),
             format!("`vision_placement: cut` over {tp} tensor-parallel ranks cannot cut `{name}` {size} evenly"),
@@ -82,20 +89,21 @@ pub(crate) fn validate_cut(finetune: &Finetune, path: &str, problems: &mut Vec<P
     }
 }
 
-/// The number of tensor-parallel ranks nearest to `tp`, the smaller of two, that cuts everything evenly and makes up
-/// whole copies of the model out of the run's ranks, where any does; and whether it does.
-fn nearest(finetune: &Finetune, tp: usize) -> (usize, bool) {
-    let strategy = &finetune.trainer.strategy;
+/// Returns the valid number of tensor-parallel ranks that is nearest to `tp`, the smaller of two. The flag is true if it
+/// also divides the run's ranks into whole copies of the model.
+fn nearest(model: &ModelDescription, trainer: &TrainerConfig, tp: usize) -> (usize, bool) {
+    let strategy = &trainer.strategy;
     let others = u64::from(strategy.context_parallel_size) * u64::from(strategy.pipeline_model_parallel_size);
     let cut = strategy.vision_placement == VisionPlacement::Cut;
     let even = |tp: &usize| {
-        let parts = language(finetune).into_iter().chain(vision(finetune).into_iter().filter(|_| cut));
-        parts.into_iter().all(|part| part.divides(*tp))
+        let sizes = decoder(model).into_iter().chain(vision(model).into_iter().filter(|_| cut));
+        sizes.into_iter().all(|size| size.divides(*tp))
     };
-    let ranks = finetune.trainer.world_size();
+    let ranks = trainer.world_size();
     let whole = |tp: &usize| ranks.is_multiple_of(others.max(1).saturating_mul(*tp as u64));
-    // No more ranks than heads, each of which is on one rank; and no endless search where a file asks for billions.
-    let most = finetune.model.llava().text_config.num_attention_heads.min(1024);
+    // Each head is on one rank, so there are at most as many ranks. The search is bounded if a file asks for billions.
+    let heads = model.decoder.as_ref().map_or(1, |decoder| decoder.config.num_attention_heads);
+    let most = heads.min(1024);
     let all = || (1..=most).filter(even);
     let distance = |other: &usize| (other.abs_diff(tp), *other);
     match all().filter(whole).min_by_key(distance) {

@@ -1,49 +1,50 @@
-//! Where a job runs, and how patiently: what an executor file and a workspace file hold.
+//! Executor configs: the contents of executor files and of `executors` in workspace files.
 
 use crate::contract::env;
-use crate::secret::names_secret;
+use crate::secret::is_secret_name;
 use crate::validate::{Problem, Validate};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A place to run, as `_target_` names it.
+/// Config of an executor, chosen by `_target_`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub enum Executor {
+#[serde(rename = "Executor")]
+pub enum ExecutorConfig {
     /// Processes on this machine.
     #[serde(rename = "run.LocalExecutor")]
-    Local(LocalExecutor),
+    Local(LocalExecutorConfig),
 }
 
-impl Default for Executor {
+impl Default for ExecutorConfig {
     fn default() -> Self {
-        Self::Local(LocalExecutor::default())
+        Self::Local(LocalExecutorConfig::default())
     }
 }
 
-impl Executor {
-    /// Environment that the job's processes get beside what the launcher sets.
+impl ExecutorConfig {
+    /// Returns the additional environment of the job's processes.
     pub fn env_vars(&self) -> &BTreeMap<String, String> {
         match self {
             Self::Local(local) => &local.env_vars,
         }
     }
 
-    /// Names of variables that the job takes from the launcher's environment.
+    /// Returns the names of variables that are passed on from the launcher's environment.
     pub fn env_from(&self) -> &[String] {
         match self {
             Self::Local(local) => &local.env_from,
         }
     }
 
-    /// Attempts after the first.
+    /// Returns the maximum number of retries.
     pub fn retries(&self) -> u32 {
         match self {
             Self::Local(local) => local.retries,
         }
     }
 
-    /// Changes the attempts after the first.
+    /// Sets the maximum number of retries.
     pub fn set_retries(&mut self, retries: u32) {
         match self {
             Self::Local(local) => local.retries = retries,
@@ -51,7 +52,7 @@ impl Executor {
     }
 }
 
-impl Validate for Executor {
+impl Validate for ExecutorConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         match self {
             Self::Local(local) => local.validate(path, problems),
@@ -61,27 +62,26 @@ impl Validate for Executor {
 
 /// Starts a process for each rank on this machine: NeMo-Run's `LocalExecutor`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LocalExecutor {
-    /// Environment of the job's processes, by name; names keep their case and values every character. The launch
-    /// plan holds them, so secrets do not belong here: see `env_from`.
+#[serde(rename = "LocalExecutor", deny_unknown_fields, default)]
+pub struct LocalExecutorConfig {
+    /// Environment variables of the job's processes. Names are case-sensitive; values may hold any character. They are
+    /// stored in the launch plan, so use `env_from` for secrets.
     #[schemars(schema_with = "text_map")]
     pub env_vars: BTreeMap<String, String>,
-    /// Names of variables whose values the job takes from the environment in which it is launched. Values are
-    /// never written down, so this is the place of a token or a password.
+    /// Names of variables passed on from the environment of the launcher. Their values are never written to disk, so
+    /// use this for tokens and passwords.
     pub env_from: Vec<String>,
-    /// Attempts after the first, each from the last checkpoint: 2 make three. Wrong input and bugs are not tried
-    /// again.
+    /// Maximum number of retries of a failed job, each from the last checkpoint. Wrong input and bugs are not retried.
     pub retries: u32,
-    /// Seconds that the peers of a failed rank have to end by themselves and tell why, before SIGTERM.
+    /// Seconds that the peers of a failed rank have to exit and record their failure, before SIGTERM.
     #[schemars(range(max = 86400))]
     pub settle_s: u64,
-    /// Seconds after SIGTERM that a rank has to save a checkpoint and leave, before SIGKILL.
+    /// Grace period in seconds after SIGTERM: time for a rank to save a checkpoint and exit, before SIGKILL.
     #[schemars(range(max = 86400))]
     pub grace_s: u64,
 }
 
-impl Default for LocalExecutor {
+impl Default for LocalExecutorConfig {
     fn default() -> Self {
         Self {
             env_vars: BTreeMap::new(),
@@ -93,15 +93,15 @@ impl Default for LocalExecutor {
     }
 }
 
-/// Text by name, where a file may write `OMP_NUM_THREADS: 4` without quotes.
+/// Schema of a map of strings, in which a file may write `OMP_NUM_THREADS: 4` without quotes.
 pub(crate) fn text_map(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
 }
 
-/// Longest wait for ranks to end, in seconds: a day.
-const LONGEST_WAIT_S: u64 = 86_400;
+/// Maximum wait for ranks to exit, in seconds: a day.
+const MAX_WAIT_S: u64 = 86_400;
 
-impl Validate for LocalExecutor {
+impl Validate for LocalExecutorConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         let field = |name: &str| {
             if path.is_empty() {
@@ -111,10 +111,10 @@ impl Validate for LocalExecutor {
             }
         };
         for (name, value) in [("settle_s", self.settle_s), ("grace_s", self.grace_s)] {
-            if value > LONGEST_WAIT_S {
+            if value > MAX_WAIT_S {
                 problems.push(Problem::error(
                     field(name),
-                    format!("`{name}` {value} is longer than a day ({LONGEST_WAIT_S} seconds)"),
+                    format!("`{name}` {value} is longer than a day ({MAX_WAIT_S} seconds)"),
                 ));
             }
         }
@@ -123,21 +123,21 @@ impl Validate for LocalExecutor {
         }
         for (index, name) in self.env_from.iter().enumerate() {
             let path = format!("{}[{index}]", field("env_from"));
-            problems.extend(bad_name(name).map(|message| Problem::error(path, message)));
+            problems.extend(variable_name_error(name).map(|message| Problem::error(path, message)));
         }
     }
 }
 
-/// Appends what is wrong with a variable that is written down in the map at `map`.
+/// Appends the problems of a variable in the map at path `map`.
 pub(crate) fn validate_variable(map: &str, name: &str, value: &str, problems: &mut Vec<Problem>) {
     let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
     let path = format!("{map}.\"{quoted}\"");
-    if let Some(message) = bad_name(name) {
+    if let Some(message) = variable_name_error(name) {
         problems.push(Problem::error(path, message));
     } else if SET_BY_LAUNCHER.contains(&name) {
-        problems.push(Problem::error(path, format!("{name} is the launcher's to set")).help("remove it"));
-    } else if names_secret(name) {
-        let message = format!("{name} looks like a secret, and what stands here is written to disk");
+        problems.push(Problem::error(path, format!("{name} is set by the launcher")).help("remove it"));
+    } else if is_secret_name(name) {
+        let message = format!("{name} looks like a secret, but this map is written to disk");
         let help = format!("remove it, `export {name}=...` where you start the job, and name it in `env_from: [{name}]`");
         problems.push(Problem::error(path, message).help(help).secret());
     } else if value.contains('\0') {
@@ -145,13 +145,13 @@ pub(crate) fn validate_variable(map: &str, name: &str, value: &str, problems: &m
     }
 }
 
-/// Why `name` cannot be the name of a variable. Others than these no shell can set.
-fn bad_name(name: &str) -> Option<String> {
+/// Returns an error if `name` is not a valid variable name, one that a shell can set.
+fn variable_name_error(name: &str) -> Option<String> {
     let good = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.starts_with(|c: char| c.is_ascii_digit());
-    (name.is_empty() || !good).then(|| format!("{name:?} cannot be the name of an environment variable: it takes letters, digits and `_`"))
+    (name.is_empty() || !good).then(|| format!("{name:?} is not a valid name of an environment variable: use letters, digits and `_`"))
 }
 
-/// What tells a rank who it is.
+/// Variables that the launcher sets for each rank.
 const SET_BY_LAUNCHER: &[&str] = &[
     env::RANK,
     env::WORLD_SIZE,

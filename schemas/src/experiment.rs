@@ -1,5 +1,6 @@
-//! An experiment: tasks, and what must have ended before each.
+//! Experiments: tasks and their dependencies.
 
+use crate::name::{MAX_NAME_LENGTH, MAX_TASK_NAME_LENGTH, name_error};
 use crate::task::{Dependency, Task, When};
 use crate::validate::{Problem, Validate};
 use indexmap::IndexMap;
@@ -7,47 +8,42 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Tasks that run at the same time where nobody says how many.
+/// Maximum number of concurrent tasks if `max_parallel` is not set.
 pub const MAX_PARALLEL: u32 = 64;
 
-/// Longest name of a task or a group, in bytes: it names a folder.
-const LONGEST_NAME: usize = 128;
-
-/// Longest name of an experiment, in bytes: a folder may be named by it, a date, and a task.
-const LONGEST_EXPERIMENT: usize = 90;
-
-/// Tasks and their order.
+/// An experiment: tasks and their dependencies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Experiment {
+#[serde(rename = "Experiment", deny_unknown_fields, default)]
+pub struct ExperimentConfig {
     /// Name of the experiment.
     pub name: String,
     /// Tasks by name.
     pub tasks: IndexMap<String, Task>,
-    /// Tasks that start together, by the name of their group. Where one of them fails, the others are ended; one
-    /// that succeeds leaves them alone.
+    /// Groups of tasks that start together, by name. If one task of a group fails, the others are cancelled; if one
+    /// succeeds, the others continue.
     pub groups: IndexMap<String, Vec<String>>,
-    /// One task at a time, in the order in which they are written: each depends on the one before.
+    /// Runs one task at a time, in the order of the file: each task depends on the one before.
     pub sequential: bool,
-    /// Most tasks that run at the same time; a group starts as a whole.
-    pub max_parallel: u32,
+    /// Maximum number of concurrent tasks; a group starts as a whole. `null`: as many fine-tunes as this machine has
+    /// cores or GPUs for, and at most 64 tasks. Fine-tunes never share a GPU, regardless of this value.
+    pub max_parallel: Option<u32>,
 }
 
-impl Default for Experiment {
+impl Default for ExperimentConfig {
     fn default() -> Self {
         Self {
             name: "experiment".into(),
             tasks: IndexMap::new(),
             groups: IndexMap::new(),
             sequential: false,
-            max_parallel: MAX_PARALLEL,
+            max_parallel: None,
         }
     }
 }
 
-impl Experiment {
-    /// The tasks that `task` waits for, by name and condition: groups are their members, and where the experiment
-    /// is sequential the task before is among them. Names that are not there are left out.
+impl ExperimentConfig {
+    /// Returns the tasks that `task` waits for, with their conditions. Groups are replaced by their members; a sequential
+    /// experiment adds the previous task. Unknown names are left out.
     pub fn parents(&self, task: &str) -> Vec<(&str, When)> {
         let Some((index, _, entry)) = self.tasks.get_full(task) else {
             return Vec::new();
@@ -69,7 +65,7 @@ impl Experiment {
         parents
     }
 
-    /// The group that `task` belongs to.
+    /// Returns the group of `task`.
     pub fn group_of(&self, task: &str) -> Option<&str> {
         let mut groups = self.groups.iter();
         groups
@@ -77,11 +73,11 @@ impl Experiment {
             .map(|(name, _)| name.as_str())
     }
 
-    /// Tasks that wait for each other, in the order of the waiting; none where there is no cycle.
+    /// Returns the tasks of a dependency cycle, in the order of waiting; empty if there is none.
     fn cycle(&self) -> Vec<&str> {
         let mut done = BTreeSet::new();
         for start in self.tasks.keys() {
-            // An explicit stack: a chain of tasks may be longer than that of the program.
+            // An explicit stack, because a long chain of tasks would overflow the call stack.
             let mut path: Vec<(&str, Vec<&str>)> = vec![(start, self.waits_for(start))];
             while let Some((name, rest)) = path.last_mut() {
                 let name: &str = name;
@@ -103,7 +99,7 @@ impl Experiment {
         Vec::new()
     }
 
-    /// Parents of `task` and, as a group starts as a whole, those of its group.
+    /// Returns the parents of `task` and of its group, which starts as a whole.
     fn waits_for(&self, task: &str) -> Vec<&str> {
         let group = self.group_of(task).and_then(|group| self.groups.get(group));
         let members = group.into_iter().flatten().map(String::as_str).filter(|member| *member != task);
@@ -143,15 +139,15 @@ impl Experiment {
         let mut owner: BTreeMap<&str, &str> = BTreeMap::new();
         for (group, members) in &self.groups {
             let place = under(path, &format!("groups.{}", quoted(group)));
-            problems.extend(bad_name(group, LONGEST_NAME).map(|message| Problem::error(&place, message)));
+            problems.extend(name_error(group, MAX_TASK_NAME_LENGTH).map(|message| Problem::error(&place, message)));
             if self.tasks.contains_key(group) {
-                problems.push(Problem::error(&place, format!("`{group}` is a task, too")).help("give the group another name"));
+                problems.push(Problem::error(&place, format!("`{group}` is also the name of a task")).help("give the group another name"));
             }
             if self.sequential && members.len() > 1 {
                 problems.push(
                     Problem::error(
                         &place,
-                        "a group starts together, and a sequential experiment starts one task at a time",
+                        "a group starts together, but a sequential experiment starts one task at a time",
                     )
                     .help("remove `sequential` or the group"),
                 );
@@ -161,20 +157,20 @@ impl Experiment {
                 if !known.contains(member) {
                     problems.push(unknown(place, member, &known));
                 } else if let Some(other) = owner.insert(member, group) {
-                    problems.push(Problem::error(place, format!("`{member}` is in the group `{other}` already")));
+                    problems.push(Problem::error(place, format!("`{member}` is already in the group `{other}`")));
                 }
             }
         }
     }
 }
 
-impl Validate for Experiment {
+impl Validate for ExperimentConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
-        problems.extend(bad_name(&self.name, LONGEST_EXPERIMENT).map(|message| Problem::error(under(path, "name"), message)));
+        problems.extend(name_error(&self.name, MAX_NAME_LENGTH).map(|message| Problem::error(under(path, "name"), message)));
         if self.tasks.is_empty() {
             problems.push(Problem::error(under(path, "tasks"), "the experiment has no tasks"));
         }
-        if self.max_parallel == 0 {
+        if self.max_parallel == Some(0) {
             problems.push(Problem::error(
                 under(path, "max_parallel"),
                 "`max_parallel` is 0, it must be at least 1",
@@ -182,28 +178,11 @@ impl Validate for Experiment {
         }
         for (name, task) in &self.tasks {
             let place = task_path(path, name);
-            problems.extend(bad_name(name, LONGEST_NAME).map(|message| Problem::error(&place, message)));
+            problems.extend(name_error(name, MAX_TASK_NAME_LENGTH).map(|message| Problem::error(&place, message)));
             task.validate(&place, problems);
         }
         self.validate_groups(path, problems);
         self.validate_edges(path, problems);
-    }
-}
-
-/// Why `name` cannot be the name of a folder and the end of an edge.
-fn bad_name(name: &str, longest: usize) -> Option<String> {
-    let odd = |c: char| !(c.is_alphanumeric() || "-_.=+@,".contains(c));
-    if name.is_empty() {
-        Some("the name is empty".to_owned())
-    } else if name.len() > longest {
-        Some(format!("the name is longer than {longest} bytes"))
-    } else if name.starts_with(['.', '-']) {
-        Some(format!("the name {name:?} names a folder, and may not begin with `.` or `-`"))
-    } else {
-        let odd = name.chars().find(|c| odd(*c))?;
-        Some(format!(
-            "the name {name:?} names a folder, and may not hold {odd:?}: use letters, digits and - _ . = + @ ,"
-        ))
     }
 }
 
@@ -224,7 +203,7 @@ fn task_path(path: &str, name: &str) -> String {
     under(path, &format!("tasks.{}", quoted(name)))
 }
 
-/// `name` as a part of a dotted path.
+/// Quotes `name` for a dotted path.
 fn quoted(name: &str) -> String {
     if !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_-".contains(c)) {
         name.to_owned()

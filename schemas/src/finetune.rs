@@ -1,7 +1,7 @@
 //! The graph that a recipe returns: NeMo's `llm.finetune` with all its arguments.
 
 use crate::cut::validate_cut;
-use crate::data::{Data, MOCK_TEXT, MOST_SAMPLES};
+use crate::data::{Data, MAX_SAMPLES, MOCK_TEXT};
 use crate::layers::validate_layers;
 use crate::log::Log;
 use crate::model::Model;
@@ -9,7 +9,7 @@ use crate::optim::Optim;
 use crate::parallel::ParallelSizes;
 use crate::peft::Peft;
 use crate::resume::AutoResume;
-use crate::trainer::Trainer;
+use crate::trainer::TrainerConfig;
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,26 +18,30 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Finetune {
-    /// What is trained.
+    /// Model to train.
     pub model: Model,
-    /// On what data.
+    /// Training and validation data.
     pub data: Data,
-    /// For how long, on how many devices.
-    pub trainer: Trainer,
-    /// With which optimizer.
+    /// Duration, devices and parallelism.
+    pub trainer: TrainerConfig,
+    /// Optimizer and learning-rate schedule.
     pub optim: Optim,
-    /// Through which adapters; `null` trains the model itself.
+    /// Adapters to train; `null` trains the model itself.
     pub peft: Option<Peft>,
-    /// Where it writes.
+    /// Run folder, loggers and checkpoints.
     pub log: Log,
-    /// What it starts from.
+    /// Weights or checkpoint to start from.
     pub resume: AutoResume,
+    /// The recipe was called with [`nemo_compat`](crate::RecipeArgs::nemo_compat): data without `add_bos` get no BOS,
+    /// also data that a Rust caller sets later. In a file it is an argument of the recipe, not a field of the graph.
+    #[serde(skip)]
+    pub nemo_compat: bool,
 }
 
 impl Finetune {
-    /// Micro-batches of each data-parallel rank in one optimizer step, or `None` where they do not divide evenly.
+    /// Returns the number of microbatches per data-parallel rank and optimizer step, or `None` if they do not divide evenly.
     pub fn num_microbatches(&self) -> Option<u64> {
-        let sizes = ParallelSizes::of(&self.trainer)?;
+        let sizes = ParallelSizes::from_trainer(&self.trainer)?;
         let samples = self.data.micro_batch_size().checked_mul(sizes.dp.into())?;
         (samples > 0 && self.data.global_batch_size().is_multiple_of(samples)).then(|| self.data.global_batch_size() / samples)
     }
@@ -45,8 +49,7 @@ impl Finetune {
 
 impl Validate for Finetune {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
-        let model = self.model.llava();
-        model.validate(&format!("{path}.model"), problems);
+        self.model.validate(&format!("{path}.model"), problems);
         self.data.validate(&format!("{path}.data"), problems);
         self.trainer.validate(&format!("{path}.trainer"), problems);
         self.optim.validate(&format!("{path}.optim"), problems);
@@ -54,45 +57,89 @@ impl Validate for Finetune {
         self.resume.validate(&format!("{path}.resume"), problems);
         match &self.peft {
             Some(Peft::LoRA(lora)) => lora.validate(&format!("{path}.peft"), problems),
-            None if model.freeze_language_model && model.freeze_vision_model && model.freeze_vision_projection => {
+            None if self.model.description().is_frozen() => {
                 problems.push(Problem::error(
                     format!("{path}.model"),
-                    "language model, vision model and projection are all frozen: nothing is left to train",
+                    "language model, vision model and projection are all frozen: nothing to train",
                 ));
             }
             None => {}
         }
-        validate_cut(self, path, problems);
+        let model = self.model.description();
+        self.validate_weights(path, problems);
+        validate_cut(&model, &self.trainer, path, problems);
         self.validate_sequence(path, problems);
         self.validate_batch(path, problems);
-        validate_layers(self, path, problems);
+        validate_layers(model.num_layers(), &self.trainer, path, problems);
     }
 }
 
 impl Finetune {
-    /// The longest row is cut evenly, as are all shorter ones, and mock samples have room for their text.
+    /// Validates that the whole model has one source of weights, and that weights of single components do not conflict with it.
+    fn validate_weights(&self, path: &str, problems: &mut Vec<Problem>) {
+        if let (Some(address), Some(restore)) = (self.model.from_pretrained(), &self.resume.restore_config)
+            && restore.path != address
+        {
+            let message = format!(
+                "`restore_config` loads weights from {}, but `from_pretrained` loads them from {address}",
+                restore.path
+            );
+            problems.push(Problem::error(format!("{path}.resume.restore_config.path"), message).help(format!(
+                "remove one of them: --set {path}.resume.restore_config=null, or --set {path}.model.from_pretrained=null"
+            )));
+        }
+        let parts: Vec<_> = self.model.pretrained_parts().into_iter().map(|(setting, _)| setting).collect();
+        let Some((restore, setting)) = self.resume.restore_config.as_ref().zip(parts.first()) else {
+            return;
+        };
+        if restore.load_optim_state {
+            let message =
+                format!("`load_optim_state` loads moments of the whole model, but `{setting}` loads other weights for a component");
+            problems.push(
+                Problem::error(format!("{path}.resume.restore_config.load_optim_state"), message)
+                    .help(format!("set it to false, or {path}.model.{setting} to null")),
+            );
+        } else if restore.load_model_state && parts.len() == 3 {
+            let message = "every component of the model loads its own weights: these are not used";
+            problems.push(
+                Problem::warning(format!("{path}.resume.restore_config.path"), message)
+                    .help(format!("set {path}.resume.restore_config.load_model_state to false")),
+            );
+        }
+    }
+
+    /// Validates that rows can be split evenly and that mock samples have room for their text.
     fn validate_sequence(&self, path: &str, problems: &mut Vec<Problem>) {
         let (strategy, s) = (&self.trainer.strategy, self.data.seq_length());
         let multiple = strategy.sequence_multiple();
-        let image = self.model.llava().image_seq_length();
+        let image = self.model.description().image_seq_length();
         let least = match &self.data {
-            Data::Mock(data) => data.samples_of_a_row().saturating_mul(image.saturating_add(MOCK_TEXT)),
+            Data::Mock(data) => data.samples_per_row().saturating_mul(image.saturating_add(MOCK_TEXT)),
             _ => 1,
         };
         if s == 0 || multiple == 0 {
             return;
         }
         let at = format!("{path}.data.seq_length");
+        let most = self
+            .model
+            .description()
+            .decoder
+            .map_or(usize::MAX, |decoder| decoder.config.max_position_embeddings);
+        if let Some(problem) = self.too_many_positions(path, s, most, (least, multiple)) {
+            problems.push(problem);
+            return;
+        }
         if s >= least && s.is_multiple_of(multiple) {
             if s <= image {
-                let message = format!("`seq_length` {s} leaves no room for text beside one picture of {image} positions");
+                let message = format!("`seq_length` {s} leaves no room for text next to one image of {image} positions");
                 problems.push(Problem::warning(at, message));
             }
             return;
         }
         let (below, above) = (s / multiple * multiple, s.max(least).checked_next_multiple_of(multiple));
         let nearest = match above {
-            Some(above) if below < least || above - s < s - below => above,
+            Some(above) if below < least || (above - s < s - below && above <= most) => above,
             _ => below,
         };
         let message = if s.is_multiple_of(multiple) {
@@ -100,11 +147,30 @@ impl Finetune {
                 true => format!(" in each of {} mock samples", self.data.micro_batch_size()),
                 false => String::new(),
             };
-            format!("`seq_length` {s} leaves no room for text beside one picture of {image} positions{samples}")
+            format!("`seq_length` {s} leaves no room for text next to one image of {image} positions{samples}")
         } else {
             self.uneven_sequence(s, multiple)
         };
         problems.push(Problem::error(at, message).help(format!("nearest that fits: {nearest}")));
+    }
+
+    /// Returns the problem of rows that exceed the positions of the model. If no valid length fits, other rules are
+    /// reported first.
+    fn too_many_positions(&self, path: &str, s: usize, most: usize, (least, multiple): (usize, usize)) -> Option<Problem> {
+        let nearest = most / multiple * multiple;
+        let fits = nearest >= least.max(1);
+        if s <= most || (!fits && (s < least || !s.is_multiple_of(multiple))) {
+            return None;
+        }
+        let section = self.model.description().decoder.map_or("text_config", |decoder| decoder.section);
+        let message = format!("`seq_length` {s} exceeds the {most} positions of the language model");
+        let raise = format!("raise {path}.model.{section}.max_position_embeddings if the model can take it");
+        let help = if fits {
+            format!("nearest that fits: {nearest}; or {raise}")
+        } else {
+            raise
+        };
+        Some(Problem::error(format!("{path}.data.seq_length"), message).help(help))
     }
 
     fn uneven_sequence(&self, s: usize, multiple: usize) -> String {
@@ -130,15 +196,17 @@ impl Finetune {
         )
     }
 
-    /// The global batch is a whole number of micro-batches on each data-parallel rank.
+    /// Validates that the global batch is a whole number of microbatches on each data-parallel rank.
     fn validate_batch(&self, path: &str, problems: &mut Vec<Problem>) {
-        let Some(sizes) = ParallelSizes::of(&self.trainer) else { return };
+        let Some(sizes) = ParallelSizes::from_trainer(&self.trainer) else {
+            return;
+        };
         let (global, micro) = (self.data.global_batch_size(), self.data.micro_batch_size());
         if global == 0 || micro == 0 || self.num_microbatches().is_some() {
             return;
         }
         let ranks = u64::from(sizes.dp);
-        if ranks == 0 || global > MOST_SAMPLES {
+        if ranks == 0 || global > MAX_SAMPLES {
             return;
         }
         let Some(unit) = micro.checked_mul(ranks) else {

@@ -1,17 +1,17 @@
-//! How many layers each pipeline rank holds; why what is asked for cannot be had, and the nearest that can.
+//! Split of a model's layers among pipeline ranks: validates it, and suggests the nearest valid one.
 
-use crate::finetune::Finetune;
 use crate::strategy::MegatronStrategy;
+use crate::trainer::TrainerConfig;
 use crate::validate::Problem;
 
-/// Why layers cannot be shared out, and what could be asked for instead.
+/// Error of a layer split that is not even, with the nearest valid one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uneven {
-    /// Name of the setting at fault.
+    /// Name of the invalid setting.
     pub setting: &'static str,
-    /// What is wrong.
+    /// Error message.
     pub message: String,
-    /// The nearest choice that works.
+    /// Advice: the nearest valid setting.
     pub help: String,
 }
 
@@ -19,41 +19,41 @@ const PIPELINE: &str = "pipeline_model_parallel_size";
 const VIRTUAL_PIPELINE: &str = "virtual_pipeline_model_parallel_size";
 const ENDS: [&str; 2] = ["num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage"];
 
-/// How far from what is asked for another choice is looked for: further than any model has layers, and done in
-/// milliseconds where a file asks for billions.
-const FAR: usize = 256;
+/// Search radius for the nearest valid setting. It exceeds the layers of any model, and bounds the time if a file asks
+/// for billions.
+const SEARCH_RADIUS: usize = 256;
 
-/// A number of layers, and how they are to be shared out.
+/// A number of layers and their split among pipeline stages.
 #[derive(Debug, Clone, Copy)]
 pub struct LayerShares {
     /// Pipeline ranks.
     pub stages: usize,
-    /// Runs of layers of each.
+    /// Model chunks of each stage.
     pub chunks: usize,
-    /// Layers of the first and the last stage, where they are not those of the others.
+    /// Layers of the first and the last stage, if they differ from the others.
     ends: [Option<usize>; 2],
     layers: usize,
-    /// What the stages of another choice must divide: the ranks that are left for the pipeline, where that is known.
+    /// Number that a suggested number of stages must divide, if known: the ranks left for the data and pipeline axes.
     ranks: Option<u64>,
 }
 
-/// A rule that is broken.
+/// A violated rule.
 #[derive(Debug, Clone, Copy)]
-enum Misfit {
+enum Violation {
     /// One stage cannot be interleaved.
     ChunksOfOneStage,
-    /// The chunks of the first (0) or the last stage (1) would not be alike.
+    /// The layers of the first (0) or the last stage (1) are not divisible by its chunks.
     End(usize),
-    /// The ends take more layers than there are.
+    /// The first and the last stage have more layers than the model.
     TooMany,
-    /// There is nobody for the rest.
-    Left,
-    /// The stages between the ends would not be alike.
+    /// No stage holds the remaining layers.
+    Unassigned,
+    /// The remaining layers are not divisible among the stages between the first and the last.
     Between { stages: usize, rest: usize },
 }
 
 impl LayerShares {
-    /// What `strategy` asks for, of a model of `layers` layers.
+    /// Returns the split that `strategy` asks for, of a model with `layers` layers.
     pub fn of(strategy: &MegatronStrategy, layers: usize) -> Self {
         let ends = [
             strategy.num_layers_in_first_pipeline_stage,
@@ -68,39 +68,39 @@ impl LayerShares {
         }
     }
 
-    /// Layers of each stage between the ends; of the only one. Takes no time, however many layers there are.
+    /// Returns the layers of each stage between the first and the last, or of the only stage. Takes constant time.
     ///
     /// # Errors
-    /// They cannot be shared out so.
+    /// The layers cannot be divided evenly.
     pub fn each(&self) -> Result<usize, Uneven> {
-        self.rules().map_err(|misfit| self.uneven(misfit))
+        self.rules().map_err(|violation| self.uneven(violation))
     }
 
-    fn rules(&self) -> Result<usize, Misfit> {
+    fn rules(&self) -> Result<usize, Violation> {
         let Self {
             stages, chunks, layers, ..
         } = *self;
         if stages == 1 {
-            return if chunks > 1 { Err(Misfit::ChunksOfOneStage) } else { Ok(layers) };
+            return if chunks > 1 { Err(Violation::ChunksOfOneStage) } else { Ok(layers) };
         }
         for (end, own) in self.ends.iter().enumerate().filter_map(|(end, own)| Some((end, (*own)?))) {
             if own % chunks != 0 || (own == 0 && chunks > 1) {
-                return Err(Misfit::End(end));
+                return Err(Violation::End(end));
             }
         }
         let between = stages - self.ends.iter().flatten().count();
-        let rest = layers.checked_sub(self.in_ends()).ok_or(Misfit::TooMany)?;
+        let rest = layers.checked_sub(self.in_ends()).ok_or(Violation::TooMany)?;
         match between {
-            0 if rest > 0 => Err(Misfit::Left),
+            0 if rest > 0 => Err(Violation::Unassigned),
             0 => Ok(0),
             _ if rest == 0 || rest % between != 0 || !(rest / between).is_multiple_of(chunks) => {
-                Err(Misfit::Between { stages: between, rest })
+                Err(Violation::Between { stages: between, rest })
             }
             _ => Ok(rest / between),
         }
     }
 
-    /// Layers of a stage, where each between the ends has `each`.
+    /// Returns the layers of a stage, if each stage between the first and the last has `each`.
     pub fn of_stage(&self, stage: usize, each: usize) -> usize {
         match (stage, self.ends) {
             _ if self.stages == 1 => each,
@@ -118,41 +118,41 @@ impl LayerShares {
         self.rules().is_ok() && self.ranks.is_none_or(|ranks| ranks.is_multiple_of(self.stages as u64))
     }
 
-    /// A broken rule in words.
-    fn uneven(&self, misfit: Misfit) -> Uneven {
+    /// Returns the error of a violated rule.
+    fn uneven(&self, violation: Violation) -> Uneven {
         let Self { chunks, layers, .. } = *self;
         let ends = self.in_ends();
-        let (setting, message, help) = match misfit {
-            Misfit::ChunksOfOneStage => (
+        let (setting, message, help) = match violation {
+            Violation::ChunksOfOneStage => (
                 VIRTUAL_PIPELINE,
                 format!("{chunks} chunks on each pipeline rank, but there is one pipeline rank"),
                 self.other_than_chunks(),
             ),
-            Misfit::End(end) => (
+            Violation::End(end) => (
                 ENDS[end],
                 format!(
-                    "`{}` is {}, which {chunks} chunks cannot share evenly",
+                    "`{}` is {}, which cannot be divided evenly among {chunks} chunks",
                     ENDS[end],
                     self.ends[end].unwrap_or(0)
                 ),
                 self.other_end(end),
             ),
-            Misfit::TooMany => {
+            Violation::TooMany => {
                 let end = usize::from(self.ends[0].is_none());
-                let message = format!("the first and the last pipeline rank ask for {ends} layers, the model has {layers}");
+                let message = format!("the first and the last pipeline rank take {ends} layers, but the model has {layers}");
                 (ENDS[end], message, self.other_end(end))
             }
-            Misfit::Left => {
-                let message = format!("the two pipeline ranks ask for {ends} layers, the model has {layers}");
+            Violation::Unassigned => {
+                let message = format!("the two pipeline ranks take {ends} layers, but the model has {layers}");
                 (ENDS[0], message, self.other_end(0))
             }
-            Misfit::Between { stages: between, rest } => {
+            Violation::Between { stages: between, rest } => {
                 let of = if ends > 0 {
                     format!("{rest} of {layers}")
                 } else {
                     rest.to_string()
                 };
-                let cannot = format!("{of} layers cannot be shared evenly by {between} pipeline ranks");
+                let cannot = format!("{of} layers cannot be divided evenly among {between} pipeline ranks");
                 let (setting, message) = match chunks {
                     1 => (PIPELINE, cannot),
                     _ => (VIRTUAL_PIPELINE, format!("{cannot} of {chunks} chunks each")),
@@ -163,27 +163,30 @@ impl LayerShares {
         Uneven { setting, message, help }
     }
 
-    /// One stage with chunks: none of them, or the fewest stages that can have them.
+    /// Suggests for one stage with several chunks: one chunk, or the fewest stages that can have several.
     fn other_than_chunks(&self) -> String {
-        let stages = (2..=self.layers.min(FAR)).find(|stages| Self { stages: *stages, ..*self }.fits());
+        let stages = (2..=self.layers.min(SEARCH_RADIUS)).find(|stages| Self { stages: *stages, ..*self }.fits());
         match stages {
             Some(stages) => format!("set {PIPELINE} to {stages}, or {VIRTUAL_PIPELINE} to null"),
             None => format!("set {VIRTUAL_PIPELINE} to null"),
         }
     }
 
-    /// Another number of layers for an end, the nearest, the smaller of two; where none will do, another pipeline.
+    /// Suggests the nearest number of layers for the first or the last stage, the smaller of two; if none fits, another
+    /// pipeline.
     fn other_end(&self, end: usize) -> String {
         let with = |own: Option<usize>| {
             let mut other = *self;
             other.ends[end] = own;
             other
         };
-        // No end has more than all layers.
+        // No stage has more layers than the model.
         let from = self.ends[end].unwrap_or(0).min(self.layers);
         let near = |distance: usize| [from.checked_sub(distance), from.checked_add(distance)].into_iter().flatten();
-        // The last one has the head, and a layer at least.
-        let nearest = (0..=FAR).flat_map(near).find(|own| *own >= end && with(Some(*own)).fits());
+        // The last stage has the head and at least one layer.
+        let nearest = (0..=SEARCH_RADIUS)
+            .flat_map(near)
+            .find(|own| *own >= end && with(Some(*own)).fits());
         match nearest {
             Some(nearest) => format!("nearest that fits: {nearest}"),
             None if with(None).fits() => "set it to null".to_owned(),
@@ -191,10 +194,10 @@ impl LayerShares {
         }
     }
 
-    /// Another number of stages and chunks, the nearest.
+    /// Suggests the nearest number of stages and chunks.
     fn other_pipeline(&self) -> String {
         let Self { layers, .. } = *self;
-        // A stage more than there are layers is that of the vision encoder alone.
+        // The additional stage may hold the vision encoder alone.
         let (stages, chunks) = (self.stages.min(layers.saturating_add(1)), self.chunks.min(layers.max(1)));
         let around = |distance: usize| {
             let (least, most) = (stages.saturating_sub(distance).max(1), stages.saturating_add(distance));
@@ -216,7 +219,7 @@ impl LayerShares {
             .fits()
         };
         // One rank holds any number of layers.
-        let (stages, chunks) = (0..=FAR).flat_map(around).find(fits).unwrap_or((1, 1));
+        let (stages, chunks) = (0..=SEARCH_RADIUS).flat_map(around).find(fits).unwrap_or((1, 1));
         let ranks = if stages == 1 { "rank" } else { "ranks" };
         let each = match (chunks, self.chunks) {
             (1, 1) => String::new(),
@@ -224,7 +227,7 @@ impl LayerShares {
             _ => format!(" of {chunks} chunks each"),
         };
         let ends = if self.ends == [None; 2] && self.chunks == 1 {
-            format!("; or say how many layers the ends take: {}, {}", ENDS[0], ENDS[1])
+            format!("; or set the layers of the first and the last stage: {}, {}", ENDS[0], ENDS[1])
         } else {
             String::new()
         };
@@ -232,12 +235,11 @@ impl LayerShares {
     }
 }
 
-/// Whether the layers can be shared out over the pipeline as the run asks.
-pub(crate) fn validate_layers(finetune: &Finetune, path: &str, problems: &mut Vec<Problem>) {
-    let layers = finetune.model.llava().text_config.num_hidden_layers;
-    let strategy = &finetune.trainer.strategy;
+/// Adds a problem if the layers cannot be divided among the pipeline ranks as the run asks.
+pub(crate) fn validate_layers(layers: usize, trainer: &TrainerConfig, path: &str, problems: &mut Vec<Problem>) {
+    let strategy = &trainer.strategy;
     let shared = u64::from(strategy.tensor_model_parallel_size) * u64::from(strategy.context_parallel_size);
-    let ranks = finetune.trainer.world_size();
+    let ranks = trainer.world_size();
     let shares = LayerShares {
         ranks: (shared > 0 && ranks > 0 && ranks.is_multiple_of(shared)).then(|| ranks / shared),
         ..LayerShares::of(strategy, layers)

@@ -1,21 +1,27 @@
-//! The vocabulary of neva-run: plain, serializable types that say what a run is.
+//! Plain, serializable types that describe a run.
 //!
-//! This crate is responsible for the typed recipe graph, its validation, the launch plan and the
-//! contract between launcher and rank. It does no I/O, reads no environment and no clock, and
-//! links no tensor library, so that every other crate can afford to depend on it.
+//! This crate owns the typed recipe graph, its validation, the launch plan and the contract between
+//! launcher and rank. It does no I/O, reads no environment and no clock, and links no tensor library, so
+//! every other crate can depend on it.
 #![forbid(unsafe_code)]
 
 mod callback;
 mod contract;
 mod custom_data;
+mod custom_family;
 mod cut;
 mod data;
+mod data_modules;
+mod description;
+mod engine;
 mod executor;
 mod experiment;
 mod finetune;
 mod layers;
 mod log;
 mod model;
+mod name;
+mod openmp;
 mod optim;
 mod parallel;
 mod peft;
@@ -29,27 +35,38 @@ mod schedule;
 mod schema;
 mod script;
 mod secret;
+mod stop_signal;
 mod strategy;
 mod sweep;
 mod task;
 mod trainer;
+mod unsupported;
 mod validate;
 mod workspace;
 
-pub use callback::{Callback, CustomCallback, EarlyStopping, METRICS, MetricMode};
+pub use callback::{CallbackConfig, CustomCallback, EarlyStoppingConfig, METRICS, MetricMode};
 pub use contract::{
-    Engine, ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankFailure, RunReport, env, exit_class,
+    ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankFailure, RunReport, env, exit_class,
 };
 pub use custom_data::CustomData;
-pub use data::{Data, ImageDataConfig, ImageProcessMode, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule};
-pub use executor::{Executor, LocalExecutor};
-pub use experiment::{Experiment, MAX_PARALLEL};
+pub use custom_family::CustomFamily;
+pub use data::Data;
+pub use data_modules::{ImageDataConfig, ImageProcessMode, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule};
+pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTower};
+pub use engine::Engine;
+pub use executor::{ExecutorConfig, LocalExecutorConfig};
+pub use experiment::{ExperimentConfig, MAX_PARALLEL};
 pub use finetune::Finetune;
 pub use layers::{LayerShares, Uneven};
 pub use log::{Log, MlflowLogger, ModelCheckpoint};
-pub use model::{FeatureSelect, LlavaModel, Model, TextConfig, TextModelType, VisionConfig, VisionModelType};
+pub use model::{
+    Activation, FeatureLayers, FeatureSelect, ImageDefaults, LanguageModel, LayerType, LlavaModel, Model, ProjectorType, RopeScaling,
+    RopeType, TextConfig, TextModelType, VisionConfig, VisionModelType, VisionNorm,
+};
+pub use name::MAX_NAME_LENGTH;
+pub use openmp::{spin_count, thread_count};
 pub use optim::{AdamW, Lion, Optim, ParamGroup, Sgd};
-pub use parallel::ParallelSizes;
+pub use parallel::{MeshCoordinates, ParallelSizes};
 pub use peft::{LoRA, Peft};
 pub use period::Period;
 pub use plan::{GenerateRequest, LaunchPlan, PLAN_FORMAT};
@@ -59,11 +76,13 @@ pub use recompute::{RecomputeGranularity, RecomputeMethod, RecomputeModule};
 pub use resume::{AutoResume, RestoreConfig};
 pub use schedule::{LrScheduler, RampType};
 pub use schema::{SCHEMAS, SchemaEntry};
-pub use script::{SCRIPT_LIMIT, Script, ScriptPlan};
-pub use secret::{names_secret, without_secrets};
+pub use script::{MAX_SCRIPT_LENGTH, Script, ScriptPlan};
+pub use secret::{is_secret_name, mask_secrets};
+pub use stop_signal::{SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
 pub use strategy::{CpCommType, DistributedDataParallelConfig, MegatronStrategy, VisionPlacement};
 pub use sweep::{SweepMode, SweepOrder};
-pub use task::{Dependency, Task, When, Work};
-pub use trainer::{Accelerator, LossNormalization, MixedPrecision, NanPolicy, Plugins, Precision, Trainer};
+pub use task::{Dependency, Task, TaskSpec, When};
+pub use trainer::{Accelerator, LossNormalization, MixedPrecision, NanPolicy, Plugins, Precision, TrainerConfig};
+pub use unsupported::{UNSUPPORTED, Unsupported, unsupported};
 pub use validate::{Problem, Severity, Validate};
-pub use workspace::{LOCAL, Workspace};
+pub use workspace::{LOCAL, WorkspaceConfig};

@@ -1,6 +1,7 @@
-//! Where a run writes, and when it saves.
+//! Run folder, loggers and checkpointing.
 
 use crate::callback::{MetricMode, validate_monitor};
+use crate::name::{MAX_NAME_LENGTH, name_error};
 use crate::period::{Period, validate_period};
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
@@ -12,15 +13,15 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// Folder that holds all runs; `null` means `nemo_experiments` in the working directory.
+    /// Folder of all runs; `null` means `nemo_experiments` in the working directory.
     pub log_dir: Option<PathBuf>,
     /// Name of the run.
     pub name: String,
-    /// Saving.
+    /// Checkpointing.
     pub ckpt: ModelCheckpoint,
     /// Writes TensorBoard event files to `tb_logs` in the run's folder.
     pub tensorboard: bool,
-    /// Sends metrics to an MLflow server; `null` sends none.
+    /// Logs metrics to an MLflow server; `null` disables it.
     pub mlflow: Option<MlflowLogger>,
 }
 
@@ -36,17 +37,17 @@ impl Default for Log {
     }
 }
 
-/// An MLflow server. Credentials are read where the run runs, from MLflow's own variables
+/// An MLflow server. Credentials are read on the machine of the run, from MLflow's own variables
 /// `MLFLOW_TRACKING_TOKEN`, or `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MlflowLogger {
-    /// Address of the server, for example `http://mlflow.example:5000`.
+    /// URL of the server, for example `http://mlflow.example:5000`.
     pub tracking_uri: String,
-    /// Experiment that the run belongs to; made where it is not there.
+    /// Experiment of the run; created if it does not exist.
     #[serde(default = "default_experiment")]
     pub experiment_name: String,
-    /// Name of the run; `null` takes `log.name`.
+    /// Name of the run; `null` means `log.name`.
     #[serde(default)]
     pub run_name: Option<String>,
     /// Tags of the run.
@@ -58,30 +59,30 @@ fn default_experiment() -> String {
     "neva-run".into()
 }
 
-/// When a checkpoint is written, and which are kept: NeMo's `nl.ModelCheckpoint`. Each of the occasions that is
-/// set counts.
+/// When to save checkpoints and which to keep: NeMo's `nl.ModelCheckpoint`. The saving conditions are independent of
+/// each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelCheckpoint {
-    /// A checkpoint every so many steps.
+    /// Number of steps between checkpoints.
     pub every_n_train_steps: Option<u64>,
-    /// A checkpoint after so much time.
+    /// Time between checkpoints.
     pub train_time_interval: Option<Period>,
-    /// Keeps the newest checkpoint, whatever its metric; its name ends in `-last`.
+    /// Always keeps the latest checkpoint; its name ends in `-last`.
     pub save_last: bool,
-    /// Best checkpoints that are kept beside it: by `monitor`, the newest of equals; -1 keeps all. A validation
-    /// that belongs among them is an occasion to save.
+    /// Number of best checkpoints to keep besides the last, by `monitor`; among equals the newest; -1 keeps all. A
+    /// validation that is among the best saves a checkpoint.
     pub save_top_k: i64,
-    /// The metric that tells which are best: `val_loss`, `reduced_train_loss` or `grad_norm`.
+    /// Monitored metric: `val_loss`, `reduced_train_loss` or `grad_norm`.
     pub monitor: String,
-    /// Whether less or more of it is better.
+    /// `min` if lower values are better, `max` if higher.
     pub mode: MetricMode,
-    /// Leaves the optimizer's state out: smaller checkpoints that no run can go on from.
+    /// Saves without the optimizer state. Such checkpoints are smaller, but no run can resume from them.
     pub save_weights_only: bool,
-    /// Saves when the run is over.
+    /// Saves a checkpoint at the end of training.
     pub save_on_train_end: bool,
-    /// Writes while training goes on: weights and moments are copied to the host, and a thread of each rank writes
-    /// them. Takes the host 12 bytes for each trained value; `false` makes training wait.
+    /// Saves asynchronously: weights and moments are copied to the host, and a thread of each rank writes them. Needs
+    /// 12 bytes of host memory per trained value; `false` pauses training instead.
     pub ckpt_async_save: bool,
 }
 
@@ -103,12 +104,7 @@ impl Default for ModelCheckpoint {
 
 impl Validate for Log {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
-        if self.name.is_empty() || self.name.contains(['/', '\\', '\0']) || self.name == "." || self.name == ".." {
-            problems.push(
-                Problem::error(format!("{path}.name"), format!("{:?} cannot be the name of a folder", self.name))
-                    .help("use letters, digits, `-` and `_`"),
-            );
-        }
+        problems.extend(name_error(&self.name, MAX_NAME_LENGTH).map(|message| Problem::error(format!("{path}.name"), message)));
         if let Some(mlflow) = &self.mlflow {
             mlflow.validate(&format!("{path}.mlflow"), problems);
         }
@@ -123,12 +119,12 @@ impl Validate for MlflowLogger {
         let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if rest.contains('@') {
             problems.push(
-                Problem::error(at, "`tracking_uri` holds a name or a password, which would be written to files")
-                    .help("leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN")
+                Problem::error(at, "`tracking_uri` holds a user name or a password, which would be written to disk")
+                    .help("remove it, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN")
                     .secret(),
             );
         } else if !["http", "https"].contains(&scheme) || host.is_empty() {
-            let message = format!("{uri:?} is not the address of a server");
+            let message = format!("{uri:?} is not the URL of a server");
             problems.push(Problem::error(at, message).help("write http://HOST:PORT or https://HOST"));
         }
         if self.experiment_name.is_empty() {

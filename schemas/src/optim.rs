@@ -1,7 +1,7 @@
 //! Optimizer and learning-rate schedule.
 
 use crate::schedule::LrScheduler;
-use crate::validate::{Problem, Validate};
+use crate::validate::{Problem, Validate, at_least_0};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ pub enum Optim {
     /// Stochastic gradient descent: no state without momentum, one buffer with it.
     #[serde(rename = "optim.SGD")]
     Sgd(Sgd),
-    /// Sign of an interpolated momentum: one moment, half of AdamW's memory. Wants a learning rate some 3 to 10
+    /// Sign of an interpolated momentum: one moment, half of AdamW's memory. Needs a learning rate about 3 to 10
     /// times lower than AdamW, and a weight decay higher by the same factor.
     #[serde(rename = "optim.Lion")]
     Lion(Lion),
@@ -26,19 +26,19 @@ pub enum Optim {
 pub struct AdamW {
     /// Peak learning rate.
     pub lr: f64,
-    /// Decoupled weight decay; biases and one-dimensional parameters have none.
+    /// Decoupled weight decay; not applied to biases and one-dimensional parameters.
     pub weight_decay: f64,
     /// Decay of the first and the second moment.
     pub betas: (f64, f64),
-    /// Added to the denominator.
+    /// Term added to the denominator.
     pub eps: f64,
-    /// Global L2 norm that gradients are clipped to; 0 clips nothing.
+    /// Maximum global L2 norm of the gradient; 0 disables clipping.
     pub clip_grad: f64,
-    /// Peak learning rate of the projector, where it differs: LLaVA's name.
+    /// Peak learning rate of the projector, if it differs; LLaVA's name.
     pub mm_projector_lr: Option<f64>,
-    /// Parameters with values of their own; the first group that names a parameter has it.
+    /// Parameter groups with their own values; the first group that matches a parameter applies.
     pub param_groups: Vec<ParamGroup>,
-    /// Learning rate over the steps.
+    /// Learning-rate schedule.
     pub lr_scheduler: LrScheduler,
 }
 
@@ -48,19 +48,19 @@ pub struct AdamW {
 pub struct Sgd {
     /// Peak learning rate.
     pub lr: f64,
-    /// Decoupled weight decay (the weights shrink by lr x decay); biases and one-dimensional parameters have none.
+    /// Decoupled weight decay (weights shrink by lr x decay); not applied to biases and one-dimensional parameters.
     pub weight_decay: f64,
-    /// Part of the last update that the next one keeps.
+    /// Momentum factor.
     pub momentum: f64,
-    /// Nesterov's momentum.
+    /// Enables Nesterov momentum.
     pub nesterov: bool,
-    /// Global L2 norm that gradients are clipped to; 0 clips nothing.
+    /// Maximum global L2 norm of the gradient; 0 disables clipping.
     pub clip_grad: f64,
-    /// Peak learning rate of the projector, where it differs: LLaVA's name.
+    /// Peak learning rate of the projector, if it differs; LLaVA's name.
     pub mm_projector_lr: Option<f64>,
-    /// Parameters with values of their own; the first group that names a parameter has it.
+    /// Parameter groups with their own values; the first group that matches a parameter applies.
     pub param_groups: Vec<ParamGroup>,
-    /// Learning rate over the steps.
+    /// Learning-rate schedule.
     pub lr_scheduler: LrScheduler,
 }
 
@@ -70,36 +70,33 @@ pub struct Sgd {
 pub struct Lion {
     /// Peak learning rate.
     pub lr: f64,
-    /// Decoupled weight decay; biases and one-dimensional parameters have none.
+    /// Decoupled weight decay; not applied to biases and one-dimensional parameters.
     pub weight_decay: f64,
     /// Weight of the momentum in the update, and decay of the momentum.
     pub betas: (f64, f64),
-    /// Global L2 norm that gradients are clipped to; 0 clips nothing.
+    /// Maximum global L2 norm of the gradient; 0 disables clipping.
     pub clip_grad: f64,
-    /// Peak learning rate of the projector, where it differs: LLaVA's name.
+    /// Peak learning rate of the projector, if it differs; LLaVA's name.
     pub mm_projector_lr: Option<f64>,
-    /// Parameters with values of their own; the first group that names a parameter has it.
+    /// Parameter groups with their own values; the first group that matches a parameter applies.
     pub param_groups: Vec<ParamGroup>,
-    /// Learning rate over the steps.
+    /// Learning-rate schedule.
     pub lr_scheduler: LrScheduler,
 }
 
-/// Parameters that have a learning rate or a weight decay of their own.
+/// Parameters with their own learning rate or weight decay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParamGroup {
-    /// Wildcards on the parameter's full name, in which `*` crosses dots: `*.vision_tower.*`, `*lora_B*`.
+    /// Wildcard patterns for full parameter names; `*` also matches dots: `*.vision_tower.*`, `*lora_B*`.
     pub params: Vec<String>,
-    /// Peak learning rate; `null` takes the optimizer's.
+    /// Peak learning rate; `null` uses the optimizer's.
     #[serde(default)]
     pub lr: Option<f64>,
-    /// Weight decay of all that the group names, biases included; `null` takes the optimizer's.
+    /// Weight decay of all parameters of the group, including biases; `null` uses the optimizer's.
     #[serde(default)]
     pub weight_decay: Option<f64>,
 }
-
-/// The projector's parameters, as `mm_projector_lr` names them.
-pub(crate) const PROJECTOR_PARAMS: &str = "*multi_modal_projector*";
 
 impl Default for AdamW {
     fn default() -> Self {
@@ -145,7 +142,7 @@ impl Default for Lion {
     }
 }
 
-/// A field that every optimizer has.
+/// Accessor of a field that every optimizer has.
 macro_rules! shared {
     ($(#[$doc:meta])* $field:ident, $get:ident: $type:ty) => {
         $(#[$doc])*
@@ -171,55 +168,45 @@ macro_rules! shared {
 
 impl Optim {
     shared!(
-        /// Peak learning rate.
+        /// Returns the peak learning rate.
         lr, lr: f64);
     shared!(
-        /// Peak learning rate, to change it.
+        /// Returns the peak learning rate, mutable.
         mut lr, lr_mut: f64);
     shared!(
-        /// Weight decay.
+        /// Returns the weight decay.
         weight_decay, weight_decay: f64);
     shared!(
-        /// Weight decay, to change it.
+        /// Returns the weight decay, mutable.
         mut weight_decay, weight_decay_mut: f64);
     shared!(
-        /// Norm that gradients are clipped to; 0 clips nothing.
+        /// Returns the maximum gradient norm; 0 disables clipping.
         clip_grad, clip_grad: f64);
     shared!(
-        /// Norm that gradients are clipped to, to change it.
+        /// Returns the maximum gradient norm, mutable.
         mut clip_grad, clip_grad_mut: f64);
     shared!(
-        /// Peak learning rate of the projector, where it differs.
+        /// Returns the peak learning rate of the projector, if it differs.
         mm_projector_lr, mm_projector_lr: Option<f64>);
     shared!(
-        /// Parameters with values of their own, as they are written.
+        /// Returns the parameter groups, as written.
         param_groups, param_groups: Vec<ParamGroup>);
     shared!(
-        /// Parameters with values of their own, to change them.
+        /// Returns the parameter groups, mutable.
         mut param_groups, param_groups_mut: Vec<ParamGroup>);
     shared!(
-        /// Learning rate over the steps.
+        /// Returns the learning-rate schedule.
         lr_scheduler, lr_scheduler: LrScheduler);
     shared!(
-        /// Learning rate over the steps, to change it.
+        /// Returns the learning-rate schedule, mutable.
         mut lr_scheduler, lr_scheduler_mut: LrScheduler);
 
-    /// The AdamW settings, where this is AdamW.
+    /// Returns the AdamW settings if this is AdamW.
     pub fn adamw(&self) -> Option<&AdamW> {
         match self {
             Self::AdamW(adamw) => Some(adamw),
             _ => None,
         }
-    }
-
-    /// All groups in the order in which they are asked: those of `param_groups`, then the projector's.
-    pub fn groups(&self) -> Vec<ParamGroup> {
-        let projector = self.mm_projector_lr().map(|lr| ParamGroup {
-            params: vec![PROJECTOR_PARAMS.into()],
-            lr: Some(lr),
-            weight_decay: None,
-        });
-        self.param_groups().iter().cloned().chain(projector).collect()
     }
 }
 
@@ -236,7 +223,7 @@ impl Validate for Optim {
             Self::Lion(Lion { betas, .. }) => vec![("betas[0]", betas.0), ("betas[1]", betas.1)],
             Self::Sgd(Sgd { momentum, nesterov, .. }) => {
                 if *nesterov && *momentum == 0.0 {
-                    let message = "Nesterov's momentum needs a momentum above 0";
+                    let message = "`nesterov` needs a momentum above 0";
                     problems.push(Problem::error(format!("{path}.nesterov"), message).help("set `momentum`, for example to 0.9"));
                 }
                 vec![("momentum", *momentum)]
@@ -254,8 +241,15 @@ impl Validate for Optim {
         }
         for (index, group) in self.param_groups().iter().enumerate() {
             let at = format!("{path}.param_groups[{index}]");
+            for (index, name) in group.params.iter().enumerate().filter(|(_, name)| name.parse::<f64>().is_ok()) {
+                let message = format!("`{name}` is a number, not the name of a parameter");
+                problems.push(Problem::error(format!("{at}.params[{index}]"), message).help("write a wildcard on the full name: *lora_B*"));
+            }
             if group.params.is_empty() {
-                problems.push(Problem::error(format!("{at}.params"), "`params` is empty: the group names nothing"));
+                problems.push(Problem::error(
+                    format!("{at}.params"),
+                    "`params` is empty: the group matches no parameter",
+                ));
             }
             if let Some(decay) = group.weight_decay {
                 at_least_0(&at, problems, "weight_decay", decay);
@@ -268,15 +262,5 @@ impl Validate for Optim {
         let path = path.to_owned();
         self.lr_scheduler().validate(&format!("{path}.lr_scheduler"), problems);
         self.lr_scheduler().validate_peak(&path, "lr", *self.lr(), problems);
-    }
-}
-
-/// Appends an error unless `value` is a finite number of at least 0.
-pub(crate) fn at_least_0(path: &str, problems: &mut Vec<Problem>, name: &str, value: f64) {
-    if !(value.is_finite() && value >= 0.0) {
-        problems.push(Problem::error(
-            format!("{path}.{name}"),
-            format!("`{name}` is {value:?}, it must be at least 0 and finite"),
-        ));
     }
 }

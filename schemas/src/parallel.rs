@@ -1,11 +1,10 @@
-//! Sizes of the mesh axes, derived from the trainer.
+//! Parallel sizes and rank coordinates of the mesh.
 
-use crate::strategy::MegatronStrategy;
-use crate::trainer::Trainer;
+use crate::trainer::TrainerConfig;
 use serde::{Deserialize, Serialize};
 
-/// Number of ranks along each axis of the mesh. The tensor axis varies fastest with the rank, then
-/// context, data, pipeline (Megatron's order `tp-cp-dp-pp`).
+/// Number of ranks along each axis of the mesh. Only [`coordinates`](Self::coordinates) and [`rank`](Self::rank) know
+/// how ranks are numbered on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParallelSizes {
     /// Tensor axis.
@@ -27,14 +26,14 @@ impl ParallelSizes {
         pp: 1,
     };
 
-    /// Sizes that the trainer's ranks form, or `None` where they do not divide evenly.
-    pub fn of(trainer: &Trainer) -> Option<Self> {
+    /// Returns the sizes of the trainer's mesh, or `None` if its ranks do not divide evenly.
+    pub fn from_trainer(trainer: &TrainerConfig) -> Option<Self> {
         let strategy = &trainer.strategy;
-        let model_ranks = Self::model_ranks(strategy);
+        let model_ranks = strategy.model_ranks();
         if model_ranks == 0 || !trainer.world_size().is_multiple_of(model_ranks) {
             return None;
         }
-        // More ranks than can be numbered are refused elsewhere.
+        // `TrainerConfig::validate` refuses more ranks than can be numbered.
         u32::try_from(trainer.world_size()).ok()?;
         Some(Self {
             tp: strategy.tensor_model_parallel_size,
@@ -44,14 +43,38 @@ impl ParallelSizes {
         })
     }
 
-    /// Ranks that hold one copy of the model; at most `u64::MAX`.
-    pub fn model_ranks(strategy: &MegatronStrategy) -> u64 {
-        let tensor_and_context = u64::from(strategy.tensor_model_parallel_size) * u64::from(strategy.context_parallel_size);
-        tensor_and_context.saturating_mul(strategy.pipeline_model_parallel_size.into())
-    }
-
-    /// Number of ranks.
+    /// Returns the number of ranks.
     pub fn world(&self) -> u32 {
         self.tp * self.cp * self.dp * self.pp
     }
+
+    /// Returns the coordinates of `rank`. The tensor axis varies fastest, then context, data, pipeline: Megatron's order
+    /// `tp-cp-dp-pp`.
+    pub fn coordinates(&self, rank: u32) -> MeshCoordinates {
+        let Self { tp, cp, dp, .. } = *self;
+        MeshCoordinates {
+            tp: rank % tp,
+            cp: rank / tp % cp,
+            dp: rank / tp / cp % dp,
+            pp: rank / tp / cp / dp,
+        }
+    }
+
+    /// Returns the rank at the coordinates: the inverse of [`coordinates`](Self::coordinates).
+    pub fn rank(&self, at: MeshCoordinates) -> u32 {
+        at.tp + self.tp * (at.cp + self.cp * (at.dp + self.dp * at.pp))
+    }
+}
+
+/// Coordinates of a rank on the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MeshCoordinates {
+    /// Tensor-parallel rank.
+    pub tp: u32,
+    /// Context-parallel rank.
+    pub cp: u32,
+    /// Data-parallel rank.
+    pub dp: u32,
+    /// Pipeline-parallel rank.
+    pub pp: u32,
 }

@@ -4,7 +4,7 @@ use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The adapter scheme; absent means that the model itself is trained.
+/// PEFT scheme; without one the model itself is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub enum Peft {
     /// Low-rank adapters.
@@ -13,7 +13,7 @@ pub enum Peft {
 }
 
 impl Peft {
-    /// The LoRA settings that every variant has today.
+    /// Returns the LoRA settings, which every variant has.
     pub fn lora(&self) -> &LoRA {
         match self {
             Self::LoRA(lora) => lora,
@@ -25,15 +25,15 @@ impl Peft {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoRA {
-    /// Modules that get an adapter: a last component (`linear_qkv`, `q_proj`) or a wildcard on the full name.
+    /// Target modules of the adapters: last components (`linear_qkv`, `q_proj`) or wildcards on full names.
     pub target_modules: Vec<String>,
     /// Rank of the adapters.
     pub dim: usize,
-    /// Numerator of the adapters' scale.
+    /// Numerator of the scaling factor `alpha / dim`.
     pub alpha: f64,
-    /// Dropout on the adapters' input.
+    /// Dropout probability on the adapters' input.
     pub dropout: f64,
-    /// Freezes the language model's own weights.
+    /// Freezes the base weights of the language model.
     pub freeze_language_model: bool,
     /// Freezes the vision encoder.
     pub freeze_vision_model: bool,
@@ -70,14 +70,25 @@ impl Validate for LoRA {
             ));
         }
         if self.dropout > 0.0 && self.dropout < 1.0 {
-            // A mask must be a function of (seed, name, step, sample) to be the same in every layout.
+            // To be equal in every layout, a mask must be a function of (seed, name, step, sample).
             problems.push(
                 Problem::error(
                     format!("{path}.dropout"),
-                    format!("`dropout` is {}, but this version trains adapters without dropout", self.dropout),
+                    format!("`dropout` is {}, but this version does not support adapter dropout", self.dropout),
                 )
                 .help("set it to 0.0, NeMo's default"),
             );
+        }
+        for (index, target) in self
+            .target_modules
+            .iter()
+            .enumerate()
+            .filter(|(_, target)| target.parse::<f64>().is_ok())
+        {
+            let message = format!("`{target}` is a number, not the name of a module");
+            let place = format!("{path}.target_modules[{index}]");
+            problems
+                .push(Problem::error(place, message).help("write a last component, such as linear_qkv, or a wildcard on the full name"));
         }
         if self.target_modules.is_empty() {
             problems.push(

@@ -1,4 +1,4 @@
-//! A length of time, as people write it.
+//! Durations as written in files.
 
 use crate::validate::Problem;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -7,33 +7,32 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A length of time in whole seconds: `90s`, `15m`, `12h`, `2d`, `1h30m`, or Lightning's `DD:HH:MM:SS` and
-/// `HH:MM:SS`.
+/// A duration in whole seconds: `90s`, `15m`, `12h`, `2d`, `1h30m`, or Lightning's `DD:HH:MM:SS` and `HH:MM:SS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(u64);
 
 impl Period {
-    /// So many seconds.
+    /// Creates a period of `seconds` seconds.
     pub fn seconds(seconds: u64) -> Self {
         Self(seconds)
     }
 
-    /// So many minutes.
+    /// Creates a period of `minutes` minutes.
     pub fn minutes(minutes: u64) -> Self {
         Self(minutes * 60)
     }
 
-    /// The same as the standard library has it.
+    /// Returns the period as a [`Duration`].
     pub fn duration(self) -> Duration {
         Duration::from_secs(self.0)
     }
 }
 
-/// Appends an error where a period is given and nothing.
+/// Appends an error if a period is 0.
 pub(crate) fn validate_period(path: &str, problems: &mut Vec<Problem>, name: &str, period: Option<Period>) {
     if period == Some(Period(0)) {
         let message = format!("`{name}` is 0s, it must be at least 1s");
-        problems.push(Problem::error(format!("{path}.{name}"), message).help("null switches it off"));
+        problems.push(Problem::error(format!("{path}.{name}"), message).help("null disables it"));
     }
 }
 
@@ -41,17 +40,17 @@ pub(crate) fn validate_period(path: &str, problems: &mut Vec<Problem>, name: &st
 const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
 
 impl FromStr for Period {
-    /// What is wrong, and on a second line what to write instead.
+    /// The problem, and on a second line what to write instead.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a length of time\nwrite 90s, 15m, 12h, 1h30m, HH:MM:SS or DD:HH:MM:SS");
+        let wrong = || format!("`{text}` is not a duration\nwrite 90s, 15m, 12h, 1h30m, HH:MM:SS or DD:HH:MM:SS");
         let seconds = if text.contains(':') { clock(text) } else { units(text) };
         seconds.map(Self).ok_or_else(wrong)
     }
 }
 
-/// `HH:MM:SS` or `DD:HH:MM:SS`.
+/// Parses `HH:MM:SS` or `DD:HH:MM:SS`, in seconds.
 fn clock(text: &str) -> Option<u64> {
     let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
     let (days, [hours, minutes, seconds]) = match parts[..] {
@@ -64,7 +63,7 @@ fn clock(text: &str) -> Option<u64> {
         .try_fold(0u64, |sum, (count, unit)| sum.checked_add(count.checked_mul(*unit)?))
 }
 
-/// Numbers with a unit each, from the largest down.
+/// Parses numbers with units, in descending order, in seconds.
 fn units(text: &str) -> Option<u64> {
     let (mut rest, mut sum, mut below) = (text, 0u64, u64::MAX);
     while !rest.is_empty() {
@@ -114,7 +113,7 @@ impl JsonSchema for Period {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "description": "A length of time: 90s, 15m, 12h, 2d, 1h30m, or DD:HH:MM:SS and HH:MM:SS.",
+            "description": "Duration: 90s, 15m, 12h, 2d, 1h30m, or DD:HH:MM:SS and HH:MM:SS.",
             "pattern": "^(([0-9]+:)?[0-9]+:[0-9]+:[0-9]+|(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?)$"
         })
     }
@@ -125,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read_is_printed_in_units() {
+    fn prints_a_parsed_period_in_units() {
         for (text, seconds, printed) in [
             ("90s", 90, "1m30s"),
             ("15m", 900, "15m"),
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_length_of_time_is_refused() {
+    fn refuses_invalid_periods() {
         for text in [
             "",
             "15",

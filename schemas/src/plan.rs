@@ -1,4 +1,4 @@
-//! The launch plan: everything a rank needs to know, as one value in one file.
+//! The launch plan: everything a rank needs, as one value in one file.
 
 use crate::recipe::Run;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Format number of `plan.json`. A reader refuses other numbers.
 pub const PLAN_FORMAT: u32 = 1;
 
-/// What is launched: already resolved, so that no rank parses YAML and all ranks hold the same bytes.
+/// A launch plan. It is resolved, so no rank parses YAML and all ranks read the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LaunchPlan {
@@ -31,21 +31,21 @@ pub struct LaunchPlan {
 }
 
 impl LaunchPlan {
-    /// Number of ranks.
+    /// Returns the number of ranks.
     pub fn world_size(&self) -> u32 {
         self.num_nodes * self.ranks_per_node
     }
 }
 
-/// What `neva-rank generate` is asked for.
+/// Request to `neva-rank generate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GenerateRequest {
-    /// A checkpoint folder, or a run's folder, whose newest checkpoint is taken.
+    /// A checkpoint folder, or a run's folder, of which the newest checkpoint is used.
     pub checkpoint: PathBuf,
-    /// Pictures, one for each `<image>` of the prompt.
+    /// Images, one for each `<image>` of the prompt.
     pub images: Vec<PathBuf>,
-    /// The question; `<image>` is put in front where it is absent and there are pictures.
+    /// The question; `<image>` is prepended if it is missing and there are images.
     pub prompt: String,
-    /// Longest answer, in tokens.
+    /// Maximum length of the answer, in tokens.
     pub max_new_tokens: usize,
 }

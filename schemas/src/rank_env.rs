@@ -1,17 +1,17 @@
-//! Who a rank is: read from the variables of torchrun, which our own launcher sets too, or from those of srun.
+//! Environment of a rank, read from torchrun's variables, which our own launcher sets too, or from srun's.
 
 use crate::contract::env;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Who a rank is.
+/// Rank, world size and rendezvous of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankEnv {
-    /// Number of this rank in the world.
+    /// Rank in the world.
     pub rank: u32,
     /// Number of ranks.
     pub world_size: u32,
-    /// Number of this rank on its node.
+    /// Rank on its node.
     pub local_rank: u32,
     /// Number of ranks on this node.
     pub local_world_size: u32,
@@ -19,15 +19,15 @@ pub struct RankEnv {
     pub master_addr: String,
     /// Port of the rendezvous store.
     pub master_port: u16,
-    /// The launcher's agent serves the store (torchrun), so rank 0 does not.
+    /// True if the launcher's agent serves the store (torchrun), so that rank 0 must not.
     pub agent_store: bool,
-    /// How often the launcher's agent has started the ranks anew: each attempt has keys of its own in the store.
+    /// Number of restarts of the ranks by the launcher's agent; each attempt uses its own keys in the store.
     pub restart_count: u32,
-    /// Whose variables say so.
+    /// Starter whose variables were read.
     pub starter: Starter,
 }
 
-/// What started the ranks, by the variables that it sets.
+/// Program that started the ranks, known by its variables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Starter {
@@ -48,7 +48,7 @@ impl fmt::Display for Starter {
 }
 
 impl RankEnv {
-    /// A world of one rank, which meets nobody.
+    /// Returns the environment of a single rank without a rendezvous.
     pub fn single() -> Self {
         Self {
             rank: 0,
@@ -63,11 +63,11 @@ impl RankEnv {
         }
     }
 
-    /// Reads the variables through `lookup`: torchrun's, else those of a job step of several tasks. `Ok(None)` where
-    /// neither is set; a batch script without srun and `srun --ntasks=1` are no world.
+    /// Reads the variables through `lookup`: torchrun's, else those of a job step with several tasks. Returns `Ok(None)` if
+    /// neither is set; a batch script without srun and `srun --ntasks=1` do not count.
     ///
     /// # Errors
-    /// Some are set and others missing or not numbers: a sentence that names them.
+    /// An error message, if some variables are missing or are not numbers.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
         let variables = Variables(&lookup);
         if lookup(env::RANK).is_some() || lookup(env::WORLD_SIZE).is_some() {
@@ -79,7 +79,7 @@ impl RankEnv {
         }
     }
 
-    /// The variables that a launcher sets for this rank.
+    /// Returns the variables that a launcher sets for this rank.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         vec![
             (env::RANK, self.rank.to_string()),
@@ -99,9 +99,11 @@ impl<F: Fn(&str) -> Option<String>> Variables<'_, F> {
         let required = [env::RANK, env::WORLD_SIZE, env::MASTER_ADDR, env::MASTER_PORT];
         let missing: Vec<_> = required.iter().copied().filter(|name| self.text(name).is_none()).collect();
         if !missing.is_empty() {
-            return Err(format!("of torchrun's variables {required:?} these are not set: {missing:?}"));
+            return Err(format!(
+                "torchrun's variables {missing:?} are not set, all of {required:?} are needed"
+            ));
         }
-        let (rank, world_size) = self.place(env::RANK, env::WORLD_SIZE)?;
+        let (rank, world_size) = self.rank_and_size(env::RANK, env::WORLD_SIZE)?;
         let agent = self.text(env::TORCHELASTIC_USE_AGENT_STORE);
         Ok(RankEnv {
             rank,
@@ -116,15 +118,15 @@ impl<F: Fn(&str) -> Option<String>> Variables<'_, F> {
         })
     }
 
-    /// The store is on the step's first node, where task 0 runs. `MASTER_ADDR` and `MASTER_PORT` win, as scripts for
-    /// torch are used to set them.
+    /// Reads srun's variables. The store is on the step's first node, where task 0 runs. `MASTER_ADDR` and `MASTER_PORT`
+    /// take precedence, as scripts for torch set them.
     fn srun(&self) -> Result<RankEnv, String> {
-        let (rank, world_size) = self.place(env::SLURM_PROCID, env::SLURM_STEP_NUM_TASKS)?;
+        let (rank, world_size) = self.rank_and_size(env::SLURM_PROCID, env::SLURM_STEP_NUM_TASKS)?;
         let node = self.number_or(env::SLURM_NODEID, 0)?;
         let tasks = self.text(env::SLURM_STEP_TASKS_PER_NODE).unwrap_or_else(|| world_size.to_string());
         let local_world_size = tasks_of_node(&tasks, node).ok_or_else(|| {
             format!(
-                "{}={tasks:?} does not tell the tasks of node {node}",
+                "{}={tasks:?} does not contain the tasks of node {node}",
                 env::SLURM_STEP_TASKS_PER_NODE
             )
         })?;
@@ -150,8 +152,8 @@ impl<F: Fn(&str) -> Option<String>> Variables<'_, F> {
         })
     }
 
-    /// A port that all tasks of the step know: one that Slurm keeps free for it, else one that job and step choose, so
-    /// that steps which share a node seldom meet. It lies below the ports that systems hand out by themselves.
+    /// Returns a port that all tasks of the step compute alike: one that Slurm reserves for the step, or else one derived
+    /// from job and step, so that steps on one node rarely collide. It is below the system's ephemeral ports.
     fn step_port(&self) -> Result<u16, String> {
         if let Some(reserved) = self.text(env::SLURM_STEP_RESV_PORTS)
             && let Some(port) = reserved.split(['-', ',']).next().and_then(|port| port.parse().ok())
@@ -160,14 +162,14 @@ impl<F: Fn(&str) -> Option<String>> Variables<'_, F> {
         }
         let job = u64::from(self.number_or(env::SLURM_JOB_ID, 0)?);
         let step = u64::from(self.number_or(env::SLURM_STEP_ID, 0)?);
-        // 7919 is a prime: neighbouring jobs lie far apart, so that steps of one do not reach into the next.
+        // 7919 is a prime: ports of consecutive jobs are far apart, so steps of one do not reach the next.
         Ok((12_000 + (job * 7919 + step) % 16_000) as u16)
     }
 
-    fn place(&self, rank: &str, world_size: &str) -> Result<(u32, u32), String> {
+    fn rank_and_size(&self, rank: &str, world_size: &str) -> Result<(u32, u32), String> {
         let (number, count) = (self.number(rank)?, self.number(world_size)?);
         if count == 0 || number >= count {
-            return Err(format!("{rank}={number} does not lie below {world_size}={count}"));
+            return Err(format!("{rank}={number} is not below {world_size}={count}"));
         }
         Ok((number, count))
     }
@@ -196,7 +198,7 @@ impl<F: Fn(&str) -> Option<String>> Variables<'_, F> {
     }
 }
 
-/// Of `2(x3),1` the tasks of node 3: 1.
+/// Returns the number of tasks of a node: for node 3 of `2(x3),1` it is 1.
 fn tasks_of_node(tasks: &str, node: u32) -> Option<u32> {
     let mut before = 0;
     for group in tasks.split(',') {
@@ -212,7 +214,7 @@ fn tasks_of_node(tasks: &str, node: u32) -> Option<u32> {
     None
 }
 
-/// The first host of Slurm's list: `n1` of `n[1-3,7],m4`.
+/// Returns the first host of Slurm's node list: `n1` for `n[1-3,7],m4`.
 fn first_node(list: &str) -> Option<String> {
     let mut name = String::new();
     let mut rest = list;
@@ -231,7 +233,7 @@ fn first_node(list: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// What Slurm 22.05 tells the third of three tasks on two nodes, changed by `change`.
+    /// Reads the variables that Slurm 22.05 sets for the third of three tasks on two nodes, changed by `change`.
     fn third_of_three(change: &[(&str, Option<&str>)]) -> Result<Option<RankEnv>, String> {
         let mut variables = std::collections::BTreeMap::from([
             (env::SLURM_JOB_ID, "17"),
@@ -269,7 +271,7 @@ mod tests {
         assert_eq!(rank, expected);
         let port = |change: &[_]| third_of_three(change).unwrap().unwrap().master_port;
         assert!((12_000..28_000).contains(&rank.master_port));
-        // The first task finds the same one, another step or job another one.
+        // The first task computes the same port; other steps and jobs compute different ones.
         assert_eq!(
             port(&[(env::SLURM_PROCID, Some("0")), (env::SLURM_NODEID, Some("0"))]),
             rank.master_port
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_world_of_srun() {
+    fn ignores_single_tasks_of_srun() {
         for change in [(env::SLURM_STEP_NUM_TASKS, None), (env::SLURM_STEP_NUM_TASKS, Some("1"))] {
             assert_eq!(third_of_three(&[change]), Ok(None), "{change:?}");
         }
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_node_of_a_list() {
+    fn finds_the_first_node_of_a_list() {
         let cases = [
             ("n1", "n1"),
             ("n[1-2]", "n1"),
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tasks_of_a_node() {
+    fn counts_the_tasks_of_a_node() {
         for (node, tasks) in [Some(2), Some(2), Some(2), Some(1), Some(16), Some(16), None]
             .into_iter()
             .enumerate()

@@ -1,4 +1,4 @@
-//! A recipe's arguments, and the run that it returns for them.
+//! Arguments of a recipe, and the run that they resolve to.
 
 use crate::data::Data;
 use crate::finetune::Finetune;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RecipeArgs {
-    /// Folder that holds all runs.
+    /// Folder of all runs.
     pub dir: Option<PathBuf>,
     /// Name of the run.
     pub name: String,
@@ -19,10 +19,10 @@ pub struct RecipeArgs {
     pub num_nodes: u32,
     /// Ranks per node.
     pub num_gpus_per_node: u32,
-    /// `lora` trains adapters, `none` trains the model.
+    /// `lora` trains adapters, `none` trains the model itself.
     pub peft_scheme: PeftScheme,
-    /// Trains as NeMo's code does where that differs from its documents and from LLaVA: the vision encoder stays
-    /// frozen, the loss is the mean of the micro-batches' means, no BOS stands in front of a sample.
+    /// Follows NeMo's code where it differs from its documentation and from LLaVA: the vision encoder is frozen, the loss
+    /// is the mean of the microbatch means, samples do not start with BOS.
     pub nemo_compat: bool,
 }
 
@@ -39,7 +39,7 @@ impl Default for RecipeArgs {
     }
 }
 
-/// What a recipe trains.
+/// Part of the model that a recipe trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PeftScheme {
@@ -49,14 +49,14 @@ pub enum PeftScheme {
     None,
 }
 
-/// One resolved run: which recipe, its arguments, and the graph that they and all overrides gave.
+/// One resolved run: the recipe's name, its arguments, and the resulting graph with all overrides.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
     /// Name of the recipe.
     #[serde(rename = "_factory_")]
     pub factory: String,
-    /// Folder that holds all runs.
+    /// Folder of all runs.
     pub dir: Option<PathBuf>,
     /// Name of the run.
     pub name: String,
@@ -64,17 +64,18 @@ pub struct Run {
     pub num_nodes: u32,
     /// Ranks per node.
     pub num_gpus_per_node: u32,
-    /// What the recipe trains.
+    /// `lora` trains adapters, `none` trains the model itself.
     pub peft_scheme: PeftScheme,
-    /// Trains as NeMo's code does.
+    /// Follows NeMo's code.
     pub nemo_compat: bool,
     /// The graph.
     pub finetune: Finetune,
 }
 
 impl Run {
-    /// Joins a recipe's arguments and the graph that they gave.
-    pub fn new(factory: &str, args: RecipeArgs, finetune: Finetune) -> Self {
+    /// Combines a recipe's arguments and the resulting graph.
+    pub fn new(factory: &str, args: RecipeArgs, mut finetune: Finetune) -> Self {
+        finetune.nemo_compat = false;
         Self {
             factory: factory.into(),
             dir: args.dir,
@@ -85,19 +86,21 @@ impl Run {
             nemo_compat: args.nemo_compat,
             finetune,
         }
-        .settled()
+        .with_dependent_defaults()
     }
 
-    /// Fills what was left to depend on the rest.
-    fn settled(mut self) -> Self {
+    /// Fills in defaults that depend on other fields.
+    fn with_dependent_defaults(mut self) -> Self {
         if let Data::Preloaded(data) = &mut self.finetune.data {
             data.add_bos.get_or_insert(!self.nemo_compat);
         }
         self
     }
 
-    /// A run without a recipe: a graph that was put together in Rust.
-    pub fn of(finetune: Finetune) -> Self {
+    /// Creates a run without a recipe, from a graph built in Rust.
+    pub fn from_finetune(mut finetune: Finetune) -> Self {
+        // From here on the run holds this flag, so that it is equal after it is read back.
+        let nemo_compat = std::mem::take(&mut finetune.nemo_compat);
         Self {
             factory: "custom".into(),
             dir: finetune.log.log_dir.clone(),
@@ -109,22 +112,23 @@ impl Run {
             } else {
                 PeftScheme::None
             },
-            nemo_compat: false,
+            nemo_compat,
             finetune,
         }
-        .settled()
+        .with_dependent_defaults()
     }
 }
 
 impl Validate for RecipeArgs {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
+        // The logger validates the rest of the name, together with the graph.
         if self.name.is_empty() {
             let path = if path.is_empty() {
                 "name".to_owned()
             } else {
                 format!("{path}.name")
             };
-            problems.push(Problem::error(path, "`name` is empty"));
+            problems.push(Problem::error(path, "the name is empty"));
         }
         nonzero(
             path,

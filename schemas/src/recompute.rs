@@ -1,70 +1,36 @@
-//! What is computed again in the backward pass instead of being kept.
+//! Activation recomputation.
 
-use crate::strategy::MegatronStrategy;
-use crate::validate::{Problem, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How much is computed again: Megatron's `recompute_granularity`.
+/// Recompute granularity: Megatron's `recompute_granularity`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RecomputeGranularity {
-    /// Whole layers of the language model and of the vision encoder: only the hidden state between them is kept
-    /// (arXiv:1604.06174).
+    /// Recomputes whole layers of the language model and of the vision encoder; only the hidden states between layers are
+    /// saved (arXiv:1604.06174).
     Full,
-    /// Parts of the language model's layers that take much memory for little computing (arXiv:2205.05198, section 5):
-    /// those of `recompute_modules`.
+    /// Recomputes the submodules in `recompute_modules`, which use much memory for little computation
+    /// (arXiv:2205.05198, section 5).
     Selective,
 }
 
-/// Which layers are computed again with `recompute_granularity: full`: Megatron's `recompute_method`.
+/// Recompute method for `recompute_granularity: full`: Megatron's `recompute_method`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RecomputeMethod {
-    /// All of them, `recompute_num_layers` at a time.
+    /// Recomputes all layers, in groups of `recompute_num_layers`.
     Uniform,
-    /// The first `recompute_num_layers` of each chunk of a pipeline rank, one at a time.
+    /// Recomputes the first `recompute_num_layers` layers of each model chunk, one at a time.
     Block,
 }
 
-/// A part of a layer of the language model: one of Megatron's `recompute_modules`.
+/// Submodule of a language model layer to recompute: one of Megatron's `recompute_modules`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RecomputeModule {
-    /// From queries, keys and values to what the heads give.
+    /// Core attention: from queries, keys and values to the output of the heads.
     CoreAttn,
-    /// The MLP, from the norm's output on.
+    /// The MLP, starting from the output of the norm.
     Mlp,
-}
-
-/// What is wrong with what `strategy` computes again.
-pub(crate) fn validate_recompute(path: &str, strategy: &MegatronStrategy, problems: &mut Vec<Problem>) {
-    let num_layers = strategy.recompute_num_layers.unwrap_or(1);
-    nonzero(path, problems, &[("recompute_num_layers", num_layers.into())]);
-    let granularity = strategy.recompute_granularity;
-    let mut idle = |name: &str, wants: &str| {
-        problems.push(
-            Problem::warning(
-                format!("{path}.{name}"),
-                format!("does nothing without `recompute_granularity: {wants}`"),
-            )
-            .help(format!("set {path}.recompute_granularity={wants}, or leave it out")),
-        );
-    };
-    if granularity != Some(RecomputeGranularity::Full) {
-        if strategy.recompute_method.is_some() {
-            idle("recompute_method", "full");
-        }
-        if strategy.recompute_num_layers.is_some() {
-            idle("recompute_num_layers", "full");
-        }
-    }
-    match &strategy.recompute_modules {
-        Some(_) if granularity != Some(RecomputeGranularity::Selective) => idle("recompute_modules", "selective"),
-        Some(modules) if modules.is_empty() => problems.push(
-            Problem::error(format!("{path}.recompute_modules"), "names no module that could be computed again")
-                .help("choose of core_attn and mlp, or leave it out for [core_attn]"),
-        ),
-        _ => {}
-    }
 }

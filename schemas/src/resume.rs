@@ -1,48 +1,53 @@
-//! What a run starts from.
+//! Starting point of a run: restored weights or a checkpoint to resume from.
 
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// NeMo's `nl.AutoResume`. Priority: a checkpoint in the run's own folder (an earlier attempt), then
-/// `resume_from_path`, then the newest checkpoint of `resume_from_directory` or of the same name when
-/// `resume_if_exists`, then `restore_config` and `adapter_path`, then fresh weights.
+/// NeMo's `nl.AutoResume`. Priority: a checkpoint in the run's own folder (of an earlier attempt), then
+/// `resume_from_path`, then with `resume_if_exists` the newest checkpoint of `resume_from_directory` or of the same name,
+/// then `restore_config` and `adapter_path`, then fresh weights. A run starts over only if there is no checkpoint: if all
+/// are damaged or unreadable, it is refused unless `resume_ignore_damaged` is set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AutoResume {
     /// Weights to start from.
     pub restore_config: Option<RestoreConfig>,
-    /// Trained weights (adapters, projector) that are put over the base to start from: of a checkpoint, or of a folder
-    /// that Hugging Face's PEFT wrote (`adapter_config.json`, `adapter_model.safetensors`). A checkpoint says which base
-    /// it was trained on, and another one is refused. PEFT does not: `restore_config` must name the right one, and
-    /// `dim`, `alpha` and the targets of `peft` must be the adapter's.
+    /// Trained weights (adapters, projector) to load on top of the base: a checkpoint, or a folder written by Hugging Face's
+    /// PEFT (`adapter_config.json`, `adapter_model.safetensors`). A checkpoint names its base, and a different one is
+    /// refused. PEFT does not: `restore_config` must name the right base, and `dim`, `alpha` and the targets of `peft` must
+    /// match the adapter.
     pub adapter_path: Option<PathBuf>,
-    /// Checkpoint to go on from: weights, optimizer, step and data position.
+    /// Checkpoint to resume from: weights, optimizer, step and data position.
     pub resume_from_path: Option<PathBuf>,
-    /// With `resume_if_exists`: the folder of checkpoints to look in, in place of `log_dir/name`.
+    /// With `resume_if_exists`: folder to search for checkpoints, instead of `log_dir/name`.
     pub resume_from_directory: Option<PathBuf>,
-    /// Goes on from the newest whole checkpoint under `log_dir/name`.
+    /// Resumes from the newest complete checkpoint under `log_dir/name`: the one with the most steps of the newest run.
     pub resume_if_exists: bool,
-    /// Accepts a checkpoint of a run that came to its end: there may be nothing left to do.
+    /// Accepts a checkpoint of a finished run, which may have no steps left.
     pub resume_past_end: bool,
-    /// With `resume_if_exists`: starts afresh, with a warning, where there is no checkpoint.
+    /// With `resume_if_exists`: starts over, with a warning, if there is no checkpoint or
+    /// `resume_from_directory` does not exist.
     pub resume_ignore_no_checkpoint: bool,
+    /// Starts over, with a warning, if every checkpoint is damaged or unreadable. Otherwise the run is refused.
+    pub resume_ignore_damaged: bool,
 }
 
 /// Weights to start from: NeMo's `nl.RestoreConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreConfig {
-    /// A Hugging Face folder, a checkpoint of ours, or `nemo://ORG/NAME` in the model cache.
+    /// A Hugging Face folder, a checkpoint of neva-run, `nemo://ORG/NAME` in the model cache, or `hf://ORG/NAME[@REVISION]`
+    /// in the hub.
     pub path: String,
-    /// Takes the weights; without them they are fresh.
+    /// Loads the weights; otherwise they are freshly initialized.
     #[serde(default = "yes")]
     pub load_model_state: bool,
-    /// Takes the optimizer's moments too, out of a checkpoint of ours; steps are counted from 0 all the same.
+    /// Loads the optimizer's moments from a checkpoint of neva-run; steps still start at 0.
     #[serde(default)]
     pub load_optim_state: bool,
-    /// Takes the tokenizer and the image processor that lie beside the weights, where the data names none.
+    /// Loads the tokenizer and the image processor next to the weights, unless the data names its own.
     #[serde(default = "yes")]
     pub load_artifacts: bool,
 }
@@ -52,7 +57,7 @@ fn yes() -> bool {
 }
 
 impl RestoreConfig {
-    /// Weights and artifacts of `path`.
+    /// Loads weights and artifacts of `path`.
     pub fn weights(path: impl Into<String>) -> Self {
         Self {
             path: path.into(),
@@ -69,7 +74,7 @@ impl Validate for AutoResume {
             problems.push(
                 Problem::error(
                     format!("{path}.resume_from_directory"),
-                    "`resume_from_directory` is looked at only where `resume_if_exists` is true",
+                    "`resume_from_directory` has no effect unless `resume_if_exists` is true",
                 )
                 .help(format!("--set {path}.resume_if_exists=true")),
             );
@@ -81,7 +86,7 @@ impl Validate for AutoResume {
         {
             problems.push(Problem::error(
                 format!("{path}.restore_config.load_optim_state"),
-                "moments belong to the weights that they were measured on: `load_optim_state` needs `load_model_state`",
+                "`load_optim_state` needs `load_model_state`: moments are only valid with their weights",
             ));
         }
     }

@@ -1,11 +1,10 @@
-//! Learning rate over the steps.
+//! Learning-rate schedules.
 
-use crate::optim::at_least_0;
-use crate::validate::{Problem, Validate};
+use crate::validate::{Problem, Validate, at_least_0};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Learning rate as a function of the step, counted from 0.
+/// Learning-rate schedule: a function of the step, from 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub enum LrScheduler {
     /// NeMo's `CosineAnnealingScheduler`: linear warm-up, cosine to `min_lr` at the last step.
@@ -14,13 +13,13 @@ pub enum LrScheduler {
         /// Steps of linear warm-up.
         #[serde(default)]
         warmup_steps: u64,
-        /// Warm-up as a part of all steps, in place of `warmup_steps`.
+        /// Warm-up as a fraction of all steps, instead of `warmup_steps`.
         #[serde(default)]
         warmup_ratio: Option<f64>,
         /// Steps at `min_lr` before the end.
         #[serde(default)]
         constant_steps: u64,
-        /// Learning rate at the end.
+        /// Final learning rate.
         #[serde(default)]
         min_lr: f64,
     },
@@ -30,17 +29,17 @@ pub enum LrScheduler {
         /// Steps of linear warm-up, the first at learning rate 0.
         #[serde(default)]
         warmup_steps: u64,
-        /// Warm-up as a part of all steps, in place of `warmup_steps`.
+        /// Warm-up as a fraction of all steps, instead of `warmup_steps`.
         #[serde(default)]
         warmup_ratio: Option<f64>,
     },
-    /// `transformers.get_linear_schedule_with_warmup`: warm-up from 0, straight down to 0.
+    /// `transformers.get_linear_schedule_with_warmup`: warm-up from 0, linear decay to 0.
     #[serde(rename = "LinearWithWarmup")]
     LinearWithWarmup {
         /// Steps of linear warm-up, the first at learning rate 0.
         #[serde(default)]
         warmup_steps: u64,
-        /// Warm-up as a part of all steps, in place of `warmup_steps`.
+        /// Warm-up as a fraction of all steps, instead of `warmup_steps`.
         #[serde(default)]
         warmup_ratio: Option<f64>,
     },
@@ -50,10 +49,10 @@ pub enum LrScheduler {
         /// Steps of warm-up from `min_lr_ratio` x peak.
         #[serde(default)]
         warmup_steps: u64,
-        /// Warm-up as a part of all steps, in place of `warmup_steps`.
+        /// Warm-up as a fraction of all steps, instead of `warmup_steps`.
         #[serde(default)]
         warmup_ratio: Option<f64>,
-        /// Steps of decay; they end with the run.
+        /// Steps of decay at the end of the run.
         decay_steps: u64,
         /// Shape of the warm-up.
         #[serde(default = "linear")]
@@ -61,18 +60,18 @@ pub enum LrScheduler {
         /// Shape of the decay.
         #[serde(default = "cosine")]
         decay_type: RampType,
-        /// Learning rate at the end, as a part of the peak.
+        /// Final learning rate as a fraction of the peak.
         #[serde(default)]
         min_lr_ratio: f64,
     },
-    /// The peak learning rate throughout, after a linear warm-up from 0 where one is asked for
+    /// Constant peak learning rate after an optional linear warm-up from 0
     /// (`transformers.get_constant_schedule_with_warmup`).
     #[serde(rename = "Constant")]
     Constant {
         /// Steps of linear warm-up, the first at learning rate 0.
         #[serde(default)]
         warmup_steps: u64,
-        /// Warm-up as a part of all steps, in place of `warmup_steps`.
+        /// Warm-up as a fraction of all steps, instead of `warmup_steps`.
         #[serde(default)]
         warmup_ratio: Option<f64>,
     },
@@ -86,7 +85,7 @@ pub enum RampType {
     Linear,
     /// Half a cosine.
     Cosine,
-    /// `1 - sqrt(progress)` on the way down, its mirror image on the way up.
+    /// `1 - sqrt(progress)` for decay, its mirror image for warm-up.
     #[serde(rename = "1-sqrt")]
     OneMinusSqrt,
 }
@@ -111,7 +110,7 @@ impl Default for LrScheduler {
 }
 
 impl LrScheduler {
-    /// The peak learning rate throughout.
+    /// Returns a constant schedule without warm-up.
     pub fn constant() -> Self {
         Self::Constant {
             warmup_steps: 0,
@@ -119,7 +118,7 @@ impl LrScheduler {
         }
     }
 
-    /// Steps of warm-up, and their part of all steps, as they are written.
+    /// Returns `warmup_steps` and `warmup_ratio`, as written.
     pub fn warmup(&self) -> (u64, Option<f64>) {
         match self {
             Self::CosineAnnealing {
@@ -147,8 +146,8 @@ impl LrScheduler {
         }
     }
 
-    /// A peak below the schedule's minimum would rise over the run: NeMo refuses it too. A negative one is refused
-    /// as such.
+    /// Refuses a peak below the schedule's minimum, which would make the rate rise over the run; NeMo refuses it too. A
+    /// negative peak is refused elsewhere.
     pub(crate) fn validate_peak(&self, path: &str, name: &str, peak: f64, problems: &mut Vec<Problem>) {
         let Self::CosineAnnealing { min_lr, .. } = self else { return };
         if (0.0..*min_lr).contains(&peak) {

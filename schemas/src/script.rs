@@ -1,4 +1,4 @@
-//! A program in a text, as a task of an experiment: NeMo-Run's `run.Script`.
+//! Scripts as tasks of an experiment: NeMo-Run's `run.Script`.
 
 use crate::executor::{text_map, validate_variable};
 use crate::validate::{Problem, Validate};
@@ -7,24 +7,23 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Longest text of a script, in bytes.
-pub const SCRIPT_LIMIT: u64 = 1 << 20;
+/// Maximum length of a script's text, in bytes.
+pub const MAX_SCRIPT_LENGTH: u64 = 1 << 20;
 
-/// A text and the program that reads it. The text is a file's, read when the experiment is started, or is written
-/// in place.
+/// A script and its interpreter. The text is read from a file at the start of the experiment, or written inline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Script {
-    /// File that holds the text. What runs is a copy of it, kept with the experiment.
+    /// File with the text. The experiment runs its own copy of it.
     pub path: Option<PathBuf>,
-    /// The text itself.
+    /// Inline text.
     pub inline: Option<String>,
-    /// Arguments behind the script.
+    /// Arguments of the script.
     pub args: Vec<String>,
-    /// Environment of the script; it goes before that of the executor.
+    /// Environment of the script; it overrides that of the executor.
     #[schemars(schema_with = "text_map")]
     pub env: BTreeMap<String, String>,
-    /// Program that reads the text, with its own arguments: `bash -eu`, `python3`.
+    /// Interpreter with its own arguments: `bash -eu`, `python3`.
     pub entrypoint: String,
 }
 
@@ -41,7 +40,7 @@ impl Default for Script {
 }
 
 impl Script {
-    /// A script whose text stands here.
+    /// Creates a script with inline text.
     pub fn inline(text: impl Into<String>) -> Self {
         Self {
             inline: Some(text.into()),
@@ -49,7 +48,7 @@ impl Script {
         }
     }
 
-    /// A script whose text is the file at `path`.
+    /// Creates a script from the file at `path`.
     pub fn path(path: impl Into<PathBuf>) -> Self {
         Self {
             path: Some(path.into()),
@@ -64,14 +63,14 @@ impl Script {
         self
     }
 
-    /// Sets a variable of its environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.insert(name.into(), value.into());
         self
     }
 
-    /// Has another program read the text.
+    /// Sets the interpreter.
     #[must_use]
     pub fn entrypoint(mut self, program: impl Into<String>) -> Self {
         self.entrypoint = program.into();
@@ -79,7 +78,7 @@ impl Script {
     }
 }
 
-/// A script that is about to run: what an executor makes a job of.
+/// A resolved script, for an executor to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScriptPlan {
@@ -87,13 +86,13 @@ pub struct ScriptPlan {
     pub name: String,
     /// The job's folder, absolute.
     pub run_dir: PathBuf,
-    /// The folder that it starts in, absolute.
+    /// Working directory, absolute.
     pub working_directory: PathBuf,
     /// The script's text.
     pub text: String,
-    /// Program that reads the text, with its own arguments. Not empty.
+    /// Interpreter with its own arguments. Not empty.
     pub entrypoint: Vec<String>,
-    /// Arguments behind the script.
+    /// Arguments of the script.
     pub args: Vec<String>,
     /// Environment in addition to the launcher's. Secrets do not belong here: the plan is written to disk.
     pub env: BTreeMap<String, String>,
@@ -102,11 +101,12 @@ pub struct ScriptPlan {
 impl Validate for Script {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         match (&self.path, &self.inline) {
-            (Some(_), Some(_)) => problems.push(
-                Problem::error(format!("{path}.inline"), "`path` and `inline` both give the script's text").help("remove one of them"),
-            ),
-            (None, None) => problems
-                .push(Problem::error(path, "the script has no text").help("give a file with `path`, or the text itself with `inline`")),
+            (Some(_), Some(_)) => {
+                problems.push(Problem::error(format!("{path}.inline"), "both `path` and `inline` are set").help("remove one of them"))
+            }
+            (None, None) => {
+                problems.push(Problem::error(path, "the script has no text").help("set `path` to a file, or `inline` to the text"))
+            }
             _ => {}
         }
         let entrypoint = format!("{path}.entrypoint");
@@ -120,7 +120,7 @@ impl Validate for Script {
             .map(|(index, text)| (format!("{path}.args[{index}]"), text));
         for (place, text) in args.chain([(entrypoint, &self.entrypoint)]) {
             if text.contains('\0') {
-                problems.push(Problem::error(place, "no argument of a program can hold a NUL character"));
+                problems.push(Problem::error(place, "an argument must not contain a NUL character"));
             }
         }
         for (name, value) in &self.env {

@@ -1,23 +1,23 @@
-//! What looks like a secret, and must not reach a plan, a log or a report.
+//! Detection and masking of secrets, which must not reach a plan, a log or a report.
 
-/// Written in a secret's place.
+/// Replacement of a secret.
 const MASK: &str = "***";
 
-/// Whether `name` says that its value is a secret: `HF_TOKEN` and `PGPASSWORD` do, `TOKENIZERS_PARALLELISM` does not.
+/// Returns true if `name` looks like that of a secret: `HF_TOKEN` and `PGPASSWORD` do, `TOKENIZERS_PARALLELISM` does not.
 #[must_use]
-pub fn names_secret(name: &str) -> bool {
+pub fn is_secret_name(name: &str) -> bool {
     const SECRETS: &[&str] = &["TOKEN", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "KEY"];
-    // In these one of them stands by chance; a PKEY is InfiniBand's, as in NCCL_IB_PKEY.
+    // These contain one of them by chance; a PKEY is InfiniBand's, as in NCCL_IB_PKEY.
     const HARMLESS: &[&str] = &["TOKENIZ", "PKEY", "KEYBOARD"];
     let upper = HARMLESS.iter().fold(name.to_ascii_uppercase(), |name, word| name.replace(word, ""));
     SECRETS.iter().any(|word| upper.contains(word))
 }
 
-/// A word of a command line, so that a report may quote it: what follows on a secret's name and `=` or `:` is left out,
-/// and of an address the user and the password.
+/// Masks the secrets in a word of a command line, so that a report may quote it: the text after a secret's name and `=`
+/// or `:`, and user and password in a URL.
 #[must_use]
-pub fn without_secrets(word: &str) -> String {
-    if let Some((at, sign)) = word.match_indices(['=', ':']).find(|(at, _)| names_secret(&word[..*at])) {
+pub fn mask_secrets(word: &str) -> String {
+    if let Some((at, sign)) = word.match_indices(['=', ':']).find(|(at, _)| is_secret_name(&word[..*at])) {
         return format!("{}{sign}{MASK}", &word[..at]);
     }
     let mut shown = String::new();
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_secrets() {
+    fn recognizes_names_of_secrets() {
         let secrets = [
             "HF_TOKEN",
             "WANDB_API_KEY",
@@ -51,15 +51,15 @@ mod tests {
             "a.password",
         ];
         for name in secrets {
-            assert!(names_secret(name), "{name}");
+            assert!(is_secret_name(name), "{name}");
         }
         for name in ["TOKENIZERS_PARALLELISM", "NCCL_IB_PKEY", "KEYBOARD", "finetune.data.tokenizer", ""] {
-            assert!(!names_secret(name), "{name}");
+            assert!(!is_secret_name(name), "{name}");
         }
     }
 
     #[test]
-    fn words_that_may_be_quoted() {
+    fn masks_secrets_in_words() {
         for (word, shown) in [
             ("--set", "--set"),
             ("name=two words", "name=two words"),
@@ -74,7 +74,7 @@ mod tests {
             ("{a: 'http://u:p@h', b: http://é@h}", "{a: 'http://***@h', b: http://***@h}"),
             ("http://@h", "http://@h"),
         ] {
-            assert_eq!(without_secrets(word), shown);
+            assert_eq!(mask_secrets(word), shown);
         }
     }
 }

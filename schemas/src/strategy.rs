@@ -1,43 +1,42 @@
-//! How a model is cut over the ranks.
+//! Parallelism strategy.
 
-use crate::parallel::ParallelSizes;
-use crate::recompute::{RecomputeGranularity, RecomputeMethod, RecomputeModule, validate_recompute};
+use crate::recompute::{RecomputeGranularity, RecomputeMethod, RecomputeModule};
 use crate::validate::{Problem, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How the model is cut over the ranks: NeMo's `nl.MegatronStrategy`.
+/// Parallelism of the model: NeMo's `nl.MegatronStrategy`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MegatronStrategy {
-    /// Ranks that share each matrix.
+    /// Number of tensor-parallel ranks: each weight matrix is split over them.
     pub tensor_model_parallel_size: u32,
-    /// Ranks that share the layers.
+    /// Number of pipeline-parallel ranks: the layers are split over them.
     pub pipeline_model_parallel_size: u32,
-    /// Chunks of layers on each pipeline rank.
+    /// Number of model chunks per pipeline rank; `null`: 1.
     pub virtual_pipeline_model_parallel_size: Option<u32>,
-    /// Layers of the language model on the first pipeline rank, beside the vision encoder; 0 leaves that rank to the
-    /// vision encoder alone, `null` shares the layers out evenly.
+    /// Number of language model layers on the first pipeline rank, besides the vision encoder; with 0 that rank holds the
+    /// vision encoder alone, `null` splits the layers evenly.
     pub num_layers_in_first_pipeline_stage: Option<u32>,
-    /// Layers of the language model on the last pipeline rank, beside the head; `null` shares them out evenly.
+    /// Number of language model layers on the last pipeline rank, besides the head; `null` splits the layers evenly.
     pub num_layers_in_last_pipeline_stage: Option<u32>,
-    /// Ranks that share each sequence.
+    /// Number of context-parallel ranks: each sequence is split over them.
     pub context_parallel_size: u32,
-    /// How the ranks of a sequence exchange keys and values.
+    /// Exchange of keys and values between context-parallel ranks.
     pub cp_comm_type: CpCommType,
-    /// Cuts norms and residuals along the sequence over the tensor-parallel ranks.
+    /// Splits norms and residuals along the sequence over the tensor-parallel ranks.
     pub sequence_parallel: bool,
-    /// Which ranks encode pictures, and with how much of the vision encoder and the projector.
+    /// Placement of the vision encoder and the projector on the ranks.
     pub vision_placement: VisionPlacement,
-    /// How much is computed again in the backward pass instead of being kept; `null` keeps everything.
+    /// Activation recomputation in the backward pass; `null` saves all activations.
     pub recompute_granularity: Option<RecomputeGranularity>,
-    /// Which layers are computed again with `full`; `null`: `uniform`.
+    /// Layers to recompute with `full`; `null`: `uniform`.
     pub recompute_method: Option<RecomputeMethod>,
-    /// How many layers are computed again at a time (`uniform`), or at all (`block`); `null`: 1.
+    /// Number of layers per recomputed group (`uniform`) or in total (`block`); `null`: 1.
     pub recompute_num_layers: Option<u32>,
-    /// Which parts of each layer are computed again with `selective`; `null`: `[core_attn]`.
+    /// Submodules to recompute with `selective`; `null`: `[core_attn]`.
     pub recompute_modules: Option<Vec<RecomputeModule>>,
-    /// How gradients, master weights and moments are shared over the ranks that hold the same parameters.
+    /// Data parallelism: gradients, master weights and moments.
     pub ddp: DistributedDataParallelConfig,
 }
 
@@ -63,8 +62,14 @@ impl Default for MegatronStrategy {
 }
 
 impl MegatronStrategy {
-    /// What the length of a batch's rows is rounded up to, so that every rank gets an equal part: the context axis
-    /// cuts each row into two chunks per rank.
+    /// Returns the number of ranks that hold one copy of the model; at most `u64::MAX`.
+    pub fn model_ranks(&self) -> u64 {
+        let tensor_and_context = u64::from(self.tensor_model_parallel_size) * u64::from(self.context_parallel_size);
+        tensor_and_context.saturating_mul(self.pipeline_model_parallel_size.into())
+    }
+
+    /// Returns the number that row lengths are rounded up to a multiple of, so that every rank gets an equal share: the
+    /// context axis splits each row into two chunks per rank.
     pub fn sequence_multiple(&self) -> usize {
         let tensor = if self.sequence_parallel {
             self.tensor_model_parallel_size
@@ -78,53 +83,54 @@ impl MegatronStrategy {
         context.saturating_mul(tensor as usize)
     }
 
-    /// Chunks of layers on each pipeline rank.
+    /// Returns the number of model chunks per pipeline rank.
     pub fn chunks(&self) -> u32 {
         self.virtual_pipeline_model_parallel_size.unwrap_or(1)
     }
 
-    /// Whether this part of each layer of the language model is computed again by itself.
+    /// Returns true if this submodule of each language model layer is recomputed on its own.
     pub fn recomputes(&self, module: RecomputeModule) -> bool {
         let modules = self.recompute_modules.as_deref().unwrap_or(&[RecomputeModule::CoreAttn]);
         self.recompute_granularity == Some(RecomputeGranularity::Selective) && modules.contains(&module)
     }
 }
 
-/// How the ranks of a sequence exchange keys and values: Megatron's `cp_comm_type`.
+/// Exchange of keys and values between context-parallel ranks: Megatron's `cp_comm_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CpCommType {
-    /// Round a ring, while each rank computes with what it has (arXiv:2310.01889).
+    /// Ring exchange, overlapped with computation (arXiv:2310.01889).
     P2p,
-    /// All of them to every rank before the attention.
+    /// All-gather before the attention.
     AllGather,
 }
 
-/// Which ranks encode pictures, and with how much of the vision encoder and the projector.
+/// Placement of the vision encoder and the projector on the ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VisionPlacement {
-    /// The ranks that train on the same samples share the pictures out and exchange the features; each holds the whole
-    /// encoder.
+    /// Images are split over the ranks that train on the same samples, and features are exchanged. Each rank holds the
+    /// whole encoder.
     Shared,
-    /// Each rank encodes every picture of its samples with the whole encoder, as NeMo does with Hugging Face's.
+    /// Each rank encodes all images of its samples with the whole encoder, as NeMo does with Hugging Face's.
     Duplicated,
-    /// Each tensor-parallel rank holds its share of the heads and of the width of every MLP, as NeMo does with
-    /// Megatron's `CLIPViTModel` and `mcore_mlp`; context-parallel ranks share the pictures out.
+    /// Heads and MLP widths are split over the tensor-parallel ranks, as NeMo does with Megatron's `CLIPViTModel` and
+    /// `mcore_mlp`. Images are split over the context-parallel ranks.
     Cut,
 }
 
-/// Megatron's `DistributedDataParallelConfig`, under NeMo's values. On one data-parallel rank it changes nothing.
+/// Megatron's `DistributedDataParallelConfig`, with the values that NeMo's `MegatronCommOverlapCallback` sets. It has no
+/// effect with one data-parallel rank.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DistributedDataParallelConfig {
-    /// Each rank keeps and updates its share of master weights and moments only (ZeRO-1, arXiv:1910.02054).
+    /// Each rank stores and updates only its shard of master weights and moments (ZeRO-1, arXiv:1910.02054).
     pub use_distributed_optimizer: bool,
-    /// Gradients are reduced while the backward pass goes on.
+    /// Overlaps the gradient reduction with the backward pass.
     pub overlap_grad_reduce: bool,
-    /// With the distributed optimizer, updated parameters are gathered while the next forward pass goes on.
+    /// With the distributed optimizer: overlaps the parameter gather with the next forward pass.
     pub overlap_param_gather: bool,
-    /// Values that are reduced at once, unless one parameter has more.
+    /// Maximum number of values per bucket, unless one parameter has more.
     pub bucket_size: u64,
 }
 
@@ -134,12 +140,12 @@ impl Default for DistributedDataParallelConfig {
             use_distributed_optimizer: true,
             overlap_grad_reduce: true,
             overlap_param_gather: true,
-            bucket_size: 32 << 20,
+            bucket_size: 128 << 20,
         }
     }
 }
 
-/// What is wrong with `strategy` by itself.
+/// Appends the problems of `strategy` by itself.
 pub(crate) fn validate_strategy(path: &str, strategy: &MegatronStrategy, problems: &mut Vec<Problem>) {
     nonzero(
         path,
@@ -160,7 +166,7 @@ pub(crate) fn validate_strategy(path: &str, strategy: &MegatronStrategy, problem
     if strategy.sequence_parallel && strategy.tensor_model_parallel_size == 1 {
         problems.push(Problem::warning(
             format!("{path}.sequence_parallel"),
-            "sequence parallelism does nothing without tensor parallelism; it is switched off",
+            "sequence parallelism has no effect without tensor parallelism; it is disabled",
         ));
     }
     let ends = [
@@ -169,24 +175,57 @@ pub(crate) fn validate_strategy(path: &str, strategy: &MegatronStrategy, problem
     ];
     for (name, _) in ends.into_iter().filter(|(_, layers)| layers.is_some()) {
         if strategy.pipeline_model_parallel_size == 1 {
-            let message = "does nothing without pipeline parallelism: one pipeline rank holds all layers";
+            let message = "has no effect without pipeline parallelism: one pipeline rank holds all layers";
             problems.push(Problem::warning(format!("{path}.{name}"), message));
         }
     }
     if strategy.vision_placement == VisionPlacement::Cut && strategy.tensor_model_parallel_size == 1 {
-        let message = "`cut` does nothing without tensor parallelism: there is nobody to cut the vision encoder for";
+        let message = "`cut` has no effect without tensor parallelism: one rank holds the whole vision encoder";
         problems.push(Problem::warning(format!("{path}.vision_placement"), message));
     }
 }
 
-/// Whether `ranks` ranks make up whole copies of the model.
+/// Appends the problems of the recompute settings.
+fn validate_recompute(path: &str, strategy: &MegatronStrategy, problems: &mut Vec<Problem>) {
+    let num_layers = strategy.recompute_num_layers.unwrap_or(1);
+    nonzero(path, problems, &[("recompute_num_layers", num_layers.into())]);
+    let granularity = strategy.recompute_granularity;
+    let mut ineffective = |name: &str, wants: &str| {
+        problems.push(
+            Problem::warning(
+                format!("{path}.{name}"),
+                format!("has no effect without `recompute_granularity: {wants}`"),
+            )
+            .help(format!("set {path}.recompute_granularity={wants}, or remove it")),
+        );
+    };
+    if granularity != Some(RecomputeGranularity::Full) {
+        if strategy.recompute_method.is_some() {
+            ineffective("recompute_method", "full");
+        }
+        if strategy.recompute_num_layers.is_some() {
+            ineffective("recompute_num_layers", "full");
+        }
+    }
+    match &strategy.recompute_modules {
+        Some(_) if granularity != Some(RecomputeGranularity::Selective) => ineffective("recompute_modules", "selective"),
+        Some(modules) if modules.is_empty() => problems.push(
+            Problem::error(format!("{path}.recompute_modules"), "names no module to recompute")
+                .help("set core_attn, mlp or both, or remove it for [core_attn]"),
+        ),
+        _ => {}
+    }
+}
+
+/// Appends an error if the ranks do not form whole copies of the model.
 pub(crate) fn validate_ranks(path: &str, strategy: &MegatronStrategy, (nodes, devices): (u32, u32), problems: &mut Vec<Problem>) {
-    let (model_ranks, ranks) = (ParallelSizes::model_ranks(strategy), u64::from(nodes) * u64::from(devices));
+    let (model_ranks, ranks) = (strategy.model_ranks(), u64::from(nodes) * u64::from(devices));
     if model_ranks > 0 && !ranks.is_multiple_of(model_ranks) {
         let problem = Problem::error(
             path,
             format!(
-                "{ranks} ranks ({nodes} nodes x {devices} devices) are not a multiple of tensor x context x pipeline = {} x {} x {} = {model_ranks}",
+                "{ranks} ranks ({nodes} nodes x {devices} devices) are not a multiple of tensor x context x pipeline = {} x {} x {} = \
+                 {model_ranks}",
                 strategy.tensor_model_parallel_size, strategy.context_parallel_size, strategy.pipeline_model_parallel_size,
             ),
         );
@@ -197,9 +236,9 @@ pub(crate) fn validate_ranks(path: &str, strategy: &MegatronStrategy, (nodes, de
     }
 }
 
-/// The number of devices of each node nearest to `devices`, the smaller of two, that makes up whole copies of the model.
+/// Returns the valid number of devices per node nearest to `devices`, the smaller of two: it forms whole copies of the model.
 fn nearest_devices(model_ranks: u64, nodes: u32, devices: u32) -> Option<u32> {
-    // The fewest of which `nodes` nodes have a multiple of `model_ranks`.
+    // The smallest number of devices for which `nodes` nodes have a multiple of `model_ranks`.
     let mut gcd = (model_ranks, u64::from(nodes));
     while gcd.1 > 0 {
         gcd = (gcd.1, gcd.0 % gcd.1);

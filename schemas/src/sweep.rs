@@ -1,29 +1,29 @@
-//! How the values of a sweep are combined.
+//! Combination of the values of a sweep.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How the values of a sweep are combined.
+/// Combination of the values of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SweepMode {
-    /// Each value of one path with each of the others.
+    /// All combinations of the values.
     #[default]
     Grid,
-    /// Side by side: the first of each, the second of each, and so on.
+    /// The first value of each path, then the second of each, and so on.
     Zip,
-    /// So many different points of the grid, drawn.
+    /// `samples` different random points of the grid.
     Random,
 }
 
-/// The order of a sweep: `mode`, and what a random one needs.
+/// Mode of a sweep, with the settings of a random one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SweepOrder {
-    /// How values are combined.
+    /// Combination of the values.
     pub mode: SweepMode,
-    /// Points of a random sweep.
+    /// Number of points of a random sweep.
     pub samples: Option<u32>,
-    /// The same seed draws the same points.
+    /// Seed of a random sweep; the same seed gives the same points.
     pub seed: u64,
 }

@@ -1,6 +1,6 @@
-//! A task of an experiment: what is done, where, and after what.
+//! Tasks of an experiment and their dependencies.
 
-use crate::executor::Executor;
+use crate::executor::ExecutorConfig;
 use crate::finetune::Finetune;
 use crate::recipe::Run;
 use crate::script::Script;
@@ -10,25 +10,26 @@ use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 
-/// One task.
+/// A task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// What is done.
-    pub task: Work,
-    /// Where; `null` leaves it to the experiment's own.
+    /// Work of the task.
+    pub task: TaskSpec,
+    /// Executor of the task; `null` uses the experiment's.
     #[serde(default)]
-    pub executor: Option<Executor>,
-    /// What must have ended before, and how.
+    pub executor: Option<ExecutorConfig>,
+    /// Dependencies: tasks that must end first, and how.
     #[serde(default)]
     pub depends_on: Vec<Dependency>,
 }
 
-/// What a task does.
+/// Work of a task: a fine-tune or a script.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
-pub enum Work {
-    /// A fine-tune, resolved. In a file it is a recipe: `_factory_`, arguments and `finetune`, or `recipe: FILE` and
+#[serde(rename = "Work")]
+pub enum TaskSpec {
+    /// A resolved fine-tune. In a file it is a recipe: `_factory_`, arguments and `finetune`, or `recipe: FILE` and
     /// a list of overrides, `set`.
     #[serde(rename = "llm.finetune")]
     Finetune(Box<Run>),
@@ -37,43 +38,43 @@ pub enum Work {
     Script(Script),
 }
 
-/// How a dependency must have ended; Slurm's words.
+/// Condition of a dependency; Slurm's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum When {
-    /// Well.
+    /// It succeeded.
     #[default]
     AfterOk,
-    /// In any way.
+    /// It ended in any state.
     AfterAny,
-    /// Badly: it failed or was cancelled.
+    /// It failed or was cancelled.
     AfterNotOk,
 }
 
-/// An edge: another task, a group or a sweep, and how it must have ended. Of several tasks, all must have.
+/// A dependency on a task, a group or a sweep, with its condition. All tasks of a group or sweep must meet it.
 ///
-/// In text it is `prepare`, or with another condition `afterany:prepare`; or the map `{task: prepare, when: afterany}`.
+/// It is written as `prepare`, as `afterany:prepare`, or as `{task: prepare, when: afterany}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Dependency {
     /// Name of the task, group or sweep.
     pub task: String,
-    /// How it must have ended.
+    /// Condition.
     pub when: When,
 }
 
 impl Task {
-    /// A task that depends on nothing and runs where the experiment does.
-    pub fn new(work: impl Into<Work>) -> Self {
+    /// Creates a task without dependencies that runs on the experiment's executor.
+    pub fn new(spec: impl Into<TaskSpec>) -> Self {
         Self {
-            task: work.into(),
+            task: spec.into(),
             executor: None,
             depends_on: Vec::new(),
         }
     }
 }
 
-impl Work {
-    /// The kind, in a word.
+impl TaskSpec {
+    /// Returns the kind as one word.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Finetune(_) => "finetune",
@@ -82,51 +83,51 @@ impl Work {
     }
 }
 
-impl From<Script> for Work {
+impl From<Script> for TaskSpec {
     fn from(script: Script) -> Self {
         Self::Script(script)
     }
 }
 
-impl From<Run> for Work {
+impl From<Run> for TaskSpec {
     fn from(run: Run) -> Self {
         Self::Finetune(Box::new(run))
     }
 }
 
-impl From<Finetune> for Work {
+impl From<Finetune> for TaskSpec {
     fn from(finetune: Finetune) -> Self {
-        Run::of(finetune).into()
+        Run::from_finetune(finetune).into()
     }
 }
 
-impl<T: Into<Work>> From<T> for Task {
-    fn from(work: T) -> Self {
-        Self::new(work)
+impl<T: Into<TaskSpec>> From<T> for Task {
+    fn from(spec: T) -> Self {
+        Self::new(spec)
     }
 }
 
 impl When {
-    /// Every condition, as Slurm spells it.
+    /// All conditions with Slurm's names.
     pub const NAMES: [(&'static str, Self); 3] = [
         ("afterok", Self::AfterOk),
         ("afterany", Self::AfterAny),
         ("afternotok", Self::AfterNotOk),
     ];
 
-    /// Its spelling.
+    /// Returns Slurm's name.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, when)| *when == self).map_or("", |(name, _)| name)
     }
 }
 
 impl Dependency {
-    /// The edge that needs a good end of `task`.
+    /// Creates a dependency on the success of `task`.
     pub fn on(task: impl Into<String>) -> Self {
         Self::when(When::AfterOk, task)
     }
 
-    /// An edge with its condition.
+    /// Creates a dependency with a condition.
     pub fn when(when: When, task: impl Into<String>) -> Self {
         Self { task: task.into(), when }
     }
@@ -149,7 +150,7 @@ impl JsonSchema for Dependency {
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let when = generator.subschema_for::<When>();
         schemars::json_schema!({
-            "description": "What must have ended before: `prepare`, `afterany:prepare`, or {task: prepare, when: afterany}.",
+            "description": "Dependency: `prepare`, `afterany:prepare`, or {task: prepare, when: afterany}.",
             "anyOf": [
                 { "type": "string", "pattern": "^((afterok|afterany|afternotok):)?[^:]+$" },
                 {
@@ -163,7 +164,7 @@ impl JsonSchema for Dependency {
     }
 }
 
-/// Reads both forms without buffering, so that errors keep their place.
+/// Deserializes both forms without buffering, so that errors keep their positions.
 impl<'de> Deserialize<'de> for Dependency {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -202,8 +203,8 @@ impl<'de> Deserialize<'de> for Dependency {
 impl Validate for Task {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         match &self.task {
-            Work::Finetune(run) => run.validate(&format!("{path}.task"), problems),
-            Work::Script(script) => script.validate(&format!("{path}.task"), problems),
+            TaskSpec::Finetune(run) => run.validate(&format!("{path}.task"), problems),
+            TaskSpec::Script(script) => script.validate(&format!("{path}.task"), problems),
         }
         if let Some(executor) = &self.executor {
             executor.validate(&format!("{path}.executor"), problems);

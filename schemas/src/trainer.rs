@@ -1,6 +1,6 @@
-//! How long, on how many devices and in which precision a run trains.
+//! Trainer: duration, devices and precision of a run.
 
-use crate::callback::Callback;
+use crate::callback::CallbackConfig;
 use crate::period::{Period, validate_period};
 use crate::strategy::{MegatronStrategy, validate_ranks, validate_strategy};
 use crate::validate::{Problem, Validate, nonzero};
@@ -9,50 +9,51 @@ use serde::{Deserialize, Serialize};
 
 /// NeMo's `nl.Trainer`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Trainer {
-    /// What the ranks compute on.
+#[serde(rename = "Trainer", deny_unknown_fields, default)]
+pub struct TrainerConfig {
+    /// Device type of the ranks.
     pub accelerator: Accelerator,
-    /// Ranks per node.
+    /// Number of ranks per node.
     pub devices: u32,
     /// Number of nodes.
     pub num_nodes: u32,
-    /// Optimizer steps of the whole run; `null` leaves the end to `max_epochs`.
+    /// Number of optimizer steps of the whole run; `null` means `max_epochs` alone ends it.
     pub max_steps: Option<u64>,
-    /// Passes over the data; the run ends with whichever of `max_steps` and `max_epochs` comes first.
+    /// Number of passes over the data; the run ends at the earlier of `max_steps` and `max_epochs`.
     pub max_epochs: Option<u64>,
-    /// Wall time of this start of the run: it saves and stops in time to keep it.
+    /// Wall-time limit of this attempt; the run saves and stops in time to meet it.
     pub max_time: Option<Period>,
-    /// Steps between two validations; `null` validates never.
+    /// Number of steps between validations; `null` disables validation.
     pub val_check_interval: Option<u64>,
-    /// Global batches of one validation at most; `null` takes all of the validation data.
+    /// Maximum number of global batches per validation; `null` uses all validation data.
     pub limit_val_batches: Option<u64>,
-    /// A metrics line every so many steps.
+    /// Number of steps between logged metrics.
     pub log_every_n_steps: u64,
-    /// How the model is cut over the ranks.
+    /// Parallelism of the model.
     pub strategy: MegatronStrategy,
     /// Numeric precision.
     pub plugins: Plugins,
-    /// What the gradient is the mean of.
+    /// Normalization of the loss and its gradient.
     pub loss_normalization: LossNormalization,
-    /// What happens when the loss or the gradient is not finite.
+    /// Action if the loss or the gradient is not finite.
     pub nan_policy: NanPolicy,
-    /// A step whose loss exceeds the recent mean by this many standard deviations is reported with its samples;
-    /// `null` reports none.
+    /// Reports steps, with their samples, whose loss exceeds the recent mean by this many standard deviations; `null`
+    /// disables it.
     pub loss_spike_threshold: Option<f64>,
-    /// What takes part in the run beside the model: early stopping, and own types.
-    pub callbacks: Vec<Callback>,
-    /// Seed of fresh weights and dropout.
+    /// Callbacks: early stopping and custom types.
+    pub callbacks: Vec<CallbackConfig>,
+    /// Seed of weight initialization and dropout.
     pub seed: u64,
-    /// Bitwise equal results from run to run, at some cost in speed.
+    /// Makes results bitwise reproducible, at some cost in speed.
     pub deterministic: bool,
-    /// Threads of each rank; `null` shares the machine's cores among its ranks.
+    /// Number of threads per rank; `null` uses `OMP_NUM_THREADS` if it is set, or else divides the machine's cores among
+    /// its ranks and concurrent tasks.
     pub threads_per_rank: Option<u32>,
-    /// Seconds that any rank waits for another before it gives up.
+    /// Timeout in seconds of each wait for another rank.
     pub timeout_s: u64,
 }
 
-impl Default for Trainer {
+impl Default for TrainerConfig {
     fn default() -> Self {
         Self {
             accelerator: Accelerator::Auto,
@@ -78,14 +79,14 @@ impl Default for Trainer {
     }
 }
 
-impl Trainer {
-    /// Number of ranks.
+impl TrainerConfig {
+    /// Returns the number of ranks.
     pub fn world_size(&self) -> u64 {
         u64::from(self.devices) * u64::from(self.num_nodes)
     }
 
-    /// Optimizer steps of the whole run over `samples` samples in batches of `global_batch_size`; an epoch's
-    /// last batch is filled from the next one.
+    /// Returns the number of optimizer steps of the whole run over `samples` samples in batches of `global_batch_size`.
+    /// The last batch of an epoch is filled from the next one.
     pub fn total_steps(&self, samples: u64, global_batch_size: u64) -> u64 {
         let epochs = self.max_epochs.map(|epochs| {
             let positions = u128::from(epochs) * u128::from(samples);
@@ -94,18 +95,18 @@ impl Trainer {
         self.max_steps.into_iter().chain(epochs).min().unwrap_or(0)
     }
 
-    /// Numeric precision of weights and activations.
+    /// Returns the numeric precision of weights and activations.
     pub fn precision(&self) -> Precision {
         let Plugins::MixedPrecision(plugin) = &self.plugins;
         plugin.precision
     }
 }
 
-/// What the ranks compute on.
+/// Device type of the ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// The GPU where libtorch sees one, else the CPU.
+    /// The GPU if libtorch finds one, else the CPU.
     Auto,
     /// One GPU per rank.
     Gpu,
@@ -113,27 +114,27 @@ pub enum Accelerator {
     Cpu,
 }
 
-/// What the gradient is the mean of.
+/// Normalization of the loss and its gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossNormalization {
-    /// All labelled tokens of the global batch: the same for every layout.
+    /// Mean over all labelled tokens of the global batch: equal in every layout.
     GlobalToken,
-    /// The means of the micro-batches, as NeMo does: depends on the layout.
+    /// Mean of the microbatch means, as in NeMo: depends on the layout.
     Microbatch,
 }
 
-/// What happens when the loss or the gradient norm is not finite.
+/// Action if the loss or the gradient norm is not finite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NanPolicy {
-    /// The run ends; the last checkpoint is whole.
+    /// Ends the run; the last checkpoint stays valid.
     Stop,
-    /// The step changes nothing and is counted as `skipped_steps`; ten in a row end the run.
+    /// Skips the update and counts it in `skipped_steps`; ten in a row end the run.
     Skip,
 }
 
-/// NeMo passes numeric precision as a plugin.
+/// Plugins, with which NeMo sets the numeric precision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub enum Plugins {
     /// NeMo's `nl.MegatronMixedPrecision`.
@@ -151,7 +152,7 @@ impl Default for Plugins {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MixedPrecision {
-    /// Of weights and activations; master weights, moments and reduced gradients are fp32 in any case.
+    /// Precision of weights and activations; master weights, moments and reduced gradients are always fp32.
     pub precision: Precision,
 }
 
@@ -174,7 +175,7 @@ pub enum Precision {
     Bf16Mixed,
 }
 
-impl Validate for Trainer {
+impl Validate for TrainerConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         nonzero(
             path,
@@ -193,11 +194,8 @@ impl Validate for Trainer {
         validate_period(path, problems, "max_time", self.max_time);
         if self.max_steps.is_none() && self.max_epochs.is_none() {
             problems.push(
-                Problem::error(
-                    format!("{path}.max_steps"),
-                    "neither `max_steps` nor `max_epochs` says when the run ends",
-                )
-                .help("set one of them; the learning rate's schedule needs it"),
+                Problem::error(format!("{path}.max_steps"), "neither `max_steps` nor `max_epochs` is set")
+                    .help("set one of them; the learning-rate schedule needs it"),
             );
         }
         if let Some(threshold) = self

@@ -1,36 +1,36 @@
-//! Validation: every problem of a value at once, each with the dotted path it belongs to.
+//! Validation: reports all problems of a value at once, each with its dotted path.
 
 use serde::Serialize;
 use std::fmt;
 
-/// How bad a [`Problem`] is.
+/// Severity of a [`Problem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The run cannot start.
     Error,
-    /// The run starts, but something does not do what its author may think.
+    /// The run starts, but a setting has no effect or an unexpected one.
     Warning,
 }
 
-/// One thing that is wrong with a typed value.
+/// A problem of a typed value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Whether the run may start all the same.
+    /// Severity.
     pub severity: Severity,
     /// Dotted path from the top of the recipe, for example `finetune.data.global_batch_size`.
     pub path: String,
-    /// What is wrong, with the numbers.
+    /// Description of the problem, with the values.
     pub message: String,
-    /// What to type instead, where that can be said.
+    /// Suggested fix, if there is one.
     pub help: Option<String>,
-    /// The value is a secret: nobody may quote what was written.
+    /// True if the value is a secret and must not be quoted.
     #[serde(skip)]
     pub secret: bool,
 }
 
 impl Problem {
-    /// A problem that stops the run.
+    /// Creates a problem that prevents the run.
     pub fn error(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
@@ -41,7 +41,7 @@ impl Problem {
         }
     }
 
-    /// A problem that is only reported.
+    /// Creates a problem that is only reported.
     pub fn warning(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Warning,
@@ -74,12 +74,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A value that can say everything that is wrong with it.
+/// A value that can be validated.
 pub trait Validate {
     /// Appends all problems; `path` is the dotted path of `self`.
     fn validate(&self, path: &str, problems: &mut Vec<Problem>);
 
-    /// All problems of `self` as a list.
+    /// Returns all problems of `self`.
     fn problems(&self, path: &str) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.validate(path, &mut problems);
@@ -98,5 +98,15 @@ pub(crate) fn nonzero(path: &str, problems: &mut Vec<Problem>, fields: &[(&str, 
             };
             problems.push(Problem::error(path, format!("`{name}` is 0, it must be at least 1")));
         }
+    }
+}
+
+/// Appends an error unless `value` is a finite number of at least 0.
+pub(crate) fn at_least_0(path: &str, problems: &mut Vec<Problem>, name: &str, value: f64) {
+    if !(value.is_finite() && value >= 0.0) {
+        problems.push(Problem::error(
+            format!("{path}.{name}"),
+            format!("`{name}` is {value:?}, it must be at least 0 and finite"),
+        ));
     }
 }

@@ -1,30 +1,30 @@
-//! What a team's workspace file holds, beside the defaults of its recipes.
+//! Workspace files, except the defaults of recipes.
 
-use crate::executor::Executor;
+use crate::executor::ExecutorConfig;
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The settings of a workspace file. The file's `defaults` are a part of a recipe file, whose types depend on the
-/// recipe that they are laid under, so they are not in here.
+/// Settings of a workspace file. The file's `defaults` are part of a recipe file. Their types depend on the recipe
+/// that overrides them, so they are not included here.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Workspace {
-    /// Executors by the name that `--executor` takes.
-    pub executors: BTreeMap<String, Executor>,
-    /// Name of the executor that is taken where the command line names none: `local`, or one of `executors`.
+#[serde(rename = "Workspace", deny_unknown_fields, default)]
+pub struct WorkspaceConfig {
+    /// Executors by name, for `--executor`.
+    pub executors: BTreeMap<String, ExecutorConfig>,
+    /// Name of the executor to use if the command line names none: `local`, or one of `executors`.
     pub executor: Option<String>,
-    /// Folder that holds all runs where neither recipe file nor command line names one; a relative path starts at
-    /// the workspace file.
+    /// Folder of all runs if neither recipe file nor command line names one; a relative path is relative to the
+    /// workspace file.
     pub dir: Option<PathBuf>,
 }
 
-/// Name of the executor that is there without a workspace file.
+/// Name of the executor that exists without a workspace file.
 pub const LOCAL: &str = "local";
 
-impl Validate for Workspace {
+impl Validate for WorkspaceConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         let field = |name: &str| {
             if path.is_empty() {
@@ -40,7 +40,7 @@ impl Validate for Workspace {
                 problems.push(
                     Problem::error(
                         &path,
-                        format!("{name:?} cannot be the name of an executor: it would be taken for a file"),
+                        format!("{name:?} cannot be the name of an executor: it would be read as a file"),
                     )
                     .help("use letters, digits, `-` and `_`"),
                 );

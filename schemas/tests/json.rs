@@ -1,4 +1,4 @@
-//! The JSON schema files are those of the types, and the recipe files fit them.
+//! The JSON schema files match the types, and the recipe files match the schemas.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ fn folder(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// `UPDATE=1 cargo test -p neva-schemas` writes the files anew.
+/// `UPDATE=1 cargo test -p neva-schemas` updates the files.
 #[test]
 fn schema_files_are_current() {
     for entry in SCHEMAS {
@@ -39,9 +39,9 @@ fn yaml(text: &str) -> Value {
     serde_saphyr::from_str(text).expect("YAML")
 }
 
-/// The file, and the file with its commented section put in force.
+/// Checks each file as it is and with its commented section enabled.
 #[test]
-fn recipe_files_fit_the_schema() {
+fn recipe_files_match_the_schema() {
     let mut seen = 0;
     for file in fs::read_dir(folder("../recipes"))
         .expect("the recipes")
@@ -71,7 +71,7 @@ fn recipe_files_fit_the_schema() {
 }
 
 #[test]
-fn a_section_may_be_empty_and_a_target_left_out() {
+fn sections_may_be_empty_and_targets_omitted() {
     for text in [
         "{_factory_: neva_tiny, finetune: null}",
         "{_factory_: neva_tiny, finetune: {peft: null, data: {seq_length: 64}}}",
@@ -81,7 +81,7 @@ fn a_section_may_be_empty_and_a_target_left_out() {
 }
 
 #[test]
-fn the_schema_takes_what_the_program_takes() {
+fn the_schema_accepts_valid_recipes() {
     for finetune in [
         "trainer: {max_steps: null, max_epochs: 2, max_time: 00:12:00:00, val_check_interval: null, nan_policy: skip}",
         "trainer: {max_time: 1h30m, loss_spike_threshold: null, limit_val_batches: 3}",
@@ -105,7 +105,7 @@ fn the_schema_takes_what_the_program_takes() {
 }
 
 #[test]
-fn the_schema_refuses_what_the_program_refuses() {
+fn the_schema_refuses_invalid_recipes() {
     let cases = [
         ("{name: x}", "\"_factory_\" is a required property"),
         ("{_factory_: neva_tiny, nane: x}", "nane"),
@@ -168,10 +168,13 @@ fn the_schema_refuses_what_the_program_refuses() {
 }
 
 #[test]
-fn an_own_data_module_is_offered_the_common_fields() {
+fn custom_data_modules_have_the_common_fields() {
     let schema = (SCHEMAS[0].schema)();
     let variants = schema["$defs"]["Data"]["anyOf"].as_array().expect("the data modules");
-    let own = variants.last().and_then(|own| own["properties"].as_object()).expect("the own one");
-    let fields: Vec<_> = own.keys().map(String::as_str).filter(|name| *name != "_target_").collect();
+    let custom = variants
+        .last()
+        .and_then(|custom| custom["properties"].as_object())
+        .expect("the custom one");
+    let fields: Vec<_> = custom.keys().map(String::as_str).filter(|name| *name != "_target_").collect();
     assert_eq!(fields, neva_schemas::CustomData::FIELDS);
 }

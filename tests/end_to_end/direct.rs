@@ -16,7 +16,7 @@ fn direct_trains_in_the_same_process() {
         "--set",
         "name=direct",
     ]);
-    // The rank says which process it is.
+    // The rank prints its process id.
     command.env("NEVA_LOG", "debug");
     let child = start(command);
     let id = child.id();

@@ -1,4 +1,4 @@
-//! `examples/experiment.yaml`: prepare, train with two learning rates, plot; at one go, and with its launcher killed.
+//! `examples/experiment.yaml`: prepare, train with two learning rates, plot; undisturbed, and with a killed launcher.
 
 use neva_tests::{finish, neva_run, root, run, start, wait_for};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ const NAME: &str = "learning_rates";
 const TRAINED: [&str; 2] = ["train-lr=2e-3", "train-lr=5e-4"];
 const STEPS: usize = 20;
 
-/// A folder to start the example in, with a store of its own.
+/// Creates a working directory for the example, with its own store.
 fn folder() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     symlink(root().join("examples"), dir.path().join("examples")).unwrap();
@@ -22,17 +22,17 @@ fn folder() -> TempDir {
 fn command(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = neva_run(arguments);
     command.current_dir(dir).env("NEVA_RUN_HOME", dir.join("home"));
-    // Threads that spin while they wait make a busy machine eight times slower.
+    // Spinning threads make a busy machine eight times slower.
     command.env("OMP_WAIT_POLICY", "passive");
     command
 }
 
-/// The folder of the only experiment, once there is one.
+/// Returns the folder of the only experiment, once it exists.
 fn experiment(dir: &Path) -> Option<PathBuf> {
     Some(fs::read_dir(dir.join("home/experiments").join(NAME)).ok()?.next()?.unwrap().path())
 }
 
-/// Bits of the loss of each step of both fine-tunes. A step that was done twice must have had the same one.
+/// Returns the bits of each step's loss of both fine-tunes. Repeated steps must have equal losses.
 fn losses(experiment: &Path) -> BTreeMap<(String, u64), u64> {
     let mut losses = BTreeMap::new();
     for task in TRAINED {
@@ -54,7 +54,7 @@ fn steps_done(experiment: &Path, task: &str) -> usize {
     text.map_or(0, |text| text.lines().count())
 }
 
-/// Number of jobs that were submitted for a task.
+/// Returns the number of submitted jobs of a task.
 fn submitted(experiment: &Path, task: &str) -> usize {
     let text = fs::read_to_string(experiment.join("events.jsonl")).unwrap();
     let mark = format!("\"task\":\"{task}\",\"change\":{{\"submitted\"");
@@ -62,15 +62,15 @@ fn submitted(experiment: &Path, task: &str) -> usize {
 }
 
 #[test]
-fn the_example_runs_at_one_go_and_goes_on_after_its_launcher_was_killed() {
+fn the_example_runs_and_resumes_after_its_launcher_was_killed() {
     let undisturbed = folder();
     let ended = run(command(undisturbed.path(), &["examples/experiment.yaml"])).with_code(0);
     let done = experiment(undisturbed.path()).unwrap();
     let expected = losses(&done);
     assert_eq!(expected.len(), 2 * STEPS, "{}", ended.stderr);
-    let picture = "nemo_experiments/learning_rates/curves.svg";
-    let drawn = fs::read_to_string(undisturbed.path().join(picture)).unwrap();
-    assert!(TRAINED.iter().all(|task| drawn.contains(task)), "the picture names both");
+    let plot = "nemo_experiments/learning_rates/curves.svg";
+    let drawn = fs::read_to_string(undisturbed.path().join(plot)).unwrap();
+    assert!(TRAINED.iter().all(|task| drawn.contains(task)), "the plot names both");
     let log = fs::read_to_string(done.join("tasks/prepare/logs/rank0.log")).unwrap();
     assert!(log.starts_with("8 photographs"), "{log}");
 
@@ -92,10 +92,10 @@ fn the_example_runs_at_one_go_and_goes_on_after_its_launcher_was_killed() {
     let resumed = start(command(dir.path(), &["experiment", "resume", NAME]));
     let ended = finish(resumed).with_code(0);
     assert_eq!(losses(&folder), expected, "{}", ended.stderr);
-    assert_eq!(submitted(&folder, "prepare"), 1, "what ended well is kept");
+    assert_eq!(submitted(&folder, "prepare"), 1, "a succeeded task is not run again");
     assert!(TRAINED.iter().any(|task| submitted(&folder, task) == 2));
     assert_eq!(
-        fs::read_to_string(dir.path().join(picture)).unwrap().matches("<path").count(),
+        fs::read_to_string(dir.path().join(plot)).unwrap().matches("<path").count(),
         drawn.matches("<path").count()
     );
 }

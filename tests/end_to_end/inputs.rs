@@ -1,9 +1,9 @@
-//! Wrong input: a message that helps, the right exit code, and nothing left behind.
+//! Wrong input: a helpful message, the right exit code, and no leftover files.
 
 use neva_tests::{neva_run, root, run};
 use std::path::Path;
 
-/// Runs with `settings` on top of a photo run in `dir`, and expects `code` and all of `words` on stderr.
+/// Runs a photo run in `dir` with `settings`, and expects `code` and all of `words` on stderr.
 #[track_caller]
 fn check(dir: &Path, settings: &[&str], code: i32, words: &[&str]) {
     let at = format!("dir={}", dir.display());
@@ -24,7 +24,7 @@ fn check(dir: &Path, settings: &[&str], code: i32, words: &[&str]) {
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
 }
 
-/// A dataset of these records in `dir`.
+/// Writes a dataset of these records to `dir`.
 fn dataset(dir: &Path, name: &str, records: &str) -> String {
     let path = dir.join(name);
     std::fs::write(&path, records).unwrap();
@@ -32,7 +32,7 @@ fn dataset(dir: &Path, name: &str, records: &str) -> String {
 }
 
 #[test]
-fn what_a_user_wrote_wrong_is_named() {
+fn user_errors_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let photos = root().join("examples/photos");
@@ -79,20 +79,20 @@ fn what_a_user_wrote_wrong_is_named() {
     check(at, &["finetune.trainer.accelerator=gpu"], 3, &["GPU", "LIBTORCH"]);
 }
 
-/// Whoever has the picture, and whatever its peers say first of a connection that was closed.
+/// The rank with the image is blamed, even if its peers report a closed connection first.
 #[test]
-fn a_broken_picture_is_the_cause_in_every_layout() {
+fn a_broken_image_is_the_root_cause_in_every_layout() {
     let dir = tempfile::tempdir().unwrap();
-    let (at, pictures) = (dir.path(), dir.path().join("pictures"));
-    std::fs::create_dir(&pictures).unwrap();
-    std::fs::write(pictures.join("broken.jpg"), "hello").unwrap();
+    let (at, images) = (dir.path(), dir.path().join("images"));
+    std::fs::create_dir(&images).unwrap();
+    std::fs::write(images.join("broken.jpg"), "hello").unwrap();
     let turns = r#""conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]"#;
     let whole = format!(r#"{{"id": "text", {}}}"#, turns.replace("<image>\\n", ""));
     let broken = format!(r#"{{"id": "broken", "image": "broken.jpg", {turns}}}"#);
-    // One in eight samples has it, so that other ranks go on meanwhile.
+    // One in eight samples has it, so that other ranks continue meanwhile.
     let records = std::iter::repeat_n(whole, 7).chain([broken]).collect::<Vec<_>>().join(", ");
     let data = dataset(at, "broken.json", &format!("[{records}]"));
-    let folder = format!("finetune.data.data_config.image_folder={}", pictures.display());
+    let folder = format!("finetune.data.data_config.image_folder={}", images.display());
     let batch = ["finetune.data.global_batch_size=8", "finetune.data.micro_batch_size=2"];
     for layout in [
         &["num_gpus_per_node=2"][..],
@@ -105,11 +105,11 @@ fn a_broken_picture_is_the_cause_in_every_layout() {
 }
 
 #[test]
-fn weights_that_do_not_fit_are_listed_at_once() {
+fn mismatched_weights_are_all_reported() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = root().join("tests/fixtures/hf/llava_clip_llama");
     let restore = |path: &Path| format!("finetune.resume.restore_config={{path: {}}}", path.display());
-    // The fixture's model is smaller than the recipe's: every difference is named, with what mends it.
+    // The fixture's model is smaller than the recipe's: every difference is reported with a suggestion.
     check(
         dir.path(),
         &[&restore(&fixture)],
@@ -142,7 +142,7 @@ fn weights_that_do_not_fit_are_listed_at_once() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named() {
+fn an_unwritable_folder_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();

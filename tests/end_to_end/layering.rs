@@ -1,5 +1,7 @@
-//! Rules of ARCHITECTURE.md that a compiler does not check.
+//! Rules of ARCHITECTURE.md that the compiler does not check.
 
+use crate::code::{Found, files, findings};
+use crate::imports::Imports;
 use neva_tests::{program, root};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,7 +32,7 @@ fn neva_run_links_no_libtorch() {
     );
 }
 
-/// Files with their lines, numbered from 1, without comments.
+/// Returns files with their lines, numbered from 1, without comments.
 fn sources(folder: &str) -> Vec<(PathBuf, Vec<(usize, String)>)> {
     fn visit(path: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()) {
@@ -52,10 +54,12 @@ fn sources(folder: &str) -> Vec<(PathBuf, Vec<(usize, String)>)> {
     files.iter().map(|path| (path.clone(), lines(path))).collect()
 }
 
-/// Places where one of `words` stands.
+/// Returns the places that contain one of `words`.
 fn places(folders: &[&str], words: &[&str], allowed: &[&str]) -> Vec<String> {
     let files = folders.iter().flat_map(|folder| sources(folder));
-    let files = files.filter(|(path, _)| !allowed.iter().any(|allowed| path.to_string_lossy().contains(allowed)));
+    // The root's path goes through this package's folder, whose name is among the allowed ones.
+    let within = |path: &Path| format!("/{}", path.strip_prefix(root()).unwrap().display());
+    let files = files.filter(|(path, _)| !allowed.iter().any(|allowed| within(path).contains(allowed)));
     files
         .flat_map(|(path, lines)| {
             let hits = lines.into_iter().filter(|(_, line)| words.iter().any(|word| line.contains(word)));
@@ -68,17 +72,17 @@ fn places(folders: &[&str], words: &[&str], allowed: &[&str]) -> Vec<String> {
 const CODE: &[&str] = &["schemas", "recipes", "executors", "run", "engine", "tests", "examples"];
 
 #[test]
-fn a_model_file_knows_no_rank() {
+fn model_files_do_not_depend_on_ranks() {
     let found = places(
         &["engine/src/model"],
-        &["comm::", "Mesh", "rank()", ".size() ==", "Collective", "world"],
+        &["comm::", "Mesh", "rank()", ".size() ==", "ProcessGroup", "world"],
         &[],
     );
     assert_eq!(found, Vec::<String>::new());
 }
 
 #[test]
-fn unsafe_code_stands_in_the_ffi_only() {
+fn unsafe_code_is_only_in_the_ffi() {
     let words = [
         concat!("uns", "afe {"),
         concat!("uns", "afe fn"),
@@ -101,6 +105,125 @@ fn one_file_names_the_variables_between_launcher_and_rank() {
         "\"NEVA_LOG\"",
         "\"NEVA_RANK\"",
     ];
-    // Tests play launcher or rank themselves.
-    assert_eq!(places(CODE, &words, &["schemas/src/contract.rs", "/tests/"]), Vec::<String>::new());
+    // Tests and benches act as launcher or rank themselves.
+    assert_eq!(
+        places(CODE, &words, &["schemas/src/contract.rs", "/tests/", "/benches/"]),
+        Vec::<String>::new()
+    );
+}
+
+/// Returns the crates of the workspace by folder.
+const CRATES: &[&str] = &[
+    "schemas",
+    "recipes",
+    "executors",
+    "run",
+    "engine",
+    "engine/layout",
+    "engine/data",
+    "engine/track",
+    "engine/ffi",
+];
+
+/// Imports that ARCHITECTURE.md forbids: crate, importing module, imported one.
+const FORBIDDEN: &[(&str, &str, &str)] = &[
+    ("engine", "model", "parallel"),
+    ("engine", "model", "comm"),
+    ("engine", "model", "optim"),
+    ("engine", "model", "trainer"),
+    ("engine", "model", "checkpoint"),
+    ("engine", "nn", "parallel"),
+    ("engine", "nn", "model"),
+    ("engine", "parallel", "nn"),
+    ("engine", "parallel", "model"),
+    ("engine", "optim", "nn"),
+    ("engine", "optim", "model"),
+    ("run", "resolve", "cli"),
+    ("run", "config", "cli"),
+];
+
+#[test]
+fn modules_import_only_lower_ones() {
+    let found: Vec<_> = FORBIDDEN
+        .iter()
+        .flat_map(|(krate, from, to)| Imports::read(krate).between(from, to))
+        .collect();
+    assert_eq!(found, Vec::<String>::new());
+    // Existing imports are found.
+    assert!(!Imports::read("engine").between("model", "nn").is_empty());
+    assert!(!Imports::read("run").between("cli", "resolve").is_empty());
+}
+
+#[test]
+fn modules_have_no_import_cycles() {
+    let cycles = |krate: &&str| {
+        let cycles = Imports::read(krate).cycles();
+        cycles.into_iter().map(|circle| format!("{krate}: {circle}")).collect::<Vec<_>>()
+    };
+    let found: Vec<_> = CRATES.iter().flat_map(cycles).collect();
+    assert_eq!(found, Vec::<String>::new());
+}
+
+/// Sources that must not check the name of a model family or of a parameter.
+const FAMILY_FREE: &[&str] = &[
+    "schemas/src",
+    "recipes/src",
+    "executors/src",
+    "run/src",
+    "engine/src",
+    "engine/layout/src",
+    "engine/track/src",
+];
+
+/// Sources of the families themselves.
+const FAMILIES: &[&str] = &["engine/layout/src/families/", "engine/src/model/"];
+
+/// Components of parameter names.
+const NAMES: &[&str] = &["language_model", "vision_tower", "multi_modal_projector", "embed_tokens", "lm_head"];
+
+/// Settings of recipes whose names contain one of these.
+const SETTINGS: &[&str] = &["freeze_language_model", "language_model_from_pretrained"];
+
+/// NeMo's default of `vlm.LoRA.target_modules`: a value of a recipe, in Megatron's names of modules.
+const RECIPE_VALUE: &str = "*.language_model.*.{module}";
+
+#[test]
+fn families_are_data() {
+    let files = FAMILY_FREE.iter().flat_map(|folder| files(folder));
+    let files = files.filter(|path| !FAMILIES.iter().any(|home| path.to_string_lossy().contains(home)));
+    let forbidden = |found: &Found| match found {
+        Found::Literal(text) => {
+            let text = SETTINGS.iter().fold(text.clone(), |text, setting| text.replace(setting, ""));
+            text != RECIPE_VALUE && NAMES.iter().any(|name| text.contains(name))
+        }
+        Found::Call(method, _) if method == "llava" => true,
+        Found::Call(method, field) => {
+            let looks_into = ["starts_with", "ends_with", "strip_prefix", "strip_suffix", "contains"];
+            field.as_deref() == Some("name") && looks_into.contains(&method.as_str())
+        }
+    };
+    let found: Vec<_> = files
+        .flat_map(|path| {
+            let hits = findings(&path).into_iter().filter(|(_, found)| forbidden(found));
+            hits.map(|(line, found)| format!("{}:{line}: {found:?}", path.display()))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(found, Vec::<String>::new());
+    // Both are found where they are allowed.
+    let home = root().join("engine/layout/src/families/llava.rs");
+    assert!(findings(&home).iter().any(|(_, found)| forbidden(found)));
+}
+
+/// These macros panic if the output cannot be written, even in the middle of a run or in signal handling.
+#[test]
+fn no_output_uses_macros_that_panic() {
+    let words = [
+        concat!("print", "ln!("),
+        concat!("print", "!("),
+        concat!("db", "g!("),
+        concat!(".with_writer(std::io::", "stderr)"),
+    ];
+    let allowed = ["/tests/", "/benches/", "build.rs", "/examples/"];
+    assert_eq!(places(CODE, &words, &allowed), Vec::<String>::new());
 }

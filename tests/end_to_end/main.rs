@@ -1,15 +1,23 @@
-//! The programs together: what the README promises, and what happens when something goes wrong.
+//! Tests of the programs together: the README's promises, and failures.
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
+mod code;
+mod custom_types;
 mod direct;
 mod documents;
 mod experiment;
 mod faults;
+mod gpu_check;
+mod imports;
 mod inputs;
 mod killed;
 mod layering;
 mod nccl;
 mod neva_finetune;
-mod own_types;
+mod openmp;
 mod photos;
+mod pretrained;
 mod processes;
+mod style;
+mod terminal;
+mod unlabelled;

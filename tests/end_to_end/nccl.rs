@@ -1,9 +1,9 @@
-//! Ranks that are CPUs have nothing to do with NVIDIA's libraries.
+//! CPU ranks do not load NVIDIA's libraries.
 
 use neva_tests::{neva_run, run, run_folder};
 use std::process::Command;
 
-/// A library that nobody opens and lives.
+/// A library that ends every process that loads it.
 const POISON: &str = "#include <unistd.h>\n__attribute__((constructor)) static void end(void) { _exit(99); }\n";
 
 #[test]

@@ -3,7 +3,7 @@
 use neva_tests::{example, launcher, metrics, root, run, run_folder};
 use std::path::Path;
 
-/// Losses of the toy model with these flags.
+/// Returns the losses of the toy model with these flags.
 fn losses(dir: &Path, name: &str, flags: &str) -> Vec<f64> {
     let folder = dir.display().to_string();
     let always = ["--use_toy_model", "--max_steps", "4", "--gbs", "8", "--mbs", "4"];
@@ -22,9 +22,9 @@ fn same(what: &str, got: &[f64], expected: &[f64]) {
     }
 }
 
-/// Every switch of the layout, on photographs, for adapters and for the whole model.
+/// Every layout flag, on photographs, for adapters and for the whole model.
 #[test]
-fn every_layout_trains_as_one_rank_does() {
+fn every_layout_trains_like_one_rank() {
     let dir = tempfile::tempdir().unwrap();
     let photos = root().join("examples/photos");
     let (records, folder) = (photos.join("photos.json"), photos.display());
@@ -47,7 +47,7 @@ fn every_layout_trains_as_one_rank_does() {
     }
 }
 
-/// Fresh weights, then those of a checkpoint.
+/// Trains from fresh weights, then from those of a checkpoint.
 #[test]
 fn weights_are_restored() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The demo: a small model learns 16 photographs and answers by looking at them.
+//! The demo: a small model learns 16 photographs and answers questions about them.
 
 use neva_tests::{DEADLINE, finish_within, metrics, neva_run, root, run, run_folder, start};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 const QUESTION: &str = "What is in the picture?";
 
 #[test]
-fn a_small_model_learns_photographs_and_answers_by_looking() {
+fn a_small_model_learns_photographs_and_answers_questions() {
     let dir = tempfile::tempdir().unwrap();
     let at = format!("dir={}", dir.path().display());
     let done = finish_within(start(neva_run(&["examples/photos/recipe.yaml", "--set", &at])), 2 * DEADLINE).with_code(0);
@@ -24,17 +24,17 @@ fn a_small_model_learns_photographs_and_answers_by_looking() {
 
     let answers = expected();
     assert_eq!(answers.len(), 16);
-    // The question is the same for all: only the picture can tell.
-    for (picture, answer) in answers.iter().step_by(3) {
-        assert_eq!(ask(&folder, &root().join("examples/photos").join(picture)), *answer, "{picture}");
+    // The question is the same for all, so the answer depends on the image.
+    for (image, answer) in answers.iter().step_by(3) {
+        assert_eq!(ask(&folder, &root().join("examples/photos").join(image)), *answer, "{image}");
     }
-    // The answer follows the picture, not its name.
+    // The answer depends on the image, not on its name.
     let swapped = dir.path().join(&answers[0].0);
     std::fs::copy(root().join("examples/photos").join(&answers[1].0), &swapped).unwrap();
     assert_eq!(ask(&folder, &swapped), answers[1].1);
 }
 
-/// Picture and answer of every record that asks the common question.
+/// Returns image and answer of every record with the common question.
 fn expected() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(root().join("examples/photos/photos.json")).unwrap();
     let records: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
@@ -51,13 +51,13 @@ fn expected() -> Vec<(String, String)> {
         .collect()
 }
 
-fn ask(run_folder: &Path, picture: &Path) -> String {
+fn ask(run_folder: &Path, image: &Path) -> String {
     let command = neva_run(&[
         "generate",
         "--checkpoint",
         run_folder.to_str().unwrap(),
         "--image",
-        picture.to_str().unwrap(),
+        image.to_str().unwrap(),
         "--prompt",
         QUESTION,
     ]);

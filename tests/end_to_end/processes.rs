@@ -4,7 +4,7 @@ use neva_tests::{finish, free_port, metrics, neva_run, run, run_folder, start, w
 use std::path::Path;
 use std::process::Command;
 
-/// Losses of `neva_tiny` with these settings.
+/// Returns the losses of `neva_tiny` with these settings.
 fn losses(dir: &Path, name: &str, settings: &[&str]) -> Vec<f64> {
     let (dir_setting, name_setting) = (format!("dir={}", dir.display()), format!("name={name}"));
     let mut arguments = vec!["recipes/neva_tiny.yaml", "--set", &dir_setting, "--set", &name_setting];
@@ -22,7 +22,7 @@ fn close(what: &str, a: &[f64], b: &[f64], tolerance: f64) {
 }
 
 #[test]
-fn two_processes_train_as_one_does() {
+fn two_processes_train_like_one() {
     let dir = tempfile::tempdir().unwrap();
     let steps = "finetune.trainer.max_steps=10";
     let one = losses(dir.path(), "one", &[steps]);
@@ -49,7 +49,7 @@ fn two_processes_train_as_one_does() {
 }
 
 #[test]
-fn samples_that_share_rows_train_as_in_rows_of_their_own() {
+fn packed_samples_train_like_separate_rows() {
     let dir = tempfile::tempdir().unwrap();
     let settings = ["finetune.trainer.max_steps=5", "finetune.data.micro_batch_size=4"];
     let one = losses(dir.path(), "one", &settings);
@@ -69,10 +69,17 @@ fn samples_that_share_rows_train_as_in_rows_of_their_own() {
 }
 
 #[test]
-fn processes_share_layers_as_one_holds_them() {
+fn pipeline_processes_train_like_one() {
+    for peft in ["none", "lora"] {
+        check_pipelines(&format!("peft_scheme={peft}"));
+    }
+}
+
+/// Checks pipelines of the whole model or of adapters, as processes.
+fn check_pipelines(peft: &str) {
     let dir = tempfile::tempdir().unwrap();
     let steps = "finetune.trainer.max_steps=5";
-    let one = losses(dir.path(), "one", &[steps]);
+    let one = losses(dir.path(), "one", &[steps, peft]);
     let cases: [(&str, u32, &[&str]); 3] = [
         ("pp2", 2, &["pipeline_model_parallel_size=2"]),
         (
@@ -83,10 +90,10 @@ fn processes_share_layers_as_one_holds_them() {
         ("tp2pp2", 4, &["tensor_model_parallel_size=2", "pipeline_model_parallel_size=2"]),
     ];
     for (name, ranks, strategy) in cases {
-        let mut settings = vec![steps.to_owned(), format!("num_gpus_per_node={ranks}")];
+        let mut settings = vec![steps.to_owned(), peft.to_owned(), format!("num_gpus_per_node={ranks}")];
         settings.extend(strategy.iter().map(|setting| format!("finetune.trainer.strategy.{setting}")));
         let settings: Vec<_> = settings.iter().map(String::as_str).collect();
-        close(name, &losses(dir.path(), name, &settings), &one, 1e-5);
+        close(&format!("{name}, {peft}"), &losses(dir.path(), name, &settings), &one, 1e-5);
     }
 }
 
@@ -108,9 +115,9 @@ fn a_resumed_run_continues_bit_for_bit() {
     assert_eq!(rest, whole[3..]);
 }
 
-/// Both start the same program once for each rank, and tell it of its place.
+/// Both start the same program once per rank, with its rank in the environment.
 #[test]
-fn started_by_torchrun_or_srun_each_process_is_one_rank() {
+fn processes_of_torchrun_or_srun_are_ranks() {
     let dir = tempfile::tempdir().unwrap();
     let one = losses(dir.path(), "one", &["finetune.trainer.max_steps=3"]);
     let torchrun = [
@@ -120,7 +127,7 @@ fn started_by_torchrun_or_srun_each_process_is_one_rank() {
         ("LOCAL_RANK", "{rank}"),
         ("MASTER_ADDR", "127.0.0.1"),
     ];
-    // As Slurm 22.05 sets them for `srun --nodes=1 --ntasks=2`.
+    // Variables of Slurm 22.05 for `srun --nodes=1 --ntasks=2`.
     let srun = [
         ("SLURM_STEP_TASKS_PER_NODE", "2"),
         ("SLURM_STEP_NUM_TASKS", "2"),
@@ -144,7 +151,7 @@ fn started_by_torchrun_or_srun_each_process_is_one_rank() {
         for rank in ranks {
             let _ = finish(rank).with_code(0);
         }
-        // Both wrote into one folder, rank 0's.
+        // Both wrote to one folder, rank 0's.
         assert_eq!(std::fs::read_dir(dir.path().join(name)).unwrap().count(), 1);
         let losses = metrics(&run_folder(dir.path(), name), "reduced_train_loss");
         close(name, &losses, &one, 1e-6);
@@ -152,7 +159,7 @@ fn started_by_torchrun_or_srun_each_process_is_one_rank() {
 }
 
 #[test]
-fn a_killed_rank_ends_the_run_and_leaves_the_checkpoint() {
+fn a_killed_rank_ends_the_run_and_keeps_the_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let at = format!("dir={}", dir.path().display());
     let settings = [

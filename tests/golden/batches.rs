@@ -1,25 +1,23 @@
-//! Batches as Hugging Face's code was given them, as a data module.
+//! Data module of the batches that were input to Hugging Face's code.
 //!
-//! There each placeholder is already repeated, rows are padded to the longest, and labels stand at their tokens'
-//! positions. A [`Sample`] has one [`IMAGE`] for each picture, no padding, and labels in the same places.
+//! In the files each placeholder is already repeated, rows are padded to the longest, and labels are at their tokens'
+//! positions. A [`Sample`] has one [`IMAGE_TOKEN_INDEX`] per image, no padding, and labels at the same positions.
 
-use neva_data::{DataError, Dataset, IGNORE, IMAGE, Pixels, Sample};
+use neva_data::{DataError, Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, Pixels, Sample};
 use neva_engine::checkpoint::{Artifacts, TensorFile};
 use neva_engine::{DataModule, EngineError, Registry, Result, RunData};
 use neva_schemas::{Finetune, LlavaModel};
+use neva_tests::HF_BATCHES;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The name that recipes call the module by.
-pub(crate) const TARGET: &str = "golden::HfBatches";
-
-/// What `neva-rank` knows, and the batches.
+/// Returns `neva-rank`'s registry with this data module.
 pub(crate) fn registry() -> Registry {
-    Registry::builtin().data::<HfBatches>(TARGET)
+    Registry::builtin().data::<HfBatches>(HF_BATCHES)
 }
 
-/// A file of `batch<N>.input_ids`, `.attention_mask`, `.labels` and, where the batch has pictures, `.pixel_values`.
+/// A file of `batch<N>.input_ids`, `.attention_mask`, `.labels` and, if the batch has images, `.pixel_values`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HfBatches {
@@ -27,7 +25,7 @@ pub(crate) struct HfBatches {
 }
 
 impl DataModule for HfBatches {
-    /// The rows of all batches, one behind the other, to train and to validate on.
+    /// Opens the concatenated rows of all batches, for training and validation.
     fn open(&self, finetune: &Finetune, _: Option<&Path>) -> Result<RunData> {
         let file = TensorFile::open(&self.path)?;
         let mut samples = Vec::new();
@@ -35,7 +33,9 @@ impl DataModule for HfBatches {
             if !file.tensors().contains_key(&format!("batch{batch}.input_ids")) {
                 break;
             }
-            samples.append(&mut rows(&file, &format!("batch{batch}"), finetune.model.llava())?);
+            let model = finetune.model.as_llava();
+            let model = model.ok_or_else(|| EngineError::Bug("a trace of a model that is no LLaVA".into()))?;
+            samples.append(&mut rows(&file, &format!("batch{batch}"), model)?);
         }
         let dataset: Arc<dyn Dataset> = Arc::new(Rows(samples));
         Ok(RunData {
@@ -63,7 +63,7 @@ impl Dataset for Rows {
     }
 }
 
-/// The rows of one batch.
+/// Returns the rows of one batch.
 fn rows(file: &TensorFile, batch: &str, model: &LlavaModel) -> Result<Vec<Sample>> {
     let wrong = |reason: String| EngineError::Content {
         path: file.path().to_owned(),
@@ -79,7 +79,7 @@ fn rows(file: &TensorFile, batch: &str, model: &LlavaModel) -> Result<Vec<Sample
     if width == 0 || mask.len() != ids.len() || labels.len() != ids.len() {
         return Err(wrong("the tensors have no rows, or differ in shape".into()));
     }
-    let mut pictures = pictures(file, batch)?.into_iter();
+    let mut images = images(file, batch)?.into_iter();
     let mut samples = Vec::new();
     for (row, start) in (0..ids.len()).step_by(width).enumerate() {
         let kept = mask[start..start + width].iter().take_while(|kept| **kept == 1).count();
@@ -88,20 +88,20 @@ fn rows(file: &TensorFile, batch: &str, model: &LlavaModel) -> Result<Vec<Sample
         }
         let within = start..start + kept;
         let name = format!("{batch} row {row}");
-        samples.push(sample(name, &ids[within.clone()], &labels[within], &mut pictures, model).map_err(wrong)?);
+        samples.push(sample(name, &ids[within.clone()], &labels[within], &mut images, model).map_err(wrong)?);
     }
-    match pictures.len() {
+    match images.len() {
         0 => Ok(samples),
-        more => Err(wrong(format!("{more} pictures have no placeholder"))),
+        more => Err(wrong(format!("{more} images have no placeholder"))),
     }
 }
 
-/// One row, its placeholders taken together.
+/// Converts one row, with each run of placeholders as one.
 fn sample(
     name: String,
     ids: &[i64],
     labels: &[i64],
-    pictures: &mut impl Iterator<Item = Pixels>,
+    images: &mut impl Iterator<Item = Pixels>,
     model: &LlavaModel,
 ) -> Result<Sample, String> {
     let (image, positions) = (model.image_token_index, model.image_seq_length());
@@ -109,7 +109,7 @@ fn sample(
         name,
         ids: Vec::new(),
         labels: Vec::new(),
-        pictures: Vec::new(),
+        images: Vec::new(),
     };
     let mut at = 0;
     while at < ids.len() {
@@ -121,32 +121,32 @@ fn sample(
         }
         let run = ids[at..].iter().take(positions).take_while(|id| **id == image).count();
         if run < positions {
-            return Err(format!("{}: {run} placeholders of a picture's {positions}", sample.name));
+            return Err(format!("{}: {run} placeholders, an image has {positions}", sample.name));
         }
-        let picture = pictures
+        let image = images
             .next()
-            .ok_or_else(|| format!("{}: a placeholder has no picture", sample.name))?;
-        sample.ids.push(IMAGE);
-        sample.labels.push(IGNORE);
-        sample.pictures.push(picture);
+            .ok_or_else(|| format!("{}: a placeholder has no image", sample.name))?;
+        sample.ids.push(IMAGE_TOKEN_INDEX);
+        sample.labels.push(IGNORE_INDEX);
+        sample.images.push(image);
         at += positions;
     }
     Ok(sample)
 }
 
-/// The pictures of one batch, in the order of their placeholders.
-fn pictures(file: &TensorFile, batch: &str) -> Result<Vec<Pixels>> {
+/// Returns the images of one batch, in the order of their placeholders.
+fn images(file: &TensorFile, batch: &str) -> Result<Vec<Pixels>> {
     let name = format!("{batch}.pixel_values");
     let tensors = file.tensors();
     let Some(&[_, channels, height, width]) = tensors.get(&name).map(Vec::as_slice) else {
         return Ok(Vec::new());
     };
     let values = Vec::<f32>::try_from(file.read(&name, None)?.flatten(0, -1))?;
-    let pictures = values.chunks(channels * height * width);
+    let images = values.chunks(channels * height * width);
     let pixels = |chw: &[f32]| Pixels {
         height,
         width,
         chw: chw.to_vec(),
     };
-    Ok(pictures.map(pixels).collect())
+    Ok(images.map(pixels).collect())
 }

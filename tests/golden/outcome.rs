@@ -1,8 +1,9 @@
-//! What a run must have come to: losses, gradient norms and weights of its trace.
+//! Compares a run with its trace: losses, gradient norms and weights.
 
 use crate::trace::{PEFT_PREFIX, Trace, read};
 use neva_engine::checkpoint::{CheckpointFolder, StoredTensors, TensorFile};
-use neva_schemas::{METRICS_FILE, PARAMETERS_FILE, REPORT_FILE};
+use neva_layout::Families;
+use neva_schemas::{LlavaModel, METRICS_FILE, Model, PARAMETERS_FILE, REPORT_FILE};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -46,8 +47,8 @@ fn check_steps(trace: &Trace, steps: &[Value]) {
     }
 }
 
-/// The last step is followed by a validation on the training batches. Its loss is the mean over all labels, the
-/// trace's are the batches' own means.
+/// Checks the validation on the training batches after the last step. Its loss is the mean over all labels; the trace
+/// has the means of the batches.
 fn check_validation(trace: &Trace, steps: &[Value], validations: &[Value]) {
     let [validation] = validations else {
         panic!("{}: {} validations", trace.name(), validations.len())
@@ -62,7 +63,7 @@ fn check_validation(trace: &Trace, steps: &[Value], validations: &[Value]) {
     close(&what, number(&validation["val_loss"]), sum / total, 1e-4);
 }
 
-/// A parameter counts the steps in which it had a gradient; the trace counts the parameters of each step.
+/// Checks the number of updates of each parameter; the trace counts the parameters of each step.
 fn check_touched(trace: &Trace, optimizer: &StoredTensors) {
     let counts = optimizer.shapes().filter(|(name, _)| name.ends_with(".step"));
     let touched: f32 = counts.map(|(name, _)| stored(optimizer, name)[0]).sum();
@@ -70,7 +71,7 @@ fn check_touched(trace: &Trace, optimizer: &StoredTensors) {
     assert_eq!(f64::from(touched), expected, "{}: gradients over all steps", trace.name());
 }
 
-/// Trained weights come from the checkpoint, and those that no step can change from the base.
+/// Checks the weights: trained ones from the checkpoint, frozen ones from the base.
 fn check_weights(trace: &Trace, trained: &StoredTensors) {
     let base = TensorFile::open(&trace.base().join("model.safetensors")).unwrap();
     let (path, prefix) = if trace.is_lora() {
@@ -79,7 +80,7 @@ fn check_weights(trace: &Trace, trained: &StoredTensors) {
         ("final_weights.safetensors", "")
     };
     let expected = TensorFile::open(&trace.folder.join(path)).unwrap();
-    // Adam turns the rounding noise of a key's bias into steps of the learning rate.
+    // Adam amplifies the rounding noise of a key's bias to steps of the size of the learning rate.
     let noise = |name: &str| name.contains("vision_tower") && name.ends_with("k_proj.bias");
     let mut left: BTreeSet<_> = trained.shapes().map(|(name, _)| name).filter(|name| !noise(name)).collect();
     for key in expected.tensors().into_keys().filter(|key| !noise(key)) {
@@ -92,7 +93,7 @@ fn check_weights(trace: &Trace, trained: &StoredTensors) {
         let off = difference(&found, &values(&expected, &key));
         assert!(off <= 1e-3, "{}: {name} is off by {off:e} after training", trace.name());
     }
-    // Of a large tensor the trace may hold no more than the norm.
+    // For a large tensor the trace may contain only the norm.
     for name in left {
         let norm = stored(trained, name)
             .into_iter()
@@ -104,12 +105,13 @@ fn check_weights(trace: &Trace, trained: &StoredTensors) {
     }
 }
 
-/// The base's spelling of a name.
+/// Returns the base's spelling of a name.
 fn in_base(base: &TensorFile, name: &str) -> String {
-    let names = base.tensors().into_keys();
+    let model = Model::Llava(LlavaModel::default());
+    let table = Families::builtin().resolve(&model, "model").unwrap();
+    let mut names = base.tensors().into_keys();
     names
-        .into_iter()
-        .find(|key| neva_layout::canonical_name(key).as_deref() == Some(name))
+        .find(|key| table.canonical_name(key).as_deref() == Some(name))
         .unwrap_or_else(|| panic!("{name} is neither trained nor in the base"))
 }
 
@@ -125,14 +127,14 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
-/// `|a - b| <= tolerance * max(|b|, 1)`, with the numbers in the message.
+/// Checks `|a - b| <= tolerance * max(|b|, 1)`, with the numbers in the message.
 #[track_caller]
 fn close(what: &str, a: f64, b: f64, tolerance: f64) {
     let off = (a - b).abs();
     assert!(off <= tolerance * b.abs().max(1.0), "{what}: {a:e}, expected {b:e}, off by {off:e}");
 }
 
-/// Greatest difference, relative to the greatest of the expected values.
+/// Returns the maximum difference relative to the maximum expected value.
 fn difference(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let greatest = |values: &mut dyn Iterator<Item = f32>| values.fold(0f32, |a, b| a.max(b.abs()));

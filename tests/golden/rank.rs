@@ -1,4 +1,4 @@
-//! A rank program with a data module of its own: what ranks of the golden traces run.
+//! The rank program of the golden traces, with a custom data module.
 
 mod batches;
 

@@ -1,34 +1,39 @@
-//! Runs the built programs, as a user would, with a deadline on each.
+//! Runs the built programs as a user would, each with a deadline.
 #![forbid(unsafe_code)]
 
+use neva_schemas::{SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// How long a program may take, and anything that is awaited. What is not stuck is far faster, on a busy machine too.
+/// Deadline of programs and of every wait. Only hung ones take as long, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(300);
 
-/// The repository's root.
+/// Name of the data module of Hugging Face's batches, registered in the rank program of the golden traces.
+pub const HF_BATCHES: &str = "golden::HfBatches";
+
+/// Returns the repository's root.
 pub fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// A built program of the workspace. `cargo test --workspace` has built it; where only this package's tests
-/// are run, it is built here.
+/// Returns the path of a built program of the workspace. `cargo test --workspace` builds it; tests of this package alone
+/// build it here.
 ///
 /// # Panics
-/// When it cannot be built.
+/// If it cannot be built.
 pub fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    reset_ignored_signals();
     FOLDER
         .get_or_init(|| {
             // target/<profile>/deps/<this test>
             let test = std::env::current_exe().expect("this test has a path");
-            let folder = test.ancestors().nth(2).expect("a test lies in target/<profile>/deps").to_owned();
+            let folder = test.ancestors().nth(2).expect("a test is in target/<profile>/deps").to_owned();
             if ["neva-run", "neva-rank"].iter().any(|name| !folder.join(name).is_file()) {
                 let mut cargo = Command::new(env!("CARGO"));
                 cargo.args(["build", "--workspace", "--bins"]).current_dir(root());
@@ -42,10 +47,10 @@ pub fn program(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A built example program. `cargo test --workspace` has built it; else it is built here.
+/// Returns the path of a built example program. `cargo test --workspace` builds it; otherwise it is built here.
 ///
 /// # Panics
-/// When it cannot be built.
+/// If it cannot be built.
 pub fn example(name: &str) -> PathBuf {
     let folder = program("examples");
     let path = folder.join(name);
@@ -62,12 +67,24 @@ pub fn example(name: &str) -> PathBuf {
     path
 }
 
-/// `neva-run` in the repository's root, with an environment that no outer run leaks into.
+/// Resets ignored signals to their defaults. Tests started in the background of a script inherit ignored signals, which
+/// their child processes would also ignore. A handler set here becomes the default action in a child process.
+fn reset_ignored_signals() {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        let masks = SignalMasks::parse(&std::fs::read_to_string(SIGNAL_MASKS_FILE).unwrap_or_default());
+        for signal in StopSignal::ALL.into_iter().filter(|signal| masks.ignores(signal.number())) {
+            signal_hook::flag::register(signal.number(), Arc::default()).expect("a signal handler");
+        }
+    });
+}
+
+/// Returns a `neva-run` command in the repository's root, without variables of an outer run.
 pub fn neva_run(arguments: &[&str]) -> Command {
     launcher(&program("neva-run"), arguments)
 }
 
-/// As [`neva_run`], of another launcher.
+/// Like [`neva_run()`], for another launcher.
 pub fn launcher(program: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(root()).stdin(Stdio::null());
@@ -91,22 +108,22 @@ pub fn launcher(program: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// How a program ended, as text.
+/// Exit code and output of a program.
 #[derive(Debug)]
 pub struct Ended {
     /// Exit code; `None` for a signal.
     pub code: Option<i32>,
-    /// What it wrote to standard output.
+    /// Standard output.
     pub stdout: String,
-    /// What it wrote to standard error.
+    /// Standard error.
     pub stderr: String,
 }
 
 impl Ended {
-    /// Checks the exit code, and shows everything if it is another one.
+    /// Checks the exit code and prints all output if it differs.
     ///
     /// # Panics
-    /// When it is another one.
+    /// If it differs.
     #[track_caller]
     #[must_use]
     pub fn with_code(self, code: i32) -> Self {
@@ -118,7 +135,7 @@ impl Ended {
 /// Starts a command with its output piped.
 ///
 /// # Panics
-/// When it cannot be started.
+/// If it cannot be started.
 pub fn start(mut command: Command) -> Child {
     command
         .stdout(Stdio::piped())
@@ -127,19 +144,19 @@ pub fn start(mut command: Command) -> Child {
         .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-/// Waits for the end of a started program, but not for ever.
+/// Waits for the end of a started program, at most [`DEADLINE`].
 ///
 /// # Panics
-/// When [`DEADLINE`] passes; the program is killed then.
+/// If [`DEADLINE`] passes; the program is then killed.
 #[track_caller]
 pub fn finish(child: Child) -> Ended {
     finish_within(child, DEADLINE)
 }
 
-/// [`finish`], with a deadline of its own.
+/// Like [`finish`], with another deadline.
 ///
 /// # Panics
-/// When it passes; the program is killed then, and what it runs is told.
+/// If it passes; the program is then killed, and its processes are printed.
 #[track_caller]
 pub fn finish_within(child: Child, deadline: Duration) -> Ended {
     let id = child.id();
@@ -170,10 +187,10 @@ pub fn run(command: Command) -> Ended {
     finish(start(command))
 }
 
-/// The folder of the only run called `name` under `dir`.
+/// Returns the folder of the only run called `name` under `dir`.
 ///
 /// # Panics
-/// When there is none.
+/// If there is none.
 pub fn run_folder(dir: &Path, name: &str) -> PathBuf {
     let runs = std::fs::read_dir(dir.join(name)).unwrap_or_else(|error| panic!("no run {name} under {}: {error}", dir.display()));
     let mut runs: Vec<_> = runs.map(|run| run.expect("a folder can be listed").path()).collect();
@@ -181,10 +198,10 @@ pub fn run_folder(dir: &Path, name: &str) -> PathBuf {
     runs.pop().unwrap_or_else(|| panic!("no run {name} under {}", dir.display()))
 }
 
-/// A port that nobody gets who asks for any: those begin at 32768.
+/// Returns a free port below 32768, where the system's ephemeral ports start.
 ///
 /// # Panics
-/// When all are taken.
+/// If all are taken.
 pub fn free_port() -> u16 {
     static ASKED: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() % 2000) as u16 * 10;
@@ -194,10 +211,10 @@ pub fn free_port() -> u16 {
         .expect("a port is free")
 }
 
-/// The values of one key in a run's `metrics.jsonl`.
+/// Returns the values of one key in a run's `metrics.jsonl`.
 ///
 /// # Panics
-/// When there is no such file or key.
+/// If there is no such file or key.
 pub fn metrics(run: &Path, key: &str) -> Vec<f64> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_else(|error| panic!("{}: {error}", run.display()));
     let value = |line: &str| {
@@ -207,14 +224,14 @@ pub fn metrics(run: &Path, key: &str) -> Vec<f64> {
     text.lines().map(value).collect()
 }
 
-/// The first value that `look` finds, within [`DEADLINE`].
+/// Returns the first value that `look` finds, within [`DEADLINE`].
 ///
 /// # Panics
-/// When `what` does not come.
+/// If `what` does not occur.
 #[track_caller]
 pub fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
     let started = Instant::now();
-    // Nobody sends: the receiver only waits.
+    // Nothing is sent; the receiver only waits.
     let (_sender, receiver) = channel::<()>();
     loop {
         if let Some(found) = look() {

@@ -1,52 +1,53 @@
-//! Samples side by side: what one forward pass takes.
+//! The input of one forward pass: several samples, collated.
 
 use crate::{
     error::DataError,
-    merge::{MergeOptions, MergedBatch, Row, merge},
-    order::{BatchSlice, Order},
+    merge::{MergeOptions, MergedBatch, merge},
+    order::{BatchSampler, Order},
     sample::{Dataset, Sample},
+    sequence::Sequence,
 };
 
-/// Token rows, and the pictures that are still in them.
+/// Token rows, and the pixels of the images in them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// Inputs, targets and where the pictures lie.
+    /// Inputs, targets and image positions.
     pub tokens: MergedBatch,
-    /// The pictures of `tokens.images`, in that order. Shape [`Self::pixel_shape`].
+    /// Pixels of `tokens.images`, in that order. Shape [`Self::pixel_shape`].
     pub pixels: Vec<f32>,
-    /// `[pictures, 3, height, width]`; all zero in a batch without pixels, be it that there are no pictures or that they
-    /// were left out ([`WithoutPixels`](crate::WithoutPixels)).
+    /// `[images, 3, height, width]`. All zero in a batch without pixels: it has no images, or their pixels were skipped
+    /// ([`WithoutPixels`](crate::WithoutPixels)).
     pub pixel_shape: [usize; 4],
-    /// Dataset index of each sample, where the samples come from a dataset; else empty.
+    /// Dataset index of each sample. Empty for samples that come from no dataset.
     pub samples: Vec<u64>,
 }
 
 impl Batch {
-    /// Merges samples.
+    /// Collates samples into one batch.
     ///
     /// # Errors
-    /// Those of [`merge`], and when the pictures differ in size.
+    /// Returns the errors of [`merge`], and [`DataError::ImageSize`] if the images differ in size.
     pub fn collate(samples: &[Sample], options: &MergeOptions) -> Result<Self, DataError> {
-        let rows: Vec<Row<'_>> = samples.iter().map(Sample::row).collect();
-        let tokens = merge(&rows, options)?;
+        let sequences: Vec<Sequence<'_>> = samples.iter().map(Sample::sequence).collect();
+        let tokens = merge(&sequences, options)?;
         let all: Vec<_> = samples
             .iter()
-            .flat_map(|sample| sample.pictures.iter().map(move |p| (sample, p)))
+            .flat_map(|sample| sample.images.iter().map(move |p| (sample, p)))
             .collect();
-        let kept = tokens.images.iter().map(|span| all[span.picture]);
-        let Some((_, first)) = kept.clone().next() else {
+        let remaining = tokens.images.iter().map(|span| all[span.image]);
+        let Some((_, first)) = remaining.clone().next() else {
             return Ok(Self { tokens, ..Self::default() });
         };
         let mut pixels = Vec::with_capacity(tokens.images.len() * first.chw.len());
-        for (sample, picture) in kept {
-            if (picture.height, picture.width) != (first.height, first.width) {
-                return Err(DataError::PictureSize {
+        for (sample, image) in remaining {
+            if (image.height, image.width) != (first.height, first.width) {
+                return Err(DataError::ImageSize {
                     sample: sample.name.clone(),
-                    size: (picture.height, picture.width),
+                    size: (image.height, image.width),
                     expected: (first.height, first.width),
                 });
             }
-            pixels.extend_from_slice(&picture.chw);
+            pixels.extend_from_slice(&image.chw);
         }
         let pixel_shape = match pixels.as_slice() {
             [] => [0; 4],
@@ -60,17 +61,20 @@ impl Batch {
         })
     }
 
-    /// The samples at `indices`, or `None` where there are none.
+    /// Loads and collates the samples at `indices`. Returns `None` if `indices` is empty.
     ///
     /// # Errors
-    /// Those of [`Dataset::get`] and [`Self::collate`].
-    pub fn of(dataset: &dyn Dataset, indices: &[u64], options: &MergeOptions) -> Result<Option<Self>, DataError> {
+    /// Returns the errors of [`Dataset::get`] and [`Self::collate`].
+    pub fn from_indices(dataset: &dyn Dataset, indices: &[u64], options: &MergeOptions) -> Result<Option<Self>, DataError> {
         if indices.is_empty() {
             return Ok(None);
         }
         let samples = indices
             .iter()
-            .map(|&index| dataset.get(index as usize))
+            .map(|&index| {
+                let sample = dataset.get(index as usize);
+                sample.map_err(|error| error.of_sample(|| dataset.name(index as usize)))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let batch = Self::collate(&samples, options)?;
         Ok(Some(Self {
@@ -79,20 +83,20 @@ impl Batch {
         }))
     }
 
-    /// The `n`-th micro-batch of a rank, counted from `consumed_samples`: a pure function, fit for a
-    /// [`Loader`](crate::Loader).
+    /// Loads the `n`-th microbatch of a rank, counted from `consumed_samples`. A pure function, so that a
+    /// [`Loader`](crate::Loader) can call it from any thread.
     ///
     /// # Errors
-    /// Those of [`Self::of`], and when the micro-batch size is 0.
+    /// Returns the errors of [`Self::from_indices`], and [`DataError::EmptyBatch`] if the microbatch size is 0.
     pub fn microbatch(
         dataset: &dyn Dataset,
         order: &Order,
-        slice: &BatchSlice,
+        sampler: &BatchSampler,
         options: &MergeOptions,
         consumed_samples: u64,
         n: u64,
     ) -> Result<Self, DataError> {
-        let indices = slice.microbatch(order, consumed_samples, n);
-        Self::of(dataset, &indices, options)?.ok_or(DataError::EmptyBatch)
+        let indices = sampler.microbatch(order, consumed_samples, n);
+        Self::from_indices(dataset, &indices, options)?.ok_or(DataError::EmptyBatch)
     }
 }

@@ -1,17 +1,17 @@
-//! What can be wrong with data.
+//! Errors of this crate.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-/// Everything that this crate refuses, with what is needed to mend it.
+/// Error of this crate, with the data that its message needs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// A sample number beyond the dataset.
+    /// A sample index beyond the end of the dataset.
     #[error("there is no sample {index} in a dataset of {len}")]
     Index {
-        /// The number asked for.
+        /// The requested index.
         index: usize,
-        /// Samples in the dataset.
+        /// Number of samples in the dataset.
         len: usize,
     },
 
@@ -20,161 +20,184 @@ pub enum DataError {
     Read {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// Error of the operating system.
         error: std::io::Error,
     },
 
-    /// A file that is no whole picture.
+    /// A file that is not a complete image.
     #[error("{name}: {reason}")]
-    Picture {
+    Image {
         /// File name.
         name: String,
-        /// Why it cannot be decoded.
+        /// Reason for which it cannot be decoded.
         reason: String,
     },
 
-    /// An image processor that is not ours.
+    /// A sample that cannot be read.
+    #[error("{sample}: {error}")]
+    Sample {
+        /// Sample name.
+        sample: String,
+        /// The reason.
+        error: Box<Self>,
+    },
+
+    /// An unsupported or invalid `preprocessor_config.json`.
     #[error("{}: {reason}", path.display())]
     Processor {
-        /// The `preprocessor_config.json`.
+        /// Path of the `preprocessor_config.json`.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the problem.
         reason: String,
     },
 
-    /// A template that does not exist.
+    /// An unknown conversation template.
     #[error("there is no conversation template `{name}`: choose one of {}", known.join(", "))]
     UnknownTemplate {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// All names.
+        /// Names of all templates.
         known: Vec<&'static str>,
     },
 
-    /// A conversation that a template cannot write.
+    /// A conversation that a template cannot render.
     #[error("template `{template}` cannot render this conversation: {reason}")]
     Conversation {
         /// Name of the template.
         template: &'static str,
-        /// What is wrong with the conversation.
+        /// Problem of the conversation.
         reason: &'static str,
     },
 
     /// A tokenizer that cannot be used.
     #[error("tokenizer {name}: {reason}")]
     Tokenizer {
-        /// Its address.
+        /// Its path or `builtin:NAME`.
         name: String,
-        /// What is wrong with it.
+        /// Description of the problem.
         reason: String,
     },
 
-    /// Records that cannot be used.
+    /// Invalid records.
     #[error("{} problem(s) in the data:{}", problems.len(), listed(problems))]
     Records {
-        /// All of them, in the order of the files.
+        /// All problems, in the order of the files.
         problems: Vec<Problem>,
     },
 
-    /// Files without a single record.
+    /// No record in any of the files.
     #[error("no record in {}", paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))]
     NoRecords {
         /// The files.
         paths: Vec<PathBuf>,
     },
 
-    /// Pictures that cannot be stacked.
-    #[error("{sample}: a picture of {}x{} among pictures of {}x{} (height x width): \
-             choose an image_process_mode that gives all pictures one size, `pad` or `square`",
+    /// Images of different sizes in one batch.
+    #[error("{sample}: an image of {}x{} among images of {}x{} (height x width): \
+             choose an image_process_mode that gives all images one size, `pad` or `square`",
             size.0, size.1, expected.0, expected.1)]
-    PictureSize {
+    ImageSize {
         /// Sample name.
         sample: String,
-        /// Its picture's (height, width).
+        /// Its image's (height, width).
         size: (usize, usize),
-        /// That of the batch's first picture.
+        /// (height, width) of the batch's first image.
         expected: (usize, usize),
     },
 
-    /// The system gives no thread.
+    /// The operating system cannot start a thread.
     #[error("cannot start a data worker: {0}")]
     Thread(std::io::Error),
 
-    /// A data worker is gone without a word.
-    #[error("data worker {worker} has panicked: its message is above")]
-    WorkerLost {
+    /// A data worker panicked.
+    #[error("data worker {worker} panicked: see its message above")]
+    WorkerPanicked {
         /// Its number.
         worker: usize,
     },
 
-    /// A mock dataset that cannot be built.
+    /// Invalid settings of the mock dataset.
     #[error("mock data: {0}")]
     Mock(String),
 
-    /// Samples that cannot be cut in two.
-    #[error("cannot set aside {part:?} of {len} sample(s) for validation: {reason}")]
+    /// A validation split that is not possible.
+    #[error("cannot set aside {fraction:?} of {len} sample(s) for validation: {reason}")]
     Split {
-        /// Samples there are.
+        /// Number of samples in the dataset.
         len: u64,
-        /// The part asked for.
-        part: f64,
-        /// What is wrong, and what to do.
+        /// The requested fraction.
+        fraction: f64,
+        /// Problem and advice.
         reason: &'static str,
     },
 
-    /// A batch of no samples.
+    /// A batch without samples.
     #[error("a batch needs at least one sample")]
     EmptyBatch,
 
-    /// The longest row cannot be shared out.
-    #[error("max_length {max_length} is not a positive multiple of {row_multiple}, the number of equal parts of a row: \
+    /// A maximum row length that cannot be partitioned among the ranks.
+    #[error("max_length {max_length} is not a positive multiple of {row_multiple}, the number of equal chunks of a row: \
              choose {}", suggest(*max_length, *row_multiple))]
     RowMultiple {
-        /// Longest row.
+        /// Maximum row length.
         max_length: usize,
-        /// Needed factor.
+        /// Required divisor.
         row_multiple: usize,
     },
 
-    /// Placeholders and pictures disagree.
-    #[error("{sample}: {placeholders} image placeholder(s) but {pictures} picture(s): give each picture one `<image>`")]
+    /// Different numbers of placeholders and images.
+    #[error("{sample}: {placeholders} image placeholder(s) but {images} image(s): give each image one `<image>`")]
     ImageCount {
         /// Sample name.
         sample: String,
-        /// `<image>` in the text.
+        /// Number of `<image>` placeholders in the text.
         placeholders: usize,
-        /// Pictures given.
-        pictures: usize,
+        /// Number of images.
+        images: usize,
     },
 
-    /// Ids and labels disagree.
+    /// Different numbers of token ids and labels.
     #[error("{sample}: {ids} token ids but {labels} labels")]
     LabelCount {
         /// Sample name.
         sample: String,
-        /// Token ids.
+        /// Number of token ids.
         ids: usize,
-        /// Labels.
+        /// Number of labels.
         labels: usize,
     },
+}
+
+impl DataError {
+    /// Adds the name of the sample, unless the error names it already.
+    pub(crate) fn of_sample(self, sample: impl FnOnce() -> String) -> Self {
+        match self {
+            // These name the sample, or no sample exists.
+            Self::Sample { .. } | Self::Index { .. } | Self::ImageCount { .. } | Self::LabelCount { .. } | Self::ImageSize { .. } => self,
+            error => Self::Sample {
+                sample: sample(),
+                error: Box::new(error),
+            },
+        }
+    }
 }
 
 fn suggest(max_length: usize, row_multiple: usize) -> usize {
     max_length.max(1).next_multiple_of(row_multiple.max(1))
 }
 
-/// One thing that is wrong with one record, or with a whole file.
+/// One problem of one record, or of a whole file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The file.
     pub file: Arc<str>,
-    /// Number of the record, from 0.
+    /// Index of the record, from 0. `None` for a problem of the whole file.
     pub record: Option<usize>,
-    /// The record's `id`, as it is written.
+    /// The record's `id`, as written in the file.
     pub id: Option<String>,
-    /// The field that is wrong.
+    /// The invalid field.
     pub field: Option<&'static str>,
-    /// What is wrong.
+    /// Description of the problem.
     pub reason: String,
 }
 
@@ -194,7 +217,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Problems printed in full; the others are counted.
+/// Number of problems printed in full; the rest are only counted.
 const LISTED: usize = 20;
 
 fn listed(problems: &[Problem]) -> String {

@@ -1,13 +1,13 @@
-//! Datasets turned into integer and float batches.
+//! Datasets, image processing, tokenization and batching for LLaVA-style models.
 //!
-//! This crate is torch-free on purpose: what a token, a label, a pixel and a batch *are* can be read and tested
-//! without libtorch, and the engine only copies the vectors into tensors.
-//! It does no training, knows no mesh beyond a data-parallel rank's number, and parses no recipe: its config structs
-//! are plain, the engine fills them from the typed recipe.
+//! This crate is torch-free on purpose: the definition of a token, a label, a pixel and a batch can be read and tested
+//! without libtorch. The engine only copies the vectors into tensors.
+//! The crate does no training, knows no mesh beyond a data-parallel rank's number, and parses no recipe. Its config
+//! structs are plain; `preloaded.rs` fills them from the typed recipe, for the engine and for the launcher's preflight.
 //!
 //! ```text
 //! record --template--> Prompt --tokenizer--> Encoded --+
-//! picture --decode, process--> Pixels -----------------+--> Sample --row--> merge --> MergedBatch
+//! image --decode, process--> Pixels -------------------+--> Sample --sequence--> merge --> MergedBatch
 //! consumed_samples --order--> dataset indices --loader--> batches, prefetched
 //! ```
 
@@ -15,28 +15,34 @@
 
 mod batch;
 mod error;
+mod image;
+mod labels;
 mod llava;
 mod loader;
 mod merge;
 mod mock;
 mod order;
 mod pack;
-mod picture;
+mod preloaded;
 mod random;
 mod sample;
+mod sequence;
 mod split;
 mod template;
 mod tokenizer;
 
+pub use self::image::{ImageProcessor, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size};
 pub use batch::Batch;
 pub use error::{DataError, Problem};
-pub use llava::{ImagePosition, LlavaConfig, LlavaDataset};
+pub use labels::Unlabelled;
+pub use llava::{ImagePosition, LlavaDataset, LlavaJsonConfig};
 pub use loader::Loader;
-pub use merge::{ImageSpan, MergeOptions, MergedBatch, Row, merge};
+pub use merge::{ImageSpan, MergeOptions, MergedBatch, merge};
 pub use mock::{MockConfig, MockDataset};
-pub use order::{BatchSlice, Order};
-pub use picture::{ImageProcessor, ProcessMode, Rgb, Size};
-pub use sample::{Dataset, IGNORE, IMAGE, Pixels, Sample, WithoutPixels};
+pub use order::{BatchSampler, Order};
+pub use preloaded::{ModelFolders, PreloadedTools};
+pub use sample::{Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, Pixels, Sample, WithoutPixels};
+pub use sequence::Sequence;
 pub use split::{Split, Subset, split};
-pub use template::{Conversation, IMAGE_MARK, Prompt, TEMPLATES, Template, Turn, render};
+pub use template::{Conversation, IMAGE_TOKEN, Prompt, TEMPLATES, Template, Turn, render};
 pub use tokenizer::{Encoded, SpecialIds, Tokenizer};

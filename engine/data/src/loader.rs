@@ -1,8 +1,8 @@
-//! Batches made ahead of time by background threads.
+//! Prefetches batches with background threads.
 //!
-//! The source is a function of the batch's number, so threads share nothing: worker `w` of `W` makes the batches
-//! `w, w + W, ..` and holds a bounded queue of its own; the consumer goes round the queues. The order, and everything
-//! else, is therefore that of no threads at all.
+//! The source is a function of the batch index, so threads share no state. Worker `w` of `W` makes the batches
+//! `w, w + W, ..` and has its own bounded queue; the consumer reads the queues in turn. The batches and their order are
+//! therefore the same as without threads.
 
 use std::{
     sync::{
@@ -14,20 +14,20 @@ use std::{
 
 use crate::error::DataError;
 
-/// Iterator over what a source returns for 0, 1, 2 .. until it returns `None`.
+/// Iterator over the batches that a source returns for the indices 0, 1, 2 .. until it returns `None`.
 ///
-/// An error is an item like any other: the batches after it still come. Dropping the loader stops its threads, each
-/// after the batch in its hands.
+/// An error is an item like any other: iteration continues with the next batch. Dropping the loader stops its threads;
+/// each one finishes the batch that it is working on.
 pub struct Loader<B> {
     next: u64,
     done: bool,
-    lanes: Lanes<B>,
+    backend: Backend<B>,
 }
 
-/// Makes the batch of a number.
+/// Returns the batch of an index, or `None` after the last one.
 type Source<B> = dyn Fn(u64) -> Option<Result<B, DataError>> + Send + Sync;
 
-enum Lanes<B> {
+enum Backend<B> {
     Inline(Arc<Source<B>>),
     Workers {
         queues: Vec<Receiver<Option<Result<B, DataError>>>>,
@@ -36,11 +36,11 @@ enum Lanes<B> {
 }
 
 impl<B: Send + 'static> Loader<B> {
-    /// Starts `num_workers` threads (0: batches are made when asked for), each of which keeps at most `prefetch`
-    /// finished batches and one in its hands.
+    /// Starts `num_workers` threads, each of which prefetches at most `prefetch` batches and works on one more. With 0
+    /// workers, the caller's thread makes each batch in `next`.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Returns [`DataError::Thread`] if the operating system cannot start a thread.
     pub fn new(
         source: impl Fn(u64) -> Option<Result<B, DataError>> + Send + Sync + 'static,
         num_workers: usize,
@@ -51,7 +51,7 @@ impl<B: Send + 'static> Loader<B> {
             return Ok(Self {
                 next: 0,
                 done: false,
-                lanes: Lanes::Inline(source),
+                backend: Backend::Inline(source),
             });
         }
         let (mut queues, mut threads) = (Vec::new(), Vec::new());
@@ -62,7 +62,7 @@ impl<B: Send + 'static> Loader<B> {
                 for n in (worker as u64..).step_by(num_workers) {
                     let batch = source(n);
                     let last = batch.is_none();
-                    // A closed queue means that nobody wants more.
+                    // The queue is closed when the loader was dropped.
                     if sender.send(batch).is_err() || last {
                         break;
                     }
@@ -78,7 +78,7 @@ impl<B: Send + 'static> Loader<B> {
         Ok(Self {
             next: 0,
             done: false,
-            lanes: Lanes::Workers { queues, threads },
+            backend: Backend::Workers { queues, threads },
         })
     }
 }
@@ -92,25 +92,25 @@ impl<B> Iterator for Loader<B> {
         }
         let n = self.next;
         self.next += 1;
-        let batch = match &self.lanes {
-            Lanes::Inline(source) => source(n),
-            Lanes::Workers { queues, .. } => {
+        let batch = match &self.backend {
+            Backend::Inline(source) => source(n),
+            Backend::Workers { queues, .. } => {
                 let worker = (n % queues.len() as u64) as usize;
-                // A worker says `None` before it leaves: one that only leaves has panicked.
-                queues[worker].recv().unwrap_or(Some(Err(DataError::WorkerLost { worker })))
+                // A worker sends `None` before it ends. A queue that closes without it means that the worker panicked.
+                queues[worker].recv().unwrap_or(Some(Err(DataError::WorkerPanicked { worker })))
             }
         };
-        self.done = matches!(batch, None | Some(Err(DataError::WorkerLost { .. })));
+        self.done = matches!(batch, None | Some(Err(DataError::WorkerPanicked { .. })));
         batch
     }
 }
 
 impl<B> Drop for Loader<B> {
     fn drop(&mut self) {
-        if let Lanes::Workers { queues, threads } = &mut self.lanes {
+        if let Backend::Workers { queues, threads } = &mut self.backend {
             queues.clear();
             for thread in threads.drain(..) {
-                // A panic was reported to the consumer as `WorkerLost`, or the consumer lost interest before.
+                // A panic was reported to the consumer as `WorkerPanicked`, unless the consumer stopped reading before.
                 let _ = thread.join();
             }
         }

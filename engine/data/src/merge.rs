@@ -1,10 +1,10 @@
-//! The token merge: placeholders become the positions of picture features.
+//! The token merge: replaces each image placeholder by the positions of the image's features.
 //!
-//! Follows NeMo's `MCoreNevaModel._preprocess_data`, with two liberties that no loss can see: rows are padded to the
-//! longest *combined* row (NeMo pads the text first, so that its batch may be longer), and labels and loss mask are one
-//! vector ([`IGNORE`] where the mask is 0).
+//! Follows NeMo's `MCoreNevaModel._preprocess_data`, with two differences that do not change the loss. Rows are padded
+//! to the longest *merged* row (NeMo pads the text first, so its batch may be longer). Labels and loss mask are one vector
+//! ([`IGNORE_INDEX`] where the mask is 0).
 //!
-//! With 576 positions per picture, the row `ids [0, 1, P, 2, 3]`, `labels [1, P, 2, 3, 4]` becomes 580 positions:
+//! With 576 positions per image, the sequence `ids [0, 1, P, 2, 3]`, `labels [1, P, 2, 3, 4]` becomes 580 positions:
 //!
 //! ```text
 //! position   0   1   2 .. 577   578  579
@@ -12,81 +12,92 @@
 //! label      1   -   -  ..  -     3    4
 //! ```
 //!
-//! The token before a picture has no target (a picture cannot be predicted), and neither has the last position of a
-//! picture, although a text token follows: NeMo masks it. (LLaVA's own code trains it. The two differ only where an
-//! answer follows a picture directly, as in caption pretraining.)
+//! The token before an image has no target, because an image cannot be predicted. The last position of an image has no
+//! target either, although a text token follows: NeMo masks it. (LLaVA's own code trains it. The two differ only where
+//! an answer directly follows an image, as in caption pretraining.)
 
 use crate::{
     error::DataError,
     pack::pack,
-    sample::{IGNORE, IMAGE},
+    sample::{IGNORE_INDEX, IMAGE_TOKEN_INDEX},
+    sequence::Sequence,
 };
 
-/// Inputs and targets of one sample; `labels[i]` is the target of position `i`. See [`Sample::row`](crate::Sample::row).
-#[derive(Clone, Copy, Debug)]
-pub struct Row<'a> {
-    /// Sample name, for messages.
-    pub name: &'a str,
-    /// Token ids, [`IMAGE`] once per picture. Shape `[t]`.
-    pub ids: &'a [i64],
-    /// Targets; a negative one is not trained. Shape `[t]`.
-    pub labels: &'a [i64],
-    /// How many pictures the sample has.
-    pub images: usize,
-}
-
-/// How samples become the rows of a batch.
+/// Settings of [`merge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MergeOptions {
-    /// Positions that one picture takes (576 for CLIP ViT-L/14 at 336).
+    /// Number of positions per image (576 for CLIP ViT-L/14 at 336).
     pub image_seq_len: usize,
-    /// Samples are cut at the right to this length; pictures may be cut, too.
+    /// Maximum length: samples are truncated at the right, also within an image.
     pub max_length: usize,
     /// Rows are padded to a multiple of this: `2 * cp * tp` with context and sequence parallelism, `2 * cp` or `tp`
-    /// with one of them, else 1.
+    /// with one of the two, otherwise 1.
     pub row_multiple: usize,
-    /// Rows are always `max_length` long: pipeline stages and overlapped tensor-parallel communication need it.
+    /// Pads all rows to `max_length`, as pipeline stages and overlapped tensor-parallel communication need it.
     pub fixed_length: bool,
-    /// Several samples may share a row, one behind the other, where they fit into `max_length` as they are.
+    /// Sequence packing: puts several samples into one row where they fit into `max_length` without truncation.
     pub packed: bool,
 }
 
-/// A batch in which every position is one row of the language model's input.
+/// A batch of token rows with image positions; each position is one input embedding of the language model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MergedBatch {
-    /// Rows.
+    /// Number of rows.
     pub b: usize,
-    /// Positions per row.
+    /// Number of positions per row.
     pub s: usize,
-    /// Token ids, [`IMAGE`] at each position of a picture, 0 as padding. Shape `[b, s]`.
+    /// Token ids, [`IMAGE_TOKEN_INDEX`] at each position of an image, 0 as padding. Shape `[b, s]`.
     pub input_ids: Vec<i64>,
-    /// Target of each position, [`IGNORE`] where nothing is trained. Shape `[b, s]`.
+    /// Target of each position, [`IGNORE_INDEX`] where there is none. Shape `[b, s]`.
     pub labels: Vec<i64>,
-    /// Position behind each sample of a row, row by row; what lies behind a row's last one is padding.
+    /// End position (exclusive) of each sample, for each row. Positions after a row's last sample are padding.
     pub segments: Vec<Vec<usize>>,
-    /// Trained positions of each sample. A sample of 0 stays in the batch with no weight.
+    /// Number of labels of each sample. A sample without labels stays in the batch and does not affect the loss.
     pub num_labels: Vec<usize>,
-    /// The pictures (or heads of pictures) that survived truncation, row by row from left to right.
+    /// Images (the last of a sample possibly truncated) that remain after truncation, row by row from left to right.
     pub images: Vec<ImageSpan>,
-    /// Pictures of the samples, before truncation.
-    pub num_pictures: usize,
+    /// Number of images of the samples, before truncation.
+    pub num_images: usize,
 }
 
-/// Where one picture lies in a merged batch.
+/// Position of one image in a merged batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageSpan {
-    /// Index among all pictures of the batch's samples, in order.
-    pub picture: usize,
-    /// Row of the batch.
+    /// Index among all images of the batch's samples, in order.
+    pub image: usize,
+    /// Row index in the batch.
     pub row: usize,
     /// First position within the row.
     pub start: usize,
-    /// Positions: `image_seq_len`, or fewer when truncation cut the picture. Its first `len` feature rows remain.
+    /// Number of positions: `image_seq_len`, or fewer for a truncated image, of which the first `len` feature rows remain.
     pub len: usize,
 }
 
+impl Sequence<'_> {
+    /// Returns whether token `i` has a target. The token before an image has none, whatever its label.
+    fn has_target(&self, i: usize) -> bool {
+        self.labels[i] >= 0 && self.ids.get(i + 1) != Some(&IMAGE_TOKEN_INDEX)
+    }
+
+    /// Returns the position of the first target, with `image_seq_len` positions per image and without truncation.
+    #[must_use]
+    pub fn first_label(&self, image_seq_len: usize) -> Option<usize> {
+        let mut position = 0;
+        for (i, &id) in self.ids.iter().enumerate().take(self.labels.len()) {
+            if id == IMAGE_TOKEN_INDEX {
+                position += image_seq_len;
+            } else if self.has_target(i) {
+                return Some(position);
+            } else {
+                position += 1;
+            }
+        }
+        None
+    }
+}
+
 impl MergedBatch {
-    /// Indices into the flattened `[b * s]` of all picture positions, in the order of [`Self::feature_rows`].
+    /// Returns the indices of all image positions in the flattened `[b * s]`, in the order of [`Self::feature_rows`].
     #[must_use]
     pub fn image_positions(&self) -> Vec<i64> {
         let positions = |span: &ImageSpan| {
@@ -96,8 +107,8 @@ impl MergedBatch {
         self.images.iter().flat_map(positions).collect()
     }
 
-    /// Indices into the flattened features `[pictures kept * image_seq_len]` that the picture positions take.
-    /// `None` when all kept pictures are whole, so that the features are taken as they are.
+    /// Returns the indices of the feature rows that go to the image positions, in the flattened features
+    /// `[remaining images * image_seq_len]`. Returns `None` if no image is truncated, so that all rows are used in order.
     #[must_use]
     pub fn feature_rows(&self, image_seq_len: usize) -> Option<Vec<i64>> {
         if self.images.iter().all(|span| span.len == image_seq_len) {
@@ -107,25 +118,25 @@ impl MergedBatch {
         Some(self.images.iter().enumerate().flat_map(rows).collect())
     }
 
-    /// Positions of each row before its padding.
+    /// Returns the length of each row without its padding.
     #[must_use]
     pub fn seq_lens(&self) -> Vec<usize> {
         self.segments.iter().map(|ends| ends.last().copied().unwrap_or(0)).collect()
     }
 
-    /// Trained positions of the whole batch.
+    /// Returns the number of labels of the whole batch.
     #[must_use]
     pub fn total_labels(&self) -> usize {
         self.num_labels.iter().sum()
     }
 }
 
-/// Merges the rows of a batch: one for each sample, or fewer where they are packed.
+/// Merges samples into the rows of a batch: one row per sample, or fewer with packing.
 ///
 /// # Errors
-/// When a sample has more or fewer pictures than placeholders, has an id or a label too many, when there is none, or
-/// when `max_length` is not a multiple of `row_multiple`.
-pub fn merge(rows: &[Row<'_>], options: &MergeOptions) -> Result<MergedBatch, DataError> {
+/// Returns an error if the numbers of images and placeholders of a sample differ, if its numbers of ids and labels differ,
+/// if there is no sample, or if `max_length` is not a multiple of `row_multiple`.
+pub fn merge(sequences: &[Sequence<'_>], options: &MergeOptions) -> Result<MergedBatch, DataError> {
     let MergeOptions {
         max_length,
         row_multiple,
@@ -133,55 +144,55 @@ pub fn merge(rows: &[Row<'_>], options: &MergeOptions) -> Result<MergedBatch, Da
         image_seq_len,
         packed,
     } = *options;
-    if rows.is_empty() {
+    if sequences.is_empty() {
         return Err(DataError::EmptyBatch);
     }
     if row_multiple == 0 || max_length == 0 || max_length % row_multiple != 0 {
         return Err(DataError::RowMultiple { max_length, row_multiple });
     }
-    rows.iter().try_for_each(check)?;
+    sequences.iter().try_for_each(check)?;
 
-    let combined = |row: &Row<'_>| row.ids.len() - row.images + row.images * image_seq_len;
-    let lengths: Vec<_> = rows.iter().map(|row| combined(row).min(max_length)).collect();
-    let samples = if packed {
+    let merged_length = |sequence: &Sequence<'_>| sequence.ids.len() - sequence.num_images + sequence.num_images * image_seq_len;
+    let lengths: Vec<_> = sequences.iter().map(|sequence| merged_length(sequence).min(max_length)).collect();
+    let rows = if packed {
         pack(&lengths, max_length)
     } else {
-        (0..rows.len()).map(|sample| vec![sample]).collect()
+        (0..sequences.len()).map(|sample| vec![sample]).collect()
     };
-    let taken = |samples: &Vec<usize>| samples.iter().map(|sample| lengths[*sample]).sum::<usize>();
-    let longest = samples.iter().map(taken).max().unwrap_or(0).max(1);
+    let row_length = |samples: &Vec<usize>| samples.iter().map(|sample| lengths[*sample]).sum::<usize>();
+    let longest = rows.iter().map(row_length).max().unwrap_or(0).max(1);
     let s = if fixed_length {
         max_length
     } else {
         longest.next_multiple_of(row_multiple).min(max_length)
     };
-    let before = rows.iter().scan(0, |pictures, row| {
-        *pictures += row.images;
-        Some(*pictures - row.images)
+    let before = sequences.iter().scan(0, |images, sequence| {
+        *images += sequence.num_images;
+        Some(*images - sequence.num_images)
     });
-    let first_picture: Vec<_> = before.collect();
+    let first_image: Vec<_> = before.collect();
     let mut batch = MergedBatch {
-        b: samples.len(),
+        b: rows.len(),
         s,
-        input_ids: vec![0; samples.len() * s],
-        labels: vec![IGNORE; samples.len() * s],
-        segments: Vec::with_capacity(samples.len()),
-        num_labels: vec![0; rows.len()],
+        input_ids: vec![0; rows.len() * s],
+        labels: vec![IGNORE_INDEX; rows.len() * s],
+        segments: Vec::with_capacity(rows.len()),
+        num_labels: vec![0; sequences.len()],
         images: Vec::new(),
-        num_pictures: rows.iter().map(|row| row.images).sum(),
+        num_images: sequences.iter().map(|sequence| sequence.num_images).sum(),
     };
-    for (row, samples) in samples.iter().enumerate() {
+    for (row, samples) in rows.iter().enumerate() {
         let mut ends = Vec::with_capacity(samples.len());
         let mut start = 0;
         for &sample in samples {
-            let place = Place {
+            let span = SampleSpan {
                 row,
                 start,
                 end: start + lengths[sample],
-                first_picture: first_picture[sample],
+                first_image: first_image[sample],
             };
-            batch.num_labels[sample] = place.write(&mut batch, &rows[sample], image_seq_len);
-            start = place.end;
+            batch.num_labels[sample] = span.write(&mut batch, &sequences[sample], image_seq_len);
+            start = span.end;
             ends.push(start);
         }
         batch.segments.push(ends);
@@ -189,67 +200,66 @@ pub fn merge(rows: &[Row<'_>], options: &MergeOptions) -> Result<MergedBatch, Da
     Ok(batch)
 }
 
-/// Where a sample goes.
-struct Place {
+/// Position of one sample in a merged batch.
+struct SampleSpan {
     row: usize,
-    /// Its first position.
+    /// First position within the row.
     start: usize,
-    /// The position behind it; what the sample has beyond is cut.
+    /// End position (exclusive); the rest of the sample is truncated.
     end: usize,
-    /// Number of its first picture among all of the batch.
-    first_picture: usize,
+    /// Index of the sample's first image among all images of the batch.
+    first_image: usize,
 }
 
-impl Place {
-    /// Writes a sample; returns how many of its positions are trained.
-    fn write(&self, batch: &mut MergedBatch, sample: &Row<'_>, image_seq_len: usize) -> usize {
+impl SampleSpan {
+    /// Writes a sample into the batch and returns the number of its labels.
+    fn write(&self, batch: &mut MergedBatch, sample: &Sequence<'_>, image_seq_len: usize) -> usize {
         let (s, end) = (batch.s, self.end);
         let ids = &mut batch.input_ids[self.row * s..][..end];
         let labels = &mut batch.labels[self.row * s..][..end];
-        let (mut position, mut picture, mut trained) = (self.start, self.first_picture, 0);
+        let (mut position, mut image, mut num_labels) = (self.start, self.first_image, 0);
         for (i, &id) in sample.ids.iter().enumerate() {
             if position == end {
                 break;
             }
-            if id == IMAGE {
+            if id == IMAGE_TOKEN_INDEX {
                 let len = image_seq_len.min(end - position);
-                ids[position..position + len].fill(IMAGE);
+                ids[position..position + len].fill(IMAGE_TOKEN_INDEX);
                 batch.images.push(ImageSpan {
-                    picture,
+                    image,
                     row: self.row,
                     start: position,
                     len,
                 });
-                picture += 1;
+                image += 1;
                 position += len;
             } else {
                 ids[position] = id;
-                let before_picture = sample.ids.get(i + 1) == Some(&IMAGE);
-                if sample.labels[i] >= 0 && !before_picture {
+                if sample.has_target(i) {
                     labels[position] = sample.labels[i];
-                    trained += 1;
+                    num_labels += 1;
                 }
                 position += 1;
             }
         }
-        trained
+        num_labels
     }
 }
 
-fn check(row: &Row<'_>) -> Result<(), DataError> {
-    let placeholders = row.ids.iter().filter(|&&id| id == IMAGE).count();
-    if placeholders != row.images {
+fn check(sequence: &Sequence<'_>) -> Result<(), DataError> {
+    let placeholders = sequence.ids.iter().filter(|&&id| id == IMAGE_TOKEN_INDEX).count();
+    if placeholders != sequence.num_images {
         return Err(DataError::ImageCount {
-            sample: row.name.to_owned(),
+            sample: sequence.name.to_owned(),
             placeholders,
-            pictures: row.images,
+            images: sequence.num_images,
         });
     }
-    if row.ids.len() != row.labels.len() {
+    if sequence.ids.len() != sequence.labels.len() {
         return Err(DataError::LabelCount {
-            sample: row.name.to_owned(),
-            ids: row.ids.len(),
-            labels: row.labels.len(),
+            sample: sequence.name.to_owned(),
+            ids: sequence.ids.len(),
+            labels: sequence.labels.len(),
         });
     }
     Ok(())

@@ -1,34 +1,34 @@
-//! Random samples of the right shape: no files, no network, no tokenizer.
+//! Mock dataset: random samples of a given shape, without files, network or tokenizer.
 
 use crate::{
     error::DataError,
     random::Random,
-    sample::{Dataset, IGNORE, IMAGE, Pixels, Sample},
+    sample::{Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, Pixels, Sample},
 };
 
-/// What a mock sample looks like.
+/// Settings of a [`MockDataset`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MockConfig {
-    /// Length of a sample after the merge, exactly.
+    /// Exact length of a sample after the merge.
     pub seq_length: usize,
-    /// Positions that one picture takes.
+    /// Number of positions per image.
     pub image_seq_len: usize,
-    /// Pictures per sample.
+    /// Number of images per sample.
     pub images_per_sample: usize,
     /// Token ids are drawn from `0..vocab_size`.
     pub vocab_size: u64,
-    /// Rows of a picture.
+    /// Height of an image, in pixels.
     pub image_height: usize,
-    /// Columns of a picture.
+    /// Width of an image, in pixels.
     pub image_width: usize,
-    /// Samples in the dataset.
+    /// Number of samples in the dataset.
     pub num_samples: usize,
-    /// Together with a sample's index, names its contents.
+    /// Seed: a sample is a function of this seed and its index.
     pub seed: u64,
 }
 
 impl Default for MockConfig {
-    /// NeMo's `MockDataModule` for LLaVA-1.5-7B.
+    /// Settings of NeMo's `MockDataModule` for LLaVA-1.5-7B.
     fn default() -> Self {
         Self {
             seq_length: 2048,
@@ -43,44 +43,44 @@ impl Default for MockConfig {
     }
 }
 
-/// Samples that are a function of (seed, index).
+/// Dataset whose samples are a function of (seed, index).
 ///
-/// As NeMo's: uniform tokens, every text token is to be learnt, the first picture stands at token 2, pixels are uniform
-/// in `[0, 1)`. The numbers are our own generator's, not NumPy's.
+/// As in NeMo, tokens are uniform, every text token is a label, the first image is at token 2, and pixels are uniform in
+/// `[0, 1)`. The numbers come from our own generator, not from NumPy's.
 #[derive(Clone, Debug)]
 pub struct MockDataset {
     config: MockConfig,
     num_tokens: usize,
-    part: Part,
+    phase: Phase,
 }
 
-/// What the samples are for.
+/// Use of the samples.
 #[derive(Clone, Copy, Debug)]
-enum Part {
+enum Phase {
     Training,
     Validation,
 }
 
 impl MockDataset {
-    /// Samples to train on.
+    /// Creates a dataset of training samples.
     ///
     /// # Errors
-    /// When the pictures leave no room for text in `seq_length`, or there is no vocabulary.
+    /// Returns an error if the images leave no room for text in `seq_length`, or if `vocab_size` is 0.
     pub fn new(config: MockConfig) -> Result<Self, DataError> {
-        Self::with_part(config, Part::Training)
+        Self::with_phase(config, Phase::Training)
     }
 
-    /// `num_val_samples` samples to validate on, in place of `config.num_samples`: alike in shape, and none of those
-    /// that [`Self::new`] makes, for their numbers come from streams of their own.
+    /// Creates a dataset of `num_val_samples` validation samples; `config.num_samples` is ignored. The samples have the
+    /// same shape as those of [`Self::new`] but different contents, because they use separate random streams.
     ///
     /// # Errors
-    /// Those of [`Self::new`].
+    /// Returns the errors of [`Self::new`].
     pub fn validation(config: MockConfig, num_val_samples: usize) -> Result<Self, DataError> {
         let num_samples = num_val_samples;
-        Self::with_part(MockConfig { num_samples, ..config }, Part::Validation)
+        Self::with_phase(MockConfig { num_samples, ..config }, Phase::Validation)
     }
 
-    fn with_part(config: MockConfig, part: Part) -> Result<Self, DataError> {
+    fn with_phase(config: MockConfig, phase: Phase) -> Result<Self, DataError> {
         let MockConfig {
             seq_length,
             image_seq_len,
@@ -88,31 +88,31 @@ impl MockDataset {
             vocab_size,
             ..
         } = config;
-        let pictures = image_seq_len * images_per_sample;
+        let image_positions = image_seq_len * images_per_sample;
         // Inputs are one token shorter than the sample, and each placeholder becomes `image_seq_len` positions.
-        let num_tokens = (seq_length + 1 + images_per_sample).checked_sub(pictures);
-        let num_tokens = num_tokens.filter(|&tokens| tokens > FIRST_PICTURE + images_per_sample + 1);
+        let num_tokens = (seq_length + 1 + images_per_sample).checked_sub(image_positions);
+        let num_tokens = num_tokens.filter(|&tokens| tokens > FIRST_IMAGE + images_per_sample + 1);
         match num_tokens {
-            Some(num_tokens) if vocab_size > 0 => Ok(Self { config, num_tokens, part }),
+            Some(num_tokens) if vocab_size > 0 => Ok(Self { config, num_tokens, phase }),
             Some(_) => Err(DataError::Mock(
-                "vocab_size is 0: give the size of the model's vocabulary".to_owned(),
+                "vocab_size is 0: set it to the size of the model's vocabulary".to_owned(),
             )),
             None => Err(DataError::Mock(format!(
-                "seq_length {seq_length} has no room for text beside {images_per_sample} picture(s) of {image_seq_len} \
-                 positions: give it {} or more",
-                pictures + FIRST_PICTURE + 1
+                "seq_length {seq_length} has no room for text beside {images_per_sample} image(s) of {image_seq_len} \
+                 positions: set it to {} or more",
+                image_positions + FIRST_IMAGE + 1
             ))),
         }
     }
 
-    /// What the samples look like.
+    /// Returns the settings.
     #[must_use]
     pub fn config(&self) -> &MockConfig {
         &self.config
     }
 
-    /// The sample at `index`, whose pictures `picture` makes of a random stream each.
-    fn sample(&self, index: usize, picture: impl Fn(Random) -> Pixels) -> Result<Sample, DataError> {
+    /// Returns the sample at `index`. `image` makes each image from its own random stream.
+    fn sample(&self, index: usize, image: impl Fn(Random) -> Pixels) -> Result<Sample, DataError> {
         if index >= self.len() {
             return Err(DataError::Index { index, len: self.len() });
         }
@@ -122,33 +122,36 @@ impl MockDataset {
             seed,
             ..
         } = self.config;
-        // Stream 0 holds the tokens, stream 1 and on a picture each.
-        let stream = |number: u64| match self.part {
-            Part::Training => Random::of(&[seed, index as u64, number]),
-            Part::Validation => Random::of(&[seed, index as u64, number, VALIDATION]),
+        // Stream 0 holds the tokens, each stream from 1 on holds one image.
+        let stream = |number: u64| match self.phase {
+            Phase::Training => Random::new(&[seed, index as u64, number]),
+            Phase::Validation => Random::new(&[seed, index as u64, number, VALIDATION]),
         };
         let tokens = stream(0);
-        let placeholders = FIRST_PICTURE..FIRST_PICTURE + images_per_sample;
+        let placeholders = FIRST_IMAGE..FIRST_IMAGE + images_per_sample;
         let ids: Vec<i64> = (0..self.num_tokens)
             .map(|i| {
                 if placeholders.contains(&i) {
-                    IMAGE
+                    IMAGE_TOKEN_INDEX
                 } else {
                     tokens.below(i as u64, vocab_size) as i64
                 }
             })
             .collect();
-        let labels = ids.iter().map(|&id| if id == IMAGE { IGNORE } else { id }).collect();
-        let pictures = (1..=images_per_sample as u64).map(|number| picture(stream(number))).collect();
+        let labels = ids
+            .iter()
+            .map(|&id| if id == IMAGE_TOKEN_INDEX { IGNORE_INDEX } else { id })
+            .collect();
+        let images = (1..=images_per_sample as u64).map(|number| image(stream(number))).collect();
         Ok(Sample {
             name: self.name(index),
             ids,
             labels,
-            pictures,
+            images,
         })
     }
 
-    fn picture(&self, random: Random) -> Pixels {
+    fn image(&self, random: Random) -> Pixels {
         let MockConfig {
             image_height: height,
             image_width: width,
@@ -159,10 +162,10 @@ impl MockDataset {
     }
 }
 
-/// Token position of the first picture, as in NeMo.
-const FIRST_PICTURE: usize = 2;
+/// Token position of the first image, as in NeMo.
+const FIRST_IMAGE: usize = 2;
 
-/// Last word of a validation sample's random key.
+/// Last word of the random key of a validation sample.
 const VALIDATION: u64 = u64::from_be_bytes(*b"mock-val");
 
 impl Dataset for MockDataset {
@@ -171,21 +174,21 @@ impl Dataset for MockDataset {
     }
 
     fn get(&self, index: usize) -> Result<Sample, DataError> {
-        self.sample(index, |random| self.picture(random))
+        self.sample(index, |random| self.image(random))
     }
 
     fn get_without_pixels(&self, index: usize) -> Result<Sample, DataError> {
         let MockConfig {
             image_height, image_width, ..
         } = self.config;
-        self.sample(index, |_| Pixels::left_out(image_height, image_width))
+        self.sample(index, |_| Pixels::empty(image_height, image_width))
     }
 
     fn name(&self, index: usize) -> String {
-        match self.part {
+        match self.phase {
             _ if index >= self.len() => DataError::Index { index, len: self.len() }.to_string(),
-            Part::Training => format!("mock#{index}"),
-            Part::Validation => format!("mock validation#{index}"),
+            Phase::Training => format!("mock#{index}"),
+            Phase::Validation => format!("mock validation#{index}"),
         }
     }
 }

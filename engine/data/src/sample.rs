@@ -1,103 +1,104 @@
-//! One sample, and the door through which samples are had.
+//! The sample, and the `Dataset` trait.
 
 use std::sync::Arc;
 
-use crate::{error::DataError, merge::Row};
+use crate::{error::DataError, sequence::Sequence};
 
-/// Label of a position that is not trained (PyTorch's `ignore_index`).
-pub const IGNORE: i64 = -100;
+/// Label of a position that the loss ignores (PyTorch's `ignore_index`, LLaVA's `IGNORE_INDEX`).
+pub const IGNORE_INDEX: i64 = -100;
 
-/// Token id that stands for one picture until the merge (LLaVA's `IMAGE_TOKEN_INDEX`).
-pub const IMAGE: i64 = -200;
+/// Token id of an image placeholder before the merge (LLaVA's `IMAGE_TOKEN_INDEX`).
+pub const IMAGE_TOKEN_INDEX: i64 = -200;
 
-/// A finite, random-access source of samples. Loader threads share it.
+/// A finite dataset with random access. Loader threads share it.
 pub trait Dataset: Send + Sync {
-    /// How many samples there are.
+    /// Returns the number of samples.
     fn len(&self) -> usize;
 
-    /// Whether there is nothing to train on.
+    /// Returns whether there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The sample at `index`. The same index gives the same sample, whoever asks and whenever.
+    /// Returns the sample at `index`: always the same sample for the same index.
     ///
     /// # Errors
-    /// When a picture cannot be decoded or `index >= len()`.
+    /// Returns an error if an image cannot be decoded or `index >= len()`.
     fn get(&self, index: usize) -> Result<Sample, DataError>;
 
-    /// The sample at `index` without pixels, for whoever does not look at its pictures: each is there, and empty. Whether
-    /// a picture can be decoded does not show.
+    /// Returns the sample at `index` without pixels, for callers that do not use them: `images` has its usual length, and
+    /// each image is empty. Images that cannot be decoded need not be reported.
     ///
-    /// A dataset that can do without decoding says so here; otherwise the pixels of [`Self::get`] are dropped.
+    /// The default implementation drops the pixels of [`Self::get`]. Override it if the dataset can skip decoding.
     ///
     /// # Errors
-    /// As [`Self::get`], but for pictures that were not decoded.
+    /// Returns the errors of [`Self::get`], except for images that were not decoded.
     fn get_without_pixels(&self, index: usize) -> Result<Sample, DataError> {
         let mut sample = self.get(index)?;
-        sample.pictures.iter_mut().for_each(|picture| picture.chw = Vec::new());
+        sample.images.iter_mut().for_each(|image| image.chw = Vec::new());
         Ok(sample)
     }
 
-    /// [`Sample::name`] of the sample at `index`, without decoding anything; says so where there is no such sample.
+    /// Returns [`Sample::name`] of the sample at `index` without decoding images. If there is no such sample, the text
+    /// reports that.
     fn name(&self, index: usize) -> String;
 }
 
-/// One conversation, tokenized, with its pictures.
+/// One tokenized conversation with its images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// Where it came from (`file#record (id)`), for messages.
+    /// Origin of the sample (`file#record (id)`), for messages.
     pub name: String,
-    /// Token ids, [`IMAGE`] once per picture. Shape `[t]`.
+    /// Token ids, [`IMAGE_TOKEN_INDEX`] once per image. Shape `[t]`.
     pub ids: Vec<i64>,
-    /// The token itself where it is to be learnt, else [`IGNORE`]; *not* shifted. Shape `[t]`.
+    /// The token id where the token is a label, otherwise [`IGNORE_INDEX`]; *not* shifted. Shape `[t]`.
     pub labels: Vec<i64>,
-    /// One per [`IMAGE`], in order.
-    pub pictures: Vec<Pixels>,
+    /// One per [`IMAGE_TOKEN_INDEX`], in order.
+    pub images: Vec<Pixels>,
 }
 
 impl Sample {
-    /// Inputs and targets: `ids[..t-1]` and `labels[1..]`, so that `labels[i]` is the target of position `i`.
+    /// Returns inputs and targets: `ids[..t-1]` and `labels[1..]`, so that `labels[i]` is the target of position `i`.
     #[must_use]
-    pub fn row(&self) -> Row<'_> {
+    pub fn sequence(&self) -> Sequence<'_> {
         let t = self.ids.len();
-        Row {
+        Sequence {
             name: &self.name,
             ids: &self.ids[..t.saturating_sub(1)],
             labels: self.labels.get(1..).unwrap_or_default(),
-            images: self.pictures.len(),
+            num_images: self.images.len(),
         }
     }
 
-    /// How many tokens are to be learnt, before any truncation.
+    /// Returns the number of labels, before truncation.
     #[must_use]
-    pub fn labelled(&self) -> usize {
+    pub fn num_labels(&self) -> usize {
         self.labels.iter().skip(1).filter(|&&label| label >= 0).count()
     }
 }
 
-/// A picture as the vision tower takes it: normalized, channels first.
+/// Pixel values of one image as the vision encoder takes them: normalized, channels first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pixels {
-    /// Rows.
+    /// Height in pixels.
     pub height: usize,
-    /// Columns.
+    /// Width in pixels.
     pub width: usize,
-    /// Red plane, green plane, blue plane. Shape `[3, height, width]`; empty where the pixels were left out.
+    /// Red plane, green plane, blue plane. Shape `[3, height, width]`; empty if the pixels were skipped.
     pub chw: Vec<f32>,
 }
 
 impl Pixels {
-    /// A picture that nobody looks at.
+    /// Creates an image of the given size without pixels.
     #[must_use]
-    pub fn left_out(height: usize, width: usize) -> Self {
+    pub fn empty(height: usize, width: usize) -> Self {
         let chw = Vec::new();
         Self { height, width, chw }
     }
 }
 
-/// Another dataset without its pixels: the same samples, positions and numbers of pictures. For ranks that hold no
-/// vision encoder.
+/// Wrapper of a dataset that skips pixels: same samples, positions and numbers of images. Ranks without a vision encoder
+/// use it.
 #[derive(Clone)]
 pub struct WithoutPixels(pub Arc<dyn Dataset>);
 

@@ -1,8 +1,8 @@
-//! Conversation templates: how turns become one text, and which part of it the model learns.
+//! Conversation templates: render turns as one text and mark the answers, which become the labels.
 //!
-//! A template is data, taken from NeMo's (whose `conversation.py` was executed to record what it renders). Three things
-//! differ on purpose: each template has a stop string, so that each one can train; Llama templates are written out, so
-//! that no gated tokenizer is needed; answers are spans of the text, never searched for in tokens.
+//! Templates are data, taken from NeMo's (whose `conversation.py` was executed to record what it renders). There are
+//! three intended differences. Each template has a stop string, so that each one can be trained. Llama templates are
+//! written out, so that no gated tokenizer is needed. Answers are spans of the text and are never searched for in tokens.
 
 mod table;
 
@@ -11,43 +11,43 @@ use std::ops::Range;
 use crate::error::DataError;
 pub use table::TEMPLATES;
 
-/// What stands for a picture in a text.
-pub const IMAGE_MARK: &str = "<image>";
+/// Placeholder for an image in a text (LLaVA's `DEFAULT_IMAGE_TOKEN`).
+pub const IMAGE_TOKEN: &str = "<image>";
 
-/// The text between and around the turns.
+/// A conversation template: the text between and around the turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Template {
     /// NeMo's name.
     pub name: &'static str,
-    /// Other names for it.
+    /// Aliases of the name.
     pub aliases: &'static [&'static str],
-    /// Before everything.
+    /// Text at the start of the prompt.
     pub begin: &'static str,
-    /// What the model is told about itself, unless the conversation says otherwise.
+    /// Default system text.
     pub system: &'static str,
-    /// Around a system text.
+    /// Text before and after a system text.
     pub system_frame: (&'static str, &'static str),
-    /// Instead of a frame, when the system text is empty.
+    /// Text in place of `system_frame` if the system text is empty.
     pub no_system: &'static str,
-    /// Around a question.
+    /// Text before and after a question.
     pub user: (&'static str, &'static str),
-    /// Before an answer; a generation prompt ends here.
+    /// Text before an answer; a generation prompt ends with it.
     pub assistant: &'static str,
-    /// Between `assistant` and an answer that is not empty; learnt, for a generation has to produce it.
+    /// Text between `assistant` and a nonempty answer. It is part of the labels, because generation has to produce it.
     pub gap: &'static str,
-    /// Ends an answer, and is learnt with it; a generation that produced it is done.
+    /// Stop string at the end of an answer. It is part of the labels, and generation stops at it.
     pub stop: &'static str,
-    /// After each stop string; not learnt.
+    /// Text after each stop string; not part of the labels.
     pub after: &'static str,
-    /// Between two turns.
+    /// Text between two turns.
     pub between: &'static str,
-    /// Surrounding whitespace of questions and answers is dropped, as the chat templates of these models do.
+    /// Strips the whitespace around questions and answers, as the chat templates of these models do.
     pub trim: bool,
-    /// Pretraining on captions: one turn, of whose question only the pictures are used.
+    /// Caption pretraining: a single turn; of the question, only the images are used.
     pub caption_only: bool,
 }
 
-/// What was said.
+/// A conversation of questions and answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conversation {
     /// Replaces the template's system text.
@@ -56,31 +56,31 @@ pub struct Conversation {
     pub turns: Vec<Turn>,
 }
 
-/// A question and its answer. Without an answer (of the last turn), it is to be generated.
+/// A question and its answer. Only the last turn may lack an answer, which is then generated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// May hold [`IMAGE_MARK`]s.
+    /// Text of the question; may contain [`IMAGE_TOKEN`]s.
     pub question: String,
-    /// `None`: the prompt ends where an answer would start.
+    /// Text of the answer. `None`: the prompt ends where the answer would start.
     pub answer: Option<String>,
 }
 
-/// A rendered conversation. All ranges are in bytes of `text`.
+/// A rendered conversation. All ranges are byte ranges of `text`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prompt {
     /// The whole text.
     pub text: String,
-    /// Each answer with its stop string: exactly what is to be generated after the text before it.
+    /// Range of each answer with its stop string: exactly the text that the model has to generate.
     pub answers: Vec<Range<usize>>,
-    /// Each [`IMAGE_MARK`].
+    /// Range of each [`IMAGE_TOKEN`].
     pub images: Vec<Range<usize>>,
 }
 
 impl Template {
-    /// The template called `name`, or so by an alias.
+    /// Returns the template with this name or alias.
     ///
     /// # Errors
-    /// When there is none, naming those there are.
+    /// Returns [`DataError::UnknownTemplate`], which lists all names.
     pub fn named(name: &str) -> Result<&'static Self, DataError> {
         let matches = |template: &&Self| template.name == name || template.aliases.contains(&name);
         TEMPLATES.iter().find(matches).ok_or_else(|| DataError::UnknownTemplate {
@@ -91,38 +91,38 @@ impl Template {
 }
 
 impl Conversation {
-    /// Moves the marks of each question to its front, one per line (LLaVA's `preprocess_multimodal`).
+    /// Moves the image placeholders of each question to its front, one per line (LLaVA's `preprocess_multimodal`).
     pub fn move_images_to_front(&mut self) {
         for turn in &mut self.turns {
-            let count = turn.question.matches(IMAGE_MARK).count();
+            let count = turn.question.matches(IMAGE_TOKEN).count();
             if count > 0 {
-                let text = turn.question.replace(IMAGE_MARK, "");
-                turn.question = format!("{}{}", format!("{IMAGE_MARK}\n").repeat(count), text.trim());
+                let text = turn.question.replace(IMAGE_TOKEN, "");
+                turn.question = format!("{}{}", format!("{IMAGE_TOKEN}\n").repeat(count), text.trim());
             }
         }
     }
 }
 
-/// Writes `conversation` as `template` wants it.
+/// Renders `conversation` with `template`.
 ///
 /// # Errors
-/// When there is no turn, when an answer is missing before the last turn, or when a caption template gets more than a
-/// picture and its caption.
+/// Returns [`DataError::Conversation`] if there is no turn, if an answer before the last turn is missing, or if a caption
+/// template gets anything other than one image turn.
 pub fn render(template: &Template, conversation: &Conversation) -> Result<Prompt, DataError> {
-    let refuse = |reason| {
+    let reject = |reason| {
         Err(DataError::Conversation {
             template: template.name,
             reason,
         })
     };
     let [earlier @ .., _] = conversation.turns.as_slice() else {
-        return refuse("it has no turn");
+        return reject("it has no turn");
     };
     if earlier.iter().any(|turn| turn.answer.is_none()) {
-        return refuse("only its last turn may lack an answer");
+        return reject("only its last turn may lack an answer");
     }
-    if template.caption_only && !(earlier.is_empty() && conversation.turns[0].question.contains(IMAGE_MARK)) {
-        return refuse("it needs exactly two messages, the first of which holds `<image>`");
+    if template.caption_only && !(earlier.is_empty() && conversation.turns[0].question.contains(IMAGE_TOKEN)) {
+        return reject("it needs exactly two messages, the first of which holds `<image>`");
     }
 
     let mut text = template.begin.to_owned();
@@ -137,12 +137,12 @@ pub fn render(template: &Template, conversation: &Conversation) -> Result<Prompt
         }
         text += template.user.0;
         if template.caption_only {
-            text += &IMAGE_MARK.repeat(turn.question.matches(IMAGE_MARK).count());
+            text += &IMAGE_TOKEN.repeat(turn.question.matches(IMAGE_TOKEN).count());
         } else {
-            text += template.tidy(&turn.question);
+            text += template.strip(&turn.question);
         }
         text.extend([template.user.1, template.assistant]);
-        let Some(answer) = turn.answer.as_deref().map(|answer| template.tidy(answer)) else {
+        let Some(answer) = turn.answer.as_deref().map(|answer| template.strip(answer)) else {
             break;
         };
         let start = text.len();
@@ -154,14 +154,14 @@ pub fn render(template: &Template, conversation: &Conversation) -> Result<Prompt
         text += template.after;
     }
     let images = text
-        .match_indices(IMAGE_MARK)
+        .match_indices(IMAGE_TOKEN)
         .map(|(start, mark)| start..start + mark.len())
         .collect();
     Ok(Prompt { text, answers, images })
 }
 
 impl Template {
-    fn tidy<'a>(&self, message: &'a str) -> &'a str {
+    fn strip<'a>(&self, message: &'a str) -> &'a str {
         if self.trim { message.trim() } else { message }
     }
 }

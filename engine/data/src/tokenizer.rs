@@ -1,4 +1,4 @@
-//! From a prompt to token ids and labels, and back from ids to text.
+//! Tokenization: encodes a prompt as token ids and labels, and decodes ids to text.
 
 mod config;
 
@@ -8,13 +8,13 @@ use tokenizers::Tokenizer as Inner;
 
 use crate::{
     error::DataError,
-    sample::{IGNORE, IMAGE},
+    sample::{IGNORE_INDEX, IMAGE_TOKEN_INDEX},
     template::Prompt,
 };
 use config::Config;
 pub use config::SpecialIds;
 
-/// Prefix of an address that names an embedded tokenizer.
+/// Prefix of the address of an embedded tokenizer.
 const BUILTIN: &str = "builtin:";
 
 /// A Hugging Face tokenizer with the special tokens of its `tokenizer_config.json`.
@@ -23,23 +23,24 @@ pub struct Tokenizer {
     name: String,
     special: SpecialIds,
     add_bos: bool,
+    unapplied: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
 }
 
 /// A tokenized prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
-    /// Token ids, [`IMAGE`] once per picture. Shape `[t]`.
+    /// Token ids, [`IMAGE_TOKEN_INDEX`] once per image. Shape `[t]`.
     pub ids: Vec<i64>,
-    /// The id where it is to be learnt, else [`IGNORE`]; not shifted. Shape `[t]`.
+    /// The token id where the token is a label, otherwise [`IGNORE_INDEX`]; not shifted. Shape `[t]`.
     pub labels: Vec<i64>,
 }
 
 impl Tokenizer {
-    /// Opens `builtin:NAME`, a folder that holds `tokenizer.json`, or such a file.
+    /// Opens `builtin:NAME`, a folder with a `tokenizer.json`, or a `tokenizer.json` file.
     ///
     /// # Errors
-    /// When there is none, or it cannot be read as one.
+    /// Returns an error if it does not exist or is not a valid tokenizer.
     pub fn open(address: &str) -> Result<Self, DataError> {
         if let Some(name) = address.strip_prefix(BUILTIN) {
             return Self::builtin(name);
@@ -60,10 +61,10 @@ impl Tokenizer {
         Self::from_bytes(address, &json, config.as_deref())
     }
 
-    /// The tokenizer that is embedded in the program under `name`: `mistral_2k`.
+    /// Returns the tokenizer that is embedded in the program under `name`: `mistral_2k`.
     ///
     /// # Errors
-    /// When no such one is embedded.
+    /// Returns an error if no tokenizer is embedded under this name.
     pub fn builtin(name: &str) -> Result<Self, DataError> {
         match name {
             "mistral_2k" => Self::from_bytes(
@@ -73,97 +74,107 @@ impl Tokenizer {
             ),
             _ => Err(DataError::Tokenizer {
                 name: format!("{BUILTIN}{name}"),
-                reason: "no such tokenizer is built in: `builtin:mistral_2k` is".to_owned(),
+                reason: "there is no such built-in tokenizer: use `builtin:mistral_2k`".to_owned(),
             }),
         }
     }
 
-    /// Reads a `tokenizer.json` and its `tokenizer_config.json`. `name` is for messages.
+    /// Parses a `tokenizer.json` and its `tokenizer_config.json`. `name` is used in messages.
     ///
     /// # Errors
-    /// When either is malformed.
+    /// Returns an error if either one is malformed.
     pub fn from_bytes(name: &str, json: &[u8], config: Option<&[u8]>) -> Result<Self, DataError> {
-        let refuse = |reason: String| DataError::Tokenizer {
+        let invalid = |reason: String| DataError::Tokenizer {
             name: name.to_owned(),
             reason,
         };
         let mut files = vec![("tokenizer.json".to_owned(), json.to_vec())];
         files.extend(config.map(|bytes| ("tokenizer_config.json".to_owned(), bytes.to_vec())));
-        let inner = Inner::from_bytes(json).map_err(|error| refuse(format!("tokenizer.json: {error}")))?;
+        let inner = Inner::from_bytes(json).map_err(|error| invalid(format!("tokenizer.json: {error}")))?;
         let config: Config = match config {
-            Some(bytes) => serde_json::from_slice(bytes).map_err(|error| refuse(format!("tokenizer_config.json: {error}")))?,
+            Some(bytes) => serde_json::from_slice(bytes).map_err(|error| invalid(format!("tokenizer_config.json: {error}")))?,
             None => Config::default(),
         };
         let special = config.special_ids(&inner);
         let add_bos = config.add_bos_token.unwrap_or(true);
+        let unapplied = config.unapplied(&inner);
         Ok(Self {
             files,
             inner,
             name: name.to_owned(),
             special,
             add_bos,
+            unapplied,
         })
     }
 
-    /// Whether prompts start with the begin-of-sequence token. By default they do if the tokenizer has one and its
-    /// config does not say otherwise; NeMo's preloaded data has none, which its own generation disagrees with.
+    /// Sets whether prompts start with the begin-of-sequence (BOS) token. By default they do if the tokenizer has one and
+    /// its config does not disable it. NeMo's preloaded data has no BOS, although NeMo's generation adds it.
     #[must_use]
     pub fn with_bos(self, add_bos: bool) -> Self {
         Self { add_bos, ..self }
     }
 
-    /// The files that it was made of, by name: a checkpoint keeps them.
+    /// Returns a sentence for each setting of `tokenizer_config.json` that changes ids and is not applied.
+    #[must_use]
+    pub fn unapplied(&self) -> &[String] {
+        &self.unapplied
+    }
+
+    /// Returns the names and contents of the tokenizer's files, which a checkpoint stores.
     #[must_use]
     pub fn files(&self) -> Vec<(String, Vec<u8>)> {
         self.files.clone()
     }
 
-    /// Tokens with a meaning of their own.
+    /// Returns the ids of the special tokens.
     #[must_use]
     pub fn special(&self) -> SpecialIds {
         self.special
     }
 
-    /// Entries of the vocabulary, added ones included.
+    /// Returns the size of the vocabulary, including added tokens.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The id of a token.
+    /// Returns the id of a token.
     #[must_use]
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// Token ids of a text, nothing added.
+    /// Encodes a text without adding special tokens.
     ///
     /// # Errors
-    /// When the tokenizer cannot represent the text.
+    /// Returns an error if the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>, DataError> {
-        let encoding = self.inner.encode(text, false).map_err(|error| self.refuse(&*error))?;
+        let encoding = self.inner.encode(text, false).map_err(|error| self.error(&*error))?;
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 
-    /// Token ids and labels of a prompt. The text between two pictures is tokenized as one piece, so that ids are those
-    /// of the reference; a token is learnt if its span begins in an answer or reaches into one from before. On Vicuna's
-    /// template the labels are LLaVA's own, wherever LLaVA does not give the sample up ("tokenization mismatch").
+    /// Encodes a prompt as token ids and labels.
+    ///
+    /// The text between two images is tokenized as a whole, so that the ids equal those of the reference. A token is a
+    /// label if its span starts within an answer, or starts before it and overlaps it. With Vicuna's template the labels
+    /// equal LLaVA's own, except for samples that LLaVA ignores with a "tokenization mismatch" warning.
     ///
     /// # Errors
-    /// When the tokenizer cannot represent the text.
+    /// Returns an error if the tokenizer cannot represent the text.
     pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Encoded, DataError> {
         let mut encoded = Encoded::default();
         let mut start = 0;
         for image in &prompt.images {
             self.encode_chunk(prompt, start..image.start, &mut encoded)?;
-            encoded.push(IMAGE, false);
+            encoded.push(IMAGE_TOKEN_INDEX, false);
             start = image.end;
         }
         self.encode_chunk(prompt, start..prompt.text.len(), &mut encoded)?;
         match self.special.bos.map(i64::from) {
             Some(bos) if self.add_bos && encoded.ids.first() != Some(&bos) => {
                 encoded.ids.insert(0, bos);
-                encoded.labels.insert(0, IGNORE);
+                encoded.labels.insert(0, IGNORE_INDEX);
             }
             _ => {}
         }
@@ -175,35 +186,36 @@ impl Tokenizer {
         if text.is_empty() {
             return Ok(());
         }
-        let encoding = self.inner.encode(text, false).map_err(|error| self.refuse(&*error))?;
+        let encoding = self.inner.encode(text, false).map_err(|error| self.error(&*error))?;
         for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
             let (start, end) = (chunk.start + start, chunk.start + end);
-            let learnt = |answer: &Range<usize>| start < answer.end && (start >= answer.start || end > answer.start);
-            encoded.push(i64::from(id), prompt.answers.iter().any(learnt));
+            let in_answer = |answer: &Range<usize>| start < answer.end && (start >= answer.start || end > answer.start);
+            encoded.push(i64::from(id), prompt.answers.iter().any(in_answer));
         }
         Ok(())
     }
 
-    /// The text of some ids. Placeholders are skipped, special tokens too if `skip_special`.
+    /// Decodes token ids to text. Skips image placeholders, and special tokens if `skip_special`.
     ///
     /// # Errors
-    /// When an id is beyond what the tokenizer can decode.
+    /// Returns an error if the tokenizer cannot decode an id.
     pub fn decode(&self, ids: &[i64], skip_special: bool) -> Result<String, DataError> {
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
-        self.inner.decode(&ids, skip_special).map_err(|error| self.refuse(&*error))
+        self.inner.decode(&ids, skip_special).map_err(|error| self.error(&*error))
     }
 
-    /// A decoder that takes ids one by one, for text that is shown while it is generated. Special tokens are skipped.
+    /// Returns a streaming decoder, which takes ids one by one, for text that is printed during generation. It skips
+    /// special tokens.
     pub fn stream(&self) -> impl FnMut(i64) -> Result<Option<String>, DataError> + '_ {
         let mut stream = self.inner.decode_stream(true);
         move |id| match u32::try_from(id) {
-            // `None`: the bytes so far do not end at a character.
-            Ok(id) => stream.step(id).map_err(|error| self.refuse(&*error)),
+            // `None`: the bytes decoded so far end within a character.
+            Ok(id) => stream.step(id).map_err(|error| self.error(&*error)),
             Err(_) => Ok(None),
         }
     }
 
-    fn refuse(&self, error: &(dyn std::error::Error + Send + Sync)) -> DataError {
+    fn error(&self, error: &(dyn std::error::Error + Send + Sync)) -> DataError {
         DataError::Tokenizer {
             name: self.name.clone(),
             reason: error.to_string(),
@@ -221,8 +233,8 @@ impl fmt::Debug for Tokenizer {
 }
 
 impl Encoded {
-    fn push(&mut self, id: i64, learnt: bool) {
+    fn push(&mut self, id: i64, is_label: bool) {
         self.ids.push(id);
-        self.labels.push(if learnt { id } else { IGNORE });
+        self.labels.push(if is_label { id } else { IGNORE_INDEX });
     }
 }

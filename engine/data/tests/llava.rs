@@ -1,15 +1,16 @@
-//! LLaVA-JSON: what loads, and how all that is wrong is told at once.
+//! LLaVA JSON: valid records load, and all problems of invalid records are reported together.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{fs, path::Path, sync::Arc};
 
 use neva_data::{
-    Batch, DataError, Dataset, IMAGE, ImagePosition, ImageProcessor, LlavaConfig, LlavaDataset, MergeOptions, Rgb, Tokenizer, WithoutPixels,
+    Batch, DataError, Dataset, IMAGE_TOKEN_INDEX, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, MergeOptions, RgbImage,
+    Tokenizer, WithoutPixels,
 };
 use serde_json::{Value, json};
 
-fn load(config: &LlavaConfig) -> Result<LlavaDataset, DataError> {
+fn load(config: &LlavaJsonConfig) -> Result<LlavaDataset, DataError> {
     LlavaDataset::load(
         config,
         Arc::new(Tokenizer::builtin("mistral_2k").unwrap()),
@@ -17,12 +18,13 @@ fn load(config: &LlavaConfig) -> Result<LlavaDataset, DataError> {
     )
 }
 
-fn config(paths: &[&Path]) -> LlavaConfig {
-    LlavaConfig {
+fn config(paths: &[&Path]) -> LlavaJsonConfig {
+    LlavaJsonConfig {
         paths: paths.iter().map(|path| path.to_path_buf()).collect(),
         image_folder: None,
         template: "v1".to_owned(),
         image_token_position: ImagePosition::Keep,
+        reads_images: true,
     }
 }
 
@@ -36,30 +38,30 @@ fn the_example_photos_load_and_decode() {
     let dataset = load(&config(&[&folder.join("photos.json")])).unwrap();
     assert_eq!(dataset.len(), 33);
     let samples: Vec<_> = (0..dataset.len()).map(|i| dataset.get(i).unwrap()).collect();
-    let with = |pictures: usize| samples.iter().filter(|sample| sample.pictures.len() == pictures).count();
+    let with = |images: usize| samples.iter().filter(|sample| sample.images.len() == images).count();
     assert_eq!((with(0), with(1), with(2)), (1, 31, 1));
     for sample in &samples {
         assert_eq!(
-            sample.ids.iter().filter(|&&id| id == IMAGE).count(),
-            sample.pictures.len(),
+            sample.ids.iter().filter(|&&id| id == IMAGE_TOKEN_INDEX).count(),
+            sample.images.len(),
             "{}",
             sample.name
         );
-        assert!(sample.labelled() > 3, "{}", sample.name);
-        assert!(sample.pictures.iter().all(|p| p.chw.len() == 3 * 56 * 56));
+        assert!(sample.num_labels() > 3, "{}", sample.name);
+        assert!(sample.images.iter().all(|p| p.chw.len() == 3 * 56 * 56));
     }
     let licences: serde_json::Map<String, Value> =
         serde_json::from_str(&fs::read_to_string(folder.join("LICENCES.json")).unwrap()).unwrap();
     for entry in fs::read_dir(&folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let picture = name.ends_with(".jpg") || name.ends_with(".png");
-        assert!(!picture || licences.contains_key(&name), "{name} has no licence");
+        let image = name.ends_with(".jpg") || name.ends_with(".png");
+        assert!(!image || licences.contains_key(&name), "{name} has no licence");
     }
 }
 
-/// Whoever holds no vision encoder has the same rows without reading a picture.
+/// A rank without a vision encoder gets the same rows without reading an image.
 #[test]
-fn without_pixels_no_picture_is_decoded() {
+fn without_pixels_no_image_is_decoded() {
     let folder = tempfile::tempdir().unwrap();
     for (name, colour) in [("red.bmp", [255, 0, 0]), ("blue.bmp", [0, 0, 255])] {
         fs::write(folder.path().join(name), bitmap(colour)).unwrap();
@@ -79,13 +81,17 @@ fn without_pixels_no_picture_is_decoded() {
         fixed_length: false,
         packed: false,
     };
-    let batch = |dataset: &dyn Dataset| Batch::of(dataset, &[0, 1, 2], &options).map(Option::unwrap);
+    let batch = |dataset: &dyn Dataset| Batch::from_indices(dataset, &[0, 1, 2], &options).map(Option::unwrap);
     let with = batch(&*dataset).unwrap();
     assert_eq!(with.pixel_shape, [3, 3, 56, 56]);
-    // A picture that cannot be decoded, and one that is gone.
+    // One image that cannot be decoded, and one that was deleted.
     fs::write(folder.path().join("red.bmp"), b"BM").unwrap();
     fs::remove_file(folder.path().join("blue.bmp")).unwrap();
-    assert!(matches!(batch(&*dataset), Err(DataError::Picture { .. })));
+    let error = batch(&*dataset).unwrap_err();
+    assert!(
+        matches!(&error, DataError::Sample { sample, error } if *sample == dataset.name(0) && matches!(**error, DataError::Image { .. })),
+        "{error:?}"
+    );
     let without = batch(&WithoutPixels(dataset)).unwrap();
     let expected = Batch {
         pixels: Vec::new(),
@@ -95,7 +101,7 @@ fn without_pixels_no_picture_is_decoded() {
     assert_eq!(without, expected);
 }
 
-/// A bitmap of one pixel.
+/// Returns a BMP file of one pixel.
 fn bitmap([red, green, blue]: [u8; 3]) -> Vec<u8> {
     let mut bytes = b"BM".to_vec();
     for word in [58u32, 0, 54, 40, 1, 1, 1 | 24 << 16, 0, 4, 0, 0, 0, 0] {
@@ -106,13 +112,13 @@ fn bitmap([red, green, blue]: [u8; 3]) -> Vec<u8> {
 }
 
 #[test]
-fn records_keep_their_pictures_text_and_order() {
+fn records_keep_their_images_text_and_order() {
     let folder = tempfile::tempdir().unwrap();
-    let pictures = folder.path().join("pictures");
-    fs::create_dir(&pictures).unwrap();
+    let images = folder.path().join("images");
+    fs::create_dir(&images).unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/processing");
     for name in ["wide.png", "tall.png"] {
-        fs::copy(source.join(name), pictures.join(name)).unwrap();
+        fs::copy(source.join(name), images.join(name)).unwrap();
     }
     let (first, second) = (folder.path().join("a.json"), folder.path().join("b.json"));
     let records = json!([
@@ -122,8 +128,8 @@ fn records_keep_their_pictures_text_and_order() {
     ]);
     fs::write(&first, records.to_string()).unwrap();
     fs::write(&second, json!([{"image": [], "conversations": turn("Again?", "C.")}]).to_string()).unwrap();
-    let keep = LlavaConfig {
-        image_folder: Some(pictures),
+    let keep = LlavaJsonConfig {
+        image_folder: Some(images),
         ..config(&[&first, &second])
     };
     let dataset = load(&keep).unwrap();
@@ -134,14 +140,14 @@ fn records_keep_their_pictures_text_and_order() {
     assert_eq!((0..4).map(|i| dataset.name(i)).collect::<Vec<_>>(), names);
     assert_eq!(dataset.name(4), "there is no sample 4 in a dataset of 4");
 
-    let process = |name: &str| ImageProcessor::clip(56).process(&Rgb::open(&source.join(name)).unwrap());
-    assert_eq!(dataset.get(1).unwrap().pictures, [process("tall.png"), process("wide.png")]);
+    let process = |name: &str| ImageProcessor::clip(56).process(&RgbImage::open(&source.join(name)).unwrap());
+    assert_eq!(dataset.get(1).unwrap().images, [process("tall.png"), process("wide.png")]);
     assert!(dataset.get(4).unwrap_err().to_string().contains("no sample 4 in a dataset of 4"));
 
     let tokenizer = Tokenizer::builtin("mistral_2k").unwrap();
     let text = |dataset: &LlavaDataset| tokenizer.decode(&dataset.get(0).unwrap().ids, true).unwrap();
     assert!(text(&dataset).contains("USER: Say:   what?"), "{}", text(&dataset));
-    let front = load(&LlavaConfig {
+    let front = load(&LlavaJsonConfig {
         image_token_position: ImagePosition::Front,
         ..keep
     })
@@ -150,10 +156,10 @@ fn records_keep_their_pictures_text_and_order() {
 }
 
 #[test]
-fn a_sample_has_a_name_although_its_picture_cannot_be_decoded() {
+fn a_sample_with_a_broken_image_has_a_name() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("data.json");
-    fs::write(folder.path().join("cat.png"), "no picture").unwrap();
+    fs::write(folder.path().join("cat.png"), "not an image").unwrap();
     let records = json!([{"id": "cat", "image": "cat.png", "conversations": turn("<image>?", "A.")}]);
     fs::write(&file, records.to_string()).unwrap();
     let dataset = load(&config(&[&file])).unwrap();
@@ -161,14 +167,14 @@ fn a_sample_has_a_name_although_its_picture_cannot_be_decoded() {
     assert_eq!(dataset.name(0), format!("{}#0 (id cat)", file.display()));
 }
 
-/// The problems of a list with one record, without their beginning `FILE: record 0`.
+/// Compares the problems of a file with one record, without their prefix `FILE: record 0`.
 #[track_caller]
 fn check(record: Value, expected: &[&str]) {
-    check_by("v1", record, expected);
+    check_with_template("v1", record, expected);
 }
 
 #[track_caller]
-fn check_by(template: &str, record: Value, expected: &[&str]) {
+fn check_with_template(template: &str, record: Value, expected: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("data.json");
     fs::write(&file, Value::Array(vec![record]).to_string()).unwrap();
@@ -177,7 +183,7 @@ fn check_by(template: &str, record: Value, expected: &[&str]) {
         folder.path().join("dot.png"),
     )
     .unwrap();
-    let error = load(&LlavaConfig {
+    let error = load(&LlavaJsonConfig {
         template: template.to_owned(),
         ..config(&[&file])
     })
@@ -185,22 +191,22 @@ fn check_by(template: &str, record: Value, expected: &[&str]) {
     let DataError::Records { problems } = &error else {
         panic!("{error}")
     };
-    let beginning = format!("{}: record 0", file.display());
-    let told: Vec<String> = problems
+    let prefix = format!("{}: record 0", file.display());
+    let found: Vec<String> = problems
         .iter()
         .map(|problem| {
             problem
                 .to_string()
-                .strip_prefix(&beginning)
+                .strip_prefix(&prefix)
                 .unwrap()
                 .replace(folder.path().to_str().unwrap(), "DIR")
         })
         .collect();
-    assert_eq!(told, expected);
+    assert_eq!(found, expected);
 }
 
 #[test]
-fn every_problem_of_a_record_is_told() {
+fn every_problem_of_a_record_is_reported() {
     check(json!(5), &[": must be an object, found a number"]);
     check(json!({"id": 7}), &[" (id 7), conversations: is missing"]);
     check(
@@ -210,41 +216,41 @@ fn every_problem_of_a_record_is_told() {
     check(json!({"conversations": []}), &[", conversations: is empty"]);
     check(
         json!({"conversations": [{"from": "human", "value": 3}]}),
-        &[", conversations: message 0 must be {\"from\": text, \"value\": text}"],
+        &[", conversations: message 0 must be {\"from\": string, \"value\": string}"],
     );
-    let said = |roles: &[&str]| roles.iter().map(|role| json!({"from": role, "value": "Hm."})).collect::<Vec<_>>();
+    let messages = |roles: &[&str]| roles.iter().map(|role| json!({"from": role, "value": "Hm."})).collect::<Vec<_>>();
     check(
-        json!({"conversations": said(&["human", "gpt", "human"])}),
+        json!({"conversations": messages(&["human", "gpt", "human"])}),
         &[", conversations: has 3 message(s), the last of which has no answer"],
     );
     check(
-        json!({"conversations": said(&["human"])}),
+        json!({"conversations": messages(&["human"])}),
         &[", conversations: has 1 message(s), the last of which has no answer"],
     );
     check(
-        json!({"conversations": said(&["human", "gpt", "gpt", "human"])}),
-        &[", conversations: message 2 is from \"gpt\" although the roles must alternate"],
+        json!({"conversations": messages(&["human", "gpt", "gpt", "human"])}),
+        &[", conversations: message 2 is from \"gpt\", but the roles must alternate"],
     );
     check(
-        json!({"conversations": said(&["human", "human"])}),
-        &[", conversations: message 1 is from \"human\" although the roles must alternate"],
+        json!({"conversations": messages(&["human", "human"])}),
+        &[", conversations: message 1 is from \"human\", but the roles must alternate"],
     );
     check(
-        json!({"conversations": said(&["gpt", "human"])}),
+        json!({"conversations": messages(&["gpt", "human"])}),
         &[", conversations: starts with an answer (from \"gpt\"): a question must come first"],
     );
     check(
         json!({"image": "dot.png", "conversations": turn("What?", "A.")}),
-        &[", image: 1 picture(s), but the text has `<image>` 0 time(s)"],
+        &[", image: 1 image(s), but the text has `<image>` 0 time(s)"],
     );
     check(
         json!({"conversations": turn("<image>", "An <image>.")}),
-        &[", image: 0 picture(s), but the text has `<image>` 2 time(s)"],
+        &[", image: 0 image(s), but the text has `<image>` 2 time(s)"],
     );
     check(
         json!({"image": ["dot.png", "no.png"], "conversations": turn("<image>", "A.")}),
         &[
-            ", image: 2 picture(s), but the text has `<image>` 1 time(s)",
+            ", image: 2 image(s), but the text has `<image>` 1 time(s)",
             ", image: there is no file DIR/no.png",
         ],
     );
@@ -252,10 +258,10 @@ fn every_problem_of_a_record_is_told() {
         json!({"image": [1], "conversations": "no"}),
         &[
             ", image: must be a file name or a list of file names",
-            ", conversations: must be a list of messages, found a text",
+            ", conversations: must be a list of messages, found a string",
         ],
     );
-    check_by(
+    check_with_template(
         "plain",
         json!({"conversations": turn("What?", "A.")}),
         &[
@@ -266,7 +272,7 @@ fn every_problem_of_a_record_is_told() {
 }
 
 #[test]
-fn files_that_are_no_lists_are_told() {
+fn files_without_a_list_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     for (text, expected) in [
         ("[{]", "is not JSON: key must be a string at line 1 column 3"),
@@ -276,25 +282,25 @@ fn files_that_are_no_lists_are_told() {
     ] {
         let file = folder.path().join("data.json");
         fs::write(&file, text).unwrap();
-        let told = load(&config(&[&file])).unwrap_err().to_string();
-        assert!(told.contains(expected) && told.contains("data.json"), "{told}");
+        let text = load(&config(&[&file])).unwrap_err().to_string();
+        assert!(text.contains(expected) && text.contains("data.json"), "{text}");
     }
     let file = folder.path().join("data.json");
     fs::write(&file, "[]").unwrap();
     assert!(matches!(load(&config(&[&file])), Err(DataError::NoRecords { .. })));
-    let told = load(&config(&[&folder.path().join("absent.json")])).unwrap_err().to_string();
-    assert!(told.contains("absent.json: cannot be read"), "{told}");
-    let told = load(&LlavaConfig {
+    let text = load(&config(&[&folder.path().join("absent.json")])).unwrap_err().to_string();
+    assert!(text.contains("absent.json: cannot be read"), "{text}");
+    let text = load(&LlavaJsonConfig {
         template: "v9".to_owned(),
         ..config(&[&file])
     })
     .unwrap_err()
     .to_string();
-    assert!(told.contains("`v9`"), "{told}");
+    assert!(text.contains("`v9`"), "{text}");
 }
 
 #[test]
-fn twenty_problems_are_listed_and_the_others_counted() {
+fn at_most_20_problems_are_listed_and_the_rest_counted() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("data.json");
     fs::write(&file, Value::Array(vec![json!({}); 33]).to_string()).unwrap();

@@ -1,6 +1,6 @@
-//! Batches made ahead by threads are those made without any.
+//! The prefetching loader returns the same batches as a loop without threads.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use std::{
 };
 
 use neva_data::{
-    Batch, BatchSlice, DataError, Dataset, Loader, MergeOptions, MockConfig, MockDataset, Order, Sample, Subset, WithoutPixels,
+    Batch, BatchSampler, DataError, Dataset, Loader, MergeOptions, MockConfig, MockDataset, Order, Sample, Subset, WithoutPixels,
 };
 
 #[test]
@@ -32,10 +32,10 @@ fn any_number_of_workers_gives_the_same_batches() {
         let source = move |n| (n < 13).then(|| Batch::microbatch(&*dataset, &ORDER, &RANK_1_OF_2, &OPTIONS, 8, n));
         collected(source, num_workers, prefetch)
     };
-    // Of the third global batch there is one sample, which is the other rank's.
+    // The third global batch has one sample, which belongs to the other rank.
     let validation = |num_workers: usize, prefetch: usize| -> Vec<Option<Batch>> {
         let dataset: Arc<dyn Dataset> = Arc::new(MockDataset::validation(config.clone(), 9).unwrap());
-        let source = move |n| Some(Batch::of(&*dataset, &RANK_1_OF_2.validation(9, None, n)?, &OPTIONS));
+        let source = move |n| Some(Batch::from_indices(&*dataset, &RANK_1_OF_2.validation(9, None, n)?, &OPTIONS));
         collected(source, num_workers, prefetch)
     };
     let (expected, expected_validation) = (batches(0, 0), validation(0, 0));
@@ -61,7 +61,7 @@ const ORDER: Order = Order {
     shuffle: true,
 };
 
-const RANK_1_OF_2: BatchSlice = BatchSlice {
+const RANK_1_OF_2: BatchSampler = BatchSampler {
     global_batch_size: 4,
     micro_batch_size: 2,
     data_parallel_size: 2,
@@ -76,7 +76,7 @@ const OPTIONS: MergeOptions = MergeOptions {
     packed: false,
 };
 
-/// All batches of a source that ends.
+/// Returns all batches of a finite source.
 fn collected<B: Send + 'static>(
     source: impl Fn(u64) -> Option<Result<B, DataError>> + Send + Sync + 'static,
     num_workers: usize,
@@ -89,7 +89,7 @@ fn collected<B: Send + 'static>(
 }
 
 #[test]
-fn errors_come_in_their_place_and_the_end_is_an_end() {
+fn errors_keep_their_position_and_the_loader_ends_with_the_source() {
     for num_workers in [0, 1, 3] {
         let source = |n: u64| match n {
             4 => Some(Err(DataError::EmptyBatch)),
@@ -103,7 +103,7 @@ fn errors_come_in_their_place_and_the_end_is_an_end() {
 }
 
 #[test]
-fn workers_run_a_bounded_way_ahead_and_stop_with_the_loader() {
+fn workers_prefetch_a_bounded_number_and_stop_with_the_loader() {
     let (num_workers, prefetch, taken) = (3, 2, 5);
     let made = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&made);
@@ -117,7 +117,7 @@ fn workers_run_a_bounded_way_ahead_and_stop_with_the_loader() {
             assert_eq!(loader.next().unwrap().unwrap(), n);
         }
     });
-    // The source, and with it its counter, is gone with the last thread.
+    // The last thread drops the source and its counter.
     assert_eq!(Arc::strong_count(&made), 1);
     let made = made.load(Ordering::SeqCst);
     assert!(
@@ -138,21 +138,21 @@ fn a_panic_in_a_worker_is_an_error() {
             .map(|item| item.map_or_else(|error| error.to_string(), |n| n.to_string()))
             .collect()
     });
-    assert_eq!(items, ["0", "1", "2", "data worker 1 has panicked: its message is above"]);
+    assert_eq!(items, ["0", "1", "2", "data worker 1 panicked: see its message above"]);
 }
 
-/// Runs `work` on a thread of its own, and fails if it is not done in time.
+/// Runs `work` on its own thread, and fails if it does not end within the deadline.
 fn within_deadline<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     let thread = thread::spawn(move || sender.send(work()).unwrap());
     let result = receiver
         .recv_timeout(Duration::from_secs(60))
-        .expect("the loader hangs or has panicked");
+        .expect("the loader hangs or panicked");
     thread.join().unwrap();
     result
 }
 
-/// Mock samples, and those of any other dataset, keep everything but the pixels.
+/// Only the pixels differ, both for mock samples and with the default implementation of the trait.
 #[test]
 fn without_pixels_everything_else_is_the_same() {
     struct Plain(MockDataset);
@@ -186,7 +186,7 @@ fn without_pixels_everything_else_is_the_same() {
         assert_eq!(without.len(), of.len());
         for (index, number) in of.into_iter().enumerate() {
             let mut expected = mock.get(number).unwrap();
-            expected.pictures.iter_mut().for_each(|picture| picture.chw.clear());
+            expected.images.iter_mut().for_each(|image| image.chw.clear());
             assert_eq!((without.get(index).unwrap(), without.name(index)), (expected, mock.name(number)));
         }
         assert!(matches!(without.get(9), Err(DataError::Index { .. })));

@@ -1,12 +1,15 @@
-//! The token merge: a worked example, its edges, and random batches against a literal transcription of NeMo's.
+//! The token merge: an example, edge cases, and random batches against a literal transcription of NeMo's code.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-use neva_data::{Batch, DataError, Dataset, IGNORE, IMAGE, MergeOptions, MergedBatch, MockConfig, MockDataset, Pixels, Row, Sample, merge};
+use neva_data::{
+    Batch, DataError, Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, MergeOptions, MergedBatch, MockConfig, MockDataset, Pixels, Sample,
+    Sequence, merge,
+};
 use proptest::prelude::*;
 
-const P: i64 = IMAGE;
-const X: i64 = IGNORE;
+const P: i64 = IMAGE_TOKEN_INDEX;
+const X: i64 = IGNORE_INDEX;
 
 fn options(image_seq_len: usize, max_length: usize) -> MergeOptions {
     MergeOptions {
@@ -18,18 +21,18 @@ fn options(image_seq_len: usize, max_length: usize) -> MergeOptions {
     }
 }
 
-fn row<'a>(ids: &'a [i64], labels: &'a [i64]) -> Row<'a> {
-    Row {
+fn sequence<'a>(ids: &'a [i64], labels: &'a [i64]) -> Sequence<'a> {
+    Sequence {
         name: "a",
         ids,
         labels,
-        images: ids.iter().filter(|&&id| id == P).count(),
+        num_images: ids.iter().filter(|&&id| id == P).count(),
     }
 }
 
 #[test]
-fn one_picture_of_576_positions() {
-    let batch = merge(&[row(&[0, 1, P, 2, 3], &[1, P, 2, 3, 4])], &options(576, 4096)).unwrap();
+fn one_image_of_576_positions() {
+    let batch = merge(&[sequence(&[0, 1, P, 2, 3], &[1, P, 2, 3, 4])], &options(576, 4096)).unwrap();
     assert_eq!((batch.b, batch.s, batch.seq_lens()[0], batch.num_labels[0]), (1, 580, 580, 3));
     assert_eq!(batch.input_ids, [vec![0, 1], vec![P; 576], vec![2, 3]].concat());
     assert_eq!(batch.labels, [vec![1], vec![X; 577], vec![3, 4]].concat());
@@ -37,26 +40,26 @@ fn one_picture_of_576_positions() {
     assert_eq!(batch.feature_rows(576), None);
 }
 
-/// Input ids, labels and image spans (picture, row, start, len) of two rows, with pictures of 3 positions.
+/// Merges two samples with images of 3 positions and compares input ids, labels and image spans (image, row, start, len).
 #[track_caller]
 fn check(options: MergeOptions, ids: &[&[i64]], labels: &[&[i64]], images: &[(usize, usize, usize, usize)]) -> MergedBatch {
-    let first = row(&[5, P, 6, P, 7], &[X, X, P, 7, 8]);
-    let second = row(&[P, 9], &[9, 2]);
+    let first = sequence(&[5, P, 6, P, 7], &[X, X, P, 7, 8]);
+    let second = sequence(&[P, 9], &[9, 2]);
     let batch = merge(&[first, second], &options).unwrap();
     assert_eq!(batch.input_ids, ids.concat());
     assert_eq!(batch.labels, labels.concat());
     let spans: Vec<_> = batch
         .images
         .iter()
-        .map(|span| (span.picture, span.row, span.start, span.len))
+        .map(|span| (span.image, span.row, span.start, span.len))
         .collect();
     assert_eq!(spans, images);
-    assert_eq!(batch.num_pictures, 3);
+    assert_eq!(batch.num_images, 3);
     batch
 }
 
 #[test]
-fn rows_are_padded_and_cut_at_the_right() {
+fn rows_are_padded_and_truncated_at_the_right() {
     let (all, none) = ([(0, 0, 1, 3), (1, 0, 5, 3), (2, 1, 0, 3)], X);
     let batch = check(
         options(3, 100),
@@ -84,7 +87,7 @@ fn rows_are_padded_and_cut_at_the_right() {
         &[&[X, X, X, X, X, X, X, X, 8, X], &[X, X, X, 2, X, X, X, X, X, X]],
         &all,
     );
-    // The cut goes through the second picture, one of whose rows remains ..
+    // The second image is truncated to one position ..
     let batch = check(
         options(3, 6),
         &[&[5, P, P, P, 6, P], &[P, P, P, 9, 0, 0]],
@@ -94,7 +97,7 @@ fn rows_are_padded_and_cut_at_the_right() {
     assert_eq!(batch.num_labels, [0, 1]);
     assert_eq!(batch.image_positions(), [1, 2, 3, 5, 6, 7, 8]);
     assert_eq!(batch.feature_rows(3), Some(vec![0, 1, 2, 3, 6, 7, 8]));
-    // .. or leaves nothing of it.
+    // .. or removed.
     let batch = check(
         options(3, 5),
         &[&[5, P, P, P, 6], &[P, P, P, 9, 0]],
@@ -107,16 +110,16 @@ fn rows_are_padded_and_cut_at_the_right() {
 #[test]
 fn packed_samples_share_rows() {
     let samples = [
-        row(&[5, P, 6, P, 7], &[X, X, P, 7, 8]),
-        row(&[1, 2, 3], &[2, 3, 4]),
-        row(&[P, 9], &[9, 2]),
-        row(&[P, P, P, P, 4], &[X, X, X, X, 5]),
+        sequence(&[5, P, 6, P, 7], &[X, X, P, 7, 8]),
+        sequence(&[1, 2, 3], &[2, 3, 4]),
+        sequence(&[P, 9], &[9, 2]),
+        sequence(&[P, P, P, P, 4], &[X, X, X, X, 5]),
     ];
     let packed = |max_length| MergeOptions {
         packed: true,
         ..options(3, max_length)
     };
-    // Nine positions, three, four, and of thirteen only twelve.
+    // Samples of 9, 3, 4 and 13 positions; the last one is truncated to 12.
     let batch = merge(&samples, &packed(12)).unwrap();
     assert_eq!((batch.b, batch.s), (3, 12));
     let ids = [
@@ -129,36 +132,36 @@ fn packed_samples_share_rows() {
     assert_eq!(batch.labels, labels.concat());
     assert_eq!(batch.segments, [vec![9, 12], vec![4], vec![12]]);
     assert_eq!((batch.seq_lens(), &batch.num_labels), (vec![12, 4, 12], &vec![1, 3, 1, 0]));
-    // One row is no longer than its samples.
+    // The row is only as long as its samples.
     let batch = merge(&samples[1..3], &packed(12)).unwrap();
     assert_eq!((batch.b, batch.s, batch.segments), (1, 7, vec![vec![3, 7]]));
 }
 
 #[test]
-fn what_cannot_be_merged_is_named() {
+fn invalid_input_is_reported() {
     let texts = [
         merge(&[], &options(3, 8)),
         merge(
-            &[Row {
-                images: 2,
-                ..row(&[1, P, 2], &[X, 2, 3])
+            &[Sequence {
+                num_images: 2,
+                ..sequence(&[1, P, 2], &[X, 2, 3])
             }],
             &options(3, 8),
         ),
-        merge(&[row(&[1, 2], &[2])], &options(3, 8)),
+        merge(&[sequence(&[1, 2], &[2])], &options(3, 8)),
         merge(
-            &[row(&[1], &[2])],
+            &[sequence(&[1], &[2])],
             &MergeOptions {
                 row_multiple: 4,
                 ..options(3, 10)
             },
         ),
-        merge(&[row(&[1], &[2])], &options(3, 0)),
+        merge(&[sequence(&[1], &[2])], &options(3, 0)),
     ]
     .map(|outcome| outcome.unwrap_err().to_string());
     let expected = [
         "at least one sample",
-        "a: 1 image placeholder(s) but 2 picture(s)",
+        "a: 1 image placeholder(s) but 2 image(s)",
         "a: 2 token ids but 1 labels",
         "choose 12",
         "max_length 0",
@@ -168,7 +171,8 @@ fn what_cannot_be_merged_is_named() {
     }
 }
 
-/// NeMo's `_preprocess_data` (2.4.0), one index at a time: (ids, labels where the mask is set), rows of equal length.
+/// NeMo's `_preprocess_data` (2.4.0), one index at a time. Returns the row length, the ids, and the labels where the loss
+/// mask is set.
 fn nemo(rows: &[(Vec<i64>, Vec<i64>)], options: &MergeOptions) -> (usize, Vec<i64>, Vec<i64>) {
     let t = rows.iter().map(|(ids, _)| ids.len()).max().unwrap();
     let padded: Vec<(Vec<i64>, Vec<i64>)> = rows
@@ -238,7 +242,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_batches_merge_as_nemos(
+    fn random_batches_merge_as_in_nemo(
         rows in prop::collection::vec(tokens(), 1..4),
         image_seq_len in 1..6usize,
         parts in 1..10usize,
@@ -246,16 +250,16 @@ proptest! {
         fixed_length: bool,
     ) {
         let options = MergeOptions { image_seq_len, max_length: parts * row_multiple, row_multiple, fixed_length, packed: false };
-        let borrowed: Vec<Row<'_>> = rows.iter().map(|(ids, labels)| row(ids, labels)).collect();
+        let borrowed: Vec<Sequence<'_>> = rows.iter().map(|(ids, labels)| sequence(ids, labels)).collect();
         let batch = merge(&borrowed, &options).unwrap();
         let (s, ids, labels) = nemo(&rows, &options);
-        // NeMo pads the text first, so its batch may be longer; what it has there is padding.
+        // NeMo pads the text first, so its batch may be longer; the additional positions are padding.
         prop_assert!(batch.s <= s && batch.s.is_multiple_of(row_multiple));
         for r in 0..batch.b {
-            let theirs = |values: &[i64]| values[r * s..(r + 1) * s].to_vec();
-            let ours = |values: &[i64], with| [&values[r * batch.s..(r + 1) * batch.s], &vec![with; s - batch.s]].concat();
-            prop_assert_eq!(ours(&batch.input_ids, 0), theirs(&ids));
-            prop_assert_eq!(ours(&batch.labels, X), theirs(&labels));
+            let expected = |values: &[i64]| values[r * s..(r + 1) * s].to_vec();
+            let found = |values: &[i64], with| [&values[r * batch.s..(r + 1) * batch.s], &vec![with; s - batch.s]].concat();
+            prop_assert_eq!(found(&batch.input_ids, 0), expected(&ids));
+            prop_assert_eq!(found(&batch.labels, X), expected(&labels));
         }
         let trained = batch.labels.iter().filter(|&&label| label != X).count();
         prop_assert_eq!(batch.total_labels(), trained);
@@ -268,22 +272,22 @@ proptest! {
     }
 }
 
-/// A sample of a batch: its inputs and targets, and its pictures' numbers with how much is left of them.
-type Apart = (Vec<i64>, Vec<i64>, Vec<(usize, usize)>);
+/// A sample of a batch: its inputs, its targets, and the index and remaining length of each image.
+type Unpacked = (Vec<i64>, Vec<i64>, Vec<(usize, usize)>);
 
-/// Each sample of a batch on its own.
-fn apart(batch: &MergedBatch) -> Vec<Apart> {
+/// Returns the samples of a batch.
+fn unpack(batch: &MergedBatch) -> Vec<Unpacked> {
     let mut samples = Vec::new();
     for (row, ends) in batch.segments.iter().enumerate() {
         let mut start = 0;
         for &end in ends {
-            let of = |values: &[i64]| values[row * batch.s..][start..end].to_vec();
+            let slice = |values: &[i64]| values[row * batch.s..][start..end].to_vec();
             let within = batch
                 .images
                 .iter()
                 .filter(|span| span.row == row && (start..end).contains(&span.start));
-            let pictures = within.map(|span| (span.picture, span.len)).collect();
-            samples.push((of(&batch.input_ids), of(&batch.labels), pictures));
+            let images = within.map(|span| (span.image, span.len)).collect();
+            samples.push((slice(&batch.input_ids), slice(&batch.labels), images));
             start = end;
         }
         assert!(batch.labels[row * batch.s..][start..batch.s].iter().all(|label| *label == X));
@@ -296,22 +300,22 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn packed_samples_are_what_they_are_in_rows_of_their_own(
+    fn packed_samples_equal_unpacked_ones(
         rows in prop::collection::vec(tokens(), 1..7),
         image_seq_len in 1..6usize,
         parts in 1..15usize,
         row_multiple in 1..5usize,
     ) {
         let alone = MergeOptions { row_multiple, ..options(image_seq_len, parts * row_multiple) };
-        let borrowed: Vec<Row<'_>> = rows.iter().map(|(ids, labels)| row(ids, labels)).collect();
+        let borrowed: Vec<Sequence<'_>> = rows.iter().map(|(ids, labels)| sequence(ids, labels)).collect();
         let expected = merge(&borrowed, &alone).unwrap();
         let batch = merge(&borrowed, &MergeOptions { packed: true, ..alone }).unwrap();
-        prop_assert_eq!(apart(&batch), apart(&expected));
+        prop_assert_eq!(unpack(&batch), unpack(&expected));
         prop_assert_eq!(&batch.num_labels, &expected.num_labels);
         prop_assert!(batch.s <= alone.max_length && batch.s.is_multiple_of(row_multiple));
         let positions: Vec<i64> = (0..).zip(&batch.input_ids).filter(|&(_, &id)| id == P).map(|(i, _)| i).collect();
         prop_assert_eq!(batch.image_positions(), positions);
-        // No two rows would have gone into one.
+        // No two rows fit into one.
         let mut lens = batch.seq_lens();
         lens.sort_unstable();
         prop_assert!(lens.len() < 2 || lens[0] + lens[1] > alone.max_length);
@@ -319,7 +323,7 @@ proptest! {
 }
 
 fn sample(name: &str, ids: &[i64], colours: &[f32]) -> Sample {
-    let picture = |&colour: &f32| Pixels {
+    let image = |&colour: &f32| Pixels {
         height: 2,
         width: 1,
         chw: vec![colour; 6],
@@ -329,12 +333,12 @@ fn sample(name: &str, ids: &[i64], colours: &[f32]) -> Sample {
         name: name.to_owned(),
         ids: ids.to_vec(),
         labels,
-        pictures: colours.iter().map(picture).collect(),
+        images: colours.iter().map(image).collect(),
     }
 }
 
 #[test]
-fn a_batch_holds_the_pictures_that_are_left() {
+fn a_batch_holds_the_images_that_remain() {
     let samples = [
         sample("a", &[1, 2, P, P, 3], &[0.1, 0.2]),
         sample("b", &[1, 2], &[]),
@@ -344,26 +348,23 @@ fn a_batch_holds_the_pictures_that_are_left() {
     assert_eq!(batch.pixel_shape, [2, 3, 2, 1]);
     assert_eq!(batch.pixels, [[0.1; 6], [0.3; 6]].concat());
     assert_eq!(batch.tokens.num_labels, [1, 1, 1]);
-    assert_eq!(batch.tokens.num_pictures, 3);
+    assert_eq!(batch.tokens.num_images, 3);
 
     let text = Batch::collate(&samples[1..2], &options(2, 4)).unwrap();
     assert_eq!((text.pixels.len(), text.pixel_shape), (0, [0; 4]));
 
     let mut odd = sample("odd", &[P, 4, 5], &[0.3]);
-    odd.pictures[0] = Pixels {
+    odd.images[0] = Pixels {
         height: 1,
         width: 2,
         chw: vec![0.0; 6],
     };
     let error = Batch::collate(&[samples[2].clone(), odd], &options(2, 4)).unwrap_err();
-    assert!(
-        matches!(&error, DataError::PictureSize { sample, .. } if sample == "odd"),
-        "{error}"
-    );
+    assert!(matches!(&error, DataError::ImageSize { sample, .. } if sample == "odd"), "{error}");
 }
 
 #[test]
-fn mock_samples_are_exactly_as_long_as_asked() {
+fn mock_samples_have_exactly_the_requested_length() {
     for (seq_length, image_seq_len, images_per_sample) in [(64, 16, 1), (64, 16, 3), (20, 9, 0), (2048, 576, 1), (8, 4, 1)] {
         let config = MockConfig {
             seq_length,
@@ -396,7 +397,7 @@ fn mock_samples_are_exactly_as_long_as_asked() {
         seq_length: 576,
         ..MockConfig::default()
     };
-    assert!(MockDataset::new(cramped).unwrap_err().to_string().contains("give it 579 or more"));
+    assert!(MockDataset::new(cramped).unwrap_err().to_string().contains("set it to 579 or more"));
     let wordless = MockConfig {
         vocab_size: 0,
         ..MockConfig::default()

@@ -1,8 +1,8 @@
-//! The order of samples and its independence of the layout.
+//! The order of samples, and its independence of the parallel layout.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use neva_data::{BatchSlice, Order};
+use neva_data::{BatchSampler, Order};
 
 #[test]
 fn every_epoch_is_a_permutation_of_its_own() {
@@ -30,7 +30,7 @@ fn every_epoch_is_a_permutation_of_its_own() {
     );
 }
 
-/// A checkpoint holds `consumed_samples` only, so the order may never change: these numbers are for ever.
+/// A checkpoint stores `consumed_samples` only, so the order must never change: do not update these numbers.
 #[test]
 fn the_order_is_pinned() {
     let order = Order {
@@ -56,12 +56,12 @@ fn permutations_are_uniform() {
         *counts.entry(permutation).or_insert(0i32) += 1;
     }
     assert_eq!(counts.len(), 24);
-    // Each is expected 1000 times, with a standard deviation of 31.
+    // The expected count is 1000, with a standard deviation of 31.
     assert!(counts.values().all(|count| (count - 1000).abs() < 160), "{counts:?}");
 }
 
 #[test]
-fn ranks_and_micro_batches_share_out_each_global_batch() {
+fn ranks_and_microbatches_partition_each_global_batch() {
     let order = Order {
         seed: 3,
         len: 10,
@@ -72,8 +72,8 @@ fn ranks_and_micro_batches_share_out_each_global_batch() {
         let expected: Vec<u64> = (step * 12..(step + 1) * 12).map(|position| order.index(position)).collect();
         for (micro_batch_size, data_parallel_size) in [(1, 1), (12, 1), (3, 2), (1, 12), (2, 3), (4, 3)] {
             let mut seen = Vec::new();
-            let ranks: Vec<BatchSlice> = (0..data_parallel_size)
-                .map(|data_parallel_rank| BatchSlice {
+            let ranks: Vec<BatchSampler> = (0..data_parallel_size)
+                .map(|data_parallel_rank| BatchSampler {
                     global_batch_size,
                     micro_batch_size,
                     data_parallel_size,
@@ -86,7 +86,7 @@ fn ranks_and_micro_batches_share_out_each_global_batch() {
                     assert_eq!(rank.problem(), None);
                     let batch = rank.microbatch(&order, 0, step * per_step + j);
                     assert_eq!(batch.len() as u64, micro_batch_size);
-                    // Resumed at the step's start, the micro-batches are the same.
+                    // A run that resumes at the start of the step gets the same microbatches.
                     assert_eq!(rank.microbatch(&order, step * global_batch_size, j), batch);
                     seen.extend(batch);
                 }
@@ -98,22 +98,22 @@ fn ranks_and_micro_batches_share_out_each_global_batch() {
 }
 
 #[test]
-fn sizes_that_do_not_divide_are_named() {
-    let slice = |global_batch_size, micro_batch_size, data_parallel_size, data_parallel_rank| BatchSlice {
+fn sizes_that_do_not_divide_are_reported() {
+    let sampler = |global_batch_size, micro_batch_size, data_parallel_size, data_parallel_rank| BatchSampler {
         global_batch_size,
         micro_batch_size,
         data_parallel_size,
         data_parallel_rank,
     };
-    for (slice, expected) in [
+    for (sampler, expected) in [
         (
-            slice(8, 3, 1, 0),
+            sampler(8, 3, 1, 0),
             "global_batch_size 8 is not a positive multiple of micro_batch_size 3",
         ),
-        (slice(8, 0, 1, 0), "micro_batch_size 0"),
-        (slice(8, 1, 2, 2), "data_parallel_rank 2 is not below"),
+        (sampler(8, 0, 1, 0), "micro_batch_size 0"),
+        (sampler(8, 1, 2, 2), "data_parallel_rank 2 is not below"),
     ] {
-        let problem = slice.problem().unwrap();
+        let problem = sampler.problem().unwrap();
         assert!(problem.contains(expected), "{problem}");
     }
 }

@@ -1,10 +1,12 @@
-//! Image processing against Hugging Face's processors and PIL: hashes of their outputs are in `processing/reference.json`.
+//! Compares image processing with Hugging Face's processors and PIL, whose output hashes are in
+//! `processing/reference.json`.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use neva_data::{DataError, ImageProcessor, Pixels, ProcessMode, Rgb};
+use neva_data::{DataError, ImageProcessor, ModelProcessor, Pixels, ProcessMode, ProcessorOrigin, RgbImage};
+use neva_schemas::{LlavaModel, VisionConfig};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -16,10 +18,10 @@ struct Reference {
     resized: Vec<Resized>,
 }
 
-/// What a Hugging Face processor returned.
+/// Output of a Hugging Face processor.
 #[derive(Deserialize)]
 struct Processed {
-    picture: String,
+    image: String,
     processor: String,
     mode: ProcessMode,
     shape: [usize; 3],
@@ -27,31 +29,31 @@ struct Processed {
     sum: f64,
 }
 
-/// What PIL's `resize(.., BICUBIC)` returned.
+/// Output of PIL's `resize(.., BICUBIC)`.
 #[derive(Deserialize)]
 struct Resized {
-    picture: String,
+    image: String,
     size: [usize; 2],
     sha256: String,
 }
 
 #[test]
-fn resize_is_pils_bit_for_bit() {
+fn resize_is_bitwise_equal_to_pil() {
     let cases = reference().resized;
     assert!(cases.len() > 60);
     for Resized {
-        picture,
+        image,
         size: [width, height],
         sha256,
     } in cases
     {
-        let resized = open(&picture).resized(width, height);
-        assert_eq!(hash(&resized.data), sha256, "{picture} to {width}x{height}");
+        let resized = open(&image).resized(width, height);
+        assert_eq!(hash(&resized.data), sha256, "{image} to {width}x{height}");
     }
 }
 
 #[test]
-fn process_is_hugging_faces_bit_for_bit() {
+fn process_is_bitwise_equal_to_hugging_face() {
     let Reference { processors, processed, .. } = reference();
     assert!(processed.len() > 60);
     let folder = tempfile::tempdir().unwrap();
@@ -59,13 +61,13 @@ fn process_is_hugging_faces_bit_for_bit() {
         let file = folder.path().join("preprocessor_config.json");
         fs::write(&file, processors[&case.processor].to_string()).unwrap();
         let processor = ImageProcessor::open(folder.path()).unwrap().with_mode(case.mode);
-        let Pixels { height, width, chw } = processor.process(&open(&case.picture));
-        let label = format!("{} by {} in {:?} mode", case.picture, case.processor, case.mode);
+        let Pixels { height, width, chw } = processor.process(&open(&case.image));
+        let label = format!("{} by {} in {:?} mode", case.image, case.processor, case.mode);
         assert_eq!([3, height, width], case.shape, "{label}");
         let sum: f64 = chw.iter().map(|&x| f64::from(x)).sum();
         assert!(
             (sum - case.sum).abs() < 1e-6 * chw.len() as f64,
-            "{label}: sum {sum}, there {}",
+            "{label}: sum {sum}, expected {}",
             case.sum
         );
         let bytes: Vec<u8> = chw.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -77,19 +79,45 @@ fn process_is_hugging_faces_bit_for_bit() {
 }
 
 #[test]
-fn a_preprocessor_that_is_not_ours_is_refused() {
+fn an_unsupported_preprocessor_is_rejected() {
     let cases = [
         (
             json!({"image_processor_type": "Qwen2VLImageProcessor"}),
-            "`Qwen2VLImageProcessor` is not known",
+            "`Qwen2VLImageProcessor` is not supported",
         ),
         (
             json!({"image_processor_type": "CLIPImageProcessor", "resample": 2}),
             "resample 2 is not supported",
         ),
+        (
+            json!({"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": false}),
+            "do_convert_rgb is false",
+        ),
+        (
+            json!({"image_processor_type": "CLIPImageProcessor", "do_pad": true}),
+            "do_pad is true",
+        ),
         (json!({"size": "large"}), "a size is a number"),
-        (json!({"crop_size": {"height": 0, "width": 3}}), "must be positive"),
+        (
+            json!({"image_processor_type": "CLIPImageProcessor", "crop_size": {"height": 0, "width": 3}}),
+            "must be positive",
+        ),
         (json!([1]), "invalid"),
+        (json!({}), "not an image processor"),
+        (json!({"processor_class": "LlavaProcessor"}), "not an image processor"),
+        (json!({"model_type": "llava", "image_seq_length": 576}), "not an image processor"),
+        (
+            json!({"image_processor_type": "LlavaNextImageProcessor"}),
+            "`LlavaNextImageProcessor` is not supported",
+        ),
+        (
+            json!({"image_processor_type": "Siglip2ImageProcessor"}),
+            "`Siglip2ImageProcessor` is not supported",
+        ),
+        (
+            json!({"image_processor_type": "GotOcr2ImageProcessorFast", "crop_to_patches": true}),
+            "crop_to_patches is true",
+        ),
     ];
     let folder = tempfile::tempdir().unwrap();
     for (config, expected) in cases {
@@ -104,6 +132,98 @@ fn a_preprocessor_that_is_not_ours_is_refused() {
     assert!(error.to_string().contains("preprocessor_config.json"), "{error}");
 }
 
+/// transformers 5 nests the image processor in `processor_config.json`, which takes precedence, as there.
+#[test]
+fn a_nested_image_processor_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: serde_json::Value| fs::write(folder.path().join(name), content.to_string()).unwrap();
+    let model = llava(56);
+    let found = || ModelProcessor::of_model(&model, Some(folder.path())).unwrap();
+    assert!(matches!(found().origin, ProcessorOrigin::Family(name) if name == "clip_vision_model"));
+    write(
+        "processor_config.json",
+        json!({"processor_class": "LlavaProcessor", "image_seq_length": 576}),
+    );
+    assert!(matches!(found().origin, ProcessorOrigin::Family(_)));
+    let size = json!({"height": 56, "width": 56});
+    let plain = json!({"image_processor_type": "SiglipImageProcessor", "size": size, "image_mean": [0.1, 0.2, 0.3]});
+    write("preprocessor_config.json", plain.clone());
+    assert_eq!(found().processor.mean, [0.1, 0.2, 0.3]);
+    assert_eq!(found().file().1, plain.to_string().into_bytes());
+    let nested = json!({"image_processor_type": "SiglipImageProcessor", "size": size, "image_mean": [0.4, 0.5, 0.6]});
+    write("processor_config.json", json!({"image_processor": nested}));
+    assert_eq!(found().processor.mean, [0.4, 0.5, 0.6]);
+    let (name, content) = found().file();
+    assert_eq!(name, "preprocessor_config.json");
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&content).unwrap(), nested);
+    write("processor_config.json", json!({"image_processor": {}}));
+    assert!(ModelProcessor::of_model(&model, Some(folder.path())).is_err());
+}
+
+/// A written processor is read back as the same processor.
+#[test]
+fn a_processor_is_written_as_it_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("preprocessor_config.json");
+    let mut pads = ImageProcessor::clip(336);
+    pads.pads = true;
+    for processor in [ImageProcessor::clip(336), ImageProcessor::siglip(384), pads] {
+        fs::write(&file, processor.to_json().to_string()).unwrap();
+        assert_eq!(ImageProcessor::open(&file).unwrap(), processor);
+    }
+}
+
+/// `LlavaImageProcessor` with `do_pad` pads to a square whatever the run's mode crops.
+#[test]
+fn llavas_processor_pads_to_a_square() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("preprocessor_config.json");
+    let config = |kind: &str, do_pad: bool| {
+        let square = json!({"height": 56, "width": 56});
+        let config = json!({
+            "image_processor_type": kind, "do_pad": do_pad, "size": {"shortest_edge": 56}, "crop_size": square,
+        });
+        fs::write(&file, config.to_string()).unwrap();
+        ImageProcessor::open(&file).unwrap()
+    };
+    let image = RgbImage::filled(40, 20, [255, 0, 0]);
+    let padded = config("LlavaImageProcessor", true);
+    let cropped = config("LlavaImageProcessor", false);
+    assert_eq!(cropped, config("CLIPImageProcessorFast", false));
+    assert_ne!(
+        padded.process(&image).chw,
+        cropped.clone().with_mode(ProcessMode::Square).process(&image).chw
+    );
+    assert_eq!(
+        padded.clone().with_mode(ProcessMode::Square).process(&image).chw,
+        cropped.with_mode(ProcessMode::Pad).process(&image).chw
+    );
+}
+
+/// Each family has default values, without the file of a processor.
+#[test]
+fn each_family_has_values() {
+    for (vision, mean) in [
+        (VisionConfig::clip_vit_l_14_336(), [0.481_454_66, 0.457_827_5, 0.408_210_73]),
+        (VisionConfig::siglip_vit_400m_14_384(), [0.5; 3]),
+        (VisionConfig::intern_vit_300m_448px(), [0.485, 0.456, 0.406]),
+    ] {
+        let edge = vision.image_size;
+        let model = LlavaModel {
+            vision_config: vision,
+            ..LlavaModel::default()
+        };
+        let processor = ModelProcessor::of_model(&model.description(), None).unwrap().processor;
+        assert_eq!((processor.mean, processor.output_size()), (mean, Some((edge, edge))));
+    }
+}
+
+fn llava(edge: usize) -> neva_schemas::ModelDescription {
+    let mut model = LlavaModel::default();
+    model.vision_config.image_size = edge;
+    model.description()
+}
+
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/processing")
 }
@@ -112,8 +232,8 @@ fn reference() -> Reference {
     serde_json::from_str(&fs::read_to_string(folder().join("reference.json")).unwrap()).unwrap()
 }
 
-fn open(picture: &str) -> Rgb {
-    Rgb::open(&folder().join(picture)).unwrap()
+fn open(image: &str) -> RgbImage {
+    RgbImage::open(&folder().join(image)).unwrap()
 }
 
 fn hash(bytes: &[u8]) -> String {

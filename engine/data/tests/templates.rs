@@ -1,10 +1,10 @@
-//! Templates against what NeMo's own code renders (`templates/conv_templates.json`, recorded by executing it).
+//! Compares templates with the output of NeMo's own code (`templates/conv_templates.json`, recorded by executing it).
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use neva_data::{Conversation, IMAGE_MARK, TEMPLATES, Template, Turn, render};
+use neva_data::{Conversation, IMAGE_TOKEN, TEMPLATES, Template, Turn, render};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -13,16 +13,16 @@ struct Golden {
 }
 
 #[test]
-fn two_turns_read_as_nemos() {
+fn two_turns_render_as_in_nemo() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/templates/conv_templates.json");
     let golden: BTreeMap<String, Golden> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     assert!(golden.len() > 15);
     for (name, Golden { render_2turn }) in golden {
         let (turns, expected) = match name.as_str() {
             "plain" => (conversation(&[("<image>\nWhat is this?", "A caption.")]), render_2turn),
-            // An alias of `plain` here; there it is the raw style, which the data module never uses.
+            // An alias of `plain` here. In NeMo it is the raw style, which NeMo's data module never uses.
             "v0_plain" => continue,
-            // There it prints Python's None for the missing system text.
+            // NeMo renders the missing system text as Python's None.
             "mistral" => (two_turns(), render_2turn.replace("None", "")),
             _ => (two_turns(), render_2turn),
         };
@@ -31,7 +31,7 @@ fn two_turns_read_as_nemos() {
 }
 
 #[test]
-fn llama_templates_read_as_hugging_faces() {
+fn llama_templates_render_as_in_hugging_face() {
     let system = "You are a helpful language and vision assistant. You are able to understand the visual content that the \
                   user provides, and assist the user with a variety of tasks using natural language.";
     check(
@@ -61,7 +61,7 @@ fn llama_templates_read_as_hugging_faces() {
 }
 
 #[test]
-fn every_template_marks_answers_and_can_stop() {
+fn every_template_marks_answers_and_has_a_stop_string() {
     for template in TEMPLATES {
         assert!(!template.stop.is_empty(), "{}", template.name);
         let full = if template.caption_only {
@@ -78,18 +78,18 @@ fn every_template_marks_answers_and_can_stop() {
             .collect();
         assert_eq!(answers, expected, "{}", template.name);
         assert_eq!(prompt.images.len(), 1);
-        assert_eq!(&prompt.text[prompt.images[0].clone()], IMAGE_MARK);
+        assert_eq!(&prompt.text[prompt.images[0].clone()], IMAGE_TOKEN);
 
-        // A generation prompt is what stands before the answer, and an empty answer is the stop string alone.
-        for (answer, learnt) in [(None, None), (Some(String::new()), Some(template.stop))] {
+        // A generation prompt ends before the answer. An empty answer is only the stop string.
+        for (answer, expected) in [(None, None), (Some(String::new()), Some(template.stop))] {
             let mut asked = full.clone();
             asked.turns.last_mut().unwrap().answer = answer;
             let asked = render(template, &asked).unwrap();
             let start = prompt.answers.last().unwrap().start;
             assert_eq!(asked.text[..start], prompt.text[..start], "{}", template.name);
-            match learnt {
+            match expected {
                 None => assert_eq!(asked.text.len(), start, "{}", template.name),
-                Some(learnt) => assert_eq!(&asked.text[asked.answers.last().unwrap().clone()], learnt),
+                Some(expected) => assert_eq!(&asked.text[asked.answers.last().unwrap().clone()], expected),
             }
         }
     }
@@ -115,7 +115,7 @@ fn names_are_unique_and_aliases_work() {
 }
 
 #[test]
-fn system_text_trimming_and_image_position() {
+fn system_text_whitespace_and_image_position() {
     let mut asked = conversation(&[(" Look: <image> and <image>. ", " Two. ")]);
     asked.system = Some("Be brief.".to_owned());
     check("v1", &asked, "Be brief. USER:  Look: <image> and <image>.  ASSISTANT:  Two. </s>");
@@ -135,12 +135,12 @@ fn system_text_trimming_and_image_position() {
 }
 
 #[test]
-fn conversations_that_cannot_be_written_are_refused() {
-    let mut hole = two_turns();
-    hole.turns[0].answer = None;
+fn conversations_that_cannot_be_rendered_are_rejected() {
+    let mut unanswered = two_turns();
+    unanswered.turns[0].answer = None;
     let cases = [
         ("v1", conversation(&[]), "it has no turn"),
-        ("v1", hole, "only its last turn may lack an answer"),
+        ("v1", unanswered, "only its last turn may lack an answer"),
         ("plain", two_turns(), "exactly two messages"),
         ("plain", conversation(&[("What?", "A cat.")]), "exactly two messages"),
     ];

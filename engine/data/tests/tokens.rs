@@ -1,21 +1,21 @@
-//! Ids and labels of prompts, against a transcription of LLaVA's `preprocess_v1`.
+//! Compares ids and labels of prompts with a transcription of LLaVA's `preprocess_v1`.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-use neva_data::{Conversation, IGNORE, IMAGE, Prompt, Template, Tokenizer, Turn, render};
+use neva_data::{Conversation, IGNORE_INDEX, IMAGE_TOKEN_INDEX, Prompt, Template, Tokenizer, Turn, render};
 
-/// What to expect of LLaVA's algorithm.
+/// Expected result of LLaVA's algorithm.
 #[derive(PartialEq)]
 enum Llava {
-    /// It labels the sample as we do.
+    /// The same labels as ours.
     Same,
-    /// It reports a "tokenization mismatch" and trains nothing.
-    GivesUp,
+    /// A "tokenization mismatch": LLaVA ignores the sample.
+    Mismatch,
 }
-use Llava::{GivesUp, Same};
+use Llava::{Mismatch, Same};
 
 #[test]
-fn answers_are_learnt_and_nothing_else() {
+fn exactly_the_answers_are_labels() {
     check(&[("<image>\nWhat is this?", "A cat.")], "A cat.</s>", Same);
     check(
         &[("<image>\nWhat?", "A cat."), ("Colour?", "Black."), ("Sure?", "Yes.")],
@@ -27,27 +27,27 @@ fn answers_are_learnt_and_nothing_else() {
         "Yes.</s> I do.</s>",
         Same,
     );
-    check(&[("No picture?", "None.")], "None.</s>", Same);
+    check(&[("No image?", "None.")], "None.</s>", Same);
     check(&[("How many?", "12")], "12</s>", Same);
     check(&[("Say it.", "你好")], "你好</s>", Same);
     check(&[("Say it.", "\nNext line.")], "\nNext line.</s>", Same);
     check(&[("Say it.", "Smile 🙂")], "Smile 🙂</s>", Same);
     check(&[("Say it.", "🙂")], "🙂</s>", Same);
     check(&[("Say it.", "Ends in spaces.  ")], "Ends in spaces.  </s>", Same);
-    check(&[("Say it.", "")], "</s>", GivesUp);
+    check(&[("Say it.", "")], "</s>", Mismatch);
     check(
         &[("Who speaks?", "It says ASSISTANT: here.")],
         "It says ASSISTANT: here.</s>",
-        GivesUp,
+        Mismatch,
     );
-    // A legacy tokenizer puts a space of its own after a special token.
-    check(&[("End?", "The end</s> is near.")], "The end</s>  is near.</s>", GivesUp);
+    // A legacy tokenizer inserts a space after a special token.
+    check(&[("End?", "The end</s> is near.")], "The end</s>  is near.</s>", Mismatch);
     check(&[("", "A.")], "A.</s>", Same);
 }
 
-/// Encodes `turns` by Vicuna's template and compares what is learnt, as text.
+/// Encodes `turns` with Vicuna's template and compares the text of the labels.
 #[track_caller]
-fn check(turns: &[(&str, &str)], learnt: &str, llava: Llava) {
+fn check(turns: &[(&str, &str)], expected: &str, llava: Llava) {
     let tokenizer = tokenizer();
     let prompt = render(Template::named("v1").unwrap(), &conversation(turns)).unwrap();
     let encoded = tokenizer.encode_prompt(&prompt).unwrap();
@@ -57,26 +57,26 @@ fn check(turns: &[(&str, &str)], learnt: &str, llava: Llava) {
             .ids
             .iter()
             .zip(&encoded.labels)
-            .all(|(id, label)| label == id || *label == IGNORE)
+            .all(|(id, label)| label == id || *label == IGNORE_INDEX)
     );
-    let labels: Vec<i64> = encoded.labels.iter().copied().filter(|&label| label != IGNORE).collect();
-    assert_eq!(tokenizer.decode(&labels, false).unwrap(), learnt);
+    let labels: Vec<i64> = encoded.labels.iter().copied().filter(|&label| label != IGNORE_INDEX).collect();
+    assert_eq!(tokenizer.decode(&labels, false).unwrap(), expected);
 
     let (ids, labels) = llava_preprocess_v1(&tokenizer, &prompt.text);
     assert_eq!(encoded.ids, ids);
     match llava {
-        Same => assert_eq!(encoded.labels, labels.expect("LLaVA gives up")),
-        GivesUp => assert!(labels.is_none(), "LLaVA does not give up"),
+        Same => assert_eq!(encoded.labels, labels.expect("LLaVA has a tokenization mismatch")),
+        Mismatch => assert!(labels.is_none(), "LLaVA has no tokenization mismatch"),
     }
 }
 
-/// LLaVA's `preprocess_v1` with a legacy tokenizer: rounds are tokenized again to find where answers start.
+/// LLaVA's `preprocess_v1` with a legacy tokenizer. It tokenizes each round again to find where its answer starts.
 fn llava_preprocess_v1(tokenizer: &Tokenizer, text: &str) -> (Vec<i64>, Option<Vec<i64>>) {
     let tokenize = |text: &str| {
         let mut ids = vec![1];
         for (i, chunk) in text.split("<image>").enumerate() {
             if i > 0 {
-                ids.push(IMAGE);
+                ids.push(IMAGE_TOKEN_INDEX);
             }
             ids.extend(tokenizer.encode(chunk).unwrap());
         }
@@ -84,14 +84,14 @@ fn llava_preprocess_v1(tokenizer: &Tokenizer, text: &str) -> (Vec<i64>, Option<V
     };
     let ids = tokenize(text);
     let mut labels = ids.clone();
-    labels[0] = IGNORE;
+    labels[0] = IGNORE_INDEX;
     let mut position = 1;
     for round in text.split("</s>") {
         let parts: Vec<&str> = round.split(" ASSISTANT: ").collect();
         let [question, _] = parts[..] else { break };
         let instruction = tokenize(&format!("{question} ASSISTANT: ")).len() - 2;
         let end = (position + instruction).min(labels.len());
-        labels[position.min(end)..end].fill(IGNORE);
+        labels[position.min(end)..end].fill(IGNORE_INDEX);
         position += tokenize(round).len();
     }
     let complete = position == ids.len();
@@ -99,10 +99,10 @@ fn llava_preprocess_v1(tokenizer: &Tokenizer, text: &str) -> (Vec<i64>, Option<V
 }
 
 #[test]
-fn a_token_is_learnt_whole() {
+fn a_token_that_overlaps_an_answer_is_a_label() {
     let tokenizer = tokenizer().with_bos(false);
     // Tokens of "A chat.": `▁A` 0..1, `▁ch` 1..4, `at` 4..6, `.` 6..7.
-    for (answer, learnt) in [
+    for (answer, expected) in [
         (1..7, "chat."),
         (3..6, "chat"),
         (3..4, "ch"),
@@ -116,8 +116,8 @@ fn a_token_is_learnt_whole() {
             images: Vec::new(),
         };
         let labels = tokenizer.encode_prompt(&prompt).unwrap().labels;
-        let labels: Vec<i64> = labels.into_iter().filter(|&label| label != IGNORE).collect();
-        assert_eq!(tokenizer.decode(&labels, false).unwrap(), learnt, "{answer:?}");
+        let labels: Vec<i64> = labels.into_iter().filter(|&label| label != IGNORE_INDEX).collect();
+        assert_eq!(tokenizer.decode(&labels, false).unwrap(), expected, "{answer:?}");
     }
 }
 
@@ -129,13 +129,13 @@ fn begin_of_sequence_is_an_option() {
     let word = tokenizer().encode("A chat").unwrap()[0];
     assert_eq!(first_two(tokenizer(), "v1"), [bos, word]);
     assert_eq!(first_two(tokenizer().with_bos(false), "v1")[0], word);
-    // The template writes `<s>` itself: there is one, not two.
+    // The template renders `<s>` itself, and it is not added twice.
     let ids = first_two(tokenizer(), "mistral");
     assert!(ids[0] == bos && ids[1] != bos, "{ids:?}");
 }
 
 #[test]
-fn caption_template_learns_all_but_the_picture() {
+fn with_the_caption_template_all_but_the_image_are_labels() {
     let tokenizer = tokenizer();
     let prompt = render(
         Template::named("plain").unwrap(),
@@ -144,8 +144,8 @@ fn caption_template_learns_all_but_the_picture() {
     .unwrap();
     let encoded = tokenizer.encode_prompt(&prompt).unwrap();
     let caption = tokenizer.encode("A cat.\n").unwrap();
-    assert_eq!(encoded.ids, [&[1, IMAGE], &caption[..]].concat());
-    assert_eq!(encoded.labels, [&[IGNORE, IGNORE], &caption[..]].concat());
+    assert_eq!(encoded.ids, [&[1, IMAGE_TOKEN_INDEX], &caption[..]].concat());
+    assert_eq!(encoded.labels, [&[IGNORE_INDEX, IGNORE_INDEX], &caption[..]].concat());
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn special_tokens_of_the_embedded_tokenizer() {
 }
 
 #[test]
-fn special_tokens_are_read_in_every_spelling() {
+fn special_tokens_are_read_in_every_format() {
     let json = include_bytes!("../tokenizers/mistral_2k/tokenizer.json");
     let ids = |config: Option<&str>| {
         let special = Tokenizer::from_bytes("t", json, config.map(str::as_bytes)).unwrap().special();
@@ -179,6 +179,42 @@ fn special_tokens_are_read_in_every_spelling() {
 }
 
 #[test]
+fn settings_of_a_tokenizer_that_are_not_applied_are_named() {
+    let json = include_bytes!("../tokenizers/mistral_2k/tokenizer.json");
+    for (config, named) in [
+        (
+            r#"{"add_bos_token": true, "model_max_length": 4096, "padding_side": "right"}"#,
+            None,
+        ),
+        (
+            r#"{"add_eos_token": false, "added_tokens_decoder": {"1": {"content": "<s>"}}}"#,
+            None,
+        ),
+        (r#"{"add_eos_token": true}"#, Some("`add_eos_token` is true")),
+        (r#"{"split_special_tokens": true}"#, Some("`split_special_tokens` is true")),
+        (
+            r#"{"added_tokens_decoder": {"1": {"content": "<s>"}, "2050": {"content": "<new>"}}}"#,
+            Some("\"<new>\" the id 2050, but tokenizer.json does not have it"),
+        ),
+        (
+            r#"{"added_tokens_decoder": {"7": {"content": "<s>"}}}"#,
+            Some("\"<s>\" the id 7, but tokenizer.json has it as 1"),
+        ),
+    ] {
+        let tokenizer = Tokenizer::from_bytes("t", json, Some(config.as_bytes())).unwrap();
+        assert_eq!(
+            tokenizer.unapplied().len(),
+            usize::from(named.is_some()),
+            "{config}: {:?}",
+            tokenizer.unapplied()
+        );
+        if let (Some(named), Some(sentence)) = (named, tokenizer.unapplied().first()) {
+            assert!(sentence.contains(named), "{config}: {sentence}");
+        }
+    }
+}
+
+#[test]
 fn tokenizers_open_from_files_and_folders() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tokenizers/mistral_2k");
     for address in [folder, &format!("{folder}/tokenizer.json"), "builtin:mistral_2k"] {
@@ -189,7 +225,7 @@ fn tokenizers_open_from_files_and_folders() {
     std::fs::write(empty.path().join("broken.json"), "{").unwrap();
     let broken = empty.path().join("broken.json");
     for (address, expected) in [
-        ("builtin:gpt2", "`builtin:mistral_2k` is"),
+        ("builtin:gpt2", "use `builtin:mistral_2k`"),
         (empty.path().to_str().unwrap(), "tokenizer.json"),
         (broken.to_str().unwrap(), "broken.json"),
     ] {
@@ -199,7 +235,7 @@ fn tokenizers_open_from_files_and_folders() {
 }
 
 #[test]
-fn decoding_at_once_and_one_by_one_agree() {
+fn streaming_decode_equals_decode() {
     let tokenizer = tokenizer();
     for text in ["A cat and a cup.", "Smile 🙂 你好!", "12  spaces", "line\nline", ""] {
         let ids = tokenizer.encode(text).unwrap();
@@ -209,7 +245,7 @@ fn decoding_at_once_and_one_by_one_agree() {
         assert_eq!(pieces.concat(), text);
         assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')));
     }
-    assert_eq!(tokenizer.decode(&[IMAGE, 1, 2], true).unwrap(), "");
+    assert_eq!(tokenizer.decode(&[IMAGE_TOKEN_INDEX, 1, 2], true).unwrap(), "");
 }
 
 fn tokenizer() -> Tokenizer {

@@ -1,8 +1,8 @@
-//! What a validation sees: samples set aside, each exactly once, the same ones in every layout.
+//! Validation: the split, and that each sample is validated exactly once in every parallel layout.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use neva_data::{Batch, BatchSlice, Dataset, IMAGE, MergeOptions, MockConfig, MockDataset, Split, Subset, split};
+use neva_data::{Batch, BatchSampler, Dataset, IMAGE_TOKEN_INDEX, MergeOptions, MockConfig, MockDataset, Split, Subset, split};
 use proptest::prelude::*;
 
 fn mock() -> MockConfig {
@@ -25,11 +25,11 @@ const OPTIONS: MergeOptions = MergeOptions {
 };
 
 #[test]
-fn a_split_sets_the_right_number_aside() {
-    let check = |len, part, expected: usize| {
-        let split = split(len, part, 1).unwrap();
-        assert_eq!(split.val.len(), expected, "{part} of {len}");
-        assert_eq!(split.train.len(), len as usize - expected, "{part} of {len}");
+fn a_split_has_the_right_number_of_validation_samples() {
+    let check = |len, fraction, expected: usize| {
+        let split = split(len, fraction, 1).unwrap();
+        assert_eq!(split.val.len(), expected, "{fraction} of {len}");
+        assert_eq!(split.train.len(), len as usize - expected, "{fraction} of {len}");
     };
     check(0, 0.0, 0);
     check(1, 0.0, 0);
@@ -37,7 +37,7 @@ fn a_split_sets_the_right_number_aside() {
     check(1000, 0.1, 100);
     check(1000, 0.0994, 99);
     check(1000, 0.0995, 100);
-    // Never none, never all.
+    // At least one sample, and never all.
     check(1000, 1e-9, 1);
     check(1000, 1.0, 999);
     check(2, 0.01, 1);
@@ -46,18 +46,18 @@ fn a_split_sets_the_right_number_aside() {
 }
 
 #[test]
-fn a_split_that_cannot_be_says_why() {
-    let check = |len, part, expected: &str| assert_eq!(split(len, part, 1).unwrap_err().to_string(), expected);
-    let few = "at least 2 are needed, add samples or set `val_split` to 0";
+fn an_impossible_split_reports_the_reason() {
+    let check = |len, fraction, expected: &str| assert_eq!(split(len, fraction, 1).unwrap_err().to_string(), expected);
+    let few = "at least 2 are needed: add samples or set `val_split` to 0";
     check(0, 0.1, &format!("cannot set aside 0.1 of 0 sample(s) for validation: {few}"));
     check(1, 1.0, &format!("cannot set aside 1.0 of 1 sample(s) for validation: {few}"));
-    let part = "`val_split` is a part, between 0 and 1";
-    check(9, -0.1, &format!("cannot set aside -0.1 of 9 sample(s) for validation: {part}"));
-    check(9, 5.0, &format!("cannot set aside 5.0 of 9 sample(s) for validation: {part}"));
-    check(9, f64::NAN, &format!("cannot set aside NaN of 9 sample(s) for validation: {part}"));
+    let range = "`val_split` must be a fraction between 0 and 1";
+    check(9, -0.1, &format!("cannot set aside -0.1 of 9 sample(s) for validation: {range}"));
+    check(9, 5.0, &format!("cannot set aside 5.0 of 9 sample(s) for validation: {range}"));
+    check(9, f64::NAN, &format!("cannot set aside NaN of 9 sample(s) for validation: {range}"));
 }
 
-/// A resumed run must set the same samples aside, so these numbers are for ever.
+/// A resumed run must use the same validation samples: do not update these numbers.
 #[test]
 fn the_split_is_pinned() {
     let Split { train, val } = split(20, 0.25, 1234).unwrap();
@@ -70,76 +70,76 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_split_is_a_partition_and_grows_with_its_part(len in 2..400u64, part in 0.0..=1.0f64, more in 0.0..=1.0f64, seed: u64) {
-        let small = split(len, part.min(more), seed).unwrap();
+    fn a_split_is_a_partition_and_grows_with_its_fraction(len in 2..400u64, a in 0.0..=1.0f64, b in 0.0..=1.0f64, seed: u64) {
+        let small = split(len, a.min(b), seed).unwrap();
         prop_assert!(small.train.is_sorted() && small.val.is_sorted());
         let all: BTreeSet<u64> = small.train.iter().chain(&small.val).copied().collect();
         prop_assert_eq!(all, (0..len).collect());
         prop_assert_eq!(small.train.len() + small.val.len(), len as usize);
-        let large = split(len, part.max(more), seed).unwrap();
+        let large = split(len, a.max(b), seed).unwrap();
         prop_assert!(small.val.iter().all(|index| large.val.contains(index)));
     }
 
     #[test]
-    fn every_layout_sees_each_sample_once(
+    fn every_layout_validates_each_sample_once(
         ranks in 1..6u64, micro in 1..5u64, accumulated in 1..4u64, samples in 0..150u64, limit in prop::option::of(0..8u64),
     ) {
         let global = ranks * micro * accumulated;
-        let slices: Vec<BatchSlice> = (0..ranks)
-            .map(|data_parallel_rank| BatchSlice {
+        let samplers: Vec<BatchSampler> = (0..ranks)
+            .map(|data_parallel_rank| BatchSampler {
                 global_batch_size: global,
                 micro_batch_size: micro,
                 data_parallel_size: ranks,
                 data_parallel_rank,
             })
             .collect();
-        let batches = slices[0].num_batches(samples, limit);
+        let batches = samplers[0].num_batches(samples, limit);
         prop_assert_eq!(batches, limit.unwrap_or(u64::MAX).min(samples / global + u64::from(samples % global > 0)));
         let mut seen = Vec::new();
         for n in 0..batches * accumulated {
-            for slice in &slices {
-                // No rank ends before another.
-                let microbatch = slice.validation(samples, limit, n).unwrap();
+            for sampler in &samplers {
+                // All ranks have the same number of microbatches.
+                let microbatch = sampler.validation(samples, limit, n).unwrap();
                 prop_assert!(microbatch.len() as u64 <= micro);
                 seen.extend(microbatch);
             }
         }
-        for slice in &slices {
-            prop_assert_eq!(slice.validation(samples, limit, batches * accumulated), None);
-            prop_assert_eq!(slice.validation(samples, limit, u64::MAX), None);
+        for sampler in &samplers {
+            prop_assert_eq!(sampler.validation(samples, limit, batches * accumulated), None);
+            prop_assert_eq!(sampler.validation(samples, limit, u64::MAX), None);
         }
         prop_assert_eq!(seen, (0..samples.min(batches * global)).collect::<Vec<_>>());
     }
 }
 
 #[test]
-fn sizes_that_do_not_divide_validate_nothing() {
+fn sizes_that_do_not_divide_give_no_microbatches() {
     for (global_batch_size, micro_batch_size, data_parallel_size) in [(0, 1, 1), (4, 0, 1), (4, 1, 0), (1, 2, 1)] {
-        let slice = BatchSlice {
+        let sampler = BatchSampler {
             global_batch_size,
             micro_batch_size,
             data_parallel_size,
             data_parallel_rank: 0,
         };
-        assert_eq!(slice.validation(10, None, 0), None, "{slice:?}");
+        assert_eq!(sampler.validation(10, None, 0), None, "{sampler:?}");
     }
 }
 
 #[test]
-fn mock_validation_is_like_training_with_other_samples() {
+fn mock_validation_samples_differ_from_training_samples() {
     let training = MockDataset::new(mock()).unwrap();
     let validation = MockDataset::validation(mock(), 20).unwrap();
     assert_eq!((training.len(), validation.len()), (50, 20));
     let text = |dataset: &MockDataset| -> BTreeSet<Vec<i64>> { (0..dataset.len()).map(|i| dataset.get(i).unwrap().ids).collect() };
     let pixels = |dataset: &MockDataset| -> BTreeSet<Vec<u32>> {
-        let bits = |i| dataset.get(i).unwrap().pictures[0].chw.iter().map(|x| x.to_bits()).collect();
+        let bits = |i| dataset.get(i).unwrap().images[0].chw.iter().map(|x| x.to_bits()).collect();
         (0..dataset.len()).map(bits).collect()
     };
     assert_eq!(text(&training).union(&text(&validation)).count(), 70);
     assert_eq!(pixels(&training).union(&pixels(&validation)).count(), 70);
 
     let (a, b) = (training.get(3).unwrap(), validation.get(3).unwrap());
-    assert_eq!((a.ids.len(), a.pictures[0].chw.len()), (b.ids.len(), b.pictures[0].chw.len()));
+    assert_eq!((a.ids.len(), a.images[0].chw.len()), (b.ids.len(), b.images[0].chw.len()));
     assert_eq!((a.name, b.name), (training.name(3), validation.name(3)));
     assert_eq!(
         (training.name(3), validation.name(3)),
@@ -148,17 +148,17 @@ fn mock_validation_is_like_training_with_other_samples() {
     assert_eq!(validation.name(20), "there is no sample 20 in a dataset of 20");
 }
 
-/// A recorded loss curve depends on these numbers: they are for ever.
+/// Recorded loss curves depend on these numbers: do not update them.
 #[test]
 fn mock_training_is_pinned() {
     let sample = MockDataset::new(mock()).unwrap().get(7).unwrap();
-    assert_eq!(sample.ids[..6], [25_855, 13_539, IMAGE, 19_035, 27_221, 23_426]);
-    let grid: Vec<f32> = sample.pictures[0].chw[..3].iter().map(|x| x * (1 << 24) as f32).collect();
+    assert_eq!(sample.ids[..6], [25_855, 13_539, IMAGE_TOKEN_INDEX, 19_035, 27_221, 23_426]);
+    let grid: Vec<f32> = sample.images[0].chw[..3].iter().map(|x| x * (1 << 24) as f32).collect();
     assert_eq!(grid, [14_567_651.0, 15_702_917.0, 4_389_010.0]);
 }
 
 #[test]
-fn a_subset_is_the_other_datasets_samples() {
+fn a_subset_returns_samples_of_the_other_dataset() {
     let all: Arc<dyn Dataset> = Arc::new(MockDataset::new(mock()).unwrap());
     let Split { train, val } = split(50, 0.3, 9).unwrap();
     for indices in [train, val, vec![7, 7, 0], Vec::new()] {
@@ -177,10 +177,10 @@ fn a_subset_is_the_other_datasets_samples() {
 }
 
 #[test]
-fn a_batch_of_indices_knows_them() {
+fn a_batch_records_its_sample_indices() {
     let dataset = MockDataset::new(mock()).unwrap();
-    assert_eq!(Batch::of(&dataset, &[], &OPTIONS).unwrap(), None);
-    let batch = Batch::of(&dataset, &[4, 1, 4], &OPTIONS).unwrap().unwrap();
+    assert_eq!(Batch::from_indices(&dataset, &[], &OPTIONS).unwrap(), None);
+    let batch = Batch::from_indices(&dataset, &[4, 1, 4], &OPTIONS).unwrap().unwrap();
     let samples: Vec<_> = [4, 1, 4].map(|i| dataset.get(i).unwrap()).into();
     let collated = Batch::collate(&samples, &OPTIONS).unwrap();
     assert_eq!(
@@ -189,5 +189,5 @@ fn a_batch_of_indices_knows_them() {
     );
     assert_eq!(batch.samples, [4, 1, 4]);
     assert!(collated.samples.is_empty());
-    assert!(Batch::of(&dataset, &[50], &OPTIONS).is_err());
+    assert!(Batch::from_indices(&dataset, &[50], &OPTIONS).is_err());
 }

@@ -1,4 +1,4 @@
-// A CPU allocator that counts the bytes it has given out.
+// A CPU allocator that counts the allocated bytes.
 #include "status.h"
 
 #include <c10/core/Allocator.h>
@@ -20,9 +20,9 @@ void count(int64_t bytes) {
   }
 }
 
-// Each block is preceded by its size, in a header as wide as the alignment that libtorch promises. The
-// context of the pointer so stays the pointer itself, which c10 asks for in `raw_allocate` and where it
-// shares storages.
+// A header before each block holds its size. The header is as wide as the alignment that libtorch guarantees.
+// Thus the context of a DataPtr is the data pointer itself, which c10 requires in `raw_allocate` and for shared
+// storages.
 constexpr size_t kHeader = c10::gAlignment;
 
 void release(void* data) {
@@ -57,7 +57,7 @@ neva_status neva_allocator_install() {
       c10::SetCPUAllocator(made, /*priority=*/255);
       return made;
     }();
-    TORCH_CHECK(c10::GetCPUAllocator() == allocator, "another CPU allocator was installed over the counting one");
+    TORCH_CHECK(c10::GetCPUAllocator() == allocator, "another CPU allocator was installed after the counting allocator");
   });
 }
 

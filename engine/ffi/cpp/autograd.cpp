@@ -1,4 +1,4 @@
-// One autograd node whose backward is a Rust callback.
+// An autograd node whose backward is a Rust callback.
 #include "status.h"
 
 #include <ATen/core/grad_mode.h>
@@ -11,7 +11,7 @@
 namespace autograd = torch::autograd;
 
 extern "C" {
-// `gradients` are borrowed. `results` are null at first; what the callback stores there it gives away.
+// `gradients` are borrowed. `results` are null at first; the node takes ownership of what the callback stores there.
 struct neva_node_callbacks {
   neva_status (*backward)(void* context, at::Tensor* const* gradients, size_t gradient_count,
                           at::Tensor** results, size_t result_count);
@@ -59,8 +59,8 @@ class RustNode final : public autograd::Node {
 
 extern "C" {
 
-// Makes `outputs` results of a node over `inputs`. Takes `context` in every case, and drops it at once
-// where no graph is being recorded.
+// Records a node with `inputs` and `outputs`. Always takes ownership of `context`, and drops it immediately if no
+// graph is being recorded.
 neva_status neva_node_record(void* context, neva_node_callbacks callbacks, const char* name,
                              at::Tensor* const* inputs, size_t input_count, at::Tensor* const* outputs,
                              size_t output_count) {
@@ -70,14 +70,13 @@ neva_status neva_node_record(void* context, neva_node_callbacks callbacks, const
     const bool record = autograd::GradMode::is_enabled() && autograd::any_variable_requires_grad(variables);
     if (record) node->set_next_edges(autograd::collect_next_edges(variables));
     for (size_t i = 0; i < output_count; ++i) {
-      // A fresh tensor over the same memory. An output that *is* an input would otherwise be given a
-      // second history (its gradient counted twice), and an output that the function saved would own
-      // the node that owns it.
+      // A new tensor over the same memory. Otherwise an output that *is* an input would get a second history (its
+      // gradient would count twice), and an output that the function saved would own the node that owns it.
       at::Tensor fresh(outputs[i]->variable_data());
       if (record && autograd::isDifferentiableType(fresh.scalar_type())) {
         autograd::set_history(fresh, node);
       } else if (record) {
-        // Keeps the gradients of the callback in step with its outputs.
+        // Keeps the indices of gradients and outputs equal.
         node->add_input_metadata(autograd::Node::undefined_input());
       }
       *outputs[i] = std::move(fresh);

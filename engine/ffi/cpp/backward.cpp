@@ -1,4 +1,5 @@
-// The two ways into the autograd engine: accumulate into leaves, or return gradients; and out of a leaf again.
+// Entry points of the autograd engine: accumulate gradients into leaves, return gradients, or move a gradient out of a
+// leaf.
 #include "status.h"
 
 #include <ATen/ops/ones_like.h>
@@ -31,7 +32,7 @@ neva_status neva_backward(at::Tensor* const* outputs, at::Tensor* const* gradien
   return neva::guard([&] { execute(outputs, gradients, count, keep_graph, nullptr); });
 }
 
-// `results` (null at first) receives one owned tensor for each input that a gradient reached.
+// `results` (null at first) receives one owned tensor for each input that has a gradient.
 neva_status neva_grad(at::Tensor* const* outputs, at::Tensor* const* gradients, size_t count,
                       at::Tensor* const* inputs, at::Tensor** results, size_t input_count, bool keep_graph) {
   return neva::guard([&] {
@@ -44,7 +45,7 @@ neva_status neva_grad(at::Tensor* const* outputs, at::Tensor* const* gradients, 
   });
 }
 
-// Moves the gradient out of `leaf` into `*grad`, which stays null where there is none.
+// Moves the gradient out of `leaf` into `*grad`, which stays null if there is no gradient.
 neva_status neva_take_grad(at::Tensor* leaf, at::Tensor** grad) {
   return neva::guard([&] {
     at::Tensor& held = leaf->mutable_grad();

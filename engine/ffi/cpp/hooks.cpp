@@ -34,15 +34,15 @@ class RustHook final : public autograd::PostAccumulateGradHook {
 
 extern "C" {
 
-// libtorch keeps one such hook for a tensor: `*taken` says that a live one is there already, and that
-// it was left. Takes `context` in every case.
-neva_status neva_hook_install(at::Tensor* parameter, void* context, neva_hook_callbacks callbacks, bool* taken) {
+// libtorch has one such hook per tensor. If the tensor already has an active hook, that hook stays and `*occupied` is
+// true. Always takes ownership of `context`.
+neva_status neva_hook_install(at::Tensor* parameter, void* context, neva_hook_callbacks callbacks, bool* occupied) {
   return neva::guard([&] {
     auto hook = std::make_unique<RustHook>(context, callbacks);
     const auto& present = autograd::impl::post_acc_grad_hooks(*parameter);
     const auto* ours = dynamic_cast<const RustHook*>(present.get());
-    *taken = present && (!ours || ours->active());
-    if (!*taken) autograd::impl::set_post_acc_grad_hooks(*parameter, std::move(hook));
+    *occupied = present && (!ours || ours->active());
+    if (!*occupied) autograd::impl::set_post_acc_grad_hooks(*parameter, std::move(hook));
   });
 }
 

@@ -1,4 +1,4 @@
-// Kernels over lists of tensors: the fused AdamW and the foreach family.
+// Kernels over lists of tensors: fused AdamW and the foreach kernels.
 #include "status.h"
 
 #include <ATen/core/grad_mode.h>
@@ -14,7 +14,7 @@
 
 namespace {
 
-// Parameters require gradients and are changed in place, which autograd must not see.
+// Parameters require gradients and are updated in place, which autograd must not record.
 template <class Body>
 neva_status without_grad(Body&& body) {
   return neva::guard([&] {
@@ -36,8 +36,8 @@ struct neva_adamw {
   bool maximize;
 };
 
-// As torch.optim.AdamW(fused=True) does: count the step, update, and take the step back where
-// `found_inf` made the kernel skip it.
+// As torch.optim.AdamW(fused=True): increments the step, updates, and decrements the step if `found_inf` made the
+// kernel skip it.
 neva_status neva_fused_adamw(at::Tensor* const* params, at::Tensor* const* grads, at::Tensor* const* averages,
                              at::Tensor* const* square_averages, at::Tensor* const* steps, size_t count,
                              const neva_adamw* o, at::Tensor* grad_scale, at::Tensor* found_inf) {
@@ -52,7 +52,7 @@ neva_status neva_fused_adamw(at::Tensor* const* params, at::Tensor* const* grads
   });
 }
 
-// `results` (null at first) receives `count` owned scalars. `dtype` < 0 keeps the tensors' own.
+// `results` (null at first) receives `count` owned scalars. `dtype` < 0 means the dtype of the tensors.
 neva_status neva_foreach_norm(at::Tensor* const* tensors, size_t count, double order, int32_t dtype,
                               at::Tensor** results) {
   return without_grad([&] {

@@ -1,4 +1,4 @@
-// Settings of the whole process, and which libtorch it runs on.
+// Process-wide settings of libtorch, and the version and file of the loaded libtorch.
 #include "status.h"
 
 #include <ATen/Context.h>
@@ -13,7 +13,7 @@ namespace {
 std::string libtorch_file() {
   Dl_info cpu{};
   TORCH_CHECK(dladdr(reinterpret_cast<void*>(&at::show_config), &cpu) && cpu.dli_fname,
-              "cannot tell where libtorch_cpu.so was loaded from");
+              "cannot find the file that libtorch_cpu.so was loaded from");
   return cpu.dli_fname;
 }
 
@@ -25,10 +25,28 @@ neva_status neva_set_float32_matmul_precision(const char* name) {
   return neva::guard([&] { at::globalContext().setFloat32MatmulPrecision(name); });
 }
 
+neva_status neva_forbid_tf32() {
+  return neva::guard([] {
+    at::globalContext().setFloat32MatmulPrecision("highest");
+    // Unlike cuBLAS, cuDNN may round to TF32 unless it is forbidden.
+    at::globalContext().setAllowTF32CuDNN(false);
+  });
+}
+
+neva_status neva_allows_tf32(bool* allows) {
+  return neva::guard([&] {
+    const auto& context = at::globalContext();
+    auto is_tf32 = [&](at::Float32Op op) {
+      return context.float32Precision(at::Float32Backend::CUDA, op) == at::Float32Precision::TF32;
+    };
+    *allows = is_tf32(at::Float32Op::CONV) || is_tf32(at::Float32Op::RNN) || is_tf32(at::Float32Op::MATMUL);
+  });
+}
+
 neva_status neva_set_deterministic_algorithms(bool on) {
   return neva::guard([&] {
     at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
-    // Filling every new tensor with NaN finds reads of unwritten memory; it is not needed for equal bits.
+    // Filling new tensors with NaN detects reads of uninitialized memory; determinism does not need it.
     at::globalContext().setDeterministicFillUninitializedMemory(false);
   });
 }
@@ -45,7 +63,7 @@ neva_status neva_libtorch_file(char** path) {
   return neva::guard([&] { *path = strdup(libtorch_file().c_str()); });
 }
 
-// Loads libtorch_cuda.so from the folder that libtorch_cpu.so was loaded from, if it is there.
+// Loads libtorch_cuda.so from the folder of the loaded libtorch_cpu.so, if it exists.
 neva_status neva_load_cuda(bool* loaded) {
   return neva::guard([&] {
     auto path = libtorch_file();

@@ -1,9 +1,9 @@
-// The rules of the border between C++ and Rust:
+// Rules of calls between C++ and Rust:
 //
 // * No C++ exception leaves an `extern "C"` function: `neva::guard` turns each into a `neva_status`.
 // * No Rust panic or error crosses C++ frames: a callback returns a `neva_status`, `neva::check` throws
-//   it as a `neva::CallbackFailure`, and the guard around the outer call hands it back unchanged.
-// * A `message` is allocated with malloc and freed by whoever receives it.
+//   it as a `neva::CallbackFailure`, and the guard around the outer call returns it unchanged.
+// * A `message` is allocated with malloc, and the receiver frees it.
 // * A null `at::Tensor*` in a list means an undefined tensor.
 #pragma once
 
@@ -27,7 +27,7 @@ struct neva_status {
 
 namespace neva {
 
-// A Rust callback that failed, on its way through libtorch to the guard of the outer call.
+// Exception for a failed Rust callback: it passes through libtorch to the guard of the outer call.
 class CallbackFailure : public std::exception {
  public:
   CallbackFailure(int32_t kind, std::string message) : kind_(kind), message_(std::move(message)) {}
@@ -58,7 +58,7 @@ neva_status guard(Body&& body) noexcept {
   } catch (const std::exception& error) {
     return {NEVA_TORCH, strdup(error.what())};
   } catch (...) {
-    return {NEVA_TORCH, strdup("an exception that is no std::exception")};
+    return {NEVA_TORCH, strdup("an exception that is not a std::exception")};
   }
 }
 

@@ -1,4 +1,4 @@
-// c10d's key-value stores, through which ranks find each other.
+// c10d's key-value stores, which ranks use for rendezvous.
 #include "store.h"
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -14,14 +14,14 @@ std::vector<std::string> strings(const char* const* keys, size_t count) { return
 
 extern "C" {
 
-// Does not wait for the other members: `neva_store_join` does.
-neva_status neva_store_tcp(const char* host, uint16_t port, bool server, size_t world, int64_t timeout_ms,
+// Does not wait for the other workers: `neva_store_join` does.
+neva_status neva_store_tcp(const char* host, uint16_t port, bool server, size_t world_size, int64_t timeout_ms,
                            neva_store** out, uint16_t* bound) {
   return neva::guard([&] {
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = server;
-    options.numWorkers = world;
+    options.numWorkers = world_size;
     options.waitWorkers = false;
     options.timeout = milliseconds(timeout_ms);
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
@@ -58,7 +58,7 @@ neva_status neva_store_set(neva_store* store, const char* key, const uint8_t* va
 neva_status neva_store_get(neva_store* store, const char* key, int64_t timeout_ms, uint8_t** value,
                            size_t* length) {
   return neva::guard([&] {
-    // The deadline is given to `wait`: the one that `get` obeys is a field shared by all threads.
+    // Passes the timeout to `wait`, because the timeout of `get` is a field that all threads share.
     store->store->wait({key}, milliseconds(timeout_ms));
     const auto bytes = store->store->get(key);
     *value = static_cast<uint8_t*>(std::malloc(bytes.size() + 1));

@@ -1,4 +1,4 @@
-// The handle of a store, shared with gloo.cpp.
+// Handle of a store; gloo.cpp uses it, too.
 #pragma once
 
 #include "status.h"

@@ -1,5 +1,5 @@
-// Streams and events of a GPU, through c10's virtual guard: it compiles without CUDA, and finds CUDA's own where
-// libtorch_cuda.so was loaded.
+// CUDA streams and events, through c10's VirtualGuardImpl: it compiles without CUDA, and dispatches to CUDA's
+// implementation if libtorch_cuda.so is loaded.
 #include "status.h"
 
 #include <c10/core/Event.h>
@@ -42,17 +42,17 @@ c10::Stream unpacked(neva_stream stream) {
 
 extern "C" {
 
-// Of the calling thread.
-neva_status neva_set_gpu(int32_t index) {
+// Sets the device of the calling thread.
+neva_status neva_set_cuda_device(int32_t index) {
   return neva::guard([&] { guard_impl().setDevice(gpu(index)); });
 }
 
-// Of the calling thread.
+// Returns the stream of the calling thread.
 neva_status neva_stream_current(int32_t index, neva_stream* out) {
   return neva::guard([&] { *out = packed(guard_impl().getStream(gpu(index))); });
 }
 
-neva_status neva_stream_pooled(int32_t index, neva_stream* out) {
+neva_status neva_stream_from_pool(int32_t index, neva_stream* out) {
   return neva::guard([&] { *out = packed(guard_impl().getStreamFromGlobalPool(gpu(index), /*isHighPriority=*/true)); });
 }
 
@@ -60,7 +60,7 @@ neva_status neva_stream_handle(neva_stream stream, void** out) {
   return neva::guard([&] { *out = guard_impl().getStreamNativeHandle(unpacked(stream)); });
 }
 
-neva_status neva_stream_keep(neva_stream stream, at::Tensor* tensor) {
+neva_status neva_stream_record_tensor(neva_stream stream, at::Tensor* tensor) {
   return neva::guard([&] { guard_impl().recordDataPtrOnStream(tensor->storage().data_ptr(), unpacked(stream)); });
 }
 
@@ -77,8 +77,8 @@ neva_status neva_event_block(neva_event* event, neva_stream stream) {
   return neva::guard([&] { event->event.block(unpacked(stream)); });
 }
 
-neva_status neva_event_query(neva_event* event, bool* over) {
-  return neva::guard([&] { *over = event->event.query(); });
+neva_status neva_event_query(neva_event* event, bool* done) {
+  return neva::guard([&] { *done = event->event.query(); });
 }
 
 neva_status neva_event_free(neva_event* event) {

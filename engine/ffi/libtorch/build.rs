@@ -1,5 +1,5 @@
-//! Fails in the first second of a build without libtorch. torch-sys would fail minutes later, with a page of
-//! compiler output; it knows nothing of this crate, so the crate depends on nothing and is compiled first.
+//! Fails in the first second of a build without libtorch. Otherwise torch-sys would fail minutes later, with a page of
+//! compiler output. torch-sys does not depend on this crate; this crate has no dependencies, so cargo compiles it first.
 
 #[path = "src/lib.rs"]
 #[expect(unreachable_pub, reason = "the same file is also the library")]

@@ -1,4 +1,5 @@
-//! Custom autograd functions: tensor-parallel conjugates, ring attention, recomputation, fused losses.
+//! Custom autograd functions, as `torch.autograd.Function`: for tensor-parallel regions, ring attention, recomputation
+//! and fused losses.
 //!
 //! ```no_run
 //! # use neva_torch_ffi::{BoxError, Function, apply};
@@ -29,37 +30,38 @@ use tch::Tensor;
 use crate::callback::{BoxError, chain, guard};
 use crate::error::{Error, Result, c_string};
 use crate::sys::{self, CTensor, NodeCallbacks, Status, Tensors};
-use crate::tensors::{check_defined, give, pointers};
+use crate::tensors::{check_defined, into_raw, pointers};
 
-/// A differentiable operation written in Rust. What `forward` saves for `backward` lives in `self`.
+/// A differentiable operation written in Rust. `forward` saves tensors for `backward` in `self`.
 ///
-/// `self` is dropped, and saved tensors with it, as soon as a backward that does not keep the graph has
-/// run through it, or when the graph itself goes, or at once where no graph is recorded.
-/// On CPU `backward` runs on the thread that called [`crate::backward`] (deeply nested calls, and CUDA
-/// tensors, use other threads), hence `Send`.
+/// `self` and its saved tensors are dropped as soon as a backward pass without `keep_graph` has run through the node, or
+/// when the graph is dropped, or immediately if no graph is recorded.
+/// On CPU, `backward` runs on the thread that called [`crate::backward()`]. Deeply nested calls and CUDA tensors use other
+/// threads, so the trait requires `Send`.
 pub trait Function: Send + 'static {
-    /// Computes the outputs, with gradients off. `inputs` are those given to [`apply`] and still tell
-    /// `requires_grad()`, so that gradients nobody wants need not be prepared for.
+    /// Computes the outputs, with gradients disabled. `inputs` are the inputs of [`apply`]; their `requires_grad()` shows
+    /// which gradients are needed.
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError>;
 
-    /// Maps the gradients of the outputs (`None`: no gradient reached it) to those of the inputs, one
-    /// each (`None`: zero, or not needed). Gradients are off; `tch::with_grad` turns them on for a
-    /// recomputation. Its inner call is [`crate::backward()`] where weights that it captured have to
-    /// accumulate; [`crate::grad`] loses those, silently, and is right when all weights are inputs whose
-    /// gradients are returned (hooks on them then fire once, see [`crate::on_grad_ready`]).
+    /// Maps the gradients of the outputs (`None`: the output has no gradient) to the gradients of the inputs, one each
+    /// (`None`: zero, or not needed).
+    ///
+    /// Gradients are disabled; a recomputation enables them with `tch::with_grad`. It then calls [`crate::backward()`] if
+    /// captured weights have to accumulate their gradients. [`crate::grad`] silently loses those gradients; it is correct
+    /// if all weights are inputs whose gradients are returned (their hooks then fire once, see [`crate::on_grad_ready`]).
     fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError>;
 }
 
-/// Runs `function` on `inputs` and, if gradients are on and an input requires one, records it.
+/// Runs `function` on `inputs`, and records it in the graph if gradients are enabled and an input requires a gradient.
 ///
-/// Outputs are new tensors over the memory that `forward` returned, so an identity is safe; do not
-/// change an output in place that shares memory with an input. Outputs of integer and bool kind are not
-/// differentiable. `backward` runs only if one of `inputs` requires a gradient: a function that recomputes
-/// must list its trainable weights as inputs, or they silently get no gradient.
+/// Outputs are new tensors over the memory that `forward` returned, so `forward` may return an input. Do not change an
+/// output in place that shares memory with an input. Outputs of integer and bool kind are not differentiable.
+/// `backward` runs only if one of `inputs` requires a gradient: a function that recomputes must list its trainable weights
+/// as inputs, or they silently get no gradient.
 ///
 /// # Errors
-/// [`Error::Callback`] with the text of `forward`'s error; [`Error::Argument`] for an undefined tensor.
-/// `backward`'s errors and panics come out of the call that started the backward pass.
+/// Returns [`Error::Callback`] with the text of `forward`'s error, and [`Error::Argument`] for an undefined tensor.
+/// The call that starts the backward pass returns the errors and panics of `backward`.
 pub fn apply<F: Function>(mut function: F, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
     let name = type_name::<F>();
     check_defined("input", inputs.iter().copied())?;
@@ -82,8 +84,8 @@ pub fn apply<F: Function>(mut function: F, inputs: &[&Tensor]) -> Result<Vec<Ten
         release,
         drop: drop_state,
     };
-    // SAFETY: the pointers are of tensors that `inputs` and `outputs` hold during the call; `outputs` are
-    // ours alone to be replaced; `callbacks` are made for the `State` whose ownership goes to the node.
+    // SAFETY: the pointers are of tensors that `inputs` and `outputs` hold during the call. Only we own the `outputs`
+    // that the call replaces. `callbacks` expect a `State`, whose ownership goes to the node.
     let status = unsafe {
         sys::neva_node_record(
             Box::into_raw(state).cast(),
@@ -99,19 +101,19 @@ pub fn apply<F: Function>(mut function: F, inputs: &[&Tensor]) -> Result<Vec<Ten
     Ok(outputs)
 }
 
-/// What the C++ node owns.
+/// State that the C++ node owns.
 struct State {
     name: &'static str,
-    /// None once the saved state was released.
+    /// `None` after the saved state was released.
     function: Mutex<Option<Box<dyn Function>>>,
 }
 
 impl State {
     /// # Safety
-    /// `context` is the one given to `neva_node_record`, whose node is alive.
+    /// `context` is the one passed to `neva_node_record`, and its node is alive.
     unsafe fn from_context<'a>(context: *mut c_void) -> &'a Self {
-        // SAFETY: the caller's promise; the node frees the state only in its destructor, and the state is
-        // shared immutably (its mutex guards the rest).
+        // SAFETY: guaranteed by the caller. The node frees the state only in its destructor, and the state is shared
+        // immutably (a mutex guards the function).
         unsafe { &*context.cast::<Self>() }
     }
 
@@ -119,12 +121,12 @@ impl State {
         let mut function: MutexGuard<'_, _> = match self.function.try_lock() {
             Ok(function) => function,
             Err(TryLockError::WouldBlock) => {
-                return Err("it is running already: a graph may not be walked by two threads at once, nor from inside itself".into());
+                return Err("it is already running: do not run backward over one graph from two threads, or from inside itself".into());
             }
-            Err(TryLockError::Poisoned(_)) => return Err("it panicked before, so its state is not trusted".into()),
+            Err(TryLockError::Poisoned(_)) => return Err("it panicked before, so its state may be inconsistent".into()),
         };
         let Some(function) = function.as_mut() else {
-            return Err("its saved state was freed by an earlier backward; pass keep_graph = true to that one".into());
+            return Err("its saved state was freed by an earlier backward; pass keep_graph = true to the earlier one".into());
         };
         let results = function.backward(grads)?;
         if results.len() != expected {
@@ -135,7 +137,7 @@ impl State {
 }
 
 /// # Safety
-/// Called by the node only: `context` is its state, the arrays have the given lengths.
+/// Only the node calls it: `context` is its state, and the arrays have the given lengths.
 unsafe extern "C" fn backward(
     context: *mut c_void,
     grads: Tensors,
@@ -149,50 +151,50 @@ unsafe extern "C" fn backward(
         let grads = if grad_count == 0 {
             &[]
         } else {
-            // SAFETY: the node passes a vector's data with its length; it lives during the call.
+            // SAFETY: the node passes the data and length of a vector that lives during the call.
             unsafe { slice::from_raw_parts(grads, grad_count) }
         };
-        let grads: Vec<Option<Tensor>> = grads.iter().map(|grad| clone(*grad)).collect();
+        let grads: Vec<Option<Tensor>> = grads.iter().map(|grad| clone_borrowed(*grad)).collect();
         let gradients = state.run(&grads, result_count)?;
         for (index, gradient) in gradients.into_iter().enumerate() {
-            let raw = gradient.filter(Tensor::defined).map_or(std::ptr::null_mut(), give);
+            let raw = gradient.filter(Tensor::defined).map_or(std::ptr::null_mut(), into_raw);
             // SAFETY: `results` has room for `result_count` pointers, and there are as many gradients.
             let slot = unsafe { results.add(index) };
-            // SAFETY: `slot` is inside the node's vector (above), which nothing else touches meanwhile.
+            // SAFETY: `slot` is inside the node's vector (see above), which nothing else accesses during the call.
             unsafe { slot.write(raw) };
         }
         Ok(())
     })
 }
 
-/// A second handle on a tensor that C++ lends; null is none.
-fn clone(lent: *const CTensor) -> Option<Tensor> {
-    if lent.is_null() {
+/// Clones the handle of a tensor that C++ lends; null is `None`.
+fn clone_borrowed(borrowed: *const CTensor) -> Option<Tensor> {
+    if borrowed.is_null() {
         return None;
     }
-    // SAFETY: the node lends pointers to defined tensors of its argument, alive during the callback;
-    // `clone_from_ptr` only reads through the pointer.
-    Some(unsafe { Tensor::clone_from_ptr(lent.cast_mut().cast()) })
+    // SAFETY: the node lends pointers to defined tensors that live during the callback, and `clone_from_ptr` only reads
+    // through the pointer.
+    Some(unsafe { Tensor::clone_from_ptr(borrowed.cast_mut().cast()) })
 }
 
 /// # Safety
-/// Called by the node only, after its backward has run and the graph is not kept.
+/// Only the node calls it, after its backward has run without `keep_graph`.
 unsafe extern "C" fn release(context: *mut c_void) {
     // SAFETY: the node passes its own context.
     let state = unsafe { State::from_context(context) };
     let function = state.function.lock().unwrap_or_else(PoisonError::into_inner).take();
-    quietly(|| drop(function));
+    catch_panic(|| drop(function));
 }
 
 /// # Safety
-/// Called by the node's destructor, once.
+/// Only the node's destructor calls it, once.
 unsafe extern "C" fn drop_state(context: *mut c_void) {
-    // SAFETY: `context` came from `Box::into_raw` in `apply`, and this is its only end.
+    // SAFETY: `context` came from `Box::into_raw` in `apply`, and is freed only here.
     let state = unsafe { Box::from_raw(context.cast::<State>()) };
-    quietly(|| drop(state));
+    catch_panic(|| drop(state));
 }
 
-/// A panicking destructor may not unwind into C++; the panic hook has reported it, nothing depends on it.
-fn quietly(body: impl FnOnce()) {
+/// Catches a panic of a destructor, which must not unwind into C++. The panic hook has reported it.
+fn catch_panic(body: impl FnOnce()) {
     let _reported = catch_unwind(AssertUnwindSafe(body));
 }

@@ -1,4 +1,6 @@
-//! The two ways into the autograd engine, and what one of them leaves in a leaf. Both work inside a callback (re-entrantly), to any depth.
+//! Entry points of the autograd engine: `backward` accumulates gradients into leaves, `grad` returns them, and
+//! `take_grad` moves an accumulated gradient out of a leaf. `backward` and `grad` also work inside a callback
+//! (re-entrantly), to any depth.
 
 use std::ptr::null_mut;
 
@@ -6,31 +8,31 @@ use tch::Tensor;
 
 use crate::error::{Error, Result};
 use crate::sys::{self, CTensor};
-use crate::tensors::{check_defined, optional_pointer, pointer, pointers, take};
+use crate::tensors::{check_defined, from_raw, optional_pointer, pointer, pointers};
 
-/// Accumulates into the leaves below `outputs`, from the given gradient of each.
+/// Runs the backward pass from `outputs` and accumulates gradients into the leaves, as `torch.autograd.backward`.
 ///
-/// `None` stands for 1 and is for scalars only. `outputs` and `grads` have the same length, a gradient
-/// its output's shape. The graph is freed as it is walked unless `keep_graph`.
+/// `grads` are the gradients of the outputs, with the same length and shapes. `None` stands for 1 and is allowed for
+/// scalars only. The backward pass frees the graph unless `keep_graph`.
 ///
 /// # Errors
-/// [`Error::Argument`] for outputs without a graph and gradients that do not fit; [`Error::Callback`] and
-/// [`Error::Panic`] with the text of the Rust callback that failed; [`Error::Torch`] for the rest.
-/// Leaves may then hold part of the gradient.
+/// Returns [`Error::Argument`] for outputs without a graph and for gradients of the wrong shape, [`Error::Callback`] and
+/// [`Error::Panic`] with the text of the Rust callback that failed, and [`Error::Torch`] for other failures.
+/// After an error, leaves may hold an incomplete gradient.
 pub fn backward(outputs: &[&Tensor], grads: &[Option<&Tensor>], keep_graph: bool) -> Result<()> {
     let (outputs, grads) = roots(outputs, grads)?;
     if outputs.is_empty() {
         return Ok(());
     }
-    // SAFETY: both lists hold `outputs.len()` pointers to tensors borrowed for the call, the outputs defined.
+    // SAFETY: both lists hold `outputs.len()` pointers to tensors that are borrowed for the call; the outputs are defined.
     unsafe { sys::neva_backward(outputs.as_ptr(), grads.as_ptr(), outputs.len(), keep_graph) }.check("backward")
 }
 
-/// The gradients of `outputs` with respect to `inputs`, one each (`None`: it is not below them).
-/// Accumulates nowhere; what else `outputs` depends on gets nothing.
+/// Returns the gradient of `outputs` with respect to each of `inputs` (`None`: `outputs` do not depend on it), as
+/// `torch.autograd.grad`. It accumulates no gradient, neither in `inputs` nor in other leaves.
 ///
 /// # Errors
-/// As [`backward`]; [`Error::Argument`] also for an input that requires no gradient.
+/// Returns the errors of [`backward`], and [`Error::Argument`] for an input that requires no gradient.
 pub fn grad(outputs: &[&Tensor], grads: &[Option<&Tensor>], inputs: &[&Tensor], keep_graph: bool) -> Result<Vec<Option<Tensor>>> {
     let (outputs, grads) = roots(outputs, grads)?;
     check_defined("input", inputs.iter().copied())?;
@@ -42,8 +44,8 @@ pub fn grad(outputs: &[&Tensor], grads: &[Option<&Tensor>], inputs: &[&Tensor], 
     let inputs = pointers(inputs.iter().copied());
     let mut results: Vec<*mut CTensor> = vec![null_mut(); inputs.len()];
     if !outputs.is_empty() && !inputs.is_empty() {
-        // SAFETY: the first two lists hold `outputs.len()` pointers, the last two `inputs.len()`; all
-        // tensors are borrowed for the call and defined but for the gradients, which may be null.
+        // SAFETY: the first two lists hold `outputs.len()` pointers, the last two `inputs.len()`. All tensors are
+        // borrowed for the call, and all but the gradients, which may be null, are defined.
         let status = unsafe {
             sys::neva_grad(
                 outputs.as_ptr(),
@@ -57,21 +59,21 @@ pub fn grad(outputs: &[&Tensor], grads: &[Option<&Tensor>], inputs: &[&Tensor], 
         };
         status.check("grad")?;
     }
-    // SAFETY: `neva_grad` left null, or stored a tensor of its own making that is now ours.
-    Ok(results.into_iter().map(|raw| unsafe { take(raw) }).collect())
+    // SAFETY: each pointer is null or points to a new tensor that `neva_grad` gave to us.
+    Ok(results.into_iter().map(|raw| unsafe { from_raw(raw) }).collect())
 }
 
-/// The gradient that has accumulated in `leaf`, which has none afterwards.
+/// Moves the accumulated gradient out of `leaf`, which has no gradient afterwards.
 ///
 /// # Errors
-/// [`Error::Argument`] for an undefined tensor.
+/// Returns [`Error::Argument`] for an undefined tensor.
 pub fn take_grad(leaf: &Tensor) -> Result<Option<Tensor>> {
     check_defined("leaf", [leaf])?;
     let mut grad = null_mut();
-    // SAFETY: `leaf` is defined and borrowed for the call, `grad` is a place for one pointer.
+    // SAFETY: `leaf` is defined and borrowed for the call, `grad` has room for one pointer.
     unsafe { sys::neva_take_grad(pointer(leaf), &raw mut grad) }.check("take a gradient")?;
-    // SAFETY: `neva_take_grad` left null, or stored a tensor of its own making that is now ours.
-    Ok(unsafe { take(grad) })
+    // SAFETY: the pointer is null or points to a new tensor that `neva_take_grad` gave to us.
+    Ok(unsafe { from_raw(grad) })
 }
 
 type Roots = (Vec<*const CTensor>, Vec<*const CTensor>);
@@ -93,11 +95,13 @@ fn roots(outputs: &[&Tensor], grads: &[Option<&Tensor>]) -> Result<Roots> {
 fn check_root(output: &Tensor, grad: Option<&Tensor>) -> Result<(), String> {
     let size = output.size();
     if !output.requires_grad() {
-        return Err("requires no gradient: nothing below it does, or gradients were off when it was computed".into());
+        return Err("requires no gradient: none of its inputs does, or gradients were disabled when it was computed".into());
     }
     match grad {
-        None if output.numel() != 1 => Err(format!("has shape {size:?} and needs a gradient: only scalars have one by default")),
-        Some(grad) if !grad.defined() => Err("was given an undefined gradient".into()),
+        None if output.numel() != 1 => Err(format!(
+            "has shape {size:?} and needs a gradient: only scalars have a default gradient"
+        )),
+        Some(grad) if !grad.defined() => Err("has an undefined gradient".into()),
         Some(grad) if grad.size() != size => Err(format!("has shape {size:?}, but its gradient has {:?}", grad.size())),
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! How a Rust callback ends in front of C++: with a status, never by unwinding.
+//! Runs Rust callbacks for C++: an error or panic becomes a status and never unwinds into C++.
 
 use std::any::Any;
 use std::error::Error as StdError;
@@ -8,19 +8,19 @@ use std::ptr::null_mut;
 use crate::error::Error;
 use crate::sys::{self, Status};
 
-/// What callbacks may fail with: `?` works on every error type.
+/// Error type of callbacks: `?` converts every error type to it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Runs `body`; its error or panic becomes a status whose text begins with `name`.
+/// Runs `body`. Converts an error or panic to a status whose text starts with `name`.
 pub(crate) fn guard(name: &str, body: impl FnOnce() -> Result<(), BoxError>) -> Status {
-    // AssertUnwindSafe: what `body` may leave half done is never called again (see the callers' locks).
+    // AssertUnwindSafe: state that a panic of `body` leaves inconsistent is never used again (see the callers' locks).
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => Status {
             kind: sys::OK,
             message: null_mut(),
         },
         Ok(Err(error)) => match as_crate_error(&*error) {
-            // The panic of a nested callback stays a panic.
+            // A panic of a nested callback is reported as a panic.
             Some(Error::Panic(text)) => failure(sys::PANIC, &format!("{name}: {text}")),
             _ => failure(sys::CALLBACK, &format!("{name}: {}", chain(&*error))),
         },
@@ -32,7 +32,7 @@ fn as_crate_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> 
     error.downcast_ref()
 }
 
-/// An error and its causes, without a cause whose text the one before repeats.
+/// Formats an error and its causes. Skips a cause whose text is already contained.
 pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -52,7 +52,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a value that is no text")
+        .unwrap_or("a value that is not a string")
 }
 
 fn failure(kind: i32, text: &str) -> Status {

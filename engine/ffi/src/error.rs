@@ -1,42 +1,42 @@
-//! What can go wrong across the border, and how a status of the C++ side becomes an [`Error`].
+//! Errors of calls into libtorch, and the conversion of a C++ status to an [`Error`].
 
 use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
 
 use crate::sys::{self, Status};
 
-/// A result of this crate.
+/// Result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call into libtorch failed.
+/// Error of a call into libtorch.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// libtorch refused or failed; `message` is its own, without its C++ backtrace.
+    /// libtorch returned an error; `message` is its text without the C++ backtrace.
     #[error("{op}: {message}")]
     Torch {
-        /// What was asked for.
+        /// Name of the operation.
         op: &'static str,
         /// libtorch's text.
         message: String,
     },
-    /// A Rust callback returned an error. The text names the callback and holds the whole chain of causes.
+    /// A Rust callback returned an error. The text names the callback and contains the chain of causes.
     #[error("{0}")]
     Callback(String),
     /// A Rust callback panicked.
     #[error("{0}")]
     Panic(String),
-    /// Nothing came from the other ranks in time.
-    #[error("{op}: nothing after {after:?}; {message}")]
+    /// The other ranks did not respond before the deadline.
+    #[error("{op}: timed out after {after:?}; {message}")]
     Deadline {
-        /// What was waited for.
+        /// Name of the operation.
         op: &'static str,
-        /// How long the call was prepared to wait.
+        /// Timeout of the call.
         after: Duration,
-        /// What libtorch, or this crate, knows about it.
+        /// Further details of libtorch or of this crate.
         message: String,
     },
-    /// The TCP store could not be opened or reached.
+    /// The TCP store could not be served, reached or joined.
     #[error("cannot {action} the store at {host}:{port} (timeout {timeout:?}): {message}")]
     Connect {
         /// `serve`, `reach` or `join`.
@@ -45,18 +45,18 @@ pub enum Error {
         host: String,
         /// Its port.
         port: u16,
-        /// How long the call was prepared to wait.
+        /// Timeout of the call.
         timeout: Duration,
         /// libtorch's text.
         message: String,
     },
-    /// The caller passed something that cannot work; the text says what and what would.
+    /// An invalid argument; the text names it and says what is valid.
     #[error("{0}")]
     Argument(String),
 }
 
 impl Error {
-    /// What `tch` reports about an operation of ours.
+    /// Converts an error of `tch`.
     pub(crate) fn torch(op: &'static str, error: &tch::TchError) -> Self {
         Self::Torch {
             op,
@@ -64,12 +64,17 @@ impl Error {
         }
     }
 
-    /// Turns libtorch's "timed out" texts into [`Error::Deadline`]; it has no exception type for them.
-    pub(crate) fn deadline(self, after: Duration, what: impl Into<String>) -> Self {
+    /// Converts libtorch's timeout errors to [`Error::Deadline`]. They are recognised by their text, because libtorch has no
+    /// exception type for them.
+    pub(crate) fn deadline(self, after: Duration, details: impl Into<String>) -> Self {
         match self {
             Self::Torch { op, message } if is_timeout(&message) => {
-                let what = what.into();
-                let message = if what.is_empty() { message } else { format!("{what} ({message})") };
+                let details = details.into();
+                let message = if details.is_empty() {
+                    message
+                } else {
+                    format!("{details} ({message})")
+                };
                 Self::Deadline { op, after, message }
             }
             other => other,
@@ -84,7 +89,7 @@ fn is_timeout(message: &str) -> bool {
 }
 
 impl Status {
-    /// Takes the message of a failed call.
+    /// Converts the status to a result. Frees the message.
     pub(crate) fn check(self, op: &'static str) -> Result<()> {
         if self.kind == sys::OK {
             return Ok(());
@@ -98,24 +103,25 @@ impl Status {
     }
 }
 
-/// Copies a string that C++ allocated with malloc, and frees it.
+/// Copies a string that C++ allocated with malloc, and frees the original.
 pub(crate) fn take_string(text: *mut c_char) -> String {
     if text.is_null() {
         return "out of memory".to_owned();
     }
-    // SAFETY: `text` is not null, and every function of cpp/ hands out strings made by strdup.
+    // SAFETY: `text` is not null, and every function of cpp/ returns strings made by strdup.
     let owned = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
-    // SAFETY: it came from malloc (as above), belongs to the receiver, and is not used again.
+    // SAFETY: it was allocated by malloc (see above), the receiver owns it, and it is not used again.
     unsafe { libc::free(text.cast()) };
     owned
 }
 
-/// A string for C++. NUL bytes, which it could not hold, are an [`Error::Argument`] that names `what`.
+/// Converts a string for C++. Returns an [`Error::Argument`] that names `what` if it contains a NUL byte.
 pub(crate) fn c_string(what: &str, text: &str) -> Result<CString> {
-    CString::new(text).map_err(|_| Error::Argument(format!("{what} {text:?} holds a NUL byte")))
+    CString::new(text).map_err(|_| Error::Argument(format!("{what} {text:?} contains a NUL byte")))
 }
 
-/// Milliseconds for C++, where 0 would mean "for ever" and a huge number would overflow a clock.
+/// Converts a duration to milliseconds for C++. At least 1, because 0 means no timeout; at most one year, because a huge
+/// number would overflow a clock.
 pub(crate) fn millis(duration: Duration) -> i64 {
     const YEAR: u128 = 365 * 24 * 3600 * 1000;
     i64::try_from(duration.as_millis().clamp(1, YEAR)).unwrap_or(i64::MAX)

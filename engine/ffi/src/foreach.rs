@@ -1,5 +1,5 @@
-//! Kernels that run over a list of tensors in one call. All work in place, unseen by autograd; an empty
-//! list is nothing to do.
+//! Foreach kernels: each call processes a list of tensors. All but [`norm`] work in place, and autograd does not record
+//! them. An empty list is a no-op.
 
 use std::ptr::null_mut;
 
@@ -7,11 +7,11 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::sys::{self, CTensor};
-use crate::tensors::{check_defined, pointer, pointers, take};
+use crate::tensors::{check_defined, from_raw, pointer, pointers};
 
-/// The norm of each tensor: `order` 2 for Euclidean, infinity for the greatest absolute value.
+/// Returns the norm of each tensor: `order` 2 is the Euclidean norm, infinity the maximum absolute value.
 ///
-/// `kind` is what it is computed and returned in (`None`: the tensor's own); give `Kind::Float` for
+/// `kind` is the kind of the computation and of the result (`None`: that of the tensor). Use `Kind::Float` for
 /// half-precision gradients.
 pub fn norm(tensors: &[&Tensor], order: f64, kind: Option<Kind>) -> Result<Vec<Tensor>> {
     let list = checked(tensors)?;
@@ -24,13 +24,17 @@ pub fn norm(tensors: &[&Tensor], order: f64, kind: Option<Kind>) -> Result<Vec<T
         Some(Kind::Float) => 6,
         Some(Kind::Double) => 7,
         Some(Kind::BFloat16) => 15,
-        Some(other) => return Err(Error::Argument(format!("a norm is computed in a floating kind, not {other:?}"))),
+        Some(other) => {
+            return Err(Error::Argument(format!(
+                "the kind of a norm must be a floating-point kind, not {other:?}"
+            )));
+        }
     };
     let mut results: Vec<*mut CTensor> = vec![null_mut(); list.len()];
     // SAFETY: both lists have `list.len()` entries; the tensors are defined and borrowed for the call.
     unsafe { sys::neva_foreach_norm(list.as_ptr(), list.len(), order, dtype, results.as_mut_ptr()) }.check("foreach norm")?;
-    // SAFETY: on success every place holds a tensor of C++'s making that is now ours.
-    Ok(results.into_iter().filter_map(|raw| unsafe { take(raw) }).collect())
+    // SAFETY: on success every pointer points to a new tensor that C++ gave to us.
+    Ok(results.into_iter().filter_map(|raw| unsafe { from_raw(raw) }).collect())
 }
 
 /// Multiplies each tensor by `factor`.
@@ -43,7 +47,7 @@ pub fn mul_(tensors: &[&Tensor], factor: f64) -> Result<()> {
     unsafe { sys::neva_foreach_mul_scalar(list.as_ptr(), list.len(), factor) }.check("foreach mul")
 }
 
-/// Multiplies each tensor by the scalar tensor `factor`, which need not come to the host for it.
+/// Multiplies each tensor by the scalar tensor `factor`, without copying it to the host.
 pub fn mul_tensor_(tensors: &[&Tensor], factor: &Tensor) -> Result<()> {
     let list = checked(tensors)?;
     check_defined("factor", [factor])?;
@@ -60,11 +64,11 @@ pub fn add_(tensors: &[&Tensor], others: &[&Tensor], alpha: f64) -> Result<()> {
     if list.is_empty() {
         return Ok(());
     }
-    // SAFETY: two lists of one length, of pointers to defined tensors that are borrowed for the call.
+    // SAFETY: two lists of the same length, of pointers to defined tensors that are borrowed for the call.
     unsafe { sys::neva_foreach_add(list.as_ptr(), others.as_ptr(), list.len(), alpha) }.check("foreach add")
 }
 
-/// Copies `others[i]` into `tensors[i]`, converting its kind.
+/// Copies `others[i]` into `tensors[i]`, and converts the kind.
 pub fn copy_(tensors: &[&Tensor], others: &[&Tensor]) -> Result<()> {
     let (list, others) = checked_pair(tensors, others)?;
     if list.is_empty() {

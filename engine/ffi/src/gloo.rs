@@ -18,31 +18,31 @@ use crate::sys::{self, CGroup, CWork, Status};
 use crate::tensors::pointer;
 use crate::work::{Finish, Limit, Work};
 
-/// How the values of the ranks become one.
+/// Reduction of the values of all ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReduceOp {
-    /// Their sum.
+    /// Sum.
     Sum,
-    /// The least.
+    /// Minimum.
     Min,
-    /// The greatest.
+    /// Maximum.
     Max,
-    /// Their sum over the number of ranks; floating point only.
+    /// Mean; floating point only.
     Avg,
 }
 
-/// Which of this machine's addresses the other ranks connect to.
+/// Address of this machine that the other ranks connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bind {
-    /// What the machine's own host name resolves to, else the loopback address.
+    /// The address of the machine's own host name, else the loopback address.
     Default,
     /// The address of a network interface, such as `eth0`.
     Interface(String),
-    /// What this host name or address resolves to.
+    /// This host name or address.
     Hostname(String),
 }
 
-/// What a rank needs to join a group.
+/// Options of a rank that joins a group.
 #[derive(Debug, Clone)]
 pub struct GlooOptions {
     /// Name of the group, different for each group over the same store.
@@ -51,19 +51,19 @@ pub struct GlooOptions {
     pub rank: usize,
     /// Number of ranks.
     pub size: usize,
-    /// After which a collective that a peer does not join fails by itself. Also the time to connect.
+    /// Timeout of a collective that a peer does not join, and of the connection.
     pub timeout: Duration,
-    /// Where to be reached.
+    /// Address for connections of the other ranks.
     pub bind: Bind,
-    /// Compares operation, dtype and element count of all ranks before each collective, at the price of a
-    /// round trip. Without it a difference is not an error: Gloo ends the process from its own thread.
+    /// Compares operation, dtype and element count of all ranks before each collective, at the cost of a
+    /// round trip. Without it a difference is not an error: Gloo aborts the process from its own thread.
     pub check: bool,
 }
 
-/// A member of a group of ranks that talk through Gloo.
+/// A member of a group of ranks that communicate through Gloo.
 ///
-/// Dropping it waits for collectives under way, at most for the group's timeout. Where something failed,
-/// call [`GlooGroup::abort`] first; a panicking thread does so by itself.
+/// Dropping it waits for collectives in progress, at most for the group's timeout. After a failure call
+/// [`GlooGroup::abort`] first; a panicking thread does so by itself.
 #[derive(Debug)]
 pub struct GlooGroup {
     raw: NonNull<CGroup>,
@@ -72,7 +72,7 @@ pub struct GlooGroup {
 
 // SAFETY: the group is reference-counted atomically, and may be used and freed on any thread.
 unsafe impl Send for GlooGroup {}
-// SAFETY: cpp/gloo.cpp lets calls of all threads take turns.
+// SAFETY: cpp/gloo.cpp serializes the calls of all threads.
 unsafe impl Sync for GlooGroup {}
 
 impl Drop for GlooGroup {
@@ -86,11 +86,11 @@ impl Drop for GlooGroup {
 }
 
 impl GlooGroup {
-    /// Joins the group, and returns when this rank is connected to all others. They may still be about to connect to each
-    /// other, and fail of a rank that leaves now.
+    /// Joins the group, and returns when this rank is connected to all others. The others may still be connecting to each
+    /// other, and fail if this rank leaves now.
     ///
     /// # Errors
-    /// [`Error::Deadline`] when a rank does not come within the timeout.
+    /// [`Error::Deadline`] if a rank does not connect within the timeout.
     pub fn new(store: &Store, options: &GlooOptions) -> Result<Self> {
         let GlooOptions {
             name,
@@ -111,7 +111,7 @@ impl GlooGroup {
             Bind::Hostname(host) => (2, c_string("host", host)?),
         };
         let mut raw = null_mut();
-        // SAFETY: the store and the strings live during the call; `raw` is a place for one pointer.
+        // SAFETY: the store and the strings live during the call; `raw` has room for one pointer.
         let status = unsafe {
             sys::neva_gloo_new(
                 store.as_ptr(),
@@ -138,24 +138,24 @@ impl GlooGroup {
         })
     }
 
-    /// This rank's place in the group.
+    /// Returns this rank's number in the group.
     pub fn rank(&self) -> usize {
         self.options.rank
     }
 
-    /// Number of ranks.
+    /// Returns the number of ranks.
     pub fn size(&self) -> usize {
         self.options.size
     }
 
-    /// After which a collective fails by itself.
+    /// Returns the timeout of a collective.
     pub fn timeout(&self) -> Duration {
         self.options.timeout
     }
 
-    /// Closes this rank's connections: what is under way fails now, here and at the ranks that wait for this
-    /// one, who otherwise would until their timeout. They abort in turn, and so a failure reaches all.
-    /// The group is good for nothing but dropping afterwards. A second call does nothing.
+    /// Closes this rank's connections. Operations in progress fail at once, here and on the ranks that wait for this
+    /// rank, which would otherwise wait until their timeout. They abort in turn, so a failure reaches all ranks.
+    /// Afterwards the group can only be dropped. A second call has no effect.
     pub fn abort(&self) -> Result<()> {
         let GlooOptions { rank, size, .. } = self.options;
         if size == 1 {
@@ -177,7 +177,7 @@ impl GlooGroup {
             unsafe { sys::neva_gloo_all_reduce(group, pointer(tensor), gloo_op(op), out) }
         })?;
         Ok(work.then(Finish {
-            part: None,
+            shard_start: None,
             divisor: self.divisor(op),
         }))
     }
@@ -191,10 +191,10 @@ impl GlooGroup {
         self.all_gather_unchecked(OP, output, input)
     }
 
-    /// Reduces every rank's `input` and leaves this rank's part of it (the rank-th of `size` equal ones)
-    /// in `output`.
+    /// Reduces every rank's `input` and writes this rank's shard of it (the rank-th of `size` equal ones)
+    /// to `output`.
     ///
-    /// Gloo as libtorch calls it moves as much as an `all_reduce` of `input` here, through a copy.
+    /// Gloo as libtorch calls it has the traffic of an `all_reduce` of a copy of `input`.
     pub fn reduce_scatter(&self, output: &Tensor, input: &Tensor, op: ReduceOp) -> Result<Work> {
         const OP: &str = "reduce_scatter";
         check_pair(OP, output, input)?;
@@ -208,9 +208,9 @@ impl GlooGroup {
             unsafe { sys::neva_gloo_all_reduce(group, pointer(&whole), gloo_op(op), out) }
         })?;
         let start = self.options.rank * output.numel();
-        let part = Some(i64::try_from(start).unwrap_or(i64::MAX));
+        let shard_start = Some(i64::try_from(start).unwrap_or(i64::MAX));
         Ok(work.then(Finish {
-            part,
+            shard_start,
             divisor: self.divisor(op),
         }))
     }
@@ -227,8 +227,8 @@ impl GlooGroup {
         })
     }
 
-    /// Sends rank `i` the `i`-th run of `input`'s rows (of dimension 0) and puts what rank `i` sent into
-    /// the `i`-th run of `output`'s. The splits give the rows of each run; both empty means equal runs.
+    /// Sends rank `i` the `i`-th block of `input`'s rows (of dimension 0), and receives from rank `i` the `i`-th block of
+    /// `output`'s rows. The splits are the numbers of rows of each block; if both are empty, blocks are equal.
     pub fn all_to_all(&self, output: &Tensor, input: &Tensor, output_rows: &[i64], input_rows: &[i64]) -> Result<Work> {
         const OP: &str = "all_to_all";
         check_pair(OP, output, input)?;
@@ -241,7 +241,7 @@ impl GlooGroup {
             let (output, input) = (output.size(), input.size());
             return Err(Error::Argument(format!("{OP}: rows differ: output {output:?}, input {input:?}")));
         }
-        // Uneven runs differ between ranks by design: only the operation and dtype can be compared.
+        // Uneven blocks differ between ranks by design: only the operation and dtype can be compared.
         let count = if input_rows.is_empty() { input.numel() } else { 0 };
         self.compare(OP, input.kind(), count, 0)?;
         self.start(OP, vec![output.shallow_clone(), input.shallow_clone()], |group, out| {
@@ -271,7 +271,7 @@ impl GlooGroup {
         })
     }
 
-    /// Receives into `tensor` what rank `peer` sends with the same `tag`: as many bytes as `tensor` has.
+    /// Receives `tensor` from rank `peer`, which sends it with the same `tag` and the same number of bytes.
     pub fn recv(&self, tensor: &Tensor, peer: usize, tag: u32) -> Result<Work> {
         const OP: &str = "recv";
         let (peer, tag) = self.check_transfer(OP, tensor, peer, tag)?;
@@ -285,7 +285,7 @@ impl GlooGroup {
     pub fn barrier(&self) -> Result<Work> {
         const OP: &str = "barrier";
         self.compare(OP, Kind::Uint8, 0, 0)?;
-        // SAFETY: `group` is alive, `out` is a place for one pointer.
+        // SAFETY: `group` is alive, `out` has room for one pointer.
         self.start(OP, vec![], |group, out| unsafe { sys::neva_gloo_barrier(group, out) })
     }
 
@@ -309,7 +309,7 @@ impl GlooGroup {
 
     fn all_gather_unchecked(&self, op: &'static str, output: &Tensor, input: &Tensor) -> Result<Work> {
         let flat = |tensor: &Tensor| tensor.detach().f_view([-1]).map_err(|error| Error::torch(op, &error));
-        // One dimension each: Gloo cuts the output along its first one and wants the parts in the input's shape.
+        // One dimension each: Gloo splits the output along its first one into tensors of the input's shape.
         let (output, input) = (flat(output)?, flat(input)?);
         let held = vec![output.shallow_clone(), input.shallow_clone()];
         self.start(op, held, |group, out| {
@@ -319,7 +319,7 @@ impl GlooGroup {
         })
     }
 
-    /// With `check`, fails on all ranks alike unless all are about to make the same call.
+    /// With `check`, fails on all ranks unless all make the same call.
     fn compare(&self, op: &'static str, kind: Kind, count: usize, detail: i64) -> Result<()> {
         if !self.options.check {
             return Ok(());
@@ -354,7 +354,7 @@ impl GlooGroup {
         )))
     }
 
-    /// Gloo knows no average: it is a sum, divided when it has come.
+    /// Gloo has no average: it is a sum that is divided after the wait.
     fn divisor(&self, op: ReduceOp) -> Option<i64> {
         (op == ReduceOp::Avg).then(|| i64::try_from(self.options.size).unwrap_or(i64::MAX))
     }
@@ -372,7 +372,7 @@ impl GlooGroup {
         if peer == self.options.rank {
             return Err(Error::Argument(format!("{op}: rank {peer} to itself")));
         }
-        // The greatest is `abort`'s.
+        // The greatest tag is that of `abort`.
         let tag = c_int::try_from(tag).ok().filter(|tag| *tag < c_int::MAX);
         let tag = tag.ok_or_else(|| Error::Argument(format!("{op}: tags go up to {}", c_int::MAX - 1)))?;
         Ok((self.peer(op, peer)?, tag))

@@ -1,4 +1,4 @@
-//! Calls back when a parameter's gradient has been accumulated: bucketed reductions start here.
+//! Post-accumulate-grad hooks: call Rust when a parameter's gradient has been accumulated, to start bucketed reductions.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,20 +11,21 @@ use crate::error::{Error, Result};
 use crate::sys::{self, HookCallbacks, Status};
 use crate::tensors::{check_defined, pointer};
 
-/// Calls `hook` each time a backward pass is through with `parameter.grad()`, until the handle drops.
+/// Calls `hook` each time a backward pass has accumulated `parameter.grad()`, until the handle is dropped. The
+/// counterpart of `torch.Tensor.register_post_accumulate_grad_hook`.
 ///
-/// Traps, each shown by a test:
-/// * It fires once for each *walk* that reaches the weight, whether or not that brought a gradient. A weight
-///   used twice in one graph fires once. One that is an input of a re-entrant checkpoint (whose backward
-///   calls [`crate::backward()`]) fires inside it, and once more, with nothing new, for the walk around it:
-///   count the firings that are expected, or let the checkpoint return the gradient (by [`crate::grad`]).
-/// * A weight that the loss does not depend on never fires.
-/// * libtorch keeps one hook per tensor; a second one is refused while the first handle lives.
+/// Pitfalls, each shown by a test:
+/// * The hook fires once for each *backward pass* that reaches the weight, even if the pass adds no gradient. A weight
+///   that is used twice in one graph fires once. An input of a re-entrant checkpoint (whose backward calls
+///   [`crate::backward()`]) fires inside it, and once more, without a new gradient, in the outer pass. Count the expected
+///   calls, or let the checkpoint return the gradient (with [`crate::grad`]).
+/// * The hook of a weight that the loss does not depend on never fires.
+/// * libtorch has one such hook per tensor. A second one is rejected while the first handle is alive.
 ///
-/// Install hooks while no backward pass runs. On CUDA, `hook` runs on the thread of the device.
+/// Install hooks while no backward pass is running. On CUDA, `hook` runs on the autograd thread of the device.
 ///
 /// # Errors
-/// [`Error::Argument`] if `parameter` is no leaf that requires a gradient, or has a hook already.
+/// Returns [`Error::Argument`] if `parameter` is not a leaf that requires a gradient, or already has a hook.
 /// An error or panic of `hook` ends the backward pass, which returns it.
 pub fn on_grad_ready<H>(parameter: &Tensor, hook: H) -> Result<HookHandle>
 where
@@ -44,20 +45,20 @@ where
         drop: drop_slot,
     };
     let context = Arc::into_raw(Arc::clone(&slot));
-    let mut taken = false;
-    // SAFETY: `parameter` is defined and borrowed for the call; `callbacks` are made for a `Slot`, of
-    // which one strong count goes to the C++ hook.
-    let status = unsafe { sys::neva_hook_install(pointer(parameter), context.cast_mut().cast(), callbacks, &raw mut taken) };
+    let mut occupied = false;
+    // SAFETY: `parameter` is defined and borrowed for the call. `callbacks` expect a `Slot`, of which the C++ hook gets
+    // one strong count.
+    let status = unsafe { sys::neva_hook_install(pointer(parameter), context.cast_mut().cast(), callbacks, &raw mut occupied) };
     status.check("install a gradient hook")?;
-    if taken {
+    if occupied {
         return Err(Error::Argument(
-            "the parameter has a gradient hook already; drop its handle first".into(),
+            "the parameter already has a gradient hook; drop its handle first".into(),
         ));
     }
     Ok(HookHandle { slot })
 }
 
-/// Keeps a hook alive: dropping it disables the hook and drops its closure.
+/// Handle of a hook: dropping it disables the hook and drops its closure.
 #[must_use = "dropping the handle removes the hook"]
 pub struct HookHandle {
     slot: Arc<Slot>,
@@ -72,14 +73,14 @@ impl std::fmt::Debug for HookHandle {
 impl Drop for HookHandle {
     fn drop(&mut self) {
         self.slot.active.store(false, Ordering::Release);
-        self.slot.forget_if_inactive();
+        self.slot.drop_hook_if_inactive();
     }
 }
 
 type Hook = Box<dyn FnMut() -> Result<(), BoxError> + Send>;
 
-/// Shared by the handle and the hook that C++ owns, which may outlive it as an inert object: a running
-/// engine could be calling it.
+/// State shared by the handle and the hook that C++ owns. The C++ hook may outlive the handle as an inactive object,
+/// because a running engine could be calling it.
 struct Slot {
     active: AtomicBool,
     hook: Mutex<Option<Hook>>,
@@ -92,32 +93,32 @@ impl Slot {
                 Some(hook) if self.active.load(Ordering::Acquire) => hook(),
                 _ => Ok(()),
             },
-            Err(TryLockError::WouldBlock) => Err("it is running already, further up or in another backward".into()),
+            Err(TryLockError::WouldBlock) => Err("it is already running, in an outer call or in another backward".into()),
             Err(TryLockError::Poisoned(_)) => Err("it panicked before, so it is not called again".into()),
         };
-        self.forget_if_inactive();
+        self.drop_hook_if_inactive();
         result
     }
 
-    /// Drops the closure of a dropped handle. While it runs (perhaps it dropped its own handle), `run`
-    /// does this on its way out.
-    fn forget_if_inactive(&self) {
+    /// Drops the closure of a dropped handle. If the closure is running (it may drop its own handle), `run` drops it when
+    /// the closure returns.
+    fn drop_hook_if_inactive(&self) {
         if self.active.load(Ordering::Acquire) {
             return;
         }
-        let forgotten = match self.hook.try_lock() {
+        let dropped = match self.hook.try_lock() {
             Ok(mut hook) => hook.take(),
             Err(TryLockError::Poisoned(hook)) => hook.into_inner().take(),
             Err(TryLockError::WouldBlock) => None,
         };
-        drop(forgotten);
+        drop(dropped);
     }
 }
 
 /// # Safety
-/// Called by the C++ hook only, with the context that it owns.
+/// Only the C++ hook calls it, with the context that it owns.
 unsafe extern "C" fn call(context: *mut c_void) -> Status {
-    // SAFETY: the context is an `Arc<Slot>` whose count the C++ hook holds; slots are shared immutably.
+    // SAFETY: the context is an `Arc<Slot>` of which the C++ hook holds a count; slots are shared immutably.
     let slot = unsafe { &*context.cast::<Slot>() };
     guard("gradient hook", || slot.run())
 }
@@ -131,9 +132,9 @@ unsafe extern "C" fn active(context: *mut c_void) -> bool {
 }
 
 /// # Safety
-/// Called once, when the C++ hook is destroyed.
+/// Only the destructor of the C++ hook calls it, once.
 unsafe extern "C" fn drop_slot(context: *mut c_void) {
-    // SAFETY: `context` came from `Arc::into_raw` in `on_grad_ready`, and this is the end of that count.
+    // SAFETY: `context` came from `Arc::into_raw` in `on_grad_ready`, and its count is released only here.
     let slot = unsafe { Arc::from_raw(context.cast::<Slot>()) };
     let _reported = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(slot)));
 }

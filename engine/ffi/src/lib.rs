@@ -1,15 +1,15 @@
-//! Everything that `tch` leaves out of libtorch and the engine needs: custom autograd functions,
-//! backward with given gradients, gradient hooks, c10d's stores and Gloo, streams and events of a GPU, fused
-//! optimizer kernels.
+//! Bindings for the parts of libtorch that the engine needs and `tch` does not have: custom autograd functions,
+//! backward with given gradients, gradient hooks, c10d's stores and Gloo process group, CUDA streams and events, and
+//! fused optimizer kernels.
 //!
-//! This is the only C++ and the only `extern "C"` of the project. Three floors:
+//! This crate has the only C++ and the only `extern "C"` of the project. There are three layers:
 //!
-//! 1. `cpp/` and `sys.rs`: declarations. Every C++ exception becomes a status; no policy.
-//! 2. The public modules here: safe Rust. They check devices, dtypes, contiguity and sizes before the
-//!    one foreign call, and own the lifetimes.
+//! 1. `cpp/` and `sys.rs`: declarations without policy. Every C++ exception becomes a status.
+//! 2. The public modules of this crate: safe Rust. They check devices, dtypes, contiguity and sizes before the
+//!    foreign call, and own the lifetimes.
 //! 3. The engine: no `unsafe`.
 //!
-//! It knows nothing of meshes, models or configurations.
+//! The crate knows nothing of meshes, models or configurations.
 #![expect(unsafe_code, reason = "the one crate that calls C++")]
 
 pub mod allocator;
@@ -36,9 +36,9 @@ pub use gloo::{Bind, GlooGroup, GlooOptions, ReduceOp};
 pub use hooks::{HookHandle, on_grad_ready};
 pub use optim::{AdamW, AdamWSlot, LossScale, fused_adamw_};
 pub use settings::{
-    LogLevel, Precision, libtorch_folder, libtorch_version, load_cuda, set_deterministic_algorithms, set_float32_matmul_precision,
-    set_log_level,
+    LogLevel, Precision, allows_tf32, forbid_tf32, libtorch_folder, libtorch_version, load_cuda, set_deterministic_algorithms,
+    set_float32_matmul_precision, set_log_level,
 };
 pub use store::{Store, TcpStore};
-pub use stream::{Event, Stream, set_gpu};
+pub use stream::{Event, Stream, set_cuda_device};
 pub use work::Work;

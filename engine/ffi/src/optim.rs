@@ -1,4 +1,4 @@
-//! The fused AdamW kernel, for many parameters in one call.
+//! The fused AdamW kernel: updates many parameters in one call.
 
 use tch::{Kind, Tensor};
 
@@ -6,54 +6,54 @@ use crate::error::{Error, Result};
 use crate::sys;
 use crate::tensors::{optional_pointer, pointers};
 
-/// The numbers of AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2).
+/// Hyperparameters of AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the average gradient.
+    /// Decay of the running average of the gradient.
     pub beta1: f64,
-    /// Decay of the average squared gradient.
+    /// Decay of the running average of the squared gradient.
     pub beta2: f64,
-    /// Added to the root of the average square.
+    /// Added to the square root of the average squared gradient, for numerical stability.
     pub eps: f64,
     /// Decoupled weight decay: each step first multiplies the parameter by `1 - lr * weight_decay`.
     pub weight_decay: f64,
-    /// Climb instead of descend.
+    /// Maximizes the objective instead of minimizing it.
     pub maximize: bool,
 }
 
-/// A parameter, its gradient and its state: all of one shape, kind and device, but for `step`.
+/// A parameter, its gradient and its optimizer state. All but `step` have the same shape, kind and device.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWSlot<'a> {
-    /// Changed in place, unseen by autograd.
+    /// The parameter, which is updated in place; autograd does not record the update.
     pub param: &'a Tensor,
-    /// Its gradient.
+    /// Gradient of the parameter.
     pub grad: &'a Tensor,
     /// Running average of the gradient; zeros at first.
     pub exp_avg: &'a Tensor,
-    /// Running average of its square; zeros at first.
+    /// Running average of the squared gradient; zeros at first.
     pub exp_avg_sq: &'a Tensor,
-    /// Number of steps done, one `Kind::Float` element; 0 at first.
+    /// Number of completed steps, one `Kind::Float` element; 0 at first.
     pub step: &'a Tensor,
 }
 
-/// Loss scaling as the kernel takes it: gradients are divided by `scale`, and where `found_inf` is 1 the
-/// step does not happen. One `Kind::Float` element each.
+/// Loss scaling: the kernel divides gradients by `scale`, and skips the step if `found_inf` is 1. Each is one
+/// `Kind::Float` element.
 #[derive(Debug, Clone, Copy)]
 pub struct LossScale<'a> {
-    /// What the loss was multiplied by.
+    /// Factor that the loss was multiplied by.
     pub scale: &'a Tensor,
-    /// 1 if a gradient was not finite, else 0.
+    /// 1 if a gradient is not finite, otherwise 0.
     pub found_inf: &'a Tensor,
 }
 
 /// Makes one AdamW step on all `slots`, and adds 1 to their `step`s.
 ///
-/// The update is `torch.optim.AdamW(fused=True)`'s. All parameters have one kind and device.
+/// The update is that of `torch.optim.AdamW(fused=True)`. All parameters have the same kind and device.
 ///
 /// # Errors
-/// [`Error::Argument`] names the slot and the tensor that does not fit.
+/// Returns [`Error::Argument`], which names the parameter and the invalid tensor.
 pub fn fused_adamw_(options: &AdamW, slots: &[AdamWSlot<'_>], loss_scale: Option<LossScale<'_>>) -> Result<()> {
     let Some(first) = slots.first() else { return Ok(()) };
     for (index, slot) in slots.iter().enumerate() {
@@ -86,7 +86,7 @@ pub fn fused_adamw_(options: &AdamW, slots: &[AdamWSlot<'_>], loss_scale: Option
     let averages = list(|slot| slot.exp_avg.as_ptr().cast());
     let squares = list(|slot| slot.exp_avg_sq.as_ptr().cast());
     let steps = pointers(slots.iter().map(|slot| slot.step));
-    // SAFETY: five lists of `slots.len()` pointers to defined tensors that fit each other (checked), all
+    // SAFETY: five lists of `slots.len()` pointers to defined tensors of matching kind and shape (checked). They are
     // borrowed for the call, as are `options` and the two scalars, which may be null.
     let status = unsafe {
         sys::neva_fused_adamw(
@@ -104,7 +104,7 @@ pub fn fused_adamw_(options: &AdamW, slots: &[AdamWSlot<'_>], loss_scale: Option
     status.check("fused AdamW")
 }
 
-/// The kernel walks the tensors of a slot as flat arrays of one kind.
+/// Checks the tensors of a slot: the kernel processes them as flat arrays of the same kind.
 fn check_slot(slot: &AdamWSlot<'_>, first: &Tensor) -> Result<(), String> {
     let AdamWSlot {
         param,
@@ -119,10 +119,14 @@ fn check_slot(slot: &AdamWSlot<'_>, first: &Tensor) -> Result<(), String> {
         }
         let (found, want) = ((tensor.kind(), tensor.device()), (first.kind(), first.device()));
         if found != want {
-            return Err(format!("{what} is {found:?}, the first parameter {want:?}"));
+            return Err(format!("{what} is {found:?}, but the first parameter is {want:?}"));
         }
         if tensor.size() != param.size() {
-            return Err(format!("{what} has shape {:?}, the parameter {:?}", tensor.size(), param.size()));
+            return Err(format!(
+                "{what} has shape {:?}, but the parameter has {:?}",
+                tensor.size(),
+                param.size()
+            ));
         }
         if !tensor.is_contiguous() {
             return Err(format!("{what} is not contiguous"));

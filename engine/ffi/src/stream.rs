@@ -1,6 +1,5 @@
-//! Streams and events of a GPU: what orders libtorch's kernels and those of other libraries without a wait of the
-//! host. All of it needs [`load_cuda`](crate::load_cuda) to have found CUDA; without, every call is an error that says
-//! so.
+//! CUDA streams and events, which order kernels of libtorch and of other libraries without blocking the host. They need
+//! a CUDA libtorch, loaded by [`load_cuda`](crate::load_cuda). Without it, every call returns an error that says so.
 
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
@@ -11,133 +10,133 @@ use crate::error::{Error, Result};
 use crate::sys::{self, CEvent, CStream};
 use crate::tensors::pointer;
 
-/// A queue of kernels on one GPU. Its owner is libtorch: a copy costs nothing, and it is never freed.
+/// A CUDA stream: a queue of kernels on one GPU. libtorch owns it and never frees it, so it can be copied.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream(CStream);
 
 impl Stream {
-    /// The stream that libtorch's kernels of this thread go to on GPU `index`.
+    /// Returns libtorch's current stream of this thread on GPU `index`.
     ///
     /// # Errors
-    /// There is no CUDA, or no such GPU.
+    /// Returns an error if there is no CUDA or no such GPU.
     pub fn current(index: usize) -> Result<Self> {
-        let index = number(index)?;
-        Self::given("find the current stream", |out| {
-            // SAFETY: `out` is a place for one stream.
+        let index = device_index(index)?;
+        Self::created("get the current stream", |out| {
+            // SAFETY: `out` has room for one stream.
             unsafe { sys::neva_stream_current(index, out) }
         })
     }
 
-    /// A stream of GPU `index` beside the current one, of high priority: one of 32 that libtorch deals in turn.
+    /// Returns a high-priority stream of GPU `index` from libtorch's pool of 32 streams, in round-robin order.
     ///
     /// # Errors
-    /// There is no CUDA, or no such GPU.
-    pub fn pooled(index: usize) -> Result<Self> {
-        let index = number(index)?;
-        Self::given("take a stream", |out| {
-            // SAFETY: `out` is a place for one stream.
-            unsafe { sys::neva_stream_pooled(index, out) }
+    /// Returns an error if there is no CUDA or no such GPU.
+    pub fn from_pool(index: usize) -> Result<Self> {
+        let index = device_index(index)?;
+        Self::created("take a stream from the pool", |out| {
+            // SAFETY: `out` has room for one stream.
+            unsafe { sys::neva_stream_from_pool(index, out) }
         })
     }
 
-    /// The `cudaStream_t`, for another library. It is good for as long as the process.
+    /// Returns the `cudaStream_t`, for other libraries. It is valid until the process ends.
     ///
     /// # Errors
-    /// There is no CUDA.
+    /// Returns an error if there is no CUDA.
     pub fn handle(self) -> Result<*mut c_void> {
         let mut handle = null_mut();
-        // SAFETY: `handle` is a place for one pointer.
-        unsafe { sys::neva_stream_handle(self.0, &raw mut handle) }.check("find a stream's handle")?;
+        // SAFETY: `handle` has room for one pointer.
+        unsafe { sys::neva_stream_handle(self.0, &raw mut handle) }.check("get the handle of a stream")?;
         Ok(handle)
     }
 
-    /// Lets nothing that is queued here from now on begin before `event`.
+    /// Makes all later kernels of this stream wait for `event`, as `torch.cuda.Stream.wait_event`.
     ///
     /// # Errors
-    /// An earlier kernel failed.
-    pub fn wait_for(self, event: &Event) -> Result<()> {
+    /// Returns an error if an earlier kernel failed.
+    pub fn wait_event(self, event: &Event) -> Result<()> {
         // SAFETY: the event lives during the call.
-        unsafe { sys::neva_event_block(event.0.as_ptr(), self.0) }.check("order streams")
+        unsafe { sys::neva_event_block(event.0.as_ptr(), self.0) }.check("wait for an event on a stream")
     }
 
-    /// Keeps the memory of `tensor`, a tensor on this GPU, from being used again before all that is queued here now is
-    /// over, however early the tensor is dropped.
+    /// Records that this stream uses `tensor`, as `torch.Tensor.record_stream`: even if the tensor is dropped early, its
+    /// memory is not reused before the kernels that are queued now have run.
     ///
     /// # Errors
-    /// The tensor is elsewhere.
-    pub fn keep(self, tensor: &Tensor) -> Result<()> {
-        const OP: &str = "keep a tensor";
+    /// Returns an error if the tensor is not on a GPU.
+    pub fn record_tensor(self, tensor: &Tensor) -> Result<()> {
+        const OP: &str = "record a tensor on a stream";
         if !tensor.defined() || !tensor.device().is_cuda() {
-            return Err(Error::Argument(format!("{OP}: it is not on a GPU")));
+            return Err(Error::Argument(format!("{OP}: the tensor is not on a GPU")));
         }
         // SAFETY: the tensor lives during the call, and has memory on a GPU (checked).
-        unsafe { sys::neva_stream_keep(self.0, pointer(tensor)) }.check(OP)
+        unsafe { sys::neva_stream_record_tensor(self.0, pointer(tensor)) }.check(OP)
     }
 
-    fn given(op: &'static str, give: impl FnOnce(*mut CStream) -> sys::Status) -> Result<Self> {
+    fn created(op: &'static str, make: impl FnOnce(*mut CStream) -> sys::Status) -> Result<Self> {
         let mut stream = CStream::default();
-        give(&raw mut stream).check(op)?;
+        make(&raw mut stream).check(op)?;
         Ok(Self(stream))
     }
 }
 
-/// A point in a stream.
+/// A CUDA event: a point in a stream.
 #[derive(Debug)]
 pub struct Event(NonNull<CEvent>);
 
 // SAFETY: a CUDA event may be used and freed on any thread.
 unsafe impl Send for Event {}
-// SAFETY: after it was recorded an event is only read, which CUDA lets threads do at once.
+// SAFETY: a recorded event is only read, which CUDA allows from several threads at once.
 unsafe impl Sync for Event {}
 
 impl Drop for Event {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from C++ and is freed only here. Nothing can be done about a failing destructor.
+        // SAFETY: the pointer came from C++ and is freed only here. The status is ignored: nothing can be done about it.
         let _status = unsafe { sys::neva_event_free(self.0.as_ptr()) };
     }
 }
 
 impl Event {
-    /// The point behind all that is queued in `stream` now.
+    /// Records an event after all kernels that are queued in `stream` now.
     ///
     /// # Errors
-    /// There is no CUDA, or an earlier kernel failed.
+    /// Returns an error if there is no CUDA or an earlier kernel failed.
     pub fn record(stream: Stream) -> Result<Self> {
         const OP: &str = "record an event";
         let mut raw = null_mut();
-        // SAFETY: `raw` is a place for one pointer.
+        // SAFETY: `raw` has room for one pointer.
         unsafe { sys::neva_event_record(stream.0, &raw mut raw) }.check(OP)?;
         let raw = NonNull::new(raw).ok_or(Error::Torch {
             op: OP,
-            message: "no event came back".into(),
+            message: "libtorch returned no event".into(),
         })?;
         Ok(Self(raw))
     }
 
-    /// Whether the GPU has come so far.
+    /// Returns whether the GPU has reached the event, as `torch.cuda.Event.query`.
     ///
     /// # Errors
-    /// An earlier kernel failed.
-    pub fn is_over(&self) -> Result<bool> {
-        let mut over = false;
-        // SAFETY: the event is alive until `drop`; `over` is a place for a bool.
-        unsafe { sys::neva_event_query(self.0.as_ptr(), &raw mut over) }.check("look at an event")?;
-        Ok(over)
+    /// Returns an error if an earlier kernel failed.
+    pub fn query(&self) -> Result<bool> {
+        let mut done = false;
+        // SAFETY: the event is alive until `drop`; `done` has room for a bool.
+        unsafe { sys::neva_event_query(self.0.as_ptr(), &raw mut done) }.check("query an event")?;
+        Ok(done)
     }
 }
 
-/// Makes GPU `index` the one that this thread works on where no tensor says another.
+/// Sets the current CUDA device of this thread, as `torch.cuda.set_device`.
 ///
 /// # Errors
-/// There is no CUDA, or no such GPU.
-pub fn set_gpu(index: usize) -> Result<()> {
-    let index = number(index)?;
+/// Returns an error if there is no CUDA or no such GPU.
+pub fn set_cuda_device(index: usize) -> Result<()> {
+    let index = device_index(index)?;
     // SAFETY: no pointer is passed.
-    unsafe { sys::neva_set_gpu(index) }.check("choose the GPU")
+    unsafe { sys::neva_set_cuda_device(index) }.check("set the CUDA device")
 }
 
-fn number(index: usize) -> Result<i32> {
+fn device_index(index: usize) -> Result<i32> {
     i8::try_from(index)
         .map(i32::from)
-        .map_err(|_| Error::Argument(format!("GPU {index}: libtorch counts up to {}", i8::MAX)))
+        .map_err(|_| Error::Argument(format!("GPU {index}: libtorch supports indices up to {}", i8::MAX)))
 }

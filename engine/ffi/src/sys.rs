@@ -1,8 +1,8 @@
-//! The foreign functions, as `cpp/*.cpp` define them. See `cpp/status.h` for the rules of the border.
+//! Declarations of the functions in `cpp/*.cpp`. `cpp/status.h` has the rules of calls between C++ and Rust.
 
 use std::ffi::{c_char, c_int, c_void};
 
-/// An `at::Tensor` on the C++ heap: what a `tch::Tensor` points to.
+/// An `at::Tensor` on the C++ heap; a `tch::Tensor` holds a pointer to it.
 #[repr(C)]
 pub(crate) struct CTensor {
     _private: [u8; 0],
@@ -16,12 +16,12 @@ macro_rules! opaque {
 }
 opaque!(CStore CGroup CWork CEvent);
 
-// The kinds of `neva_status`; 1 is a C++ exception, and what an unknown one is taken for.
+// The kinds of `neva_status`. Kind 1 is a C++ exception; unknown kinds are treated like it.
 pub(crate) const OK: i32 = 0;
 pub(crate) const CALLBACK: i32 = 2;
 pub(crate) const PANIC: i32 = 3;
 
-/// `neva_status`: the outcome of a call in either direction. `message` belongs to the receiver.
+/// `neva_status`: the result of a call in either direction. The receiver owns `message`.
 #[repr(C)]
 #[must_use]
 pub(crate) struct Status {
@@ -55,7 +55,7 @@ pub(crate) struct AdamWOptions {
     pub(crate) maximize: bool,
 }
 
-/// `neva_stream`: a `c10::Stream` in parts.
+/// `neva_stream`: the fields of a `c10::Stream`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CStream {
@@ -88,13 +88,18 @@ unsafe extern "C" {
 
     pub(crate) fn neva_take_grad(leaf: *const CTensor, grad: *mut *mut CTensor) -> Status;
 
-    pub(crate) fn neva_hook_install(parameter: *const CTensor, context: *mut c_void, callbacks: HookCallbacks, taken: *mut bool) -> Status;
+    pub(crate) fn neva_hook_install(
+        parameter: *const CTensor,
+        context: *mut c_void,
+        callbacks: HookCallbacks,
+        occupied: *mut bool,
+    ) -> Status;
 
     pub(crate) fn neva_store_tcp(
         host: *const c_char,
         port: u16,
         server: bool,
-        world: usize,
+        world_size: usize,
         timeout_ms: i64,
         out: *mut *mut CStore,
         bound: *mut u16,
@@ -166,20 +171,22 @@ unsafe extern "C" {
     pub(crate) fn neva_foreach_zero(tensors: Tensors, count: usize) -> Status;
 
     pub(crate) fn neva_set_float32_matmul_precision(name: *const c_char) -> Status;
+    pub(crate) fn neva_forbid_tf32() -> Status;
+    pub(crate) fn neva_allows_tf32(allows: *mut bool) -> Status;
     pub(crate) fn neva_set_deterministic_algorithms(on: bool) -> Status;
     pub(crate) safe fn neva_set_log_level(level: c_int);
     pub(crate) fn neva_show_config(text: *mut *mut c_char) -> Status;
     pub(crate) fn neva_load_cuda(loaded: *mut bool) -> Status;
     pub(crate) fn neva_libtorch_file(path: *mut *mut c_char) -> Status;
 
-    pub(crate) fn neva_set_gpu(index: i32) -> Status;
+    pub(crate) fn neva_set_cuda_device(index: i32) -> Status;
     pub(crate) fn neva_stream_current(index: i32, out: *mut CStream) -> Status;
-    pub(crate) fn neva_stream_pooled(index: i32, out: *mut CStream) -> Status;
+    pub(crate) fn neva_stream_from_pool(index: i32, out: *mut CStream) -> Status;
     pub(crate) fn neva_stream_handle(stream: CStream, out: *mut *mut c_void) -> Status;
-    pub(crate) fn neva_stream_keep(stream: CStream, tensor: *const CTensor) -> Status;
+    pub(crate) fn neva_stream_record_tensor(stream: CStream, tensor: *const CTensor) -> Status;
     pub(crate) fn neva_event_record(stream: CStream, out: *mut *mut CEvent) -> Status;
     pub(crate) fn neva_event_block(event: *mut CEvent, stream: CStream) -> Status;
-    pub(crate) fn neva_event_query(event: *mut CEvent, over: *mut bool) -> Status;
+    pub(crate) fn neva_event_query(event: *mut CEvent, done: *mut bool) -> Status;
     pub(crate) fn neva_event_free(event: *mut CEvent) -> Status;
 
     pub(crate) fn neva_allocator_install() -> Status;

@@ -1,4 +1,4 @@
-//! `tch` tensors as C++ pointers and back, and the checks that every list of tensors needs.
+//! Conversion between `tch` tensors and C++ pointers, and a check for undefined tensors.
 
 use std::ptr::null;
 
@@ -7,7 +7,7 @@ use tch::Tensor;
 use crate::error::{Error, Result};
 use crate::sys::CTensor;
 
-/// The C++ tensor behind `tensor`. It lives as long as `tensor`.
+/// Returns the pointer to the C++ tensor, which is valid as long as `tensor` lives.
 pub(crate) fn pointer(tensor: &Tensor) -> *const CTensor {
     tensor.as_ptr().cast()
 }
@@ -20,25 +20,25 @@ pub(crate) fn pointers<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec
     tensors.into_iter().map(pointer).collect()
 }
 
-/// Takes a tensor that C++ gave away; null is none.
+/// Takes ownership of a tensor from C++; null is `None`.
 ///
 /// # Safety
 /// `raw` is null, or points to an `at::Tensor` made by `new` that nobody else owns.
-pub(crate) unsafe fn take(raw: *mut CTensor) -> Option<Tensor> {
+pub(crate) unsafe fn from_raw(raw: *mut CTensor) -> Option<Tensor> {
     if raw.is_null() {
         return None;
     }
-    // SAFETY: the caller's promise is the one that `from_ptr` asks for.
+    // SAFETY: the caller guarantees what `from_ptr` requires.
     Some(unsafe { Tensor::from_ptr(raw.cast()) })
 }
 
-/// Gives a tensor to C++, which deletes it.
-pub(crate) fn give(tensor: Tensor) -> *mut CTensor {
+/// Passes ownership of a tensor to C++, which deletes it.
+pub(crate) fn into_raw(tensor: Tensor) -> *mut CTensor {
     let mut tensor = std::mem::ManuallyDrop::new(tensor);
     tensor.as_mut_ptr().cast()
 }
 
-/// Undefined tensors make libtorch fail with texts that name no argument.
+/// Returns an error for an undefined tensor. libtorch's own errors do not name the argument.
 pub(crate) fn check_defined<'a>(what: &str, tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
     match tensors.into_iter().position(|tensor| !tensor.defined()) {
         Some(index) => Err(Error::Argument(format!("{what} {index} is an undefined tensor"))),

@@ -1,4 +1,4 @@
-//! A collective on its way.
+//! Work handles of asynchronous collectives and transfers.
 
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -8,10 +8,11 @@ use tch::Tensor;
 use crate::error::{Error, Result, millis};
 use crate::sys::{self, CWork};
 
-/// A started collective or transfer. Its tensors may be read or changed again after [`Work::wait`] only.
+/// Work handle of an asynchronous collective or transfer, as c10d's `Work`. Do not read or change its tensors before
+/// [`Work::wait`] returns.
 ///
-/// Holds them until it is dropped. Dropping it without waiting does not wait: a collective still takes
-/// part to its end, a `send` or `recv` is withdrawn.
+/// It keeps the tensors alive until it is dropped. Dropping it does not wait: a collective still runs to its end, a `send`
+/// or `recv` is cancelled.
 #[must_use = "a collective is complete only after `wait`"]
 #[derive(Debug)]
 pub struct Work {
@@ -22,21 +23,21 @@ pub struct Work {
     finish: Finish,
 }
 
-/// The group's timeout, and who keeps it.
+/// Timeout of the group, by what enforces it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Limit {
-    /// libtorch, from when a collective begins.
+    /// libtorch enforces it from the start of a collective.
     Collective(Duration),
-    /// [`Work::wait`]: libtorch lets a transfer go on for ever.
+    /// [`Work::wait`] enforces it, because libtorch has no timeout for transfers.
     Transfer(Duration),
 }
 
-/// What is left to do here once the transfer is complete: Gloo scatters no sums and knows no average.
+/// Local work after a collective is complete: Gloo as libtorch calls it has no reduce-scatter and no average.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Finish {
-    /// Copy the last tensor's elements from this one on into the first.
-    pub(crate) part: Option<i64>,
-    /// Divide the first tensor.
+    /// Start of the local shard in the last tensor; the shard is copied into the first tensor.
+    pub(crate) shard_start: Option<i64>,
+    /// Divisor of the first tensor.
     pub(crate) divisor: Option<i64>,
 }
 
@@ -45,7 +46,7 @@ unsafe impl Send for Work {}
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // SAFETY: `raw` came from C++ and is freed only here. Nothing can be done about a failing destructor.
+        // SAFETY: `raw` came from C++ and is freed only here. The status is ignored: nothing can be done about it.
         let _status = unsafe { sys::neva_work_free(self.raw.as_ptr()) };
     }
 }
@@ -66,18 +67,18 @@ impl Work {
         self
     }
 
-    /// Blocks until the operation is complete, at most for `deadline`. A second call returns at once.
+    /// Blocks until the operation is complete, at most for `deadline`. A second call returns immediately.
     ///
     /// # Errors
-    /// [`Error::Deadline`] when it is not complete by then, or the group's own timeout ran out; for a
-    /// `send` or `recv` that closes the group's connections. [`Error::Torch`] when a peer went away.
+    /// Returns [`Error::Deadline`] after `deadline` or after the group's timeout; for a `send` or `recv` that closes the
+    /// group's connections. Returns [`Error::Torch`] if a peer closed its connection.
     pub fn wait(&mut self, deadline: Duration) -> Result<()> {
-        let (patience, after) = match self.limit {
+        let (wait_timeout, after) = match self.limit {
             Limit::Collective(timeout) => (deadline, deadline.min(timeout)),
             Limit::Transfer(timeout) => (deadline.min(timeout), deadline.min(timeout)),
         };
         // SAFETY: `raw` is alive until `drop`.
-        let status = unsafe { sys::neva_work_wait(self.raw.as_ptr(), millis(patience)) };
+        let status = unsafe { sys::neva_work_wait(self.raw.as_ptr(), millis(wait_timeout)) };
         status.check(self.op).map_err(|error| error.deadline(after, ""))?;
         let finish = std::mem::take(&mut self.finish);
         self.complete(finish).map_err(|error| Error::torch(self.op, &error))
@@ -85,10 +86,10 @@ impl Work {
 
     fn complete(&mut self, finish: Finish) -> Result<(), tch::TchError> {
         let _no_grad = tch::no_grad_guard();
-        if let (Some(start), [first, .., last]) = (finish.part, self.tensors.as_mut_slice()) {
+        if let (Some(start), [first, .., last]) = (finish.shard_start, self.tensors.as_mut_slice()) {
             let length = i64::try_from(first.numel()).unwrap_or(i64::MAX);
-            let part = last.f_flatten(0, -1)?.f_narrow(0, start, length)?.f_view_as(first)?;
-            first.f_copy_(&part)?;
+            let shard = last.f_flatten(0, -1)?.f_narrow(0, start, length)?.f_view_as(first)?;
+            first.f_copy_(&shard)?;
         }
         if let (Some(divisor), [first, ..]) = (finish.divisor, self.tensors.as_mut_slice()) {
             let _ = first.f_div_scalar_(divisor)?;
@@ -96,11 +97,11 @@ impl Work {
         Ok(())
     }
 
-    /// Whether the transfer is over, well or badly: [`Work::wait`] would not block. A `send` or `recv`
-    /// says so only after it was waited for: c10d completes them there.
+    /// Returns whether the operation succeeded or failed, so that [`Work::wait`] would not block. For a `send` or `recv` it
+    /// is true only after a wait, because c10d completes them there.
     pub fn is_completed(&self) -> Result<bool> {
         let mut completed = false;
-        // SAFETY: `raw` is alive until `drop`; `completed` is a place for a bool.
+        // SAFETY: `raw` is alive until `drop`; `completed` has room for a bool.
         unsafe { sys::neva_work_is_completed(self.raw.as_ptr(), &raw mut completed) }.check(self.op)?;
         Ok(completed)
     }

@@ -1,4 +1,4 @@
-//! The counting allocator. One test: every thread of the process is counted.
+//! The counting allocator. There is one test, because the allocator counts all threads of the process.
 
 use neva_torch_ffi::allocator::{install, live, peak, reset_peak};
 use tch::{Kind, Tensor};
@@ -16,27 +16,27 @@ fn counts_live_and_peak_bytes() {
     std::thread::spawn(install).join().unwrap().unwrap();
     let start = live();
 
-    let kept = mebibytes(2);
+    let tensor = mebibytes(2);
     assert_eq!(live() - start, 2 * MIB);
     drop(mebibytes(8));
     assert_eq!((live() - start, peak() - start), (2 * MIB, 10 * MIB));
     reset_peak();
     assert_eq!(peak(), live());
 
-    // A view costs nothing, an empty tensor nothing, other kinds their own size.
+    // Views and empty tensors need no memory; other kinds need their own size.
     let others = (
-        kept.view([2, -1]),
+        tensor.view([2, -1]),
         Tensor::zeros([0], tch::kind::FLOAT_CPU),
-        kept.to_kind(Kind::BFloat16),
+        tensor.to_kind(Kind::BFloat16),
     );
     assert_eq!(live() - start, 3 * MIB);
     drop(others);
 
-    // Freed on another thread than allocated on; and one that was allocated before the count began.
-    std::thread::spawn(move || drop((kept, before))).join().unwrap();
+    // One tensor is freed on a different thread than it was allocated on; one was allocated before the count began.
+    std::thread::spawn(move || drop((tensor, before))).join().unwrap();
     assert_eq!(live(), start);
 
-    // What the kernels may rely on.
+    // Kernels rely on this alignment.
     let odd = Tensor::zeros([3], (Kind::Uint8, tch::Device::Cpu));
     assert_eq!(odd.data_ptr() as usize % 64, 0);
     let mut grown = odd.shallow_clone();

@@ -1,5 +1,5 @@
-//! Custom functions: gradients, what they save and when it is freed, and how they fail.
-#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
+//! Custom autograd functions: gradients, lifetime of the saved state, and failures.
+#![expect(clippy::unwrap_used, reason = "test helpers may unwrap")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ type Grads = Vec<Option<Tensor>>;
 type Forward = fn(&[&Tensor]) -> Result<Vec<Tensor>, BoxError>;
 type Backward = Box<dyn FnMut(&[Option<Tensor>]) -> Result<Grads, BoxError> + Send>;
 
-/// A function out of two closures.
+/// A function made of two closures.
 struct Closures(Forward, Backward);
 
 impl Function for Closures {
@@ -47,7 +47,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
     Vec::try_from(tensor).unwrap()
 }
 
-/// The accumulated gradient; none is the empty list.
+/// Returns the accumulated gradient, or an empty list if there is none.
 fn grad_of(leaf: &Tensor) -> Vec<f32> {
     if leaf.grad().defined() { values(&leaf.grad()) } else { vec![] }
 }
@@ -64,7 +64,9 @@ struct Mixed {
 
 impl Function for Mixed {
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
-        let [a, b] = inputs else { return Err("wants two inputs".into()) };
+        let [a, b] = inputs else {
+            return Err("two inputs are required".into());
+        };
         self.saved = vec![a.shallow_clone(), b.shallow_clone()];
         Ok(vec![a.f_mul(b)?, a.f_gt_tensor(b)?, a.f_add(b)?])
     }
@@ -96,7 +98,7 @@ fn several_inputs_and_outputs() {
         assert_eq!(outputs.iter().map(Tensor::requires_grad).collect::<Vec<_>>(), [true, false, true]);
         let used: Vec<&Tensor> = which.iter().map(|index| &outputs[*index]).collect();
         backward(&used, &vec![None; used.len()], false).unwrap();
-        // What no gradient reached arrives as None, and places do not shift.
+        // An output without a gradient is None, and the indices do not shift.
         assert_eq!(*log.lock().unwrap(), seen);
         assert_eq!((grad_of(&a), grad_of(&b)), (vec![da], vec![db]));
     };
@@ -105,7 +107,7 @@ fn several_inputs_and_outputs() {
     check(&[0, 2], [true, false, true], 6.0, 3.0);
 }
 
-/// Trap: a node that returns its input itself counts its gradient twice.
+/// Pitfall: a node that returns its input unchanged would count its gradient twice.
 #[test]
 fn identity_counts_its_gradient_once() {
     let x = leaf(&[1.0]);
@@ -118,9 +120,9 @@ fn identity_counts_its_gradient_once() {
     assert_eq!(grad_of(&x), [11.0]);
 }
 
-/// Trap: a checkpoint runs backward only if one of its *inputs* needs a gradient.
+/// Pitfall: a checkpoint runs backward only if one of its *inputs* requires a gradient.
 #[test]
-fn checkpoint_wants_its_weights_as_inputs() {
+fn checkpoint_needs_its_weights_as_inputs() {
     let check = |weight_is_input: bool, expect: Option<f32>| {
         let (x, w) = (Tensor::from_slice(&[2f32]), leaf(&[3.0]));
         let (x2, w2) = (x.shallow_clone(), w.shallow_clone());
@@ -147,7 +149,7 @@ fn checkpoint_wants_its_weights_as_inputs() {
     check(true, Some(2.0));
 }
 
-/// Counts its drops, and saves both its input and its own output.
+/// Counts its drops, and saves its input and its own output.
 struct Counted {
     drops: Arc<AtomicUsize>,
     saved: Vec<Tensor>,
@@ -186,7 +188,7 @@ fn counted(x: &Tensor) -> (Tensor, impl Fn() -> usize + use<>) {
 
 #[test]
 fn state_is_freed_exactly_once() {
-    // By the backward that walks it, while the output is still held; a second one then says why it cannot.
+    // The backward pass through it frees the state, while the output still exists. A second pass returns an error.
     let x = leaf(&[1.0]);
     let (y, drops) = counted(&x);
     assert_eq!(drops(), 0);
@@ -199,19 +201,19 @@ fn state_is_freed_exactly_once() {
     drop(y);
     assert_eq!(drops(), 1);
 
-    // With the graph, if no backward comes; its own output among the saved tensors makes no cycle.
+    // Without a backward pass, dropping the graph frees it: saving its own output creates no cycle.
     let (y, drops) = counted(&x);
     drop(y);
     assert_eq!(drops(), 1);
 
-    // At once, where nothing is recorded: gradients are off, or no input wants one.
+    // Without a recorded graph, it is freed immediately: gradients are disabled, or no input requires one.
     let (y, drops) = tch::no_grad(|| counted(&x));
     assert_eq!((drops(), y.requires_grad()), (1, false));
     let (y, drops) = counted(&x.detach());
     assert_eq!((drops(), y.requires_grad()), (1, false));
 }
 
-/// Memory falls while the backward pass goes on, though the loss is still held.
+/// Memory is freed during the backward pass, although the loss still exists.
 #[test]
 fn state_is_freed_node_by_node() {
     let (x, drops) = (leaf(&[1.0]), Arc::new(AtomicUsize::new(0)));
@@ -230,7 +232,7 @@ fn state_is_freed_node_by_node() {
     )
     .unwrap();
     backward(&[&last[0]], &[None], false).unwrap();
-    assert_eq!(seen.load(Ordering::SeqCst), 1, "the node above has run and holds nothing");
+    assert_eq!(seen.load(Ordering::SeqCst), 1, "the node that ran before has freed its state");
 }
 
 #[test]
@@ -238,7 +240,7 @@ fn failures_come_back_with_their_text() {
     let check = |function: fn(&[Option<Tensor>]) -> Result<Grads, BoxError>, panics: bool, text: &str| {
         let x = leaf(&[1.0, 2.0]);
         let y = node(&[&x], identity, function).unwrap().remove(0);
-        // Once directly, and once out of a re-entrant backward: the text survives both.
+        // The text is returned by a direct and by a re-entrant backward pass.
         let direct = sum_backward(&y).unwrap_err();
         let outer = node(&[&x], identity, move |_| {
             let x = leaf(&[1.0, 2.0]);
@@ -265,7 +267,7 @@ fn failures_come_back_with_their_text() {
 }
 
 #[test]
-fn libtorch_refuses_a_gradient_of_another_shape() {
+fn libtorch_rejects_a_gradient_of_another_shape() {
     let x = leaf(&[1.0, 2.0]);
     let y = node(&[&x], identity, |_| Ok(vec![Some(Tensor::from_slice(&[1f32; 3]))]))
         .unwrap()
@@ -278,16 +280,16 @@ fn libtorch_refuses_a_gradient_of_another_shape() {
 }
 
 #[test]
-fn forward_fails_in_the_call() {
+fn apply_returns_the_error_of_forward() {
     let x = leaf(&[1.0]);
     let failed = node(&[&x], |_| Err("too long".into()), pass).unwrap_err();
     assert_eq!(failed.to_string(), "forward of autograd::Closures: too long");
     let undefined = node(&[&x, &Tensor::new()], identity, pass).unwrap_err();
     assert_eq!(undefined.to_string(), "input 1 is an undefined tensor");
-    assert!(tch::no_grad(|| true) && (&x * 2.0).requires_grad(), "gradients are on again");
+    assert!(tch::no_grad(|| true) && (&x * 2.0).requires_grad(), "gradients are enabled again");
 }
 
-/// Trap: beyond some depth libtorch goes on in another thread.
+/// Pitfall: beyond a certain depth libtorch continues on another thread.
 #[test]
 fn reentrant_backward_to_depth_70() {
     fn nest(x: &Tensor, w: &Tensor, depth: usize) -> Result<Tensor, Error> {
@@ -310,7 +312,7 @@ fn reentrant_backward_to_depth_70() {
 }
 
 #[test]
-fn a_graph_is_not_walked_from_inside_itself() {
+fn a_graph_cannot_run_backward_from_inside_itself() {
     let x = leaf(&[1.0]);
     let slot: Arc<std::sync::Mutex<Option<Tensor>>> = Arc::default();
     let inside = Arc::clone(&slot);
@@ -323,5 +325,5 @@ fn a_graph_is_not_walked_from_inside_itself() {
     let y = y.unwrap().remove(0);
     *slot.lock().unwrap() = Some(y.shallow_clone());
     let error = backward(&[&y], &[None], true).unwrap_err().to_string();
-    assert!(error.contains("running already"), "{error}");
+    assert!(error.contains("already running"), "{error}");
 }

@@ -1,5 +1,5 @@
-//! `backward` and `grad`: seeds, accumulation, and arguments that cannot work.
-#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
+//! `backward` and `grad`: initial gradients, accumulation and invalid arguments.
+#![expect(clippy::unwrap_used, reason = "test helpers may unwrap")]
 
 use neva_torch_ffi::{Error, backward, grad, take_grad};
 use tch::{Kind, Tensor};
@@ -21,7 +21,7 @@ fn accumulates_from_several_outputs() {
     assert_eq!(values(&x.grad()), [4.0, 42.0]);
     backward(&[&square], &[Some(&seed)], false).unwrap();
     assert_eq!(values(&x.grad()), [6.0, 82.0]);
-    // libtorch's own nodes refuse a second walk too.
+    // libtorch's own nodes also reject a second backward pass.
     let error = backward(&[&square], &[Some(&seed)], false).unwrap_err();
     assert!(matches!(&error, Error::Torch { op: "backward", .. }), "{error:?}");
     assert!(!error.to_string().contains("frame #"), "without a C++ backtrace: {error}");
@@ -63,9 +63,9 @@ fn a_gradient_is_taken_once() {
     assert!(take_grad(&x).unwrap().is_none());
     for factor in [3.0, 5.0] {
         backward(&[&(&x * factor).sum(Kind::Float)], &[None], false).unwrap();
-        // Every handle on a leaf has the same gradient.
+        // All handles of a leaf have the same gradient.
         let grad = take_grad(&x.shallow_clone()).unwrap().unwrap();
-        assert_eq!(values(&grad), [factor as f32; 2], "nothing is left of the one before");
+        assert_eq!(values(&grad), [factor as f32; 2], "the earlier gradient is gone");
         assert!(take_grad(&x).unwrap().is_none());
     }
 }

@@ -1,5 +1,5 @@
 //! Gloo between two and three ranks: every collective in f32 and bf16, transfers, deadlines, refusals.
-#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
+#![expect(clippy::unwrap_used, reason = "test helpers may unwrap")]
 
 mod ranks;
 
@@ -30,7 +30,7 @@ fn wait(work: Result<Work, Error>) {
     work.unwrap().wait(DEADLINE).unwrap();
 }
 
-/// What `collective` leaves on each of `N` ranks, for both kinds, with and without comparing ranks.
+/// Checks the result of `collective` on each of `N` ranks, for both kinds, with and without comparing ranks.
 fn check<const N: usize>(collective: fn(&GlooGroup, f64, Kind) -> Tensor, expect: [&[f64]; N]) {
     for adjust in [|_: &mut GlooOptions| (), |options: &mut GlooOptions| options.check = true] {
         let found = run(N, adjust, move |group| {
@@ -173,7 +173,7 @@ fn work_is_asynchronous_and_owns_its_tensors() {
                 .map(|step| group.all_reduce(&Tensor::full([1000], step, (Kind::Float, Device::Cpu)), ReduceOp::Sum))
                 .map(Result::unwrap)
                 .collect();
-            // Those go on without anybody holding their tensors; a later barrier comes after all of them.
+            // Dropped collectives still run, although no handle holds their tensors; a later barrier waits for all of them.
             drop(ahead);
             let mut barrier = group.barrier().unwrap();
             barrier.wait(DEADLINE).unwrap();

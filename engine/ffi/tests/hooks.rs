@@ -1,5 +1,5 @@
-//! Hooks on accumulated gradients: how often they fire, and how they end.
-#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
+//! Post-accumulate-grad hooks: number of calls, removal and failures.
+#![expect(clippy::unwrap_used, reason = "test helpers may unwrap")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,11 +25,11 @@ fn counter(parameter: &Tensor) -> (HookHandle, impl Fn() -> usize + use<>) {
     (handle.unwrap(), move || fired.load(Ordering::SeqCst))
 }
 
-/// A checkpoint of `x * w`.
+/// Activation checkpoint of `x * w`.
 struct Checkpoint {
     saved: Vec<Tensor>,
-    /// Whether the recomputation accumulates into `w` itself (re-entrant `backward`), or the gradient of
-    /// `w` is returned (`grad`) and the graph around it accumulates.
+    /// If true, the recomputation accumulates into `w` (re-entrant `backward`). If false, it returns the gradient of `w`
+    /// (`grad`), and the outer graph accumulates it.
     accumulates: bool,
 }
 
@@ -61,9 +61,9 @@ impl Function for Checkpoint {
     }
 }
 
-/// Trap: how often depends on how the weight is used.
+/// Pitfall: the number of calls depends on the use of the weight.
 #[test]
-fn how_often_a_hook_fires() {
+fn number_of_hook_calls() {
     let check = |loss: fn(&Tensor, &Tensor) -> Tensor, expect: usize, gradient: f32| {
         let (x, w) = (leaf(&[2.0, 2.0]), leaf(&[5.0, 5.0]));
         let (_handle, fired) = counter(&w);
@@ -76,22 +76,22 @@ fn how_often_a_hook_fires() {
         assert_eq!((fired(), found), (expect, vec![gradient; 2]));
     };
     check(|x, w| x * w, 1, 2.0);
-    // Used twice in one graph: once.
+    // Used twice in one graph: one call.
     check(|x, w| x * w + w * 2.0, 1, 4.0);
-    // Used inside a re-entrant checkpoint: by the walk inside, and by the one around it, which brings nothing.
+    // Used inside a re-entrant checkpoint: one call in the inner pass, one without a new gradient in the outer pass.
     check(|x, w| checkpoint(x, w, true), 2, 2.0);
     check(|x, w| checkpoint(x, w, true) + w * 2.0, 2, 4.0);
     check(|x, w| checkpoint(x, w, true) + checkpoint(x, w, true), 3, 4.0);
-    // A checkpoint that returns the gradient is like any other operation: once.
+    // A checkpoint that returns the gradient is like any other operation: one call.
     check(|x, w| checkpoint(x, w, false), 1, 2.0);
     check(|x, w| checkpoint(x, w, false) + w * 2.0, 1, 4.0);
     check(|x, w| checkpoint(x, w, false) + checkpoint(x, w, false), 1, 4.0);
-    // Unused: never.
+    // Unused: no call.
     check(|x, _| x * 3.0, 0, 0.0);
 }
 
 #[test]
-fn the_gradient_is_there_when_the_hook_runs() {
+fn the_gradient_is_accumulated_before_the_hook_runs() {
     let w = leaf(&[5.0]);
     let (seen, log) = (Arc::new(Mutex::new(vec![])), w.shallow_clone());
     let into = Arc::clone(&seen);
@@ -114,13 +114,13 @@ fn a_dropped_handle_removes_the_hook() {
         Ok(())
     });
     let second = on_grad_ready(&w, || Ok(())).unwrap_err();
-    assert!(second.to_string().contains("has a gradient hook already"), "{second}");
+    assert!(second.to_string().contains("already has a gradient hook"), "{second}");
     drop(handle);
-    assert!(weak.upgrade().is_none(), "the closure goes with the handle");
+    assert!(weak.upgrade().is_none(), "the closure is dropped with the handle");
     run(&(&w * 1.0)).unwrap();
     let (_handle, fired) = counter(&w);
     run(&(&w * 1.0)).unwrap();
-    assert_eq!(fired(), 1, "and makes room for another");
+    assert_eq!(fired(), 1, "another hook can be installed");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_hook_may_drop_its_own_handle() {
     run(&(&w * 1.0)).unwrap();
     run(&(&w * 1.0)).unwrap();
     assert_eq!(fired.load(Ordering::SeqCst), 1);
-    assert_eq!(Arc::strong_count(&fired), 1, "its closure was dropped on the way out");
+    assert_eq!(Arc::strong_count(&fired), 1, "the closure was dropped when it returned");
 }
 
 #[test]

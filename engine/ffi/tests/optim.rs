@@ -1,5 +1,5 @@
-//! The fused AdamW against the textbook, and the foreach kernels against one tensor at a time.
-#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
+//! Compares fused AdamW with the algorithm of the paper, and tests the foreach kernels.
+#![expect(clippy::unwrap_used, reason = "test helpers may unwrap")]
 
 use neva_torch_ffi::{AdamW, AdamWSlot, Error, LossScale, foreach, fused_adamw_};
 use tch::{Device, Kind, Tensor};
@@ -50,7 +50,7 @@ impl Slot {
 }
 
 /// Algorithm 2 of the paper, one number at a time.
-fn textbook(options: &AdamW, params: &mut [f64], state: &mut [(f64, f64)], grads: &[f64], step: i32) {
+fn reference(options: &AdamW, params: &mut [f64], state: &mut [(f64, f64)], grads: &[f64], step: i32) {
     let AdamW {
         lr,
         beta1,
@@ -70,7 +70,7 @@ fn textbook(options: &AdamW, params: &mut [f64], state: &mut [(f64, f64)], grads
 }
 
 #[test]
-fn adamw_is_the_textbooks() {
+fn adamw_equals_the_algorithm_of_the_paper() {
     for options in [
         OPTIONS,
         AdamW {
@@ -86,7 +86,7 @@ fn adamw_is_the_textbooks() {
             for (index, (slot, (params, state))) in slots.iter_mut().zip(&mut expect).enumerate() {
                 let grad = [0.3, -0.1 * step as f32, index as f32];
                 slot.set_grad(&grad);
-                textbook(&options, params, state, &grad.map(f64::from), step);
+                reference(&options, params, state, &grad.map(f64::from), step);
             }
             let slots: Vec<_> = slots.iter().map(Slot::borrow).collect();
             fused_adamw_(&options, &slots, None).unwrap();
@@ -114,7 +114,7 @@ fn loss_scale_divides_gradients_or_skips_the_step() {
 }
 
 #[test]
-fn adamw_names_what_does_not_fit() {
+fn adamw_reports_invalid_tensors() {
     let check = |which: usize, tensor: Tensor, expect: &str| {
         let (good, mut bad) = (Slot::new(&[1.0, 2.0]), Slot::new(&[1.0, 2.0]));
         bad.0[which] = tensor;
@@ -124,11 +124,11 @@ fn adamw_names_what_does_not_fit() {
         assert_eq!(values(&good.0[0].detach()), [1.0, 2.0], "nothing was changed");
     };
     check(1, Tensor::new(), "grad is undefined");
-    check(1, Tensor::from_slice(&[1f32]), "grad has shape [1], the parameter [2]");
+    check(1, Tensor::from_slice(&[1f32]), "grad has shape [1], but the parameter has [2]");
     check(
         2,
         Tensor::from_slice(&[1f64, 2.0]),
-        "exp_avg is (Double, Cpu), the first parameter (Float, Cpu)",
+        "exp_avg is (Double, Cpu), but the first parameter is (Float, Cpu)",
     );
     check(
         3,

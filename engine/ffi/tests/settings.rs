@@ -1,18 +1,28 @@
-//! Settings of the whole process. One test: what it sets is seen by every thread.
+//! Process-wide settings. There is one test, because the settings affect all threads.
 
-use neva_torch_ffi::{Precision, libtorch_version, load_cuda, set_deterministic_algorithms, set_float32_matmul_precision};
+use neva_torch_ffi::{
+    Precision, allows_tf32, forbid_tf32, libtorch_version, load_cuda, set_deterministic_algorithms, set_float32_matmul_precision,
+};
 use tch::{Kind, Tensor};
 
 #[test]
-fn the_process() {
+fn process_wide_settings() {
     assert_eq!(libtorch_version().unwrap(), "2.11.0");
 
-    // The file is looked for beside the libtorch that was loaded, wherever that is.
+    // The file is searched in the folder of the loaded libtorch.
     let beside = std::path::Path::new(env!("LIBTORCH_LIB")).join("libtorch_cuda.so");
     assert_eq!(load_cuda().unwrap(), beside.exists());
 
-    // Each precision is a promise about the error, not about the bits: float stays within its own, and the
-    // fastest within a few of bf16's.
+    // Convolutions may use TF32 until it is forbidden, matrix products only after it was requested.
+    assert!(allows_tf32().unwrap());
+    forbid_tf32().unwrap();
+    assert!(!allows_tf32().unwrap());
+    set_float32_matmul_precision(Precision::High).unwrap();
+    assert!(allows_tf32().unwrap());
+    forbid_tf32().unwrap();
+
+    // Each precision guarantees an error bound, not bits: a few float epsilons for the highest precision, a few bf16
+    // epsilons for the fastest.
     let (x, w) = (
         Tensor::randn([64, 512], tch::kind::FLOAT_CPU),
         Tensor::randn([512, 64], tch::kind::FLOAT_CPU),
@@ -26,7 +36,7 @@ fn the_process() {
     }
     set_float32_matmul_precision(Precision::Highest).unwrap();
 
-    // Trap: without this the backward of an index with duplicates differs from run to run on two threads.
+    // Pitfall: without this setting, the backward of an index with duplicates differs from run to run on two threads.
     set_deterministic_algorithms(true).unwrap();
     tch::set_num_threads(2);
     let table = Tensor::randn([50, 256], tch::kind::FLOAT_CPU);

@@ -1,5 +1,5 @@
-//! The TCP store: what members read and write, and how waiting for the wrong thing ends.
-#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
+//! The TCP store: reads, writes, deadlines and connection errors.
+#![expect(clippy::unwrap_used, reason = "test helpers may unwrap")]
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn pair() -> (TcpStore, TcpStore) {
 }
 
 #[test]
-fn members_share_keys() {
+fn all_workers_have_the_same_keys() {
     let (server, client) = pair();
     assert_ne!(server.port(), 0);
     for value in [&b""[..], b"plan", &[0, 255, 7]] {
@@ -32,7 +32,7 @@ fn members_share_keys() {
 }
 
 #[test]
-fn prefixes_keep_apart() {
+fn prefixes_separate_keys() {
     let (server, client) = pair();
     let (a, b) = (server.prefixed("a").unwrap(), client.prefixed("b").unwrap());
     a.set("key", b"of a").unwrap();
@@ -43,11 +43,11 @@ fn prefixes_keep_apart() {
 }
 
 #[test]
-fn a_value_that_comes_late_is_waited_for() {
+fn get_waits_for_a_key_that_is_set_later() {
     let (server, client) = pair();
     let waiting = client.try_clone().unwrap();
     let waiter = std::thread::spawn(move || waiting.get("late", DEADLINE).unwrap());
-    // Its own connection: the wait of the other thread does not block this one.
+    // The waiting thread has its own connection, so its wait does not block this one.
     client.set("other", b"1").unwrap();
     server.set("late", b"here").unwrap();
     assert_eq!(waiter.join().unwrap(), b"here");
@@ -67,13 +67,17 @@ fn waits_end_at_their_deadline() {
         assert_eq!(store.get("after", DEADLINE).unwrap(), b"ok");
     };
     for store in [&server, &client] {
-        check(store, |store| store.get("missing", SHORT).map(drop), "nobody set `missing`");
+        check(
+            store,
+            |store| store.get("missing", SHORT).map(drop),
+            "no rank set the key `missing`",
+        );
         check(store, |store| store.wait(&["after", "missing"], SHORT), "`after`, `missing`");
     }
 }
 
 #[test]
-fn join_waits_for_the_world() {
+fn join_waits_for_all_workers() {
     let (server, client) = pair();
     let other = std::thread::spawn(move || client.join().map(|()| client));
     server.join().unwrap();
@@ -85,7 +89,7 @@ fn join_waits_for_the_world() {
 }
 
 #[test]
-fn a_store_that_cannot_be_opened_says_where() {
+fn connection_errors_name_the_address() {
     set_log_level(LogLevel::Fatal);
     let taken = TcpListener::bind((HOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -102,7 +106,7 @@ fn a_store_that_cannot_be_opened_says_where() {
 
     for (error, expect) in [
         (TcpStore::client(HOST, 0, 1, SHORT).unwrap_err(), "needs the port"),
-        (TcpStore::server(HOST, 0, 0, SHORT).unwrap_err(), "at least one member"),
+        (TcpStore::server(HOST, 0, 0, SHORT).unwrap_err(), "a world size of at least 1"),
         (TcpStore::server("a\0b", 0, 1, SHORT).unwrap_err(), "NUL byte"),
     ] {
         assert!(matches!(error, Error::Argument(_)) && error.to_string().contains(expect), "{error}");

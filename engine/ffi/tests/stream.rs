@@ -1,20 +1,20 @@
-//! Streams and events. Without CUDA there are none, and every call says why.
+//! CUDA streams and events. Without CUDA, every call returns an error that says what is missing.
 
-use neva_torch_ffi::{Stream, libtorch_folder, load_cuda, set_gpu};
+use neva_torch_ffi::{Stream, libtorch_folder, load_cuda, set_cuda_device};
 use std::path::Path;
 use tch::Cuda;
 
 #[test]
-fn without_cuda_every_call_says_what_is_missing() {
+fn without_cuda_every_call_reports_what_is_missing() {
     if load_cuda().unwrap() && Cuda::is_available() {
-        let stream = Stream::pooled(0).unwrap();
+        let stream = Stream::from_pool(0).unwrap();
         assert!(!stream.handle().unwrap().is_null());
         return;
     }
     for error in [
         Stream::current(0).unwrap_err(),
-        Stream::pooled(0).unwrap_err(),
-        set_gpu(0).unwrap_err(),
+        Stream::from_pool(0).unwrap_err(),
+        set_cuda_device(0).unwrap_err(),
     ] {
         assert!(error.to_string().ends_with("point LIBTORCH at a CUDA libtorch 2.11.0"), "{error}");
     }
@@ -22,7 +22,7 @@ fn without_cuda_every_call_says_what_is_missing() {
 }
 
 #[test]
-fn libtorch_lies_where_it_was_loaded_from() {
+fn libtorch_folder_is_the_folder_of_the_loaded_libtorch() {
     let folder = libtorch_folder().unwrap().canonicalize().unwrap();
     assert_eq!(folder, Path::new(env!("LIBTORCH_LIB")).canonicalize().unwrap());
 }

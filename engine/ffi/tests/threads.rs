@@ -1,5 +1,5 @@
 //! Ranks as threads of one process, with collectives inside backward callbacks.
-#![expect(clippy::unwrap_used, reason = "in the helpers of tests, whose own may")]
+#![expect(clippy::unwrap_used, reason = "test helpers may unwrap")]
 
 mod ranks;
 
@@ -11,7 +11,7 @@ use neva_torch_ffi::{BoxError, Error, Function, GlooGroup, ReduceOp, TcpStore, a
 use ranks::{DEADLINE, run};
 use tch::{Kind, Tensor};
 
-/// Identity whose gradient is summed over the ranks: the input of a column-parallel layer.
+/// Identity whose gradient is summed over the ranks, as at the input of a column-parallel layer.
 struct SumGradient {
     group: Arc<GlooGroup>,
     deadline: Duration,
@@ -65,7 +65,7 @@ fn eight_threads_200_rounds() {
     );
 }
 
-/// Panics on the way back.
+/// Panics in backward.
 struct Fails;
 
 impl Function for Fails {
@@ -77,7 +77,7 @@ impl Function for Fails {
     }
 }
 
-/// Trap: a rank that fails leaves the others to their deadline, unless it aborts the group.
+/// Pitfall: if a rank fails, the others wait until their deadline, unless it aborts the group.
 #[test]
 fn a_panic_in_a_callback_and_the_other_rank() {
     const SHORT: Duration = Duration::from_millis(500);
@@ -111,7 +111,7 @@ fn a_panic_in_a_callback_and_the_other_rank() {
             "{text}"
         );
         assert!(matches!(errors[1], Error::Callback(_)), "{:?}", errors[1]);
-        let waited_out = errors[1].to_string().contains("all_reduce: nothing after 500ms");
+        let waited_out = errors[1].to_string().contains("all_reduce: timed out after 500ms");
         assert_eq!(waited_out, !aborts, "{}", errors[1]);
         assert!(start.elapsed() < DEADLINE / 2, "{:?}", start.elapsed());
     }
@@ -144,7 +144,7 @@ fn a_panicking_rank_aborts_its_groups() {
     assert!(start.elapsed() < DEADLINE / 4, "{:?}", start.elapsed());
 }
 
-/// Trap: libtorch's default generator is one for all threads, so ranks in threads may not rely on it.
+/// Pitfall: all threads share libtorch's default generator, so ranks in threads must not use it.
 #[test]
 fn the_default_generator_is_shared() {
     let draw = || f64::try_from(Tensor::rand([1], tch::kind::FLOAT_CPU)).unwrap();

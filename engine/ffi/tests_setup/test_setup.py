@@ -1,4 +1,4 @@
-"""The set-up of libtorch through its `main`, with a pip and wheels that are small."""
+"""Tests the set-up of libtorch through its `main`, with a fake pip and small wheels."""
 
 import contextlib
 import hashlib
@@ -19,8 +19,8 @@ import prerequisites
 import setup_libtorch
 import wheels
 
-# Stands for pip: copies the wheel of its --requirement from $SHELF to --dest, and writes down that it was called.
-# It fails while the file $SHELF/offline is there, and removes that: the next call succeeds.
+# A fake pip: copies the wheel of its --requirement from $SHELF to --dest, and logs the call.
+# It fails if the file $SHELF/offline exists, and removes the file, so that the next call succeeds.
 FAKE_PIP = """
 import os, pathlib, shutil, sys
 shelf = pathlib.Path(os.environ["SHELF"])
@@ -43,8 +43,8 @@ CONTENTS = {
     "nvidia-cuda-runtime==13.0.96": ["nvidia/cu13/lib/libcudart.so.13"],
     "nvidia-cuda-cupti==13.0.85": ["nvidia/cu13/lib/libcupti.so.13", "nvidia/cu13/lib/libpcsamplingutil.so"],
 }
-LAID_OUT = [f"lib/{name}" for name in ("libc10.so", "libcudart.so.13", "libcupti.so.13", "libgomp.so", "libgomp.so.1", "libtorch.so", "libtorch_cpu.so")]
-LAID_OUT = sorted([*LAID_OUT, HEADER[len("torch/") :], setup_libtorch.STAMP_FILE])
+INSTALLED = [f"lib/{name}" for name in ("libc10.so", "libcudart.so.13", "libcupti.so.13", "libgomp.so", "libgomp.so.1", "libtorch.so", "libtorch_cpu.so")]
+INSTALLED = sorted([*INSTALLED, HEADER[len("torch/") :], setup_libtorch.STAMP_FILE])
 
 
 def version_header(version: str) -> str:
@@ -56,7 +56,7 @@ class Setup(unittest.TestCase):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
-        self.target, self.kept, self.shelf = self.folder / ".libtorch", self.folder / "cache/neva-run/wheels", self.folder / "shelf"
+        self.target, self.cache, self.shelf = self.folder / ".libtorch", self.folder / "cache/neva-run/wheels", self.folder / "shelf"
         self.shelf.mkdir()
         (self.shelf / "pip.py").write_text(FAKE_PIP)
         pinned = []
@@ -85,16 +85,16 @@ class Setup(unittest.TestCase):
         self.addCleanup(patcher.stop)
 
     def check(self, code: int, *phrases: str) -> None:
-        """Runs the set-up: it ends with `code` and says each of the phrases."""
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        """Runs the set-up and checks its exit code and that it prints each of the phrases."""
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             found = setup_libtorch.main([])
-        self.assertEqual(found, code, said.getvalue())
+        self.assertEqual(found, code, output.getvalue())
         for phrase in phrases:
-            self.assertIn(phrase, said.getvalue())
+            self.assertIn(phrase, output.getvalue())
 
     def calls(self) -> list[str]:
-        """What pip was asked to fetch since the last look."""
+        """Returns and clears the log of pip's downloads."""
         path = self.shelf / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
@@ -102,21 +102,21 @@ class Setup(unittest.TestCase):
 
     def assert_set_up(self) -> None:
         files = [str(path.relative_to(self.target)) for path in self.target.rglob("*") if not path.is_dir()]
-        self.assertEqual(sorted(files), LAID_OUT)
+        self.assertEqual(sorted(files), INSTALLED)
         beside = {path.name for path in self.folder.iterdir()}
         self.assertEqual(beside, {".libtorch", "cache", "shelf"})
-        self.assertEqual({path.name for path in self.kept.iterdir()}, {".lock", *(wheel.file_name for wheel in wheels.WHEELS)})
+        self.assertEqual({path.name for path in self.cache.iterdir()}, {".lock", *(wheel.file_name for wheel in wheels.WHEELS)})
 
     def test_a_second_set_up_does_nothing(self) -> None:
-        self.check(0, "fetching torch==2.11.0", "is ready")
+        self.check(0, "downloading torch==2.11.0", "is ready")
         self.assert_set_up()
         pinned = [f"{wheel.requirement} {wheel.platform} --hash=sha256:{wheel.sha256}" for wheel in wheels.WHEELS]
         self.assertEqual(self.calls(), pinned)
         before = self.target.stat().st_ino
-        self.check(0, "is there")
+        self.check(0, "is already installed")
         self.assertEqual((self.calls(), self.target.stat().st_ino), ([], before))
 
-    def test_another_layout_is_replaced_without_fetching(self) -> None:
+    def test_another_layout_is_replaced_without_downloads(self) -> None:
         self.check(0)
         self.calls()
         (self.target / setup_libtorch.STAMP_FILE).write_text("libtorch 2.10.0, layout 1\n")
@@ -125,31 +125,31 @@ class Setup(unittest.TestCase):
         self.assert_set_up()
         self.assertEqual(self.calls(), [])
 
-    def test_a_damaged_wheel_is_fetched_again(self) -> None:
+    def test_a_damaged_wheel_is_downloaded_again(self) -> None:
         self.check(0)
         self.calls()
         shutil.rmtree(self.target)
-        damaged = self.kept / wheels.WHEELS[1].file_name
+        damaged = self.cache / wheels.WHEELS[1].file_name
         damaged.write_bytes(damaged.read_bytes()[:-1])
         self.check(0, "is damaged", "is ready")
         self.assert_set_up()
         self.assertEqual([call.split()[0] for call in self.calls()], [wheels.WHEELS[1].requirement])
 
-    def test_a_failed_download_is_tried_again(self) -> None:
+    def test_a_failed_download_is_retried(self) -> None:
         (self.shelf / "offline").touch()
         self.check(0, "attempt 2 of 3", "is ready")
         self.assert_set_up()
 
-    def test_a_wheel_that_cannot_be_had(self) -> None:
+    def test_a_wheel_that_cannot_be_downloaded(self) -> None:
         (self.shelf / wheels.WHEELS[2].requirement).unlink()
-        self.check(1, "could not fetch nvidia-cuda-cupti==13.0.85 in 3 attempts")
+        self.check(1, "could not download nvidia-cuda-cupti==13.0.85 in 3 attempts")
         self.assertFalse(self.target.exists())
         self.assertEqual(len(self.calls()), 5)
 
-    def test_a_wheel_of_another_content_is_refused(self) -> None:
+    def test_a_wheel_with_a_wrong_hash_is_rejected(self) -> None:
         with open(self.shelf / wheels.WHEELS[0].requirement, "ab") as file:
             file.write(b"more")
-        self.check(1, "is damaged", "could not fetch torch==2.11.0")
+        self.check(1, "is damaged", "could not download torch==2.11.0")
         self.assertFalse(self.target.exists())
 
     def test_an_interrupted_unpacking_starts_over(self) -> None:
@@ -164,31 +164,31 @@ class Setup(unittest.TestCase):
             self.check(1, "interrupted")
         self.assertFalse(self.target.exists())
         self.calls()
-        # What a set-up that was killed leaves behind.
+        # Leftovers of a killed set-up.
         (self.folder / ".libtorch.partial/lib").mkdir(parents=True)
         (self.folder / ".libtorch.partial/lib/half.so").touch()
         self.check(0, "is ready")
         self.assert_set_up()
         self.assertEqual(self.calls(), [])
 
-    def test_a_full_disk_is_found_before_fetching(self) -> None:
+    def test_a_full_disk_is_reported_before_downloads(self) -> None:
         self.patch(setup_libtorch, UNPACKED_SIZE=10**18)
-        self.check(1, "GB of disk space", "Make room for")
+        self.check(1, "GB of disk space", "Free another")
         self.assertEqual(self.calls(), [])
 
-    def test_an_own_libtorch_is_checked(self) -> None:
-        own = self.folder / "own"
+    def test_an_existing_libtorch_is_checked(self) -> None:
+        existing = self.folder / "own"
         for library in ("libtorch_cpu.so", "libtorch.so", "libc10.so"):
-            (own / "lib").mkdir(parents=True, exist_ok=True)
-            (own / "lib" / library).touch()
-        header = own / HEADER[len("torch/") :]
+            (existing / "lib").mkdir(parents=True, exist_ok=True)
+            (existing / "lib" / library).touch()
+        header = existing / HEADER[len("torch/") :]
         header.parent.mkdir(parents=True)
         cases = [
-            ("2.11.0", str(own), 0, "using libtorch 2.11.0"),
-            ("2.11.1", str(own), 0, "using libtorch 2.11.1"),
-            ("2.9.1", str(own), 1, "holds libtorch 2.9.1, and 2.11 is needed"),
-            ("3.11.0", str(own), 1, "holds libtorch 3.11.0, and 2.11 is needed"),
-            ("2.11.0", str(self.shelf), 1, "holds no libtorch"),
+            ("2.11.0", str(existing), 0, "using libtorch 2.11.0"),
+            ("2.11.1", str(existing), 0, "using libtorch 2.11.1"),
+            ("2.9.1", str(existing), 1, "contains libtorch 2.9.1, but 2.11 is required"),
+            ("3.11.0", str(existing), 1, "contains libtorch 3.11.0, but 2.11 is required"),
+            ("2.11.0", str(self.shelf), 1, "contains no libtorch"),
             ("2.11.0", "own", 1, "not an absolute path"),
             ("2.11.0", "", 1, "not an absolute path"),
         ]
@@ -197,14 +197,14 @@ class Setup(unittest.TestCase):
                 header.write_text(version_header(version))
                 self.environment(LIBTORCH=named)
                 self.check(code, phrase)
-        (own / "lib/libc10.so").unlink()
-        self.environment(LIBTORCH=str(own))
+        (existing / "lib/libc10.so").unlink()
+        self.environment(LIBTORCH=str(existing))
         self.check(1, "has no lib/libc10.so")
         self.assertEqual((self.calls(), self.target.exists()), ([], False))
 
 
 class Prerequisites(unittest.TestCase):
-    """What is missing is named, all of it at once, with the command that installs it."""
+    """All missing tools are reported together, with the commands that install them."""
 
     def check(self, environment: dict, rust: str, pip: list, expected: dict) -> None:
         with mock.patch.dict(os.environ, environment):
@@ -214,20 +214,20 @@ class Prerequisites(unittest.TestCase):
             for phrase in phrases:
                 self.assertIn(phrase, text)
 
-    def test_what_is_missing(self) -> None:
+    def test_missing_tools_are_reported(self) -> None:
         none = [sys.executable, "-m", "no_such_pip"]
         gcc, gxx, rust = "apt-get install gcc", "apt-get install g++", "sh.rustup.rs"
         bare = {
-            "C compiler": ["cc is not found", gcc],
-            "C++17 compiler": ["c++ is not found", gxx, "dnf install gcc-c++"],
-            "make": ["make is not found", "apt-get install make"],
-            "Rust 1.88 or newer": ["cargo is not found", rust],
+            "C compiler": ["cc not found", gcc],
+            "C++17 compiler": ["c++ not found", gxx, "dnf install gcc-c++"],
+            "make": ["make not found", "apt-get install make"],
+            "Rust 1.88 or newer": ["cargo not found", rust],
             "pip": ["No module named no_such_pip", "apt-get install python3-pip"],
         }
         self.check({}, "1.88", [], {})
         self.check({"PATH": "no-such-folder", "CC": "", "CXX": ""}, "1.88", none, bare)
         self.check({"CXX": "c++ -include no_such_header.h"}, "1.88", [], {"C++17 compiler": ["no_such_header.h", gxx]})
-        self.check({}, "9.1", [], {"Rust 9.1 or newer": ["there is rustc 1."]})
+        self.check({}, "9.1", [], {"Rust 9.1 or newer": ["found rustc 1."]})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-//! Buckets: parameters whose gradients travel together.
+//! Gradient buckets: parameters whose gradients are reduced together.
 
 use serde::Serialize;
 
-/// A run of flat memory that holds several parameters, one behind the other.
+/// A flat buffer that holds several parameters one after the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bucket {
-    /// What it holds, in the order in which a backward pass reaches it.
+    /// Its parameters, in the order in which a backward pass reaches them.
     pub members: Vec<Member>,
-    /// Values, padding at the end included.
+    /// Number of values, padding at the end included.
     pub len: usize,
 }
 
@@ -16,15 +16,15 @@ pub struct Bucket {
 pub struct Member {
     /// Number of the parameter.
     pub index: usize,
-    /// Its first value in the bucket.
+    /// Index of its first value in the bucket.
     pub start: usize,
     /// Its number of values.
     pub numel: usize,
 }
 
-/// Puts parameters of `numels` values into buckets of `size` values at most, or of one parameter that is larger. The
-/// last parameter comes first: a backward pass reaches the last layers first, so that the first bucket is full first.
-/// `alone` has a bucket to itself. The length of each bucket is a multiple of `multiple`.
+/// Groups parameters of `numels` values into buckets of at most `size` values, or of one larger parameter. The last
+/// parameter comes first, because a backward pass reaches the last layers first. Parameter `alone` gets its own bucket.
+/// The length of each bucket is a multiple of `multiple`.
 ///
 /// ```
 /// # use neva_layout::{Member, buckets};

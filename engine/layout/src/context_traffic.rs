@@ -1,21 +1,21 @@
-//! Bytes that a rank sends because it shares its sequences and its pictures with others, by formula; what is counted
-//! while a run goes on must agree.
+//! Formulas for the bytes that a rank sends for context parallelism and for images split among ranks. The counters of a
+//! run must agree.
 //!
-//! Of `n` bytes in a group of `p` ranks that are a ring, a transfer sends `n`, an all-gather of parts of `n` bytes
-//! `n (p - 1)`, a reduce-scatter of `n` bytes `n (p - 1) / p`.
+//! In a ring of `p` ranks, a transfer of `n` bytes sends `n`, an all-gather of shards of `n` bytes `n (p - 1)`, a
+//! reduce-scatter of `n` bytes `n (p - 1) / p`.
 
 use serde::Serialize;
 
-/// Keys and values of one layer and micro-batch on one rank of the context axis.
+/// Keys and values of one layer and microbatch on one context-parallel rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct KeysValues {
-    /// Ranks of the context axis.
+    /// Context-parallel size.
     pub ranks: usize,
     /// Rows.
     pub b: usize,
-    /// Places of each row on all ranks together.
+    /// Positions of each row on all ranks together.
     pub s: usize,
-    /// Heads of keys that the rank holds.
+    /// Key heads that the rank holds.
     pub heads: usize,
     /// Width of a head.
     pub head_dim: usize,
@@ -24,7 +24,7 @@ pub struct KeysValues {
 }
 
 impl KeysValues {
-    /// Values of the keys and values of one rank.
+    /// Returns the number of values in the keys and values of one rank.
     fn numel(&self) -> u64 {
         2 * (self.b * self.s / self.ranks * self.heads * self.head_dim) as u64
     }
@@ -33,51 +33,51 @@ impl KeysValues {
         self.ranks as u64 - 1
     }
 
-    /// Sent in the forward pass: the rank's keys and values go by every other rank. The same on a ring as by an
-    /// all-gather.
+    /// Returns the bytes sent in the forward pass: the rank's keys and values reach every other rank. A ring and an
+    /// all-gather send the same.
     pub fn forward(&self) -> u64 {
         self.others() * self.numel() * self.bytes as u64
     }
 
-    /// Sent in the backward pass: keys and values once more, and behind them their gradients in fp32 on their way
-    /// home. The same on a ring as by an all-gather and a reduce-scatter.
+    /// Returns the bytes sent in the backward pass: keys and values again, and their gradients in fp32. A ring sends the
+    /// same as an all-gather and a reduce-scatter.
     pub fn backward(&self) -> u64 {
         self.forward() + self.others() * self.numel() * 4
     }
 }
 
-/// The pictures of a micro-batch, shared out over the ranks that train on the same samples.
+/// The images of a microbatch, split among the ranks that train on the same samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct SharedPictures {
-    /// Ranks of the tensor axis; 1 where the vision encoder is cut over them, so that they work on the same pictures.
+pub struct SharedImages {
+    /// Tensor-parallel size; 1 if the vision encoder is tensor-parallel, so that these ranks encode the same images.
     pub tensor: usize,
-    /// Ranks of the context axis.
+    /// Context-parallel size.
     pub context: usize,
-    /// Pictures of the micro-batch.
-    pub pictures: usize,
-    /// Features of one picture: positions x width of the language model.
+    /// Images of the microbatch.
+    pub images: usize,
+    /// Features of one image: positions x width of the language model.
     pub features: usize,
     /// Bytes of a value.
     pub bytes: usize,
 }
 
-impl SharedPictures {
-    /// Pictures that each rank encodes.
-    pub fn each(&self) -> usize {
-        self.pictures.div_ceil(self.tensor * self.context)
+impl SharedImages {
+    /// Returns the number of images that each rank encodes.
+    pub fn images_per_rank(&self) -> usize {
+        self.images.div_ceil(self.tensor * self.context)
     }
 
     fn own(&self) -> u64 {
-        (self.each() * self.features * self.bytes) as u64
+        (self.images_per_rank() * self.features * self.bytes) as u64
     }
 
-    /// Sent over all ranks in the forward pass: the features of the rank's own pictures, to every other.
+    /// Returns the bytes sent in the TP-CP group in the forward pass: the features of the rank's own images.
     pub fn forward(&self) -> u64 {
         (self.tensor * self.context - 1) as u64 * self.own()
     }
 
-    /// Sent over the context axis in the backward pass, where vision encoder or projector are trained: gradients of
-    /// the other ranks' pictures. The ranks of the tensor axis hold the same gradients, each those of its own.
+    /// Returns the bytes sent in the context-parallel group in the backward pass if vision encoder or projector are
+    /// trained: gradients of the other ranks' images. Tensor-parallel ranks already hold the gradients of their own.
     pub fn backward(&self) -> u64 {
         (self.context - 1) as u64 * self.own()
     }

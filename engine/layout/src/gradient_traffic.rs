@@ -1,30 +1,30 @@
-//! Bytes that a rank sends in one step because other ranks hold the same parameters, by formula; what is counted while a
-//! run goes on must agree.
+//! Formulas for the bytes that a rank sends in one step to ranks that hold the same parameters. The counters of a run must
+//! agree.
 
 use crate::bucket::Bucket;
 use crate::parameter::ParamSpec;
 use serde::Serialize;
 
-/// Bytes of a gradient's value.
+/// Bytes of a gradient value.
 const FP32: usize = 4;
 
-/// Sent in a ring of `p` ranks that train the same parameters on different data.
+/// Bytes that a rank sends in the DP-CP group, a ring of `p` ranks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct ReplicaTraffic {
-    /// Sums of gradients of which every rank gets all, and which parameters any rank touched.
+pub struct DpCpTraffic {
+    /// All-reduce of gradients, and of the flags of touched parameters.
     pub all_reduce: u64,
-    /// Sums of gradients of which each rank gets its share.
+    /// Reduce-scatter of gradients.
     pub reduce_scatter: u64,
-    /// Shares of the weights.
+    /// All-gather of weights.
     pub all_gather: u64,
 }
 
-impl ReplicaTraffic {
-    /// One step with gradients in `buckets` over `ranks` ranks. `weight_bytes` is the size of a weight where each rank
-    /// updates its share, `None` where each updates all.
+impl DpCpTraffic {
+    /// Returns the traffic of one step with gradients in `buckets` over `ranks` ranks. `weight_bytes` is the size of a
+    /// weight with a distributed optimizer, `None` without.
     ///
-    /// Of `n` values in all buckets, padding included, an all-reduce sends `2 * 4 n (p - 1) / p` bytes; a
-    /// reduce-scatter sends `4 n (p - 1) / p` and the all-gather behind it `weight_bytes n (p - 1) / p`.
+    /// For `n` values in all buckets, padding included, an all-reduce sends `2 * 4 n (p - 1) / p` bytes. A
+    /// reduce-scatter sends `4 n (p - 1) / p`, and the all-gather after it `weight_bytes n (p - 1) / p`.
     pub fn of(buckets: &[Bucket], weight_bytes: Option<usize>, ranks: usize) -> Self {
         let values = buckets.iter().map(|bucket| bucket.len).sum();
         let parameters = buckets.iter().map(|bucket| bucket.members.len()).sum::<usize>();
@@ -43,8 +43,8 @@ impl ReplicaTraffic {
     }
 }
 
-/// Sent by one of `tensor` ranks that hold the same parts of some parameters, to agree on their gradients: `parameters`
-/// are those that it updates, each with the number of values. An all-reduce, in which different parts lie side by side.
+/// Returns the bytes that one of `tensor` ranks sends to all-reduce the gradients of shards that several of them hold.
+/// `parameters` are those that it updates, each with its number of values. Different shards lie side by side.
 pub fn tensor_gradient_bytes<'a>(parameters: impl Iterator<Item = (&'a ParamSpec, usize)>, tensor: usize) -> u64 {
     let values = parameters.map(|(spec, numel)| match spec.copies(tensor) {
         1 => 0,

@@ -1,10 +1,10 @@
-//! Which linears get an adapter, and the adapters' parameters.
+//! LoRA targets and the parameters of the adapters.
 //!
 //! A target is a module in Megatron's names (`linear_qkv` is q, k and v with one shared A: NeMo's
-//! "performant LoRA") or a linear in Hugging Face's (`q_proj`, with an A of its own, as PEFT does).
+//! "performant LoRA") or a linear in Hugging Face's (`q_proj`, with its own A, as in PEFT).
 
-use crate::parameter::{Cut, Init, ParamSpec, Part};
-use neva_schemas::{LlavaModel, LoRA, Problem};
+use crate::parameter::{Cut, Init, LoraModule, ParamSpec, Part};
+use neva_schemas::{LoRA, Problem};
 use std::collections::BTreeMap;
 
 /// The adapters of a model.
@@ -14,7 +14,7 @@ pub struct Adapters {
     pub parameters: Vec<ParamSpec>,
     /// Adapter of each adapted linear, by the linear's full name (without `.weight`).
     pub linears: BTreeMap<String, LinearAdapter>,
-    /// Patterns that matched nothing.
+    /// Patterns that match no module.
     pub unmatched: Vec<String>,
 }
 
@@ -27,29 +27,36 @@ pub struct LinearAdapter {
     pub b: String,
 }
 
-/// A module that a pattern can name.
-struct Module {
-    /// Full name as the pattern sees it.
-    name: String,
-    /// Name that the shared A is saved under.
-    saved_as: String,
-    /// The linears that it consists of.
-    linears: Vec<String>,
+/// A module that a pattern can match.
+struct Module<'a> {
+    /// Full name that patterns are matched against.
+    name: &'a str,
+    /// Name under which the shared A is saved.
+    saved_as: &'a str,
+    /// Its linears.
+    linears: Vec<Linear<'a>>,
 }
 
-/// Adapters that `lora` asks for on the linears among `parameters`.
+/// A linear that may get an adapter.
+#[derive(Clone, Copy)]
+struct Linear<'a> {
+    weight: &'a ParamSpec,
+    module: &'a LoraModule,
+}
+
+/// Returns the adapters that `lora` requests for the linears among `parameters`.
 ///
 /// # Errors
-/// A linear is named twice (alone and as part of a fused module), or nothing matches at all.
-pub fn lora_adapters(model: &LlavaModel, parameters: &[ParamSpec], lora: &LoRA, path: &str) -> Result<Adapters, Vec<Problem>> {
-    let modules = modules(model, parameters);
+/// A linear is matched twice (alone and within a fused module), or no pattern matches.
+pub fn lora_adapters(parameters: &[ParamSpec], lora: &LoRA, path: &str) -> Result<Adapters, Vec<Problem>> {
+    let modules = modules(parameters);
     let mut adapters = Adapters::default();
     let mut problems = Vec::new();
     let mut chosen = vec![false; modules.len()];
     for pattern in &lora.target_modules {
         let mut hit = false;
         for (module, chosen) in modules.iter().zip(&mut chosen) {
-            if matches(pattern, &module.name) {
+            if matches(pattern, module.name) {
                 (hit, *chosen) = (true, true);
             }
         }
@@ -57,35 +64,29 @@ pub fn lora_adapters(model: &LlavaModel, parameters: &[ParamSpec], lora: &LoRA, 
             adapters.unmatched.push(pattern.clone());
         }
     }
-    let specs: BTreeMap<&str, &ParamSpec> = parameters.iter().map(|spec| (spec.name.as_str(), spec)).collect();
     for module in modules.iter().zip(&chosen).filter_map(|(module, chosen)| chosen.then_some(module)) {
         let a = format!("{}.lora_A.weight", module.saved_as);
         for (index, linear) in module.linears.iter().enumerate() {
-            let weight = format!("{linear}.weight");
-            let (shape, own_cut, heads) = (
-                &specs[weight.as_str()].shape,
-                specs[weight.as_str()].cut,
-                specs[weight.as_str()].heads,
-            );
-            let row = own_cut == Cut::Row;
+            let [out, input] = [linear.weight.shape[0], linear.weight.shape[1]];
+            let row = linear.weight.cut == Cut::Row;
             if index == 0 {
                 // xavier_normal_ on the [dim, in] matrix, NeMo's `lora_A_init`.
-                let std = (2.0 / (shape[1] + lora.dim) as f64).sqrt();
+                let std = (2.0 / (input + lora.dim) as f64).sqrt();
                 let cut = if row { Cut::Row } else { Cut::Replicate };
-                adapters
-                    .parameters
-                    .push(adapter(&a, [lora.dim, shape[1]], cut, Init::Normal { std }));
+                let a = adapter(*linear, &a, [lora.dim, input], cut, None, Init::Normal { std });
+                adapters.parameters.push(a);
             }
-            let b = format!("{linear}.lora_B.weight");
-            let cut = if row { Cut::Replicate } else { own_cut };
-            adapters.parameters.push(ParamSpec {
-                heads,
-                ..adapter(&b, [shape[0], lora.dim], cut, Init::Zeros)
-            });
-            if adapters.linears.insert(linear.clone(), LinearAdapter { a: a.clone(), b }).is_some() {
+            let name = &linear.module.linear;
+            let b = format!("{name}.lora_B.weight");
+            let cut = if row { Cut::Replicate } else { linear.weight.cut };
+            let heads = linear.weight.heads;
+            adapters
+                .parameters
+                .push(adapter(*linear, &b, [out, lora.dim], cut, heads, Init::Zeros));
+            if adapters.linears.insert(name.clone(), LinearAdapter { a: a.clone(), b }).is_some() {
                 problems.push(Problem::error(
                     format!("{path}.target_modules"),
-                    format!("`{linear}` would get two adapters: it is named alone and as part of a fused module"),
+                    format!("`{name}` would get two adapters: it is named alone and as part of a fused module"),
                 ));
             }
         }
@@ -93,7 +94,7 @@ pub fn lora_adapters(model: &LlavaModel, parameters: &[ParamSpec], lora: &LoRA, 
     if adapters.linears.is_empty() {
         let examples: Vec<_> = modules
             .iter()
-            .map(|module| module.name.as_str())
+            .map(|module| module.name)
             .step_by(modules.len().div_ceil(6).max(1))
             .collect();
         problems.push(
@@ -107,62 +108,60 @@ pub fn lora_adapters(model: &LlavaModel, parameters: &[ParamSpec], lora: &LoRA, 
     if problems.is_empty() { Ok(adapters) } else { Err(problems) }
 }
 
-fn adapter(name: &str, shape: [usize; 2], cut: Cut, init: Init) -> ParamSpec {
+/// Returns the parameter A or B of the adapter of `linear`.
+fn adapter(linear: Linear<'_>, name: &str, shape: [usize; 2], cut: Cut, heads: Option<usize>, init: Init) -> ParamSpec {
     ParamSpec {
         name: name.into(),
         shape: shape.to_vec(),
-        cut,
-        heads: None,
-        part: Part::Adapter,
         init,
+        cut,
+        heads,
+        stage: linear.weight.stage,
+        part: Part::Adapter,
+        adapts: Some(linear.weight.part),
+        lora: None,
+        partial_sum: linear.module.partial_sum.if_replicated(cut),
         used: true,
     }
 }
 
-/// Everything that can be named: Megatron's fused modules, and each linear under its own name.
-fn modules(model: &LlavaModel, parameters: &[ParamSpec]) -> Vec<Module> {
-    let mut modules = Vec::new();
-    for layer in 0..model.text_config.num_hidden_layers {
-        let native = format!("module.language_model.decoder.layers.{layer}");
-        let own = format!("model.language_model.layers.{layer}");
-        for (block, native_block, name, parts) in [
-            ("self_attn", "self_attention", "linear_qkv", &["q_proj", "k_proj", "v_proj"][..]),
-            ("self_attn", "self_attention", "linear_proj", &["o_proj"]),
-            ("mlp", "mlp", "linear_fc1", &["gate_proj", "up_proj"]),
-            ("mlp", "mlp", "linear_fc2", &["down_proj"]),
-        ] {
-            let saved_as = if parts.len() == 1 {
-                format!("{own}.{block}.{}", parts[0])
-            } else {
-                format!("{own}.{block}.{name}")
-            };
-            modules.push(Module {
-                name: format!("{native}.{native_block}.{name}"),
-                saved_as,
-                linears: parts.iter().map(|part| format!("{own}.{block}.{part}")).collect(),
-            });
+/// Returns the modules that patterns can match: Megatron's modules, then each linear under its own name.
+fn modules(parameters: &[ParamSpec]) -> Vec<Module<'_>> {
+    let linears = || {
+        let used = parameters.iter().filter(|spec| spec.used);
+        used.filter_map(|weight| {
+            let module = weight.lora.as_ref()?;
+            Some(Linear { weight, module })
+        })
+    };
+    let mut modules: Vec<Module<'_>> = Vec::new();
+    for linear in linears() {
+        let Some(name) = linear.module.megatron.as_deref() else { continue };
+        // The linears of a fused module are adjacent.
+        match modules.last_mut() {
+            Some(last) if last.name == name => last.linears.push(linear),
+            _ => modules.push(Module {
+                name,
+                saved_as: &linear.module.saved_as,
+                linears: vec![linear],
+            }),
         }
     }
-    for spec in parameters.iter().filter(|spec| spec.used && spec.shape.len() == 2) {
-        let linear = spec.name.strip_suffix(".weight").unwrap_or(&spec.name);
-        if !linear.contains("embed") && linear != "lm_head" {
-            modules.push(Module {
-                name: linear.into(),
-                saved_as: linear.into(),
-                linears: vec![linear.into()],
-            });
-        }
-    }
+    modules.extend(linears().map(|linear| Module {
+        name: &linear.module.linear,
+        saved_as: &linear.module.linear,
+        linears: vec![linear],
+    }));
     modules
 }
 
-/// NeMo's rule: a pattern is the last component of a name, or a wildcard on the full name in which `*`
-/// crosses dots.
+/// Returns whether `pattern` matches by NeMo's rule: it is the last component of the name, or a wildcard for the full
+/// name in which `*` also matches dots.
 fn matches(pattern: &str, name: &str) -> bool {
     name.rsplit('.').next() == Some(pattern) || wildcard(pattern.as_bytes(), name.as_bytes())
 }
 
-/// Greedy matching with one point of return: linear in the lengths' product, whatever the pattern.
+/// Matches a wildcard pattern greedily with one backtracking point: linear in the product of the lengths.
 pub(crate) fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;

@@ -1,14 +1,13 @@
-//! Bytes that a rank sends because it shares matrices and layers with others, by formula; what is counted while a run
-//! goes on must agree.
+//! Formulas for the bytes that a rank sends for tensor and pipeline parallelism. The counters of a run must agree.
 //!
-//! Of `n` bytes in a group of `p` ranks that are a ring, an all-reduce sends `2 n (p - 1) / p`, an all-gather of parts of
-//! `n / p` bytes and a reduce-scatter of `n` bytes send half of that each, a transfer sends `n`.
+//! In a ring of `p` ranks, an all-reduce of `n` bytes sends `2 n (p - 1) / p`. An all-gather of shards of `n / p` bytes
+//! and a reduce-scatter of `n` bytes send half of that each. A transfer sends `n`.
 
 use crate::schedule::{Action, Pass};
-use crate::stages::Section;
+use crate::stages::ChunkSpec;
 use serde::Serialize;
 
-/// The hidden states of one micro-batch.
+/// The hidden states of one microbatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Hidden {
     /// Rows.
@@ -27,77 +26,93 @@ impl Hidden {
     }
 }
 
-/// Sent by one of `tensor` ranks through a section in both passes of a micro-batch of `labels` labelled positions, when
-/// the model itself is trained: each layer sums its hidden states twice in either direction; the embedding sums its
-/// rows, the head its gradient and three numbers for each label. With sequence parallelism a sum is a reduce-scatter and
-/// an all-gather, which send as much; the embedding's gradient is gathered on top.
-pub fn tensor_bytes(tensor: usize, section: &Section, hidden: Hidden, labels: usize, sequence_parallel: bool) -> u64 {
+/// Returns the bytes that one of `tensor` ranks sends for a model chunk in both passes of a microbatch with `labels`
+/// labelled positions, if the model itself is trained. Each layer all-reduces its hidden states twice in either
+/// direction; the embedding all-reduces its rows, the head its gradient and three numbers per label. With sequence
+/// parallelism, a reduce-scatter and an all-gather send the same; the embedding's gradient is gathered in addition.
+pub fn tensor_bytes(tensor: usize, chunk: &ChunkSpec, hidden: Hidden, labels: usize, sequence_parallel: bool) -> u64 {
     let all_reduce = |bytes| all_reduce(tensor, bytes);
-    let mut bytes = 4 * section.layers.len() as u64 * all_reduce(hidden.size());
-    if section.first {
+    let mut bytes = 4 * chunk.layers.len() as u64 * all_reduce(hidden.size());
+    if chunk.first {
         bytes += all_reduce(hidden.size());
         bytes += if sequence_parallel { all_reduce(hidden.size()) / 2 } else { 0 };
     }
-    if section.last {
+    if chunk.last {
         bytes += all_reduce(hidden.size()) + 3 * all_reduce(4 * labels as u64);
     }
     bytes
 }
 
-/// Sent on top by one of `tensor` ranks for `layers` layers that are computed again in the backward pass: each sums its
-/// hidden states twice once more.
+/// Returns the bytes that one of `tensor` ranks sends in addition for `layers` recomputed layers: each all-reduces its
+/// hidden states twice more.
 pub fn recompute_bytes(tensor: usize, layers: usize, hidden: Hidden) -> u64 {
     2 * layers as u64 * all_reduce(tensor, hidden.size())
 }
 
-/// Sent by one of `ranks` ranks for a sum of so many bytes.
+/// Returns the bytes that one of `ranks` ranks sends for an all-reduce of `bytes`.
 fn all_reduce(ranks: usize, bytes: u64) -> u64 {
     2 * bytes * (ranks as u64 - 1) / ranks as u64
 }
 
-/// The pictures of a micro-batch that the ranks of a tensor group encode together, where the vision encoder and the
-/// projector are cut.
+/// The images of a microbatch with a tensor-parallel vision encoder and projector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct CutPictures {
-    /// Ranks of the tensor axis.
+pub struct TensorParallelImages {
+    /// Tensor-parallel size.
     pub tensor: usize,
-    /// Pictures.
-    pub pictures: usize,
+    /// Number of images.
+    pub images: usize,
     /// Layers of the vision encoder that are computed.
     pub layers: usize,
-    /// Hidden state of one picture: positions (with the class token) x width of the vision encoder.
+    /// Hidden state of one image: positions (with the class token) x width of the vision encoder.
     pub hidden: usize,
-    /// What the projector takes of it: positions x width of the vision encoder.
+    /// Input of the projector for one image: positions x width of the vision encoder.
     pub selected: usize,
-    /// Features of one picture: positions x width of the language model.
+    /// Features of one image: positions x width of the language model.
     pub features: usize,
+    /// Pairs of linears of the projector: one column-parallel, one row-parallel.
+    pub pairs: usize,
+    /// Positions of one image if queries and keys have norms over all heads; 0 without such norms.
+    pub normed: usize,
     /// Bytes of a value.
     pub bytes: usize,
 }
 
-impl CutPictures {
-    /// Sent in the forward pass: each layer sums its hidden states twice, the projector sums the features.
+impl TensorParallelImages {
+    /// Returns the bytes sent in the forward pass: each layer all-reduces its hidden states twice, each pair of linears the
+    /// features.
     pub fn forward(&self) -> u64 {
-        self.all_reduce(2 * self.layers * self.hidden + self.features)
+        self.all_reduce(2 * self.layers * self.hidden + self.pairs * self.features) + self.norms()
     }
 
-    /// Sent in the backward pass, where the vision encoder itself is trained: each layer sums gradients twice, the
-    /// projector those of its input. Nothing is sent where the vision encoder is frozen.
+    /// Returns the bytes sent in the backward pass if the vision encoder is trained: each layer all-reduces gradients
+    /// twice, each pair of the projector's linears the gradient of its input.
     pub fn backward(&self) -> u64 {
-        self.all_reduce(2 * self.layers * self.hidden + self.selected)
+        let first = if self.pairs > 0 { self.selected } else { 0 };
+        self.all_reduce(2 * self.layers * self.hidden + first) + self.norms() + self.backward_of_projector()
+    }
+
+    /// Returns the bytes sent in the backward pass if the vision encoder is frozen: gradients between the pairs of linears.
+    pub fn backward_of_projector(&self) -> u64 {
+        self.all_reduce(self.pairs.saturating_sub(1) * self.features)
+    }
+
+    /// Returns the bytes of the two norms of each layer, which all-reduce an fp32 number for each position.
+    fn norms(&self) -> u64 {
+        let sum = all_reduce(self.tensor, (self.images * self.normed * 4) as u64);
+        2 * self.layers as u64 * sum
     }
 
     fn all_reduce(&self, values: usize) -> u64 {
-        all_reduce(self.tensor, (self.pictures * values * self.bytes) as u64)
+        all_reduce(self.tensor, (self.images * values * self.bytes) as u64)
     }
 }
 
-/// Sent by one pipeline rank in a step whose micro-batches all have hidden states of this size, of which each of its
-/// tensor-parallel ranks holds a part with sequence parallelism (`parts`).
-pub fn pipeline_bytes(actions: &[Action], chunks: &[Section], hidden: Hidden, parts: usize) -> u64 {
+/// Returns the bytes that one pipeline rank sends in a step whose microbatches all have hidden states of this size. With
+/// sequence parallelism they are split into `shards`, one per tensor-parallel rank.
+pub fn pipeline_bytes(actions: &[Action], chunks: &[ChunkSpec], hidden: Hidden, shards: usize) -> u64 {
     let sends = |action: &&Action| match action.pass {
         Pass::Forward => !chunks[action.chunk].last,
         Pass::Backward => !chunks[action.chunk].first,
     };
-    actions.iter().filter(sends).count() as u64 * hidden.size() / parts as u64
+    actions.iter().filter(sends).count() as u64 * hidden.size() / shards as u64
 }

@@ -1,25 +1,79 @@
-//! One parameter: its name, shape, cut and fresh value.
+//! Description of one parameter: a row of a model's table.
 
+use neva_schemas::{MegatronStrategy, VisionPlacement};
 use serde::Serialize;
 
-/// A parameter of a model, the same in every layout.
+/// A parameter of a model, the same in every layout. No field has a default: a family sets each of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ParamSpec {
     /// Full name, Hugging Face's in-memory spelling (transformers 5.x).
     pub name: String,
     /// Shape of the whole tensor.
     pub shape: Vec<usize>,
-    /// How tensor parallelism cuts it.
-    pub cut: Cut,
-    /// Heads that the rows of a column-cut parameter make up, where no head may be cut: of more ranks than heads,
-    /// several hold the same one.
-    pub heads: Option<usize>,
-    /// Which part of the model it belongs to.
-    pub part: Part,
     /// Value when nothing is loaded.
     pub init: Init,
-    /// False for weights that are kept for export but never take part in the forward pass.
+    /// How tensor parallelism cuts it.
+    pub cut: Cut,
+    /// Number of heads in the rows of a column-parallel parameter, if no head may be cut: with more ranks than heads,
+    /// several ranks hold the same one.
+    pub heads: Option<usize>,
+    /// Pipeline stages that hold it.
+    pub stage: Stage,
+    /// Part of the model that it belongs to.
+    pub part: Part,
+    /// Part of the model whose linear it adapts; `None` for the model's own parameters.
+    pub adapts: Option<Part>,
+    /// Names of the linear whose weight it is, for LoRA; `None` if it gets no adapter.
+    pub lora: Option<LoraModule>,
+    /// Where the gradient of each tensor-parallel rank is a partial sum.
+    pub partial_sum: PartialSum,
+    /// False for weights that are stored for export but not used in the forward pass.
     pub used: bool,
+}
+
+/// Pipeline stages that hold a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Stage {
+    /// The first one: embedding, vision tower, projector.
+    First,
+    /// The first and the last one: a tied embedding.
+    FirstAndLast,
+    /// The one with this decoder layer.
+    Layer(usize),
+    /// The last one: final norm, head.
+    Last,
+}
+
+/// Condition under which the gradient of a replicated parameter is a partial sum over the tensor-parallel ranks, because
+/// each rank has different inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum PartialSum {
+    /// Never: every rank has the same inputs, or holds its own shard.
+    Never,
+    /// With sequence parallelism: each rank has its shard of every sequence.
+    SequenceParallel,
+    /// With images that are split among the ranks: each rank has its own images.
+    SharedImages,
+}
+
+impl PartialSum {
+    /// Returns `self` for a replicated parameter and `Never` for a cut one, whose shards have whole gradients.
+    pub fn if_replicated(self, cut: Cut) -> Self {
+        if cut == Cut::Replicate { self } else { Self::Never }
+    }
+}
+
+/// Names of a linear for LoRA.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LoraModule {
+    /// The linear's own full name.
+    pub linear: String,
+    /// Full name of the Megatron module that contains it; `None` if Megatron has none.
+    pub megatron: Option<String>,
+    /// Name under which the A of that module is saved: the linear's own, or that of a fused module.
+    pub saved_as: String,
+    /// Partial sums of the replicated one of A and B.
+    pub partial_sum: PartialSum,
 }
 
 /// How tensor parallelism cuts a parameter.
@@ -55,6 +109,11 @@ pub enum Init {
     Zeros,
     /// All 1.
     Ones,
+    /// The same value everywhere.
+    Constant {
+        /// The value.
+        value: f64,
+    },
     /// Normal with mean 0.
     Normal {
         /// Standard deviation.
@@ -67,21 +126,21 @@ pub enum Init {
     },
 }
 
-/// The slice of a cut parameter that one tensor-parallel rank holds.
+/// The shard of a parameter that one tensor-parallel rank holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Shard {
     /// Dim that is cut.
     pub dim: usize,
-    /// First index of the slice in the whole tensor.
+    /// First index of the shard in the whole tensor.
     pub start: usize,
-    /// Indices that exist in the whole tensor.
+    /// Number of indices that exist in the whole tensor.
     pub len: usize,
     /// Size of the dim on the rank; `padded - len` are padding.
     pub padded: usize,
 }
 
 impl ParamSpec {
-    /// Slice that rank `tp_rank` of `tp` holds; `None` where it holds everything.
+    /// Returns the shard of rank `tp_rank` of `tp`; `None` if it holds the whole tensor.
     pub fn shard(&self, tp_rank: usize, tp: usize) -> Option<Shard> {
         let dim = match self.cut {
             Cut::Replicate => return None,
@@ -89,12 +148,12 @@ impl ParamSpec {
             Cut::Column | Cut::Vocab => 0,
             Cut::Row => 1,
         };
-        let (size, parts) = (self.shape[dim], self.parts(tp));
+        let (size, shards) = (self.shape[dim], self.shards(tp));
         let padded = match self.cut {
             Cut::Vocab => size.div_ceil(64 * tp) * 64,
-            _ => size / parts,
+            _ => size / shards,
         };
-        let start = (tp_rank * parts / tp * padded).min(size);
+        let start = (tp_rank * shards / tp * padded).min(size);
         Some(Shard {
             dim,
             start,
@@ -103,8 +162,8 @@ impl ParamSpec {
         })
     }
 
-    /// Different parts that `tp` ranks hold.
-    fn parts(&self, tp: usize) -> usize {
+    /// Returns the number of different shards that `tp` ranks hold.
+    fn shards(&self, tp: usize) -> usize {
         match (self.cut, self.heads) {
             (Cut::Replicate, _) => 1,
             (_, Some(heads)) => heads.min(tp),
@@ -112,12 +171,13 @@ impl ParamSpec {
         }
     }
 
-    /// Ranks of `tp` that hold the same part: their gradients of it are partial sums where it is cut.
+    /// Returns the number of ranks of `tp` that hold the same shard: if the parameter is cut, their gradients are
+    /// partial sums.
     pub fn copies(&self, tp: usize) -> usize {
-        tp / self.parts(tp)
+        tp / self.shards(tp)
     }
 
-    /// Shape on rank `tp_rank` of `tp`.
+    /// Returns the shape on rank `tp_rank` of `tp`.
     pub fn local_shape(&self, tp_rank: usize, tp: usize) -> Vec<usize> {
         let mut shape = self.shape.clone();
         if let Some(shard) = self.shard(tp_rank, tp) {
@@ -126,13 +186,27 @@ impl ParamSpec {
         shape
     }
 
-    /// Number of values of the whole tensor.
+    /// Returns the number of values of the whole tensor.
     pub fn numel(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Whether weight decay applies: not to biases and not to one-dimensional parameters (NeMo, LLaVA).
+    /// Returns whether weight decay applies: not to biases and other one-dimensional parameters (NeMo, LLaVA).
     pub fn decays(&self) -> bool {
-        self.shape.len() > 1 && !self.name.ends_with(".bias")
+        self.shape.len() > 1
+    }
+
+    /// Returns the part of the model that uses it: for an adapter, that of its linear.
+    pub fn owner(&self) -> Part {
+        self.adapts.unwrap_or(self.part)
+    }
+
+    /// Returns whether a rank's gradient is a partial sum over the tensor-parallel ranks.
+    pub fn is_partial_sum(&self, strategy: &MegatronStrategy) -> bool {
+        match self.partial_sum {
+            PartialSum::Never => false,
+            PartialSum::SequenceParallel => strategy.sequence_parallel,
+            PartialSum::SharedImages => strategy.vision_placement == VisionPlacement::Shared,
+        }
     }
 }

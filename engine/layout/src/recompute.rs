@@ -1,40 +1,40 @@
-//! Which layers keep their hidden state alone for the backward pass.
+//! Activation recomputation: layers that save only their input for the backward pass.
 
 use neva_schemas::{MegatronStrategy, RecomputeGranularity, RecomputeMethod};
 use serde::Serialize;
 use std::ops::Range;
 
-/// Layers between whose ends nothing is kept, or one layer that keeps everything.
+/// Layers that save only the input of the first one, or one layer that saves all activations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LayerGroup {
     /// The layers.
     pub layers: Range<usize>,
-    /// They are computed again in the backward pass.
+    /// Whether they are recomputed in the backward pass.
     pub recomputed: bool,
 }
 
-/// How the `layers` of one section of a model, or of its vision encoder, are grouped.
+/// Groups the `layers` of a model chunk, or of the vision encoder.
 pub fn layer_groups(strategy: &MegatronStrategy, layers: Range<usize>) -> Vec<LayerGroup> {
     let full = strategy.recompute_granularity == Some(RecomputeGranularity::Full);
     let number = strategy.recompute_num_layers.map_or(1, |number| number.max(1) as usize);
-    let (at_once, recomputed) = match strategy.recompute_method.unwrap_or(RecomputeMethod::Uniform) {
+    let (group_size, recomputed) = match strategy.recompute_method.unwrap_or(RecomputeMethod::Uniform) {
         _ if !full => (1, 0),
         RecomputeMethod::Uniform => (number, layers.len()),
         RecomputeMethod::Block => (1, number),
     };
     let (first, end) = (layers.start, layers.end);
     let group = |start: usize| LayerGroup {
-        layers: start..start.saturating_add(at_once).min(end),
+        layers: start..start.saturating_add(group_size).min(end),
         recomputed: start - first < recomputed,
     };
-    layers.step_by(at_once).map(group).collect()
+    layers.step_by(group_size).map(group).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Groups as text: layers that are computed again in brackets.
+    /// Formats groups, with recomputed layers in brackets.
     fn text(method: Option<RecomputeMethod>, number: Option<u32>, layers: Range<usize>) -> String {
         let strategy = MegatronStrategy {
             recompute_granularity: Some(RecomputeGranularity::Full),
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(text(Some(Block), Some(2), 4..7), "[4] [5] 6");
         assert_eq!(text(Some(Block), Some(9), 4..7), "[4] [5] [6]");
         assert_eq!(text(None, None, 2..2), "");
-        let kept = layer_groups(&MegatronStrategy::default(), 0..2);
-        assert!(kept.iter().all(|group| !group.recomputed && group.layers.len() == 1));
+        let saved = layer_groups(&MegatronStrategy::default(), 0..2);
+        assert!(saved.iter().all(|group| !group.recomputed && group.layers.len() == 1));
     }
 }

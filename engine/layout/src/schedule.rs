@@ -1,17 +1,16 @@
-//! What each pipeline rank does when: 1F1B (PipeDream-Flush, arXiv:2006.09503) and its interleaved form
-//! (Megatron-LM, arXiv:2104.04473), as values.
+//! Pipeline schedules: 1F1B (PipeDream-Flush, arXiv:2006.09503) and interleaved 1F1B (Megatron-LM, arXiv:2104.04473).
 
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// One thing that a stage does.
+/// One action of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Action {
     /// Forward or backward.
     pub pass: Pass,
-    /// Number of the micro-batch within the step.
+    /// Number of the microbatch within the step.
     pub microbatch: usize,
-    /// Which of the stage's sections.
+    /// Number of the model chunk within the stage.
     pub chunk: usize,
 }
 
@@ -24,11 +23,11 @@ pub enum Pass {
     Backward,
 }
 
-/// The actions of one optimizer step on stage `stage` of `stages` with `chunks` sections each: a few forward passes to
-/// fill the pipeline, then one forward and one backward pass in turn, then the backward passes that are left.
+/// Returns the actions of one optimizer step on stage `stage` of `stages` with `chunks` model chunks each: warm-up forward
+/// passes, then alternating forward and backward passes, then the remaining backward passes.
 ///
-/// Any number of micro-batches is allowed: Megatron's order of the interleaved schedule is that of whole groups of
-/// `stages` micro-batches; those that are missing from the last group are left out of it, which keeps its order.
+/// Any number of microbatches is allowed. Megatron's interleaved schedule needs whole groups of `stages` microbatches;
+/// here the missing ones of the last group are skipped, which keeps the order.
 pub fn schedule(stage: usize, stages: usize, chunks: usize, microbatches: usize) -> Vec<Action> {
     let whole = if chunks == 1 {
         microbatches
@@ -66,14 +65,14 @@ pub fn schedule(stage: usize, stages: usize, chunks: usize, microbatches: usize)
     actions
 }
 
-/// The forward passes alone, for a validation.
+/// Returns the forward passes alone, for validation.
 pub fn forward_schedule(stage: usize, stages: usize, chunks: usize, microbatches: usize) -> Vec<Action> {
     let mut actions = schedule(stage, stages, chunks, microbatches);
     actions.retain(|action| action.pass == Pass::Forward);
     actions
 }
 
-/// Most micro-batches whose activations a stage holds at once, summed over its sections.
+/// Returns the largest number of microbatches whose activations a stage holds at once, summed over its model chunks.
 pub fn most_in_flight(actions: &[Action]) -> usize {
     let (mut now, mut most) = (0, 0);
     for action in actions {
@@ -86,21 +85,21 @@ pub fn most_in_flight(actions: &[Action]) -> usize {
     most
 }
 
-/// When each stage does what, replayed.
+/// Simulated start and end of each action.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Timeline {
     /// Action, start and end, by stage.
     pub spans: Vec<Vec<(Action, f64, f64)>>,
-    /// When the last stage is done.
+    /// End of the last action.
     pub end: f64,
 }
 
 impl Timeline {
-    /// Replays schedules: an action starts when its stage is free and what it needs has arrived. `cost` gives the
-    /// duration of an action on a stage. `None` where stages wait for each other in a circle.
+    /// Simulates schedules: an action starts when its stage is free and its input has arrived. `cost` returns the
+    /// duration of an action on a stage. Returns `None` if stages deadlock.
     pub fn replay(schedules: &[Vec<Action>], chunks: usize, cost: impl Fn(usize, Action) -> f64) -> Option<Self> {
         let stages = schedules.len();
-        let sections = stages * chunks;
+        let total_chunks = stages * chunks;
         let mut done: BTreeMap<(Pass, usize, usize), f64> = BTreeMap::new();
         let mut spans: Vec<Vec<(Action, f64, f64)>> = vec![Vec::new(); stages];
         let left = |spans: &[Vec<_>]| (0..stages).any(|stage| spans[stage].len() < schedules[stage].len());
@@ -108,21 +107,21 @@ impl Timeline {
             let mut moved = false;
             for stage in 0..stages {
                 while let Some(action) = schedules[stage].get(spans[stage].len()).copied() {
-                    let section = action.chunk * stages + stage;
+                    let number = action.chunk * stages + stage;
                     let needs = match action.pass {
-                        Pass::Forward => section.checked_sub(1).map(|before| (Pass::Forward, before)),
-                        Pass::Backward if section + 1 == sections => Some((Pass::Forward, section)),
-                        Pass::Backward => Some((Pass::Backward, section + 1)),
+                        Pass::Forward => number.checked_sub(1).map(|before| (Pass::Forward, before)),
+                        Pass::Backward if number + 1 == total_chunks => Some((Pass::Forward, number)),
+                        Pass::Backward => Some((Pass::Backward, number + 1)),
                     };
                     let arrived = match needs {
                         None => Some(0.0),
-                        Some((pass, section)) => done.get(&(pass, section, action.microbatch)).copied(),
+                        Some((pass, number)) => done.get(&(pass, number, action.microbatch)).copied(),
                     };
                     let Some(arrived) = arrived else { break };
                     let free = spans[stage].last().map_or(0.0, |(_, _, end)| *end);
                     let start = arrived.max(free);
                     let end = start + cost(stage, action);
-                    done.insert((action.pass, section, action.microbatch), end);
+                    done.insert((action.pass, number, action.microbatch), end);
                     spans[stage].push((action, start, end));
                     moved = true;
                 }
@@ -139,8 +138,8 @@ impl Timeline {
         Some(Self { spans, end })
     }
 
-    /// Idle time of the pipeline as a share of its busy time, mean over the stages: `(p - 1) / (m v)` in theory for
-    /// `m` micro-batches, `p` stages of `v` sections and equal costs.
+    /// Returns the ratio of idle to busy time, mean over the stages: in theory `(p - 1) / (m v)` for `m` microbatches,
+    /// `p` stages of `v` model chunks and equal costs.
     pub fn bubble(&self) -> f64 {
         let busy: f64 = self.spans.iter().flatten().map(|(_, start, end)| end - start).sum();
         (self.end * self.spans.len() as f64 - busy) / busy

@@ -1,32 +1,33 @@
-//! Which layers each pipeline rank holds.
+//! Partition of the layers among pipeline stages.
 
+use crate::parameter::{ParamSpec, Stage};
 use neva_schemas::{LayerShares, MegatronStrategy, Uneven};
 use serde::Serialize;
 use std::ops::Range;
 
-/// A model's layers in their order: what comes before the first one, the layers, what comes behind the last one. Each
-/// stage of the pipeline holds one chunk of it or, interleaved, several (Megatron-LM, arXiv:2104.04473).
+/// Model chunks of a pipeline. Each stage holds one chunk of consecutive layers or, interleaved, several (Megatron-LM,
+/// arXiv:2104.04473).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Stages {
     stages: usize,
     chunks: usize,
-    /// Layers up to the start of each section, and the number of layers at the end.
+    /// First layer of each chunk, and the number of layers at the end.
     bounds: Vec<usize>,
 }
 
-/// A run of layers that is computed at once: one chunk of one stage.
+/// Contents of one model chunk: consecutive layers of one stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Section {
-    /// It starts with the embedding and the vision encoder.
+pub struct ChunkSpec {
+    /// Whether it starts with the embedding and the vision encoder.
     pub first: bool,
     /// Layers of the language model.
     pub layers: Range<usize>,
-    /// It ends with the final norm and the head.
+    /// Whether it ends with the final norm and the head.
     pub last: bool,
 }
 
-impl Section {
-    /// The whole model.
+impl ChunkSpec {
+    /// Returns a chunk that holds the whole model.
     pub fn whole(layers: usize) -> Self {
         Self {
             first: true,
@@ -35,82 +36,61 @@ impl Section {
         }
     }
 
-    /// Whether it takes the parameter `name` (canonical spelling); a tied embedding is taken where it starts the model
-    /// and where it ends it.
-    pub fn holds(&self, name: &str, tied: bool) -> bool {
-        match Place::of(name) {
-            Place::Embedding => self.first || (tied && self.last),
-            Place::Front => self.first,
-            Place::Layer(layer) => self.layers.contains(&layer),
-            Place::Back => self.last,
+    /// Returns whether it holds the parameter.
+    pub fn holds(&self, spec: &ParamSpec) -> bool {
+        match spec.stage {
+            Stage::First => self.first,
+            Stage::FirstAndLast => self.first || self.last,
+            Stage::Layer(layer) => self.layers.contains(&layer),
+            Stage::Last => self.last,
         }
-    }
-}
-
-/// Where a parameter belongs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Embedding,
-    Front,
-    Layer(usize),
-    Back,
-}
-
-impl Place {
-    fn of(name: &str) -> Self {
-        let Some(rest) = name.strip_prefix("model.language_model.") else {
-            return if name.starts_with("lm_head.") { Self::Back } else { Self::Front };
-        };
-        if rest.starts_with("embed_tokens.") {
-            return Self::Embedding;
-        }
-        let layer = rest.strip_prefix("layers.").and_then(|rest| rest.split('.').next());
-        layer.and_then(|layer| layer.parse().ok()).map_or(Self::Back, Self::Layer)
     }
 }
 
 impl Stages {
-    /// Shares `layers` layers out as `strategy` says.
+    /// Splits `layers` layers among the stages as in `strategy`.
     ///
     /// # Errors
-    /// They do not divide.
+    /// The layers cannot be split evenly.
     pub fn of(strategy: &MegatronStrategy, layers: usize) -> Result<Self, Uneven> {
         let shares = LayerShares::of(strategy, layers);
         let each = shares.each()?;
         let LayerShares { stages, chunks, .. } = shares;
         let mut bounds = vec![0];
-        for section in 0..stages * chunks {
-            bounds.push(bounds[section] + shares.of_stage(section % stages, each) / chunks);
+        for number in 0..stages * chunks {
+            bounds.push(bounds[number] + shares.of_stage(number % stages, each) / chunks);
         }
         Ok(Self { stages, chunks, bounds })
     }
 
-    /// Pipeline ranks.
+    /// Returns the number of pipeline stages.
     pub fn stages(&self) -> usize {
         self.stages
     }
 
-    /// Sections of each stage.
+    /// Returns the number of model chunks of each stage.
     pub fn chunks(&self) -> usize {
         self.chunks
     }
 
-    /// Number of the section, in the model's order, that is chunk `chunk` of stage `stage`.
-    pub fn number(&self, stage: usize, chunk: usize) -> usize {
+    /// Returns the number in the model's order of chunk `chunk` of stage `stage`.
+    pub fn chunk_number(&self, stage: usize, chunk: usize) -> usize {
         chunk * self.stages + stage
     }
 
-    /// The section of that number.
-    pub fn section(&self, number: usize) -> Section {
-        Section {
+    /// Returns chunk `number` in the model's order.
+    pub fn chunk_spec(&self, number: usize) -> ChunkSpec {
+        ChunkSpec {
             first: number == 0,
             layers: self.bounds[number]..self.bounds[number + 1],
             last: number + 2 == self.bounds.len(),
         }
     }
 
-    /// Sections of a stage, by chunk.
-    pub fn sections(&self, stage: usize) -> Vec<Section> {
-        (0..self.chunks).map(|chunk| self.section(self.number(stage, chunk))).collect()
+    /// Returns the chunks of a stage.
+    pub fn chunk_specs(&self, stage: usize) -> Vec<ChunkSpec> {
+        (0..self.chunks)
+            .map(|chunk| self.chunk_spec(self.chunk_number(stage, chunk)))
+            .collect()
     }
 }

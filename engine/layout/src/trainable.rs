@@ -1,20 +1,19 @@
-//! What is trained, and the table that says so at the start of a run.
+//! Trainable parameters, and the table of them that a run prints at its start.
 
 use crate::parameter::{ParamSpec, Part};
 use neva_schemas::{Finetune, Peft};
 use serde::Serialize;
 
-/// Whether the run trains `spec`. Under LoRA the language model is frozen and the vision encoder is
-/// not, as NeVA's document says (NeMo's code silently freezes it); the projector always trains unless
-/// the model says otherwise.
+/// Returns whether the run trains `spec`. With LoRA the language model is frozen and the vision encoder is not, as in
+/// NeVA's documentation (NeMo's code silently freezes it). The projector trains unless the model freezes it.
 pub fn is_trainable(spec: &ParamSpec, finetune: &Finetune) -> bool {
-    let model = finetune.model.llava();
+    let model = finetune.model.freezing();
     let lora = finetune.peft.as_ref().map(Peft::lora);
     let frozen = match spec.part {
         Part::Adapter => false,
-        Part::Projection => model.freeze_vision_projection,
-        Part::Language => model.freeze_language_model || lora.is_some_and(|lora| lora.freeze_language_model),
-        Part::Vision => model.freeze_vision_model || lora.is_some_and(|lora| lora.freeze_vision_model),
+        Part::Projection => model.projector,
+        Part::Language => model.decoder || lora.is_some_and(|lora| lora.freeze_language_model),
+        Part::Vision => model.vision || lora.is_some_and(|lora| lora.freeze_vision_model),
     };
     spec.used && !frozen
 }
@@ -24,13 +23,13 @@ pub fn is_trainable(spec: &ParamSpec, finetune: &Finetune) -> bool {
 pub struct PartSummary {
     /// Part of the model.
     pub part: Part,
-    /// Its parameters.
+    /// Number of its values.
     pub total: u64,
-    /// Those that the run trains.
+    /// Number of values that the run trains.
     pub trainable: u64,
 }
 
-/// The table: parameters by part.
+/// Returns the table: parameters by part of the model.
 pub fn summary(specs: &[ParamSpec], finetune: &Finetune) -> Vec<PartSummary> {
     [Part::Language, Part::Projection, Part::Vision, Part::Adapter]
         .into_iter()

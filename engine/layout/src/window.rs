@@ -1,11 +1,10 @@
-//! Rectangles of parameters: what a rank holds, a file keeps and a reader asks for.
+//! Rectangles of parameters: the shard of a rank, the content of a file, the request of a reader.
 
 use crate::parameter::ParamSpec;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// A rectangle of a parameter that is seen as a matrix: its first dim is the rows, all other dims together are the
-/// columns.
+/// A rectangle of a parameter as a matrix: the first dim is the rows, all other dims together are the columns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// Rows of the whole matrix.
@@ -15,7 +14,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// All of a tensor of this shape; a vector is a column.
+    /// Returns the window of a whole tensor of this shape; a vector is a column.
     pub fn whole(shape: &[usize]) -> Self {
         let rows = shape.first().copied().unwrap_or(1);
         Self {
@@ -24,7 +23,7 @@ impl Window {
         }
     }
 
-    /// The same rectangle, counted from the corner of `outer`, within which it lies.
+    /// Returns the same rectangle relative to the corner of `outer`, which contains it.
     pub fn within(&self, outer: &Self) -> Self {
         let from = |range: &Range<usize>, start: usize| range.start - start..range.end - start;
         Self {
@@ -33,17 +32,17 @@ impl Window {
         }
     }
 
-    /// Number of rows and of columns.
+    /// Returns the number of rows and of columns.
     pub fn shape(&self) -> [usize; 2] {
         [self.rows.len(), self.columns.len()]
     }
 
-    /// Number of values.
+    /// Returns the number of values.
     pub fn numel(&self) -> usize {
         self.rows.len() * self.columns.len()
     }
 
-    /// What both have, if they have anything in common.
+    /// Returns the intersection, if it is not empty.
     pub fn overlap(&self, other: &Self) -> Option<Self> {
         let both = |a: &Range<usize>, b: &Range<usize>| a.start.max(b.start)..a.end.min(b.end);
         let window = Self {
@@ -55,12 +54,12 @@ impl Window {
 }
 
 impl ParamSpec {
-    /// Rows and columns of the whole parameter as a matrix; a vector is a column.
+    /// Returns rows and columns of the whole parameter as a matrix; a vector is a column.
     pub fn matrix(&self) -> [usize; 2] {
         Window::whole(&self.shape).shape()
     }
 
-    /// What rank `tp_rank` of `tp` holds, padding left out.
+    /// Returns the window that rank `tp_rank` of `tp` holds, without padding.
     pub fn window(&self, tp_rank: usize, tp: usize) -> Window {
         let whole = Window::whole(&self.shape);
         match self.shard(tp_rank, tp) {
@@ -76,13 +75,13 @@ impl ParamSpec {
         }
     }
 
-    /// The windows that values `range` of the flattened tensor of rank `tp_rank` of `tp` are, padding left out, each
-    /// with where it starts in that tensor. A range of a matrix is three rectangles at most: the end of a row, whole
-    /// rows, the start of a row.
+    /// Converts values `range` of the flattened tensor of rank `tp_rank` of `tp` to windows, without padding, each with
+    /// its first index in that tensor. A range of a matrix is at most three rectangles: the end of a row, whole rows,
+    /// the start of a row.
     pub fn windows_of(&self, range: Range<usize>, tp_rank: usize, tp: usize) -> Vec<(usize, Window)> {
         let window = self.window(tp_rank, tp);
         let width = window.columns.len();
-        // Padding lies behind the real rows.
+        // Padding comes after the real rows.
         let range = range.start.min(window.numel())..range.end.min(window.numel());
         let mut windows = Vec::new();
         let mut at = range.start;

@@ -1,48 +1,65 @@
-//! Which places of a sequence each rank of the context axis holds, and what each sees of another.
+//! Zig-zag partition of sequences among context-parallel ranks.
 //!
-//! A causal sequence that is cut into equal pieces gives the last rank most of the work. Zig-zag deals it out evenly
-//! (Megatron-LM, `get_batch_on_this_cp_rank`): `2 p` chunks, of which rank `r` holds `r` and `2 p - 1 - r`.
+//! Equal consecutive shards of a causal sequence would give the last rank most of the work. Zig-zag balances it
+//! (Megatron-LM, `get_batch_on_this_cp_rank`): of `2 p` chunks, rank `r` holds `r` and `2 p - 1 - r`.
 //!
 //! ```text
 //! chunk   0  1  2  3  4  5  6  7
 //! rank    0  1  2  3  3  2  1  0
 //! ```
 //!
-//! A rank keeps its two chunks one behind the other: places of the whole row become local places, in their order.
+//! A rank stores its two chunks one after the other: local positions keep the order of the whole row.
 
 use serde::Serialize;
 use std::ops::Range;
 
-/// One rank's part of every sequence.
+/// One rank's shard of every sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ZigZag {
-    /// The rank on the context axis.
+    /// Context-parallel rank.
     pub rank: usize,
-    /// Ranks of the context axis.
+    /// Context-parallel size.
     pub ranks: usize,
 }
 
-/// What the queries of one segment see of another rank's keys: local places on either side.
+/// Queries of this rank and keys of another rank, in local positions of each, that attend to each other in one segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Block {
-    /// Queries, by this rank's places.
+    /// Queries, in this rank's positions.
     pub queries: Range<usize>,
-    /// Keys, by the other rank's places.
+    /// Keys, in the other rank's positions.
     pub keys: Range<usize>,
-    /// Each query sees the keys up to its own place; else all of them.
-    pub causal: bool,
+    /// Keys that each query attends to.
+    pub mask: Mask,
+}
+
+/// Attention mask of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Mask {
+    /// Every query attends to every key.
+    All,
+    /// Queries and keys have the same positions, and each query attends to the keys up to its own position.
+    Causal,
+    /// Each query attends to the keys in its window that are not after it: at least one.
+    Window {
+        /// Position of the first query in the whole row minus that of the first key.
+        lead: i64,
+        /// Number of positions that a query attends to, itself included.
+        window: usize,
+    },
 }
 
 impl ZigZag {
     /// The whole of each sequence.
     pub const WHOLE: Self = Self { rank: 0, ranks: 1 };
 
-    /// Rows of `s` places are cut evenly where this divides `s`.
+    /// Returns the number that must divide the row length.
     pub fn multiple(self) -> usize {
         if self.ranks == 1 { 1 } else { 2 * self.ranks }
     }
 
-    /// The two pieces of a row of `s` places that this rank holds, ascending. `s` is a multiple of [`Self::multiple`].
+    /// Returns the two chunks of a row of `s` positions that this rank holds, ascending. `s` is a multiple of
+    /// [`Self::multiple`].
     pub fn chunks(self, s: usize) -> [Range<usize>; 2] {
         if self.ranks == 1 {
             return [0..s, s..s];
@@ -52,30 +69,30 @@ impl ZigZag {
         [self.rank * chunk..(self.rank + 1) * chunk, last * chunk..(last + 1) * chunk]
     }
 
-    /// The places of a row of `s` that this rank holds, in its order.
-    pub fn places(self, s: usize) -> impl Iterator<Item = usize> + Clone {
+    /// Returns the positions of a row of `s` that this rank holds, in local order.
+    pub fn positions(self, s: usize) -> impl Iterator<Item = usize> + Clone {
         let [lower, upper] = self.chunks(s);
         lower.chain(upper)
     }
 
-    /// The rank's own number of a place of the whole row; `None` where another rank holds it.
-    pub fn local(self, s: usize, place: usize) -> Option<usize> {
+    /// Converts a position of the whole row to a local position; `None` if another rank holds it.
+    pub fn local(self, s: usize, position: usize) -> Option<usize> {
         let [lower, upper] = self.chunks(s);
-        if lower.contains(&place) {
-            Some(place - lower.start)
-        } else if upper.contains(&place) {
-            Some(lower.len() + place - upper.start)
+        if lower.contains(&position) {
+            Some(position - lower.start)
+        } else if upper.contains(&position) {
+            Some(lower.len() + position - upper.start)
         } else {
             None
         }
     }
 
-    /// What this rank's queries of the segment `segment` of a row of `s` places see of the keys of rank `of`, which
-    /// are its keys of the same segment. `None` where they see nothing.
+    /// Returns the block of this rank's queries and rank `of`'s keys in the segment `segment` of a row of `s` positions.
+    /// `None` if it is empty.
     ///
-    /// A segment that reaches into both chunks of a rank fills all between them, so that what a rank holds of it lies
-    /// in one piece. A rank before this one holds a lower chunk that both chunks here see, and an upper chunk that
-    /// neither does; of a rank behind it the upper chunk here sees both.
+    /// A segment that reaches into both chunks of a rank covers everything between them, so its local positions are
+    /// contiguous. Both chunks here attend to the lower chunk of a lower rank, and neither to its upper chunk. The upper
+    /// chunk here attends to both chunks of a higher rank, the lower chunk to neither.
     pub fn block(self, of: usize, s: usize, segment: &Range<usize>) -> Option<Block> {
         let (own, other) = (self.held(s, segment), Self { rank: of, ..self }.held(s, segment));
         let half = s / (2 * self.ranks);
@@ -87,17 +104,56 @@ impl ZigZag {
         let block = Block {
             queries,
             keys,
-            causal: of == self.rank,
+            mask: if of == self.rank { Mask::Causal } else { Mask::All },
         };
         (!block.queries.is_empty() && !block.keys.is_empty()).then_some(block)
     }
 
-    /// Local places of a segment.
+    /// Returns the blocks of [`Self::block`] under a sliding window: a query attends to itself and to the `window - 1`
+    /// positions before it. There is one block for each pair of chunks that attend to each other. Keys without queries
+    /// and queries without keys are left out.
+    pub fn windowed_blocks(self, of: usize, s: usize, segment: &Range<usize>, window: usize) -> Vec<Block> {
+        let other = Self { rank: of, ..self };
+        let mut blocks = Vec::new();
+        for own in self.chunks(s) {
+            for keys in other.chunks(s) {
+                let (own, keys) = (within(segment, &own), within(segment, &keys));
+                // Queries from the first key up to the last that reaches a key; then the keys that these queries reach.
+                let queries = own.start.max(keys.start)..own.end.min((keys.end + window).saturating_sub(1));
+                let keys = keys.start.max((queries.start + 1).saturating_sub(window))..keys.end.min(queries.end);
+                if queries.is_empty() || keys.is_empty() {
+                    continue;
+                }
+                let (last_query, last_key) = (queries.end - 1, keys.end - 1);
+                let mask = if last_key <= queries.start && last_query < keys.start + window {
+                    Mask::All
+                } else if queries == keys && queries.len() <= window {
+                    Mask::Causal
+                } else {
+                    let lead = queries.start as i64 - keys.start as i64;
+                    Mask::Window { lead, window }
+                };
+                let (Some(queries), Some(keys)) = (self.local_range(s, &queries), other.local_range(s, &keys)) else {
+                    continue;
+                };
+                blocks.push(Block { queries, keys, mask });
+            }
+        }
+        blocks
+    }
+
+    /// Returns the local positions of a range within one chunk.
+    fn local_range(self, s: usize, range: &Range<usize>) -> Option<Range<usize>> {
+        let start = self.local(s, range.start)?;
+        Some(start..start + range.len())
+    }
+
+    /// Returns the local positions of a segment.
     fn held(self, s: usize, segment: &Range<usize>) -> Range<usize> {
         let [lower, upper] = self.chunks(s);
         let local = |chunk: &Range<usize>, first: usize| {
-            let part = within(segment, chunk);
-            first + part.start - chunk.start..first + part.end - chunk.start
+            let range = within(segment, chunk);
+            first + range.start - chunk.start..first + range.end - chunk.start
         };
         let (in_lower, in_upper) = (local(&lower, 0), local(&upper, lower.len()));
         match (in_lower.is_empty(), in_upper.is_empty()) {
@@ -108,8 +164,8 @@ impl ZigZag {
     }
 }
 
-/// The part of `range` that lies in `bounds`; an empty one at a bound where there is none.
+/// Clips `range` to `bounds`; empty at a bound if they do not overlap.
 fn within(range: &Range<usize>, bounds: &Range<usize>) -> Range<usize> {
-    let clamp = |place: usize| place.clamp(bounds.start, bounds.end);
+    let clamp = |position: usize| position.clamp(bounds.start, bounds.end);
     clamp(range.start)..clamp(range.end)
 }

@@ -1,20 +1,20 @@
-//! The vision encoder and the projector in parts: which cut each parameter has, and whose gradients are sums.
+//! Tensor-parallel vision encoder and projector: cut of each parameter, and partial sums of gradients.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use neva_layout::{Cut, CutPictures, ParamSpec, llava_parameters, lora_adapters, partial_over_tensor};
-use neva_schemas::{LlavaModel, LoRA, MegatronStrategy, VisionPlacement};
+use neva_layout::{Cut, Families, ParamSpec, TensorParallelImages, lora_adapters};
+use neva_schemas::{LlavaModel, LoRA, MegatronStrategy, Model, VisionPlacement};
 use std::collections::BTreeSet;
 
-/// Parameters of the default model and adapters on everything that the vision encoder and the projector consist of.
+/// Returns parameters of the default model, with adapters on all linears of the vision encoder and the projector.
 fn parameters(placement: VisionPlacement) -> Vec<ParamSpec> {
-    let model = LlavaModel::default();
-    let mut specs = llava_parameters(&model, placement);
+    let model = Model::Llava(LlavaModel::default());
+    let mut specs = Families::builtin().resolve(&model, "model").unwrap().parameters(placement);
     let targets = ["*vision_tower*", "*multi_modal_projector*"];
     let lora = LoRA {
         target_modules: targets.map(str::to_owned).into(),
         ..LoRA::default()
     };
-    specs.extend(lora_adapters(&model, &specs, &lora, "peft").unwrap().parameters);
+    specs.extend(lora_adapters(&specs, &lora, "peft").unwrap().parameters);
     specs
 }
 
@@ -22,7 +22,7 @@ fn in_vision(spec: &ParamSpec) -> bool {
     !spec.name.starts_with("model.language_model.") && !spec.name.starts_with("lm_head.")
 }
 
-/// The end of a name, without the layer's number.
+/// Returns the end of a name, without the layer's number.
 fn end(name: &str) -> String {
     let name = name
         .trim_start_matches("model.vision_tower.")
@@ -34,7 +34,7 @@ fn end(name: &str) -> String {
 }
 
 #[test]
-fn each_matrix_is_cut_and_the_rest_is_whole() {
+fn matrices_are_cut_and_the_rest_is_replicated() {
     let specs = parameters(VisionPlacement::Cut);
     let cut_as = |cut: Cut| -> BTreeSet<String> {
         let own = specs.iter().filter(|spec| in_vision(spec) && spec.cut == cut);
@@ -106,7 +106,7 @@ fn each_matrix_is_cut_and_the_rest_is_whole() {
 }
 
 #[test]
-fn nothing_of_it_is_cut_elsewhere_and_the_language_model_is_cut_alike() {
+fn other_placements_replicate_it_and_cut_the_same_language_model() {
     let cut = parameters(VisionPlacement::Cut);
     for placement in [VisionPlacement::Shared, VisionPlacement::Duplicated] {
         let other = parameters(placement);
@@ -123,7 +123,7 @@ fn nothing_of_it_is_cut_elsewhere_and_the_language_model_is_cut_alike() {
 }
 
 #[test]
-fn ranks_that_see_the_same_pictures_have_whole_gradients() {
+fn ranks_that_see_the_same_images_have_whole_gradients() {
     for (vision_placement, partial) in [
         (VisionPlacement::Shared, true),
         (VisionPlacement::Duplicated, false),
@@ -138,7 +138,7 @@ fn ranks_that_see_the_same_pictures_have_whole_gradients() {
             };
             for spec in parameters(vision_placement).iter().filter(|spec| in_vision(spec)) {
                 assert_eq!(
-                    partial_over_tensor(spec, &strategy),
+                    spec.is_partial_sum(&strategy),
                     partial,
                     "{}, {vision_placement:?}, sequence parallel: {sequence_parallel}",
                     spec.name
@@ -148,27 +148,38 @@ fn ranks_that_see_the_same_pictures_have_whole_gradients() {
     }
 }
 
-/// CLIP ViT-L/14 at 336 pixels, as LLaVA-1.5 takes it, in bf16.
+/// CLIP ViT-L/14 at 336 pixels, as in LLaVA-1.5, in bf16.
 #[test]
-fn what_is_sent_grows_with_layers_and_pictures() {
-    let pictures = CutPictures {
+fn what_is_sent_grows_with_layers_and_images() {
+    let images = TensorParallelImages {
         tensor: 2,
-        pictures: 1,
+        images: 1,
         layers: 23,
         hidden: 577 * 1024,
         selected: 576 * 1024,
         features: 576 * 4096,
+        pairs: 1,
+        normed: 0,
         bytes: 2,
     };
     // On two ranks an all-reduce of n bytes sends n.
-    assert_eq!(pictures.forward(), 2 * (46 * 577 * 1024 + 576 * 4096));
-    assert_eq!(pictures.backward(), 2 * (46 * 577 * 1024 + 576 * 1024));
-    let four = CutPictures {
+    assert_eq!(images.forward(), 2 * (46 * 577 * 1024 + 576 * 4096));
+    assert_eq!(images.backward(), 2 * (46 * 577 * 1024 + 576 * 1024));
+    let four = TensorParallelImages {
         tensor: 4,
-        pictures: 3,
-        ..pictures
+        images: 3,
+        ..images
     };
-    assert_eq!(four.forward() * 2, pictures.forward() * 9);
-    let alone = CutPictures { tensor: 1, ..pictures };
+    assert_eq!(four.forward() * 2, images.forward() * 9);
+    let alone = TensorParallelImages { tensor: 1, ..images };
     assert_eq!((alone.forward(), alone.backward()), (0, 0));
+    // Four linears, and InternViT's norms of queries and keys.
+    let (deep, normed) = (
+        TensorParallelImages { pairs: 2, ..images },
+        TensorParallelImages { normed: 577, ..images },
+    );
+    assert_eq!(deep.forward() - images.forward(), 2 * 576 * 4096);
+    assert_eq!(deep.backward_of_projector(), 2 * 576 * 4096);
+    assert_eq!(images.backward_of_projector(), 0);
+    assert_eq!(normed.backward() - images.backward(), 46 * 577 * 4);
 }

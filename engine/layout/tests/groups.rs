@@ -1,10 +1,10 @@
 //! Learning rate and weight decay of each parameter.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use neva_layout::{Hyperparameters, ParamSpec, hyperparameters, idle_groups, llava_parameters, lora_adapters};
-use neva_schemas::{AdamW, Lion, LlavaModel, LoRA, Optim, ParamGroup, Sgd, VisionPlacement};
+use neva_layout::{Families, Hyperparameters, ParamSpec, hyperparameters, lora_adapters, unmatched_optim_settings};
+use neva_schemas::{AdamW, Lion, LlavaModel, LoRA, Model, Optim, ParamGroup, Sgd, VisionPlacement};
 
-/// Learning rate 1, decay 0.1.
+/// Returns AdamW with learning rate 1 and decay 0.1.
 fn adamw(mm_projector_lr: Option<f64>, param_groups: Vec<ParamGroup>) -> Optim {
     Optim::AdamW(AdamW {
         lr: 1.0,
@@ -23,11 +23,12 @@ fn group(params: &[&str], lr: Option<f64>, weight_decay: Option<f64>) -> ParamGr
     }
 }
 
-/// The parameters of a model with adapters.
+/// Returns the parameters of a model with adapters.
 fn parameters() -> Vec<ParamSpec> {
-    let model = LlavaModel::default();
-    let mut specs = llava_parameters(&model, VisionPlacement::Shared);
-    specs.extend(lora_adapters(&model, &specs, &LoRA::default(), "peft").unwrap().parameters);
+    let model = Model::Llava(LlavaModel::default());
+    let table = Families::builtin().resolve(&model, "model").unwrap();
+    let mut specs = table.parameters(VisionPlacement::Shared);
+    specs.extend(lora_adapters(&specs, &LoRA::default(), "peft").unwrap().parameters);
     specs
 }
 
@@ -40,7 +41,7 @@ const A: &str = "model.language_model.layers.1.self_attn.linear_qkv.lora_A.weigh
 const B: &str = "model.language_model.layers.1.self_attn.q_proj.lora_B.weight";
 
 #[test]
-fn the_first_group_that_names_a_parameter_has_it() {
+fn the_first_matching_group_applies() {
     let specs = parameters();
     let check = |optim: &Optim, expect: &[(&str, f64, f64)]| {
         for (name, lr, weight_decay) in expect {
@@ -52,11 +53,11 @@ fn the_first_group_that_names_a_parameter_has_it() {
                 lr: *lr,
                 weight_decay: *weight_decay,
             };
-            assert_eq!(hyperparameters(optim, spec), expect, "{name} with {:?}", optim.groups());
+            assert_eq!(hyperparameters(optim, spec), expect, "{name} with {:?}", optim.param_groups());
         }
     };
     let of = |groups: &[ParamGroup]| adamw(None, groups.to_vec());
-    // Without groups, matrices decay and nothing else does, whatever the optimizer.
+    // Without groups, only matrices decay, with every optimizer.
     let plain = [
         (MATRIX, 1.0, 0.1),
         (PROJECTOR, 1.0, 0.1),
@@ -82,7 +83,7 @@ fn the_first_group_that_names_a_parameter_has_it() {
         }),
         &plain,
     );
-    // A group's decay is that of all that it names; what it leaves open is the optimizer's.
+    // A group's decay applies to all parameters that it matches; missing settings are the optimizer's.
     check(
         &of(&[
             group(&["*vision_tower*", "*norm*"], None, Some(0.3)),
@@ -98,12 +99,12 @@ fn the_first_group_that_names_a_parameter_has_it() {
             ("model.language_model.layers.1.self_attn.q_proj.weight", 3.0, 0.0),
         ],
     );
-    // A name in full, and a pattern that is only part of one.
+    // A full name, and a pattern that matches only part of a name.
     check(
         &of(&[group(&[MATRIX], Some(5.0), None), group(&["norm"], Some(6.0), None)]),
         &[(MATRIX, 5.0, 0.1), (NORM, 1.0, 0.0)],
     );
-    // The projector's own comes after all groups.
+    // Groups take precedence over `mm_projector_lr`.
     check(
         &adamw(Some(7.0), Vec::new()),
         &[(PROJECTOR, 7.0, 0.1), (PROJECTOR_BIAS, 7.0, 0.0), (MATRIX, 1.0, 0.1)],
@@ -115,15 +116,24 @@ fn the_first_group_that_names_a_parameter_has_it() {
 }
 
 #[test]
-fn patterns_that_name_nothing_are_told() {
+fn patterns_without_a_match_are_reported() {
     let check = |optim: &Optim, trained: &[&str], expect: &[&str]| {
-        assert_eq!(idle_groups(optim, trained.iter().copied()), expect, "{:?}", optim.groups());
+        let specs = parameters();
+        let trained = specs.iter().filter(|spec| trained.contains(&spec.name.as_str()));
+        let expect: Vec<_> = expect
+            .iter()
+            .map(|pattern| match *pattern {
+                "mm_projector_lr" => "mm_projector_lr: the projector has no trainable parameter".to_owned(),
+                pattern => format!("param_groups: {pattern:?} matches no trainable parameter"),
+            })
+            .collect();
+        assert_eq!(unmatched_optim_settings(optim, trained), expect, "{:?}", optim.param_groups());
     };
     let groups = vec![group(&["*vision*", "*lora_B*"], None, None), group(&["*norm*", "*"], None, None)];
     check(&adamw(None, groups.clone()), &[NORM, BIAS, B], &[]);
     check(&adamw(None, groups.clone()), &[NORM], &["*vision*", "*lora_B*"]);
     check(&adamw(None, groups), &[], &["*vision*", "*lora_B*", "*norm*", "*"]);
     check(&adamw(None, Vec::new()), &[NORM], &[]);
-    check(&adamw(Some(1.0), Vec::new()), &[NORM], &["*multi_modal_projector*"]);
+    check(&adamw(Some(1.0), Vec::new()), &[NORM], &["mm_projector_lr"]);
     check(&adamw(Some(1.0), Vec::new()), &[PROJECTOR_BIAS], &[]);
 }

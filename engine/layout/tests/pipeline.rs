@@ -2,11 +2,11 @@
 #![expect(
     clippy::single_range_in_vec_init,
     clippy::type_complexity,
-    reason = "a table of layers: some stages hold one run of them"
+    reason = "a table of layers: some stages hold a single range"
 )]
 
-use neva_layout::{Action, Pass, Section, Stages, Timeline, forward_schedule, most_in_flight, schedule};
-use neva_schemas::MegatronStrategy;
+use neva_layout::{Action, ChunkSpec, Families, Pass, Stages, Timeline, forward_schedule, lora_adapters, most_in_flight, schedule};
+use neva_schemas::{LlavaModel, LoRA, MegatronStrategy, Model, VisionPlacement};
 use std::collections::BTreeSet;
 
 fn text(actions: &[Action]) -> String {
@@ -40,11 +40,11 @@ fn one_forward_one_backward() {
 }
 
 #[test]
-fn every_schedule_ends_and_does_everything_once() {
+fn every_schedule_ends_and_runs_every_action_once() {
     for stages in 1..=5 {
         for chunks in 1..=if stages == 1 { 1 } else { 4 } {
             for microbatches in 0..=3 * stages + 2 {
-                let case = format!("{stages} stages, {chunks} chunks, {microbatches} micro-batches");
+                let case = format!("{stages} stages, {chunks} chunks, {microbatches} microbatches");
                 let schedules: Vec<_> = (0..stages).map(|stage| schedule(stage, stages, chunks, microbatches)).collect();
                 for (stage, actions) in schedules.iter().enumerate() {
                     let all: BTreeSet<_> = actions.iter().copied().collect();
@@ -53,7 +53,7 @@ fn every_schedule_ends_and_does_everything_once() {
                         (2 * chunks * microbatches, 2 * chunks * microbatches),
                         "{case}"
                     );
-                    // A backward pass comes behind its own forward pass.
+                    // A backward pass comes after its own forward pass.
                     for (at, action) in actions.iter().enumerate().filter(|(_, action)| action.pass == Pass::Backward) {
                         let forward = Action {
                             pass: Pass::Forward,
@@ -62,7 +62,7 @@ fn every_schedule_ends_and_does_everything_once() {
                         assert!(actions[..at].contains(&forward), "{case}, stage {stage}");
                     }
                     if chunks == 1 {
-                        // PP - rank micro-batches are kept, however many there are.
+                        // At most PP - rank microbatches are in flight.
                         assert_eq!(most_in_flight(actions), (stages - stage).min(microbatches), "{case}, stage {stage}");
                     }
                 }
@@ -78,16 +78,16 @@ fn every_schedule_ends_and_does_everything_once() {
 }
 
 #[test]
-fn the_bubble_is_that_of_theory() {
+fn the_bubble_matches_theory() {
     for (stages, chunks, microbatches) in [(2, 1, 4), (4, 1, 8), (4, 2, 8), (4, 4, 8), (2, 2, 2), (8, 1, 8), (3, 2, 9)] {
         let schedules: Vec<_> = (0..stages).map(|stage| schedule(stage, stages, chunks, microbatches)).collect();
-        // A backward pass costs twice a forward pass; a section costs as much as it is long.
+        // A backward pass costs twice a forward pass; a model chunk costs its number of layers.
         let cost = |_, action: Action| if action.pass == Pass::Forward { 1.0 } else { 2.0 } / chunks as f64;
         let got = Timeline::replay(&schedules, chunks, cost).unwrap().bubble();
         let expected = (stages - 1) as f64 / (chunks * microbatches) as f64;
         assert!(
             (got - expected).abs() < 1e-9,
-            "{stages} stages, {chunks} chunks, {microbatches} micro-batches: {got} for {expected}"
+            "{stages} stages, {chunks} chunks, {microbatches} microbatches: {got} for {expected}"
         );
     }
 }
@@ -103,7 +103,7 @@ fn strategy(stages: u32, chunks: u32, first: Option<u32>, last: Option<u32>) -> 
 }
 
 #[test]
-fn layers_are_shared_out() {
+fn layers_are_split_among_chunks() {
     let cases: [(u32, u32, Option<u32>, Option<u32>, &[&[std::ops::Range<usize>]]); 7] = [
         (1, 1, None, None, &[&[0..8]]),
         (2, 1, None, None, &[&[0..4], &[4..8]]),
@@ -118,32 +118,32 @@ fn layers_are_shared_out() {
         let got = Stages::of(&strategy(stages, chunks, first, last), 8).unwrap();
         assert_eq!((got.stages(), got.chunks()), (stages as usize, chunks as usize));
         for (stage, expected) in expected.iter().enumerate() {
-            let sections = got.sections(stage);
-            let layers: Vec<_> = sections.iter().map(|section| section.layers.clone()).collect();
+            let chunk_specs = got.chunk_specs(stage);
+            let layers: Vec<_> = chunk_specs.iter().map(|chunk| chunk.layers.clone()).collect();
             assert_eq!(layers, *expected, "{stages} {chunks} {first:?} {last:?}, stage {stage}");
-            assert_eq!(sections[0].first, stage == 0);
-            assert_eq!(sections[chunks as usize - 1].last, stage + 1 == stages as usize);
+            assert_eq!(chunk_specs[0].first, stage == 0);
+            assert_eq!(chunk_specs[chunks as usize - 1].last, stage + 1 == stages as usize);
         }
     }
 }
 
 #[test]
-fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
+fn an_uneven_split_is_refused_with_the_nearest_valid_one() {
     let cases = [
         (
             3,
             1,
             None,
             None,
-            "8 layers cannot be shared evenly by 3 pipeline ranks",
-            "nearest that divides 8 layers: 2 pipeline ranks; or say how many layers the ends take: num_layers_in_first_pipeline_stage, num_layers_in_last_pipeline_stage",
+            "8 layers cannot be divided evenly among 3 pipeline ranks",
+            "nearest that divides 8 layers: 2 pipeline ranks; or set the layers of the first and the last stage: num_layers_in_first_pipeline_stage, num_layers_in_last_pipeline_stage",
         ),
         (
             2,
             3,
             None,
             None,
-            "8 layers cannot be shared evenly by 2 pipeline ranks of 3 chunks each",
+            "8 layers cannot be divided evenly among 2 pipeline ranks of 3 chunks each",
             "nearest that divides 8 layers: 2 pipeline ranks of 2 chunks each",
         ),
         (
@@ -159,7 +159,7 @@ fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
             2,
             Some(3),
             None,
-            "`num_layers_in_first_pipeline_stage` is 3, which 2 chunks cannot share evenly",
+            "`num_layers_in_first_pipeline_stage` is 3, which cannot be divided evenly among 2 chunks",
             "nearest that fits: 2",
         ),
         (
@@ -167,7 +167,7 @@ fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
             2,
             Some(0),
             None,
-            "`num_layers_in_first_pipeline_stage` is 0, which 2 chunks cannot share evenly",
+            "`num_layers_in_first_pipeline_stage` is 0, which cannot be divided evenly among 2 chunks",
             "nearest that fits: 2",
         ),
         (
@@ -175,7 +175,7 @@ fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
             1,
             Some(5),
             Some(4),
-            "the first and the last pipeline rank ask for 9 layers, the model has 8",
+            "the first and the last pipeline rank take 9 layers, but the model has 8",
             "nearest that fits: 3",
         ),
         (
@@ -183,7 +183,7 @@ fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
             1,
             Some(5),
             Some(2),
-            "the two pipeline ranks ask for 7 layers, the model has 8",
+            "the two pipeline ranks take 7 layers, but the model has 8",
             "nearest that fits: 6",
         ),
     ];
@@ -194,7 +194,7 @@ fn what_cannot_be_shared_out_is_refused_with_the_nearest_choice() {
 }
 
 #[test]
-fn every_parameter_has_its_section() {
+fn every_parameter_has_its_chunk() {
     let stages = Stages::of(&strategy(2, 2, None, None), 8).unwrap();
     let cases = [
         ("model.language_model.embed_tokens.weight", "0"),
@@ -207,13 +207,24 @@ fn every_parameter_has_its_section() {
         ("model.language_model.norm.weight", "3"),
         ("lm_head.weight", "3"),
     ];
+    let rows = |tied| {
+        let mut model = LlavaModel::default();
+        model.text_config.num_hidden_layers = 8;
+        model.text_config.tie_word_embeddings = tied;
+        let table = Families::builtin().resolve(&Model::Llava(model), "model").unwrap();
+        let mut rows = table.parameters(VisionPlacement::Shared);
+        rows.extend(lora_adapters(&rows, &LoRA::default(), "peft").unwrap().parameters);
+        rows
+    };
     let held = |name: &str, tied| {
-        let sections = (0..4).filter(|number| stages.section(*number).holds(name, tied));
-        sections.map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
+        let rows = rows(tied);
+        let row = rows.iter().find(|row| row.name == name).unwrap_or_else(|| panic!("no row {name}"));
+        assert!(ChunkSpec::whole(8).holds(row), "{name}");
+        let numbers = (0..4).filter(|number| stages.chunk_spec(*number).holds(row));
+        numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
     };
     for (name, expected) in cases {
         assert_eq!(held(name, false), expected, "{name}");
-        assert!(Section::whole(8).holds(name, false));
     }
     assert_eq!(held("model.language_model.embed_tokens.weight", true), "0 3");
 }

@@ -1,14 +1,12 @@
-//! The tables: names, cuts, adapters, sizes, and what a `config.json` may say.
+//! Parameter tables: names, cuts, adapters, sizes, and reading of `config.json`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use neva_layout::{
-    Cut, HfConfigError, Init, ParamSpec, Part, canonical_name, cut_of, from_hf_config, ignorable, llava_parameters, lora_adapters,
-};
-use neva_schemas::{FeatureSelect, LlavaModel, LoRA, TextConfig, VisionConfig, VisionPlacement};
+use neva_layout::{Cut, Families, HfConfigError, Init, ModelTable, ParamSpec, Part, PartialSum, Stage, from_hf_config, lora_adapters};
+use neva_schemas::{FeatureSelect, LlavaModel, LoRA, Model, TextConfig, VisionConfig, VisionPlacement};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// Two layers of everything; a head is 4 wide, with 2 key heads for 4 query heads.
+/// Returns a model with two layers in each part, heads of width 4, and 2 key heads for 4 query heads.
 fn model() -> LlavaModel {
     LlavaModel {
         text_config: TextConfig {
@@ -32,6 +30,14 @@ fn model() -> LlavaModel {
     }
 }
 
+fn table(model: &LlavaModel) -> ModelTable {
+    Families::builtin().resolve(&Model::Llava(model.clone()), "model").unwrap()
+}
+
+fn parameters(model: &LlavaModel) -> Vec<ParamSpec> {
+    table(model).parameters(VisionPlacement::Shared)
+}
+
 fn lora(targets: &[&str]) -> LoRA {
     LoRA {
         target_modules: targets.iter().map(ToString::to_string).collect(),
@@ -40,10 +46,10 @@ fn lora(targets: &[&str]) -> LoRA {
     }
 }
 
-/// The linears that `targets` adapt, without the language model's prefix.
+/// Returns the linears that `targets` match, without the language model's prefix.
 fn adapted(targets: &[&str]) -> Vec<String> {
     let model = model();
-    let adapters = lora_adapters(&model, &llava_parameters(&model, VisionPlacement::Shared), &lora(targets), "peft").unwrap();
+    let adapters = lora_adapters(&parameters(&model), &lora(targets), "peft").unwrap();
     let short = |name: &String| name.replace("model.language_model.layers.", "");
     adapters.linears.keys().map(short).collect()
 }
@@ -73,10 +79,10 @@ fn targets_are_last_components_or_wildcards_over_full_names() {
         &["*projector*"],
         &["model.multi_modal_projector.linear_1", "model.multi_modal_projector.linear_2"],
     );
-    // A bare component names the encoder's linears too (the last encoder layer never runs: no adapter).
+    // A bare component also matches linears of the encoder (the last encoder layer is not used: no adapter).
     let vision = "model.vision_tower.encoder.layers.0.self_attn.q_proj";
     check(&["q_proj"], &["0.self_attn.q_proj", "1.self_attn.q_proj", vision]);
-    // NeMo's six targets, two of which name nothing here.
+    // NeMo's six targets, two of which match nothing here.
     assert_eq!(
         adapted(&LoRA::default().target_modules.iter().map(String::as_str).collect::<Vec<_>>()).len(),
         14
@@ -90,7 +96,7 @@ fn targets_are_last_components_or_wildcards_over_full_names() {
 fn adapters_are_cut_as_their_linears() {
     let model = model();
     let check = |target: &str, expect: &[(&str, [usize; 2], Cut)]| {
-        let adapters = lora_adapters(&model, &llava_parameters(&model, VisionPlacement::Shared), &lora(&[target]), "peft").unwrap();
+        let adapters = lora_adapters(&parameters(&model), &lora(&[target]), "peft").unwrap();
         let got: Vec<_> = adapters
             .parameters
             .iter()
@@ -143,16 +149,10 @@ fn adapters_are_cut_as_their_linears() {
 }
 
 #[test]
-fn wrong_targets_are_told() {
+fn wrong_targets_are_reported() {
     let model = model();
     let check = |targets: &[&str], expect: &[&str]| {
-        let problems = lora_adapters(
-            &model,
-            &llava_parameters(&model, VisionPlacement::Shared),
-            &lora(targets),
-            "finetune.peft",
-        )
-        .unwrap_err();
+        let problems = lora_adapters(&parameters(&model), &lora(targets), "finetune.peft").unwrap_err();
         let text: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
         for part in expect {
             assert!(text.contains(part), "{targets:?}: no {part:?} in {text}");
@@ -175,14 +175,9 @@ fn wrong_targets_are_told() {
         &["layers.0.self_attn.q_proj` would get two adapters", "layers.1.self_attn.q_proj"],
     );
     check(&["linear_proj", "o_proj"], &["layers.0.self_attn.o_proj` would get two adapters"]);
-    let unmatched = lora_adapters(
-        &model,
-        &llava_parameters(&model, VisionPlacement::Shared),
-        &lora(&["linear_q", "linear_proj"]),
-        "peft",
-    )
-    .unwrap()
-    .unmatched;
+    let unmatched = lora_adapters(&parameters(&model), &lora(&["linear_q", "linear_proj"]), "peft")
+        .unwrap()
+        .unmatched;
     assert_eq!(unmatched, ["linear_q"]);
 }
 
@@ -221,9 +216,10 @@ fn three_spellings_are_one_name() {
             "model.vision_tower.encoder.layers.0.mlp.fc1.bias",
         ),
     ];
+    let table = table(&model());
     for (a, b, c) in rows {
         for name in [a, b, c] {
-            assert_eq!(canonical_name(name).as_deref(), Some(c), "{name}");
+            assert_eq!(table.canonical_name(name).as_deref(), Some(c), "{name}");
         }
     }
     for foreign in [
@@ -235,55 +231,79 @@ fn three_spellings_are_one_name() {
         "lm_headless",
         "vision_towers.x",
     ] {
-        assert_eq!(canonical_name(foreign), None, "{foreign}");
+        assert_eq!(table.canonical_name(foreign), None, "{foreign}");
     }
     // Every name of the table is its own canonical name, and no name comes twice.
-    let specs = llava_parameters(&model(), VisionPlacement::Shared);
+    let specs = parameters(&model());
     for spec in &specs {
-        assert_eq!(canonical_name(&spec.name).as_deref(), Some(spec.name.as_str()));
-        assert!(!ignorable(&spec.name), "{}", spec.name);
+        assert_eq!(table.canonical_name(&spec.name).as_deref(), Some(spec.name.as_str()));
+        assert!(!table.is_derived(&spec.name), "{}", spec.name);
     }
     assert_eq!(specs.iter().map(|spec| &spec.name).collect::<BTreeSet<_>>().len(), specs.len());
-    assert!(ignorable("vision_tower.vision_model.embeddings.position_ids"));
-    assert!(ignorable("language_model.model.layers.0.self_attn.rotary_emb.inv_freq"));
+    assert!(table.is_derived("vision_tower.vision_model.embeddings.position_ids"));
+    assert!(table.is_derived("language_model.model.layers.0.self_attn.rotary_emb.inv_freq"));
 }
 
 #[test]
 fn shards_cover_every_index_once() {
     for size in [1, 63, 64, 65, 200, 320, 2000, 2048, 32000, 32064] {
         for tp in [1, 2, 4, 8] {
-            check_shards("lm_head.weight", [size, 4], 0, tp);
-            check_shards("model.language_model.layers.0.self_attn.k_proj.weight", [size * tp, 4], 0, tp);
-            check_shards("model.language_model.layers.0.mlp.down_proj.weight", [4, size * tp], 1, tp);
+            check_shards(&spec(Cut::Vocab, [size, 4]), 0, tp);
+            check_shards(&spec(Cut::Column, [size * tp, 4]), 0, tp);
+            check_shards(&spec(Cut::Row, [4, size * tp]), 1, tp);
         }
     }
-    for name in [
-        "model.language_model.norm.weight",
-        "model.vision_tower.encoder.layers.0.self_attn.q_proj.weight",
-        "model.multi_modal_projector.linear_1.weight",
+    assert_eq!(spec(Cut::Replicate, [8, 8]).shard(1, 2), None);
+}
+
+/// The tables define the cut of each parameter; replicated ones are norms, or in the vision tower.
+#[test]
+fn every_matrix_of_the_decoder_is_cut() {
+    let cut = |end: &str| {
+        let rows = parameters(&model());
+        let cuts: BTreeSet<_> = rows
+            .iter()
+            .filter(|row| row.name.ends_with(end))
+            .map(|row| format!("{:?}", row.cut))
+            .collect();
+        cuts.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    for (end, expected) in [
+        ("embed_tokens.weight", "Vocab"),
+        ("lm_head.weight", "Vocab"),
+        ("language_model.layers.0.self_attn.q_proj.weight", "Column"),
+        ("language_model.layers.0.self_attn.k_proj.weight", "Column"),
+        ("language_model.layers.0.self_attn.v_proj.weight", "Column"),
+        ("self_attn.o_proj.weight", "Row"),
+        ("gate_proj.weight", "Column"),
+        ("up_proj.weight", "Column"),
+        ("down_proj.weight", "Row"),
+        ("norm.weight", "Replicate"),
+        ("vision_tower.encoder.layers.0.self_attn.q_proj.weight", "Replicate"),
+        ("linear_1.weight", "Replicate"),
     ] {
-        assert_eq!(
-            (cut_of(name, VisionPlacement::Shared), spec(name, [8, 8]).shard(1, 2)),
-            (Cut::Replicate, None),
-            "{name}"
-        );
+        assert_eq!(cut(end), expected, "{end}");
     }
 }
 
-fn spec(name: &str, shape: [usize; 2]) -> ParamSpec {
+fn spec(cut: Cut, shape: [usize; 2]) -> ParamSpec {
     ParamSpec {
-        name: name.into(),
+        name: "weight".into(),
         shape: shape.to_vec(),
-        cut: cut_of(name, VisionPlacement::Shared),
-        heads: None,
-        part: Part::Language,
         init: Init::Zeros,
+        cut,
+        heads: None,
+        stage: Stage::First,
+        part: Part::Language,
+        adapts: None,
+        lora: None,
+        partial_sum: PartialSum::Never,
         used: true,
     }
 }
 
-fn check_shards(name: &str, shape: [usize; 2], dim: usize, tp: usize) {
-    let spec = spec(name, shape);
+fn check_shards(spec: &ParamSpec, dim: usize, tp: usize) {
+    let (name, shape) = (format!("{:?}", spec.cut), &spec.shape);
     let mut next = 0;
     for rank in 0..tp {
         let local = spec.local_shape(rank, tp);
@@ -303,7 +323,7 @@ fn check_shards(name: &str, shape: [usize; 2], dim: usize, tp: usize) {
     assert_eq!(next, shape[dim], "{name} {shape:?} over {tp} ranks");
 }
 
-/// `config.json` as small as it may be, and with `change`s as (pointer to an object, key, value).
+/// Returns a minimal `config.json` with `changes` as (pointer to an object, key, value).
 fn config(changes: &[(&str, &str, Value)]) -> Value {
     let mut config =
         json!({"model_type": "llava", "text_config": {"model_type": "llama"}, "vision_config": {"model_type": "clip_vision_model"}});
@@ -314,9 +334,9 @@ fn config(changes: &[(&str, &str, Value)]) -> Value {
 }
 
 #[test]
-fn absent_fields_are_those_of_transformers() {
+fn absent_fields_have_the_defaults_of_transformers() {
     let model = from_hf_config(&config(&[])).unwrap();
-    assert_eq!((model.image_token_index, model.vision_feature_layer), (32000, -2));
+    assert_eq!((model.image_token_index, model.vision_feature_layer), (32000, (-2).into()));
     assert_eq!(model.vision_feature_select_strategy, FeatureSelect::Default);
     let text = &model.text_config;
     assert_eq!((text.vocab_size, text.hidden_size, text.intermediate_size), (32000, 4096, 11008));
@@ -387,7 +407,7 @@ fn both_spellings_of_a_config_mean_the_same() {
 }
 
 #[test]
-fn whatever_is_unsupported_is_listed_at_once() {
+fn all_unsupported_fields_are_listed_at_once() {
     let check = |changes: &[(&str, &str, Value)], expect: &[&str]| {
         let HfConfigError::Unsupported(problems) = from_hf_config(&config(changes)).unwrap_err() else {
             panic!("{changes:?}: not the error that lists");
@@ -403,31 +423,32 @@ fn whatever_is_unsupported_is_listed_at_once() {
     let (text, vision) = ("/text_config", "/vision_config");
     check(
         &[
-            ("", "projector_hidden_act", json!("relu")),
+            ("", "projector_hidden_act", json!("swiglu")),
             ("", "vision_feature_select_strategy", json!("cls")),
-            (text, "model_type", json!("qwen2")),
-            (text, "hidden_act", json!("gelu")),
-            (text, "attention_bias", json!(true)),
-            (text, "mlp_bias", json!(true)),
-            (text, "rope_scaling", json!({"type": "linear", "factor": 2.0})),
-            (vision, "model_type", json!("siglip_vision_model")),
-            (vision, "hidden_act", json!("gelu")),
+            ("", "mm_projector_type", json!("qformer")),
+            (text, "model_type", json!("gemma")),
+            (text, "hidden_act", json!("xielu")),
+            (text, "rope_scaling", json!({"type": "yarn", "factor": 2.0})),
+            (vision, "model_type", json!("dinov2")),
+            (vision, "hidden_act", json!("swiglu")),
+            (vision, "image_size", json!([28, 56])),
         ],
         &[
             "projector_hidden_act",
             "\"cls\"",
-            "text_config.model_type` is \"qwen2\", supported: llama",
+            "mm_projector_type",
+            "text_config.model_type` is \"gemma\", supported: llama",
             "text_config.hidden_act",
-            "attention_bias",
-            "mlp_bias",
-            "\"linear\"",
-            "siglip_vision_model",
+            "\"yarn\"",
+            "vision_config.model_type` is \"dinov2\", supported: clip_vision_model, siglip_vision_model, internvl_vision",
             "vision_config.hidden_act",
+            "vision_config.image_size",
         ],
     );
     check(&[("", "model_type", json!("llava_next"))], &["`model_type` is \"llava_next\""]);
-    check(&[(text, "rope_parameters", json!({"rope_type": "llama3"}))], &["\"llama3\""]);
-    check(&[("", "vision_feature_layer", json!([-2, -5]))], &["vision_feature_layer"]);
+    check(&[(text, "rope_parameters", json!({"rope_type": "longrope"}))], &["\"longrope\""]);
+    check(&[("", "vision_feature_layer", json!([-2, "x"]))], &["vision_feature_layer"]);
+    check(&[("", "vision_feature_layer", json!([]))], &["vision_feature_layer"]);
     check(
         &[
             (text, "vocab_size", json!(-1)),
@@ -476,8 +497,8 @@ fn odd_values_never_panic() {
 }
 
 #[test]
-fn llava_15_7b_has_the_size_that_it_is_known_for() {
-    let specs = llava_parameters(&LlavaModel::default(), VisionPlacement::Shared);
+fn llava_15_7b_has_its_published_size() {
+    let specs = parameters(&LlavaModel::default());
     let count = |part: Part| specs.iter().filter(|spec| spec.part == part).map(ParamSpec::numel).sum::<usize>();
     // Llama-2-7B is 6,738,415,616 with 32,000 tokens; LLaVA has 64 more, in embedding and head.
     assert_eq!(count(Part::Language), 6_738_415_616 + 2 * 64 * 4096);
@@ -487,7 +508,7 @@ fn llava_15_7b_has_the_size_that_it_is_known_for() {
     assert_eq!(specs.iter().map(ParamSpec::numel).sum::<usize>(), 7_063_427_072);
     // 32 x 9 + 3 of the language, 24 x 16 + 7 of the encoder, 4 of the projector.
     assert_eq!(specs.len(), 291 + 391 + 4);
-    // The last layer and the post-norm are kept for export, but never run.
+    // The last layer and the post-norm are stored for export, but not used.
     let unused: Vec<_> = specs.iter().filter(|spec| !spec.used).map(|spec| spec.name.as_str()).collect();
     assert_eq!(unused.len(), 16 + 2);
     assert!(
@@ -497,5 +518,5 @@ fn llava_15_7b_has_the_size_that_it_is_known_for() {
     );
     let mut tied = LlavaModel::default();
     tied.text_config.tie_word_embeddings = true;
-    assert_eq!(llava_parameters(&tied, VisionPlacement::Shared).len(), specs.len() - 1);
+    assert_eq!(parameters(&tied).len(), specs.len() - 1);
 }

@@ -1,20 +1,24 @@
 //! Rectangles of parameters.
 
-use neva_layout::{Cut, Init, ParamSpec, Part, Window};
+use neva_layout::{Cut, Init, ParamSpec, Part, PartialSum, Stage, Window};
 
 fn spec(shape: &[usize], cut: Cut) -> ParamSpec {
     ParamSpec {
         name: "weight".into(),
         shape: shape.to_vec(),
+        init: Init::Zeros,
         cut,
         heads: None,
+        stage: Stage::First,
         part: Part::Language,
-        init: Init::Zeros,
+        adapts: None,
+        lora: None,
+        partial_sum: PartialSum::Never,
         used: true,
     }
 }
 
-/// The value of row `r` and column `c` is its place in the whole matrix: `r * columns + c`.
+/// Returns the values of a window. The value at row `r` and column `c` is its index in the matrix: `r * columns + c`.
 fn values(spec: &ParamSpec, window: &Window) -> Vec<usize> {
     let [_, columns] = spec.matrix();
     let row = |row: usize| window.columns.clone().map(move |column| row * columns + column);
@@ -48,7 +52,7 @@ fn ranges_of_a_rank_are_rectangles_of_the_whole() {
                         at += window.numel();
                         got.extend(values(&spec, window));
                     }
-                    // Padding of a vocabulary belongs to no window.
+                    // Padding of a vocabulary is in no window.
                     let expected = &held[start.min(held.len())..end.min(held.len())];
                     assert_eq!(got, expected, "{spec:?}, rank {tp_rank} of {tp}, {start}..{end}");
                 }
@@ -58,7 +62,7 @@ fn ranges_of_a_rank_are_rectangles_of_the_whole() {
 }
 
 #[test]
-fn windows_overlap_where_both_are() {
+fn windows_intersect() {
     let window = |rows, columns| Window { rows, columns };
     let a = window(0..4, 2..6);
     assert_eq!(a.overlap(&window(3..9, 0..3)), Some(window(3..4, 2..3)));
@@ -70,7 +74,7 @@ fn windows_overlap_where_both_are() {
 }
 
 #[test]
-fn of_more_ranks_than_heads_several_hold_the_same() {
+fn several_ranks_hold_the_same_head_if_there_are_more_ranks_than_heads() {
     let keys = ParamSpec {
         heads: Some(2),
         ..spec(&[8, 3], Cut::Column)

@@ -1,4 +1,4 @@
-//! One rank. Whoever has types of their own builds a program like this one.
+//! The rank program with the built-in types. A program with custom types is built like this one.
 
 fn main() -> std::process::ExitCode {
     neva_engine::rank_main(neva_engine::Registry::builtin())

@@ -1,6 +1,5 @@
-//! What `finetune.resume.adapter_path` names: trained parameters that a run starts with, over its base.
+//! The adapter of `finetune.resume.adapter_path`: trained parameters that a run starts with, on top of its base.
 
-use super::base::Base;
 use super::folder::CheckpointFolder;
 use super::peft::PeftFolder;
 use super::state::BaseReference;
@@ -11,25 +10,29 @@ use std::path::Path;
 /// The setting that names an adapter.
 const SETTING: &str = "finetune.resume.adapter_path";
 
-/// Trained parameters that a run starts with, over its base.
+/// Trained parameters that a run starts with, on top of its base.
 #[derive(Debug, Clone)]
 pub enum Adapter {
-    /// Those of a checkpoint of ours: adapters, projector, whatever its run trained.
+    /// A checkpoint of this program: adapters, projector, and whatever else its run trained.
     Checkpoint(Box<CheckpointFolder>),
-    /// Those of a folder that Hugging Face's PEFT wrote.
+    /// A folder that Hugging Face's PEFT wrote.
     Peft(PeftFolder),
 }
 
 impl Adapter {
-    /// Opens either.
+    /// Opens a checkpoint or a PEFT folder.
     ///
     /// # Errors
-    /// The folder is not there, is neither of the two, or holds what this program cannot read.
+    /// The folder does not exist, is neither of the two, or cannot be read by this program.
     pub fn open(path: &Path) -> Result<Self> {
-        if PeftFolder::is_one(path) {
-            return PeftFolder::open(path).map(Self::Peft);
+        if PeftFolder::is_peft(path) {
+            let folder = PeftFolder::open(path)?;
+            for sentence in folder.config.unapplied() {
+                tracing::warn!("{}: {sentence}", path.display());
+            }
+            return Ok(Self::Peft(folder));
         }
-        if path.is_dir() && !CheckpointFolder::is_one(path) {
+        if path.is_dir() && !CheckpointFolder::is_checkpoint(path) {
             let message = format!("{} is neither a checkpoint of this program nor a folder of PEFT", path.display());
             return Err(EngineError::Run(vec![Problem::error(SETTING, message).help(
                 "name a folder with checkpoint.json, or with adapter_config.json and adapter_model.safetensors",
@@ -38,15 +41,15 @@ impl Adapter {
         CheckpointFolder::open(path).map(|checkpoint| Self::Checkpoint(Box::new(checkpoint)))
     }
 
-    /// Checks that the files are whole, and that they were trained on `base` where they say on what.
+    /// Checks that the files are whole, and that they were trained on `base` if they name their base.
     ///
     /// # Errors
-    /// One is damaged, or they belong to another base.
+    /// A file is damaged, or they belong to another base.
     pub fn verify(&self, base: &BaseReference) -> Result<()> {
         match self {
             Self::Checkpoint(checkpoint) => {
                 checkpoint.verify()?;
-                Base::check(base, checkpoint, SETTING)
+                checkpoint.check_base(base, SETTING)
             }
             Self::Peft(_) => Ok(()),
         }

@@ -1,76 +1,146 @@
-//! What parameters are that no checkpoint overrides.
+//! Source of the base weights.
 
 use super::adapter::Adapter;
-use super::cache::{ModelCache, resolve_restore};
+use super::cache::{resolve_model, resolve_restore};
 use super::checksum::Checksum;
 use super::folder::CheckpointFolder;
 use super::hugging_face::hugging_face_files;
 use super::state::BaseReference;
 use crate::error::{EngineError, Result};
-use neva_schemas::{Finetune, Problem};
+use neva_layout::{ModelCache, Part, adapter_as_base};
+use neva_schemas::Finetune;
 use std::path::{Path, PathBuf};
 
-/// Where parameters come from that no checkpoint overrides.
+/// Source of the parameters that no checkpoint overrides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base {
     /// A Hugging Face folder.
     HuggingFace(PathBuf),
-    /// A checkpoint of ours: weights only.
+    /// A checkpoint of this program, weights only.
     Checkpoint(PathBuf),
     /// Fresh values.
     Seed(u64),
+    /// Separate folders for some parts of the model.
+    Parts(Box<PartBases>),
+}
+
+/// Sources of the parts of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartBases {
+    /// The language model, if it has its own source.
+    pub language_model: Option<Base>,
+    /// The vision encoder, if it has its own source.
+    pub vision_model: Option<Base>,
+    /// The projector, if it has its own source.
+    pub vision_projection: Option<Base>,
+    /// All other parts.
+    pub rest: Base,
+}
+
+impl PartBases {
+    /// Returns the own source of `part`, if it has one.
+    pub fn of(&self, part: Part) -> Option<&Base> {
+        match part {
+            Part::Language => self.language_model.as_ref(),
+            Part::Vision => self.vision_model.as_ref(),
+            Part::Projection => self.vision_projection.as_ref(),
+            Part::Adapter => None,
+        }
+    }
+
+    /// Resolves the sources that `finetune.model` names.
+    fn open(finetune: &Finetune, cache: &ModelCache, rest: Base) -> Result<Self> {
+        let named = |setting: &str| -> Result<Option<Base>> {
+            let mut parts = finetune.model.pretrained_parts().into_iter();
+            let Some((_, address)) = parts.find(|(own, _)| *own == setting) else {
+                return Ok(None);
+            };
+            resolve_model(&format!("finetune.model.{setting}"), address, cache).map(|path| Some(Base::folder_of_model(path)))
+        };
+        Ok(Self {
+            language_model: named("language_model_from_pretrained")?,
+            vision_model: named("vision_model_from_pretrained")?,
+            vision_projection: named("vision_projection_from_pretrained")?,
+            rest,
+        })
+    }
 }
 
 impl Base {
-    /// The base that a run names: through `restore_config`, or else through the adapter that it starts from,
-    /// which knows its own.
+    /// Returns the base of a run: by part from `finetune.model`, for the whole model from `restore_config`, or else the
+    /// base of its adapter.
     ///
     /// # Errors
-    /// The run names a folder that is not there.
+    /// The run names a folder that does not exist.
     pub fn of(finetune: &Finetune, cache: &ModelCache) -> Result<Self> {
+        if finetune.model.pretrained_parts().is_empty() {
+            return Self::of_whole(finetune, cache);
+        }
+        let rest = match &finetune.resume.restore_config {
+            Some(_) => Self::of_whole(finetune, cache)?,
+            None => Self::Seed(finetune.trainer.seed),
+        };
+        Ok(Self::Parts(Box::new(PartBases::open(finetune, cache, rest)?)))
+    }
+
+    fn folder_of_model(path: PathBuf) -> Self {
+        if CheckpointFolder::is_checkpoint(&path) {
+            Self::Checkpoint(path)
+        } else {
+            Self::HuggingFace(path)
+        }
+    }
+
+    fn of_whole(finetune: &Finetune, cache: &ModelCache) -> Result<Self> {
         match (&finetune.resume.restore_config, &finetune.resume.adapter_path) {
             (Some(restore), _) if restore.load_model_state => {
                 let path = resolve_restore(&restore.path, cache)?;
-                Ok(if CheckpointFolder::is_one(&path) {
-                    Self::Checkpoint(path)
-                } else {
-                    Self::HuggingFace(path)
-                })
+                if CheckpointFolder::is_checkpoint(&path) && CheckpointFolder::open(&path)?.run.finetune.peft.is_some() {
+                    return Err(EngineError::Run(vec![adapter_as_base(&path)]));
+                }
+                Ok(Self::folder_of_model(path))
             }
             (None, Some(adapter)) => match Adapter::open(adapter)? {
                 Adapter::Checkpoint(checkpoint) => Self::of(&checkpoint.run.finetune, cache),
-                Adapter::Peft(folder) => {
-                    let base = folder
-                        .base
-                        .map_or(String::new(), |base| format!(" (`base_model_name_or_path` is {base:?})"));
-                    let message = format!(
-                        "the adapter in {} does not hold the base that it goes with{base}",
-                        folder.path.display()
-                    );
-                    Err(EngineError::Run(vec![
-                        Problem::error("finetune.resume.restore_config", message)
-                            .help("name a folder with the weights of its base: --set finetune.resume.restore_config.path=DIR"),
-                    ]))
-                }
+                Adapter::Peft(folder) => Err(EngineError::Run(vec![folder.config.missing_base(&folder.path)])),
             },
             _ => Ok(Self::Seed(finetune.trainer.seed)),
         }
     }
 
-    /// Its folder, where it is one.
+    /// Returns the folder. Of several, returns that of the language model, which has the tokenizer.
     pub fn folder(&self) -> Option<&Path> {
         match self {
             Self::HuggingFace(path) | Self::Checkpoint(path) => Some(path),
             Self::Seed(_) => None,
+            Self::Parts(parts) => parts.language_model.as_ref().unwrap_or(&parts.rest).folder(),
         }
     }
 
-    /// What a checkpoint says of it. Reads a Hugging Face folder's weights as a whole.
+    /// Returns the folder of the vision encoder, which has the image processor.
+    pub fn vision_folder(&self) -> Option<&Path> {
+        match self {
+            Self::HuggingFace(path) | Self::Checkpoint(path) => Some(path),
+            Self::Seed(_) => None,
+            Self::Parts(parts) => parts.vision_model.as_ref().unwrap_or(&parts.rest).vision_folder(),
+        }
+    }
+
+    /// Returns the reference that a checkpoint stores. Reads all weights of a Hugging Face folder.
     ///
     /// # Errors
     /// A file cannot be read.
     pub fn reference(&self) -> Result<BaseReference> {
         Ok(match self {
+            Self::Parts(parts) => {
+                let reference = |base: &Option<Self>| base.as_ref().map(|base| base.reference().map(Box::new)).transpose();
+                BaseReference::Parts {
+                    language_model: reference(&parts.language_model)?,
+                    vision_model: reference(&parts.vision_model)?,
+                    vision_projection: reference(&parts.vision_projection)?,
+                    rest: Box::new(parts.rest.reference()?),
+                }
+            }
             Self::Seed(seed) => BaseReference::Seed { seed: *seed },
             Self::Checkpoint(path) => BaseReference::Checkpoint {
                 path: path.clone(),
@@ -88,29 +158,5 @@ impl Base {
                 }
             }
         })
-    }
-
-    /// Checks that `checkpoint` was trained on this base: an adapter on other weights is worth nothing.
-    ///
-    /// # Errors
-    /// It was trained on another one.
-    pub fn check(own: &BaseReference, checkpoint: &CheckpointFolder, path: &str) -> Result<()> {
-        let same = match (own, &checkpoint.state.base) {
-            (BaseReference::Seed { seed: a }, BaseReference::Seed { seed: b }) => a == b,
-            (BaseReference::HuggingFace { blake3: a, .. }, BaseReference::HuggingFace { blake3: b, .. })
-            | (BaseReference::Checkpoint { blake3: a, .. }, BaseReference::Checkpoint { blake3: b, .. }) => a == b,
-            _ => false,
-        };
-        if same {
-            return Ok(());
-        }
-        let (theirs, ours) = (&checkpoint.state.base, own);
-        Err(EngineError::Run(vec![
-            Problem::error(
-                path,
-                format!("{} was trained on {theirs}, this run starts from {ours}", checkpoint.path.display()),
-            )
-            .help("name the base that it was trained on: --set finetune.resume.restore_config.path=DIR"),
-        ]))
     }
 }

@@ -1,4 +1,4 @@
-//! BLAKE3 of a checkpoint's files: a flipped bit is found before it is trained on.
+//! BLAKE3 checksums of a checkpoint's files, which detect a flipped bit before training.
 
 use crate::error::{EngineError, Result};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ pub struct Checksum {
 }
 
 impl Checksum {
-    /// Reads a file.
+    /// Computes the checksum of a file.
     ///
     /// # Errors
     /// It cannot be read.
@@ -33,13 +33,13 @@ impl Checksum {
     }
 }
 
-/// File that holds the BLAKE3 of `checkpoint.json`, which holds those of all others.
+/// File with the BLAKE3 of `checkpoint.json`, which holds those of all other files.
 pub const SEAL: &str = "checkpoint.blake3";
 
 /// Checksums of a checkpoint's files, by name.
 pub type Checksums = BTreeMap<String, Checksum>;
 
-/// Checks that the files of `folder` are those that were summed, the table of sums first.
+/// Checks the files of `folder` against their checksums, the table of checksums first.
 ///
 /// # Errors
 /// One is missing, truncated, or holds other bytes.
@@ -48,7 +48,7 @@ pub(super) fn verify(folder: &Path, sums: &Checksums) -> Result<()> {
     sums.iter().try_for_each(|(name, sum)| verify_file(&folder.join(name), sum))
 }
 
-/// Checks the table of sums.
+/// Checks the table of checksums.
 ///
 /// # Errors
 /// It or its seal is missing, or holds other bytes.
@@ -64,7 +64,7 @@ pub(super) fn verify_table(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks a file.
+/// Checks a file against its checksum.
 ///
 /// # Errors
 /// It is missing, truncated, or holds other bytes.

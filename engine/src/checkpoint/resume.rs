@@ -1,79 +1,115 @@
-//! What a run goes on from.
+//! Chooses the checkpoint that a run resumes from.
 
-use super::folder::{CheckpointFolder, newest_checkpoint};
-use super::last::hand_over;
-use super::save::{clear_leftovers, set_aside};
+use super::folder::{CheckpointFolder, is_gone};
+use super::last_suffix::move_last_suffix;
+use super::newest::newest_checkpoint;
+use super::save::remove_leftovers;
+use super::search_root::SearchRoot;
+use super::unusable::UnusableCheckpoints;
+use crate::comm::{Mesh, all_succeed, decide_on_first_rank};
 use crate::error::{EngineError, Result};
-use crate::optim::Optimizer;
-use crate::parameters::Parameters;
-use neva_layout::Window;
-use neva_schemas::{AutoResume, Finetune, Optim, Problem};
-use std::collections::BTreeSet;
+use neva_schemas::{Finetune, Problem};
 use std::path::{Path, PathBuf};
-use tch::{Kind, Tensor};
 
-/// The checkpoint that a run in `run_dir` goes on from, in NeMo's order: one of an earlier attempt in its own
-/// folder; the one that it names; the newest whole one that it allows. Checksums are verified: a damaged one is
-/// passed over for an older one, except where the run names it. For the first rank, which tells the others.
+/// Attempts to choose a checkpoint while chosen ones vanish.
+const CHOICES: usize = 8;
+
+/// Returns the checkpoint that a run in `run_dir` resumes from, in NeMo's order: one of an earlier attempt in its own
+/// folder; the one that the recipe names; the newest whole one that the recipe allows. Checksums are verified; an
+/// unusable checkpoint is skipped for an older one, unless the recipe names it. Called on the first rank.
 ///
 /// # Errors
-/// The named checkpoint is not there or not whole; or none was found and the run does not allow that.
+/// The named checkpoint is missing or not whole; or all checkpoints are unusable; or there is none. The run may allow
+/// the last two.
 pub fn resume_from(finetune: &Finetune, run_dir: &Path) -> Result<Option<CheckpointFolder>> {
-    let own = run_dir.join("checkpoints");
-    clear_leftovers(&own);
-    let newest = newest_checkpoint(&[own], set_aside).map(|checkpoint| CheckpointFolder {
-        path: hand_over(&checkpoint.path, finetune.log.ckpt.save_last),
-        ..checkpoint
-    });
-    match newest {
-        Some(checkpoint) if checkpoint.state.optimizer => return Ok(Some(checkpoint)),
-        // An earlier attempt at a run that asked for this: it starts over, as it would have without a checkpoint.
-        Some(_) => tracing::warn!("save_weights_only: no run can go on from this run's checkpoints, it starts over"),
-        None => {}
+    let (resume, own) = (&finetune.resume, run_dir.join("checkpoints"));
+    remove_leftovers(&own);
+    let unusable = UnusableCheckpoints::default();
+    let newest = newest_checkpoint(std::slice::from_ref(&own), |skipped| unusable.add(skipped));
+    if let Some(checkpoint) = newest {
+        unusable.mark_damaged(&own);
+        if checkpoint.state.optimizer {
+            return Ok(Some(CheckpointFolder {
+                path: move_last_suffix(&checkpoint.path, finetune.log.ckpt.save_last),
+                ..checkpoint
+            }));
+        }
+        // An earlier attempt saved weights only: the run starts over, as it would without a checkpoint.
+        tracing::warn!("save_weights_only: no run can resume from this run's checkpoints, it starts over");
     }
-    let resume = &finetune.resume;
-    if let Some(path) = &resume.resume_from_path {
-        let checkpoint = CheckpointFolder::open(path)?;
-        checkpoint.verify()?;
-        return whole_state(checkpoint).map(Some);
+    let search = SearchRoot::of(resume, run_dir, &own);
+    let other = match &resume.resume_from_path {
+        Some(path) => {
+            if !CheckpointFolder::is_checkpoint(path) {
+                return Err(EngineError::Run(vec![
+                    Problem::error(
+                        "finetune.resume.resume_from_path",
+                        format!("there is no checkpoint in {}", path.display()),
+                    )
+                    .help("name a folder with checkpoint.json, as those below a run's `checkpoints`"),
+                ]));
+            }
+            let checkpoint = CheckpointFolder::open(path)?;
+            checkpoint.verify()?;
+            Some(checkpoint)
+        }
+        None if resume.resume_if_exists => search.newest(&unusable),
+        None => None,
+    };
+    if let Some(checkpoint) = other {
+        let checkpoint = require_optimizer_state(checkpoint)?;
+        unusable.mark_damaged(&own);
+        return Ok(Some(checkpoint));
+    }
+    let start = if resume.restore_config.is_some() || resume.adapter_path.is_some() {
+        "starting from restore_config or adapter_path"
+    } else {
+        "starting from the beginning"
+    };
+    if let Some(refusal) = unusable.refusal() {
+        if !resume.resume_ignore_damaged {
+            return Err(refusal);
+        }
+        tracing::warn!("resume_ignore_damaged: no checkpoint can be used, {start}");
+        unusable.mark_damaged(&own);
+        return Ok(None);
     }
     if !resume.resume_if_exists {
         return Ok(None);
     }
-    let (place, parents) = places(resume, run_dir.parent().unwrap_or(run_dir));
-    match newest_checkpoint(&parents, |_| ()) {
-        Some(checkpoint) => whole_state(checkpoint).map(Some),
-        None if resume.resume_ignore_no_checkpoint => {
-            tracing::warn!("no checkpoint under {}: starting from the beginning", place.display());
-            Ok(None)
+    if resume.resume_ignore_no_checkpoint {
+        tracing::warn!("{}: {start}", search.nothing());
+    } else if search.is_missing() || resume.restore_config.is_none() {
+        return Err(search.refusal());
+    } else {
+        tracing::info!("{}: {start}", search.nothing());
+    }
+    Ok(None)
+}
+
+/// Opens on all ranks the checkpoint that the first rank chooses. Chooses again if a running job renames or removes it
+/// meanwhile.
+///
+/// # Errors
+/// `choose` failed, or the checkpoint cannot be opened.
+pub fn choose_checkpoint(mesh: &Mesh, mut choose: impl FnMut() -> Result<Option<PathBuf>>) -> Result<Option<CheckpointFolder>> {
+    let mut choices = 1..;
+    loop {
+        let Some(path) = decide_on_first_rank(mesh, &mut choose)? else {
+            return Ok(None);
+        };
+        let mut opened = None;
+        let mine = CheckpointFolder::open(&path).map(|checkpoint| opened = Some(checkpoint));
+        let Err(error) = all_succeed(mesh, mine) else { return Ok(opened) };
+        let last = choices.next() == Some(CHOICES);
+        if last || !decide_on_first_rank(mesh, || Ok(is_gone(&path)))? {
+            return Err(error);
         }
-        None if resume.restore_config.is_some() => Ok(None),
-        None => Err(EngineError::Run(vec![
-            Problem::error(
-                "finetune.resume.resume_if_exists",
-                format!("there is no checkpoint under {}", place.display()),
-            )
-            .help("set finetune.resume.resume_ignore_no_checkpoint=true to start from the beginning then"),
-        ])),
     }
 }
 
-/// Folders that hold checkpoints: of every run of this name; or what `resume_from_directory` may mean, which is a
-/// folder of checkpoints, of a run, or of runs.
-fn places(resume: &AutoResume, runs: &Path) -> (PathBuf, Vec<PathBuf>) {
-    let named = resume.resume_from_directory.as_deref();
-    let place = named.unwrap_or(runs);
-    let within = std::fs::read_dir(place).into_iter().flatten().filter_map(Result::ok);
-    let mut parents: Vec<_> = within.map(|run| run.path().join("checkpoints")).collect();
-    if named.is_some() {
-        parents.extend([place.to_owned(), place.join("checkpoints")]);
-    }
-    parents.sort();
-    (place.to_owned(), parents)
-}
-
-/// A checkpoint that a run can go on from.
-fn whole_state(checkpoint: CheckpointFolder) -> Result<CheckpointFolder> {
+/// Returns the checkpoint if it holds the optimizer's state.
+fn require_optimizer_state(checkpoint: CheckpointFolder) -> Result<CheckpointFolder> {
     if checkpoint.state.optimizer {
         return Ok(checkpoint);
     }
@@ -81,7 +117,7 @@ fn whole_state(checkpoint: CheckpointFolder) -> Result<CheckpointFolder> {
         Problem::error(
             "finetune.resume",
             format!(
-                "{} holds weights only (save_weights_only): no run can go on from it",
+                "{} holds weights only (save_weights_only): no run can resume from it",
                 checkpoint.path.display()
             ),
         )
@@ -89,10 +125,10 @@ fn whole_state(checkpoint: CheckpointFolder) -> Result<CheckpointFolder> {
     ]))
 }
 
-/// Refuses a checkpoint of a run that came to its end, as NeMo does, unless there are steps left to do.
+/// Refuses the checkpoint of a finished run, as NeMo does, unless steps are left.
 ///
 /// # Errors
-/// There is nothing left to do and the run does not say that this is all right.
+/// No step is left, and the run does not set `resume_past_end`.
 pub fn refuse_past_end(finetune: &Finetune, checkpoint: &CheckpointFolder, total_steps: u64) -> Result<()> {
     let progress = &checkpoint.state.progress;
     let past = progress.finished && progress.steps_done >= total_steps.min(progress.total_steps);
@@ -109,85 +145,6 @@ pub fn refuse_past_end(finetune: &Finetune, checkpoint: &CheckpointFolder, total
                 progress.steps_done, progress.total_steps
             ),
         )
-        .help("raise finetune.trainer.max_steps to train on, or set finetune.resume.resume_past_end=true where that is all right"),
+        .help("raise finetune.trainer.max_steps to train on, or set finetune.resume.resume_past_end=true to accept that"),
     ]))
-}
-
-/// Puts a checkpoint's optimizer state into `optimizer`.
-///
-/// # Errors
-/// It is that of another optimizer; or the file is not whole, or is of another model: everything that does not fit is
-/// listed.
-pub fn restore_optimizer(
-    checkpoint: &CheckpointFolder,
-    optimizer: &Optimizer,
-    parameters: &Parameters,
-    (tp_rank, tp): (usize, usize),
-) -> Result<()> {
-    // Moments have the same names in several of them, and mean something else.
-    let (theirs, ours) = (kind(&checkpoint.run.finetune.optim), kind(optimizer.config()));
-    if theirs != ours {
-        let message = format!(
-            "{} holds the moments of {theirs}, this run trains with {ours}",
-            checkpoint.path.display()
-        );
-        return Err(EngineError::Run(vec![Problem::error("finetune.optim", message).help(format!(
-            "train on with {theirs}, or start from the weights alone: --set finetune.resume.restore_config.path=DIR"
-        ))]));
-    }
-    let tensors = checkpoint.optimizer()?;
-    let model = checkpoint.model()?;
-    let rounded = parameters.trainable().filter(|parameter| parameter.tensor.kind() != Kind::Float);
-    let rounded: BTreeSet<_> = rounded.map(|parameter| parameter.spec.name.as_str()).collect();
-    let mut problems = Vec::new();
-    let mut copies: Vec<(Tensor, Tensor)> = Vec::new();
-    for piece in optimizer.pieces() {
-        let (spec, name) = (piece.spec, &piece.spec.name);
-        let key = format!("{name}.step");
-        match tensors.shape(&key) {
-            Some([1]) => copies.push((piece.step.shallow_clone(), tensors.read(&key, &Window::whole(&[1]))?.view([1]))),
-            _ => problems.push(format!("`{key}` is missing")),
-        }
-        let mut whole = |key: &str, shape: Option<&[usize]>| match shape {
-            Some(shape) if shape == spec.shape => true,
-            Some(shape) => {
-                problems.push(format!("`{key}` has shape {shape:?}, the model needs {:?}", spec.shape));
-                false
-            }
-            None => {
-                problems.push(format!("`{key}` is missing"));
-                false
-            }
-        };
-        let moments = piece.moments.iter().map(|(moment, tensor)| (format!("{name}.{moment}"), *tensor));
-        let moments: Vec<_> = moments.filter(|(key, _)| whole(key, tensors.shape(key))).collect();
-        for (start, window) in spec.windows_of(piece.range.clone(), tp_rank, tp) {
-            let place = |flat: &Tensor| {
-                let flat = flat.narrow(0, (start - piece.range.start) as i64, window.numel() as i64);
-                flat.view(window.shape().map(|size| size as i64))
-            };
-            if rounded.contains(name.as_str()) {
-                // The parameter was rounded when it was loaded; its master weight goes on from every bit.
-                copies.push((place(piece.master), model.read(name, &window)?));
-            }
-            for (key, tensor) in &moments {
-                copies.push((place(tensor), tensors.read(key, &window)?));
-            }
-        }
-    }
-    if !problems.is_empty() {
-        let path = tensors.path().to_owned();
-        return Err(EngineError::Weights { path, problems });
-    }
-    tch::no_grad(|| copies.iter_mut().try_for_each(|(to, from)| to.f_copy_(from)))?;
-    Ok(())
-}
-
-/// An optimizer's name in a recipe.
-fn kind(optim: &Optim) -> &'static str {
-    match optim {
-        Optim::AdamW(_) => "optim.AdamW",
-        Optim::Sgd(_) => "optim.SGD",
-        Optim::Lion(_) => "optim.Lion",
-    }
 }

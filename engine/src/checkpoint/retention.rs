@@ -1,21 +1,22 @@
-//! Which checkpoints are kept.
+//! Retention: chooses the checkpoints to keep.
 
-use super::folder::{checkpoints_in, remove};
+use super::folder::remove;
+use super::newest::checkpoints_in;
 use super::state::RunProgress;
 use neva_schemas::ModelCheckpoint;
 use std::path::Path;
 
-/// What there is to know of a checkpoint here.
+/// The fields of a checkpoint that retention depends on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Candidate {
-    /// Optimizer steps that were done.
+    /// Completed optimizer steps.
     steps_done: u64,
-    /// The monitored metric, where it was measured.
+    /// The monitored metric, if it was measured.
     metric: Option<f64>,
 }
 
 impl Candidate {
-    /// Best first; what was not measured comes last, and of equals the newest first.
+    /// Orders the best first, those without the metric last, and equals newest first.
     fn order(&self, other: &Self, config: &ModelCheckpoint) -> std::cmp::Ordering {
         use std::cmp::Ordering;
         let by_metric = match (self.metric, other.metric) {
@@ -29,7 +30,7 @@ impl Candidate {
     }
 }
 
-/// For each candidate, whether it is kept: the best `save_top_k`, and with `save_last` the newest.
+/// Returns for each candidate whether it is kept: the best `save_top_k`, and with `save_last` the newest.
 fn kept(candidates: &[Candidate], config: &ModelCheckpoint) -> Vec<bool> {
     let mut by_rank: Vec<_> = (0..candidates.len()).collect();
     by_rank.sort_by(|a, b| candidates[*a].order(&candidates[*b], config));
@@ -43,8 +44,8 @@ fn kept(candidates: &[Candidate], config: &ModelCheckpoint) -> Vec<bool> {
     kept
 }
 
-/// Whether a checkpoint with this metric would be among the best `save_top_k` beside `others`.
-fn belongs(metric: f64, others: &[Candidate], config: &ModelCheckpoint) -> bool {
+/// Returns true if a checkpoint with this metric would be among the best `save_top_k`, compared with `others`.
+fn is_in_top_k(metric: f64, others: &[Candidate], config: &ModelCheckpoint) -> bool {
     let top = usize::try_from(config.save_top_k).unwrap_or(usize::MAX);
     let better = others
         .iter()
@@ -53,16 +54,16 @@ fn belongs(metric: f64, others: &[Candidate], config: &ModelCheckpoint) -> bool 
     better < top
 }
 
-/// Whether a checkpoint with this value of the monitored metric would be kept for it, beside those in `parent`.
+/// Returns true if a checkpoint with this metric would be among the best, compared with those in `parent`.
 pub fn is_among_best(parent: &Path, metric: f64, config: &ModelCheckpoint) -> bool {
     let others: Vec<_> = checkpoints_in(parent)
         .iter()
         .map(|checkpoint| candidate(&checkpoint.state.progress, config))
         .collect();
-    belongs(metric, &others, config)
+    is_in_top_k(metric, &others, config)
 }
 
-/// Removes what need not be kept. A failure only costs disk space.
+/// Removes checkpoints that need not be kept. A failure is only logged: it costs disk space.
 pub(super) fn prune(parent: &Path, config: &ModelCheckpoint) {
     let checkpoints = checkpoints_in(parent);
     let candidates: Vec<_> = checkpoints
@@ -119,7 +120,7 @@ mod tests {
         check(2, true, Max, &falling, &[1, 4]);
         check(0, true, Min, &falling, &[4]);
         check(-1, false, Min, &falling, &[1, 2, 3, 4]);
-        // Of equals, and of those without a metric, the newest are the best.
+        // Among equals, and among those without a metric, the newest are the best.
         check(2, false, Min, &[Some(1.0); 4], &[3, 4]);
         check(2, false, Min, &[None; 4], &[3, 4]);
         check(2, false, Min, &[None, Some(9.0), None, None], &[2, 4]);
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_metric_belongs_while_fewer_are_better() {
+    fn a_metric_is_in_the_top_k_while_fewer_are_better() {
         let config = ModelCheckpoint {
             save_top_k: 2,
             ..ModelCheckpoint::default()
@@ -137,7 +138,7 @@ mod tests {
             metric: Some(metric),
         });
         for (metric, expect) in [(0.5, true), (1.5, true), (2.0, true), (2.5, false)] {
-            assert_eq!(belongs(metric, &others, &config), expect, "{metric}");
+            assert_eq!(is_in_top_k(metric, &others, &config), expect, "{metric}");
         }
     }
 }

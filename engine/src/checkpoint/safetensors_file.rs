@@ -1,9 +1,8 @@
-//! One safetensors file: read rectangle by rectangle, written aside and renamed.
+//! Reads rectangles of tensors from a safetensors file.
 
 use crate::error::{EngineError, Result};
 use neva_layout::{Shard, Window};
-use safetensors::tensor::{Dtype, Metadata, View};
-use std::borrow::Cow;
+use safetensors::tensor::{Dtype, Metadata};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,14 +11,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
-/// Bytes in front of the header: its length.
+/// Bytes of the header's length, in front of the header.
 const PREFIX: u64 = 8;
 
 thread_local! {
     static BYTES_READ: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Bytes of tensors that this thread has read from files.
+/// Returns the bytes of tensors that this thread has read from files.
 pub fn bytes_read() -> u64 {
     BYTES_READ.get()
 }
@@ -54,7 +53,7 @@ impl TensorFile {
         }
         let mut buffer = vec![0; header as usize];
         file.read_exact(&mut buffer).map_err(EngineError::io("read", path))?;
-        // Reading the header checks that the tensors lie one behind the other and fill their bytes.
+        // Parsing the header checks that the tensors are contiguous and match their sizes.
         let metadata: Metadata = serde_json::from_slice(&buffer).map_err(|error| wrong(format!("not a safetensors file: {error}")))?;
         let data_start = PREFIX + header;
         let expected = data_start + metadata.data_len() as u64;
@@ -70,12 +69,12 @@ impl TensorFile {
         })
     }
 
-    /// Path of the file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Names and shapes of its tensors, by name.
+    /// Returns the shapes of its tensors, by name.
     pub fn tensors(&self) -> BTreeMap<String, Vec<usize>> {
         self.metadata
             .tensors()
@@ -105,8 +104,8 @@ impl TensorFile {
         Ok(self.read_window(name, &window)?.f_view(shape.as_slice())?)
     }
 
-    /// Reads a rectangle `[rows, columns]` of a tensor that is seen as a matrix, in the file's own kind, and no byte
-    /// beside it. Several threads may read at once.
+    /// Reads a rectangle `[rows, columns]` of a tensor viewed as a matrix, in the file's own kind, and no other byte.
+    /// Several threads may read at once.
     ///
     /// # Errors
     /// The tensor is not there, does not hold the rectangle, cannot be read, or has a kind that libtorch lacks.
@@ -124,7 +123,7 @@ impl TensorFile {
         let Window { rows, columns } = window;
         let mut read = || match columns.len() {
             0 => Ok(()),
-            // Whole rows lie in one piece.
+            // Whole rows are contiguous.
             width if width == whole.columns.len() => self.file.read_exact_at(&mut bytes, at(rows.start, 0)),
             width => {
                 let mut lines = rows.clone().zip(bytes.chunks_exact_mut(width * size));
@@ -156,111 +155,12 @@ impl TensorFile {
     }
 }
 
-/// Writes tensors (on any device) to `path`, which appears only when it is complete and on disk.
-///
-/// # Errors
-/// The disk is full, or the folder cannot be written.
-pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
-    write(path, tensors, None)
-}
-
-/// The same, as transformers wants it: it reads no file that does not say which framework's tensors it holds.
-pub(super) fn write_torch_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
-    write(path, tensors, Some(("format".to_owned(), "pt".to_owned())))
-}
-
-fn write(path: &Path, tensors: Vec<(String, Tensor)>, metadata: Option<(String, String)>) -> Result<()> {
-    let aside = path.with_extension("writing");
-    let views = tensors
-        .into_iter()
-        .map(|(name, tensor)| Ok((name, Bytes::new(tensor)?)))
-        .collect::<Result<Vec<_>>>()?;
-    // The crate makes files that only their owner can read; a checkpoint is as readable as any other file.
-    let permissions = File::create(&aside)
-        .and_then(|file| file.metadata())
-        .map_err(EngineError::io("write", path))?
-        .permissions();
-    let written = safetensors::serialize_to_file(views, metadata.map(|entry| [entry].into()), &aside)
-        .map_err(|error| match error {
-            safetensors::SafeTensorError::IoError(source) => EngineError::Io {
-                action: "write",
-                path: path.to_owned(),
-                source,
-            },
-            other => EngineError::Content {
-                path: path.to_owned(),
-                reason: other.to_string(),
-            },
-        })
-        .and_then(|()| {
-            File::open(&aside)
-                .and_then(|file| file.sync_all())
-                .map_err(EngineError::io("write", path))
-        })
-        .and_then(|()| std::fs::set_permissions(&aside, permissions).map_err(EngineError::io("write", path)))
-        .and_then(|()| std::fs::rename(&aside, path).map_err(EngineError::io("write", path)));
-    if written.is_err() {
-        // Nothing is left behind; the first error is the one to report.
-        let _ = std::fs::remove_file(&aside);
-    }
-    written
-}
-
-/// A tensor's bytes, copied to the host only while they are written.
-struct Bytes {
-    tensor: Tensor,
-    shape: Vec<usize>,
-    dtype: Dtype,
-}
-
-impl Bytes {
-    fn new(tensor: Tensor) -> Result<Self> {
-        let shape = tensor.size().iter().map(|size| *size as usize).collect();
-        let dtype =
-            dtype_of(tensor.kind()).ok_or_else(|| EngineError::Bug(format!("a tensor of kind {:?} cannot be saved", tensor.kind())))?;
-        Ok(Self {
-            tensor: tensor.detach(),
-            shape,
-            dtype,
-        })
-    }
-}
-
-impl View for Bytes {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = self
-            .tensor
-            .to_device(tch::Device::Cpu)
-            .contiguous()
-            .flatten(0, -1)
-            .view_dtype(Kind::Uint8);
-        let mut buffer = vec![0; self.data_len()];
-        bytes.copy_data_u8(&mut buffer, self.data_len());
-        Cow::Owned(buffer)
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
-    }
-}
-
 fn kind_of(dtype: Dtype) -> Option<Kind> {
     KINDS.iter().find(|(candidate, _)| *candidate == dtype).map(|(_, kind)| *kind)
 }
 
-fn dtype_of(kind: Kind) -> Option<Dtype> {
-    KINDS.iter().find(|(_, candidate)| *candidate == kind).map(|(dtype, _)| *dtype)
-}
-
-const KINDS: &[(Dtype, Kind)] = &[
+/// Data types of safetensors and their kinds in libtorch.
+pub(super) const KINDS: &[(Dtype, Kind)] = &[
     (Dtype::F32, Kind::Float),
     (Dtype::BF16, Kind::BFloat16),
     (Dtype::F16, Kind::Half),

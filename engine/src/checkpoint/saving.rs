@@ -1,14 +1,15 @@
-//! A save under way: every rank writes its share on a thread of its own, the first one gives the checkpoint its name
-//! when all have told it that they are done. The threads start no collective: training may go on meanwhile.
+//! A save in progress. Every rank writes its shard on its own thread; the first rank publishes the checkpoint once all
+//! have reported. The threads start no collective, so training may continue meanwhile.
 
-use super::aside::{Aside, Patience, json};
 use super::host_memory::HostMemory;
-use super::last::{hand_over, plain};
+use super::json::json;
+use super::last_suffix::{move_last_suffix, without_suffix};
 use super::retention::prune;
-use super::save::{Artifacts, Snapshot, name};
-use super::share::Share;
+use super::shard::CheckpointShard;
+use super::snapshot::{Artifacts, Snapshot, name};
+use super::staging::{SaveStatus, StagingDir};
 use super::state::{CHECKPOINT_FORMAT, CheckpointState};
-use crate::comm::{Mesh, all_succeed, first_decides};
+use crate::comm::{Mesh, all_succeed, decide_on_first_rank};
 use crate::error::{EngineError, Result};
 use neva_schemas::Run;
 use std::path::{Path, PathBuf};
@@ -17,9 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Longest time that a run which has failed waits for its last save: less than launchers give a rank to end.
+/// Longest wait of a failed run for its last save: less than the grace period of launchers.
 const GRACE: Duration = Duration::from_secs(25);
-/// How soon the first rank's thread is done when nobody waits any more, unless the disk holds it up.
+/// Time in which the first rank's thread ends after an abandoned save, unless the disk is slow.
 const SOON: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -27,60 +28,60 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Saving {
     first: bool,
-    aside: Aside,
+    staging: StagingDir,
     thread: Option<JoinHandle<Result<PathBuf>>>,
     succeeded: Arc<AtomicBool>,
-    patience: Arc<Patience>,
+    status: Arc<SaveStatus>,
 }
 
-/// What the first rank adds to the ranks' shares.
-struct Lead {
-    aside: Aside,
+/// The first rank's work: it collects the shards of all ranks and publishes the checkpoint.
+struct Coordinator {
+    staging: StagingDir,
     parent: PathBuf,
     target: PathBuf,
     others: Vec<usize>,
     run: Run,
     artifacts: Artifacts,
-    /// Complete but for the files.
+    /// Complete except for `files`.
     state: CheckpointState,
-    patience: Arc<Patience>,
+    status: Arc<SaveStatus>,
 }
 
 impl Saving {
-    /// Starts to write a checkpoint. Every rank calls it. With `memory`, weights and moments are copied there
-    /// first: what happens to them afterwards does not matter. Without, they must rest until [`Self::finish`].
+    /// Starts to write a checkpoint. Every rank calls it. With `memory`, weights and moments are copied there first and
+    /// may change afterwards. Without it, they must not change until [`Self::finish`].
     ///
     /// # Errors
-    /// The folder cannot be made, or is not the same one on all ranks; or a collective failed. Nothing is left behind.
+    /// The folder cannot be created, or is not the same on all ranks; or a collective failed. No file is left behind.
     pub fn start(parent: &Path, snapshot: &Snapshot<'_>, memory: Option<&HostMemory>, mesh: &Mesh) -> Result<Self> {
         let name = name(snapshot);
-        let aside = Aside::of(parent, &name);
-        let token = first_decides(mesh, || aside.make().inspect_err(|_| aside.remove()))?;
-        let started = Self::start_in(&aside, &token, parent.join(&name), snapshot, memory, mesh);
+        let staging = StagingDir::of(parent, &name);
+        let token = decide_on_first_rank(mesh, || staging.create().inspect_err(|_| staging.remove()))?;
+        let started = Self::start_in(&staging, &token, parent.join(&name), snapshot, memory, mesh);
         if started.is_err() && mesh.is_first() {
-            aside.remove();
+            staging.remove();
         }
         started
     }
 
     fn start_in(
-        aside: &Aside,
+        staging: &StagingDir,
         token: &str,
         target: PathBuf,
         snapshot: &Snapshot<'_>,
         memory: Option<&HostMemory>,
         mesh: &Mesh,
     ) -> Result<Self> {
-        let mut share = Share::of(snapshot, mesh)?;
-        let copy = memory.map_or(Ok(()), |memory| share.copy_to_host(memory));
-        all_succeed(mesh, copy.and_then(|()| aside.seen(token)))?;
+        let mut shard = CheckpointShard::of(snapshot, mesh)?;
+        let copy = memory.map_or(Ok(()), |memory| shard.copy_to_host(memory));
+        all_succeed(mesh, copy.and_then(|()| staging.wait_until_visible(token)))?;
         let (rank, first) = (mesh.world().rank(), mesh.is_first());
-        let (succeeded, patience) = (Arc::<AtomicBool>::default(), Arc::<Patience>::default());
-        let lead = first.then(|| Lead {
-            aside: aside.clone(),
+        let (succeeded, status) = (Arc::<AtomicBool>::default(), Arc::<SaveStatus>::default());
+        let lead = first.then(|| Coordinator {
+            staging: staging.clone(),
             parent: target.parent().unwrap_or(&target).to_owned(),
             target: target.clone(),
-            others: share.writers.iter().copied().filter(|writer| *writer != rank).collect(),
+            others: shard.writers.iter().copied().filter(|writer| *writer != rank).collect(),
             run: snapshot.run.clone(),
             artifacts: snapshot.artifacts.clone(),
             state: CheckpointState {
@@ -91,16 +92,16 @@ impl Saving {
                 optimizer: !snapshot.run.finetune.log.ckpt.save_weights_only,
                 files: Default::default(),
             },
-            patience: patience.clone(),
+            status: status.clone(),
         });
-        let (own_aside, success) = (aside.clone(), succeeded.clone());
-        let copies = memory.map(|memory| (memory.clone(), share.tensors()));
+        let (own_staging, success) = (staging.clone(), succeeded.clone());
+        let copies = memory.map(|memory| (memory.clone(), shard.tensors()));
         let body = move || {
             let path = match lead {
-                Some(lead) => lead.write(share)?,
+                Some(lead) => lead.write(shard)?,
                 None => {
-                    if share.files.is_some() {
-                        own_aside.write_for_first(rank, share)?;
+                    if shard.files.is_some() {
+                        own_staging.write_and_report(rank, shard)?;
                     }
                     target
                 }
@@ -115,26 +116,26 @@ impl Saving {
         let thread = all_spawned(mesh, thread)?;
         Ok(Self {
             first,
-            aside: aside.clone(),
+            staging: staging.clone(),
             thread: Some(thread),
             succeeded,
-            patience,
+            status,
         })
     }
 
-    /// Whether it is time for [`Self::finish`], as far as this rank knows: the first one has published the checkpoint,
-    /// or something failed.
-    pub fn is_over(&self) -> bool {
+    /// Returns true if [`Self::finish`] need not wait, as far as this rank knows: the first rank has published the
+    /// checkpoint, or the save failed.
+    pub fn is_done(&self) -> bool {
         let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
         ended && (self.first || !self.succeeded.load(Ordering::Acquire))
     }
 
-    /// Waits until the checkpoint has its name. Every rank calls it. Returns the folder.
+    /// Waits until the checkpoint is published. Every rank calls it. Returns the folder.
     ///
     /// # Errors
-    /// Any rank could not write its part, on all ranks; earlier checkpoints are as they were.
+    /// Some rank could not write its shard; all ranks return the error. Earlier checkpoints are unchanged.
     pub fn finish(mut self, mesh: &Mesh) -> Result<PathBuf> {
-        // The first rank's thread waits for the others, so it is not waited for here; but what it failed of is said.
+        // The first rank's thread waits for the others, so it is not joined yet, unless it has failed.
         let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
         let mut published = None;
         let mine = if self.first && !ended {
@@ -143,27 +144,27 @@ impl Saving {
             self.join().map(|path| published = Some(path))
         };
         let outcome = match all_succeed(mesh, mine) {
-            Ok(()) => first_decides(mesh, || published.map_or_else(|| self.join(), Ok)),
+            Ok(()) => decide_on_first_rank(mesh, || published.map_or_else(|| self.join(), Ok)),
             Err(error) => {
-                self.patience.abandoned.store(true, Ordering::Relaxed);
+                self.status.abandoned.store(true, Ordering::Relaxed);
                 if self.first && self.thread.is_some() {
                     drop(self.join());
                 }
                 Err(error)
             }
         };
-        // No rank writes any more: before, another one would have failed of a folder that is not there.
+        // No rank writes any more: earlier, another rank would have failed on the missing folder.
         if outcome.is_err() && self.first {
-            self.aside.remove();
+            self.staging.remove();
         }
         outcome
     }
 
-    #[expect(clippy::disallowed_methods, reason = "nothing tells of it: it is looked for, with a deadline")]
-    fn ends_within(&self, time: Duration) -> bool {
-        let asked = Instant::now();
+    #[expect(clippy::disallowed_methods, reason = "polls with a deadline: there is no event")]
+    fn ends_within(&self, timeout: Duration) -> bool {
+        let started = Instant::now();
         let ended = || self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-        while !ended() && asked.elapsed() < time {
+        while !ended() && started.elapsed() < timeout {
             std::thread::sleep(POLL);
         }
         ended()
@@ -180,28 +181,28 @@ impl Saving {
     }
 }
 
-/// Of a run that failed: the last save may still come to its end, but it waits for no rank that is not there any more.
+/// Lets the last save of a failed run finish, without waiting for ranks that are gone.
 impl Drop for Saving {
     fn drop(&mut self) {
         if self.thread.is_none() {
             return;
         }
-        self.patience.failed.store(true, Ordering::Relaxed);
+        self.status.failed.store(true, Ordering::Relaxed);
         let mut ended = self.ends_within(GRACE);
-        self.patience.abandoned.store(true, Ordering::Relaxed);
+        self.status.abandoned.store(true, Ordering::Relaxed);
         ended |= self.first && self.ends_within(SOON);
         if !ended {
-            tracing::warn!("the last checkpoint was not written: its disk is slow, or stuck");
+            tracing::warn!("the last checkpoint was not written: its disk is slow or stuck");
         } else if let Err(error) = self.join() {
             tracing::warn!("the last checkpoint was not written: {error}");
             if self.first {
-                self.aside.remove();
+                self.staging.remove();
             }
         }
     }
 }
 
-/// A thread on every rank, or on none.
+/// Returns the thread if it was started on every rank.
 fn all_spawned<T>(mesh: &Mesh, thread: std::io::Result<JoinHandle<T>>) -> Result<JoinHandle<T>> {
     let failed = |error: std::io::Error| EngineError::Machine(format!("cannot start a thread that writes a checkpoint: {error}"));
     let (thread, mine) = match thread {
@@ -209,33 +210,37 @@ fn all_spawned<T>(mesh: &Mesh, thread: std::io::Result<JoinHandle<T>>) -> Result
         Err(error) => (None, Err(failed(error))),
     };
     all_succeed(mesh, mine)?;
-    thread.ok_or_else(|| EngineError::Bug("a thread that was started is there".into()))
+    thread.ok_or_else(|| EngineError::Bug("a started save has no thread".into()))
 }
 
-impl Lead {
-    fn write(mut self, share: Share) -> Result<PathBuf> {
-        let aside = &self.aside;
-        let mut all = aside.write(share)?;
+impl Coordinator {
+    fn write(mut self, shard: CheckpointShard) -> Result<PathBuf> {
+        let staging = &self.staging;
+        let mut all = staging.write(shard)?;
         for (name, bytes) in &self.artifacts {
-            aside.add(&mut all.files, name, bytes)?;
+            staging.add(&mut all.files, name, bytes)?;
         }
-        aside.add(&mut all.files, "run.json", &json(&self.run)?)?;
+        staging.add(&mut all.files, "run.json", &json(&self.run)?)?;
         let timeout = Duration::from_secs(self.run.finetune.trainer.timeout_s);
-        for mut written in aside.collect(&self.others, timeout, &self.patience)? {
-            all.alone &= written.alone;
+        for mut written in staging.collect(&self.others, timeout, &self.status)? {
+            all.complete &= written.complete;
             all.files.append(&mut written.files);
             all.index.append(written.index);
         }
-        if !all.alone {
-            aside.add_index(&mut all.files, &all.index)?;
+        if !all.complete {
+            staging.add_index(&mut all.files, &all.index)?;
         }
         self.state.files = all.files;
-        aside.seal(&self.state)?;
+        staging.seal(&self.state)?;
         let config = &self.run.finetune.log.ckpt;
-        // The same step may have been saved before, and be the last one; what else has that name is in the way.
-        let shown = if self.target.exists() { self.target } else { plain(&self.target) };
-        aside.publish(&shown)?;
-        let newest = hand_over(&shown, config.save_last);
+        // The same step may have been saved before as the last one. Any other folder of that name is in the way.
+        let published = if self.target.exists() {
+            self.target
+        } else {
+            without_suffix(&self.target)
+        };
+        staging.publish(&published)?;
+        let newest = move_last_suffix(&published, config.save_last);
         prune(&self.parent, config);
         Ok(newest)
     }

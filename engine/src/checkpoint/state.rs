@@ -1,4 +1,4 @@
-//! `checkpoint.json`: where a run stands.
+//! `checkpoint.json`: the state of a run.
 
 use super::checksum::Checksums;
 use serde::{Deserialize, Serialize};
@@ -17,40 +17,40 @@ pub struct CheckpointState {
     pub format: u32,
     /// Version of the program that wrote it.
     pub version: String,
-    /// How far the run had come.
+    /// Progress of the run.
     pub progress: RunProgress,
-    /// What untrained parameters were, and are to be made from again.
+    /// Source of the untrained parameters.
     pub base: BaseReference,
-    /// Whether the optimizer's state is there, so that a run can go on from it.
+    /// True if the checkpoint holds the optimizer's state, so that a run can resume from it.
     pub optimizer: bool,
     /// Length and checksum of every other file.
     pub files: Checksums,
 }
 
-/// How far a run has come: all that the next step depends on beside weights and moments.
+/// Progress of a run: everything besides weights and moments that the next step depends on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunProgress {
-    /// Optimizer steps that are done.
+    /// Completed optimizer steps.
     pub steps_done: u64,
-    /// Steps of the whole run: the schedule's length.
+    /// Steps of the whole run, which is the schedule's length.
     pub total_steps: u64,
-    /// Samples that were trained on: the data position, the same for every layout.
+    /// Samples that were trained on: the data position, equal in every layout.
     pub consumed_samples: u64,
-    /// The run came to its end.
+    /// True if the run is complete.
     pub finished: bool,
-    /// Metrics by name, each as it was measured last.
+    /// Latest metrics by name.
     pub metrics: BTreeMap<String, f64>,
-    /// Steps that changed nothing because the loss or the gradient was not finite.
+    /// Steps skipped because the loss or the gradient was not finite.
     pub skipped_steps: u64,
-    /// Such steps without another in between.
+    /// Consecutive skipped steps.
     pub skipped_in_a_row: u64,
-    /// Losses of the last steps, which the next is compared with.
+    /// Losses of the last steps, which the next loss is compared with.
     pub recent_losses: Vec<f64>,
-    /// State of each callback, in the run's order.
+    /// State of each callback, in the recipe's order.
     pub callbacks: Vec<Value>,
 }
 
-/// What a run started from.
+/// The base weights of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BaseReference {
@@ -61,7 +61,7 @@ pub enum BaseReference {
         /// BLAKE3 over its safetensors files.
         blake3: String,
     },
-    /// A checkpoint of ours.
+    /// A checkpoint of this program.
     Checkpoint {
         /// The folder.
         path: PathBuf,
@@ -73,6 +73,56 @@ pub enum BaseReference {
         /// Their seed.
         seed: u64,
     },
+    /// Separate folders for some parts of the model.
+    Parts {
+        /// The language model, if it has its own source.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        language_model: Option<Box<Self>>,
+        /// The vision encoder, if it has its own source.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vision_model: Option<Box<Self>>,
+        /// The projector, if it has its own source.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vision_projection: Option<Box<Self>>,
+        /// All other parts.
+        rest: Box<Self>,
+    },
+}
+
+impl BaseReference {
+    /// Returns true if both have the same weights, even in different folders.
+    pub fn same_weights(&self, other: &Self) -> bool {
+        let parts = |a: &Option<Box<Self>>, b: &Option<Box<Self>>| match (a, b) {
+            (Some(a), Some(b)) => a.same_weights(b),
+            (None, None) => true,
+            _ => false,
+        };
+        match (self, other) {
+            (Self::Seed { seed: a }, Self::Seed { seed: b }) => a == b,
+            (Self::HuggingFace { blake3: a, .. }, Self::HuggingFace { blake3: b, .. })
+            | (Self::Checkpoint { blake3: a, .. }, Self::Checkpoint { blake3: b, .. }) => a == b,
+            (
+                Self::Parts {
+                    language_model,
+                    vision_model,
+                    vision_projection,
+                    rest,
+                },
+                Self::Parts {
+                    language_model: other_language_model,
+                    vision_model: other_vision_model,
+                    vision_projection: other_vision_projection,
+                    rest: other_rest,
+                },
+            ) => {
+                parts(language_model, other_language_model)
+                    && parts(vision_model, other_vision_model)
+                    && parts(vision_projection, other_vision_projection)
+                    && rest.same_weights(other_rest)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for BaseReference {
@@ -81,6 +131,24 @@ impl fmt::Display for BaseReference {
             Self::HuggingFace { path, blake3 } => write!(f, "the weights {} in {}", short(blake3), path.display()),
             Self::Checkpoint { path, blake3 } => write!(f, "the checkpoint {} in {}", short(blake3), path.display()),
             Self::Seed { seed } => write!(f, "fresh weights of seed {seed}"),
+            Self::Parts {
+                language_model,
+                vision_model,
+                vision_projection,
+                rest,
+            } => {
+                let parts = [
+                    ("language model", language_model),
+                    ("vision encoder", vision_model),
+                    ("projector", vision_projection),
+                ];
+                for (part, base) in parts {
+                    if let Some(base) = base {
+                        write!(f, "{base} for the {part}, ")?;
+                    }
+                }
+                write!(f, "{rest} for the rest")
+            }
         }
     }
 }

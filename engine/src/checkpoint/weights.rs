@@ -1,52 +1,39 @@
-//! From files, or from a seed, to this rank's parameters.
+//! Loads this rank's parameters from files or from a seed.
 
 use super::adapter::Adapter;
 use super::base::Base;
-use super::cache::ModelCache;
 use super::folder::CheckpointFolder;
 use super::hugging_face::{check_config, hugging_face_files};
+use super::part::read_part;
+use super::placement::{Placement, Values, mismatches, read_all};
 use super::safetensors_file::TensorFile;
 use crate::error::{EngineError, Result};
-use crate::parameters::{Parameter, Parameters};
+use crate::parameters::Parameters;
 use crate::random::fresh;
-use neva_layout::{ParamSpec, Part, Window, canonical_name, ignorable, is_trainable};
+use neva_layout::{ModelCache, ModelTable, ParamSpec, Part, is_trainable};
 use neva_schemas::Finetune;
 use std::collections::BTreeMap;
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
 
-/// How parameters are placed on this rank.
-#[derive(Debug, Clone, Copy)]
-pub struct Placement {
-    /// Number of this rank on the tensor axis.
-    pub tp_rank: usize,
-    /// Number of ranks on the tensor axis.
-    pub tp: usize,
-    /// Kind that the model computes in.
-    pub kind: Kind,
-    /// Where the tensors lie.
-    pub device: Device,
-}
-
-/// Where the parameters of a run come from, the last word first.
+/// Sources of a run's parameters, highest priority first.
 #[derive(Debug, Clone, Copy)]
 pub struct Sources<'a> {
-    /// A checkpoint that the run goes on from.
+    /// The checkpoint that the run resumes from.
     pub checkpoint: Option<&'a CheckpointFolder>,
-    /// Trained parameters that the run starts with.
+    /// The adapter that the run starts with.
     pub adapter: Option<&'a Adapter>,
-    /// Everything else.
+    /// Source of all other parameters.
     pub base: &'a Base,
-    /// Where the base of a base is found.
+    /// Cache in which the base of a base is found.
     pub cache: &'a ModelCache,
 }
 
-/// Parameters of a run as one rank holds them: those of `specs`, which are the whole model's, that are `wanted`.
+/// Loads one rank's parameters of a run: the `wanted` ones of `specs`, which are all parameters of the model of `table`.
 ///
 /// # Errors
-/// A file is missing, not whole, or does not fit the model: then every tensor that is missing, foreign or
-/// misshapen is listed.
+/// A file is missing, not whole, or does not fit the model: then every missing, unknown or misshapen tensor is listed.
 pub fn load_parameters(
+    table: &ModelTable,
     specs: &[ParamSpec],
     wanted: &dyn Fn(&ParamSpec) -> bool,
     finetune: &Finetune,
@@ -59,7 +46,7 @@ pub fn load_parameters(
     };
     let adapter = match sources.adapter {
         Some(Adapter::Checkpoint(checkpoint)) => trained_values(checkpoint, &checkpoint.run.finetune, specs, wanted, placement)?,
-        Some(Adapter::Peft(folder)) => folder.read(specs, wanted, finetune, placement)?,
+        Some(Adapter::Peft(folder)) => folder.read(table, specs, wanted, finetune, placement)?,
         None => Values::new(),
     };
     for (name, value) in adapter {
@@ -68,7 +55,7 @@ pub fn load_parameters(
     let own = || specs.iter().filter(|spec| wanted(spec));
     let rest: Vec<_> = own().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
     if !rest.is_empty() {
-        values.append(&mut base_values(&rest, specs, finetune, sources.base, sources.cache, placement)?);
+        values.append(&mut base_values(table, &rest, specs, finetune, sources, placement)?);
     }
     let mut parameters = Parameters::default();
     for spec in own() {
@@ -80,53 +67,16 @@ pub fn load_parameters(
     Ok(parameters)
 }
 
-impl Placement {
-    fn place(&self, spec: &ParamSpec, value: Tensor, trainable: bool) -> Parameter {
-        let tensor = value.to_device(self.device).to_kind(self.kind).set_requires_grad(trainable);
-        Parameter {
-            spec: spec.clone(),
-            tensor,
-            trainable,
-        }
-    }
-
-    /// Reads this rank's part of a tensor, with the padding that its cut asks for.
-    fn read(&self, file: &TensorFile, name: &str, spec: &ParamSpec) -> Result<Tensor> {
-        self.part(spec, |window| file.read_window(name, window))
-    }
-
-    /// This rank's part of a parameter, of which `read` gives rectangles.
-    fn part(&self, spec: &ParamSpec, read: impl FnOnce(&Window) -> Result<Tensor>) -> Result<Tensor> {
-        let part = read(&spec.window(self.tp_rank, self.tp))?;
-        let shard = spec.shard(self.tp_rank, self.tp);
-        let mut shape: Vec<_> = spec.shape.iter().map(|size| *size as i64).collect();
-        if let Some(shard) = shard {
-            shape[shard.dim] = shard.len as i64;
-        }
-        let part = part.f_view(shape.as_slice())?;
-        let Some(shard) = shard.filter(|shard| shard.len < shard.padded) else {
-            return Ok(part);
-        };
-        shape[shard.dim] = (shard.padded - shard.len) as i64;
-        Ok(Tensor::cat(
-            &[&part, &Tensor::zeros(&shape, (part.kind(), part.device()))],
-            shard.dim as i64,
-        ))
-    }
-}
-
-/// This rank's part of parameters, by name.
-pub(super) type Values = BTreeMap<String, Tensor>;
-
-/// Values of `wanted`, which are some of `specs`, from the base. Adapters are never in a base: they start fresh.
+/// Reads `wanted`, a subset of `specs`, from the base. Adapters are never in a base: they get fresh values.
 fn base_values(
+    table: &ModelTable,
     wanted: &[ParamSpec],
     specs: &[ParamSpec],
     finetune: &Finetune,
-    base: &Base,
-    cache: &ModelCache,
+    sources: Sources<'_>,
     placement: Placement,
 ) -> Result<Values> {
+    let Sources { base, cache, .. } = sources;
     let (adapters, model): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|spec| spec.part == Part::Adapter);
     let whole_model: Vec<_> = specs.iter().filter(|spec| spec.part != Part::Adapter).cloned().collect();
     let fresh_values = |specs: &[ParamSpec], seed: u64| -> Values {
@@ -137,26 +87,54 @@ fn base_values(
     };
     let mut values = match base {
         Base::Seed(seed) => fresh_values(&model, *seed),
+        Base::Parts(parts) => {
+            let (mut values, mut rest) = (Values::new(), Vec::new());
+            for part in [Part::Language, Part::Projection, Part::Vision] {
+                let own: Vec<_> = model.iter().filter(|spec| spec.part == part).cloned().collect();
+                match parts.of(part) {
+                    _ if own.is_empty() => {}
+                    Some(Base::HuggingFace(folder)) => {
+                        values.append(&mut read_part(table, folder, part, &own, &whole_model, placement)?);
+                    }
+                    Some(base) => values.append(&mut base_values(
+                        table,
+                        &own,
+                        specs,
+                        finetune,
+                        Sources { base, ..sources },
+                        placement,
+                    )?),
+                    None => rest.extend(own),
+                }
+            }
+            if !rest.is_empty() {
+                let base = &parts.rest;
+                values.append(&mut base_values(
+                    table,
+                    &rest,
+                    specs,
+                    finetune,
+                    Sources { base, ..sources },
+                    placement,
+                )?);
+            }
+            values
+        }
         Base::HuggingFace(folder) => {
-            check_config(folder, finetune.model.llava())?;
-            read_hugging_face(folder, &model, &whole_model, placement)?
+            check_config(folder, &finetune.model, table.families())?;
+            read_hugging_face(table, folder, &model, &whole_model, placement)?
         }
         Base::Checkpoint(path) => {
             let checkpoint = CheckpointFolder::open(path)?;
-            // What that run did not train is made again from its own base.
+            // Parameters that the base's run did not train come from its own base.
             let own = &checkpoint.run.finetune;
             let wanted = |spec: &ParamSpec| model.iter().any(|wanted| wanted.name == spec.name);
             let mut values = trained_values(&checkpoint, own, &whole_model, &wanted, placement)?;
             let rest: Vec<_> = model.iter().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
             if !rest.is_empty() {
-                values.append(&mut base_values(
-                    &rest,
-                    &whole_model,
-                    own,
-                    &Base::of(own, cache)?,
-                    cache,
-                    placement,
-                )?);
+                let base = &Base::of(own, cache)?;
+                let sources = Sources { base, ..sources };
+                values.append(&mut base_values(table, &rest, &whole_model, own, sources, placement)?);
             }
             values
         }
@@ -165,8 +143,8 @@ fn base_values(
     Ok(values)
 }
 
-/// Those of `specs` that `run` trains and that are `wanted`, out of a checkpoint of ours, which must hold exactly what
-/// the run trains.
+/// Reads those of `specs` that `run` trains and that are `wanted` from a checkpoint, which must hold exactly the
+/// parameters that the run trains.
 fn trained_values(
     checkpoint: &CheckpointFolder,
     run: &Finetune,
@@ -180,7 +158,7 @@ fn trained_values(
         .shapes()
         .map(|(name, shape)| (name.to_owned(), (0, name.to_owned(), shape.to_vec())))
         .collect();
-    let problems = misfits(&names, &trained);
+    let problems = mismatches(&names, &trained);
     if !problems.is_empty() {
         return Err(EngineError::Weights {
             path: tensors.path().to_owned(),
@@ -188,91 +166,52 @@ fn trained_values(
         });
     }
     let read = |spec: &ParamSpec| {
-        let value = placement.part(spec, |window| tensors.read(&spec.name, window))?;
+        let value = placement.local_shard(spec, |window| tensors.read(&spec.name, window))?;
         Ok((spec.name.clone(), value))
     };
     trained.iter().filter(|spec| wanted(spec)).map(read).collect()
 }
 
-/// Reads `wanted` out of a Hugging Face folder, which must hold all of `specs`: one file or several behind an
-/// index, any of the accepted spellings of names.
-fn read_hugging_face(folder: &Path, wanted: &[ParamSpec], specs: &[ParamSpec], placement: Placement) -> Result<Values> {
+/// Reads `wanted` from a Hugging Face folder, which must hold all of `specs`: in one file or several with an index, under
+/// any accepted spelling of the names. Tensors that are not part of the model are skipped, with a warning.
+fn read_hugging_face(table: &ModelTable, folder: &Path, wanted: &[ParamSpec], specs: &[ParamSpec], placement: Placement) -> Result<Values> {
     let files = hugging_face_files(folder)?
         .iter()
         .map(|path| TensorFile::open(path))
         .collect::<Result<Vec<_>>>()?;
     let mut names = BTreeMap::new();
-    let mut problems = Vec::new();
+    let (mut problems, mut skipped) = (Vec::new(), Vec::new());
     for (index, file) in files.iter().enumerate() {
         for (name, shape) in file.tensors() {
-            if ignorable(&name) {
+            if table.is_derived(&name) {
                 continue;
             }
-            match canonical_name(&name) {
+            match table.canonical_name(&name) {
+                // Some files hold a tied head nevertheless.
+                Some(canonical) if table.is_tied_head(&canonical) => {}
                 Some(canonical) if !names.contains_key(&canonical) => {
                     names.insert(canonical, (index, name, shape));
                 }
                 Some(canonical) => problems.push(format!("`{name}` is a second tensor for `{canonical}`")),
-                None => problems.push(format!("`{name}` is no tensor of a LLaVA model")),
+                None => skipped.push(format!("`{name}`")),
             }
         }
     }
-    // A tied head is sometimes written all the same.
-    if !specs.iter().any(|spec| spec.name == "lm_head.weight") {
-        names.remove("lm_head.weight");
-    }
-    if problems.is_empty() {
+    let mismatches = mismatches(&names, specs);
+    if problems.is_empty() && mismatches.is_empty() {
+        if !skipped.is_empty() {
+            tracing::warn!(
+                "{}: skipped tensors that are not part of the model: {}",
+                folder.display(),
+                skipped.join(", ")
+            );
+        }
         return read_all(folder, &files, &names, wanted, specs, placement);
     }
-    problems.extend(misfits(&names, specs));
+    problems.extend(skipped.iter().map(|name| format!("{name} is not a tensor of the model")));
+    problems.extend(mismatches);
     Err(EngineError::Weights {
         path: folder.to_owned(),
         problems,
     })
-}
-
-/// Canonical name to (file, name in the file, shape).
-pub(super) type Names = BTreeMap<String, (usize, String, Vec<usize>)>;
-
-/// Reads `wanted`, which are some of `specs`, out of files that must hold exactly `specs`.
-pub(super) fn read_all(
-    path: &Path,
-    files: &[TensorFile],
-    names: &Names,
-    wanted: &[ParamSpec],
-    specs: &[ParamSpec],
-    placement: Placement,
-) -> Result<Values> {
-    let problems = misfits(names, specs);
-    if !problems.is_empty() {
-        return Err(EngineError::Weights {
-            path: path.to_owned(),
-            problems,
-        });
-    }
-    let read = |spec: &ParamSpec| {
-        let (index, name, _) = &names[&spec.name];
-        Ok((spec.name.clone(), placement.read(&files[*index], name, spec)?))
-    };
-    wanted.iter().map(read).collect()
-}
-
-/// Everything in which a file differs from the model.
-pub(super) fn misfits(names: &Names, specs: &[ParamSpec]) -> Vec<String> {
-    let mut problems = Vec::new();
-    for spec in specs {
-        match names.get(&spec.name) {
-            None => problems.push(format!("`{}` {:?} is missing", spec.name, spec.shape)),
-            Some((_, name, shape)) if *shape != spec.shape => {
-                problems.push(format!("`{name}` has shape {shape:?}, the model needs {:?}", spec.shape));
-            }
-            Some(_) => {}
-        }
-    }
-    for (canonical, (_, name, shape)) in names {
-        if !specs.iter().any(|spec| spec.name == *canonical) {
-            problems.push(format!("`{name}` {shape:?} is not in the model"));
-        }
-    }
-    problems
 }

@@ -1,37 +1,38 @@
-//! What the first rank decides for all, and whether all of them succeeded.
+//! Decisions of rank 0 for all ranks, and joint success or failure.
 
-use super::collective::{Collective, Reduce};
 use super::mesh::{Axis, Mesh};
+use super::process_group::{ProcessGroup, Reduce};
 use crate::error::{EngineError, Result};
+use neva_schemas::MeshCoordinates;
 use serde::{Serialize, de::DeserializeOwned};
 use tch::{Kind, Tensor};
 
-/// What `decide` gives on the first rank, on every rank. Where the first rank fails, the others fail too, so that
-/// none waits for it.
+/// Runs `decide` on rank 0 and returns its value on every rank. If it fails, the other ranks fail too instead of
+/// waiting for rank 0.
 ///
 /// # Errors
-/// That of `decide` on the first rank, [`EngineError::First`] on the others; or the ranks could not talk.
-pub fn first_decides<T: Serialize + DeserializeOwned>(mesh: &Mesh, decide: impl FnOnce() -> Result<T>) -> Result<T> {
+/// The error of `decide` on rank 0, [`EngineError::First`] on the others; or communication failed.
+pub fn decide_on_first_rank<T: Serialize + DeserializeOwned>(mesh: &Mesh, decide: impl FnOnce() -> Result<T>) -> Result<T> {
     let world = mesh.world();
     if world.size() == 1 {
         return decide();
     }
     if !mesh.is_first() {
-        let received: Result<T, (u8, String)> = serde_json::from_slice(&first_tells(&**world, &[])?).map_err(not_json)?;
+        let received: Result<T, (u8, String)> = serde_json::from_slice(&broadcast_bytes(&**world, &[])?).map_err(not_json)?;
         return received.map_err(|(class, message)| EngineError::First { class, message });
     }
     let mine = decide();
     let message = match &mine {
         Ok(value) => serde_json::to_vec(&Ok::<_, (u8, String)>(value)),
-        Err(error) => serde_json::to_vec(&Err::<T, _>((error.class(), error.to_string()))),
+        Err(error) => serde_json::to_vec(&Err::<T, _>((error.exit_code(), error.to_string()))),
     };
-    let told = message.map_err(not_json).and_then(|message| first_tells(&**world, &message));
-    // Its own error stays the cause, also where it cannot be told.
-    mine.and_then(|value| told.map(|_| value))
+    let sent = message.map_err(not_json).and_then(|message| broadcast_bytes(&**world, &message));
+    // The own error is returned even if it could not be sent.
+    mine.and_then(|value| sent.map(|_| value))
 }
 
-/// What the first rank says, on every rank; on the others, `message` does not matter.
-fn first_tells(world: &dyn Collective, message: &[u8]) -> Result<Vec<u8>> {
+/// Returns the message of rank 0 on every rank; on the others, `message` is ignored.
+fn broadcast_bytes(world: &dyn ProcessGroup, message: &[u8]) -> Result<Vec<u8>> {
     let length = Tensor::from(message.len() as i64);
     world.broadcast(&length, 0)?;
     let bytes = if world.rank() == 0 {
@@ -44,66 +45,68 @@ fn first_tells(world: &dyn Collective, message: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn not_json(error: serde_json::Error) -> EngineError {
-    EngineError::Bug(format!("ranks exchange what is not JSON: {error}"))
+    EngineError::Bug(format!("a message between ranks is not JSON: {error}"))
 }
 
-/// Succeeds where every rank did. Where some failed, the others fail with the words of the first of them.
+/// Succeeds if every rank succeeded. If some failed, the others fail with the message of the first of them.
 ///
 /// # Errors
-/// This rank's own; [`EngineError::Peer`] where another one failed; or the ranks could not talk.
+/// This rank's own; [`EngineError::Peer`] if another rank failed; or communication failed.
 pub fn all_succeed(mesh: &Mesh, mine: Result<()>) -> Result<()> {
     members_succeed(&**mesh.world(), |rank| rank, mine)
 }
 
-/// What this stage of the pipeline has, where every stage has it. Where some failed, the others fail with the words of
+/// Returns this pipeline stage's value if every stage succeeded. If some failed, the others fail with the message of
 /// the first of them.
 ///
 /// # Errors
 /// As [`all_succeed`].
 pub fn stages_succeed<T>(mesh: &Mesh, mine: Result<T>) -> Result<T> {
     let stages = mesh.axis(Axis::Pipeline);
-    // The pipeline is the outermost axis.
-    let each = mesh.world().size() / stages.size();
-    let own = mesh.world().rank() % each;
+    let own = mesh.sizes().coordinates(mesh.world().rank() as u32);
+    let rank_of = |stage: usize| {
+        let place = MeshCoordinates { pp: stage as u32, ..own };
+        mesh.sizes().rank(place) as usize
+    };
     let (value, mine) = match mine {
         Ok(value) => (Some(value), Ok(())),
         Err(error) => (None, Err(error)),
     };
-    members_succeed(&**stages, |stage| stage * each + own, mine)?;
+    members_succeed(&**stages, rank_of, mine)?;
     value.ok_or_else(|| EngineError::Bug("a stage that failed succeeded".into()))
 }
 
-/// `number` is that of a member in the world.
-fn members_succeed(group: &dyn Collective, number: impl Fn(usize) -> usize, mine: Result<()>) -> Result<()> {
+/// Succeeds if every member of the group succeeded. `world_rank` converts a rank of the group.
+fn members_succeed(group: &dyn ProcessGroup, world_rank: impl Fn(usize) -> usize, mine: Result<()>) -> Result<()> {
     if group.size() == 1 {
         return mine;
     }
     let message = match &mine {
         Ok(()) => Ok(Vec::new()),
-        Err(error) => serde_json::to_vec(&(error.class(), error.to_string())).map_err(not_json),
+        Err(error) => serde_json::to_vec(&(error.exit_code(), error.to_string())).map_err(not_json),
     };
-    let heard = message.and_then(|message| hear(group, message));
-    // Its own error stays the cause, also where it cannot be told.
+    let messages = message.and_then(|message| gather_messages(group, message));
+    // The own error is returned even if it could not be sent.
     mine?;
-    for (member, text) in heard?.iter().enumerate() {
+    for (member, text) in messages?.iter().enumerate() {
         if !text.trim_ascii().is_empty() {
             let (class, message) = serde_json::from_slice(text).map_err(not_json)?;
-            let rank = number(member);
+            let rank = world_rank(member);
             return Err(EngineError::Peer { rank, class, message });
         }
     }
     Ok(())
 }
 
-/// What every member says; nothing where none says anything.
-fn hear(group: &dyn Collective, message: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+/// Returns the message of every member; empty if no member has one.
+fn gather_messages(group: &dyn ProcessGroup, message: Vec<u8>) -> Result<Vec<Vec<u8>>> {
     let longest = Tensor::from(message.len() as i64);
     group.all_reduce(&longest, Reduce::Max)?;
     let longest = longest.int64_value(&[]);
     if longest == 0 {
         return Ok(Vec::new());
     }
-    // JSON may end in blanks.
+    // Trailing blanks are valid JSON.
     let mut padded = message;
     padded.resize(longest as usize, b' ');
     let all = group.all_gather(&Tensor::f_from_slice(&padded)?)?;

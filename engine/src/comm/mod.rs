@@ -1,26 +1,27 @@
-//! Ranks, the axes that they form, and what they say to each other.
+//! Process groups, the device mesh and the rendezvous of the ranks.
 //!
-//! A [`Collective`] is one group of ranks; a [`Mesh`] holds this rank's group along every axis. The same
-//! code runs over processes ([`GlooFabric`] on CPUs, [`NcclFabric`] on GPUs) and over threads of one process
-//! ([`ThreadFabric`], for tests and simulation). Every wait has a deadline, and its error names axis, operation, shape and rank.
+//! A [`ProcessGroup`] is one group of ranks; a [`Mesh`] holds this rank's group along every axis. The same
+//! code runs over processes ([`GlooFactory`] on CPUs, [`NcclFactory`] on GPUs) and over threads of one process
+//! ([`ThreadFactory`], for tests and simulation). Every wait has a deadline, and its error names group, operation, shape and rank.
 
 mod agree;
-mod collective;
 mod gloo;
-mod greeting;
+mod handshake;
 mod mesh;
 mod nccl;
+mod process_group;
 mod rendezvous;
+mod sequence_numbers;
 mod threads;
 mod traffic;
 
-pub use agree::{all_succeed, first_decides, stages_succeed};
-pub(crate) use collective::IN_GROUP;
-pub use collective::{Collective, CommError, Fabric, Pending, Reduce, Solo};
-pub use gloo::GlooFabric;
-pub use greeting::Greeting;
+pub use crate::comm_error::CommError;
+pub use agree::{all_succeed, decide_on_first_rank, stages_succeed};
+pub use gloo::GlooFactory;
+pub use handshake::Handshake;
 pub use mesh::{Axis, Mesh};
-pub use nccl::{Backend, Call, Nccl, NcclFabric, NcclWorld};
-pub use rendezvous::{Meeting, rendezvous};
-pub use threads::{ThreadFabric, run_ranks};
+pub use nccl::{Backend, Call, Nccl, NcclFactory, NcclWorld};
+pub use process_group::{ProcessGroup, ProcessGroupFactory, Reduce, Solo, Work};
+pub use rendezvous::{Rendezvous, rendezvous};
+pub use threads::{ThreadFactory, run_ranks};
 pub use traffic::{Sent, Traffic};

@@ -1,53 +1,55 @@
-//! Ranks with a GPU each, over NVIDIA's NCCL. **Built and tested with a library and a GPU of the tests' own; not
-//! verified on a GPU.**
+//! Process groups over NVIDIA's NCCL, one GPU per rank. **Built and tested with a simulated library and GPU; not verified
+//! on a GPU.**
 //!
-//! - **The library** is opened when a run asks for it, never to build or to run on CPUs. `cudarc` declares NCCL's
-//!   functions; its own loader knows only the name `libnccl.so`, which NVIDIA's wheel does not have, so functions are
-//!   looked up here, and one whose type is not cudarc's does not compile.
-//! - **Communicators** are not blocking: NCCL returns at once, and the host waits with a deadline for what it began.
-//!   Each has a stream of its own. Events order libtorch's stream before it when a call begins, and the other way round
-//!   at [`Pending::wait`](super::Pending::wait); the host never waits for the GPU.
-//! - **Nothing hangs**: a thread of each rank ends all its communicators when a call is too old, when NCCL reports an
-//!   error, or when another rank gave up (`nccl/watch.rs`).
-//! - **Transfers** go over a communicator for each direction of each pair of neighbours (two ranks that send to each
-//!   other at once would wait for each other on one), and are matched by tags although NCCL knows none
-//!   (`nccl/link.rs`): the sender announces each over Gloo, and the receiver begins receives in that order. The
-//!   pipeline asks for what it needs two actions ahead and in its own order, which need not be its neighbour's.
-//! - **Tensors of the host** (sums of losses, counts of labels, headers) go over Gloo.
+//! - **The library** is opened when a run needs it, never to build or to run on CPUs. `cudarc` declares NCCL's functions.
+//!   Its loader knows only the name `libnccl.so`, which NVIDIA's wheel does not have, so functions are looked up here. A
+//!   function whose type differs from cudarc's does not compile.
+//! - **Communicators** are non-blocking: NCCL returns at once, and the host waits with a deadline until the call is
+//!   enqueued. Each has its own stream. Events order it after libtorch's stream when a call starts, and libtorch's stream
+//!   after it at [`Work::wait`](super::Work::wait); the host never waits for the GPU.
+//! - **Watchdog**: a thread of each rank aborts all its communicators after a timeout, an NCCL error, or a failure of
+//!   another rank (`nccl/watchdog.rs`).
+//! - **Transfers** use one communicator for each direction of each pair of neighbours: on a single one, two ranks that
+//!   send to each other would deadlock. They are matched by tags, which NCCL does not have (`nccl/link.rs`). Batched
+//!   transfers as in libtorch are impossible: a pipeline rank starts receives two actions ahead and in its own order.
+//! - **CPU tensors** (sums of losses, counts of labels, headers) go over Gloo.
 #![expect(unsafe_code, reason = "calls of NCCL")]
 
 mod backend;
 mod communicator;
+mod config;
 mod group;
 mod kinds;
 mod link;
-mod watch;
+mod watchdog;
 
 pub use backend::{Backend, Call};
-pub use group::{NcclFabric, NcclWorld};
+pub use group::{NcclFactory, NcclWorld};
 
-use super::collective::{CommError, Reduce};
+use super::process_group::Reduce;
+use crate::comm_error::CommError;
+use config::config;
 use cudarc::nccl::sys::{self, cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclResult_t, ncclUniqueId};
 use kinds::{elements, operator, reducible};
 use libloading::Library;
-use neva_torch_ffi::{Event, Stream, libtorch_folder, set_gpu};
+use neva_torch_ffi::{Event, Stream, libtorch_folder, set_cuda_device};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use tch::{Device, Tensor};
 
-/// Name of the library, with the number of its interface.
-const FILE: &str = "libnccl.so.2";
-/// The first version whose configuration is the one below.
-const OLDEST: c_int = 21_400;
+/// File name of the library with its ABI version.
+const LIBRARY_FILE: &str = "libnccl.so.2";
+/// First version with the fields of `config.rs`.
+const MIN_VERSION: c_int = 21_400;
 
-/// The types of NCCL's functions; those of cudarc, or this does not compile.
+/// Declares NCCL's functions. Does not compile if a type differs from cudarc's.
 macro_rules! functions {
     ($($name:ident($($argument:ty),*) -> $result:ty;)*) => {
         #[expect(non_snake_case, reason = "NCCL's names")]
         struct Functions {
             $($name: unsafe extern "C" fn($($argument),*) -> $result,)*
-            /// Open for as long as the functions are called.
+            /// Keeps the library open while the functions are in use.
             _library: Library,
         }
 
@@ -105,26 +107,26 @@ pub struct Handle(ncclComm_t);
 unsafe impl Send for Handle {}
 
 impl Nccl {
-    /// Opens the NCCL that libtorch brought, or the system's, for GPU `gpu`.
+    /// Opens libtorch's NCCL, or the system's, for GPU `gpu`.
     ///
     /// # Errors
-    /// There is none: where it was looked for, and what installs it.
+    /// No library is found: lists the searched paths and the command that installs it.
     pub fn load(gpu: usize) -> Result<Self, CommError> {
         let folder = libtorch_folder().map_err(|error| CommError::Unavailable(error.to_string()))?;
         Self::open(&Self::places(&folder), gpu)
     }
 
-    /// Where NCCL may lie beside a libtorch in `folder`, in the order of [`Self::load`]. A bare name is looked for among
-    /// the libraries that are loaded (libtorch for CUDA brings its NCCL), in `LD_LIBRARY_PATH` and the system's folders.
+    /// Returns the paths that [`Self::load`] tries, in order, for a libtorch in `folder`. A bare name is searched among
+    /// the loaded libraries (libtorch for CUDA includes NCCL), in `LD_LIBRARY_PATH` and in the system's folders.
     pub fn places(folder: &Path) -> Vec<PathBuf> {
-        let wheel = folder.join("../../nvidia/nccl/lib").join(FILE);
-        vec![FILE.into(), "libnccl.so".into(), folder.join(FILE), wheel]
+        let wheel = folder.join("../../nvidia/nccl/lib").join(LIBRARY_FILE);
+        vec![LIBRARY_FILE.into(), "libnccl.so".into(), folder.join(LIBRARY_FILE), wheel]
     }
 
     /// Opens the first of `places` that is NCCL.
     ///
     /// # Errors
-    /// None is: why not, each, and what installs it.
+    /// None of them is: lists the error of each and the command that installs NCCL.
     pub fn open(places: &[PathBuf], gpu: usize) -> Result<Self, CommError> {
         let mut problems = Vec::new();
         for place in places {
@@ -134,21 +136,21 @@ impl Nccl {
             }
         }
         Err(CommError::Unavailable(format!(
-            "ranks on GPUs talk through NCCL, and it is not found. Install it (`pip install nvidia-nccl-cu13`) and add the folder of {FILE} \
-             to LD_LIBRARY_PATH, or set finetune.trainer.accelerator=cpu. Tried:{}",
+            "ranks on GPUs talk through NCCL, and it is not found. Install it (`pip install nvidia-nccl-cu13`) and add the folder of \
+             {LIBRARY_FILE} to LD_LIBRARY_PATH, or set finetune.trainer.accelerator=cpu. Tried:{}",
             problems.concat()
         )))
     }
 
     fn open_one(place: &Path, gpu: usize) -> Result<Self, String> {
-        // SAFETY: opening runs the library's initializers, and what bears NCCL's name is taken for NCCL: the places
-        // are the system's, libtorch's and the user's own.
+        // SAFETY: opening runs the library's initializers. A file with NCCL's name is trusted to be NCCL: the paths are
+        // the system's, libtorch's and the user's own.
         let library = unsafe { Library::new(place) }.map_err(|error| error.to_string())?;
         let functions = Functions::of(library)?;
         let mut version = 0;
-        // SAFETY: `version` is a place for a number.
+        // SAFETY: `version` is a valid pointer.
         let result = unsafe { (functions.ncclGetVersion)(&raw mut version) };
-        if result != ncclResult_t::ncclSuccess || version < OLDEST {
+        if result != ncclResult_t::ncclSuccess || version < MIN_VERSION {
             return Err(format!("version {}, and 2.14 or newer is needed", dotted(version)));
         }
         Ok(Self {
@@ -158,7 +160,7 @@ impl Nccl {
         })
     }
 
-    /// The library's version, such as `2.28.9`. Ranks have the same.
+    /// Returns the library's version, such as `2.28.9`; the same on all ranks.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -167,9 +169,9 @@ impl Nccl {
         if matches!(result, ncclResult_t::ncclSuccess | ncclResult_t::ncclInProgress) {
             return Ok(());
         }
-        // SAFETY: takes a number, and gives a static string.
+        // SAFETY: takes a number and returns a static string.
         let text = unsafe { (self.functions.ncclGetErrorString)(result) };
-        // SAFETY: takes no notice of the communicator, which NCCL's header lets be null, and gives a static buffer.
+        // SAFETY: the communicator is ignored and may be null, as NCCL's header says; returns a static buffer.
         let last = unsafe { (self.functions.ncclGetLastError)(null_mut()) };
         let (text, last) = (owned(text), owned(last));
         Err(if last.is_empty() {
@@ -189,27 +191,27 @@ impl Backend for Nccl {
         Device::Cuda(self.gpu)
     }
 
-    fn carries(&self, tensor: &Tensor) -> bool {
+    fn is_on_device(&self, tensor: &Tensor) -> bool {
         tensor.device().is_cuda()
     }
 
     fn unique_id(&self) -> Result<Vec<u8>, String> {
         let mut id = ncclUniqueId { internal: [0; 128] };
-        // SAFETY: `id` is a place for an id.
+        // SAFETY: `id` is a valid pointer.
         let result = unsafe { (self.functions.ncclGetUniqueId)(&raw mut id) };
         self.check(result)?;
         Ok(id.internal.map(|byte| byte as u8).to_vec())
     }
 
-    fn join(&self, id: &[u8], rank: usize, size: usize) -> Result<Handle, String> {
+    fn init_rank(&self, id: &[u8], rank: usize, size: usize) -> Result<Handle, String> {
         let bytes: [u8; 128] = id.try_into().map_err(|_| format!("an id has 128 bytes, not {}", id.len()))?;
         let id = ncclUniqueId {
             internal: bytes.map(|byte| byte as c_char),
         };
         // A communicator is formed on the GPU of the thread.
-        set_gpu(self.gpu).map_err(|error| error.to_string())?;
+        set_cuda_device(self.gpu).map_err(|error| error.to_string())?;
         let (mut communicator, mut config) = (null_mut(), config());
-        // SAFETY: `communicator` is a place for a pointer, and `config`, which NCCL copies, tells its own size.
+        // SAFETY: both pointers are valid; `config`, which NCCL copies, contains its size.
         let result = unsafe { (self.functions.ncclCommInitRankConfig)(&raw mut communicator, int(size)?, id, int(rank)?, &raw mut config) };
         self.check(result)?;
         if communicator.is_null() {
@@ -220,21 +222,21 @@ impl Backend for Nccl {
 
     fn is_ready(&self, communicator: &Handle) -> Result<bool, String> {
         let mut state = ncclResult_t::ncclSuccess;
-        // SAFETY: the communicator is alive; `state` is a place for a result.
+        // SAFETY: the communicator is alive; `state` is a valid pointer.
         let result = unsafe { (self.functions.ncclCommGetAsyncError)(communicator.0, &raw mut state) };
         self.check(result)?;
         self.check(state)?;
         Ok(state == ncclResult_t::ncclSuccess)
     }
 
-    fn issue(&self, communicator: &Handle, call: &Call<'_>, stream: Stream) -> Result<(), String> {
+    fn enqueue(&self, communicator: &Handle, call: &Call<'_>, stream: Stream) -> Result<(), String> {
         let stream: cudaStream_t = stream.handle().map_err(|error| error.to_string())?.cast();
         let (comm, functions) = (communicator.0, &self.functions);
         let result = match *call {
             Call::AllReduce { tensor, reduce } => {
                 let (data, kind, op) = (self.memory(tensor)?, reducible(tensor.kind(), reduce)?, operator(reduce));
                 // SAFETY: `data` is the memory of a contiguous tensor on the GPU with as many elements of `kind`
-                // (checked), which `InFlight` holds until `stream` has passed; the communicator is alive.
+                // (checked), which `NcclWork` holds until `stream` has passed; the communicator is alive.
                 unsafe { (functions.ncclAllReduce)(data, data, tensor.numel(), kind, op, comm, stream) }
             }
             Call::AllGather { into, tensor } => {
@@ -274,7 +276,7 @@ impl Backend for Nccl {
     }
 
     fn destroy(&self, communicator: Handle) {
-        // SAFETY: the communicator is alive, and owned here: nobody uses it again. Nothing can be done about a failure.
+        // SAFETY: the communicator is alive and owned here; it is not used again. A failure cannot be handled.
         let _ = unsafe { (self.functions.ncclCommDestroy)(communicator.0) };
     }
 
@@ -284,34 +286,34 @@ impl Backend for Nccl {
     }
 
     fn new_stream(&self) -> Result<Stream, String> {
-        Stream::pooled(self.gpu).map_err(|error| error.to_string())
+        Stream::from_pool(self.gpu).map_err(|error| error.to_string())
     }
 
     fn current_stream(&self) -> Result<Stream, String> {
         Stream::current(self.gpu).map_err(|error| error.to_string())
     }
 
-    fn mark(&self, stream: Stream) -> Result<Event, String> {
+    fn record_event(&self, stream: Stream) -> Result<Event, String> {
         Event::record(stream).map_err(|error| error.to_string())
     }
 
-    fn order(&self, stream: Stream, event: &Event) -> Result<(), String> {
-        stream.wait_for(event).map_err(|error| error.to_string())
+    fn wait_event(&self, stream: Stream, event: &Event) -> Result<(), String> {
+        stream.wait_event(event).map_err(|error| error.to_string())
     }
 
-    fn is_over(&self, event: &Event) -> Result<bool, String> {
-        event.is_over().map_err(|error| error.to_string())
+    fn is_complete(&self, event: &Event) -> Result<bool, String> {
+        event.query().map_err(|error| error.to_string())
     }
 
-    fn keep(&self, stream: Stream, tensor: &Tensor) {
-        if let Err(error) = stream.keep(tensor) {
-            tracing::warn!("the memory of a tensor under way may be used again too early: {error}");
+    fn record_stream(&self, stream: Stream, tensor: &Tensor) {
+        if let Err(error) = stream.record_tensor(tensor) {
+            tracing::warn!("the memory of a tensor in flight may be reused too early: {error}");
         }
     }
 }
 
 impl Nccl {
-    /// Where a tensor of this GPU lies.
+    /// Returns the address of a tensor on this GPU.
     fn memory(&self, tensor: &Tensor) -> Result<*mut c_void, String> {
         if tensor.device() != self.device() {
             return Err(format!("the tensor is on {:?}, this rank on {:?}", tensor.device(), self.device()));
@@ -320,36 +322,11 @@ impl Nccl {
     }
 }
 
-/// NCCL's `NCCL_CONFIG_INITIALIZER`, but for `blocking`.
-fn config() -> ncclConfig_t {
-    const UNDEFINED: c_int = c_int::MIN;
-    ncclConfig_t {
-        size: size_of::<ncclConfig_t>(),
-        magic: 0xcafe_beef,
-        // Of the header that the fields are from.
-        version: 22_803,
-        blocking: 0,
-        cgaClusterSize: UNDEFINED,
-        minCTAs: UNDEFINED,
-        maxCTAs: UNDEFINED,
-        netName: std::ptr::null(),
-        splitShare: UNDEFINED,
-        trafficClass: UNDEFINED,
-        commName: std::ptr::null(),
-        collnetEnable: UNDEFINED,
-        CTAPolicy: UNDEFINED,
-        shrinkShare: UNDEFINED,
-        nvlsCTAs: UNDEFINED,
-        nChannelsPerNetPeer: UNDEFINED,
-        nvlinkCentricSched: UNDEFINED,
-    }
-}
-
 fn int(value: usize) -> Result<c_int, String> {
     c_int::try_from(value).map_err(|_| format!("{value} is above {}", c_int::MAX))
 }
 
-/// `22809` is 2.28.9; `2708`, as it was written up to 2.8, is 2.7.8.
+/// Formats a version: `22809` is 2.28.9; `2708`, the format up to 2.8, is 2.7.8.
 fn dotted(version: c_int) -> String {
     let (major, rest) = if version < 10_000 {
         (version / 1_000, version % 1_000)
@@ -359,24 +336,11 @@ fn dotted(version: c_int) -> String {
     format!("{major}.{}.{}", rest / 100, rest % 100)
 }
 
-/// A copy of a C string; nothing for null.
+/// Copies a C string; empty for null.
 fn owned(text: *const c_char) -> String {
     if text.is_null() {
         return String::new();
     }
-    // SAFETY: it is not null, and one of NCCL's own strings, which end in NUL and live as long as the library.
+    // SAFETY: not null, and one of NCCL's own strings, which end in NUL and live as long as the library.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().trim_end().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_configuration_says_what_it_is() {
-        let config = config();
-        // NCCL 2.28's `ncclConfig_t` on a machine of 64 bits.
-        assert_eq!((config.size, config.magic, config.blocking), (80, 0xcafe_beef, 0));
-        assert_eq!((config.nvlinkCentricSched, config.netName.is_null()), (c_int::MIN, true));
-    }
 }

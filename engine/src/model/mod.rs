@@ -1,10 +1,15 @@
-//! Models, written as the papers write them. Nothing here knows how many ranks there are: sizes are read
-//! off the local tensors, and how those are cut stands in `neva-layout`.
+//! Models, as in the papers. Models do not depend on the number of ranks: they read sizes from the local tensors, and
+//! `neva-layout` defines how tensors are sharded.
 
 mod clip;
-mod llama;
-mod llava;
+mod decoder;
+mod intern_vit;
+mod multimodal;
+mod parts;
 mod projector;
+mod registry;
+mod siglip;
+mod vit;
 
-pub use llama::{Decoding, Llama};
-pub use llava::{Batch, Llava};
+pub use parts::{Decoder, Decoding, ModelChunk, Projector, VisionEncoder};
+pub use registry::{BuildDecoder, BuildVision, Models};

@@ -1,17 +1,30 @@
-//! Puts building blocks together out of named parameters.
+//! Builds blocks from named parameters.
 
-use super::{Arrival, Block, CausalAttention, ColumnLinears, LayerNorm, Linear, LocalAttention, Lora, Recomputed, RmsNorm, VocabEmbedding};
+use super::embedding::VocabEmbedding;
+use super::images::ImagePartition;
+use super::linear::{ColumnLinears, Linear, Lora};
+use super::norm::{LayerNorm, RmsNorm};
+use super::recompute::{Block, Submodule};
+use super::region::TensorRegion;
+use crate::attention::{CausalAttention, LocalAttention};
 use crate::comm::Mesh;
 use crate::error::Result;
-use crate::parallel::{PictureShares, TensorRegion};
+use crate::param_sync::Weight;
 use crate::parameters::Parameters;
-use neva_layout::{Adapters, LayerGroup, layer_groups};
+use neva_layout::{Adapters, Cut, LayerGroup, layer_groups};
 use neva_schemas::{MegatronStrategy, RecomputeModule, VisionPlacement};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 use tch::Tensor;
 
-/// Where a model takes its parameters from. The model names them; layout and adapter come from the tables.
+/// Trained parameters that were taken, by index.
+type Taken = Rc<RefCell<BTreeMap<usize, Tensor>>>;
+
+/// Source of a model's blocks. The model names parameters; layout and adapter come from the tables. The blocks wait for
+/// gathered weights and handle recomputation.
 #[derive(Debug, Clone)]
 pub struct Build<'a> {
     parameters: &'a Parameters,
@@ -19,16 +32,17 @@ pub struct Build<'a> {
     adapter_scale: f64,
     region: TensorRegion,
     attention: Arc<dyn CausalAttention>,
-    pictures: PictureShares,
-    /// What it says of recomputation.
+    images: ImagePartition,
+    /// Strategy with the recomputation settings.
     strategy: &'a MegatronStrategy,
-    arrival: Arrival,
+    /// Records of taken parameters: one for each enclosing block that may be recomputed.
+    taken: Vec<Taken>,
     prefix: String,
 }
 
 impl<'a> Build<'a> {
-    /// Starts at the top of the parameters' names. All of each sequence is here, and every picture is encoded here; parts
-    /// are computed again in the backward pass as `strategy` says.
+    /// Starts at the root of the parameter names. This rank holds whole sequences and encodes every image; blocks are
+    /// recomputed in the backward pass as `strategy` says.
     pub fn new(
         parameters: &'a Parameters,
         adapters: &'a Adapters,
@@ -42,23 +56,19 @@ impl<'a> Build<'a> {
             adapter_scale,
             region,
             attention: Arc::new(LocalAttention),
-            pictures: PictureShares::new(&Mesh::single(), VisionPlacement::Duplicated),
+            images: ImagePartition::new(&Mesh::single(), VisionPlacement::Duplicated),
             strategy,
-            arrival: Arrival::default(),
+            taken: Vec::new(),
             prefix: String::new(),
         }
     }
 
-    /// The same, where sequences or pictures are shared with other ranks.
-    pub fn sharing(self, attention: Arc<dyn CausalAttention>, pictures: PictureShares) -> Self {
-        Self {
-            attention,
-            pictures,
-            ..self
-        }
+    /// Returns the same source for ranks that split sequences or images.
+    pub fn sharing(self, attention: Arc<dyn CausalAttention>, images: ImagePartition) -> Self {
+        Self { attention, images, ..self }
     }
 
-    /// The same, one level down.
+    /// Returns the same source, one level down.
     pub fn at(&self, name: &str) -> Self {
         Self {
             prefix: self.full_name(name),
@@ -66,7 +76,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// The same, with all of each sequence on every rank: sequence parallelism is the language model's.
+    /// Returns the same source with whole sequences on every rank: sequence parallelism is the language model's.
     pub fn whole_sequences(&self) -> Self {
         Self {
             region: self.region.whole_sequences(),
@@ -74,84 +84,91 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Where the part of the model at this name waits for its weights.
-    pub fn arrival(&self) -> Arrival {
-        self.arrival.at(&self.prefix)
-    }
-
-    /// The region that cut matrices are spread over.
+    /// Region of tensor parallelism.
     pub fn region(&self) -> TensorRegion {
         self.region.clone()
     }
 
-    /// How queries find their keys.
+    /// The attention implementation.
     pub fn attention(&self) -> Arc<dyn CausalAttention> {
         self.attention.clone()
     }
 
-    /// Who encodes which pictures.
-    pub fn pictures(&self) -> PictureShares {
-        self.pictures.clone()
+    /// Partition of the images over the ranks.
+    pub fn images(&self) -> ImagePartition {
+        self.images.clone()
     }
 
-    /// How layers are grouped for recomputation.
+    /// Groups of layers for recomputation.
     pub(super) fn layer_groups(&self, layers: Range<usize>) -> Vec<LayerGroup> {
         layer_groups(self.strategy, layers)
     }
 
-    /// A part of a layer, with all of its parameters below `name`.
-    pub fn recomputed<B: Block>(&self, module: RecomputeModule, name: &str, block: B) -> Recomputed<B> {
-        let again = self.strategy.recomputes(module);
-        Recomputed::new(block, again.then(|| self.trained(name)))
+    /// Makes the MLP of a layer at `name`, which is empty if its linears belong to the layer directly.
+    ///
+    /// # Errors
+    /// That of `make`.
+    pub fn mlp<B: Block>(&self, name: &str, make: impl FnOnce(&Self) -> Result<B>) -> Result<Submodule<B>> {
+        self.submodule(self.strategy.recomputes(RecomputeModule::Mlp), |build| make(&build.at(name)))
     }
 
-    /// The trained parameters below `name`, those of adapters included.
-    pub(super) fn trained(&self, name: &str) -> Vec<Tensor> {
-        let prefix = format!("{}.", self.full_name(name));
-        let below = self
-            .parameters
-            .trainable()
-            .filter(|parameter| parameter.spec.name.starts_with(&prefix));
-        below.map(|parameter| parameter.tensor.shallow_clone()).collect()
+    /// Makes a block that is recomputed in the backward pass if `recomputed`, with the trained parameters that it takes.
+    pub(super) fn submodule<B: Block>(&self, recomputed: bool, make: impl FnOnce(&Self) -> Result<B>) -> Result<Submodule<B>> {
+        if !recomputed {
+            return Ok(Submodule::new(make(self)?, None));
+        }
+        let taken = Taken::default();
+        let mut inner = self.clone();
+        inner.taken.push(taken.clone());
+        let block = make(&inner)?;
+        let weights = taken.borrow().values().map(Tensor::shallow_clone).collect();
+        Ok(Submodule::new(block, Some(weights)))
     }
 
-    /// The local part of a parameter.
+    /// Takes the local shard of a parameter.
     ///
     /// # Errors
     /// There is no such parameter.
-    pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        Ok(self.parameters.get(&self.full_name(name))?.tensor.shallow_clone())
+    pub fn weight(&self, name: &str) -> Result<Weight> {
+        self.take(&self.full_name(name))
     }
 
-    /// The parameters `name.weight` and, where there is one, `name.bias`.
+    fn take(&self, full_name: &str) -> Result<Weight> {
+        let parameter = self.parameters.get(full_name)?;
+        if let Some(index) = self.parameters.trainable_index(full_name) {
+            for taken in &self.taken {
+                taken.borrow_mut().insert(index, parameter.tensor.shallow_clone());
+            }
+        }
+        self.parameters.weight(full_name)
+    }
+
+    /// Takes the parameters `name.weight` and, if present, `name.bias`.
     ///
     /// # Errors
     /// There is no such parameter.
     pub fn linear(&self, name: &str) -> Result<Linear> {
         let linear = self.full_name(name);
-        let weight = self.parameters.get(&format!("{linear}.weight"))?;
-        let bias = self
-            .parameters
-            .find(&format!("{linear}.bias"))
-            .map(|bias| bias.tensor.shallow_clone());
+        let (weight, bias) = (format!("{linear}.weight"), format!("{linear}.bias"));
         let adapter = match self.adapters.linears.get(&linear) {
             Some(adapter) => Some(Lora {
-                a: self.parameters.get(&adapter.a)?.tensor.shallow_clone(),
-                b: self.parameters.get(&adapter.b)?.tensor.shallow_clone(),
+                a: self.take(&adapter.a)?,
+                b: self.take(&adapter.b)?,
                 scale: self.adapter_scale,
             }),
             None => None,
         };
+        let bias = self.parameters.find(&bias).map(|_| self.take(&bias));
         Ok(Linear::new(
-            weight.tensor.shallow_clone(),
-            bias,
-            weight.spec.cut,
+            self.take(&weight)?,
+            bias.transpose()?,
+            self.parameters.get(&weight)?.spec.cut,
             self.region.clone(),
             adapter,
         ))
     }
 
-    /// Maps that share their input, cut by columns or not at all.
+    /// Takes linears that share their input: column-parallel or replicated.
     ///
     /// # Errors
     /// There is no such parameter.
@@ -162,42 +179,62 @@ impl<'a> Build<'a> {
         ))
     }
 
-    /// The parameter `name.weight` as RMS norm.
+    /// Takes the parameter `name.weight` as RMS norm; a sharded weight means a sharded normalized dim.
     ///
     /// # Errors
     /// There is no such parameter.
     pub fn rms_norm(&self, name: &str, eps: f64) -> Result<RmsNorm> {
-        Ok(RmsNorm::new(self.tensor(&format!("{name}.weight"))?, eps))
+        let name = format!("{name}.weight");
+        let cut = self.parameters.get(&self.full_name(&name))?.spec.cut != Cut::Replicate;
+        let cut_over = (cut && self.region.size() > 1).then(|| self.region.clone());
+        Ok(RmsNorm::new(self.weight(&name)?, eps, cut_over))
     }
 
-    /// The parameters `name.weight` and `name.bias` as layer norm.
+    /// Takes the parameters `name.weight` and `name.bias` as layer norm.
     ///
     /// # Errors
     /// There is no such parameter.
     pub fn layer_norm(&self, name: &str, eps: f64) -> Result<LayerNorm> {
+        self.shifted_layer_norm(name, 0.0, eps)
+    }
+
+    /// Takes the parameters `name.weight` and `name.bias` as layer norm that adds 1 to its weight (Megatron's LayerNorm1p).
+    ///
+    /// # Errors
+    /// There is no such parameter.
+    pub fn layer_norm_1p(&self, name: &str, eps: f64) -> Result<LayerNorm> {
+        self.shifted_layer_norm(name, 1.0, eps)
+    }
+
+    fn shifted_layer_norm(&self, name: &str, shift: f64, eps: f64) -> Result<LayerNorm> {
         Ok(LayerNorm::new(
-            self.tensor(&format!("{name}.weight"))?,
-            self.tensor(&format!("{name}.bias"))?,
+            self.weight(&format!("{name}.weight"))?,
+            self.weight(&format!("{name}.bias"))?,
+            shift,
             eps,
         ))
     }
 
-    /// The parameter `name.weight` as embedding.
+    /// Takes the parameter `name.weight` as embedding.
     ///
     /// # Errors
     /// There is no such parameter.
     pub fn vocab_embedding(&self, name: &str) -> Result<VocabEmbedding> {
-        let weight = self.parameters.get(&self.full_name(&format!("{name}.weight")))?;
-        let start = weight
+        let name = format!("{name}.weight");
+        let start = self
+            .parameters
+            .get(&self.full_name(&name))?
             .spec
             .shard(self.region.group().rank(), self.region.size())
             .map_or(0, |shard| shard.start);
-        Ok(VocabEmbedding::new(weight.tensor.shallow_clone(), start, self.region.clone()))
+        Ok(VocabEmbedding::new(self.weight(&name)?, start, self.region.clone()))
     }
 
     fn full_name(&self, name: &str) -> String {
         if self.prefix.is_empty() {
             name.into()
+        } else if name.is_empty() {
+            self.prefix.clone()
         } else {
             format!("{}.{name}", self.prefix)
         }

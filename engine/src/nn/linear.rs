@@ -1,15 +1,16 @@
-//! Linear maps that may be cut over the tensor axis, with an adapter beside them.
+//! Tensor-parallel linears, with an optional adapter.
 
+use super::region::TensorRegion;
 use crate::error::Result;
-use crate::parallel::TensorRegion;
+use crate::param_sync::Weight;
 use neva_layout::Cut;
 use tch::Tensor;
 
-/// `y = x W^T + bias`, plus the adapter's share. Layout and adapter are independent of each other.
+/// `y = x W^T + bias`, plus the adapter's output. Layout and adapter are independent of each other.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weight: Weight,
+    bias: Option<Weight>,
     cut: Cut,
     region: TensorRegion,
     adapter: Option<Lora>,
@@ -19,15 +20,15 @@ pub struct Linear {
 #[derive(Debug)]
 pub struct Lora {
     /// `[r, in]`.
-    pub a: Tensor,
+    pub a: Weight,
     /// `[out, r]`.
-    pub b: Tensor,
+    pub b: Weight,
     /// `alpha / r`.
     pub scale: f64,
 }
 
 impl Linear {
-    pub(super) fn new(weight: Tensor, bias: Option<Tensor>, cut: Cut, region: TensorRegion, adapter: Option<Lora>) -> Self {
+    pub(super) fn new(weight: Weight, bias: Option<Weight>, cut: Cut, region: TensorRegion, adapter: Option<Lora>) -> Self {
         Self {
             weight,
             bias,
@@ -37,7 +38,8 @@ impl Linear {
         }
     }
 
-    /// Applies the map. The input of a row-cut map is cut along its last dim, as a column-cut map leaves it.
+    /// Applies the linear. The input of a row-parallel linear is sharded along its last dim, as the output of a
+    /// column-parallel one is.
     ///
     /// # Errors
     /// A collective failed.
@@ -45,19 +47,19 @@ impl Linear {
         let Cut::Row = self.cut else {
             return self.apply(x, &self.enter(x)?);
         };
-        let y = self.region.leave(&x.linear(&self.weight, None::<Tensor>))?;
+        let y = self.region.leave(&x.linear(self.weight.get()?, None::<Tensor>))?;
         let y = match &self.bias {
-            Some(bias) => y + bias,
+            Some(bias) => y + bias.get()?,
             None => y,
         };
-        // A is cut like the weight, so its product is a partial sum too.
-        Ok(match self.low_rank(x) {
-            Some((lora, h)) => y + self.region.leave(&h)?.linear(&lora.b, None::<Tensor>) * lora.scale,
+        // A is sharded like the weight, so its product is a partial sum, too.
+        Ok(match self.low_rank(x)? {
+            Some((lora, h)) => y + self.region.leave(&h)?.linear(lora.b.get()?, None::<Tensor>) * lora.scale,
             None => y,
         })
     }
 
-    /// `x` where the map takes it: inside the tensor-parallel region, if the map is cut.
+    /// Returns `x` inside the tensor-parallel region, if the linear is sharded.
     fn enter(&self, x: &Tensor) -> Result<Tensor> {
         match self.cut {
             Cut::Column | Cut::Vocab => self.region.enter(x),
@@ -65,23 +67,25 @@ impl Linear {
         }
     }
 
-    /// A map that is cut by columns or not at all, of `x_in`, which [`Self::enter`] made of `x`. The adapter takes `x`
+    /// Applies a column-parallel or replicated linear to `x_in`, which [`Self::enter`] made of `x`. The adapter takes `x`
     /// itself and enters the region after A: its gradient is whole there, and would count once for every rank if it
     /// went through the region's entry of `x`.
     fn apply(&self, x: &Tensor, x_in: &Tensor) -> Result<Tensor> {
-        let y = x_in.linear(&self.weight, self.bias.as_ref());
-        Ok(match self.low_rank(x) {
-            Some((lora, h)) => y + self.enter(&h)?.linear(&lora.b, None::<Tensor>) * lora.scale,
+        let bias = self.bias.as_ref().map(Weight::get).transpose()?;
+        let y = x_in.linear(self.weight.get()?, bias);
+        Ok(match self.low_rank(x)? {
+            Some((lora, h)) => y + self.enter(&h)?.linear(lora.b.get()?, None::<Tensor>) * lora.scale,
             None => y,
         })
     }
 
-    fn low_rank(&self, x: &Tensor) -> Option<(&Lora, Tensor)> {
-        self.adapter.as_ref().map(|lora| (lora, x.linear(&lora.a, None::<Tensor>)))
+    fn low_rank(&self, x: &Tensor) -> Result<Option<(&Lora, Tensor)>> {
+        let Some(lora) = &self.adapter else { return Ok(None) };
+        Ok(Some((lora, x.linear(lora.a.get()?, None::<Tensor>))))
     }
 }
 
-/// Maps of the same input (q, k and v; gate and up), which enters their region once if they are cut.
+/// Linears of the same input (q, k and v; gate and up), which enters their region once if they are sharded.
 #[derive(Debug)]
 pub struct ColumnLinears<const N: usize> {
     parts: [Linear; N],
@@ -92,7 +96,7 @@ impl<const N: usize> ColumnLinears<N> {
         Self { parts }
     }
 
-    /// Applies each map.
+    /// Applies each linear.
     ///
     /// # Errors
     /// A collective failed.

@@ -1,46 +1,46 @@
-//! Activation recomputation (arXiv:1604.06174): a part of the model keeps what goes into it instead of what it computes
-//! on the way, and is run again when its gradient is asked for.
+//! Activation recomputation (arXiv:1604.06174): a block saves its inputs instead of its activations, and is run again in
+//! the backward pass.
 
-use super::{CausalAttention, Segments};
+use crate::attention::{CausalAttention, Segments};
+use crate::autograd::one;
 use crate::error::{EngineError, Result};
-use crate::parallel::one;
 use neva_torch_ffi::{BoxError, Function, apply, grad};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Tensor, no_grad, with_grad};
 
-/// A part of a model that makes hidden states of hidden states.
+/// A block of a model that maps hidden states to hidden states.
 pub trait Block: Debug + Send + 'static {
-    /// What a pass brings besides the hidden states.
+    /// Arguments of a pass besides the hidden states.
     type With: Clone + Send + 'static;
 
-    /// Hidden states of hidden states.
+    /// Computes hidden states from hidden states.
     ///
     /// # Errors
     /// A collective failed.
     fn forward(&self, x_bsh: &Tensor, with: &Self::With) -> Result<Tensor>;
 }
 
-/// A part of a model that may be run again in the backward pass.
+/// A block made by [`Build`](super::Build), which may be recomputed in the backward pass.
 #[derive(Debug)]
-pub struct Recomputed<B> {
-    /// Behind a lock for the sake of `Send`: it is used by one thread at a time.
+pub struct Submodule<B> {
+    /// Locked, because a recomputed block must be `Send`. One thread uses it at a time.
     block: Arc<Mutex<B>>,
-    /// Its trained parameters; `None` where everything is kept.
+    /// Its trained parameters; `None` if all activations are saved.
     weights: Option<Vec<Tensor>>,
 }
 
-impl<B: Block> Recomputed<B> {
-    /// `block`, run again if `weights`, all of its trained parameters, are given.
+impl<B: Block> Submodule<B> {
+    /// Wraps `block`. It is recomputed if `weights`, all of its trained parameters, are given.
     pub(super) fn new(block: B, weights: Option<Vec<Tensor>>) -> Self {
         let block = Arc::new(Mutex::new(block));
         Self { block, weights }
     }
 
-    /// What the block makes of `x_bsh`.
+    /// Runs the block on `x_bsh`.
     ///
     /// # Errors
-    /// A collective failed (in the second run: out of the call that started the backward pass).
+    /// A collective failed. In a recomputation the call that started the backward pass returns the error.
     pub fn forward(&self, x_bsh: &Tensor, with: &B::With) -> Result<Tensor> {
         let Some(weights) = &self.weights else {
             return self.block().forward(x_bsh, with);
@@ -49,18 +49,18 @@ impl<B: Block> Recomputed<B> {
         recomputed(&[x_bsh], weights, move |inputs| lock(&block).forward(&inputs[0], &with))
     }
 
-    /// The block itself.
+    /// Returns the block.
     pub(super) fn block(&self) -> MutexGuard<'_, B> {
         lock(&self.block)
     }
 }
 
-/// A block that panicked is not changed by it.
+/// Locks a block. A panic does not change a block, so poison is ignored.
 fn lock<B>(block: &Mutex<B>) -> MutexGuard<'_, B> {
     block.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Attention that keeps queries, keys and values only.
+/// Attention that saves queries, keys and values only.
 #[derive(Debug)]
 pub struct RecomputedAttention(pub Arc<dyn CausalAttention>);
 
@@ -73,36 +73,39 @@ impl CausalAttention for RecomputedAttention {
     }
 }
 
-/// `run` of `inputs`, which is run again in the backward pass. `weights` are the leaves that it captured: what is not
-/// listed gets no gradient.
+/// Computes `run(inputs)`, which is recomputed in the backward pass. `weights` are the leaves that `run` captured; a leaf
+/// that is not listed gets no gradient.
 fn recomputed(inputs: &[&Tensor], weights: &[Tensor], run: impl Fn(&[Tensor]) -> Result<Tensor> + Send + 'static) -> Result<Tensor> {
-    let kept: Vec<_> = inputs.iter().map(|input| input.detach()).collect();
-    let output = no_grad(|| run(&kept))?;
-    let again = Again {
+    let saved: Vec<_> = inputs.iter().map(|input| input.detach()).collect();
+    let output = no_grad(|| run(&saved))?;
+    let node = Recompute {
         output: Some(output),
-        inputs: inputs.iter().map(|input| input.requires_grad()).zip(kept).collect(),
+        inputs: inputs.iter().map(|input| input.requires_grad()).zip(saved).collect(),
         weights: weights.iter().map(Tensor::shallow_clone).collect(),
         run,
     };
-    // With the weights as inputs, a part whose hidden states need no gradient, those of a text in front of an adapter,
-    // is run again all the same; and each weight's gradient is ready once, whatever else uses it.
+    // The weights are inputs of the node. So a block is recomputed even if its hidden states need no gradient, as before
+    // the first adapter. And the gradient of each weight is ready once, whatever else uses it.
     let inputs: Vec<_> = inputs.iter().copied().chain(weights).collect();
-    one(apply(again, &inputs)?)
+    one(apply(node, &inputs)?)
 }
 
-struct Again<R> {
-    /// Until it has been handed out.
+/// Autograd node of a recomputed function.
+struct Recompute<R> {
+    /// The output, until it is returned.
     output: Option<Tensor>,
-    /// Whether each needs a gradient, and its value.
+    /// Inputs, each with a flag that is true if it needs a gradient.
     inputs: Vec<(bool, Tensor)>,
     weights: Vec<Tensor>,
     run: R,
 }
 
-impl<R: Fn(&[Tensor]) -> Result<Tensor> + Send + 'static> Function for Again<R> {
+impl<R: Fn(&[Tensor]) -> Result<Tensor> + Send + 'static> Function for Recompute<R> {
     fn forward(&mut self, _: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let output = self.output.take();
-        Ok(vec![output.ok_or_else(|| EngineError::Bug("the first run was used up".into()))?])
+        Ok(vec![
+            output.ok_or_else(|| EngineError::Bug("the output was returned already".into()))?,
+        ])
     }
 
     fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {

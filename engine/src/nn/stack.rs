@@ -1,58 +1,53 @@
-//! Layers one behind the other.
+//! A stack of layers.
 
-use super::{Arrival, Block, Build, Recomputed};
+use super::build::Build;
+use super::recompute::{Block, Submodule};
 use crate::error::Result;
 use std::ops::Range;
 use tch::Tensor;
 
-/// Layers one behind the other, in groups that are computed again in the backward pass or keep their activations.
+/// A stack of layers, in groups that are recomputed in the backward pass or save their activations.
 #[derive(Debug)]
 pub struct Stack<L> {
-    groups: Vec<Recomputed<Group<L>>>,
+    groups: Vec<Submodule<Group<L>>>,
 }
 
-/// Some layers, and what each waits for.
+/// One layer, or layers that are recomputed together.
 #[derive(Debug)]
 struct Group<L> {
-    layers: Vec<(String, L)>,
-    arrival: Arrival,
+    layers: Vec<L>,
 }
 
 impl<L: Block> Stack<L> {
-    /// The layers `name.0`, `name.1` ... of a range of them.
+    /// Makes the layers `name.0`, `name.1` and so on of a range; `layer` gets the index of the layer.
     ///
     /// # Errors
-    /// A parameter of them is missing.
-    pub fn new(build: &Build<'_>, name: &str, layers: Range<usize>, layer: impl Fn(&Build<'_>) -> Result<L>) -> Result<Self> {
+    /// A parameter is missing.
+    pub fn new(build: &Build<'_>, name: &str, layers: Range<usize>, layer: impl Fn(usize, &Build<'_>) -> Result<L>) -> Result<Self> {
         let groups = build.layer_groups(layers).into_iter().map(|group| {
-            let names: Vec<_> = group.layers.map(|number| format!("{name}.{number}")).collect();
-            let weights = group
-                .recomputed
-                .then(|| names.iter().flat_map(|name| build.trained(name)).collect());
-            let layers = names.into_iter().map(|name| {
-                let layer = layer(&build.at(&name))?;
-                Ok((name, layer))
-            });
-            let arrival = build.arrival();
-            let layers = layers.collect::<Result<_>>()?;
-            Ok(Recomputed::new(Group { layers, arrival }, weights))
+            build.submodule(group.recomputed, |build| {
+                let layers = group.layers.map(|number| layer(number, &build.at(&format!("{name}.{number}"))));
+                Ok(Group {
+                    layers: layers.collect::<Result<_>>()?,
+                })
+            })
         });
         Ok(Self {
             groups: groups.collect::<Result<_>>()?,
         })
     }
 
-    /// Number of layers.
+    /// Returns the number of layers.
     pub fn len(&self) -> usize {
         self.groups.iter().map(|group| group.block().layers.len()).sum()
     }
 
-    /// Whether there is no layer.
+    /// Returns whether there is no layer.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Hidden states behind the last layer.
+    /// Runs every layer.
     ///
     /// # Errors
     /// A collective failed.
@@ -64,10 +59,10 @@ impl<L: Block> Stack<L> {
         Ok(x_bsh)
     }
 
-    /// The same without gradients, where each layer is given something of its own.
+    /// Runs every layer without gradients; each gets one item of `own`.
     ///
     /// # Errors
-    /// That of a layer.
+    /// The error of a layer.
     pub fn forward_each<T>(
         &self,
         x_bsh: &Tensor,
@@ -76,7 +71,7 @@ impl<L: Block> Stack<L> {
     ) -> Result<Tensor> {
         let (mut x_bsh, mut own) = (x_bsh.shallow_clone(), own.iter_mut());
         for group in &self.groups {
-            for ((_, layer), own) in group.block().layers.iter().zip(&mut own) {
+            for (layer, own) in group.block().layers.iter().zip(&mut own) {
                 x_bsh = forward(layer, &x_bsh, own)?;
             }
         }
@@ -89,8 +84,7 @@ impl<L: Block> Block for Group<L> {
 
     fn forward(&self, x_bsh: &Tensor, with: &L::With) -> Result<Tensor> {
         let mut x_bsh = x_bsh.shallow_clone();
-        for (name, layer) in &self.layers {
-            self.arrival.wait_for(name)?;
+        for layer in &self.layers {
             x_bsh = layer.forward(&x_bsh, with)?;
         }
         Ok(x_bsh)

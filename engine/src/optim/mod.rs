@@ -1,14 +1,15 @@
 //! Gradients, clipping, the optimizer and its schedule.
 
-mod accumulator;
-mod gather;
+mod grad_buffer;
 mod gradients;
 mod optimizer;
+mod param_gather;
 mod partition;
 mod rule;
 mod schedule;
+mod state;
 
 pub use gradients::Gradients;
-pub use optimizer::{Optimizer, Piece};
+pub use optimizer::{Optimizer, OptimizerShard};
 pub use partition::Partition;
 pub use schedule::learning_rate;

@@ -1,13 +1,13 @@
-//! The optimizer: fp32 master weights and moments of every trainable parameter, or of this rank's share of them. As in
-//! `torch.optim`, a parameter that no gradient reached in a step is left alone, its decay, moments and step count
-//! included.
+//! The optimizer: fp32 master weights and moments of every trainable parameter, or of this rank's shard of them. As in
+//! `torch.optim`, a step does not change parameters without a gradient: no decay, same moments, same step count.
 
-use super::gather::{Gather, is_below};
 use super::gradients::Gradients;
+use super::param_gather::ParamGather;
 use super::partition::Partition;
 use super::rule::{Slot, update};
+use super::state::State;
 use crate::error::Result;
-use crate::nn::Wait;
+use crate::param_sync::FinishParamSync;
 use crate::parameters::Parameters;
 use neva_layout::{Hyperparameters, ParamSpec, hyperparameters};
 use neva_schemas::{DistributedDataParallelConfig, Optim};
@@ -21,54 +21,42 @@ pub struct Optimizer {
     config: Optim,
     groups: Vec<Hyperparameters>,
     states: Vec<State>,
-    /// Where each rank updates a share.
-    gather: Option<Gather>,
+    /// Set with a distributed optimizer.
+    gather: Option<ParamGather>,
     overlap_gather: bool,
 }
 
-/// What the optimizer knows of a run of one parameter's values. Tensors are flat.
+/// The values of one parameter that this rank updates, and their state, for checkpoints. Copying into the tensors
+/// changes the optimizer's state.
 #[derive(Debug)]
-pub(super) struct State {
-    spec: ParamSpec,
-    /// Number of the parameter among the trainable ones.
-    index: usize,
-    range: Range<usize>,
-    pub(super) master: Tensor,
-    /// The parameter's values, where they are not the master weights themselves.
-    rounded: Option<Tensor>,
-    pub(super) moments: Vec<(&'static str, Tensor)>,
-    pub(super) step: Tensor,
-    group: usize,
-}
-
-/// A run of one parameter's values that this rank updates, and their state: what a checkpoint keeps of it. What is
-/// copied into the tensors is the optimizer's new state.
-#[derive(Debug)]
-pub struct Piece<'a> {
+pub struct OptimizerShard<'a> {
     /// The parameter.
     pub spec: &'a ParamSpec,
-    /// Values of the flattened local tensor, padding included: [`ParamSpec::windows_of`] says which rectangles of the
-    /// whole parameter they are.
+    /// Range in the flattened local tensor, padding included; [`ParamSpec::windows_of`] converts it to rectangles of the
+    /// whole parameter.
     pub range: Range<usize>,
-    /// The weights in fp32 `[range.len()]`; the parameter's own memory where that is fp32.
+    /// The weights in fp32 `[range.len()]`; the parameter's own memory if that is fp32.
     pub master: &'a Tensor,
-    /// Averages over the steps `[range.len()]`, each under the name that a checkpoint gives it.
+    /// Moments `[range.len()]`, each with its name in a checkpoint.
     pub moments: Vec<(&'static str, &'a Tensor)>,
-    /// Steps that touched the parameter `[1]`, fp32: the same in all of its pieces.
+    /// Number of steps that touched the parameter `[1]`, fp32; the same in all of its shards.
     pub step: &'a Tensor,
 }
 
 impl Optimizer {
-    /// A fresh state for whatever of the trainable parameters this rank updates.
+    /// Creates the initial state of all values that this rank updates.
     ///
     /// # Errors
     /// libtorch refused.
     pub fn new(config: &Optim, ddp: &DistributedDataParallelConfig, parameters: &Parameters, partition: &Partition) -> Result<Self> {
-        // First: the states below are views of the parameters' memory.
-        let gather = partition.is_distributed().then(|| Gather::new(parameters, partition)).transpose()?;
+        // First, because the states below are views of the parameters' memory.
+        let gather = partition
+            .is_distributed()
+            .then(|| ParamGather::new(parameters, partition))
+            .transpose()?;
         let (mut groups, mut states) = (Vec::new(), Vec::new());
         for (index, parameter) in parameters.trainable().enumerate() {
-            let range = partition.own(index);
+            let range = partition.local_range(index);
             if range.is_empty() {
                 continue;
             }
@@ -104,13 +92,13 @@ impl Optimizer {
         })
     }
 
-    /// One step on all touched parameters; `rate` turns a peak learning rate into that of the step. Where each rank
-    /// updates a share, the others' may still be on their way afterwards: see [`Self::arrivals`].
+    /// Runs one step on all touched parameters; `rate` converts a peak learning rate to that of the step. With a
+    /// distributed optimizer, the param gather may still be in flight afterwards: see [`Self::finish_param_sync`].
     ///
     /// # Errors
     /// A collective failed.
     pub fn step(&mut self, gradients: &Gradients, rate: impl Fn(f64) -> f64) -> Result<()> {
-        self.settle()?;
+        self.finish_param_gather()?;
         for (index, group) in self.groups.iter().enumerate() {
             let states = self.states.iter().filter(|state| state.group == index);
             let slot = |state| {
@@ -131,46 +119,46 @@ impl Optimizer {
         if let Some(gather) = &self.gather {
             gather.start()?;
             if !self.overlap_gather {
-                self.settle()?;
+                self.finish_param_gather()?;
             }
         }
         Ok(())
     }
 
-    /// How a forward pass waits for the weights that it comes to, where they may still be on their way.
-    pub fn arrivals(&self) -> Option<Wait> {
+    /// Returns the wait for one parameter's gather, if the gather overlaps with the next forward pass.
+    pub fn finish_param_sync(&self) -> Option<FinishParamSync> {
         let gather = self.gather.as_ref().filter(|_| self.overlap_gather)?;
-        let arrivals = gather.arrivals().clone();
-        Some(Box::new(move |part| arrivals.wait_for(|name| is_below(name, part))))
+        let in_flight = gather.in_flight().clone();
+        Some(Box::new(move |index| in_flight.finish(index)))
     }
 
-    /// Blocks until all parameters are those behind the last step: before anything reads or changes them.
+    /// Waits until all parameters have the values of the last step. Call it before reading or changing them.
     ///
     /// # Errors
     /// A peer failed, now or before.
-    pub fn settle(&self) -> Result<()> {
-        self.gather.as_ref().map_or(Ok(()), |gather| gather.arrivals().wait_for(|_| true))
+    pub fn finish_param_gather(&self) -> Result<()> {
+        self.gather.as_ref().map_or(Ok(()), |gather| gather.in_flight().finish_all())
     }
 
-    /// What the run asked for.
+    /// Returns the configuration.
     pub fn config(&self) -> &Optim {
         &self.config
     }
 
-    /// Whether each rank keeps its share only.
+    /// Returns whether each rank holds only its shard.
     pub fn is_distributed(&self) -> bool {
         self.gather.is_some()
     }
 
-    /// Names of the moments that every piece has.
+    /// Returns the names of the moments of every shard.
     pub fn moments(&self) -> &'static [&'static str] {
         moments(&self.config)
     }
 
-    /// What this rank keeps, the same pieces in the same order on all ranks of a tensor group. A parameter that both
-    /// ends of a pipeline hold has the same state on both.
-    pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
-        self.states.iter().map(|state| Piece {
+    /// Returns the shards of this rank: the same ones in the same order on all ranks of a tensor-parallel group. A tied
+    /// embedding has the same state on the first and the last stage.
+    pub fn shards(&self) -> impl Iterator<Item = OptimizerShard<'_>> {
+        self.states.iter().map(|state| OptimizerShard {
             spec: &state.spec,
             range: state.range.clone(),
             master: &state.master,
@@ -180,7 +168,7 @@ impl Optimizer {
     }
 }
 
-/// Names of an optimizer's moments: torch's.
+/// Returns torch's names of an optimizer's moments.
 fn moments(config: &Optim) -> &'static [&'static str] {
     match config {
         Optim::AdamW(_) => &["exp_avg", "exp_avg_sq"],

@@ -1,108 +1,110 @@
-//! How gradients, master weights and moments are shared out over the ranks that hold the same parameters.
+//! Partition of gradients, master weights and moments among the ranks of the DP-CP group.
 
-use crate::comm::{Collective, Mesh};
-use crate::parameters::Parameters;
-use neva_layout::{Bucket, Member, buckets, tied_embedding};
+use crate::comm::{Mesh, ProcessGroup};
+use crate::parameters::{Parameter, Parameters};
+use neva_layout::{Bucket, Member, Stage, buckets};
 use neva_schemas::Finetune;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A rank's share of a bucket is a multiple of this many values, so that it starts where a link and a kernel are fast.
-const SHARE_MULTIPLE: usize = 64;
+/// Shard lengths are a multiple of this number of values, for aligned transfers and kernels.
+const SHARD_MULTIPLE: usize = 64;
 
-/// Buckets of trainable parameters, and which of their values this rank updates: all of them, or with a distributed
-/// optimizer (ZeRO-1, arXiv:1910.02054) one of as many runs of equal length as there are ranks.
+/// Buckets of trainable parameters, and the values in them that this rank updates: all of them, or with a distributed
+/// optimizer (ZeRO-1, arXiv:1910.02054) one of equal shards.
 #[derive(Debug, Clone)]
 pub struct Partition {
     buckets: Vec<Bucket>,
-    /// Bucket of each parameter, and its place there.
-    places: Vec<(usize, Member)>,
-    replicas: Arc<dyn Collective>,
+    /// Bucket of each parameter, and its location there.
+    locations: Vec<(usize, Member)>,
+    dp_cp: Arc<dyn ProcessGroup>,
     distributed: bool,
     tied: Option<usize>,
     first: bool,
 }
 
 impl Partition {
-    /// The same on all ranks that hold the same parameters, and on all ranks of a tensor group.
+    /// Creates the partition, the same on all ranks of a DP-CP group and of a tensor-parallel group.
     pub fn new(parameters: &Parameters, finetune: &Finetune, mesh: &Mesh) -> Self {
         let ddp = &finetune.trainer.strategy.ddp;
-        let replicas = mesh.replicas().clone();
-        let distributed = ddp.use_distributed_optimizer && replicas.size() > 1;
+        let dp_cp = mesh.dp_cp_group().clone();
+        let distributed = ddp.use_distributed_optimizer && dp_cp.size() > 1;
         let numels: Vec<_> = parameters.trainable().map(|parameter| parameter.tensor.numel()).collect();
-        // The two ends of a pipeline have different parameters beside the tied one: in a bucket to itself, each rank
-        // of either end has the same share of it.
-        let tied = tied_embedding(finetune.model.llava()).filter(|_| mesh.ends().size() > 1);
-        let tied = tied.and_then(|tied| parameters.trainable().position(|parameter| parameter.spec.name == tied));
-        let multiple = if distributed { replicas.size() * SHARE_MULTIPLE } else { 1 };
+        // First and last stage have different parameters besides the tied embedding. With its own bucket, it is split
+        // in the same way on both.
+        let is_tied = |parameter: &Parameter| parameter.spec.stage == Stage::FirstAndLast;
+        let tied = parameters
+            .trainable()
+            .position(is_tied)
+            .filter(|_| mesh.embedding_group().size() > 1);
+        let multiple = if distributed { dp_cp.size() * SHARD_MULTIPLE } else { 1 };
         let size = usize::try_from(ddp.bucket_size).unwrap_or(usize::MAX);
         let buckets = buckets(&numels, tied, size, multiple);
         let members = buckets
             .iter()
             .enumerate()
             .flat_map(|(bucket, Bucket { members, .. })| members.iter().map(move |member| (bucket, *member)));
-        let mut places: Vec<_> = members.collect();
-        places.sort_by_key(|(_, member)| member.index);
+        let mut locations: Vec<_> = members.collect();
+        locations.sort_by_key(|(_, member)| member.index);
         Self {
             buckets,
-            places,
-            replicas,
+            locations,
+            dp_cp,
             distributed,
             tied,
-            first: mesh.ends().rank() == 0,
+            first: mesh.embedding_group().rank() == 0,
         }
     }
 
-    /// The buckets, in the order in which a backward pass fills them.
+    /// Returns the buckets, in the order in which a backward pass fills them.
     pub fn buckets(&self) -> &[Bucket] {
         &self.buckets
     }
 
-    /// Bucket of a parameter, and its place there.
-    pub(super) fn place(&self, index: usize) -> (usize, Member) {
-        self.places[index]
+    /// Returns the bucket of a parameter, and its location there.
+    pub(super) fn location(&self, index: usize) -> (usize, Member) {
+        self.locations[index]
     }
 
-    /// The ranks that hold the same parameters.
-    pub(super) fn replicas(&self) -> &Arc<dyn Collective> {
-        &self.replicas
+    /// Returns the group of the ranks that hold the same parameters.
+    pub(super) fn dp_cp_group(&self) -> &Arc<dyn ProcessGroup> {
+        &self.dp_cp
     }
 
-    /// Whether each rank updates its share only.
+    /// Returns whether each rank updates only its shard.
     pub fn is_distributed(&self) -> bool {
         self.distributed
     }
 
-    /// Number of the parameter that another stage of the pipeline holds too.
+    /// Returns the number of the tied embedding, which another pipeline stage also holds.
     pub(super) fn tied(&self) -> Option<usize> {
         self.tied
     }
 
-    /// Of the ranks that hold the same values of a parameter along data, context and pipeline, how many update them; 0
-    /// where another stage counts them.
+    /// Returns how many ranks of the DP-CP group update the same values of a parameter; 0 if another stage counts them.
     pub(super) fn copies(&self, index: usize) -> usize {
         match self.tied {
             Some(tied) if tied == index && !self.first => 0,
             _ if self.distributed => 1,
-            _ => self.replicas.size(),
+            _ => self.dp_cp.size(),
         }
     }
 
-    /// Values of a bucket that this rank updates.
-    pub(super) fn share(&self, bucket: usize) -> Range<usize> {
+    /// Returns the range of a bucket that this rank updates.
+    pub(super) fn local_shard(&self, bucket: usize) -> Range<usize> {
         let len = self.buckets[bucket].len;
         if !self.distributed {
             return 0..len;
         }
-        let each = len / self.replicas.size();
-        self.replicas.rank() * each..(self.replicas.rank() + 1) * each
+        let each = len / self.dp_cp.size();
+        self.dp_cp.rank() * each..(self.dp_cp.rank() + 1) * each
     }
 
-    /// Values of a flattened parameter that this rank updates; perhaps none.
-    pub(super) fn own(&self, index: usize) -> Range<usize> {
-        let (bucket, Member { start, numel, .. }) = self.place(index);
-        let share = self.share(bucket);
+    /// Returns the range of a flattened parameter that this rank updates; may be empty.
+    pub(super) fn local_range(&self, index: usize) -> Range<usize> {
+        let (bucket, Member { start, numel, .. }) = self.location(index);
+        let local_shard = self.local_shard(bucket);
         let within = |at: usize| at.saturating_sub(start).min(numel);
-        within(share.start)..within(share.end)
+        within(local_shard.start)..within(local_shard.end)
     }
 }

@@ -1,12 +1,12 @@
-//! What an optimizer does to a list of weights, in the formulae of the papers.
+//! Update rules of the optimizers, in the formulas of the papers.
 
-use super::optimizer::State;
+use super::state::State;
 use crate::error::{EngineError, Result};
 use neva_schemas::{AdamW, Lion, Optim, Sgd};
 use neva_torch_ffi::{AdamW as Kernel, AdamWSlot, fused_adamw_};
 use tch::{Kind, Tensor, no_grad};
 
-/// Weights that are changed, and their gradient in fp32; flat.
+/// Weights and their gradient in fp32; flat.
 pub(super) struct Slot<'a> {
     pub(super) state: &'a State,
     pub(super) grad: &'a Tensor,
@@ -27,7 +27,7 @@ pub(super) fn update(config: &Optim, lr: f64, weight_decay: f64, slots: &[Slot<'
     Ok(())
 }
 
-/// arXiv:1711.05101, as `torch.optim.AdamW(fused=True)`.
+/// Updates as `torch.optim.AdamW(fused=True)` (arXiv:1711.05101).
 fn adamw(config: &AdamW, lr: f64, weight_decay: f64, slots: &[Slot<'_>]) -> Result<()> {
     let kernel = Kernel {
         lr,
@@ -52,7 +52,7 @@ fn adamw(config: &AdamW, lr: f64, weight_decay: f64, slots: &[Slot<'_>]) -> Resu
     Ok(fused_adamw_(&kernel, &slots.collect::<Result<Vec<_>>>()?, None)?)
 }
 
-/// `torch.optim.SGD` without dampening; the decay is decoupled.
+/// Updates as `torch.optim.SGD` without dampening, with decoupled decay.
 fn sgd(config: &Sgd, lr: f64, weight_decay: f64, Slot { state, grad }: &Slot<'_>) -> Result<()> {
     let mut weight = decayed(state, lr, weight_decay)?;
     let update = match &state.moments[..] {
@@ -70,7 +70,7 @@ fn sgd(config: &Sgd, lr: f64, weight_decay: f64, Slot { state, grad }: &Slot<'_>
     Ok(())
 }
 
-/// Algorithm 2 of arXiv:2302.06675.
+/// Updates as in Algorithm 2 of arXiv:2302.06675.
 fn lion(config: &Lion, lr: f64, weight_decay: f64, Slot { state, grad }: &Slot<'_>) -> Result<()> {
     let [(_, exp_avg)] = &state.moments[..] else {
         return Err(EngineError::Bug("Lion has one moment".into()));
@@ -82,7 +82,7 @@ fn lion(config: &Lion, lr: f64, weight_decay: f64, Slot { state, grad }: &Slot<'
     Ok(())
 }
 
-/// The weight after decoupled decay; writes go through.
+/// Applies decoupled decay and returns a handle of the weight.
 fn decayed(state: &State, lr: f64, weight_decay: f64) -> Result<Tensor> {
     debug_assert_eq!(state.master.kind(), Kind::Float);
     let mut weight = state.master.shallow_clone();

@@ -1,13 +1,12 @@
 //! Learning rate as a pure function of the step.
 //!
-//! Each formula keeps its source's order of operations, so that the values agree to the last digit. Where the sizes do
-//! not fit together, e.g. a warm-up that is longer than the run, the sources divide by zero or not, as it happens; here
-//! every size gives a number.
+//! Each formula keeps its source's order of operations, so that the values agree to the last digit. With inconsistent
+//! step counts, e.g. a warm-up longer than the run, some of the sources divide by zero; here every count gives a number.
 
 use neva_schemas::{LrScheduler, RampType};
 use std::f64::consts::PI;
 
-/// Learning rate of optimizer step `step`, counted from 0, in a run of `total_steps`; the highest rate is `peak`.
+/// Returns the learning rate of optimizer step `step`, counted from 0, in a run of `total_steps`; the highest is `peak`.
 pub fn learning_rate(schedule: &LrScheduler, peak: f64, total_steps: u64, step: u64) -> f64 {
     let warmup = warmup_steps(schedule, total_steps);
     match *schedule {
@@ -30,7 +29,7 @@ pub fn learning_rate(schedule: &LrScheduler, peak: f64, total_steps: u64, step: 
             ..
         } => {
             let above_min = |factor: f64| (factor * (1.0 - min_lr_ratio) + min_lr_ratio).max(0.0);
-            // Ahead by the length of the run, for a decay may be longer than it.
+            // Offset by the length of the run, because a decay may be longer.
             let decayed = step.saturating_add(decay_steps);
             peak * if step < warmup {
                 above_min(up(warmup_type, ratio(step, warmup)))
@@ -46,7 +45,7 @@ pub fn learning_rate(schedule: &LrScheduler, peak: f64, total_steps: u64, step: 
     }
 }
 
-/// Steps of warm-up. A ratio is rounded as its source does: down by NeMo's `WarmupPolicy`, up by transformers'
+/// Returns the warm-up steps. A ratio is rounded as in its source: down by NeMo's `WarmupPolicy`, up by transformers'
 /// `TrainingArguments.get_warmup_steps`.
 fn warmup_steps(schedule: &LrScheduler, total_steps: u64) -> u64 {
     match (schedule, schedule.warmup()) {
@@ -56,7 +55,7 @@ fn warmup_steps(schedule: &LrScheduler, total_steps: u64) -> u64 {
     }
 }
 
-/// `nemo.core.optim.lr_scheduler.CosineAnnealing` without constant steps.
+/// Computes `nemo.core.optim.lr_scheduler.CosineAnnealing` without constant steps.
 fn cosine_annealing(peak: f64, min_lr: f64, warmup: u64, total: u64, step: u64) -> f64 {
     if warmup > 0 && step <= warmup {
         return peak * ((step as f64 + 1.0) / (warmup as f64 + 1.0));
@@ -68,7 +67,8 @@ fn cosine_annealing(peak: f64, min_lr: f64, warmup: u64, total: u64, step: u64) 
     (peak - min_lr) * mult + min_lr
 }
 
-/// The same class with constant steps: `_linear_warmup_with_cosine_annealing`. `warmup + decay` is within the run, or `decay` is 0.
+/// Computes the same class with constant steps: `_linear_warmup_with_cosine_annealing`. `warmup + decay` is at most the
+/// length of the run, or `decay` is 0.
 fn annealing_then_constant(peak: f64, min_lr: f64, warmup: u64, decay: u64, step: u64) -> f64 {
     if warmup > 0 && step <= warmup {
         return peak * step as f64 / warmup as f64;
@@ -80,7 +80,7 @@ fn annealing_then_constant(peak: f64, min_lr: f64, warmup: u64, decay: u64, step
     min_lr + coefficient * (peak - min_lr)
 }
 
-/// Factor of `transformers.get_cosine_schedule_with_warmup`. Beyond the last step it rises again, as there.
+/// Returns the factor of `transformers.get_cosine_schedule_with_warmup`. After the last step it rises again, as there.
 fn cosine_with_warmup(warmup: u64, total: u64, step: u64) -> f64 {
     if step < warmup {
         return ratio(step, warmup);
@@ -89,7 +89,7 @@ fn cosine_with_warmup(warmup: u64, total: u64, step: u64) -> f64 {
     (0.5 * (1.0 + (PI * 0.5 * 2.0 * progress).cos())).max(0.0)
 }
 
-/// Factor of `transformers.get_linear_schedule_with_warmup`.
+/// Returns the factor of `transformers.get_linear_schedule_with_warmup`.
 fn linear_with_warmup(warmup: u64, total: u64, step: u64) -> f64 {
     if step < warmup {
         return ratio(step, warmup);
@@ -97,7 +97,7 @@ fn linear_with_warmup(warmup: u64, total: u64, step: u64) -> f64 {
     ratio(total.saturating_sub(step), total.saturating_sub(warmup))
 }
 
-/// `transformers.get_wsd_schedule`'s warm-up, from 0 to 1.
+/// Returns the warm-up factor of `transformers.get_wsd_schedule`, from 0 to 1.
 fn up(shape: RampType, progress: f64) -> f64 {
     match shape {
         RampType::Linear => progress,
@@ -106,7 +106,7 @@ fn up(shape: RampType, progress: f64) -> f64 {
     }
 }
 
-/// Its decay, from 1 to 0.
+/// Returns the decay factor of `transformers.get_wsd_schedule`, from 1 to 0.
 fn down(shape: RampType, progress: f64) -> f64 {
     match shape {
         RampType::Linear => 1.0 - progress,
@@ -141,7 +141,7 @@ mod tests {
         include!("schedule_values.rs");
     }
 
-    /// Every kind of schedule with these sizes; rates are parts of the peak.
+    /// Returns every kind of schedule with these step counts; minimum rates are fractions of the peak.
     fn schedules(peak: f64, warmup_steps: u64, warmup_ratio: Option<f64>, other_steps: u64, min: f64) -> Vec<LrScheduler> {
         let mut schedules = vec![
             LrScheduler::CosineAnnealing {
@@ -177,12 +177,12 @@ mod tests {
         schedules
     }
 
-    /// Sizes that need not fit together: nothing, one, more than the run, more than a number holds.
+    /// Step counts that may be inconsistent: none, one, more than the run, the largest numbers.
     const SIZES: [u64; 8] = [0, 1, 2, 7, 100, 101, u64::MAX - 1, u64::MAX];
 
     #[test]
-    fn every_size_gives_a_rate_between_0_and_the_peak() {
-        // The sources' formulae may round the peak itself to the next number.
+    fn every_step_count_gives_a_rate_between_0_and_the_peak() {
+        // The sources' formulas may round the peak itself to the next number.
         let check = |schedule: &LrScheduler, peak: f64, total_steps, step| {
             let rate = learning_rate(schedule, peak, total_steps, step);
             let within = rate.is_finite() && 0.0 <= rate && rate <= peak.next_up();

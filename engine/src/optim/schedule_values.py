@@ -1,4 +1,4 @@
-"""Prints schedule_values.rs: learning rates of transformers 5.23.0 itself, and of NeMo's formulae.
+"""Prints schedule_values.rs: learning rates of transformers 5.23.0, and of NeMo's formulas.
 
 python schedule_values.py > schedule_values.rs
 """
@@ -11,7 +11,7 @@ from transformers import TrainingArguments, optimization
 
 
 def transformers(get_schedule):
-    """Rates of steps 0, 1 .. that torch's scheduler gives an optimizer."""
+    """Returns the rates of steps 0, 1 .. of an optimizer with torch's scheduler."""
 
     def rates(peak, total, warmup_steps, warmup_ratio, last, **options):
         warmup = warmup_steps
@@ -30,7 +30,7 @@ def transformers(get_schedule):
 
 
 def nemo(peak, total, warmup_steps, warmup_ratio, last, constant_steps, min_lr):
-    """`nemo.core.optim.lr_scheduler.CosineAnnealing`, whose ratio is rounded down."""
+    """Computes `nemo.core.optim.lr_scheduler.CosineAnnealing`, whose ratio is rounded down."""
     warmup = warmup_steps if warmup_ratio is None else int(warmup_ratio * total)
     decay = total - (constant_steps + warmup)
     for step in range(last + 1):
@@ -55,7 +55,7 @@ RAMPS = {"linear": "Linear", "cosine": "Cosine", "1-sqrt": "OneMinusSqrt"}
 
 
 def written(value):
-    """A value in Rust."""
+    """Formats a value as Rust."""
     return f"RampType::{RAMPS[value]}" if isinstance(value, str) else repr(value)
 
 

@@ -1,13 +1,13 @@
-//! Attention over sequences that are cut over the context axis: keys and values come by on a ring, or are gathered
-//! before and once more in the backward pass.
+//! Attention with context parallelism: keys and values travel around a ring, or are gathered before the forward pass and
+//! again before the backward pass.
 //!
-//! What a rank saves grows with its own places only: the probabilities are computed again from the log-sum-exp.
+//! Saved activations grow with the local sequence length only: probabilities are recomputed from the log-sum-exp.
 
-use super::region::one;
 use super::ring::Ring;
-use crate::comm::Collective;
+use crate::attention::{Backward, CausalAttention, Forward, RowBlock, Segments, join_heads};
+use crate::autograd::one;
+use crate::comm::ProcessGroup;
 use crate::error::Result;
-use crate::nn::{Backward, CausalAttention, Forward, RowBlock, Segments, join_heads};
 use neva_layout::ZigZag;
 use neva_schemas::CpCommType;
 use neva_torch_ffi::{BoxError, Function, apply};
@@ -15,18 +15,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tch::{Kind, Tensor};
 
-/// Attention over the places of all ranks of a group, which hold rows zig-zag.
+/// Attention over the positions of all ranks of a context-parallel group with zig-zag partition.
 #[derive(Debug)]
 pub struct ContextAttention {
-    group: Arc<dyn Collective>,
+    group: Arc<dyn ProcessGroup>,
     exchange: CpCommType,
-    /// Calls so far. All ranks make the same ones in the same order, so that its number tells a transfer apart.
+    /// Number of calls. All ranks make the same calls in the same order, so the number identifies transfers.
     calls: AtomicU32,
 }
 
 impl ContextAttention {
-    /// Over the ranks of `group`.
-    pub fn new(group: Arc<dyn Collective>, exchange: CpCommType) -> Self {
+    /// Creates attention over the ranks of `group`.
+    pub fn new(group: Arc<dyn ProcessGroup>, exchange: CpCommType) -> Self {
         Self {
             group,
             exchange,
@@ -43,22 +43,23 @@ impl CausalAttention for ContextAttention {
         };
         let attention = Attention {
             exchange,
-            seen: seen(&self.group, q_bnsd, segments),
+            blocks: blocks_by_rank(&self.group, q_bnsd, segments),
             saved: None,
         };
         Ok(join_heads(&one(apply(attention, &[q_bnsd, k_bnsd, v_bnsd])?)?))
     }
 }
 
-/// What the queries here see of the keys of each rank.
-fn seen(group: &Arc<dyn Collective>, q_bnsd: &Tensor, segments: &Segments) -> Vec<Vec<RowBlock>> {
+/// Returns, for each rank, the blocks of its keys that the local queries attend to.
+fn blocks_by_rank(group: &Arc<dyn ProcessGroup>, q_bnsd: &Tensor, segments: &Segments) -> Vec<Vec<RowBlock>> {
     let size = q_bnsd.size();
     let zigzag = ZigZag {
         rank: group.rank(),
         ranks: group.size(),
     };
     let (b, s) = (size[0] as usize, size[2] as usize * zigzag.ranks);
-    // Causality alone keeps the padding of a single segment out, and rows side by side are one block.
+    // The causal mask alone excludes padding of a single segment, so all rows are one block.
+    let window = segments.window().filter(|window| *window < s);
     let segments: Vec<_> = if segments.single() {
         vec![(0..b, 0..s)]
     } else {
@@ -67,9 +68,13 @@ fn seen(group: &Arc<dyn Collective>, q_bnsd: &Tensor, segments: &Segments) -> Ve
             .collect()
     };
     let blocks = |of| {
-        let blocks = segments.iter().filter_map(|(rows, segment)| {
-            let block = zigzag.block(of, s, segment)?;
-            Some(RowBlock { rows: rows.clone(), block })
+        let blocks = segments.iter().flat_map(|(rows, segment)| {
+            let blocks = match window {
+                Some(window) => zigzag.windowed_blocks(of, s, segment, window),
+                None => zigzag.block(of, s, segment).into_iter().collect(),
+            };
+            let rows = rows.clone();
+            blocks.into_iter().map(move |block| RowBlock { rows: rows.clone(), block })
         });
         blocks.collect()
     };
@@ -79,14 +84,14 @@ fn seen(group: &Arc<dyn Collective>, q_bnsd: &Tensor, segments: &Segments) -> Ve
 /// One call of attention.
 struct Attention {
     exchange: Exchange,
-    /// By rank: the blocks of its keys that the queries here see.
-    seen: Vec<Vec<RowBlock>>,
+    /// By rank: the blocks of its keys that the local queries attend to.
+    blocks: Vec<Vec<RowBlock>>,
     saved: Option<Saved>,
 }
 
 enum Exchange {
     Ring(Ring),
-    Gather(Arc<dyn Collective>),
+    Gather(Arc<dyn ProcessGroup>),
 }
 
 struct Saved {
@@ -103,9 +108,9 @@ impl Function for Attention {
         let kv_2bnsd = Tensor::f_stack(&[&k_bnsd, &v_bnsd], 0)?;
         let mut output = Forward::new(&q_bnsd);
         match &self.exchange {
-            Exchange::Ring(ring) => ring.forward(kv_2bnsd, |of, kv| output.add(kv, &self.seen[of]))?,
+            Exchange::Ring(ring) => ring.forward(kv_2bnsd, |rank, kv| output.add(kv, &self.blocks[rank]))?,
             Exchange::Gather(group) => {
-                for (blocks, kv) in self.seen.iter().zip(group.all_gather(&kv_2bnsd)?) {
+                for (blocks, kv) in self.blocks.iter().zip(group.all_gather(&kv_2bnsd)?) {
                     output.add(&kv, blocks)?;
                 }
             }
@@ -123,8 +128,11 @@ impl Function for Attention {
     }
 
     fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let saved = self.saved.as_ref().ok_or("attention runs backwards before it ran forwards")?;
-        // Where no gradient comes from above, the other ranks wait for this one's keys all the same.
+        let saved = self
+            .saved
+            .as_ref()
+            .ok_or("the backward pass of attention comes before its forward pass")?;
+        // Without an output gradient the other ranks still need this rank's keys.
         let do_bnsd = match &grads[0] {
             Some(grad) => grad.shallow_clone(),
             None => saved.o_bnsd.f_zeros_like()?,
@@ -138,12 +146,12 @@ impl Function for Attention {
             do_bnsd,
         };
         let dkv_2bnsd = match &self.exchange {
-            Exchange::Ring(ring) => ring.backward(kv_2bnsd, |of, kv, dkv| backward.add(kv, dkv, &self.seen[of]))?,
+            Exchange::Ring(ring) => ring.backward(kv_2bnsd, |rank, kv, dkv| backward.add(kv, dkv, &self.blocks[rank]))?,
             Exchange::Gather(group) => {
-                let parts = group.all_gather(&kv_2bnsd)?;
+                let shards = group.all_gather(&kv_2bnsd)?;
                 let (size, options) = (kv_2bnsd.size(), (Kind::Float, kv_2bnsd.device()));
                 let dkv = Tensor::f_zeros([&[group.size() as i64], size.as_slice()].concat(), options)?;
-                for ((blocks, kv), dkv) in self.seen.iter().zip(&parts).zip(dkv.f_unbind(0)?) {
+                for ((blocks, kv), dkv) in self.blocks.iter().zip(&shards).zip(dkv.f_unbind(0)?) {
                     backward.add(kv, &dkv, blocks)?;
                 }
                 group.reduce_scatter(&dkv)?

@@ -1,15 +1,10 @@
-//! Parallelism that the model does not see.
+//! Pipeline and context parallelism, which the model code does not depend on.
 
 mod attention;
 mod context;
-mod pictures;
 mod pipeline;
-mod region;
 mod ring;
 
 pub use attention::ContextAttention;
-pub use context::{context_part, zigzag};
-pub use pictures::PictureShares;
-pub use pipeline::{Kept, Pipeline, StageReport, StageWork};
-pub use region::TensorRegion;
-pub(crate) use region::one;
+pub use context::{batch_on_this_cp_rank, zigzag};
+pub use pipeline::{Pipeline, SavedActivation, StageReport, StageWork};

@@ -3,34 +3,41 @@
 use super::device::check_libtorch;
 use super::environment::lookup;
 use super::failure::{record, record_panic};
+use super::log::Log;
+use super::openmp::restart_with_spin_count;
 use super::run::engine;
+use super::run_folder::newest_run;
 use crate::checkpoint::{Base, CheckpointFolder, ModelCache, SHARD_BYTES, export_hugging_face};
 use crate::error::{EngineError, Result};
 use crate::generate::generate;
 use crate::trainer::{Registry, StopRequest};
-use clap::{Args, Parser, Subcommand};
-use neva_schemas::{Engine, GenerateRequest, LaunchPlan, RankEnv, RankFailure, env, exit_class};
+use clap::{Args, ColorChoice, Parser, Subcommand};
+use neva_schemas::{Engine, ExitClass, GenerateRequest, LaunchPlan, Problem, RankEnv, RankFailure, env, exit_class};
+use rustix::fs::FileType;
+use std::io::{ErrorKind, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// One rank of a run. Usually started by neva-run.
 #[derive(Debug, Parser)]
-#[command(name = "neva-rank", version)]
+#[command(name = "neva-rank", version, color = help_colour())]
 struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum Command {
     /// Trains as the rank that torchrun's variables name; alone without them.
     Train(Train),
-    /// Answers a question about pictures.
+    /// Answers a question about images.
     Generate(Generate),
-    /// Writes the model of a checkpoint as a folder that Hugging Face's transformers loads, adapters merged.
+    /// Writes the model of a checkpoint in the layout of Hugging Face's transformers, adapters merged.
     Export(Export),
-    /// Prints what was built and loaded, as one line of JSON.
+    /// Prints the versions of this program and libtorch as one line of JSON.
     Version,
 }
 
@@ -46,10 +53,11 @@ struct Train {
 
 #[derive(Debug, Args)]
 struct Generate {
-    /// A checkpoint, or a run's folder, whose newest checkpoint is taken.
+    /// A checkpoint; or a run's folder, for its newest checkpoint; or the folder of all runs of a name, for its newest
+    /// run.
     #[arg(long)]
     checkpoint: PathBuf,
-    /// A picture; once for each `<image>` of the prompt.
+    /// An image. Repeat it for each `<image>` of the prompt.
     #[arg(long = "image")]
     images: Vec<PathBuf>,
     /// The question.
@@ -62,60 +70,100 @@ struct Generate {
 
 #[derive(Debug, Args)]
 struct Export {
-    /// A checkpoint of any layout, or a run's folder, whose newest checkpoint is taken.
+    /// A checkpoint of any layout; or a run's folder, for its newest checkpoint; or the folder of all runs of a name, for
+    /// its newest run.
     checkpoint: PathBuf,
-    /// The folder to make.
+    /// The folder to create.
     out: PathBuf,
 }
 
-/// The program: parses arguments, does the verb, and turns the outcome into an exit code. A run may name the types
-/// of `registry`.
+/// Runs the program: parses arguments, executes the subcommand, and returns the exit code. A recipe may name the types of
+/// `registry`.
 pub fn rank_main(registry: Registry) -> ExitCode {
     let filter = lookup(env::NEVA_LOG).unwrap_or_else(|| "info".into());
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = Log::start();
+    let layer = tracing_subscriber::fmt::layer()
         .with_target(false)
-        .with_writer(std::io::stderr)
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        })
         .with_ansi(false)
-        .init();
-    match Cli::parse().verb {
-        Verb::Train(args) => train(&args, registry),
-        Verb::Generate(args) => verb(|| {
+        // Its error about an unwritable log would panic, on the same standard error.
+        .log_internal_errors(false);
+    tracing_subscriber::registry().with(filter).with(layer).init();
+    let Cli { command } = Cli::parse();
+    if !matches!(command, Command::Version) {
+        restart_with_spin_count();
+    }
+    let code = match run(command, registry) {
+        Ok(code) => code,
+        Err(failure) => {
+            // If standard error cannot be written, the failure record and the exit code remain.
+            let help = failure.help.as_ref().map_or_else(String::new, |help| format!("help: {help}\n"));
+            let _ = log.clone().write_all(format!("error: {failure}\n{help}").as_bytes());
+            failure.class
+        }
+    };
+    log.finish();
+    ExitCode::from(code)
+}
+
+/// Returns whether clap colours its texts. By default it would also colour them on a dumb terminal if `CI` is set.
+fn help_colour() -> ColorChoice {
+    if lookup("TERM").is_some_and(|terminal| terminal == "dumb") {
+        ColorChoice::Never
+    } else {
+        ColorChoice::Auto
+    }
+}
+
+/// Executes a subcommand. Returns the exit code, unless it is that of a failure.
+fn run(command: Command, registry: Registry) -> Result<ExitClass, RankFailure> {
+    match command {
+        Command::Train(args) => train(&args, registry),
+        Command::Generate(args) => outcome(|| {
             let request = GenerateRequest {
-                checkpoint: args.checkpoint.clone(),
+                checkpoint: newest_run(&args.checkpoint),
                 images: args.images.clone(),
                 prompt: args.prompt.clone(),
                 max_new_tokens: args.max_new_tokens,
             };
-            print(&generate(&request, &ModelCache::locate(lookup))?);
-            Ok(())
+            print(&generate(&request, registry.models(), &ModelCache::locate(lookup))?)
         }),
-        Verb::Export(args) => verb(|| {
+        Command::Export(args) => outcome(|| {
             let cache = ModelCache::locate(lookup);
-            let checkpoint = CheckpointFolder::find(&args.checkpoint)?;
+            if args.out.exists() {
+                let message = format!("{} exists already", args.out.display());
+                let problem = Problem::error("OUT", message).help("name a folder that does not exist, or remove this one");
+                return Err(EngineError::Run(vec![problem]));
+            }
+            let checkpoint = CheckpointFolder::find(&newest_run(&args.checkpoint))?;
             checkpoint.verify()?;
             let base = Base::of(&checkpoint.run.finetune, &cache)?;
-            Base::check(&base.reference()?, &checkpoint, "CHECKPOINT")?;
-            export_hugging_face(&checkpoint, &base, &cache, &args.out, SHARD_BYTES)
+            checkpoint.check_base(&base.reference()?, "CHECKPOINT")?;
+            export_hugging_face(&checkpoint, registry.models().families(), &base, &cache, &args.out, SHARD_BYTES)
         }),
-        Verb::Version => verb(|| {
+        Command::Version => outcome(|| {
             let libtorch = neva_torch_ffi::libtorch_version()?;
             let cuda = neva_torch_ffi::load_cuda()? && tch::Cuda::is_available();
-            print(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "libtorch": libtorch, "cuda": cuda }).to_string());
+            print(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "libtorch": libtorch, "cuda": cuda }).to_string())?;
             check_libtorch().map(drop)
         }),
     }
 }
 
-fn train(args: &Train, registry: Registry) -> ExitCode {
-    let outcome = read_plan(&args.plan, args.remove_plan)
+fn train(args: &Train, registry: Registry) -> Result<ExitClass, RankFailure> {
+    let (rank, report) = read_plan(&args.plan, args.remove_plan)
         .map_err(|error| record(0, None, &error))
         .and_then(|plan| {
-            let rank = RankEnv::read(lookup).map_err(|text| input(&text))?.unwrap_or_else(RankEnv::single);
+            let rank = RankEnv::read(lookup)
+                .map_err(|text| input_failure(&text))?
+                .unwrap_or_else(RankEnv::single);
             tracing::debug!("rank {} of {} is process {}", rank.rank, rank.world_size, std::process::id());
-            die_with_the_launcher();
             let stop = StopRequest::on_signals().map_err(|error| record(rank.rank, None, &error))?;
+            stop_when_launcher_dies(&stop);
             let engine = engine().registry(registry).stop(stop);
             match engine.train(&plan, &rank) {
                 Ok(report) => Ok((rank, report)),
@@ -124,31 +172,36 @@ fn train(args: &Train, registry: Registry) -> ExitCode {
                     ..failure
                 }),
             }
-        });
-    match outcome {
-        Ok((rank, report)) => {
-            // All have the same report.
-            if let Some(checkpoint) = report.checkpoint.as_ref().filter(|_| rank.rank == 0) {
-                tracing::info!("checkpoint {}", checkpoint.display());
-            }
-            // Whoever waits for the whole run must not go on with a part of it.
-            let Some(signal) = report.stopped else {
-                return ExitCode::from(exit_class::DONE);
-            };
-            tracing::warn!("stopped by {signal} after {} steps", report.steps);
-            ExitCode::from(exit_class::JOB)
-        }
-        Err(failure) => fail(&failure),
+        })?;
+    // All ranks have the same report.
+    if let Some(checkpoint) = report.checkpoint.as_ref().filter(|_| rank.rank == 0) {
+        tracing::info!("checkpoint {}", checkpoint.display());
     }
+    // A job that depends on the complete run must not start after a stopped one.
+    let Some(signal) = report.stopped else {
+        return Ok(exit_class::DONE);
+    };
+    tracing::warn!("stopped by {signal} after {} steps", report.steps);
+    Ok(exit_class::JOB)
 }
 
-/// A launcher that is killed cannot end its ranks: where it asked for it, the system does.
-fn die_with_the_launcher() {
-    if lookup(env::NEVA_DIE_WITH_PARENT).is_some_and(|value| value == "1") {
-        let signal = Some(rustix::process::Signal::TERM);
-        if let Err(error) = rustix::process::set_parent_process_death_signal(signal) {
-            tracing::warn!("this rank would outlive a killed launcher: {error}");
-        }
+/// Makes this rank save and end when its launcher dies: standard input is a pipe that only the launcher holds open.
+fn stop_when_launcher_dies(stop: &StopRequest) {
+    let requested = lookup(env::NEVA_DIE_WITH_PARENT).is_some_and(|value| value == "1");
+    // A wrapper program may have replaced standard input.
+    let is_pipe = || rustix::fs::fstat(std::io::stdin()).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    if !requested || !is_pipe() {
+        return;
+    }
+    let stop = stop.clone();
+    let wait = move || {
+        // Nothing is written to the pipe: it only closes.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        stop.launcher_ended();
+        tracing::warn!("the launcher has died: this rank saves and ends");
+    };
+    if let Err(error) = std::thread::Builder::new().name("launcher".into()).spawn(wait) {
+        tracing::warn!("this rank does not stop if its launcher is killed: {error}");
     }
 }
 
@@ -164,32 +217,33 @@ fn read_plan(path: &Path, remove: bool) -> Result<LaunchPlan> {
     Ok(plan)
 }
 
-fn input(text: &str) -> RankFailure {
+fn input_failure(text: &str) -> RankFailure {
     RankFailure {
         class: exit_class::INPUT,
         rank: 0,
         step: None,
         unix_ms: 0,
         chain: vec![text.into()],
-        by_peer: false,
+        peer_failure: false,
+        help: None,
     }
 }
 
-fn verb(body: impl FnOnce() -> Result<()>) -> ExitCode {
+fn outcome(body: impl FnOnce() -> Result<()>) -> Result<ExitClass, RankFailure> {
     match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => ExitCode::from(exit_class::DONE),
-        Ok(Err(error)) => fail(&record(0, None, &error)),
-        Err(panic) => fail(&record_panic(0, None, &*panic)),
+        Ok(Ok(())) => Ok(exit_class::DONE),
+        Ok(Err(error)) => Err(record(0, None, &error)),
+        Err(panic) => Err(record_panic(0, None, &*panic)),
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the program's last word")]
-fn fail(failure: &RankFailure) -> ExitCode {
-    eprintln!("error: {failure}");
-    ExitCode::from(failure.class)
-}
-
-#[expect(clippy::print_stdout, reason = "the program's answer")]
-fn print(text: &str) {
-    println!("{text}");
+/// Prints to standard output. A closed pipe is not an error.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(EngineError::Machine(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }

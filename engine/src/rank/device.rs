@@ -1,22 +1,25 @@
-//! What a rank computes on.
+//! The device of a rank.
 
 use super::environment::lookup;
+use super::openmp::{default_threads, warn_of_spinning};
 use crate::error::{EngineError, Result};
-use neva_schemas::{Accelerator, Problem, RankEnv, Starter, Trainer, env};
-use neva_torch_ffi::{LogLevel, libtorch_version, load_cuda, set_deterministic_algorithms, set_gpu, set_log_level};
+use neva_schemas::{Accelerator, Problem, RankEnv, Starter, TrainerConfig, env};
+use neva_torch_ffi::{LogLevel, forbid_tf32, libtorch_version, load_cuda, set_cuda_device, set_deterministic_algorithms, set_log_level};
 use tch::{Cuda, Device};
 
-/// Version of libtorch that this program was made for, without the patch level.
+/// Version of libtorch that this program was built for, without the patch level.
 const LIBTORCH: &str = "2.11.";
 
-/// Chooses the device and sets the process up for it.
+/// Chooses the device and configures the process for it.
 ///
 /// # Errors
-/// Another libtorch was loaded, or the run asks for a GPU that is not there.
-pub(super) fn set_up(trainer: &Trainer, rank: &RankEnv) -> Result<Device> {
-    // c10d writes C++ backtraces of errors that it also returns.
+/// Another libtorch was loaded, or the run needs a GPU and there is none.
+pub(super) fn set_up(trainer: &TrainerConfig, rank: &RankEnv) -> Result<Device> {
+    // c10d prints C++ backtraces of errors that it also returns.
     set_log_level(LogLevel::Fatal);
     check_libtorch()?;
+    // Precision 32 means 24 bits of mantissa on a GPU, too.
+    forbid_tf32()?;
     let gpus = if trainer.accelerator == Accelerator::Cpu || !load_cuda()? {
         0
     } else {
@@ -24,26 +27,24 @@ pub(super) fn set_up(trainer: &Trainer, rank: &RankEnv) -> Result<Device> {
     };
     let device = choose(trainer.accelerator, gpus, rank)?;
     if let Device::Cuda(gpu) = device {
-        set_gpu(gpu)?;
+        set_cuda_device(gpu)?;
     }
-    // cuBLAS repeats its bits only with a workspace of fixed size, and libtorch fails without that promise.
+    // cuBLAS is deterministic only with a workspace of fixed size; libtorch fails if that is not set.
     let repeatable = device == Device::Cpu || lookup(env::CUBLAS_WORKSPACE_CONFIG).is_some();
     if trainer.deterministic && !repeatable {
-        tracing::warn!("losses will not repeat bit for bit: set CUBLAS_WORKSPACE_CONFIG=:4096:8 for that");
+        tracing::warn!("losses will not be bitwise repeatable: set CUBLAS_WORKSPACE_CONFIG=:4096:8");
     }
     set_deterministic_algorithms(trainer.deterministic && repeatable)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = trainer
-        .threads_per_rank
-        .unwrap_or_else(|| (cores / rank.local_world_size.max(1) as usize).max(1) as u32);
+    let threads = trainer.threads_per_rank.unwrap_or_else(|| default_threads(rank));
+    warn_of_spinning(threads);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     Ok(device)
 }
 
-/// Each rank of a machine has the GPU of its number there, or the only one that it sees under srun.
+/// Chooses the GPU of the local rank, or the only one visible under srun.
 fn choose(accelerator: Accelerator, gpus: i64, rank: &RankEnv) -> Result<Device> {
     let gpus = usize::try_from(gpus).unwrap_or(0);
-    // srun can show each task nothing but its own GPU (--gpus-per-task), which then has number 0.
+    // srun can show each task only its own GPU (--gpus-per-task), which then has number 0.
     let own = if rank.starter == Starter::Srun && gpus == 1 {
         0
     } else {
@@ -52,7 +53,7 @@ fn choose(accelerator: Accelerator, gpus: i64, rank: &RankEnv) -> Result<Device>
     match (accelerator, gpus) {
         (Accelerator::Cpu, _) | (Accelerator::Auto, 0) => Ok(Device::Cpu),
         (Accelerator::Gpu, 0) => Err(EngineError::Machine(
-            "the run asks for a GPU, libtorch sees none: point LIBTORCH at a CUDA libtorch 2.11.0, or set finetune.trainer.accelerator=cpu"
+            "the run needs a GPU, but libtorch sees none: point LIBTORCH at a CUDA libtorch 2.11.0, or set finetune.trainer.accelerator=cpu"
                 .into(),
         )),
         (Accelerator::Auto | Accelerator::Gpu, _) if own < gpus => Ok(Device::Cuda(own)),
@@ -69,7 +70,7 @@ fn choose(accelerator: Accelerator, gpus: i64, rank: &RankEnv) -> Result<Device>
     }
 }
 
-/// Refuses to run on another libtorch than the one that the bindings were made for.
+/// Refuses another libtorch than that of the bindings.
 pub(super) fn check_libtorch() -> Result<String> {
     let version = libtorch_version()?;
     if version.starts_with(LIBTORCH) {
@@ -87,7 +88,7 @@ mod tests {
     use neva_schemas::exit_class;
 
     #[test]
-    fn a_rank_has_the_gpu_of_its_number_on_its_machine() {
+    fn each_rank_has_the_gpu_of_its_local_rank() {
         use Accelerator::{Auto, Cpu, Gpu};
         let rank = |local_rank| RankEnv {
             rank: 8 + local_rank,
@@ -97,7 +98,7 @@ mod tests {
             ..RankEnv::single()
         };
         let device = |accelerator, gpus, local_rank| {
-            choose(accelerator, gpus, &rank(local_rank)).map_err(|error| (error.class(), error.to_string()))
+            choose(accelerator, gpus, &rank(local_rank)).map_err(|error| (error.exit_code(), error.to_string()))
         };
         assert_eq!(device(Cpu, 8, 3), Ok(Device::Cpu));
         assert_eq!(device(Auto, 0, 3), Ok(Device::Cpu));

@@ -1,4 +1,4 @@
-//! A failure as a record that the launcher reads, and panics as failures.
+//! Failure records, which the launcher reads, of errors and panics.
 
 use crate::error::EngineError;
 use neva_schemas::{FAILURES_FILE, RankFailure, exit_class};
@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The record of an error.
+/// Creates the record of an error.
 pub(super) fn record(rank: u32, step: Option<u64>, error: &EngineError) -> RankFailure {
     let mut chain = vec![error.to_string()];
     let mut source = std::error::Error::source(error);
@@ -20,16 +20,17 @@ pub(super) fn record(rank: u32, step: Option<u64>, error: &EngineError) -> RankF
         source = cause.source();
     }
     RankFailure {
-        class: error.class(),
+        class: error.exit_code(),
         rank,
         step,
         unix_ms: now(),
         chain,
-        by_peer: error.is_of_a_peer(),
+        peer_failure: error.is_peer_failure(),
+        help: error.help(),
     }
 }
 
-/// The record of a panic: tch's operators panic where libtorch throws.
+/// Creates the record of a panic. tch's operators panic when libtorch throws.
 pub(super) fn record_panic(rank: u32, step: Option<u64>, panic: &(dyn Any + Send)) -> RankFailure {
     let text = panic
         .downcast_ref::<String>()
@@ -53,13 +54,14 @@ pub(super) fn record_panic(rank: u32, step: Option<u64>, panic: &(dyn Any + Send
         step,
         unix_ms: now(),
         chain: vec![first, text.lines().next().unwrap_or_default().to_owned()],
-        by_peer: false,
+        peer_failure: false,
+        help: None,
     }
 }
 
-/// Appends the record to the run's file, in one write, so that ranks do not mix their lines.
+/// Appends the record to the run's file in one write, so that the lines of ranks do not mix.
 pub(super) fn append(run_dir: &Path, failure: &RankFailure) {
-    // A rank that failed before it knew the first one's folder has none; it has said on its own output why.
+    // A rank that failed before it knew rank 0's folder has none. The failure is on its standard error.
     if !run_dir.is_dir() {
         return;
     }

@@ -1,10 +1,13 @@
-//! One rank: from its environment and a plan to a trained model, and its verdict as an exit code.
+//! The rank program: reads its environment and a plan, trains, and returns an exit code.
 
 mod cli;
 mod device;
 mod environment;
 mod failure;
+mod log;
+mod openmp;
 mod run;
+mod run_folder;
 
 pub use cli::rank_main;
 pub use run::{LibtorchEngine, engine};

@@ -4,16 +4,16 @@ use super::device::{check_libtorch, set_up};
 use super::environment::lookup;
 use super::failure::{append, record, record_panic};
 use crate::checkpoint::ModelCache;
-use crate::comm::{CommError, Greeting, Meeting, Mesh, Nccl, NcclWorld, rendezvous};
+use crate::comm::{CommError, Handshake, Mesh, Nccl, NcclWorld, Rendezvous, rendezvous};
 use crate::error::{EngineError, Result};
-use crate::trainer::{Progress, Registry, StopRequest, Surroundings, fit};
+use crate::trainer::{Progress, Registry, RunContext, StopRequest, fit};
 use neva_schemas::{Engine, LaunchPlan, PLAN_FORMAT, ParallelSizes, Problem, RankEnv, RankFailure, RunReport, Severity, Validate};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tch::Device;
 
-/// The engine for `neva_run::RunOptions::direct`.
+/// Returns the engine for `neva_run::RunOptions::direct`.
 pub fn engine() -> LibtorchEngine {
     LibtorchEngine::default()
 }
@@ -26,14 +26,14 @@ pub struct LibtorchEngine {
 }
 
 impl LibtorchEngine {
-    /// Knows the types of `registry` in place of the built-in ones alone.
+    /// Sets the types that a recipe may name. The default is the built-in ones.
     #[must_use]
     pub fn registry(mut self, registry: Registry) -> Self {
         self.registry = registry;
         self
     }
 
-    /// Saves and stops when `request` says so. An engine in a caller's process handles no signals by itself.
+    /// Sets the stop request. An engine in a caller's process handles no signals itself.
     #[must_use]
     pub fn stop(mut self, request: StopRequest) -> Self {
         self.stop = request;
@@ -44,7 +44,7 @@ impl LibtorchEngine {
 impl Engine for LibtorchEngine {
     fn train(&self, plan: &LaunchPlan, rank: &RankEnv) -> Result<RunReport, RankFailure> {
         let progress = Progress::default();
-        // Where failures are recorded: rank 0's folder, once it is known.
+        // Failures are recorded in rank 0's folder, once it is known.
         let mut run_dir = plan.run_dir.clone();
         let outcome = catch_unwind(AssertUnwindSafe(|| train(self, plan, rank, &mut run_dir, &progress)));
         let step = progress.step.get();
@@ -54,7 +54,7 @@ impl Engine for LibtorchEngine {
             Err(panic) => record_panic(rank.rank, step, &*panic),
         };
         append(&run_dir, &failure);
-        // Whoever waits for the last save is told why before.
+        // The failure is recorded before the wait for the last save.
         drop(progress);
         Err(failure)
     }
@@ -77,25 +77,25 @@ fn train(engine: &LibtorchEngine, plan: &LaunchPlan, rank: &RankEnv, run_dir: &m
     if !problems.is_empty() {
         return Err(EngineError::Run(problems));
     }
-    let sizes = ParallelSizes::of(trainer).ok_or_else(|| EngineError::Bug("a valid run has parallel sizes".into()))?;
+    let sizes = ParallelSizes::from_trainer(trainer).ok_or_else(|| EngineError::Bug("a valid run has parallel sizes".into()))?;
     if sizes.world() != rank.world_size {
         return Err(EngineError::Run(vec![
             Problem::error(
                 "finetune.trainer",
                 format!("the run needs {} ranks, but {} were started", sizes.world(), rank.world_size),
             )
-            .help("set num_nodes and num_gpus_per_node to what was started"),
+            .help("set num_nodes and num_gpus_per_node to match the ranks that were started"),
         ]));
     }
     let device = set_up(trainer, rank)?;
     let cache = ModelCache::locate(lookup);
     let timeout = Duration::from_secs(trainer.timeout_s);
-    let (mesh, company) = meet(engine, plan, rank, device, sizes)?;
-    if let Some(company) = &company {
-        *run_dir = PathBuf::from(String::from_utf8_lossy(&company.meeting.from_first).into_owned());
+    let (mesh, connection) = connect(engine, plan, rank, device, sizes)?;
+    if let Some(connection) = &connection {
+        *run_dir = PathBuf::from(String::from_utf8_lossy(&connection.rendezvous.from_first).into_owned());
     }
     std::fs::create_dir_all(&*run_dir).map_err(EngineError::io("create", run_dir))?;
-    let surroundings = Surroundings {
+    let context = RunContext {
         run_dir,
         mesh,
         device,
@@ -104,35 +104,35 @@ fn train(engine: &LibtorchEngine, plan: &LaunchPlan, rank: &RankEnv, run_dir: &m
         stop: &engine.stop,
         environment: lookup,
     };
-    let report = fit(plan, surroundings, progress)?;
-    if let Some(company) = company {
-        company.leave(timeout.min(Duration::from_secs(10)));
+    let report = fit(plan, context, progress)?;
+    if let Some(connection) = connection {
+        connection.leave(timeout.min(Duration::from_secs(10)));
     }
     Ok(report)
 }
 
-/// What is kept as long as a rank talks to others. One that is dropped has failed, and its peers are told.
-struct Company {
+/// Connection of a rank to its peers. Dropping it without [`Self::leave`] reports a failure to them.
+struct Connection {
     nccl: Option<NcclWorld<Nccl>>,
-    meeting: Meeting,
+    rendezvous: Rendezvous,
 }
 
-impl Company {
+impl Connection {
     fn leave(self, deadline: Duration) {
         self.nccl.into_iter().for_each(NcclWorld::leave);
-        self.meeting.leave(deadline);
+        self.rendezvous.leave(deadline);
     }
 }
 
-/// Forms the mesh: over NCCL where ranks have GPUs, over Gloo where they are CPUs. Under torchrun every rank resolves the
-/// recipe itself, at its own second: they agree on the plan without its folder, and rank 0's folder is everybody's.
-fn meet(
+/// Forms the mesh over NCCL for GPUs, or over Gloo for CPUs. Under torchrun every rank resolves the recipe at its own
+/// time, so the run's folder is excluded from the handshake: all ranks use rank 0's.
+fn connect(
     engine: &LibtorchEngine,
     plan: &LaunchPlan,
     rank: &RankEnv,
     device: Device,
     sizes: ParallelSizes,
-) -> Result<(Mesh, Option<Company>)> {
+) -> Result<(Mesh, Option<Connection>)> {
     let timeout = Duration::from_secs(plan.run.finetune.trainer.timeout_s);
     if rank.world_size == 1 {
         return Ok((Mesh::single(), None));
@@ -141,31 +141,33 @@ fn meet(
         Device::Cuda(gpu) => Some(Nccl::load(gpu)?),
         _ => None,
     };
-    let anywhere = LaunchPlan {
+    let plan_without_dir = LaunchPlan {
         run_dir: PathBuf::new(),
         ..plan.clone()
     };
-    let greeting = Greeting {
-        plan: serde_json::to_value(&anywhere).map_err(|error| EngineError::Bug(format!("the plan cannot be written: {error}")))?,
+    let handshake = Handshake {
+        plan: serde_json::to_value(&plan_without_dir).map_err(|error| EngineError::Bug(format!("the plan cannot be written: {error}")))?,
         version: env!("CARGO_PKG_VERSION").into(),
         libtorch: check_libtorch()?,
         transport: nccl.as_ref().map_or("gloo".into(), |nccl| format!("nccl {}", nccl.version())),
     };
-    let meeting = rendezvous(rank, &greeting, path_bytes(&plan.run_dir)?, timeout, &|| engine.stop.is_asked())?;
+    let rendezvous = rendezvous(rank, &handshake, path_bytes(&plan.run_dir)?, timeout, &|| {
+        engine.stop.is_requested()
+    })?;
     let nccl = match nccl {
-        Some(nccl) => Some(NcclWorld::new(nccl, &meeting.store("nccl")?, rank.rank as usize, timeout)?),
+        Some(nccl) => Some(NcclWorld::new(nccl, &rendezvous.store("nccl")?, rank.rank as usize, timeout)?),
         None => None,
     };
     let mesh = match &nccl {
-        Some(nccl) => Mesh::new(sizes, &nccl.over(&meeting.fabric))?,
-        None => Mesh::new(sizes, &meeting.fabric)?,
+        Some(nccl) => Mesh::new(sizes, &nccl.over(&rendezvous.factory))?,
+        None => Mesh::new(sizes, &rendezvous.factory)?,
     };
-    Ok((mesh, Some(Company { nccl, meeting })))
+    Ok((mesh, Some(Connection { nccl, rendezvous })))
 }
 
 fn path_bytes(path: &Path) -> Result<&[u8], CommError> {
     let text = path
         .to_str()
-        .ok_or_else(|| CommError::Strangers(format!("the run's folder {} is not UTF-8", path.display())))?;
+        .ok_or_else(|| CommError::HandshakeMismatch(format!("the run's folder {} is not UTF-8", path.display())))?;
     Ok(text.as_bytes())
 }

@@ -1,11 +1,11 @@
-//! From vectors to tensors.
+//! Converts collated batches to tensors.
 
+use crate::attention::Segments;
+use crate::batch::Batch;
 use crate::error::Result;
-use crate::model::Batch;
-use crate::nn::Segments;
 use tch::{Device, Tensor};
 
-/// A collated batch as the model takes it. `image_seq_len` is the number of positions that a picture takes.
+/// Converts a collated batch to the model's tensors. An image takes `image_seq_len` positions.
 ///
 /// # Errors
 /// libtorch refused (out of memory).

@@ -1,11 +1,12 @@
-//! This rank's share of the data: micro-batches of training, step by step, and of a validation.
+//! Batches of this rank: microbatches of training steps and of validations.
 
 use super::batch::to_device;
-use super::step::{Microbatch, Trainer};
+use super::microbatch::Microbatch;
+use super::step::Trainer;
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::parallel::zigzag;
-use neva_data::{BatchSlice, Dataset, Loader, MergeOptions, Order, WithoutPixels};
+use neva_data::{BatchSampler, Dataset, Loader, MergeOptions, Order, WithoutPixels};
 use neva_layout::ZigZag;
 use neva_schemas::{Finetune, Problem};
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use tch::Device;
 /// Prepared batches that each data worker keeps ready.
 const PREFETCH: usize = 2;
 
-/// What a rank takes of each global batch.
-pub fn batch_slice(finetune: &Finetune, mesh: &Mesh) -> BatchSlice {
+/// Returns the sampler that selects this rank's microbatches of each global batch.
+pub fn batch_sampler(finetune: &Finetune, mesh: &Mesh) -> BatchSampler {
     let group = mesh.axis(Axis::Data);
-    BatchSlice {
+    BatchSampler {
         global_batch_size: finetune.data.global_batch_size(),
         micro_batch_size: finetune.data.micro_batch_size(),
         data_parallel_size: group.size() as u64,
@@ -25,10 +26,10 @@ pub fn batch_slice(finetune: &Finetune, mesh: &Mesh) -> BatchSlice {
     }
 }
 
-/// How samples become the rows of a micro-batch.
+/// Returns the options for merging samples into the rows of a microbatch.
 pub fn merge_options(finetune: &Finetune) -> MergeOptions {
     MergeOptions {
-        image_seq_len: finetune.model.llava().image_seq_length(),
+        image_seq_len: finetune.model.description().image_seq_length(),
         max_length: finetune.data.seq_length(),
         row_multiple: finetune.trainer.strategy.sequence_multiple(),
         fixed_length: false,
@@ -36,48 +37,48 @@ pub fn merge_options(finetune: &Finetune) -> MergeOptions {
     }
 }
 
-/// How data is cut into micro-batches.
+/// Splits data into microbatches.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Slicing {
-    slice: BatchSlice,
+pub(super) struct Batching {
+    sampler: BatchSampler,
     options: MergeOptions,
     zigzag: ZigZag,
-    /// Pixels are needed: this rank holds the vision encoder.
+    /// True if this rank holds the vision encoder, which needs pixels.
     pixels: bool,
     workers: usize,
     device: Device,
 }
 
-impl Slicing {
-    /// The slicing of a run on this rank.
+impl Batching {
+    /// Creates the batching of a run on this rank.
     pub(super) fn of(finetune: &Finetune, trainer: &Trainer, device: Device) -> Result<Self> {
         let mesh = trainer.mesh();
-        let slice = batch_slice(finetune, mesh);
-        if let Some(problem) = slice.problem() {
+        let sampler = batch_sampler(finetune, mesh);
+        if let Some(problem) = sampler.problem() {
             return Err(EngineError::Run(vec![Problem::error("finetune.data.global_batch_size", problem)]));
         }
         Ok(Self {
-            slice,
+            sampler,
             options: merge_options(finetune),
             zigzag: zigzag(mesh),
-            pixels: trainer.sees_pictures(),
+            pixels: trainer.needs_pixels(),
             workers: finetune.data.num_workers(),
             device,
         })
     }
 
-    /// Dataset indices of the global batch after `consumed` samples.
+    /// Returns the dataset indices of the global batch after `consumed` samples.
     pub(super) fn global_batch(&self, order: &Order, consumed: u64) -> Vec<u64> {
-        self.slice.global_batch(order, consumed)
+        self.sampler.global_batch(order, consumed)
     }
 
-    /// Global batches of a validation.
+    /// Returns the number of global batches of a validation.
     pub(super) fn validation_batches(&self, samples: u64, limit: Option<u64>) -> u64 {
-        self.slice.num_batches(samples, limit)
+        self.sampler.num_batches(samples, limit)
     }
 
-    /// The samples as this rank needs them.
-    fn seen(&self, dataset: Arc<dyn Dataset>) -> Arc<dyn Dataset> {
+    /// Wraps the dataset to omit pixels if this rank does not need them.
+    fn without_unused_pixels(&self, dataset: Arc<dyn Dataset>) -> Arc<dyn Dataset> {
         if self.pixels { dataset } else { Arc::new(WithoutPixels(dataset)) }
     }
 
@@ -90,57 +91,56 @@ impl Slicing {
             text_only: tokens.images.is_empty(),
             batch: to_device(batch, self.options.image_seq_len, self.device)?,
         };
-        whole.part(self.zigzag)
+        whole.context_shard(self.zigzag)
     }
 }
 
-/// Training data, endless, from a position on.
+/// Endless training data, from a given position.
 pub(super) struct TrainBatches {
     loader: Loader<neva_data::Batch>,
-    slicing: Slicing,
+    batching: Batching,
 }
 
 impl TrainBatches {
-    pub(super) fn start(slicing: Slicing, dataset: Arc<dyn Dataset>, order: Order, consumed: u64) -> Result<Self> {
-        let Slicing { slice, options, .. } = slicing;
-        let dataset = slicing.seen(dataset);
-        let source = move |n| Some(neva_data::Batch::microbatch(&*dataset, &order, &slice, &options, consumed, n));
+    pub(super) fn start(batching: Batching, dataset: Arc<dyn Dataset>, order: Order, consumed: u64) -> Result<Self> {
+        let Batching { sampler, options, .. } = batching;
+        let dataset = batching.without_unused_pixels(dataset);
+        let source = move |n| Some(neva_data::Batch::microbatch(&*dataset, &order, &sampler, &options, consumed, n));
         Ok(Self {
-            loader: Loader::new(source, slicing.workers, PREFETCH)?,
-            slicing,
+            loader: Loader::new(source, batching.workers, PREFETCH)?,
+            batching,
         })
     }
 
-    /// The micro-batches of the next step.
+    /// Returns the microbatches of the next step.
     pub(super) fn next_step(&mut self) -> Result<Vec<Microbatch>> {
-        (0..self.slicing.slice.num_microbatches())
+        (0..self.batching.sampler.num_microbatches())
             .map(|_| {
                 let batch = self.loader.next();
                 let batch = batch.ok_or_else(|| EngineError::Bug("the endless stream of batches ended".into()))??;
-                self.slicing.microbatch(&batch)
+                self.batching.microbatch(&batch)
             })
             .collect()
     }
 }
 
-/// The micro-batches of one validation over `dataset`, `(micro-batch, samples)` each; those without samples are
-/// left out.
+/// Iterates over `(microbatch, samples)` of one validation on `dataset`. Omits microbatches without samples.
 pub(super) fn validation_batches(
-    slicing: Slicing,
+    batching: Batching,
     dataset: Arc<dyn Dataset>,
     limit: Option<u64>,
 ) -> Result<impl Iterator<Item = Result<(Microbatch, u64)>>> {
-    let Slicing { slice, options, .. } = slicing;
-    let dataset = slicing.seen(dataset);
+    let Batching { sampler, options, .. } = batching;
+    let dataset = batching.without_unused_pixels(dataset);
     let source = move |n| {
-        let indices = slice.validation(dataset.len() as u64, limit, n)?;
-        Some(neva_data::Batch::of(&*dataset, &indices, &options))
+        let indices = sampler.validation(dataset.len() as u64, limit, n)?;
+        Some(neva_data::Batch::from_indices(&*dataset, &indices, &options))
     };
-    let loader = Loader::new(source, slicing.workers, PREFETCH)?;
+    let loader = Loader::new(source, batching.workers, PREFETCH)?;
     Ok(loader.filter_map(move |batch| match batch {
         Ok(None) => None,
         Ok(Some(batch)) => Some(
-            slicing
+            batching
                 .microbatch(&batch)
                 .map(|microbatch| (microbatch, batch.samples.len() as u64)),
         ),

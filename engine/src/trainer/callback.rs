@@ -1,37 +1,37 @@
-//! What takes part in a run beside the model: a hook for every phase.
+//! Callbacks: hooks for every phase of a run.
 
 use crate::checkpoint::RunProgress;
 use crate::error::{EngineError, Result};
-use neva_schemas::{EarlyStopping as EarlyStoppingConfig, Finetune, RunReport};
+use neva_schemas::{EarlyStoppingConfig, Finetune, RunReport};
 use neva_track::{StepMetrics, ValidationMetrics};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// What a callback sees of a run.
+/// A callback's view of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct RunView<'a> {
-    /// The run as it was resolved.
+    /// The resolved run.
     pub finetune: &'a Finetune,
     /// The run's folder.
     pub run_dir: &'a Path,
-    /// How far it has come.
+    /// Its progress.
     pub progress: &'a RunProgress,
-    /// Whether this is the rank that writes what all agree on.
+    /// True on the first rank, which writes the records of the run.
     pub is_first: bool,
 }
 
-/// What a callback wants to happen next.
+/// A callback's decision about the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flow {
-    /// The run goes on.
+    /// The run continues.
     Continue,
-    /// The run saves and ends, for this reason.
+    /// The run saves and ends for this reason.
     Stop(String),
 }
 
-/// Something that is asked at every phase of a run, on every rank. An error ends the run.
+/// Hooks that every rank calls at every phase of a run. An error ends the run.
 ///
-/// Ranks differ in what they measure of time and memory, and in nothing else; where one of them stops, all do.
+/// Ranks differ only in measured time and memory. If a callback stops one rank, all ranks stop.
 #[expect(unused_variables, reason = "the names document the arguments of hooks that do nothing")]
 pub trait Callback: Send {
     /// Everything is loaded; the first step comes next.
@@ -82,10 +82,10 @@ pub trait Callback: Send {
         Ok(())
     }
 
-    /// The run is over, and did not fail.
+    /// The run ended without a failure.
     ///
     /// # Errors
-    /// The run failed after all.
+    /// The run failed.
     fn on_train_end(&mut self, run: RunView<'_>, report: &RunReport) -> Result<()> {
         Ok(())
     }
@@ -93,15 +93,15 @@ pub trait Callback: Send {
     /// The run failed.
     fn on_failure(&mut self, run: RunView<'_>, error: &EngineError) {}
 
-    /// What a checkpoint keeps of it.
+    /// Returns the state that a checkpoint stores.
     fn state(&self) -> Value {
         Value::Null
     }
 
-    /// Takes up what [`Self::state`] gave before the run was interrupted.
+    /// Restores the state that [`Self::state`] returned before the run was interrupted.
     ///
     /// # Errors
-    /// It is not such a state.
+    /// `state` is not such a state.
     fn restore(&mut self, state: &Value) -> Result<()> {
         Ok(())
     }
@@ -123,7 +123,9 @@ impl EarlyStopping {
         }
     }
 
-    fn look(&mut self, value: f64) -> Flow {
+    /// Compares a value with the best one. A missing value is ignored.
+    fn observe(&mut self, value: Option<f64>) -> Flow {
+        let Some(value) = value else { return Flow::Continue };
         let EarlyStoppingConfig {
             monitor,
             mode,
@@ -151,15 +153,15 @@ impl EarlyStopping {
 impl Callback for EarlyStopping {
     fn on_step_end(&mut self, _: RunView<'_>, metrics: &StepMetrics) -> Result<Flow> {
         Ok(match self.config.monitor.as_str() {
-            "reduced_train_loss" => self.look(metrics.reduced_train_loss),
-            "grad_norm" => self.look(metrics.grad_norm),
+            "reduced_train_loss" => self.observe(metrics.reduced_train_loss),
+            "grad_norm" => self.observe(metrics.grad_norm),
             _ => Flow::Continue,
         })
     }
 
     fn on_validation_end(&mut self, _: RunView<'_>, metrics: &ValidationMetrics) -> Result<Flow> {
         Ok(match self.config.monitor.as_str() {
-            "val_loss" => self.look(metrics.val_loss),
+            "val_loss" => self.observe(metrics.val_loss),
             _ => Flow::Continue,
         })
     }

@@ -1,47 +1,56 @@
-//! The data that a run names, and the files that belong to it.
+//! The data module of a run, and its tokenizer and image processor files.
 
 use crate::checkpoint::Artifacts;
 use crate::error::{EngineError, Result};
-use neva_data::{
-    Dataset, ImagePosition, ImageProcessor, LlavaConfig, LlavaDataset, MockConfig, MockDataset, ProcessMode, Subset, Tokenizer, split,
-};
-use neva_schemas::{Finetune, ImageProcessMode, ImageTokenPosition, LlavaModel, MockDataModule, NevaPreloadedDataModule, Problem};
+use neva_data::{Dataset, LlavaDataset, LlavaJsonConfig, MockConfig, MockDataset, ModelFolders, PreloadedTools, Subset, split};
+use neva_schemas::{Finetune, MockDataModule, ModelDescription, NevaPreloadedDataModule, Problem};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The samples of a run, and what a checkpoint keeps of how they were read.
+/// The samples of a run, and the files that a checkpoint stores with them.
 pub struct RunData {
-    /// To train on.
+    /// Training samples.
     pub train: Arc<dyn Dataset>,
-    /// To validate on, where the run has such.
+    /// Validation samples, if the run has any.
     pub val: Option<Arc<dyn Dataset>>,
     /// Tokenizer and image processor, as files.
     pub artifacts: Artifacts,
 }
 
-/// Where the samples of a run come from.
+/// Source of the samples of a run.
 ///
-/// A type of one's own is registered with [`Registry::data`](super::Registry::data); a recipe then names it as the
-/// `_target_` of `finetune.data`. How samples are ordered and cut into batches is not its affair.
+/// A custom type is registered with [`Registry::data`](super::Registry::data); a recipe then names it as the `_target_` of
+/// `finetune.data`. The order of samples and their batches are decided elsewhere.
 pub trait DataModule {
-    /// Opens the data; every rank does so, and gets the same samples under the same numbers. `base` is the folder that
-    /// the weights come from, where there is one.
+    /// Opens the data. Every rank calls it, and gets the same samples under the same indices. `base` is the folder of the
+    /// weights, if there is one.
     ///
     /// # Errors
-    /// The data is not there or is wrong, or does not fit the model.
+    /// The data is missing or invalid, or does not fit the model.
     fn open(&self, finetune: &Finetune, base: Option<&Path>) -> Result<RunData>;
+
+    /// Opens the data of a model whose vision encoder may have its own folder.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    fn open_with(&self, finetune: &Finetune, folders: ModelFolders<'_>) -> Result<RunData> {
+        self.open(finetune, folders.tokenizer)
+    }
 }
 
 impl DataModule for MockDataModule {
     fn open(&self, finetune: &Finetune, _: Option<&Path>) -> Result<RunData> {
-        let model = finetune.model.llava();
+        let model = finetune.model.description();
+        let Some(decoder) = &model.decoder else {
+            return Err(no_decoder());
+        };
         let config = MockConfig {
             seq_length: self.sample_length(),
             image_seq_len: model.image_seq_length(),
-            images_per_sample: 1,
-            vocab_size: model.text_config.vocab_size as u64,
-            image_height: model.vision_config.image_size,
-            image_width: model.vision_config.image_size,
+            images_per_sample: usize::from(model.vision.is_some()),
+            vocab_size: decoder.config.vocab_size as u64,
+            image_height: model.image_size(),
+            image_width: model.image_size(),
             num_samples: usize::try_from(self.num_train_samples).unwrap_or(usize::MAX),
             seed: self.seed,
         };
@@ -56,74 +65,28 @@ impl DataModule for MockDataModule {
 
 impl DataModule for NevaPreloadedDataModule {
     fn open(&self, finetune: &Finetune, base: Option<&Path>) -> Result<RunData> {
-        preloaded(self, finetune.model.llava(), base)
+        self.open_with(finetune, ModelFolders::one(base))
+    }
+
+    fn open_with(&self, finetune: &Finetune, folders: ModelFolders<'_>) -> Result<RunData> {
+        preloaded(self, &finetune.model.description(), folders)
     }
 }
 
-fn preloaded(data: &NevaPreloadedDataModule, model: &LlavaModel, base: Option<&Path>) -> Result<RunData> {
-    let address = match (&data.tokenizer, base) {
-        (Some(address), _) => address.clone(),
-        (None, Some(folder)) => folder.display().to_string(),
-        (None, None) => {
-            return Err(EngineError::Run(vec![
-                Problem::error(
-                    "finetune.data.tokenizer",
-                    "no tokenizer is named, and the run starts from no model folder that would have one",
-                )
-                .help("name a folder with tokenizer.json, or `builtin:mistral_2k`"),
-            ]));
-        }
-    };
-    let tokenizer = Tokenizer::open(&address)?.with_bos(data.add_bos.unwrap_or(true));
-    if tokenizer.vocab_size() > model.text_config.vocab_size {
-        let (tokens, rows) = (tokenizer.vocab_size(), model.text_config.vocab_size);
-        return Err(EngineError::Run(vec![Problem::error(
-            "finetune.model.text_config.vocab_size",
-            format!("the tokenizer {address} has {tokens} tokens, the embedding only {rows} rows"),
-        )]));
+fn preloaded(data: &NevaPreloadedDataModule, model: &ModelDescription, folders: ModelFolders<'_>) -> Result<RunData> {
+    let tools = PreloadedTools::open(data, model, folders).map_err(EngineError::Run)?;
+    tracing::info!("image processor: {}", tools.processor_origin);
+    for sentence in tools.tokenizer.unapplied() {
+        tracing::warn!("tokenizer_config.json: {sentence}");
     }
-    let mut artifacts = tokenizer.files();
-    let mode = process_mode(data.data_config.image_process_mode);
-    let edge = model.vision_config.image_size;
-    let processor = match &data.image_processor {
-        Some(path) => {
-            let file = if path.is_dir() {
-                path.join("preprocessor_config.json")
-            } else {
-                path.clone()
-            };
-            artifacts.push((
-                "preprocessor_config.json".into(),
-                std::fs::read(&file).map_err(EngineError::io("read", &file))?,
-            ));
-            ImageProcessor::open(&file)?
-        }
-        None => ImageProcessor::clip(edge),
-    }
-    .with_mode(mode);
-    if processor.output_size() != Some((edge, edge)) {
-        let size = processor
-            .output_size()
-            .map_or("of varying size".to_owned(), |(height, width)| format!("of {height} x {width}"));
-        return Err(EngineError::Run(vec![
-            Problem::error(
-                "finetune.data",
-                format!("pictures would be {size}, the vision encoder takes {edge} x {edge}"),
-            )
-            .help("use image_process_mode pad or square, and an image processor of the encoder's size"),
-        ]));
-    }
-    let tokenizer = Arc::new(tokenizer);
+    let PreloadedTools {
+        tokenizer,
+        processor,
+        files: artifacts,
+        ..
+    } = tools;
     let load = |paths: &[PathBuf]| -> Result<Arc<dyn Dataset>> {
-        let config = LlavaConfig {
-            paths: paths.to_vec(),
-            image_folder: data.data_config.image_folder.clone(),
-            template: data.data_config.conv_template.clone(),
-            image_token_position: match data.data_config.image_token_position {
-                ImageTokenPosition::Keep => ImagePosition::Keep,
-                ImageTokenPosition::Front => ImagePosition::Front,
-            },
-        };
+        let config = LlavaJsonConfig::from_settings(data, model, paths);
         Ok(Arc::new(LlavaDataset::load(&config, tokenizer.clone(), processor.clone())?))
     };
     let all = load(&data.paths)?;
@@ -139,11 +102,9 @@ fn preloaded(data: &NevaPreloadedDataModule, model: &LlavaModel, base: Option<&P
     Ok(RunData { train, val, artifacts })
 }
 
-/// The data crate's word for a mode.
-pub(crate) fn process_mode(mode: ImageProcessMode) -> ProcessMode {
-    match mode {
-        ImageProcessMode::Pad => ProcessMode::Pad,
-        ImageProcessMode::Keep => ProcessMode::Keep,
-        ImageProcessMode::Square => ProcessMode::Square,
-    }
+fn no_decoder() -> EngineError {
+    EngineError::Run(vec![Problem::error(
+        "finetune.model",
+        "the model has no decoder, so there is no text to train on",
+    )])
 }

@@ -1,61 +1,60 @@
-//! A model on one rank: its parameters, and the modules that hold them.
+//! A model on one rank: its parameters and model chunks.
 
+use crate::attention::{CausalAttention, LocalAttention};
 use crate::checkpoint::{Placement, Sources, load_parameters};
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::loss::Head;
-use crate::model::Llava;
-use crate::nn::{Arrival, Build, CausalAttention, LocalAttention, RecomputedAttention};
-use crate::parallel::{ContextAttention, PictureShares, TensorRegion};
+use crate::model::{ModelChunk, Models};
+use crate::nn::{Build, ImagePartition, RecomputedAttention, TensorRegion};
+use crate::parallel::ContextAttention;
 use crate::parameters::Parameters;
 use crate::precision::compute_kind;
-use neva_layout::{Adapters, ParamSpec, Section, Stages, is_trainable, llava_parameters, lora_adapters};
+use neva_layout::{Adapters, ChunkSpec, ModelTable, ParamSpec, Stages, is_trainable, lora_adapters};
 use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem, RecomputeModule};
 use std::sync::Arc;
 use tch::Device;
 
-/// What one rank holds of a model: its parameters, and the sections that they make up.
+/// One rank's parameters of a model, and the model chunks built from them.
 #[derive(Debug)]
 pub struct LoadedModel {
-    /// Every parameter of this rank.
+    /// Parameters of this rank.
     pub parameters: Parameters,
-    /// Every parameter of the whole model, on whichever rank it is.
+    /// Specs of all parameters of the whole model, including those on other ranks.
     pub specs: Vec<ParamSpec>,
-    /// The sections of this pipeline rank, by chunk.
+    /// The model chunks of this pipeline rank.
     pub chunks: Vec<Chunk>,
-    /// How the layers are shared out.
+    /// The partition of the layers into pipeline stages.
     pub stages: Stages,
-    /// Where the sections wait for their weights.
-    pub arrival: Arrival,
 }
 
-/// One section of a model.
+/// One model chunk.
 #[derive(Debug)]
 pub struct Chunk {
-    /// Everything up to the section's hidden state.
-    pub model: Llava,
-    /// From hidden states to logits and loss, where the model ends.
+    /// Computes the chunk's hidden states.
+    pub model: Box<dyn ModelChunk>,
+    /// Computes logits and loss from hidden states, on the last chunk.
     pub head: Option<Head>,
-    /// Which of the rank's trained parameters it takes, as numbers among them.
+    /// Indices of its parameters among the rank's trainable parameters.
     pub trained: Vec<usize>,
-    /// Whether the run trains anything in front of it.
+    /// True if the run trains any parameter in an earlier chunk.
     pub input_trained: bool,
-    /// Whether the run trains anything up to its end.
+    /// True if the run trains any parameter in this or an earlier chunk.
     pub output_trained: bool,
 }
 
 impl LoadedModel {
-    /// Loads or makes all parameters of this rank, and puts its sections together. The order matters: adapters
-    /// are parameters like others, and the linears take theirs up when they are built.
+    /// Loads or initializes all parameters of this rank, and builds its model chunks. The order matters: adapters are
+    /// ordinary parameters, and each linear takes its adapter when it is built.
     ///
     /// # Errors
-    /// The weights do not fit the run, or a target module names nothing.
-    pub fn load(finetune: &Finetune, sources: Sources<'_>, mesh: &Mesh, device: Device) -> Result<Self> {
-        let config = finetune.model.llava();
-        let mut specs = llava_parameters(config, finetune.trainer.strategy.vision_placement);
+    /// The weights do not fit the run, or no target module matches.
+    pub fn load(finetune: &Finetune, models: &Models, sources: Sources<'_>, mesh: &Mesh, device: Device) -> Result<Self> {
+        let table = models.resolve(&finetune.model)?;
+        let mut specs = table.parameters(finetune.trainer.strategy.vision_placement);
         let lora = finetune.peft.as_ref().map(Peft::lora);
         let adapters = match lora {
-            Some(lora) => lora_adapters(config, &specs, lora, "finetune.peft").map_err(EngineError::Run)?,
+            Some(lora) => lora_adapters(&specs, lora, "finetune.peft").map_err(EngineError::Run)?,
             None => Adapters::default(),
         };
         for pattern in &adapters.unmatched {
@@ -70,78 +69,70 @@ impl LoadedModel {
             device,
         };
         let strategy = &finetune.trainer.strategy;
-        let stages = Stages::of(strategy, config.text_config.num_hidden_layers).map_err(|uneven| {
+        let stages = Stages::of(strategy, table.description.num_layers()).map_err(|uneven| {
             let path = format!("finetune.trainer.strategy.{}", uneven.setting);
             EngineError::Run(vec![Problem::error(path, uneven.message).help(uneven.help)])
         })?;
-        let tied = config.text_config.tie_word_embeddings;
-        let sections = stages.sections(mesh.axis(Axis::Pipeline).rank());
-        let wanted = |spec: &ParamSpec| sections.iter().any(|section| section.holds(&spec.name, tied));
-        let parameters = load_parameters(&specs, &wanted, finetune, sources, placement)?;
+        let chunk_specs = stages.chunk_specs(mesh.axis(Axis::Pipeline).rank());
+        let wanted = |spec: &ParamSpec| chunk_specs.iter().any(|chunk| chunk.holds(spec));
+        let parameters = load_parameters(&table, &specs, &wanted, finetune, sources, placement)?;
         let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).collect();
         let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
         let region = TensorRegion::new(group, strategy.sequence_parallel);
         let build = Build::new(&parameters, &adapters, scale, region, strategy)
-            .sharing(attention(mesh, strategy), PictureShares::new(mesh, strategy.vision_placement));
-        let numbers = (0..stages.chunks()).map(|chunk| stages.number(mesh.axis(Axis::Pipeline).rank(), chunk));
-        let chunk = |(section, number): (&Section, usize)| {
-            let trained_in = |section: &Section| trained.iter().any(|spec| section.holds(&spec.name, tied));
-            let input_trained = (0..number).any(|before| trained_in(&stages.section(before)));
+            .sharing(attention(mesh, strategy), ImagePartition::new(mesh, strategy.vision_placement));
+        let numbers = (0..stages.chunks()).map(|chunk| stages.chunk_number(mesh.axis(Axis::Pipeline).rank(), chunk));
+        let load_chunk = |(chunk, number): (&ChunkSpec, usize)| {
+            let trained_in = |chunk: &ChunkSpec| trained.iter().any(|spec| chunk.holds(spec));
+            let input_trained = (0..number).any(|before| trained_in(&stages.chunk_spec(before)));
             let own = parameters.trainable().enumerate();
             Ok(Chunk {
-                model: Llava::new(config, section, &build)?,
-                head: section.last.then(|| head(&parameters, &build, tied, mesh)).transpose()?,
-                trained: own
-                    .filter(|(_, own)| section.holds(&own.spec.name, tied))
-                    .map(|(index, _)| index)
-                    .collect(),
+                model: models.build(&table, chunk, &build)?,
+                head: chunk.last.then(|| head(&table, &parameters, &build, mesh)).transpose()?,
+                trained: own.filter(|(_, own)| chunk.holds(&own.spec)).map(|(index, _)| index).collect(),
                 input_trained,
-                output_trained: input_trained || trained_in(section),
+                output_trained: input_trained || trained_in(chunk),
             })
         };
-        let arrival = build.arrival();
-        let chunks = sections.iter().zip(numbers).map(chunk).collect::<Result<_>>()?;
+        let chunks = chunk_specs.iter().zip(numbers).map(load_chunk).collect::<Result<_>>()?;
         Ok(Self {
             parameters,
             specs,
             chunks,
             stages,
-            arrival,
         })
     }
 
-    /// Model and head of a rank that holds all layers.
+    /// Returns the model and the head of a rank that holds all layers.
     ///
     /// # Errors
-    /// This rank holds a part of them.
-    pub fn whole(&self) -> Result<(&Llava, &Head)> {
+    /// This rank holds only some layers.
+    pub fn whole(&self) -> Result<(&dyn ModelChunk, &Head)> {
         match self.chunks.as_slice() {
             [
                 Chunk {
                     model, head: Some(head), ..
                 },
-            ] if self.stages.stages() == 1 => Ok((model, head)),
-            _ => Err(EngineError::Bug("this rank holds a part of the layers".into())),
+            ] if self.stages.stages() == 1 => Ok((&**model, head)),
+            _ => Err(EngineError::Bug("this rank holds only some layers".into())),
         }
     }
 }
 
-/// The head on the rows of the vocabulary that this rank holds.
-fn head(parameters: &Parameters, build: &Build<'_>, tied: bool, mesh: &Mesh) -> Result<Head> {
-    let weight = parameters.get(if tied {
-        "model.language_model.embed_tokens.weight"
-    } else {
-        "lm_head.weight"
-    })?;
+/// Creates the head on this rank's rows of the vocabulary.
+fn head(table: &ModelTable, parameters: &Parameters, build: &Build<'_>, mesh: &Mesh) -> Result<Head> {
+    let name = table.head_weight();
+    let name = name.ok_or_else(|| EngineError::Bug("a model without a decoder has no head".into()))?;
+    let weight = parameters.get(&name)?;
     let region = build.region();
     let (start, len) = match weight.spec.shard(region.group().rank(), region.size()) {
         Some(shard) => (shard.start, shard.len),
         None => (0, weight.spec.shape[0]),
     };
-    Ok(Head::new(weight.tensor.shallow_clone(), start, len, region).awaited(mesh.axis(Axis::Context).size() > 1))
+    Ok(Head::new(parameters.weight(&name)?, start, len, region).always_backward(mesh.axis(Axis::Context).size() > 1))
 }
 
-/// How queries find the keys of their sequences.
+/// Returns the attention implementation.
 fn attention(mesh: &Mesh, strategy: &MegatronStrategy) -> Arc<dyn CausalAttention> {
     let attention: Arc<dyn CausalAttention> = match mesh.axis(Axis::Context) {
         group if group.size() == 1 => Arc::new(LocalAttention),

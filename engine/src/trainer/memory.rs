@@ -1,6 +1,6 @@
 //! Memory of this process.
 
-/// Most memory that this process has held at once, in GiB; 0 where the system does not tell.
+/// Returns the peak memory of this process in GiB, or 0 if the system does not report it.
 pub(super) fn peak_gib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib = status

@@ -1,34 +1,34 @@
-//! What a pipeline stage computes: a training step's passes, and those of a validation.
+//! Forward and backward passes of a pipeline stage, for training and for validation.
 
 use super::loaded::{Chunk, LoadedModel};
-use super::step::Microbatch;
+use super::microbatch::Microbatch;
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
-use crate::optim::{Gradients, Optimizer};
-use crate::parallel::{Kept, StageWork};
+use crate::optim::Gradients;
+use crate::parallel::{SavedActivation, StageWork};
 use crate::precision::compute_kind;
 use neva_schemas::Finetune;
 use tch::{Device, Kind, Tensor};
 
-/// What travels between two sections.
+/// Shape and data type of the hidden states between two model chunks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Boundary {
-    /// Parts that each sequence is cut into.
-    parts: i64,
+    /// Shards of each sequence: the tensor-parallel size with sequence parallelism, else 1.
+    sequence_shards: i64,
     hidden: i64,
     kind: Kind,
 }
 
 impl Boundary {
     pub(super) fn of(finetune: &Finetune, mesh: &Mesh) -> Self {
-        let parts = if finetune.trainer.strategy.sequence_parallel {
+        let sequence_shards = if finetune.trainer.strategy.sequence_parallel {
             mesh.axis(Axis::Tensor).size() as i64
         } else {
             1
         };
         Self {
-            parts,
-            hidden: finetune.model.llava().text_config.hidden_size as i64,
+            sequence_shards,
+            hidden: finetune.model.description().hidden_size() as i64,
             kind: compute_kind(finetune.trainer.precision()),
         }
     }
@@ -36,26 +36,29 @@ impl Boundary {
     fn of_batch(self, microbatch: &Microbatch) -> (Vec<i64>, Kind, Device) {
         let ids_bs = &microbatch.batch.input_ids_bs;
         let size = ids_bs.size();
-        (vec![size[0], size[1] / self.parts, self.hidden], self.kind, ids_bs.device())
+        (
+            vec![size[0], size[1] / self.sequence_shards, self.hidden],
+            self.kind,
+            ids_bs.device(),
+        )
     }
 }
 
-/// The sum of the cross entropy of a micro-batch that has labels.
+/// Returns the summed cross entropy of a microbatch that has labels, on the last model chunk.
 fn loss_sum(chunk: &Chunk, hidden_bsh: &Tensor, microbatch: &Microbatch) -> Result<Option<Tensor>> {
     let Some(head) = &chunk.head else { return Ok(None) };
     let loss = head.loss_sum(hidden_bsh, &microbatch.batch.labels_bs)?;
     loss.map(Some)
-        .ok_or_else(|| EngineError::Bug("a micro-batch without labels is left out".into()))
+        .ok_or_else(|| EngineError::Bug("a microbatch without labels is skipped".into()))
 }
 
-/// A training step's passes over the micro-batches that have labels.
+/// Passes of a training step over the microbatches that have labels.
 pub(super) struct Training<'a> {
     pub(super) model: &'a LoadedModel,
     pub(super) shape: Boundary,
     pub(super) gradients: &'a mut Gradients,
-    pub(super) optimizer: &'a Optimizer,
     pub(super) microbatches: &'a [&'a Microbatch],
-    /// What the loss of each micro-batch is divided by.
+    /// Divisor of the loss of each microbatch.
     pub(super) denominators: Vec<f64>,
     pub(super) loss_sum: f64,
     pub(super) objective: f64,
@@ -77,10 +80,6 @@ impl StageWork for Training<'_> {
     fn forward(&mut self, microbatch: usize, chunk: usize, input: Option<&Tensor>) -> Result<Tensor> {
         let (chunk, batch) = (&self.model.chunks[chunk], self.microbatches[microbatch]);
         let hidden_bsh = chunk.model.forward(&batch.batch, input)?;
-        if chunk.head.is_some() {
-            // Each layer has waited for its own weights.
-            self.optimizer.settle()?;
-        }
         let Some(loss) = loss_sum(chunk, &hidden_bsh, batch)? else {
             return Ok(hidden_bsh);
         };
@@ -91,14 +90,20 @@ impl StageWork for Training<'_> {
         Ok(scaled)
     }
 
-    fn backward(&mut self, microbatch: usize, chunk: usize, kept: &Kept, output_grad: Option<&Tensor>) -> Result<Option<Tensor>> {
-        // A text-only micro-batch does not reach a trained projector, for example.
+    fn backward(
+        &mut self,
+        microbatch: usize,
+        chunk: usize,
+        kept: &SavedActivation,
+        output_grad: Option<&Tensor>,
+    ) -> Result<Option<Tensor>> {
+        // A text-only microbatch does not reach a trained projector, for example.
         if !kept.output.requires_grad() {
             return Ok(None);
         }
         let chunk = &self.model.chunks[chunk];
         let input = kept.input.as_ref().filter(|input| input.requires_grad());
-        // Every schedule takes the micro-batches of a section in their order.
+        // Every schedule processes the microbatches of a model chunk in order.
         let last: &[usize] = if microbatch + 1 == self.microbatches.len() {
             &chunk.trained
         } else {
@@ -109,7 +114,7 @@ impl StageWork for Training<'_> {
     }
 }
 
-/// The forward passes of a validation.
+/// Forward passes of a validation.
 pub(super) struct Validation<'a> {
     pub(super) model: &'a LoadedModel,
     pub(super) shape: Boundary,
@@ -139,7 +144,7 @@ impl StageWork for Validation<'_> {
         Ok(hidden_bsh)
     }
 
-    fn backward(&mut self, _: usize, _: usize, _: &Kept, _: Option<&Tensor>) -> Result<Option<Tensor>> {
+    fn backward(&mut self, _: usize, _: usize, _: &SavedActivation, _: Option<&Tensor>) -> Result<Option<Tensor>> {
         Err(EngineError::Bug("a validation has no backward pass".into()))
     }
 }

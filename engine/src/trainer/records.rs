@@ -1,4 +1,4 @@
-//! What the first rank writes down of a run.
+//! Records of a run, which the first rank writes.
 
 use super::step::Trainer;
 use crate::error::{EngineError, Result};
@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::slice;
 
-/// The records of a run; empty on all ranks but the first.
+/// Records of a run. Empty on all ranks except the first.
 pub(super) struct Records {
     run_dir: PathBuf,
     loggers: Vec<Box<dyn Logger>>,
-    /// Of the first rank only.
+    /// Present on the first rank only.
     console: Option<Console>,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Records {
 const TENSORBOARD_FOLDER: &str = "tb_logs";
 
 impl Records {
-    /// Those of a rank that writes nothing down.
+    /// Returns the records of a rank that writes none.
     pub(super) fn none(run_dir: &Path) -> Self {
         Self {
             run_dir: run_dir.to_owned(),
@@ -34,7 +34,7 @@ impl Records {
         }
     }
 
-    /// Those of the first rank: makes the run's folder what it has to be, prints and stores what is trained.
+    /// Opens the records of the first rank: creates the run's folder, prints and stores the table of parameters.
     pub(super) fn open(
         plan: &LaunchPlan,
         run_dir: &Path,
@@ -43,7 +43,7 @@ impl Records {
         environment: fn(&str) -> Option<String>,
     ) -> Result<Self> {
         let mut records = Self::none(run_dir);
-        let mut console = Console::stdout();
+        let mut console = Console::for_rank();
         let checkpoints = run_dir.join("checkpoints");
         std::fs::create_dir_all(&checkpoints).map_err(EngineError::io("create", &checkpoints))?;
         let finetune = &plan.run.finetune;
@@ -88,23 +88,19 @@ impl Records {
         for logger in &mut self.loggers {
             logger.validation(metrics)?;
         }
-        let ValidationMetrics {
-            step,
-            val_loss,
-            val_samples,
-            ..
-        } = metrics;
         if let Some(console) = &mut self.console {
+            let val_loss = metrics.val_loss.map_or_else(|| "none".to_owned(), |loss| format!("{loss:.4}"));
             let text = format!(
-                "validation after step {}: val_loss {val_loss:.4} over {val_samples} samples\n",
-                step + 1
+                "validation after step {}: val_loss {val_loss} over {} samples\n",
+                metrics.step + 1,
+                metrics.val_samples
             );
             console.write(text.as_bytes());
         }
         Ok(())
     }
 
-    /// The run is over.
+    /// Ends the records of a successful run.
     pub(super) fn finish(&mut self, outcome: Outcome, report: &RunReport) -> Result<()> {
         for logger in &mut self.loggers {
             logger.finish(outcome)?;
@@ -112,14 +108,14 @@ impl Records {
         if self.console.take().is_none() {
             return Ok(());
         }
-        // A run without a step has nothing to draw. What was trained is trained, whether it can be drawn or not.
+        // A run without a step has no curves. A failed plot does not fail the run.
         if let Some(error) = plot::draw(slice::from_ref(&self.run_dir), None).err().filter(|_| report.steps > 0) {
             tracing::warn!("no curves were drawn: {error}");
         }
         write_json(&self.run_dir.join(REPORT_FILE), report)
     }
 
-    /// The run failed; what its records say of that is not worth a second failure.
+    /// Ends the records of a failed run. Errors are only logged.
     pub(super) fn fail(&mut self) {
         for logger in &mut self.loggers {
             if let Err(error) = logger.finish(Outcome::Failed) {
@@ -138,7 +134,7 @@ fn parameter_text(table: &[PartSummary]) -> String {
     std::iter::once(head).chain(lines).collect()
 }
 
-/// Every value of the run by its dotted path, as text.
+/// Flattens the run to text values by dotted path.
 fn flat(run: &Run) -> Result<BTreeMap<String, String>> {
     fn add(path: &str, value: &Value, flat: &mut BTreeMap<String, String>) {
         match value {
@@ -159,8 +155,8 @@ fn flat(run: &Run) -> Result<BTreeMap<String, String>> {
 fn write_json(path: &Path, value: &(impl Serialize + ?Sized)) -> Result<()> {
     let json =
         serde_json::to_vec_pretty(value).map_err(|error| EngineError::Bug(format!("{} cannot be written: {error}", path.display())))?;
-    let aside = path.with_extension("writing");
-    std::fs::write(&aside, json)
-        .and_then(|()| std::fs::rename(&aside, path))
+    let temporary = path.with_extension("writing");
+    std::fs::write(&temporary, json)
+        .and_then(|()| std::fs::rename(&temporary, path))
         .map_err(EngineError::io("write", path))
 }

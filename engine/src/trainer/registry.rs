@@ -1,9 +1,11 @@
-//! The types that a recipe may name: built-in ones, and those of a rank program of one's own.
+//! The types that a recipe may name: built-in ones, and those of a custom rank program.
 
 use super::callback::{Callback, EarlyStopping};
 use super::dataset::{DataModule, RunData};
 use crate::error::{EngineError, Result};
-use neva_schemas::{Callback as CallbackConfig, Data, Finetune, Problem, env};
+use crate::model::{BuildDecoder, BuildVision, Models};
+use neva_layout::families::{DecoderFamily, VisionFamily};
+use neva_schemas::{CallbackConfig, Data, Finetune, Problem, env};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -11,17 +13,18 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Makes a value of its arguments, or says what is wrong with them.
+/// Constructor of a value from its arguments. An error says what is wrong with them.
 type Make<T> = Arc<dyn Fn(Value) -> Result<Box<T>, String> + Send + Sync>;
 
-/// The types that a rank program knows by name: built-in ones, and its own.
+/// The types that a rank program registers by name: built-in and custom ones.
 ///
-/// A rank program of one's own is a `main` that returns
+/// A custom rank program is a `main` that returns
 /// `rank_main(Registry::builtin().data::<MyData>("my_crate::MyData"))`; `NEVA_RANK` names it to the launcher.
 #[derive(Clone, Default)]
 pub struct Registry {
     callbacks: BTreeMap<String, Make<dyn Callback>>,
     data: BTreeMap<String, Make<dyn DataModule>>,
+    models: Models,
 }
 
 impl fmt::Debug for Registry {
@@ -31,12 +34,12 @@ impl fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// What `neva-rank` knows.
+    /// Returns the built-in types of `neva-rank`.
     pub fn builtin() -> Self {
         Self::default()
     }
 
-    /// Adds a callback: a recipe's `_target_` names it, and its fields are the arguments there.
+    /// Adds a callback. A recipe names it by `_target_`; its fields are the arguments.
     #[must_use]
     pub fn callback<C: Callback + DeserializeOwned + 'static>(mut self, name: impl Into<String>) -> Self {
         let make = |arguments| parse::<C>(arguments).map(|callback| Box::new(callback) as Box<dyn Callback>);
@@ -44,8 +47,8 @@ impl Registry {
         self
     }
 
-    /// Adds a data module: a recipe's `_target_` names it, and its fields are the arguments there, less those that
-    /// every data module has ([`CustomData::FIELDS`](neva_schemas::CustomData::FIELDS)).
+    /// Adds a data module. A recipe names it by `_target_`; its fields are the arguments, except those that every data module
+    /// has ([`CustomData::FIELDS`](neva_schemas::CustomData::FIELDS)).
     #[must_use]
     pub fn data<D: DataModule + DeserializeOwned + 'static>(mut self, name: impl Into<String>) -> Self {
         let make = |arguments| parse::<D>(arguments).map(|module| Box::new(module) as Box<dyn DataModule>);
@@ -53,10 +56,29 @@ impl Registry {
         self
     }
 
-    /// The callbacks of a run, in its order.
+    /// Adds a family of decoders. A recipe names it by `text_config.model_type`.
+    #[must_use]
+    pub fn decoder(mut self, name: &'static str, family: &'static dyn DecoderFamily, build: BuildDecoder) -> Self {
+        self.models = self.models.decoder(name, family, build);
+        self
+    }
+
+    /// Adds a family of vision towers. A recipe names it by `vision_config.model_type`.
+    #[must_use]
+    pub fn vision(mut self, name: &'static str, family: &'static dyn VisionFamily, build: BuildVision) -> Self {
+        self.models = self.models.vision(name, family, build);
+        self
+    }
+
+    /// Returns the model families.
+    pub fn models(&self) -> &Models {
+        &self.models
+    }
+
+    /// Creates the callbacks of a run, in the recipe's order.
     ///
     /// # Errors
-    /// One is not registered, or does not take its arguments: all of them are named.
+    /// A callback is not registered, or its arguments are invalid: all of these are listed.
     pub fn callbacks(&self, configs: &[CallbackConfig]) -> Result<Vec<Box<dyn Callback>>> {
         let mut problems = Vec::new();
         let mut callbacks = Vec::new();
@@ -81,10 +103,10 @@ impl Registry {
         }
     }
 
-    /// The data module of a run.
+    /// Creates the data module of a run.
     ///
     /// # Errors
-    /// It is not registered, or does not take its arguments.
+    /// It is not registered, or its arguments are invalid.
     pub fn data_module(&self, config: &Data) -> Result<Box<dyn DataModule>> {
         match config {
             Data::Mock(data) => Ok(Box::new(data.clone())),
@@ -95,7 +117,7 @@ impl Registry {
     }
 }
 
-/// Opens the data of a run whose data module is built in.
+/// Opens the data of a run with a built-in data module.
 ///
 /// # Errors
 /// As [`DataModule::open`].
@@ -107,7 +129,7 @@ fn parse<T: DeserializeOwned>(arguments: Value) -> Result<T, String> {
     serde_json::from_value(arguments).map_err(|error| error.to_string())
 }
 
-/// The `kind` that is registered as `target`.
+/// Creates the `kind` that is registered as `target`.
 fn make<T: ?Sized>(
     known: &BTreeMap<String, Make<T>>,
     kind: &str,

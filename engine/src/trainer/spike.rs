@@ -1,4 +1,4 @@
-//! Steps whose loss stands out, and the samples that they saw.
+//! Loss spikes, and the samples of their steps.
 
 use crate::error::{EngineError, Result};
 use serde::Serialize;
@@ -6,14 +6,14 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
-/// Losses that a step is compared with.
+/// Number of recent losses that a step is compared with.
 const WINDOW: usize = 64;
-/// Losses below which there is nothing to compare with yet.
+/// Fewest recent losses for a comparison.
 const FEWEST: usize = 16;
-/// Least standard deviation, as a part of the mean: a loss that has settled does not cry wolf.
+/// Least standard deviation as a fraction of the mean, so that a nearly constant loss causes no false alarm.
 const LEAST_DEVIATION: f64 = 0.01;
 
-/// A loss that stands out; a line of `spikes.jsonl`.
+/// A loss spike; a line of `spikes.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Spike {
     /// Optimizer step, from 0.
@@ -28,8 +28,8 @@ pub(super) struct Spike {
     pub(super) samples: Vec<String>,
 }
 
-/// Takes in the loss of a step; where it exceeds the mean of the recent ones by `threshold` standard deviations,
-/// or is not finite, gives that mean and deviation.
+/// Adds the loss of a step to the recent ones. Returns their mean and deviation if the loss exceeds the mean by `threshold`
+/// standard deviations, or is not finite.
 pub(super) fn observe(recent: &mut Vec<f64>, loss: f64, threshold: f64) -> Option<(f64, f64)> {
     let count = recent.len() as f64;
     let mean = recent.iter().sum::<f64>() / count.max(1.0);
@@ -47,7 +47,7 @@ pub(super) fn observe(recent: &mut Vec<f64>, loss: f64, threshold: f64) -> Optio
 }
 
 impl Spike {
-    /// Says so in the log, and appends a line to `path`.
+    /// Logs a warning, and appends a line to `path`.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -61,7 +61,7 @@ impl Spike {
         } = self;
         let step = step + 1;
         tracing::warn!(
-            "loss {loss:.4} of step {step} stands out ({mean:.4} +- {deviation:.4} before): {}",
+            "loss spike in step {step}: {loss:.4} ({mean:.4} +- {deviation:.4} before): {}",
             few(samples)
         );
         let append = || {
@@ -73,7 +73,7 @@ impl Spike {
     }
 }
 
-/// Samples named in the log; the file names all.
+/// Most samples named in the log. The file names all.
 const NAMED: usize = 8;
 
 fn few(samples: &[String]) -> String {
@@ -88,7 +88,7 @@ fn few(samples: &[String]) -> String {
 mod tests {
     use super::*;
 
-    /// Steps that stand out in a row of losses.
+    /// Checks the steps that are spikes in a series of losses.
     fn check(losses: impl Iterator<Item = f64>, threshold: f64, expect: &[usize]) {
         let mut recent = Vec::new();
         let spikes: Vec<_> = losses
@@ -100,12 +100,12 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_out_is_seen_once_there_is_a_past() {
+    fn spikes_are_found_once_there_are_recent_losses() {
         let falling = |spike: usize| (0..200).map(move |step| if step == spike { 20.0 } else { 8.0 / (1.0 + step as f64 / 20.0) });
         check(falling(1000), 6.0, &[]);
         check(falling(100), 6.0, &[100]);
         check(falling(3), 6.0, &[]);
-        // A settled loss trembles without alarm, and a lasting rise is reported until it is the rule.
+        // A nearly constant loss causes no alarm, and every non-finite loss is reported.
         check((0..100).map(|step| 1.0 + 0.001 * f64::from(step % 2)), 6.0, &[]);
         check([f64::NAN, 1.0, f64::INFINITY].into_iter(), 6.0, &[0, 2]);
     }

@@ -1,43 +1,52 @@
-//! Where a run starts: what it goes on from, what it loads, and what the loop works on.
+//! Prepares a run: chooses its checkpoint, loads data and weights, and creates the state of the training loop.
 
-use super::batches::{Slicing, TrainBatches};
-use super::fit::{Fit, State, Surroundings};
+use super::batches::{Batching, TrainBatches};
+use super::context::RunContext;
+use super::fit::{Fit, State};
+use super::labels::{LabelWarnings, require_labels};
 use super::loaded::LoadedModel;
 use super::records::Records;
 use super::step::Trainer;
 use super::stop::Clocks;
 use crate::checkpoint::{
-    Adapter, Base, BaseReference, CheckpointFolder, HostMemory, ModelCache, Sources, refuse_past_end, resolve_restore, restore_optimizer,
-    resume_from,
+    Adapter, Artifacts, Base, BaseReference, CheckpointFolder, HostMemory, ModelCache, Sources, choose_checkpoint, refuse_past_end,
+    resolve_restore, restore_optimizer, resume_from,
 };
-use crate::comm::{Axis, Mesh, first_decides};
+use crate::comm::{Axis, Mesh, decide_on_first_rank};
 use crate::error::{EngineError, Result};
-use neva_data::Order;
-use neva_layout::{idle_groups, is_trainable};
+use neva_data::{ImageProcessor, ModelFolders, Order};
+use neva_layout::{is_trainable, unmatched_optim_settings};
 use neva_schemas::{Finetune, LaunchPlan, Problem, RunReport};
 use std::path::{Path, PathBuf};
 
 impl<'a> Fit<'a> {
-    /// Everything up to the first step. The order matters: what a run goes on from decides what is loaded, the data
-    /// decides how many steps there are, and nothing is written before all of it is known to fit.
-    pub(super) fn set_up(plan: &'a LaunchPlan, around: Surroundings<'a>) -> Result<Self> {
-        let Surroundings { run_dir, mesh, device, .. } = around;
+    /// Prepares everything up to the first step. The order matters: the checkpoint determines what is loaded, the data
+    /// determines the number of steps, and nothing is written before everything is checked.
+    pub(super) fn set_up(plan: &'a LaunchPlan, context: RunContext<'a>) -> Result<Self> {
+        let RunContext { run_dir, mesh, device, .. } = context;
         let finetune = &plan.run.finetune;
-        let mut callbacks = around.registry.callbacks(&finetune.trainer.callbacks)?;
-        let data_module = around.registry.data_module(&finetune.data)?;
+        let mut callbacks = context.registry.callbacks(&finetune.trainer.callbacks)?;
+        let data_module = context.registry.data_module(&context.cache.with_paths(&finetune.data))?;
         let resumed = resume(finetune, run_dir, &mesh)?;
         let adapter = finetune.resume.adapter_path.as_deref().map(Adapter::open).transpose()?;
-        let base = Base::of(finetune, around.cache)?;
-        let reference = first_decides(&mesh, || reference(&base, resumed.as_ref(), adapter.as_ref()))?;
+        let base = Base::of(finetune, context.cache)?;
+        let reference = decide_on_first_rank(&mesh, || reference(&base, resumed.as_ref(), adapter.as_ref()))?;
         let sources = Sources {
             checkpoint: resumed.as_ref(),
             adapter: adapter.as_ref(),
             base: &base,
-            cache: around.cache,
+            cache: context.cache,
         };
-        let loaded = LoadedModel::load(finetune, sources, &mesh, device)?;
-        check_trainable(&loaded, finetune)?;
-        let data = data_module.open(finetune, artifact_folder(finetune, &base, around.cache)?.as_deref())?;
+        let (tokenizer, images) = (
+            artifact_folder(finetune, &base, context.cache)?,
+            processor_folder(finetune, &base, resumed.as_ref(), context.cache)?,
+        );
+        let folders = ModelFolders {
+            tokenizer: tokenizer.as_deref(),
+            image_processor: images.as_deref(),
+        };
+        let data = data_module.open_with(finetune, folders)?;
+        same_files_on_all_ranks(&mesh, &data.artifacts)?;
         let samples = data.train.len() as u64;
         if samples == 0 {
             return Err(EngineError::Run(vec![Problem::error(
@@ -45,7 +54,11 @@ impl<'a> Fit<'a> {
                 "the data module has no sample to train on",
             )]));
         }
+        require_labels(&*data.train, finetune)?;
         let total_steps = finetune.trainer.total_steps(samples, finetune.data.global_batch_size());
+        // Weights come after the data: an error in the data is found before weights take minutes to load.
+        let loaded = LoadedModel::load(finetune, context.registry.models(), sources, &mesh, device)?;
+        check_trainable(&loaded, finetune)?;
         let own = resumed.as_ref().is_some_and(|checkpoint| checkpoint.path.starts_with(run_dir));
         if let Some(checkpoint) = resumed.as_ref().filter(|_| !own) {
             refuse_past_end(finetune, checkpoint, total_steps)?;
@@ -57,8 +70,8 @@ impl<'a> Fit<'a> {
         }
         let first_step = resumed.as_ref().map_or(0, CheckpointFolder::steps_done);
         let mut records = Records::none(run_dir);
-        first_decides(trainer.mesh(), || {
-            records = Records::open(plan, run_dir, &trainer, first_step, around.environment)?;
+        decide_on_first_rank(trainer.mesh(), || {
+            records = Records::open(plan, run_dir, &trainer, first_step, context.environment)?;
             Ok(())
         })?;
         let mut progress = resumed
@@ -69,24 +82,25 @@ impl<'a> Fit<'a> {
             callback.restore(state)?;
         }
         progress.total_steps = total_steps;
-        // A finished run of this folder has nothing left to do; one of another folder was let past its end.
+        // A finished run of this folder has no step left. A run of another folder passed `refuse_past_end`.
         progress.finished &= own;
-        let slicing = Slicing::of(finetune, &trainer, device)?;
+        let batching = Batching::of(finetune, &trainer, device)?;
         let order = Order {
             seed: finetune.data.seed(),
             len: samples,
             shuffle: finetune.data.shuffle(),
         };
-        let batches = TrainBatches::start(slicing, data.train.clone(), order, progress.consumed_samples)?;
+        let batches = TrainBatches::start(batching, data.train.clone(), order, progress.consumed_samples)?;
         let checkpoint = resumed.as_ref().filter(|_| own).map(|checkpoint| checkpoint.path.clone());
         Ok(Self {
             batches,
             callbacks,
             records,
             clocks: Clocks::start(finetune.trainer.max_time, finetune.log.ckpt.train_time_interval),
-            stop: around.stop,
+            stop: context.stop,
             data,
-            slicing,
+            batching,
+            label_warnings: LabelWarnings::new(trainer.mesh().is_first()),
             order,
             base: reference,
             last_saved: resumed.as_ref().map(CheckpointFolder::steps_done),
@@ -111,26 +125,25 @@ impl<'a> Fit<'a> {
     }
 }
 
-/// The checkpoint that the first rank finds, opened by all.
+/// Opens the checkpoint that the run resumes from.
 fn resume(finetune: &Finetune, run_dir: &Path, mesh: &Mesh) -> Result<Option<CheckpointFolder>> {
-    let path = first_decides(mesh, || Ok(resume_from(finetune, run_dir)?.map(|checkpoint| checkpoint.path)))?;
-    let checkpoint = path.as_deref().map(CheckpointFolder::open).transpose()?;
+    let checkpoint = choose_checkpoint(mesh, || Ok(resume_from(finetune, run_dir)?.map(|checkpoint| checkpoint.path)))?;
     if let Some(checkpoint) = checkpoint.as_ref().filter(|_| mesh.is_first()) {
-        tracing::info!("goes on from {} after {} steps", checkpoint.path.display(), checkpoint.steps_done());
+        tracing::info!("resumes from {} after {} steps", checkpoint.path.display(), checkpoint.steps_done());
         let before = &checkpoint.run.finetune.data;
         if before.stream() != finetune.data.stream() {
             let consumed = checkpoint.state.progress.consumed_samples;
-            tracing::warn!("finetune.data is not what the checkpoint was trained on: the run goes on at sample {consumed} of the new data");
+            tracing::warn!("finetune.data differs from that of the checkpoint: the run continues at sample {consumed} of the new data");
         }
     }
     Ok(checkpoint)
 }
 
-/// What a checkpoint will say of the base; checked against what the checkpoints at the start say of theirs.
+/// Returns the reference to the base, checked against those of the checkpoint and the adapter that the run starts from.
 fn reference(base: &Base, resumed: Option<&CheckpointFolder>, adapter: Option<&Adapter>) -> Result<BaseReference> {
     let reference = base.reference()?;
     if let Some(checkpoint) = resumed {
-        Base::check(&reference, checkpoint, "finetune.resume")?;
+        checkpoint.check_base(&reference, "finetune.resume")?;
     }
     if let Some(adapter) = adapter {
         adapter.verify(&reference)?;
@@ -138,7 +151,7 @@ fn reference(base: &Base, resumed: Option<&CheckpointFolder>, adapter: Option<&A
     Ok(reference)
 }
 
-/// The checkpoint whose moments a run starts with, where it asks for them.
+/// Opens the checkpoint whose moments the run starts with, if the recipe asks for them.
 fn moments(finetune: &Finetune, base: &Base) -> Result<Option<CheckpointFolder>> {
     let asked = finetune
         .resume
@@ -158,7 +171,40 @@ fn moments(finetune: &Finetune, base: &Base) -> Result<Option<CheckpointFolder>>
     }
 }
 
-/// Where tokenizer and image processor are looked for.
+/// Returns the folder of the image processor. A checkpoint that the run resumes has the one that it used.
+fn processor_folder(finetune: &Finetune, base: &Base, resumed: Option<&CheckpointFolder>, cache: &ModelCache) -> Result<Option<PathBuf>> {
+    if let Some(checkpoint) = resumed.filter(|checkpoint| ImageProcessor::file_in(&checkpoint.path).is_some()) {
+        return Ok(Some(checkpoint.path.clone()));
+    }
+    match (&finetune.resume.restore_config, base.vision_folder()) {
+        (Some(restore), _) if !restore.load_artifacts => Ok(None),
+        (Some(restore), None) => resolve_restore(&restore.path, cache).map(Some),
+        (_, folder) => Ok(folder.map(Path::to_owned)),
+    }
+}
+
+/// Checks that every rank has the tokenizer and image processor of the first rank. Ranks on several machines may find
+/// different files under the same name.
+fn same_files_on_all_ranks(mesh: &Mesh, files: &Artifacts) -> Result<()> {
+    let own: Vec<_> = files
+        .iter()
+        .map(|(name, content)| (name.clone(), blake3::hash(content).to_hex().to_string()))
+        .collect();
+    let first = decide_on_first_rank(mesh, || Ok(own.clone()))?;
+    let differs = own.iter().chain(&first).find(|file| !own.contains(file) || !first.contains(file));
+    match differs {
+        None => Ok(()),
+        Some((name, _)) => Err(EngineError::Run(vec![
+            Problem::error(
+                "finetune.data",
+                format!("`{name}` of this rank differs from that of the first rank"),
+            )
+            .help("make the folders of the model and of the data the same on all machines"),
+        ])),
+    }
+}
+
+/// Returns the folder of the tokenizer.
 fn artifact_folder(finetune: &Finetune, base: &Base, cache: &ModelCache) -> Result<Option<PathBuf>> {
     match &finetune.resume.restore_config {
         Some(restore) if !restore.load_artifacts => Ok(None),
@@ -167,18 +213,18 @@ fn artifact_folder(finetune: &Finetune, base: &Base, cache: &ModelCache) -> Resu
     }
 }
 
-/// There must be something to train; groups of parameters should name some of it.
+/// Refuses a run without trainable parameters. Warns of parameter groups that match none.
 fn check_trainable(loaded: &LoadedModel, finetune: &Finetune) -> Result<()> {
     let trained = loaded.specs.iter().filter(|spec| is_trainable(spec, finetune));
-    let names: Vec<_> = trained.map(|spec| spec.name.as_str()).collect();
-    if names.is_empty() {
+    let trained: Vec<_> = trained.collect();
+    if trained.is_empty() {
         return Err(EngineError::Run(vec![Problem::error(
             "finetune",
             "every parameter is frozen: there is nothing to train",
         )]));
     }
-    for pattern in idle_groups(&finetune.optim, names.iter().copied()) {
-        tracing::warn!("finetune.optim.param_groups: {pattern:?} names no trained parameter");
+    for unmatched in unmatched_optim_settings(&finetune.optim, trained.iter().copied()) {
+        tracing::warn!("finetune.optim.{unmatched}");
     }
     Ok(())
 }

@@ -1,20 +1,29 @@
-//! Being asked to stop: by a signal, by the clock, by a callback. All ranks stop after the same step.
+//! Stop requests by a signal, the clock or a callback. All ranks stop after the same step.
 
 use crate::comm::{Mesh, Reduce};
 use crate::error::{EngineError, Result};
-use neva_schemas::Period;
-use signal_hook::consts::{SIGTERM, SIGUSR1};
-use signal_hook::flag;
+use neva_schemas::{Period, SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
+use signal_hook::consts::SIGXFSZ;
+use signal_hook::iterator::Signals;
+use signal_hook::{flag, low_level};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 use tch::Tensor;
 
-/// Exit code of a rank that is asked a second time.
-const AT_ONCE: i32 = 1;
+/// Exit code of a rank after a second request.
+const SECOND_REQUEST: i32 = 1;
 
-/// Stands for the caller's own request among the numbers of signals; that of SIGHUP, which nobody listens for.
-const BY_CALLER: usize = 1;
+/// Signals within this time of the first one count as the same request: a terminal and a launcher in it both forward
+/// Ctrl-C, and a shell repeats the hangup of its terminal.
+const SAME_REQUEST: Duration = Duration::from_millis(500);
+
+/// Code of the caller's own request, beside the numbers of signals.
+const BY_CALLER: usize = 1000;
+
+/// Code of a launcher that has died.
+const BY_LAUNCHER: usize = 1001;
 
 /// A request to save and stop, which may come at any time. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -23,33 +32,55 @@ pub struct StopRequest {
 }
 
 impl StopRequest {
-    /// Stops on SIGTERM and on SIGUSR1, which Slurm sends ahead of a time limit. A second one ends the process at
-    /// once.
+    /// Listens to each [`StopSignal`] that the process was not started to ignore, as under `nohup`. A second one ends
+    /// the process at once, except SIGHUP, which a terminal and its shell both send. From now on, a file that exceeds
+    /// `ulimit -f` is an error of its writer, and does not end the process.
     ///
     /// # Errors
-    /// The system does not let signals be handled.
+    /// Signal handlers cannot be installed.
     pub fn on_signals() -> Result<Self> {
         let request = Self::default();
-        let once = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGUSR1] {
-            let register = || {
-                flag::register_conditional_shutdown(signal, AT_ONCE, once.clone())?;
-                flag::register(signal, once.clone())?;
-                flag::register_usize(signal, request.signal.clone(), signal as usize)
-            };
-            register().map_err(|error| EngineError::Machine(format!("cannot listen for signals: {error}")))?;
+        let masks = SignalMasks::parse(&std::fs::read_to_string(SIGNAL_MASKS_FILE).unwrap_or_default());
+        let numbers = StopSignal::ALL.map(StopSignal::number);
+        let heard = numbers.into_iter().filter(|number| !masks.ignores(*number));
+        let failed = |error| EngineError::Machine(format!("cannot listen for signals: {error}"));
+        let mut signals = Signals::new(heard).map_err(failed)?;
+        if !masks.ignores(SIGXFSZ) {
+            let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map_err(failed)?;
         }
+        let requested = request.clone();
+        let listen = move || {
+            let mut first = None;
+            for number in signals.forever() {
+                let since = *first.get_or_insert_with(Instant::now);
+                requested.request(usize::try_from(number).unwrap_or(BY_CALLER));
+                let again = since.elapsed() > SAME_REQUEST && number != StopSignal::Hangup.number();
+                if again {
+                    low_level::exit(SECOND_REQUEST);
+                }
+            }
+        };
+        thread::Builder::new().name("signals".into()).spawn(listen).map_err(failed)?;
         Ok(request)
     }
 
-    /// Asks in place of a signal, from within the process: every run that shares the request saves and stops after
-    /// the step under way.
+    /// Requests a stop from within the process: every run that shares the request saves and stops after the current step.
     pub fn stop(&self) {
-        self.signal.store(BY_CALLER, Ordering::Relaxed);
+        self.request(BY_CALLER);
     }
 
-    /// Whether somebody asked.
-    pub fn is_asked(&self) -> bool {
+    /// Requests a stop because the launcher has died.
+    pub(crate) fn launcher_ended(&self) {
+        self.request(BY_LAUNCHER);
+    }
+
+    /// Records the first request, whose reason the report states.
+    fn request(&self, code: usize) {
+        let _ = self.signal.compare_exchange(0, code, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Returns true after a request.
+    pub fn is_requested(&self) -> bool {
         self.code() != 0
     }
 
@@ -58,27 +89,38 @@ impl StopRequest {
     }
 }
 
-/// Why a run stops before its last step.
+/// Reason why a run stops before its last step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// A request from outside: the signal of this name, or `a request`.
+    /// A request from outside: the signal's name, or the source.
     Request(&'static str),
-    /// Its own rules, in words.
+    /// A rule of the run, in words.
     Rule(String),
 }
 
-/// What the ranks agree on after each step.
+/// Agreement of all ranks after each step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Agreement {
-    /// The run saves and stops.
+    /// The run saves and stops for this reason.
     pub(super) stop: Option<Stop>,
     /// The interval between checkpoints is over.
     pub(super) save: bool,
-    /// The checkpoint that was being written is there, or could not be written.
-    pub(super) saved: bool,
+    /// The save in progress has ended, with or without success.
+    pub(super) save_done: bool,
+    /// A rank has no data for the next step.
+    pub(super) data_failed: bool,
 }
 
-/// The clocks of a run. Only those of the first rank count.
+/// Status of one rank between two steps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LocalStatus {
+    /// As [`Agreement::save_done`].
+    pub(super) save_done: bool,
+    /// As [`Agreement::data_failed`].
+    pub(super) data_failed: bool,
+}
+
+/// Clocks of a run. Only those of the first rank count.
 #[derive(Debug)]
 pub(super) struct Clocks {
     started: Instant,
@@ -98,37 +140,41 @@ impl Clocks {
         }
     }
 
-    /// A checkpoint was written: the interval begins anew.
+    /// Restarts the interval after a save.
     pub(super) fn saved(&mut self) {
         self.saved = Instant::now();
     }
 
-    /// What all ranks do next: a request that reached any of them counts for all, and so does what one of them knows of
-    /// the checkpoint that is being written.
-    pub(super) fn agree(&self, request: &StopRequest, rule: Option<&str>, saved: bool, mesh: &Mesh) -> Result<Agreement> {
+    /// Agrees on the next action of all ranks. A request that reached one rank counts for all, and so does one rank's status
+    /// of the save in progress and of its data.
+    pub(super) fn agree(&self, request: &StopRequest, rule: Option<&str>, status: LocalStatus, mesh: &Mesh) -> Result<Agreement> {
         let over = |limit: Option<Duration>, since: Instant| mesh.is_first() && limit.is_some_and(|limit| since.elapsed() >= limit);
         let mine = [
             request.code(),
             i64::from(rule.is_some()),
             i64::from(over(self.max_time, self.started)),
             i64::from(over(self.interval, self.saved)),
-            i64::from(saved),
+            i64::from(status.save_done),
+            i64::from(status.data_failed),
         ];
         let all = Tensor::from_slice(&mine);
         mesh.world().all_reduce(&all, Reduce::Max)?;
-        let [signal, ruled, time, save, saved] = [0, 1, 2, 3, 4].map(|index| all.int64_value(&[index]));
+        let [signal, ruled, time, save, save_done, data_failed] = [0, 1, 2, 3, 4, 5].map(|index| all.int64_value(&[index]));
         let stop = match signal {
             0 if ruled > 0 => Some(Stop::Rule(rule.unwrap_or("a callback of another rank").to_owned())),
             0 if time > 0 => Some(Stop::Rule("max_time is over".into())),
             0 => None,
-            signal if signal == BY_CALLER as i64 => Some(Stop::Request("a request")),
-            signal if signal == i64::from(SIGUSR1) => Some(Stop::Request("SIGUSR1")),
-            _ => Some(Stop::Request("SIGTERM")),
+            signal if signal == BY_LAUNCHER as i64 => Some(Stop::Request("the end of its launcher")),
+            signal => {
+                let named = i32::try_from(signal).ok().and_then(StopSignal::from_number);
+                Some(Stop::Request(named.map_or("a request", StopSignal::name)))
+            }
         };
         Ok(Agreement {
             stop,
             save: save > 0,
-            saved: saved > 0,
+            save_done: save_done > 0,
+            data_failed: data_failed > 0,
         })
     }
 }

@@ -1,9 +1,9 @@
-//! A global batch is what a step learns from; how it is cut into micro-batches, and who prepares them, is not.
+//! A step depends on its global batch only, not on its microbatches or data workers.
 
 use crate::setting::{bits, close, lora, mock, run, small, within_limit};
 use neva_schemas::Finetune;
 
-/// The losses of six steps for each of `variants`.
+/// Returns the losses of six steps for each of `variants`.
 fn losses(change: fn(&mut Finetune), variants: &[u64], apply: fn(&mut Finetune, u64)) -> Vec<Vec<f64>> {
     let folder = tempfile::tempdir().unwrap();
     let of = |variant: &u64| {
@@ -18,19 +18,19 @@ fn losses(change: fn(&mut Finetune), variants: &[u64], apply: fn(&mut Finetune, 
 }
 
 #[test]
-fn micro_batches_add_up() {
+fn microbatches_accumulate_to_the_same_losses() {
     within_limit(|| {
         let change: [fn(&mut Finetune); 2] = [|_| {}, lora];
         for change in change {
             let of = losses(change, &[8, 4, 2], |finetune, size| mock(finetune).micro_batch_size = size);
-            close("2 micro-batches", &of[1], &of[0], 1e-6);
-            close("4 micro-batches", &of[2], &of[0], 1e-6);
+            close("2 microbatches", &of[1], &of[0], 1e-6);
+            close("4 microbatches", &of[2], &of[0], 1e-6);
         }
     });
 }
 
 #[test]
-fn workers_prepare_the_same_batches() {
+fn workers_do_not_change_batches() {
     within_limit(|| {
         let change: [fn(&mut Finetune); 2] = [|_| {}, lora];
         for change in change {

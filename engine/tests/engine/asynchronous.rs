@@ -1,4 +1,4 @@
-//! Checkpoints that are written while training goes on.
+//! Asynchronous saves.
 
 use crate::setting::{ONE, bits, files, lay_out, names, on_mesh, run, run_on, saved, saved_later, small, trainer, within_limit};
 use neva_engine::checkpoint::{CheckpointFolder, HostMemory};
@@ -7,17 +7,17 @@ use neva_engine::trainer::Registry;
 use neva_schemas::{Finetune, ParallelSizes};
 use std::path::Path;
 
-fn saving(meanwhile: bool) -> Finetune {
+fn saving(is_async: bool) -> Finetune {
     let mut finetune = small();
     let ckpt = &mut finetune.log.ckpt;
-    (ckpt.every_n_train_steps, ckpt.save_top_k, ckpt.ckpt_async_save) = (Some(1), -1, meanwhile);
+    (ckpt.every_n_train_steps, ckpt.save_top_k, ckpt.ckpt_async_save) = (Some(1), -1, is_async);
     finetune
 }
 
-/// Tensors and progress of all checkpoints of a run.
+/// Returns tensors and progress of all checkpoints of a run.
 fn checkpoints(run_dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut found: Vec<_> = files(&run_dir.join("checkpoints")).into_iter().collect();
-    // What the run was asked for differs.
+    // The settings of the runs differ.
     found.retain(|(name, _)| {
         !["run.json", "checkpoint.json", "checkpoint.blake3"]
             .iter()
@@ -27,13 +27,13 @@ fn checkpoints(run_dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn are_those_of_a_run_that_waits() {
+fn equal_synchronous_saves() {
     within_limit(|| {
         for sizes in [ONE, ParallelSizes { tp: 2, pp: 2, ..ONE }] {
             let folder = tempfile::tempdir().unwrap();
-            let of = |meanwhile: bool| {
-                let run_dir = folder.path().join(meanwhile.to_string());
-                let reports = run_on(&saving(meanwhile), &run_dir, sizes, &Registry::builtin());
+            let of = |is_async: bool| {
+                let run_dir = folder.path().join(is_async.to_string());
+                let reports = run_on(&saving(is_async), &run_dir, sizes, &Registry::builtin());
                 let reports: Vec<_> = reports.into_iter().map(Result::unwrap).collect();
                 let last = run_dir.join("checkpoints/default--step=5-consumed_samples=48-last");
                 assert!(
@@ -46,14 +46,14 @@ fn are_those_of_a_run_that_waits() {
             assert_eq!(got.0, expected.0);
             let names = |found: &[(std::path::PathBuf, Vec<u8>)]| found.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
             assert_eq!(names(&got.1), names(&expected.1));
-            assert!(got.1 == expected.1, "{sizes:?}: a checkpoint holds what later steps made");
+            assert!(got.1 == expected.1, "{sizes:?}: a checkpoint holds values of later steps");
         }
     });
 }
 
-/// What is trained after the copy was taken is not in the checkpoint.
+/// Training after the copy does not change the checkpoint.
 #[test]
-fn hold_the_moment_at_which_they_were_asked_for() {
+fn hold_the_state_at_their_start() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let finetune = small();
@@ -61,11 +61,11 @@ fn hold_the_moment_at_which_they_were_asked_for() {
         let (now, later) = (folder.path().join("now"), folder.path().join("later"));
         let tensors = |path: &Path| files(path)[Path::new("model.safetensors")].clone();
         let memory = HostMemory::default();
-        // The second one is copied to where the first one was.
+        // The second copy reuses the memory of the first.
         for (steps, value) in [(1, 7.0), (2, 8.0)] {
             let saving = saved_later(&later, &trainer, &finetune, steps, &memory);
             let expected = saved(&now, &trainer, &finetune, steps, &Vec::new(), 10).unwrap();
-            for piece in trainer.optimizer().pieces() {
+            for piece in trainer.optimizer().shards() {
                 let _ = tch::no_grad(|| piece.master.shallow_clone().fill_(value));
             }
             let path = saving.finish(trainer.mesh()).unwrap();
@@ -74,17 +74,17 @@ fn hold_the_moment_at_which_they_were_asked_for() {
     });
 }
 
-/// The ranks of a run that failed need not talk any more: the first one waits for those that still write, however
-/// little it has to write itself.
+/// The ranks of a failed run need no collective: the first rank waits for those that still write, even if it has
+/// little to write itself.
 #[test]
-fn that_are_under_way_when_the_run_fails_come_to_their_end() {
+fn in_progress_when_the_run_fails_are_completed() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = small();
         let sizes = ParallelSizes { pp: 2, ..ONE };
         lay_out(&mut finetune, sizes);
         // The last stage has the head.
-        finetune.model.llava_mut().text_config.vocab_size = 50_000;
+        finetune.model.as_llava_mut().unwrap().text_config.vocab_size = 50_000;
         on_mesh(sizes, |mesh| {
             let trainer = trainer(&finetune, mesh);
             drop(saved_later(folder.path(), &trainer, &finetune, 3, &HostMemory::default()));
@@ -107,7 +107,7 @@ fn that_fail_end_the_run() {
         finetune.trainer.max_steps = Some(50);
         let parent = folder.path().join("checkpoints");
         std::fs::create_dir(&parent).unwrap();
-        // A file where the second checkpoint's name belongs.
+        // A file has the second checkpoint's name.
         std::fs::write(parent.join("default--step=3-consumed_samples=32-last"), b"in the way").unwrap();
         let failure = run(&finetune, folder.path()).unwrap_err();
         assert!(failure.to_string().contains("Not a directory"), "{failure}");

@@ -1,4 +1,4 @@
-//! Callbacks: when they are asked, what they are shown, and what their answers do.
+//! Callbacks: the order of their hooks, their view of the run, and the effect of their results.
 
 use crate::setting::{ONE, custom, names, run_on, small, validate, within_limit};
 use neva_engine::checkpoint::CheckpointFolder;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Writes down which hooks are called, on the first rank.
+/// Records the hook calls on the first rank.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Recorder {
@@ -54,7 +54,7 @@ impl Callback for Recorder {
     }
 
     fn on_step_end(&mut self, run: RunView<'_>, metrics: &StepMetrics) -> Result<Flow> {
-        assert_eq!(run.progress.metrics["reduced_train_loss"], metrics.reduced_train_loss);
+        assert_eq!(run.progress.metrics.get("reduced_train_loss").copied(), metrics.reduced_train_loss);
         assert_eq!(run.progress.consumed_samples, metrics.consumed_samples);
         self.record(run, &format!("step {} ends", metrics.step))
     }
@@ -64,7 +64,7 @@ impl Callback for Recorder {
     }
 
     fn on_validation_end(&mut self, run: RunView<'_>, metrics: &ValidationMetrics) -> Result<Flow> {
-        assert_eq!(run.progress.metrics["val_loss"], metrics.val_loss);
+        assert_eq!(run.progress.metrics.get("val_loss").copied(), metrics.val_loss);
         self.record(run, &format!("validation of {} samples ends", metrics.val_samples))
     }
 
@@ -101,7 +101,7 @@ fn registry() -> Registry {
     Registry::builtin().callback::<Recorder>(RECORDER)
 }
 
-/// A run of four steps with a recorder for each of `arguments`.
+/// Returns a run of four steps with a recorder for each of `arguments`.
 fn recorded(folder: &Path, arguments: &[Value]) -> Finetune {
     let mut finetune = small();
     finetune.trainer.max_steps = Some(4);
@@ -126,9 +126,9 @@ fn hooks_are_called_in_order() {
             let folder = tempfile::tempdir().unwrap();
             let mut finetune = recorded(folder.path(), &[json!({})]);
             validate(&mut finetune, 2, 3);
-            // The first validation is a reason to save, the third step is another.
+            // The first validation and the third step cause a save.
             (finetune.log.ckpt.every_n_train_steps, finetune.log.ckpt.save_top_k) = (Some(3), -1);
-            // Otherwise the disk decides when a checkpoint is there.
+            // Otherwise the disk determines when a checkpoint is complete.
             finetune.log.ckpt.ckpt_async_save = false;
             for report in run_on(&finetune, folder.path(), sizes, &registry()) {
                 assert_eq!(report.unwrap().steps, 4);
@@ -160,7 +160,7 @@ fn hooks_are_called_in_order() {
 }
 
 #[test]
-fn every_callback_is_asked_and_the_first_reason_counts() {
+fn every_callback_is_called_and_the_first_reason_counts() {
     within_limit(|| {
         for (at, steps) in [("step 1 ends", 2), ("validation of 3 samples ends", 2), ("step 3 ends", 4)] {
             let folder = tempfile::tempdir().unwrap();
@@ -168,7 +168,7 @@ fn every_callback_is_asked_and_the_first_reason_counts() {
             let mut finetune = recorded(folder.path(), &[json!({ "name": "a: " }), stop("b: "), stop("c: ")]);
             validate(&mut finetune, 2, 3);
             let report = run_on(&finetune, folder.path(), ONE, &registry()).remove(0).unwrap();
-            // A run that is over anyway did not end early.
+            // A run at its last step did not end early.
             let reason = (steps < 4).then(|| format!("b: enough at {at}"));
             assert_eq!((report.steps, report.ended_early, report.stopped), (steps, reason, None));
             let progress = CheckpointFolder::open(&report.checkpoint.unwrap()).unwrap().state.progress;
@@ -204,7 +204,7 @@ fn an_error_fails_the_run() {
             validate(&mut finetune, 2, 3);
             let error = run_on(&finetune, folder.path(), ONE, &registry()).remove(0).unwrap_err();
             assert_eq!(
-                (error.to_string(), error.class()),
+                (error.to_string(), error.exit_code()),
                 (format!("refused at {at}"), exit_class::CLUSTER)
             );
             let events = events(folder.path());
@@ -219,7 +219,7 @@ fn an_error_fails_the_run() {
 }
 
 #[test]
-fn states_go_through_checkpoints() {
+fn states_are_saved_and_restored() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = recorded(folder.path(), &[json!({}), json!({ "name": "b: " })]);
@@ -227,7 +227,7 @@ fn states_go_through_checkpoints() {
         let first = run_on(&finetune, &folder.path().join("first"), ONE, &registry()).remove(0).unwrap();
         let states = |path: &Path| CheckpointFolder::open(path).unwrap().state.progress.callbacks;
         let after_2 = folder.path().join("first/checkpoints/default--step=1-consumed_samples=16");
-        // The start of training, and two hooks for each step; a checkpoint is written before it is told.
+        // The start of training, and two hooks for each step. A checkpoint is written before its hook.
         assert_eq!(states(&after_2), [json!({ "seen": 5 }), json!({ "seen": 5 })]);
         let expected = states(&first.checkpoint.unwrap());
         assert_eq!(expected[0], json!({ "seen": 10 }));
@@ -235,18 +235,18 @@ fn states_go_through_checkpoints() {
         let second = run_on(&finetune, &folder.path().join("second"), ONE, &registry())
             .remove(0)
             .unwrap();
-        // The first run was told of a checkpoint meanwhile, the second of a start.
+        // The first run called the checkpoint's hook meanwhile, the second that of the start.
         assert_eq!(states(&second.checkpoint.unwrap()), expected);
     });
 }
 
-/// Callbacks that no run can have, and all of the reason.
-fn check_refusal(registry: &Registry, callbacks: Vec<neva_schemas::Callback>, expect: &[&str]) {
+/// Checks that these callbacks are refused, with all of `expect` in the reason.
+fn check_refusal(registry: &Registry, callbacks: Vec<neva_schemas::CallbackConfig>, expect: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let mut finetune = small();
     finetune.trainer.callbacks = callbacks;
     let error = run_on(&finetune, folder.path(), ONE, registry).remove(0).unwrap_err();
-    assert_eq!(error.class(), exit_class::INPUT);
+    assert_eq!(error.exit_code(), exit_class::INPUT);
     for part in expect {
         assert!(error.to_string().contains(part), "{error}\nlacks: {part}");
     }

@@ -1,4 +1,4 @@
-//! Checkpoints that are damaged, or another run's.
+//! Checkpoints that are damaged, or belong to another run.
 
 use crate::setting::{copy, files, reseal, rewrite, run, small, within_limit};
 use neva_schemas::{Finetune, LoRA, Peft, exit_class};
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use tch::Tensor;
 
-/// A whole checkpoint, made once.
+/// Returns a whole checkpoint, which is created once.
 fn whole() -> &'static Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -21,8 +21,8 @@ fn whole() -> &'static Path {
     PATH.get_or_init(|| folder.path().join("whole"))
 }
 
-/// Resumes from the damaged copy of a checkpoint: the failure is the user's, names all of `expect`, and
-/// nothing in the checkpoint changes.
+/// Resumes from a damaged copy of a checkpoint. Checks that the failure is an input error with all of `expect`, and that
+/// the checkpoint does not change.
 fn check(damage: impl FnOnce(&Path), change: impl FnOnce(&mut Finetune), expect: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = folder.path().join("checkpoint");
@@ -50,7 +50,7 @@ fn check(damage: impl FnOnce(&Path), change: impl FnOnce(&mut Finetune), expect:
 fn unchanged(_: &mut Finetune) {}
 
 #[test]
-fn that_miss_a_file() {
+fn with_a_missing_file() {
     within_limit(|| {
         for file in ["checkpoint.json", "run.json", "model.safetensors", "optimizer.safetensors"] {
             check(|folder| std::fs::remove_file(folder.join(file)).unwrap(), unchanged, &[file]);
@@ -60,7 +60,7 @@ fn that_miss_a_file() {
 }
 
 #[test]
-fn that_are_cut_short() {
+fn that_are_truncated() {
     within_limit(|| {
         for file in ["checkpoint.json", "run.json", "model.safetensors", "optimizer.safetensors"] {
             for keep in [0, 1, 2] {
@@ -75,9 +75,9 @@ fn that_are_cut_short() {
     });
 }
 
-/// Every byte counts: one flipped bit anywhere, and every length but the right one.
+/// Flips one bit anywhere, and tries every wrong length.
 #[test]
-fn that_have_a_flipped_bit() {
+fn with_a_flipped_bit() {
     within_limit(|| {
         for file in ["model.safetensors", "optimizer.safetensors", "run.json"] {
             for at in [0, 1, 2] {
@@ -94,7 +94,7 @@ fn that_have_a_flipped_bit() {
 }
 
 #[test]
-fn that_are_something_else() {
+fn that_are_not_checkpoints() {
     within_limit(|| {
         let write = |file: &'static str, text: &'static str| move |folder: &Path| std::fs::write(folder.join(file), text).unwrap();
         check(
@@ -135,7 +135,7 @@ fn that_are_something_else() {
 }
 
 #[test]
-fn that_hold_other_tensors() {
+fn with_other_tensors() {
     within_limit(|| {
         let model = |folder: &Path| {
             rewrite(&folder.join("model.safetensors"), |tensors| {
@@ -149,7 +149,7 @@ fn that_hold_other_tensors() {
             });
             reseal(folder);
         };
-        // All at once.
+        // All of them are listed.
         check(
             model,
             unchanged,
@@ -189,17 +189,17 @@ fn of_another_run() {
     within_limit(|| {
         check(
             |_| {},
-            |finetune| finetune.model.llava_mut().text_config.intermediate_size = 128,
+            |finetune| finetune.model.as_llava_mut().unwrap().text_config.intermediate_size = 128,
             &["gate_proj.weight` has shape [96, 64], the model needs [128, 64]"],
         );
         check(
             |_| {},
-            |finetune| finetune.model.llava_mut().text_config.num_hidden_layers = 3,
+            |finetune| finetune.model.as_llava_mut().unwrap().text_config.num_hidden_layers = 3,
             &["`model.language_model.layers.2.mlp.up_proj.weight` [96, 64] is missing"],
         );
         check(
             |_| {},
-            |finetune| finetune.model.llava_mut().freeze_vision_model = true,
+            |finetune| finetune.model.as_llava_mut().unwrap().freeze_vision_model = true,
             &["`model.vision_tower.embeddings.class_embedding` [32] is not in the model"],
         );
         check(

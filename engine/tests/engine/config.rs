@@ -1,4 +1,4 @@
-//! `config.json` beside the weights: both spellings, and what differs from the run.
+//! `config.json` beside the weights: both spellings, and differences from the run.
 
 use crate::setting::within_limit;
 use crate::weights::{config, finetune, load};
@@ -8,7 +8,7 @@ use neva_schemas::{Finetune, exit_class};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The fixture's weights beside another `config.json`.
+/// Creates a folder with the fixture's weights and another `config.json`.
 fn folder(config: &Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf/llava_clip_llama");
@@ -18,7 +18,7 @@ fn folder(config: &Value) -> tempfile::TempDir {
 }
 
 #[test]
-fn both_spellings_say_the_same() {
+fn both_spellings_are_equal() {
     let new = config();
     let mut old = new.clone();
     let text = old["text_config"].as_object_mut().unwrap();
@@ -45,27 +45,27 @@ fn check(change: impl FnOnce(&mut Finetune), expect: &[&str]) {
     let mut finetune = finetune(folder.path());
     change(&mut finetune);
     let error = load(&finetune).unwrap_err();
-    assert_eq!(error.class(), exit_class::INPUT);
+    assert_eq!(error.exit_code(), exit_class::INPUT);
     let EngineError::Run(problems) = &error else { panic!("{error}") };
     assert_eq!(problems.len(), expect.len(), "{error}");
     for (problem, expect) in problems.iter().zip(expect) {
         assert_eq!(problem.help.as_deref(), Some(*expect), "{problem}");
-        assert!(problem.message.contains("config.json says"), "{problem}");
+        assert!(problem.message.contains("config.json"), "{problem}");
     }
 }
 
 #[test]
-fn every_difference_comes_with_its_remedy() {
+fn every_difference_has_a_help_text() {
     within_limit(|| {
         check(
             |finetune| {
-                let model = finetune.model.llava_mut();
+                let model = finetune.model.as_llava_mut().unwrap();
                 model.text_config.hidden_size = 128;
                 model.text_config.rope_theta = 1e6;
                 model.text_config.tie_word_embeddings = true;
                 model.vision_config.patch_size = 28;
                 model.image_token_index = 32000;
-                model.vision_feature_layer = -1;
+                model.vision_feature_layer = (-1).into();
             },
             &[
                 "--set finetune.model.text_config.hidden_size=64",
@@ -77,18 +77,18 @@ fn every_difference_comes_with_its_remedy() {
             ],
         );
         check(
-            |finetune| finetune.model.llava_mut().vision_feature_select_strategy = neva_schemas::FeatureSelect::Full,
+            |finetune| finetune.model.as_llava_mut().unwrap().vision_feature_select_strategy = neva_schemas::FeatureSelect::Full,
             &["--set finetune.model.vision_feature_select_strategy=\"default\""],
         );
     });
 }
 
 #[test]
-fn what_changes_no_value_may_differ() {
+fn settings_without_effect_may_differ() {
     within_limit(|| {
         let folder = folder(&config());
         let mut finetune = finetune(folder.path());
-        let model = finetune.model.llava_mut();
+        let model = finetune.model.as_llava_mut().unwrap();
         (
             model.freeze_vision_model,
             model.text_config.max_position_embeddings,
@@ -100,7 +100,7 @@ fn what_changes_no_value_may_differ() {
 }
 
 #[test]
-fn a_config_that_is_not_one_is_named() {
+fn an_invalid_config_is_reported() {
     within_limit(|| {
         let finetune_of = |text: &str| {
             let folder = folder(&config());
@@ -114,7 +114,7 @@ fn a_config_that_is_not_one_is_named() {
             ("{\"model_type\": \"qwen2_vl\"}", "qwen2_vl"),
         ] {
             let error = finetune_of(text);
-            assert_eq!(error.class(), exit_class::INPUT, "{error}");
+            assert_eq!(error.exit_code(), exit_class::INPUT, "{error}");
             assert!(
                 error.to_string().contains("config.json") && error.to_string().contains(expect),
                 "{error}"
@@ -123,6 +123,6 @@ fn a_config_that_is_not_one_is_named() {
         let folder = folder(&json!({}));
         std::fs::remove_file(folder.path().join("config.json")).unwrap();
         let error = load(&finetune(folder.path())).unwrap_err();
-        assert_eq!(error.class(), exit_class::INPUT, "{error}");
+        assert_eq!(error.exit_code(), exit_class::INPUT, "{error}");
     });
 }

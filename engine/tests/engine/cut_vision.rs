@@ -1,15 +1,10 @@
-//! A vision encoder and a projector that are cut over the tensor axis: a run on one rank and a run in any layout are the
-//! same run.
+//! Tensor-parallel vision encoder and projector: a run in any layout matches one rank.
 
-use crate::distributed::ddp;
-use crate::layout::{Layout, four_layers, mixed};
-use crate::setting::{ONE, Samples, adapters, close, close_tensors, gradients, lora, microbatches, on_mesh, train, trainer, within_limit};
+use crate::layout::{Layout, four_layers};
+use crate::parity;
+use crate::setting::{ONE, adapters, lora, on_mesh, trainer, within_limit};
 use neva_engine::comm::Axis;
 use neva_schemas::{Finetune, ParallelSizes, Peft, VisionPlacement};
-use std::collections::BTreeMap;
-use tch::Tensor;
-
-const STEPS: u64 = 10;
 
 const TP2: ParallelSizes = ParallelSizes { tp: 2, ..ONE };
 const TP4: ParallelSizes = ParallelSizes { tp: 4, ..ONE };
@@ -18,7 +13,7 @@ const TP2_CP2: ParallelSizes = ParallelSizes { tp: 2, cp: 2, ..ONE };
 const TP2_PP2: ParallelSizes = ParallelSizes { tp: 2, pp: 2, ..ONE };
 const TP2_DP2: ParallelSizes = ParallelSizes { tp: 2, dp: 2, ..ONE };
 
-/// Every layout of up to four ranks, and a stage for the vision encoder alone.
+/// Returns layouts of up to four ranks, including a stage with the vision encoder alone.
 fn every() -> Vec<Layout> {
     let mut layouts: Vec<_> = [TP2, TP4, CP2, TP2_CP2, TP2_PP2].map(Layout::plain).into();
     layouts.extend([TP2, TP4, TP2_CP2, TP2_PP2].map(sequence_parallel));
@@ -31,90 +26,46 @@ fn sequence_parallel(sizes: ParallelSizes) -> Layout {
     Layout::plain(sizes).sequence_parallel()
 }
 
-/// Four layers of the language model, four heads of the vision encoder.
+/// Returns a run with four layers of the language model and four heads of the vision encoder.
 fn four() -> Finetune {
     let mut finetune = four_layers();
-    finetune.model.llava_mut().vision_config.num_attention_heads = 4;
+    finetune.model.as_llava_mut().unwrap().vision_config.num_attention_heads = 4;
     finetune
 }
 
-/// The run in a layout in which the vision encoder is cut.
+/// Returns the run in a layout with a tensor-parallel vision encoder.
 fn cut(layout: Layout, finetune: &Finetune) -> Finetune {
     let mut finetune = layout.of(finetune);
     finetune.trainer.strategy.vision_placement = VisionPlacement::Cut;
     finetune
 }
 
-/// Loss, norm of the gradients and whole gradients of a step with the weights that `before` steps leave.
-fn step(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, before: u64) -> (f64, f64, BTreeMap<String, Tensor>) {
-    let ranks = on_mesh(sizes, |mesh| {
-        let mut trainer = trainer(finetune, mesh.clone());
-        for step in 0..before {
-            trainer
-                .step(&microbatches(finetune, samples, &mesh, step), |peak| peak, step)
-                .unwrap();
-        }
-        let report = trainer.accumulate(&microbatches(finetune, samples, &mesh, before)).unwrap();
-        (report.loss, report.grad_norm, gradients(&trainer))
-    });
-    let (loss, norm) = (ranks[0].0, ranks[0].1);
-    let mut all = BTreeMap::new();
-    for (other_loss, other_norm, gradients) in ranks {
-        assert_eq!((other_loss, other_norm), (loss, norm), "ranks report different steps");
-        all.extend(gradients);
-    }
-    (loss, norm, all)
-}
-
-/// Losses, norms and gradients of the first and the sixth step, losses and weights of ten steps, against one rank.
 #[track_caller]
 fn check(name: &str, layouts: &[Layout], change: impl FnOnce(&mut Finetune)) {
     let mut finetune = four();
     change(&mut finetune);
-    ddp(&mut finetune, false, false);
-    let samples = Samples::edited(&finetune, mixed);
-    let steps = |finetune: &Finetune, sizes| [0, 5].map(|before| step(finetune, &samples, sizes, before));
-    let expected_steps = steps(&finetune, ONE);
-    let expected = train(&finetune, &samples, ONE, STEPS);
-    assert!(expected.losses.iter().all(|loss| loss.is_finite() && *loss > 0.0), "{name}");
-    for layout in layouts {
-        let (finetune, sizes) = (cut(*layout, &finetune), layout.sizes);
-        let name = format!("{name}, {layout:?}");
-        for ((loss, norm, gradients), (expected_loss, expected_norm, expected)) in steps(&finetune, sizes).iter().zip(&expected_steps) {
-            let expected_numbers = [*expected_loss, *expected_norm];
-            close(
-                &format!("{name}: loss and norm of a step"),
-                &[*loss, *norm],
-                &expected_numbers,
-                1e-5,
-            );
-            close_tensors(&format!("{name}: gradients"), gradients, expected, 1e-4);
-        }
-        let got = train(&finetune, &samples, sizes, STEPS);
-        close(&format!("{name}: loss"), &got.losses, &expected.losses, 1e-5);
-        close_tensors(&name, &got.weights, &expected.weights, 1e-4);
-    }
+    parity::check(name, &finetune, layouts, cut);
 }
 
 #[test]
-fn trains_as_one_rank_does() {
+fn whole_model_matches_one_rank() {
     within_limit(|| check("full", &every(), |_| {}));
 }
 
 #[test]
-fn trains_beside_adapters_as_one_rank_does() {
+fn adapters_of_the_language_model_match_one_rank() {
     within_limit(|| check("LoRA", &every(), lora));
 }
 
 #[test]
-fn trains_through_adapters_of_its_own_as_one_rank_does() {
+fn adapters_of_the_vision_encoder_match_one_rank() {
     within_limit(|| {
         let layouts = [Layout::plain(TP4), sequence_parallel(TP2), sequence_parallel(TP2_CP2)];
         let targets = ["q_proj", "v_proj", "out_proj", "fc1", "fc2", "linear_1", "linear_2", "linear_fc2"];
         check("adapters and the rest", &layouts, |finetune| adapters(finetune, &targets));
         check("adapters alone", &layouts, |finetune| {
             adapters(finetune, &targets);
-            finetune.model.llava_mut().freeze_vision_projection = true;
+            finetune.model.as_llava_mut().unwrap().freeze_vision_projection = true;
             if let Some(Peft::LoRA(lora)) = &mut finetune.peft {
                 lora.freeze_vision_model = true;
             }
@@ -123,28 +74,28 @@ fn trains_through_adapters_of_its_own_as_one_rank_does() {
 }
 
 #[test]
-fn leaves_frozen_parts_alone() {
+fn frozen_parts_match_one_rank() {
     within_limit(|| {
         let layouts = [sequence_parallel(TP2_CP2), Layout::plain(TP2_PP2)];
         check("frozen vision encoder", &layouts, |finetune| {
-            finetune.model.llava_mut().freeze_vision_model = true
+            finetune.model.as_llava_mut().unwrap().freeze_vision_model = true
         });
         check("frozen projector", &layouts, |finetune| {
-            finetune.model.llava_mut().freeze_vision_projection = true
+            finetune.model.as_llava_mut().unwrap().freeze_vision_projection = true
         });
-        // In the text-only step nothing is left to train.
+        // In the text-only step no parameter has a gradient.
         check("frozen language model", &layouts, |finetune| {
-            finetune.model.llava_mut().freeze_language_model = true
+            finetune.model.as_llava_mut().unwrap().freeze_language_model = true
         });
         check("projector alone", &layouts, |finetune| {
-            finetune.model.llava_mut().freeze_language_model = true;
-            finetune.model.llava_mut().freeze_vision_model = true;
+            finetune.model.as_llava_mut().unwrap().freeze_language_model = true;
+            finetune.model.as_llava_mut().unwrap().freeze_vision_model = true;
         });
     });
 }
 
 #[test]
-fn holds_its_share_of_every_matrix() {
+fn each_rank_holds_its_shard_of_every_matrix() {
     within_limit(|| {
         let finetune = cut(Layout::plain(TP4), &four());
         on_mesh(TP4, |mesh| {

@@ -1,4 +1,4 @@
-//! Data modules of a rank program's own, and the order in which samples are read.
+//! Custom data modules, and the order in which samples are read.
 
 use crate::setting::{ONE, run_on, small, within_limit};
 use neva_data::{DataError, Dataset, MockConfig, MockDataset, Sample};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 const TARGET: &str = "tests::Listed";
 
-/// Random samples that write down which of them are read.
+/// Random samples that record which of them are read.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Listed {
@@ -25,7 +25,7 @@ struct Listed {
 impl DataModule for Listed {
     fn open(&self, finetune: &Finetune, base: Option<&Path>) -> Result<RunData> {
         assert_eq!(base, None, "the run starts from fresh weights");
-        let model = finetune.model.llava();
+        let model = finetune.model.as_llava().unwrap();
         let config = MockConfig {
             seq_length: finetune.data.seq_length(),
             image_seq_len: model.image_seq_length(),
@@ -68,7 +68,7 @@ impl Dataset for Listing {
     }
 }
 
-/// The small run with this data module, and `data` laid over what it needs.
+/// Returns the small run with this data module, with `data` merged over its arguments.
 fn finetune(data: Value) -> Finetune {
     let mut map = json!({
         "_target_": TARGET,
@@ -88,7 +88,7 @@ fn train(finetune: &Finetune, run_dir: &Path, registry: &Registry) -> Result<Run
     run_on(finetune, run_dir, ONE, registry).remove(0)
 }
 
-/// What a run of three steps reads of 6 samples, four at a time.
+/// Returns the samples that a run of three steps reads of 6, four at a time.
 fn read(data: Value) -> Vec<usize> {
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("list");
@@ -98,18 +98,21 @@ fn read(data: Value) -> Vec<usize> {
     let report = train(&finetune(data), folder.path(), &Registry::builtin().data::<Listed>(TARGET)).unwrap();
     assert_eq!(std::fs::read(report.checkpoint.unwrap().join("own.txt")).unwrap(), b"kept");
     let text = std::fs::read_to_string(list).unwrap();
-    text.lines().map(|line| line.parse().unwrap()).collect()
+    let read: Vec<_> = text.lines().map(|line| line.parse().unwrap()).collect();
+    // Before the first step, the data are searched for a label: the first sample has one.
+    assert_eq!(read[0], 0);
+    read[1..].to_vec()
 }
 
 #[test]
-fn an_own_data_module_is_read_in_its_own_order_or_shuffled() {
+fn a_custom_data_module_is_read_in_order_or_shuffled() {
     within_limit(|| {
         let twice: Vec<_> = (0..6).chain(0..6).collect();
         assert_eq!(read(json!({ "shuffle": false })), twice);
         assert_eq!(read(json!({ "shuffle": false, "seed": 7 })), twice);
 
         let shuffled = read(json!({}));
-        assert_eq!(shuffled, read(json!({ "shuffle": true })), "shuffled where nothing is said");
+        assert_eq!(shuffled, read(json!({ "shuffle": true })), "shuffled by default");
         assert_ne!(shuffled, read(json!({ "seed": 7 })));
         let (first, second) = shuffled.split_at(6);
         assert_ne!(first, second);
@@ -123,12 +126,12 @@ fn an_own_data_module_is_read_in_its_own_order_or_shuffled() {
 }
 
 #[test]
-fn a_data_module_that_cannot_be_made_is_named() {
+fn an_invalid_data_module_is_reported() {
     let check = |data: Value, registry: &Registry, expect: &str| {
         let folder = tempfile::tempdir().unwrap();
         let error = train(&finetune(data), folder.path(), registry).unwrap_err();
         assert!(matches!(error, EngineError::Run(_)), "{error:?}");
-        assert_eq!(error.class(), exit_class::INPUT);
+        assert_eq!(error.exit_code(), exit_class::INPUT);
         assert_eq!(error.to_string(), expect);
     };
     within_limit(move || {

@@ -1,22 +1,37 @@
-//! Generation with a memory of keys and values is the full forward pass.
+//! Generation with a key-value cache equals the full forward pass.
 
 use crate::setting::{difference, loaded, small, within_limit};
-use neva_data::IMAGE;
+use neva_data::IMAGE_TOKEN_INDEX;
+use neva_engine::attention::Segments;
+use neva_engine::batch::Batch;
 use neva_engine::comm::Mesh;
-use neva_engine::model::Batch;
-use neva_engine::nn::Segments;
+use neva_schemas::{TextConfig, TextModelType};
 use tch::{Device, Kind, Tensor};
 
-/// Words with a picture of 4 positions between them.
-const IDS: [i64; 13] = [1, 40, IMAGE, IMAGE, IMAGE, IMAGE, 7, 250, 31, 8, 99, 100, 3];
+/// A text with an image of 4 positions inside.
+const IDS: [i64; 13] = [
+    1,
+    40,
+    IMAGE_TOKEN_INDEX,
+    IMAGE_TOKEN_INDEX,
+    IMAGE_TOKEN_INDEX,
+    IMAGE_TOKEN_INDEX,
+    7,
+    250,
+    31,
+    8,
+    99,
+    100,
+    3,
+];
 
-/// Positions `start..end` of the text, with the picture if it is among them.
+/// Returns the positions `start..end` of the text, with the image if it is among them.
 fn batch(start: usize, end: usize) -> Batch {
     let ids = &IDS[start..end];
     let image: Vec<i64> = ids
         .iter()
         .enumerate()
-        .filter(|(_, id)| **id == IMAGE)
+        .filter(|(_, id)| **id == IMAGE_TOKEN_INDEX)
         .map(|(place, _)| place as i64)
         .collect();
     let input_ids_bs = Tensor::from_slice(ids).unsqueeze(0);
@@ -31,12 +46,43 @@ fn batch(start: usize, end: usize) -> Batch {
 }
 
 #[test]
-fn of_every_prompt_is_the_full_forward_pass() {
-    within_limit(|| {
-        let loaded = loaded(&small(), &Mesh::single());
+fn of_every_prompt_equals_the_full_forward_pass() {
+    for family in families() {
+        check_prompts(family);
+    }
+}
+
+/// Returns a config of each family of language models.
+fn families() -> Vec<TextConfig> {
+    let text = small().model.as_llava().unwrap().text_config.clone();
+    let of = |family: TextModelType| TextConfig {
+        model_type: Some(family),
+        ..text.clone()
+    };
+    vec![
+        of(TextModelType::Llama),
+        TextConfig {
+            sliding_window: Some(3),
+            ..of(TextModelType::Mistral)
+        },
+        of(TextModelType::Nemotron),
+        TextConfig {
+            sliding_window: Some(5),
+            use_sliding_window: Some(true),
+            max_window_layers: Some(1),
+            ..of(TextModelType::Qwen2)
+        },
+    ]
+}
+
+fn check_prompts(family: TextConfig) {
+    within_limit(move || {
+        let mut finetune = small();
+        finetune.model.as_llava_mut().unwrap().text_config = family.clone();
+        let loaded = loaded(&finetune, &Mesh::single());
         tch::no_grad(|| {
             let expected = loaded.whole().unwrap().0.forward(&batch(0, IDS.len()), None).unwrap();
-            // A prompt ends before the picture or behind it.
+            // A prompt ends before or after the image.
             for prompt in [1, 2, 6, 7, 8, 9, 12] {
                 let mut decoding = loaded.whole().unwrap().0.decoding();
                 let mut parts = vec![loaded.whole().unwrap().0.decode(&batch(0, prompt), &mut decoding).unwrap()];
@@ -47,14 +93,14 @@ fn of_every_prompt_is_the_full_forward_pass() {
                 }
                 let got = Tensor::cat(&parts, 1);
                 let off = difference(&got, &expected.narrow(1, 0, got.size()[1]));
-                assert!(off <= 1e-5, "a prompt of {prompt}: off by {off:e}");
+                assert!(off <= 1e-5, "{:?}: a prompt of {prompt}: off by {off:e}", family.model_type);
             }
         });
     });
 }
 
 #[test]
-fn two_memories_do_not_mix() {
+fn two_caches_do_not_mix() {
     within_limit(|| {
         let loaded = loaded(&small(), &Mesh::single());
         tch::no_grad(|| {

@@ -1,4 +1,4 @@
-//! The same recipe and seed give the same bits.
+//! The same recipe and seed give bitwise equal results.
 
 use crate::setting::{files, mock, names, run, small, within_limit};
 use neva_schemas::{Finetune, METRICS_FILE, PARAMETERS_FILE, PeftScheme, REPORT_FILE, RunReport};
@@ -11,7 +11,7 @@ fn losses(finetune: &Finetune, run_dir: &Path) -> Vec<u64> {
     report.losses.iter().map(|loss| loss.to_bits()).collect()
 }
 
-/// The recipe twice, and again with its samples made by two threads.
+/// Runs the recipe twice, and again with two data workers.
 fn check(change: fn(&mut Finetune)) {
     within_limit(move || {
         let folder = tempfile::tempdir().unwrap();
@@ -57,7 +57,7 @@ fn of_adapters() {
 }
 
 #[test]
-fn a_run_leaves_its_metrics_and_report() {
+fn a_run_writes_its_metrics_and_report() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let run_dir = folder.path().join("run");

@@ -1,12 +1,12 @@
-//! When a run is over by its own rules: steps, epochs, time, and a metric that no longer improves.
+//! The end of a run by its own rules: steps, epochs, time, and early stopping.
 
 use crate::setting::{bits, json_lines, mock, names, run, small, validate, within_limit};
 use neva_engine::checkpoint::CheckpointFolder;
 use neva_engine::optim::learning_rate;
-use neva_schemas::{Callback, EarlyStopping, LrScheduler, METRICS_FILE, MetricMode, Period};
+use neva_schemas::{CallbackConfig, EarlyStoppingConfig, LrScheduler, METRICS_FILE, MetricMode, Period};
 use std::collections::BTreeSet;
 
-/// A run over `samples` samples in batches of 8 that comes to its end after `expect` steps.
+/// Checks that a run on `samples` samples in batches of 8 ends after `expect` steps.
 fn check_length(samples: u64, max_steps: Option<u64>, max_epochs: Option<u64>, expect: u64) {
     let folder = tempfile::tempdir().unwrap();
     let mut finetune = small();
@@ -37,7 +37,7 @@ fn check_length(samples: u64, max_steps: Option<u64>, max_epochs: Option<u64>, e
 fn epochs_and_steps_whichever_is_first() {
     within_limit(|| {
         check_length(16, None, Some(2), 4);
-        // The second batch of an epoch is filled from the next one; the last epoch's too.
+        // The second batch of an epoch is filled from the next epoch, also in the last one.
         check_length(12, None, Some(1), 2);
         check_length(12, None, Some(2), 3);
         check_length(3, None, Some(4), 2);
@@ -48,7 +48,7 @@ fn epochs_and_steps_whichever_is_first() {
 }
 
 #[test]
-fn time_is_kept() {
+fn max_time_ends_the_run() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let (first, second) = (folder.path().join("first"), folder.path().join("second"));
@@ -60,7 +60,7 @@ fn time_is_kept() {
         assert!(report.steps > 0 && report.steps < 1_000_000);
         let checkpoint = report.checkpoint.unwrap();
         assert_eq!(CheckpointFolder::open(&checkpoint).unwrap().steps_done(), report.steps);
-        // The run is over, and starting it again does nothing; another one may go on from it.
+        // The run is complete, and starting it again does nothing. Another run may resume from it.
         let again = run(&finetune, &first).unwrap();
         assert_eq!(
             (again.steps, again.losses.len(), again.checkpoint.as_ref()),
@@ -75,7 +75,7 @@ fn time_is_kept() {
 }
 
 #[test]
-fn checkpoints_come_by_the_clock() {
+fn checkpoints_are_saved_by_time() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = small();
@@ -89,7 +89,7 @@ fn checkpoints_come_by_the_clock() {
     });
 }
 
-/// Looks at which a run stops, out of what it would have seen without stopping.
+/// Returns the observation at which a run stops, given all observations of a run that does not stop.
 fn expected_look(values: &[f64], mode: MetricMode, patience: u64, min_delta: f64) -> usize {
     let better = |value: f64, best: f64| match mode {
         MetricMode::Min => value < best - min_delta,
@@ -109,7 +109,7 @@ fn expected_look(values: &[f64], mode: MetricMode, patience: u64, min_delta: f64
     panic!("{values:?} improve forever");
 }
 
-/// Stops where it should, and at the very same step after an interruption at a step before.
+/// Checks that a run stops at the expected step, also after an interruption at an earlier step.
 fn check_early(monitor: &str, mode: MetricMode, patience: u64, min_delta: f64) {
     let folder = tempfile::tempdir().unwrap();
     let mut finetune = small();
@@ -126,7 +126,7 @@ fn check_early(monitor: &str, mode: MetricMode, patience: u64, min_delta: f64) {
     let steps = 1 + at[expected_look(&values, mode, patience, min_delta)];
     assert!(steps < 16, "{monitor}: {values:?} never stop");
 
-    finetune.trainer.callbacks = vec![Callback::EarlyStopping(EarlyStopping {
+    finetune.trainer.callbacks = vec![CallbackConfig::EarlyStopping(EarlyStoppingConfig {
         monitor: monitor.into(),
         mode,
         patience,
@@ -144,7 +144,7 @@ fn check_early(monitor: &str, mode: MetricMode, patience: u64, min_delta: f64) {
         .progress
         .finished;
     assert!(finished, "{monitor}");
-    // After the first step, halfway, and where one more look decides.
+    // After the first step, halfway, and one observation before the end.
     for at in BTreeSet::from([1, steps / 2, steps - 1]) {
         let checkpoints = folder.path().join("stopped/checkpoints");
         let is_it = |name: &String| name.contains(&format!("step={}-consumed", at - 1));

@@ -1,11 +1,11 @@
-//! Checkpoints of any layout as folders of Hugging Face's.
+//! Export of checkpoints of any layout to Hugging Face folders.
 
-use crate::setting::{ONE, adapters, load, lora, names, no_cache, run_on, small, weights, within_limit};
+use crate::setting::{ONE, adapters, load, lora, names, no_cache, run_on, small, table, weights, within_limit};
 use neva_engine::checkpoint::{Base, CheckpointFolder, SHARD_BYTES, TensorFile, export_hugging_face};
 use neva_engine::comm::Mesh;
 use neva_engine::trainer::{LoadedModel, Registry, Trainer};
-use neva_layout::{canonical_name, from_hf_config, to_hf_config};
-use neva_schemas::{Finetune, ParallelSizes, RestoreConfig, VisionPlacement};
+use neva_layout::{Families, from_hf_config};
+use neva_schemas::{Finetune, LlavaModel, Model, ParallelSizes, RestoreConfig, VisionPlacement};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use tch::Tensor;
 
 const TP2_PP2: ParallelSizes = ParallelSizes { tp: 2, pp: 2, ..ONE };
 
-/// A checkpoint after two steps.
+/// Returns a checkpoint after two steps.
 fn trained(folder: &Path, finetune: &Finetune, sizes: ParallelSizes) -> CheckpointFolder {
     let mut finetune = finetune.clone();
     finetune.trainer.max_steps = Some(2);
@@ -24,10 +24,10 @@ fn trained(folder: &Path, finetune: &Finetune, sizes: ParallelSizes) -> Checkpoi
 
 fn export(checkpoint: &CheckpointFolder, out: &Path, shard_bytes: usize) -> neva_engine::Result<()> {
     let base = Base::of(&checkpoint.run.finetune, &no_cache()).unwrap();
-    export_hugging_face(checkpoint, &base, &no_cache(), out, shard_bytes)
+    export_hugging_face(checkpoint, &Families::builtin(), &base, &no_cache(), out, shard_bytes)
 }
 
-/// The weights of a run that starts from a folder.
+/// Returns the weights of a run that starts from a folder.
 fn restored(finetune: &Finetune, folder: &Path) -> BTreeMap<String, Tensor> {
     let mut finetune = finetune.clone();
     finetune.resume.restore_config = Some(RestoreConfig::weights(folder.display().to_string()));
@@ -43,7 +43,7 @@ fn are_the_same_weights() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = small();
-        finetune.model.llava_mut().freeze_vision_model = true;
+        finetune.model.as_llava_mut().unwrap().freeze_vision_model = true;
         let checkpoint = trained(folder.path(), &finetune, TP2_PP2);
         let expected = all(load(&finetune, Some(&checkpoint), &Mesh::single()), &finetune);
         for (name, shard_bytes) in [("whole", SHARD_BYTES), ("shards", 100_000)] {
@@ -68,7 +68,7 @@ fn are_the_same_weights() {
                 .starts_with(first)
         );
         assert!(map.contains_key("language_model.model.layers.1.mlp.up_proj.weight") && map.contains_key("language_model.lm_head.weight"));
-        // Every file within its limit, but for tensors that are larger by themselves.
+        // Every file is within the limit, except for single tensors that are larger.
         for file in names(&folder.path().join("shards"))
             .iter()
             .filter(|name| name.ends_with(".safetensors"))
@@ -83,7 +83,7 @@ fn are_the_same_weights() {
 }
 
 #[test]
-fn of_a_vision_encoder_that_was_cut_are_whole() {
+fn of_a_split_vision_encoder_are_whole() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = small();
@@ -139,13 +139,13 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf/llava_clip_llama")
 }
 
-/// What is not trained comes from the base, and so does the configuration.
+/// Untrained weights and the configuration come from the base.
 #[test]
-fn take_from_the_base_what_was_not_trained() {
+fn take_untrained_weights_from_the_base() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = crate::weights::finetune(&fixture());
-        let model = finetune.model.llava_mut();
+        let model = finetune.model.as_llava_mut().unwrap();
         (model.freeze_language_model, model.freeze_vision_model) = (true, true);
         let checkpoint = trained(folder.path(), &finetune, ONE);
         let out = folder.path().join("out");
@@ -154,7 +154,12 @@ fn take_from_the_base_what_was_not_trained() {
             let file = TensorFile::open(&path.join("model.safetensors")).unwrap();
             let names = file.tensors().into_keys();
             names
-                .map(|name| (canonical_name(&name).unwrap(), file.read(&name, None).unwrap()))
+                .map(|name| {
+                    (
+                        table(&LlavaModel::default()).canonical_name(&name).unwrap(),
+                        file.read(&name, None).unwrap(),
+                    )
+                })
                 .collect()
         };
         let (base, got) = (by_name(&fixture()), by_name(&out));
@@ -168,9 +173,10 @@ fn take_from_the_base_what_was_not_trained() {
 }
 
 #[test]
-fn of_a_configuration_are_that_configuration() {
-    let mut model = small().model.llava().clone();
+fn keep_the_configuration() {
+    let mut model = small().model.as_llava().unwrap().clone();
     model.text_config.tie_word_embeddings = true;
     model.text_config.head_dim = Some(model.text_config.head_dim());
-    assert_eq!(from_hf_config(&to_hf_config(&model)).unwrap(), model);
+    let read = from_hf_config(&table(&model).write_config()).unwrap();
+    assert_eq!(Model::Llava(read).explicit(), Model::Llava(model).explicit());
 }

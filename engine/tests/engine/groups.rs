@@ -1,4 +1,4 @@
-//! Parameters with a learning rate or a decay of their own.
+//! Parameter groups with their own learning rate or weight decay.
 
 use crate::setting::{Samples, difference, lora, microbatches, small, trainer, weights, within_limit};
 use neva_engine::comm::Mesh;
@@ -14,8 +14,8 @@ fn group(params: &[&str], lr: Option<f64>, weight_decay: Option<f64>) -> ParamGr
     }
 }
 
-/// Takes one step at half the peak, and compares each weight with what AdamW's first step does by hand; `expect` is
-/// the learning rate and the decay of a parameter of a name and a number of dimensions.
+/// Runs one step at half the peak rate and compares each weight with AdamW's formula. `expect` returns learning rate and
+/// decay of a parameter from its name and number of dimensions.
 fn check(change: impl FnOnce(&mut Finetune), expect: impl Fn(&str, usize) -> (f64, f64)) {
     let mut finetune = small();
     *finetune.optim.lr_mut() = 2e-3;
@@ -39,12 +39,12 @@ fn check(change: impl FnOnce(&mut Finetune), expect: impl Fn(&str, usize) -> (f6
             gradient.unwrap().to_kind(Kind::Double),
             before[name].to_kind(Kind::Double),
         );
-        // Both moments, corrected for their start at 0, are those of this one gradient.
+        // After bias correction, both moments are those of this gradient.
         let expected = &w * (1.0 - lr * decay) - &g / (g.abs() + eps) * lr;
         let off = difference(&after[name], &expected);
         assert!(off <= 2e-6, "{name} is off by {off:e}");
         if peak == 0.0 {
-            assert!(after[name].equal(&before[name]), "{name} moves");
+            assert!(after[name].equal(&before[name]), "{name} changes");
         }
     }
     assert!(kinds.len() > 1, "no group makes a difference");
@@ -59,10 +59,10 @@ fn decay(name: &str, dims: usize) -> f64 {
 }
 
 #[test]
-fn have_their_learning_rate_and_their_decay() {
+fn groups_set_learning_rate_and_decay() {
     within_limit(|| {
         check(|_| {}, |name, dims| (2e-3, decay(name, dims)));
-        // A decay that is written down holds for biases and norms, too.
+        // An explicit decay also applies to biases and norms.
         check(
             |finetune| *finetune.optim.param_groups_mut() = vec![group(&["*vision_tower*"], Some(5e-4), Some(0.25))],
             |name, dims| {
@@ -73,7 +73,7 @@ fn have_their_learning_rate_and_their_decay() {
                 }
             },
         );
-        // What a group leaves open is the optimizer's.
+        // Settings missing in a group are the optimizer's.
         check(
             |finetune| {
                 *finetune.optim.param_groups_mut() = vec![
@@ -91,7 +91,7 @@ fn have_their_learning_rate_and_their_decay() {
                 }
             },
         );
-        // The first group that names a parameter has it: a learning rate of 0 holds the rest of the model still.
+        // The first matching group applies: a learning rate of 0 freezes the rest of the model.
         check(
             |finetune| {
                 *finetune.optim.param_groups_mut() = vec![
@@ -105,7 +105,7 @@ fn have_their_learning_rate_and_their_decay() {
 }
 
 #[test]
-fn the_projector_has_llavas_name() {
+fn mm_projector_lr_sets_the_projectors_rate() {
     within_limit(|| {
         let adamw = |finetune: &mut Finetune, lr| match &mut finetune.optim {
             neva_schemas::Optim::AdamW(adamw) => adamw.mm_projector_lr = Some(lr),
@@ -113,7 +113,7 @@ fn the_projector_has_llavas_name() {
         };
         let projector = |name: &str, dims| (if is_projector(name) { 1e-4 } else { 2e-3 }, decay(name, dims));
         check(|finetune| adamw(finetune, 1e-4), projector);
-        // A group that names the projector comes first.
+        // A group that matches the projector takes precedence.
         check(
             |finetune| {
                 adamw(finetune, 1e-4);
@@ -131,7 +131,7 @@ fn the_projector_has_llavas_name() {
 }
 
 #[test]
-fn of_adapters() {
+fn groups_apply_to_adapters() {
     within_limit(|| {
         check(
             |finetune| {

@@ -1,21 +1,21 @@
-//! How ranks share the work, and what runs that are compared over layouts train: every trap of real batches.
+//! Layouts, and the model and batches that tests compare over layouts.
 
 use crate::distributed::ddp;
-use crate::setting::{ONE, lay_out, small, without_labels, without_picture};
+use crate::setting::{ONE, lay_out, small, without_image, without_labels};
 use neva_schemas::{Finetune, ParallelSizes};
 
-/// A layout, and how it differs from Megatron's plain one.
+/// Sizes and options of a layout.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub(crate) sizes: ParallelSizes,
     pub(crate) chunks: Option<u32>,
     pub(crate) sequence_parallel: bool,
-    /// Layers of the first and the last stage, where they differ from the others'.
+    /// Layers of the first and the last stage, if they differ from the others.
     pub(crate) ends: [Option<u32>; 2],
     pub(crate) distributed: bool,
 }
 
-/// A pipeline of so many stages, with nothing else.
+/// Returns a layout with `pp` pipeline stages alone.
 pub(crate) fn pipeline(pp: u32) -> Layout {
     Layout::plain(ParallelSizes { pp, ..ONE })
 }
@@ -79,22 +79,23 @@ impl Layout {
     }
 }
 
-/// A model of four layers, and of half as many key heads as query heads.
+/// Returns a run with four layers, and half as many key heads as query heads.
 pub(crate) fn four_layers() -> Finetune {
     let mut finetune = small();
-    let text = &mut finetune.model.llava_mut().text_config;
+    let text = &mut finetune.model.as_llava_mut().unwrap().text_config;
     text.num_hidden_layers = 4;
     assert_eq!((text.num_attention_heads, text.num_key_value_heads), (4, 2));
     finetune
 }
 
-/// Everything that real batches hold. With global batches of 8 and micro-batches of 2, two data-parallel ranks have
-/// samples 0, 1, 4, 5 and 2, 3, 6, 7; four ranks two each. Pictures are missing in one micro-batch of each step, and in
-/// the whole of one step; labels in single samples, in one rank's last micro-batch, and once in all that a rank has.
+/// Removes images and labels of samples, as in real batches. With global batches of 8 and microbatches of 2, two
+/// data-parallel ranks have samples 0, 1, 4, 5 and 2, 3, 6, 7; four ranks have two each. Images are missing in one
+/// microbatch of each step, and in one whole step. Labels are missing in single samples, in one rank's last microbatch,
+/// and once in all samples of a rank.
 pub(crate) fn mixed(index: usize, sample: &mut neva_data::Sample) {
     let (step, within) = (index / 8, index % 8);
     if step == 3 || matches!(within, 2 | 3) {
-        without_picture(sample);
+        without_image(sample);
     }
     if matches!((step, within), (5, 2 | 3) | (_, 4 | 6 | 7)) {
         without_labels(sample);

@@ -1,4 +1,4 @@
-//! What must not depend on how ranks share the work: losses, and weights after training.
+//! Losses, and weights after training, do not depend on the layout.
 
 use crate::layout::mixed;
 use crate::setting::{ONE, Samples, adapters, close, close_tensors, loaded, lora, mock, on_mesh, small, tiny, train, whole, within_limit};
@@ -40,38 +40,38 @@ fn check(name: &str, layouts: &[ParallelSizes], change: impl FnOnce(&mut Finetun
 const ALL: &[ParallelSizes] = &[TP2, DP2, TP2_DP2];
 
 #[test]
-fn of_the_whole_model() {
+fn whole_model_matches_one_rank() {
     within_limit(|| check("full", ALL, |_| {}));
 }
 
 #[test]
-fn of_a_tied_head() {
+fn a_tied_head_matches_one_rank() {
     within_limit(|| {
         check("tied head", ALL, |finetune| {
-            finetune.model.llava_mut().text_config.tie_word_embeddings = true
+            finetune.model.as_llava_mut().unwrap().text_config.tie_word_embeddings = true
         })
     });
 }
 
 #[test]
-fn of_frozen_parts() {
+fn frozen_parts_match_one_rank() {
     within_limit(|| {
         check("frozen vision encoder", ALL, |finetune| {
-            finetune.model.llava_mut().freeze_vision_model = true
+            finetune.model.as_llava_mut().unwrap().freeze_vision_model = true
         });
-        // In the text-only step nothing is left to train.
+        // In the text-only step no parameter has a gradient.
         check("frozen language model", ALL, |finetune| {
-            finetune.model.llava_mut().freeze_language_model = true
+            finetune.model.as_llava_mut().unwrap().freeze_language_model = true
         });
         check("frozen language model and projection", ALL, |finetune| {
-            finetune.model.llava_mut().freeze_language_model = true;
-            finetune.model.llava_mut().freeze_vision_projection = true;
+            finetune.model.as_llava_mut().unwrap().freeze_language_model = true;
+            finetune.model.as_llava_mut().unwrap().freeze_vision_projection = true;
         });
     });
 }
 
 #[test]
-fn of_adapters_on_fused_modules() {
+fn adapters_on_fused_modules_match_one_rank() {
     within_limit(|| {
         check("fused LoRA", ALL, |finetune| {
             adapters(finetune, &["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"])
@@ -80,8 +80,8 @@ fn of_adapters_on_fused_modules() {
 }
 
 #[test]
-fn of_adapters_on_single_linears() {
-    // `q_proj` names the vision encoder's linears, too, which every rank holds whole.
+fn adapters_on_single_linears_match_one_rank() {
+    // `q_proj` also matches linears of the vision encoder, which are replicated.
     within_limit(|| {
         check("single LoRA", ALL, |finetune| {
             adapters(finetune, &["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "linear_1", "fc2"])
@@ -90,7 +90,7 @@ fn of_adapters_on_single_linears() {
 }
 
 #[test]
-fn of_adapters_beside_a_trained_model() {
+fn adapters_with_a_trainable_model_match_one_rank() {
     within_limit(|| {
         check("LoRA and model", &[TP2_DP2], |finetune| {
             lora(finetune);
@@ -102,36 +102,36 @@ fn of_adapters_beside_a_trained_model() {
 }
 
 #[test]
-fn of_more_ranks_than_key_heads() {
+fn more_ranks_than_key_heads_match_one_rank() {
     within_limit(|| {
         let four = ParallelSizes { tp: 4, ..ONE };
-        assert_eq!(small().model.llava().text_config.num_key_value_heads, 2);
+        assert_eq!(small().model.as_llava().unwrap().text_config.num_key_value_heads, 2);
         check("copied heads", &[four], |_| {});
         check("adapters on copied heads", &[four], |finetune| {
-            adapters(finetune, &["linear_qkv", "o_proj"]);
+            adapters(finetune, &["linear_qkv", "o_proj", "linear_fc1", "linear_fc2"]);
         });
     });
 }
 
 #[test]
-fn of_a_vocabulary_that_does_not_divide() {
+fn a_padded_vocabulary_matches_one_rank() {
     within_limit(|| {
-        // 1024 rows on each rank: the second has 976 real ones. Then 64: the second has padding only.
+        // 1024 rows on each rank: the second has 976 real ones. With 64, the second has only padding.
         for vocab_size in [2000, 64] {
             check(&format!("vocabulary of {vocab_size}"), &[TP2, TP2_DP2], |finetune| {
-                finetune.model.llava_mut().text_config.vocab_size = vocab_size
+                finetune.model.as_llava_mut().unwrap().text_config.vocab_size = vocab_size
             });
         }
         let four = ParallelSizes { tp: 4, ..ONE };
         check("vocabulary of 100 over 4 ranks", &[four], |finetune| {
-            let text = &mut finetune.model.llava_mut().text_config;
+            let text = &mut finetune.model.as_llava_mut().unwrap().text_config;
             (text.vocab_size, text.num_key_value_heads) = (100, 4);
         });
     });
 }
 
 #[test]
-fn of_the_recipe_itself() {
+fn the_recipe_matches_one_rank() {
     within_limit(|| {
         let mut finetune = tiny();
         mock(&mut finetune).seq_length = 48;
@@ -146,7 +146,7 @@ fn of_the_recipe_itself() {
 }
 
 #[test]
-fn of_the_size_of_micro_batches() {
+fn any_size_of_microbatches_gives_the_same_losses() {
     within_limit(|| {
         let train_cut = |micro_batch_size| {
             let mut finetune = small();
@@ -157,13 +157,13 @@ fn of_the_size_of_micro_batches() {
         for micro_batch_size in [1, 2, 4] {
             let got = train_cut(micro_batch_size);
             close(
-                &format!("micro-batches of {micro_batch_size}: loss"),
+                &format!("microbatches of {micro_batch_size}: loss"),
                 &got.losses,
                 &expected.losses,
                 1e-6,
             );
             close_tensors(
-                &format!("micro-batches of {micro_batch_size}"),
+                &format!("microbatches of {micro_batch_size}"),
                 &got.weights,
                 &expected.weights,
                 1e-4,
@@ -173,10 +173,10 @@ fn of_the_size_of_micro_batches() {
 }
 
 #[test]
-fn of_fresh_parameters() {
+fn fresh_parameters_are_shards_of_the_whole() {
     within_limit(|| {
         let mut finetune = small();
-        finetune.model.llava_mut().text_config.vocab_size = 200;
+        finetune.model.as_llava_mut().unwrap().text_config.vocab_size = 200;
         adapters(&mut finetune, &["linear_qkv", "linear_proj", "q_proj_of_nothing", "linear_fc2"]);
         let expected = on_mesh(ONE, |mesh| {
             let loaded = loaded(&finetune, &mesh);
@@ -212,7 +212,7 @@ fn of_fresh_parameters() {
             });
             for got in ranks {
                 for ((name, expected), got) in expected[0].iter().zip(got) {
-                    assert!(got.equal(expected), "{sizes:?}: `{name}` is not cut out of the whole");
+                    assert!(got.equal(expected), "{sizes:?}: `{name}` is not a shard of the whole");
                 }
             }
         }

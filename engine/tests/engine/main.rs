@@ -1,6 +1,6 @@
-//! The engine through its public door: what ranks say to each other, what a layout may change, what a
-//! checkpoint keeps, and what happens to input that is wrong.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Tests of the engine through its public API: communication, layouts, checkpoints, and invalid
+//! input.
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod accumulation;
 mod adapter;
@@ -22,6 +22,8 @@ mod export;
 mod failures;
 mod gloo;
 mod groups;
+mod images;
+mod language;
 mod layout;
 mod layout_invariance;
 mod model;
@@ -29,8 +31,10 @@ mod moving;
 mod nccl;
 mod optimizer;
 mod overlap;
+mod own_family;
 mod packing;
-mod pictures;
+mod parity;
+mod parts;
 mod pipeline;
 mod recompute;
 mod reduction;
@@ -45,5 +49,7 @@ mod skipping;
 mod stopping;
 mod tensor_file;
 mod traffic;
+mod unlabelled;
 mod validation;
 mod weights;
+mod window;

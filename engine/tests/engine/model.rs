@@ -1,16 +1,16 @@
-//! What the forward pass promises: segments, padding, cut pictures, the choice of vision features, bf16.
+//! Forward pass: segments, padding, cut images, the choice of vision features, bf16.
 
 use crate::setting::{ONE, Samples, difference, loaded, microbatches, small, trainer, within_limit};
-use neva_data::{IGNORE, IMAGE, MergeOptions, Row, merge};
+use neva_data::{IGNORE_INDEX, IMAGE_TOKEN_INDEX, MergeOptions, Sequence, merge};
+use neva_engine::attention::Segments;
+use neva_engine::batch::Batch;
 use neva_engine::comm::Mesh;
-use neva_engine::model::Batch;
-use neva_engine::nn::Segments;
 use neva_engine::trainer::{LoadedModel, to_device};
 use neva_schemas::{FeatureSelect, Finetune, MixedPrecision, Plugins, Precision};
 use neva_torch_ffi::grad;
 use tch::{Device, Kind, Tensor};
 
-/// Positions of one picture of the small model.
+/// Positions of one image of the small model.
 const IMAGE_LEN: usize = 4;
 
 fn pixels(count: i64) -> Tensor {
@@ -19,11 +19,11 @@ fn pixels(count: i64) -> Tensor {
         .view([count, 3, 28, 28])
 }
 
-/// A row of `len` words; with a picture behind the first of them if asked for.
-fn words(seed: i64, len: usize, picture: bool) -> Vec<i64> {
+/// A row of `len` words; with an image behind the first of them if asked for.
+fn words(seed: i64, len: usize, image: bool) -> Vec<i64> {
     let mut ids: Vec<i64> = (0..len as i64).map(|place| (seed * 31 + place * 17) % 300).collect();
-    if picture {
-        ids.splice(1..1, [IMAGE; IMAGE_LEN]);
+    if image {
+        ids.splice(1..1, [IMAGE_TOKEN_INDEX; IMAGE_LEN]);
     }
     ids
 }
@@ -37,15 +37,15 @@ fn batch(rows: &[Vec<i64>], s: usize, segments: Segments) -> Batch {
         ids.extend(row.iter().copied().chain(std::iter::repeat(0)).take(s));
         labels.extend(
             row.iter()
-                .map(|id| if *id == IMAGE { IGNORE } else { *id })
-                .chain(std::iter::repeat(IGNORE))
+                .map(|id| if *id == IMAGE_TOKEN_INDEX { IGNORE_INDEX } else { *id })
+                .chain(std::iter::repeat(IGNORE_INDEX))
                 .take(s),
         );
     }
     let positions: Vec<i64> = ids
         .iter()
         .enumerate()
-        .filter(|(_, id)| **id == IMAGE)
+        .filter(|(_, id)| **id == IMAGE_TOKEN_INDEX)
         .map(|(place, _)| place as i64)
         .collect();
     let shape = [rows.len() as i64, s as i64];
@@ -150,7 +150,7 @@ fn right_padding_changes_nothing() {
         let (short, long) = (words(4, 6, true), words(5, 14, true));
         let both = rows(&[short.clone(), long.clone()], 18);
         let together = hidden(&loaded, &both);
-        // Each row alone sees the first picture, so the second row is compared through the pair only.
+        // Each row alone sees the first image, so the second row is compared through the pair only.
         let alone = hidden(&loaded, &rows(std::slice::from_ref(&short), short.len()));
         assert!(difference(&together.narrow(0, 0, 1).narrow(1, 0, short.len() as i64), &alone) <= 1e-5);
         let wider = rows(&[short, long], 30);
@@ -159,18 +159,21 @@ fn right_padding_changes_nothing() {
     });
 }
 
-/// Texts side by side, cut at `max_length`. Each `IMAGE` is a picture of its own, numbered through all rows
+/// Texts side by side, cut at `max_length`. Each `IMAGE_TOKEN_INDEX` is an image of its own, numbered through all rows
 /// from `first`; every word's target is the next one.
 fn cut(rows: &[&[i64]], max_length: usize, first: i64) -> Batch {
-    let targets: Vec<Vec<i64>> = rows.iter().map(|ids| ids[1..].iter().copied().chain([IGNORE]).collect()).collect();
+    let targets: Vec<Vec<i64>> = rows
+        .iter()
+        .map(|ids| ids[1..].iter().copied().chain([IGNORE_INDEX]).collect())
+        .collect();
     let rows: Vec<_> = rows
         .iter()
         .zip(&targets)
-        .map(|(ids, labels)| Row {
+        .map(|(ids, labels)| Sequence {
             name: "row",
             ids,
             labels,
-            images: ids.iter().filter(|id| **id == IMAGE).count(),
+            num_images: ids.iter().filter(|id| **id == IMAGE_TOKEN_INDEX).count(),
         })
         .collect();
     let options = MergeOptions {
@@ -181,7 +184,7 @@ fn cut(rows: &[&[i64]], max_length: usize, first: i64) -> Batch {
         packed: false,
     };
     let tokens = merge(&rows, &options).unwrap();
-    let kept: Vec<_> = tokens.images.iter().map(|span| first + span.picture as i64).collect();
+    let kept: Vec<_> = tokens.images.iter().map(|span| first + span.image as i64).collect();
     let pixels = pixels(4).index_select(0, &Tensor::from_slice(&kept)).flatten(0, -1);
     let batch = neva_data::Batch {
         tokens,
@@ -193,18 +196,18 @@ fn cut(rows: &[&[i64]], max_length: usize, first: i64) -> Batch {
 }
 
 #[test]
-fn a_text_is_cut_within_its_picture() {
+fn a_text_is_cut_within_its_image() {
     within_limit(|| {
         let loaded = loaded(&small(), &Mesh::single());
-        let ids = [5, IMAGE, 6, 7, IMAGE, 8, 9];
+        let ids = [5, IMAGE_TOKEN_INDEX, 6, 7, IMAGE_TOKEN_INDEX, 8, 9];
         let whole = hidden(&loaded, &cut(&[&ids], 100, 0));
         let length = whole.size()[1];
         assert_eq!(length, 13);
-        // Through every position: of the words, and of both pictures.
+        // Through every position: of the words, and of both images.
         for at in 1..length {
             let batch = cut(&[&ids], at as usize, 0);
-            let within_picture = (2..5).contains(&at) || (8..11).contains(&at);
-            assert_eq!(batch.feature_rows.is_some(), within_picture, "{at} positions");
+            let within_image = (2..5).contains(&at) || (8..11).contains(&at);
+            assert_eq!(batch.feature_rows.is_some(), within_image, "{at} positions");
             let got = hidden(&loaded, &batch);
             assert_eq!(got.size()[1], at);
             let off = difference(&got, &whole.narrow(1, 0, at));
@@ -214,11 +217,11 @@ fn a_text_is_cut_within_its_picture() {
 }
 
 #[test]
-fn a_cut_picture_shifts_none_behind_it() {
+fn a_cut_image_shifts_none_behind_it() {
     within_limit(|| {
         let loaded = loaded(&small(), &Mesh::single());
-        // The first row ends within its picture, the second keeps its own whole.
-        let (first, second) = ([5, 6, 7, IMAGE, 8], [9, IMAGE, 10]);
+        // The first row ends within its image, the second keeps its own whole.
+        let (first, second) = ([5, 6, 7, IMAGE_TOKEN_INDEX, 8], [9, IMAGE_TOKEN_INDEX, 10]);
         let batch = cut(&[&first, &second], 6, 0);
         let got = hidden(&loaded, &batch);
         assert_eq!(got.size()[..2], [2, 6]);
@@ -246,7 +249,7 @@ fn features(change: impl FnOnce(&mut Finetune)) -> Tensor {
 #[test]
 fn vision_features_come_from_the_chosen_layer() {
     within_limit(|| {
-        let of = |layer: i64| features(|finetune| finetune.model.llava_mut().vision_feature_layer = layer);
+        let of = |layer: i64| features(|finetune| finetune.model.as_llava_mut().unwrap().vision_feature_layer = layer.into());
         // The encoder has 3 layers: hidden states 0 (the embedding's) to 3.
         let layers: Vec<_> = (0..=3).map(of).collect();
         for (layer, expected) in layers.iter().enumerate() {
@@ -256,7 +259,7 @@ fn vision_features_come_from_the_chosen_layer() {
                 assert!(difference(other, expected) > 1e-4);
             }
         }
-        let full = features(|finetune| finetune.model.llava_mut().vision_feature_select_strategy = FeatureSelect::Full);
+        let full = features(|finetune| finetune.model.as_llava_mut().unwrap().vision_feature_select_strategy = FeatureSelect::Full);
         assert_eq!(full.size(), [2, 1 + IMAGE_LEN as i64, 64]);
         assert!(
             full.narrow(1, 1, IMAGE_LEN as i64).equal(&layers[2]),
@@ -275,15 +278,17 @@ fn every_choice_of_features_trains() {
             (-4, FeatureSelect::Full),
         ] {
             let mut finetune = small();
-            let model = finetune.model.llava_mut();
-            (model.vision_feature_layer, model.vision_feature_select_strategy) = (layer, select);
+            let model = finetune.model.as_llava_mut().unwrap();
+            (model.vision_feature_layer, model.vision_feature_select_strategy) = (layer.into(), select);
             let samples = Samples::of(&finetune);
             let mut trainer = trainer(&finetune, Mesh::single());
             let batches = microbatches(&finetune, &samples, &Mesh::single(), 0);
-            let losses: Vec<_> = (0..8).map(|step| trainer.step(&batches, |_| 5e-3, step).unwrap().loss).collect();
+            let losses: Vec<_> = (0..8)
+                .map(|step| trainer.step(&batches, |_| 5e-3, step).unwrap().loss.unwrap())
+                .collect();
             assert!(losses[7] < 0.9 * losses[0], "{layer} {select:?}: {losses:?}");
             // What is behind the chosen state is no parameter of the optimizer.
-            let used = finetune.model.llava().vision_layers_used();
+            let used = finetune.model.as_llava().unwrap().vision_layers_used();
             for (parameter, gradient) in trainer.gradients() {
                 assert!(gradient.is_some(), "{layer} {select:?}: {} was not reached", parameter.spec.name);
                 assert!(!parameter.spec.name.contains(&format!("vision_tower.encoder.layers.{used}.")));
@@ -302,7 +307,7 @@ fn bf16_follows_fp32() {
             let mut trainer = trainer(&finetune, Mesh::single());
             let batches = microbatches(&finetune, &samples, &Mesh::single(), 0);
             (0..15)
-                .map(|step| trainer.step(&batches, |_| 3e-3, step).unwrap().loss)
+                .map(|step| trainer.step(&batches, |_| 3e-3, step).unwrap().loss.unwrap())
                 .collect::<Vec<_>>()
         };
         let (fp32, bf16) = (losses(Precision::Fp32), losses(Precision::Bf16Mixed));
@@ -318,7 +323,7 @@ fn bf16_follows_fp32() {
 fn logits_leave_the_padding_of_a_cut_vocabulary_out() {
     within_limit(|| {
         let mut finetune = small();
-        finetune.model.llava_mut().text_config.vocab_size = 330;
+        finetune.model.as_llava_mut().unwrap().text_config.vocab_size = 330;
         let row = rows(&[words(6, 9, true)], 13);
         let of = |sizes| {
             crate::setting::on_mesh(sizes, |mesh| {

@@ -1,4 +1,4 @@
-//! A run that is stopped and moved again and again is the run that one rank did without a break.
+//! A run that is repeatedly stopped and moved to another layout equals an uninterrupted run on one rank.
 
 use crate::distributed::ddp;
 use crate::setting::{ONE, STOP, close, custom, lora, run_on, small, within_limit};
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::path::Path;
 
-/// Asks the run to stop after every second step.
+/// Requests a stop after every second step.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EveryOther {}
@@ -32,7 +32,7 @@ fn on(finetune: &Finetune, sizes: ParallelSizes, run_dir: &Path) -> RunReport {
     reports.swap_remove(0)
 }
 
-/// Where the run goes for two steps each, and whether the optimizer is shared out there.
+/// Layouts of two steps each, and whether the optimizer is distributed.
 const JOURNEY: [(ParallelSizes, bool); 4] = [
     (ParallelSizes { tp: 2, pp: 2, ..ONE }, false),
     (ParallelSizes { dp: 4, ..ONE }, true),
@@ -43,10 +43,10 @@ const JOURNEY: [(ParallelSizes, bool); 4] = [
 fn check(change: impl FnOnce(&mut Finetune)) {
     let folder = tempfile::tempdir().unwrap();
     let mut finetune = small();
-    let text = &mut finetune.model.llava_mut().text_config;
-    // Rows of padding appear and vanish from layout to layout.
+    let text = &mut finetune.model.as_llava_mut().unwrap().text_config;
+    // The number of padding rows differs between layouts.
     (text.num_hidden_layers, text.vocab_size) = (4, 200);
-    // Every step has a rate of its own.
+    // Every step has its own learning rate.
     *finetune.optim.lr_scheduler_mut() = LrScheduler::CosineAnnealing {
         warmup_steps: 2,
         warmup_ratio: None,

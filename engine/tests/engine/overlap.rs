@@ -1,7 +1,7 @@
-//! What is sent while a rank computes is what would have been sent afterwards.
+//! Overlap of communication with computation does not change the result.
 
 use crate::distributed::{ddp, deep, same};
-use crate::gloo::{TIMEOUT, meet};
+use crate::gloo::{TIMEOUT, on_gloo};
 use crate::layout::mixed;
 use crate::setting::{
     ONE, Samples, Trained, bits, close, close_tensors, lora, microbatches, on_mesh, train, trainer, weights, within_limit,
@@ -15,12 +15,12 @@ const PP2_DP2: ParallelSizes = ParallelSizes { pp: 2, dp: 2, ..ONE };
 const STEPS: u64 = 6;
 
 #[test]
-fn changes_no_bit() {
+fn overlap_gives_the_same_bits() {
     within_limit(|| {
         for adapters in [false, true] {
             for (distributed, sizes) in [(true, DP2), (false, DP2), (true, TP2_DP2), (true, PP2_DP2)] {
                 let mut finetune = deep();
-                // Every parameter is sent by itself: one that is used before it has come has old values.
+                // One bucket for each parameter: using one before its gather is complete would use old values.
                 finetune.trainer.strategy.ddp.bucket_size = 1;
                 if adapters {
                     lora(&mut finetune);
@@ -39,32 +39,32 @@ fn changes_no_bit() {
     });
 }
 
-/// Trains as ranks that talk through Gloo.
+/// Trains on ranks over Gloo.
 fn over_gloo(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes) -> Vec<Trained> {
-    meet(
+    on_gloo(
         sizes.world(),
         TIMEOUT,
         |_| "plan",
-        |meeting| {
-            let meeting = meeting.unwrap();
-            let mesh = Mesh::new(sizes, &meeting.fabric).unwrap();
+        |met| {
+            let met = met.unwrap();
+            let mesh = Mesh::new(sizes, &met.factory).unwrap();
             let mut trainer = trainer(finetune, mesh.clone());
             let step = |step| {
                 let batches = microbatches(finetune, samples, &mesh, step);
                 let report = trainer.step(&batches, |peak| peak, step).unwrap();
-                (report.loss, report.grad_norm)
+                (report.loss.unwrap(), report.grad_norm.unwrap())
             };
             let (losses, norms) = (0..STEPS).map(step).unzip();
             let weights = weights(&trainer);
             drop((trainer, mesh));
-            meeting.leave(TIMEOUT);
+            met.leave(TIMEOUT);
             Trained { losses, norms, weights }
         },
     )
 }
 
 #[test]
-fn trains_over_gloo_as_one_rank_does() {
+fn training_over_gloo_matches_one_rank() {
     within_limit(|| {
         let mut finetune = deep();
         let samples = Samples::edited(&finetune, mixed);
@@ -84,7 +84,7 @@ fn trains_over_gloo_as_one_rank_does() {
 }
 
 #[test]
-fn whoever_reads_weights_sees_the_last_step() {
+fn every_read_of_weights_waits_for_the_param_gather() {
     within_limit(|| {
         let mut finetune = deep();
         let samples = Samples::edited(&finetune, mixed);
@@ -95,14 +95,14 @@ fn whoever_reads_weights_sees_the_last_step() {
             let mut seen = Vec::new();
             for step in 0..3 {
                 trainer.step(&batches, |peak| peak, step).unwrap();
-                // The first reader of each step is another one.
+                // Each step starts with another kind of read.
                 let logits = match step {
                     0 => trainer.logits(&batches[0].batch).unwrap(),
                     1 => weights(&trainer)["lm_head.weight"].copy(),
                     _ => {
-                        let pieces = trainer.optimizer().pieces();
-                        pieces
-                            .map(|piece| piece.master.sum(tch::Kind::Double))
+                        let shards = trainer.optimizer().shards();
+                        shards
+                            .map(|shard| shard.master.sum(tch::Kind::Double))
                             .reduce(|a, b| a + b)
                             .unwrap()
                     }
@@ -118,9 +118,9 @@ fn whoever_reads_weights_sees_the_last_step() {
                     0 => other.logits(&batches[0].batch).unwrap(),
                     1 => weights(&other)["lm_head.weight"].copy(),
                     _ => {
-                        let pieces = other.optimizer().pieces();
-                        pieces
-                            .map(|piece| piece.master.sum(tch::Kind::Double))
+                        let shards = other.optimizer().shards();
+                        shards
+                            .map(|shard| shard.master.sum(tch::Kind::Double))
                             .reduce(|a, b| a + b)
                             .unwrap()
                     }

@@ -1,4 +1,4 @@
-//! Samples that share rows train as samples in rows of their own.
+//! Packed samples train like samples in separate rows.
 
 use crate::layout::{Layout, four_layers, mixed, pipeline};
 use crate::setting::{ONE, Samples, close, close_tensors, lora, microbatches, mock, on_mesh, train, within_limit};
@@ -9,7 +9,7 @@ const STEPS: u64 = 10;
 /// Positions of one sample.
 const LENGTH: usize = 24;
 
-/// Global batches of 8 samples in micro-batches of `each`, which share rows or do not.
+/// Returns global batches of 8 samples in microbatches of `each`, packed or not.
 fn packed(finetune: &Finetune, each: u64, use_packed_sequence: bool) -> Finetune {
     let mut finetune = finetune.clone();
     let data = mock(&mut finetune);
@@ -38,7 +38,7 @@ fn check(name: &str, layouts: &[Layout], change: impl FnOnce(&mut Finetune)) {
 }
 
 #[test]
-fn trains_as_rows_of_one_sample_do() {
+fn trains_like_separate_rows() {
     let tp2 = Layout::plain(ONE).over(2, 1);
     let layouts = [
         Layout::plain(ONE),
@@ -70,7 +70,7 @@ fn leaves_no_padding_between_samples() {
             })
             .remove(0)
         };
-        // Two of the first four samples have no picture, which takes four positions and stands for a token of its own.
+        // Two of the first four samples have no image. An image takes four positions in place of one token.
         let text = LENGTH as i64 - 4;
         let positions = 2 * LENGTH as u64 + 2 * text as u64;
         assert_eq!(rows(false)[0], (vec![4, LENGTH as i64], positions));

@@ -1,4 +1,4 @@
-//! Pipelines: the same losses and weights as one rank, whatever each stage holds.
+//! Pipeline parallelism: losses and weights match one rank for any split of the layers.
 
 use crate::layout::{Layout, four_layers, mixed, pipeline};
 use crate::setting::{ONE, Samples, adapters, close, close_tensors, lora, microbatches, mock, on_mesh, train, trainer, within_limit};
@@ -33,19 +33,19 @@ fn all() -> Vec<Layout> {
 }
 
 #[test]
-fn of_the_whole_model() {
+fn whole_model_matches_one_rank() {
     within_limit(|| check("full", &all(), |_| {}));
 }
 
 #[test]
-fn of_adapters() {
+fn adapters_match_one_rank() {
     within_limit(|| {
         check("LoRA", &all(), lora);
     });
 }
 
-/// Every pair of axes, three at once, and eight ranks of everything.
-fn together() -> Vec<Layout> {
+/// Returns layouts with every pair of axes, with three, and with all of them.
+fn combined() -> Vec<Layout> {
     vec![
         pipeline(1).over(2, 1).context(2),
         pipeline(2).context(2),
@@ -57,19 +57,19 @@ fn together() -> Vec<Layout> {
 }
 
 #[test]
-fn of_all_axes_together() {
-    within_limit(|| check("full, together", &together(), |_| {}));
+fn combined_axes_match_one_rank() {
+    within_limit(|| check("full, combined", &combined(), |_| {}));
 }
 
 #[test]
-fn of_adapters_on_all_axes_together() {
+fn adapters_on_combined_axes_match_one_rank() {
     within_limit(|| {
-        check("LoRA, together", &together(), lora);
+        check("LoRA, combined", &combined(), lora);
     });
 }
 
 #[test]
-fn of_64_ranks() {
+fn a_run_on_64_ranks_matches_one_rank() {
     within_limit(|| {
         let mut finetune = four_layers();
         mock(&mut finetune).seq_length = 32;
@@ -83,12 +83,12 @@ fn of_64_ranks() {
 }
 
 #[test]
-fn of_uneven_stages() {
+fn uneven_stages_match_one_rank() {
     within_limit(|| {
         let layouts = [
             pipeline(2).ends(Some(1), None),
             pipeline(3).ends(Some(1), Some(1)),
-            // The vision encoder on a stage of its own.
+            // A stage with the vision encoder alone.
             pipeline(3).ends(Some(0), None),
         ];
         check("uneven", &layouts, |_| {});
@@ -96,45 +96,45 @@ fn of_uneven_stages() {
 }
 
 #[test]
-fn of_frozen_parts() {
+fn frozen_parts_match_one_rank() {
     within_limit(|| {
         let layouts = [pipeline(2), pipeline(4), pipeline(2).chunks(2)];
         check("frozen vision encoder", &layouts, |finetune| {
-            finetune.model.llava_mut().freeze_vision_model = true
+            finetune.model.as_llava_mut().unwrap().freeze_vision_model = true
         });
-        // The later stages train nothing, the first one the projector.
+        // The first stage trains the projector, later stages nothing.
         check("frozen language model", &layouts, |finetune| {
-            finetune.model.llava_mut().freeze_language_model = true
+            finetune.model.as_llava_mut().unwrap().freeze_language_model = true
         });
-        // Nothing in front of the second stage is trained: no gradient travels.
+        // Nothing before the second stage is trained: no gradient is sent.
         check("adapters of the last layer", &layouts, |finetune| {
             adapters(finetune, &["*.layers.3.*.linear_fc1"]);
-            let model = finetune.model.llava_mut();
+            let model = finetune.model.as_llava_mut().unwrap();
             (model.freeze_vision_model, model.freeze_vision_projection) = (true, true);
         });
     });
 }
 
 #[test]
-fn of_a_tied_head() {
+fn a_tied_head_matches_one_rank() {
     within_limit(|| {
         let layouts = [pipeline(2), pipeline(4), pipeline(2).chunks(2).over(2, 1)];
         check("tied head", &layouts, |finetune| {
-            finetune.model.llava_mut().text_config.tie_word_embeddings = true
+            finetune.model.as_llava_mut().unwrap().text_config.tie_word_embeddings = true
         });
     });
 }
 
 #[test]
-fn of_numbers_of_micro_batches_that_are_no_multiple_of_the_stages() {
+fn any_number_of_microbatches_matches_one_rank() {
     within_limit(|| {
         let layouts = [pipeline(2).chunks(2), pipeline(4)];
         for micro_batch_size in [8, 1] {
-            check("micro-batches", &layouts, |finetune| {
+            check("microbatches", &layouts, |finetune| {
                 mock(finetune).micro_batch_size = micro_batch_size
             });
         }
-        check("three micro-batches", &layouts, |finetune| {
+        check("three microbatches", &layouts, |finetune| {
             let data = mock(finetune);
             (data.global_batch_size, data.micro_batch_size) = (6, 2);
         });
@@ -142,7 +142,7 @@ fn of_numbers_of_micro_batches_that_are_no_multiple_of_the_stages() {
 }
 
 #[test]
-fn stages_hold_as_many_activations_as_the_schedule_says() {
+fn stages_save_as_many_activations_as_in_theory() {
     within_limit(|| {
         for (stages, chunks) in [(2, 1), (4, 1), (2, 2)] {
             let layout = pipeline(stages);

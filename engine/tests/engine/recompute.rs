@@ -1,16 +1,16 @@
-//! What is computed again in the backward pass is what was not kept.
+//! Activation recomputation does not change the result.
 
 use crate::distributed::{ddp, same};
 use crate::layout::{Layout, four_layers, mixed, pipeline};
-use crate::setting::{ONE, Samples, adapters, bits, gradients, lora, microbatches, on_mesh, train, trainer, within_limit, without_picture};
+use crate::setting::{ONE, Samples, adapters, bits, gradients, lora, microbatches, on_mesh, train, trainer, within_limit, without_image};
 use neva_engine::comm::{Mesh, Traffic};
 use neva_layout::{Hidden, KeysValues, recompute_bytes};
 use neva_schemas::{Finetune, MegatronStrategy, ParallelSizes, Peft, RecomputeGranularity, RecomputeMethod, RecomputeModule};
 
 const STEPS: u64 = 6;
 
-/// Ways to compute again, from all layers to a part of each.
-pub(crate) fn ways() -> [MegatronStrategy; 5] {
+/// Returns the settings of recomputation, from all layers to modules of each.
+pub(crate) fn recompute_settings() -> [MegatronStrategy; 5] {
     let full = |recompute_method, recompute_num_layers| MegatronStrategy {
         recompute_granularity: Some(RecomputeGranularity::Full),
         recompute_method,
@@ -31,8 +31,8 @@ pub(crate) fn ways() -> [MegatronStrategy; 5] {
     ]
 }
 
-/// The run with what another strategy computes again.
-pub(crate) fn again(finetune: &Finetune, way: &MegatronStrategy) -> Finetune {
+/// Returns the run with the recomputation of another strategy.
+pub(crate) fn with_recompute(finetune: &Finetune, way: &MegatronStrategy) -> Finetune {
     let mut finetune = finetune.clone();
     finetune.trainer.strategy = MegatronStrategy {
         recompute_granularity: way.recompute_granularity,
@@ -44,7 +44,7 @@ pub(crate) fn again(finetune: &Finetune, way: &MegatronStrategy) -> Finetune {
     finetune
 }
 
-/// Each layout keeps its bits, whatever is computed again.
+/// Checks that results are bitwise equal with every setting of recomputation.
 #[track_caller]
 fn check(name: &str, layouts: &[Layout], change: impl FnOnce(&mut Finetune)) {
     let mut finetune = four_layers();
@@ -52,12 +52,12 @@ fn check(name: &str, layouts: &[Layout], change: impl FnOnce(&mut Finetune)) {
     let samples = Samples::edited(&finetune, mixed);
     for layout in layouts {
         let finetune = layout.of(&finetune);
-        let kept = train(&finetune, &samples, layout.sizes, STEPS);
-        for way in ways() {
-            let got = train(&again(&finetune, &way), &samples, layout.sizes, STEPS);
+        let expected = train(&finetune, &samples, layout.sizes, STEPS);
+        for way in recompute_settings() {
+            let got = train(&with_recompute(&finetune, &way), &samples, layout.sizes, STEPS);
             let what = (way.recompute_granularity, way.recompute_method, &way.recompute_modules);
-            assert_eq!(bits(&got.losses), bits(&kept.losses), "{name}, {layout:?}, {what:?}");
-            same(&got.weights, &kept.weights);
+            assert_eq!(bits(&got.losses), bits(&expected.losses), "{name}, {layout:?}, {what:?}");
+            same(&got.weights, &expected.weights);
         }
     }
 }
@@ -73,14 +73,14 @@ fn all() -> [Layout; 4] {
 }
 
 #[test]
-fn changes_no_bit_of_the_whole_model() {
+fn whole_model_gives_the_same_bits() {
     within_limit(|| check("full", &all(), |_| {}));
 }
 
 #[test]
-fn changes_no_bit_of_adapters() {
+fn adapters_give_the_same_bits() {
     within_limit(|| {
-        // In text-only micro-batches the first layer's input needs no gradient.
+        // In text-only microbatches the first layer's input needs no gradient.
         check("LoRA", &all(), lora);
         check("LoRA on every linear", &all()[1..2], |finetune| {
             adapters(finetune, &["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "linear_1", "fc2"]);
@@ -89,20 +89,20 @@ fn changes_no_bit_of_adapters() {
 }
 
 #[test]
-fn changes_no_bit_where_parts_are_frozen() {
+fn frozen_parts_give_the_same_bits() {
     within_limit(|| {
         check("frozen vision encoder", &all()[..2], |finetune| {
-            finetune.model.llava_mut().freeze_vision_model = true;
+            finetune.model.as_llava_mut().unwrap().freeze_vision_model = true;
         });
-        // The language model is run again for the sake of the pictures alone.
+        // The language model is recomputed only for the gradients of the images.
         check("frozen language model", &all()[..3], |finetune| {
-            finetune.model.llava_mut().freeze_language_model = true;
+            finetune.model.as_llava_mut().unwrap().freeze_language_model = true;
         });
     });
 }
 
 #[test]
-fn changes_no_bit_of_a_vision_encoder_that_is_cut() {
+fn a_tensor_parallel_vision_encoder_gives_the_same_bits() {
     within_limit(|| {
         check("cut", &all()[1..2], |finetune| {
             finetune.trainer.strategy.vision_placement = neva_schemas::VisionPlacement::Cut;
@@ -110,26 +110,29 @@ fn changes_no_bit_of_a_vision_encoder_that_is_cut() {
     });
 }
 
-/// Trap: a part none of whose inputs needs a gradient would never be run again, and its weights get none, silently.
+/// Without a grad-requiring input, a naive recomputation would never run, and the weights would silently get no gradient.
 #[test]
-fn a_text_trains_adapters_in_every_layer() {
+fn text_only_batches_train_adapters_in_every_layer() {
     within_limit(|| {
         let mut finetune = four_layers();
         adapters(&mut finetune, &["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"]);
         let Some(Peft::LoRA(lora)) = &mut finetune.peft else {
             unreachable!("just set")
         };
-        (lora.freeze_vision_model, finetune.model.llava_mut().freeze_vision_projection) = (true, true);
-        let samples = Samples::edited(&finetune, |_, sample| without_picture(sample));
-        for way in ways() {
-            let finetune = again(&finetune, &way);
+        (
+            lora.freeze_vision_model,
+            finetune.model.as_llava_mut().unwrap().freeze_vision_projection,
+        ) = (true, true);
+        let samples = Samples::edited(&finetune, |_, sample| without_image(sample));
+        for way in recompute_settings() {
+            let finetune = with_recompute(&finetune, &way);
             on_mesh(ONE, |mesh| {
                 let mut trainer = trainer(&finetune, mesh.clone());
                 trainer.accumulate(&microbatches(&finetune, &samples, &mesh, 0)).unwrap();
                 let gradients = gradients(&trainer);
                 let trained: Vec<_> = trainer.parameters().trainable().map(|parameter| &parameter.spec.name).collect();
                 assert_eq!(gradients.keys().collect::<Vec<_>>().len(), trained.len(), "{way:?}");
-                // A is multiplied by B, which is zero at first.
+                // The gradient of A is zero at first, because B is.
                 let b = gradients.iter().filter(|(name, _)| name.contains("lora_B"));
                 for layer in 0..4 {
                     let of_layer = b.clone().filter(|(name, _)| name.contains(&format!("layers.{layer}.")));
@@ -141,7 +144,7 @@ fn a_text_trains_adapters_in_every_layer() {
     });
 }
 
-/// The bytes that a rank sends through a group in one step's passes.
+/// Returns the bytes that each rank sends in a group in the passes of one step.
 fn sent(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, group: &str) -> Vec<(u64, Hidden)> {
     let bytes = |mesh: &Mesh| {
         let sum = |traffic: &Traffic| traffic.values().map(|sent| sent.bytes).sum::<u64>();
@@ -157,7 +160,7 @@ fn sent(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, group: &st
         let hidden = Hidden {
             b: size[0] as usize,
             s: size[1] as usize,
-            h: finetune.model.llava().text_config.hidden_size,
+            h: finetune.model.as_llava().unwrap().text_config.hidden_size,
             bytes: 4,
         };
         (bytes(&mesh) - before, hidden)
@@ -165,31 +168,31 @@ fn sent(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, group: &st
 }
 
 #[test]
-fn sends_what_the_formulae_say() {
+fn traffic_matches_the_formulas() {
     within_limit(|| {
         let mut finetune = four_layers();
         ddp(&mut finetune, false, false);
         finetune.trainer.strategy.vision_placement = neva_schemas::VisionPlacement::Duplicated;
         let samples = Samples::of(&finetune);
-        let [full, _, block, core_attn, both] = ways();
+        let [full, _, block, core_attn, both] = recompute_settings();
         let (tensor, context) = (Layout::plain(ONE).over(2, 1), Layout::plain(ONE).context(2));
         for layout in [tensor, tensor.sequence_parallel()] {
             let finetune = layout.of(&finetune);
-            let kept = sent(&finetune, &samples, layout.sizes, "tensor");
-            // An MLP sums its hidden states once, a layer twice.
+            let expected = sent(&finetune, &samples, layout.sizes, "tensor");
+            // An MLP all-reduces its hidden states once, a layer twice.
             for (way, layers) in [(&full, 4), (&block, 1), (&core_attn, 0), (&both, 2)] {
-                let got = sent(&again(&finetune, way), &samples, layout.sizes, "tensor");
-                for ((got, hidden), (kept, _)) in got.iter().zip(&kept) {
-                    assert_eq!(got - kept, recompute_bytes(2, layers, *hidden), "{layout:?}, {layers} layers");
+                let got = sent(&with_recompute(&finetune, way), &samples, layout.sizes, "tensor");
+                for ((got, hidden), (expected, _)) in got.iter().zip(&expected) {
+                    assert_eq!(got - expected, recompute_bytes(2, layers, *hidden), "{layout:?}, {layers} layers");
                 }
             }
         }
         let finetune = context.of(&finetune);
-        let text = &finetune.model.llava().text_config;
-        let kept = sent(&finetune, &samples, context.sizes, "context");
+        let text = &finetune.model.as_llava().unwrap().text_config;
+        let expected = sent(&finetune, &samples, context.sizes, "context");
         for way in [&full, &core_attn] {
-            let got = sent(&again(&finetune, way), &samples, context.sizes, "context");
-            for ((got, hidden), (kept, _)) in got.iter().zip(&kept) {
+            let got = sent(&with_recompute(&finetune, way), &samples, context.sizes, "context");
+            for ((got, hidden), (expected, _)) in got.iter().zip(&expected) {
                 let layer = KeysValues {
                     ranks: 2,
                     b: hidden.b,
@@ -198,7 +201,7 @@ fn sends_what_the_formulae_say() {
                     head_dim: text.head_dim(),
                     bytes: 4,
                 };
-                assert_eq!(got - kept, 4 * layer.forward());
+                assert_eq!(got - expected, 4 * layer.forward());
             }
         }
     });

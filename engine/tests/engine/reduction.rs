@@ -1,28 +1,36 @@
-//! Which gradients are summed over which ranks, when they are sent, and what counts in their norm.
+//! Reduction of gradients: groups, time of the reduction, and the norm.
 
 use crate::setting::{ONE, close, on_mesh, small, within_limit};
 use neva_engine::comm::{Axis, Mesh};
 use neva_engine::optim::{Gradients, Optimizer, Partition};
 use neva_engine::parameters::{Parameter, Parameters};
-use neva_layout::{Cut, Init, ParamSpec, Part};
+use neva_layout::{Cut, Init, ParamSpec, Part, PartialSum, Stage};
 use neva_schemas::{Finetune, ParallelSizes};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind, Tensor};
 
 const EMBEDDING: &str = "model.language_model.embed_tokens.weight";
 
-/// Parameters of ones.
-fn parameters(shapes: &[(&str, [i64; 2])]) -> Parameters {
+/// Returns parameters of ones; the embedding is `tied` to the head.
+fn parameters(shapes: &[(&str, [i64; 2])], tied: bool) -> Parameters {
     let mut parameters = Parameters::default();
     for (name, shape) in shapes {
         parameters.insert(Parameter {
             spec: ParamSpec {
                 name: (*name).into(),
                 shape: shape.map(|size| size as usize).to_vec(),
+                init: Init::Ones,
                 cut: Cut::Replicate,
                 heads: None,
+                stage: if tied && *name == EMBEDDING {
+                    Stage::FirstAndLast
+                } else {
+                    Stage::First
+                },
                 part: Part::Language,
-                init: Init::Ones,
+                adapts: None,
+                lora: None,
+                partial_sum: PartialSum::Never,
                 used: true,
             },
             tensor: Tensor::ones(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true),
@@ -32,7 +40,7 @@ fn parameters(shapes: &[(&str, [i64; 2])]) -> Parameters {
     parameters
 }
 
-/// A function whose gradient is `factor` wherever a parameter of `names` has a value.
+/// Returns a function whose gradient is `factor` for every value of the parameters `names`.
 fn linear(parameters: &Parameters, names: &[&str], factor: f64) -> Tensor {
     let terms = names
         .iter()
@@ -47,7 +55,8 @@ struct Rank {
 }
 
 fn rank(finetune: &Finetune, mesh: &Mesh, shapes: &[(&str, [i64; 2])]) -> Rank {
-    let parameters = parameters(shapes);
+    let decoder = finetune.model.description().decoder.unwrap();
+    let parameters = parameters(shapes, decoder.config.tie_word_embeddings);
     let strategy = &finetune.trainer.strategy;
     let partition = Partition::new(&parameters, finetune, mesh);
     Rank {
@@ -58,15 +67,15 @@ fn rank(finetune: &Finetune, mesh: &Mesh, shapes: &[(&str, [i64; 2])]) -> Rank {
 }
 
 impl Rank {
-    /// Values of each gradient that this rank updates, by name; `None` where it was not touched.
+    /// Returns the values of each gradient that this rank updates, by name; `None` if it was not touched.
     fn own(&self) -> BTreeMap<String, Option<Vec<f32>>> {
-        let mut pieces = self.optimizer.pieces().peekable();
+        let mut shards = self.optimizer.shards().peekable();
         let all = self.parameters.trainable().zip(self.gradients.touched());
         all.filter_map(|(parameter, gradient)| {
-            let piece = pieces.next_if(|piece| piece.spec.name == parameter.spec.name)?;
+            let shard = shards.next_if(|shard| shard.spec.name == parameter.spec.name)?;
             let own = gradient.map(|gradient| {
                 let flat = gradient.view([-1]);
-                Vec::try_from(flat.narrow(0, piece.range.start as i64, piece.range.len() as i64)).unwrap()
+                Vec::try_from(flat.narrow(0, shard.range.start as i64, shard.range.len() as i64)).unwrap()
             });
             Some((parameter.spec.name.clone(), own))
         })
@@ -75,11 +84,11 @@ impl Rank {
 }
 
 #[test]
-fn both_ends_of_a_pipeline_sum_a_tied_embedding() {
+fn the_embedding_group_sums_a_tied_embedding() {
     within_limit(|| {
         for (pp, distributed) in [(2, false), (2, true), (3, false), (3, true)] {
             let mut finetune = small();
-            finetune.model.llava_mut().text_config.tie_word_embeddings = true;
+            finetune.model.as_llava_mut().unwrap().text_config.tie_word_embeddings = true;
             finetune.trainer.strategy.ddp.use_distributed_optimizer = distributed;
             let ranks = on_mesh(ParallelSizes { pp, dp: 2, ..ONE }, |mesh| {
                 let (stage, data) = (mesh.axis(Axis::Pipeline).rank(), mesh.axis(Axis::Data).rank());
@@ -90,7 +99,7 @@ fn both_ends_of_a_pipeline_sum_a_tied_embedding() {
                     _ => &[("d", [2, 2])],
                 };
                 let mut rank = rank(&finetune, &mesh, shapes);
-                // Of the ranks of both ends only one reaches the embedding.
+                // One rank of the embedding group does not reach the embedding.
                 let mut reached: Vec<_> = shapes.iter().map(|(name, _)| *name).collect();
                 if !(last && data == 1) {
                     reached.retain(|name| *name != EMBEDDING);
@@ -119,7 +128,7 @@ fn both_ends_of_a_pipeline_sum_a_tied_embedding() {
 }
 
 #[test]
-fn an_embedding_of_its_own_is_no_tied_one() {
+fn an_untied_embedding_is_not_summed() {
     within_limit(|| {
         let finetune = small();
         let sums = on_mesh(ParallelSizes { pp: 2, ..ONE }, |mesh| {
@@ -138,7 +147,7 @@ fn an_embedding_of_its_own_is_no_tied_one() {
 
 const THREE: &[(&str, [i64; 2])] = &[("a", [4, 4]), ("b", [4, 4]), ("c", [4, 4])];
 
-/// Buckets that this rank has sent.
+/// Returns the number of buckets that this rank has reduced.
 fn sent(mesh: &Mesh) -> u64 {
     let traffic = mesh.traffic();
     let calls = |operation| traffic["data"].get(operation).map_or(0, |sent| sent.calls);
@@ -146,7 +155,7 @@ fn sent(mesh: &Mesh) -> u64 {
 }
 
 #[test]
-fn a_bucket_is_sent_when_it_is_full_and_its_turn_has_come() {
+fn full_buckets_are_reduced_in_order() {
     within_limit(|| {
         for (distributed, overlap) in [(true, true), (false, true), (true, false)] {
             let mut finetune = small();
@@ -160,7 +169,7 @@ fn a_bucket_is_sent_when_it_is_full_and_its_turn_has_come() {
                     rank.gradients.backward(&output, None, None, last).unwrap();
                     if overlap { sent(&mesh) } else { 0 }
                 };
-                // The ranks get there in different orders: `c` goes first on both.
+                // The ranks complete buckets in different orders: `c` is reduced first on both.
                 let after = if data == 0 {
                     [
                         pass(&["a", "b", "c"], &[]),
@@ -195,7 +204,7 @@ fn a_bucket_is_sent_when_it_is_full_and_its_turn_has_come() {
 }
 
 #[test]
-fn a_gradient_behind_the_last_one_is_a_bug() {
+fn a_gradient_after_the_last_pass_is_a_bug() {
     within_limit(|| {
         let mut finetune = small();
         finetune.trainer.strategy.ddp.overlap_grad_reduce = true;
@@ -207,13 +216,13 @@ fn a_gradient_behind_the_last_one_is_a_bug() {
             };
             pass(&[0, 1, 2]).unwrap();
             let error = pass(&[]).unwrap_err().to_string();
-            assert!(error.contains("behind the one that was called the last"), "{error}");
+            assert!(error.contains("comes after its last backward pass"), "{error}");
         });
     });
 }
 
 #[test]
-fn a_pass_gives_the_gradient_of_its_input() {
+fn backward_returns_the_gradient_of_its_input() {
     within_limit(|| {
         let mesh = Mesh::single();
         let mut rank = rank(&small(), &mesh, &[("a", [1, 2])]);

@@ -1,12 +1,13 @@
-//! What a run starts from when it goes on from nothing: another run's weights, moments, tokenizer or adapters.
+//! Initial state of a run that does not resume: another run's weights, moments, tokenizer or adapters.
 
-use crate::setting::{bits, copy, files, lora, mock, preload, preloaded, run, small, within_limit};
-use neva_engine::checkpoint::{CheckpointFolder, TensorFile};
-use neva_layout::from_hf_config;
+use crate::setting::{bits, copy, files, lora, mock, no_cache, preload, preloaded, run, small, within_limit};
+use neva_engine::checkpoint::{Base, CheckpointFolder, SHARD_BYTES, TensorFile, export_hugging_face};
+use neva_layout::{Families, from_hf_config};
 use neva_schemas::{Finetune, RestoreConfig, exit_class};
+use serde_json::json;
 use std::path::Path;
 
-/// A run over one sample: every step sees the same batch, so that losses tell weights and moments apart.
+/// Returns a run on one sample: every step has the same batch, so losses depend only on weights and moments.
 fn constant() -> Finetune {
     let mut finetune = small();
     mock(&mut finetune).num_train_samples = 1;
@@ -33,7 +34,7 @@ fn refused(finetune: &Finetune, run_dir: &Path, expect: &[&str]) {
 }
 
 #[test]
-fn moments_come_along_where_they_are_asked_for() {
+fn moments_are_restored_on_request() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = constant();
@@ -49,7 +50,7 @@ fn moments_come_along_where_they_are_asked_for() {
         restore(&mut finetune, &whole.run_dir.join(AFTER_3)).load_optim_state = true;
         let with = run(&finetune, &folder.path().join("with")).unwrap();
         assert_eq!((with.steps, bits(&with.losses)), (3, bits(&whole.losses)[3..].to_vec()));
-        // The run counts its own steps; Adam's correction for the start goes on with the moments.
+        // The run counts its own steps. Adam's bias correction continues with the moments.
         let checkpoint = CheckpointFolder::open(&with.checkpoint.unwrap()).unwrap();
         assert_eq!((checkpoint.steps_done(), checkpoint.state.progress.consumed_samples), (3, 24));
         assert!(step_counts(&checkpoint.path).iter().all(|count| *count == 6.0));
@@ -65,7 +66,7 @@ fn moments_come_along_where_they_are_asked_for() {
 }
 
 #[test]
-fn without_the_weights_there_is_still_the_tokenizer() {
+fn the_tokenizer_is_restored_without_the_weights() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let photos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/photos/photos.json");
@@ -84,7 +85,7 @@ fn without_the_weights_there_is_still_the_tokenizer() {
 }
 
 #[test]
-fn adapters_are_put_over_their_base() {
+fn adapters_are_added_to_their_base() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let base = run(&constant(), &folder.path().join("base")).unwrap();
@@ -94,7 +95,7 @@ fn adapters_are_put_over_their_base() {
         let whole = run(&finetune, &folder.path().join("whole")).unwrap();
         assert_eq!(whole.losses[0].to_bits(), base.losses[3].to_bits(), "fresh adapters change nothing");
         finetune.resume.adapter_path = Some(whole.run_dir.join(AFTER_3));
-        // With its base named, and without: the adapter knows it.
+        // With and without its base in the recipe: the adapter knows its base.
         for named in [true, false] {
             if !named {
                 finetune.resume.restore_config = None;
@@ -114,6 +115,14 @@ fn adapters_are_put_over_their_base() {
             &folder.path().join("later base"),
             &["finetune.resume.adapter_path", "was trained on the checkpoint "],
         );
+        // A base that is a whole model would lose the adapters.
+        let mut on_adapters = constant();
+        restore(&mut on_adapters, &whole.run_dir.join(AFTER_3));
+        refused(
+            &on_adapters,
+            &folder.path().join("adapters as a base"),
+            &["finetune.resume.restore_config.path", "use `adapter_path`"],
+        );
         finetune.resume.restore_config = None;
         finetune.resume.adapter_path = Some(folder.path().join("nowhere"));
         refused(&finetune, &folder.path().join("no adapter"), &["nowhere"]);
@@ -121,7 +130,7 @@ fn adapters_are_put_over_their_base() {
 }
 
 #[test]
-fn a_base_is_known_by_its_bytes() {
+fn a_base_is_identified_by_its_bytes() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf/llava_clip_llama");
@@ -133,8 +142,8 @@ fn a_base_is_known_by_its_bytes() {
         copy(&base, &moved);
         let config = serde_json::from_slice(&std::fs::read(base.join("config.json")).unwrap()).unwrap();
         let mut finetune = constant();
-        *finetune.model.llava_mut() = from_hf_config(&config).unwrap();
-        mock(&mut finetune).seq_length = finetune.model.llava().image_seq_length() + 16;
+        *finetune.model.as_llava_mut().unwrap() = from_hf_config(&config).unwrap();
+        mock(&mut finetune).seq_length = finetune.model.as_llava().unwrap().image_seq_length() + 16;
         finetune.trainer.max_steps = Some(2);
         lora(&mut finetune);
         restore(&mut finetune, &base);
@@ -174,5 +183,68 @@ fn a_base_is_known_by_its_bytes() {
             &folder.path().join("moments"),
             &["finetune.resume.restore_config.load_optim_state", "holds no moments"],
         );
+    });
+}
+
+/// The image processor is the one beside the weights; a checkpoint keeps it, and a resumed run uses it.
+#[test]
+fn the_image_processor_is_the_models() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let photos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/photos/photos.json");
+        let mut finetune = small();
+        preload(&mut finetune, &photos);
+        finetune.trainer.max_steps = Some(2);
+        let first = run(&finetune, &folder.path().join("first")).unwrap();
+        let of_family = std::fs::read_to_string(first.checkpoint.as_ref().unwrap().join("preprocessor_config.json")).unwrap();
+        assert!(of_family.contains("0.48145466"), "{of_family}");
+
+        // A model's folder with the processor that transformers 5 nests.
+        let base = Base::of(&finetune, &no_cache()).unwrap();
+        let model = folder.path().join("model");
+        let checkpoint = CheckpointFolder::open(first.checkpoint.as_ref().unwrap()).unwrap();
+        export_hugging_face(&checkpoint, &Families::builtin(), &base, &no_cache(), &model, SHARD_BYTES).unwrap();
+        let nested = |mean: f64| {
+            let size = json!({ "height": 28, "width": 28 });
+            json!({ "image_processor_type": "SiglipImageProcessor", "size": size, "image_mean": vec![mean; 3], "image_std": vec![0.5; 3] })
+        };
+        let write = |mean: f64| {
+            let content = json!({ "processor_class": "LlavaProcessor", "image_processor": nested(mean) });
+            std::fs::write(model.join("processor_config.json"), content.to_string()).unwrap();
+        };
+        write(0.5);
+        restore(&mut finetune, &model);
+        finetune.trainer.max_steps = Some(4);
+        let whole = run(&finetune, &folder.path().join("whole")).unwrap();
+        let kept = |path: &Path| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(path.join("preprocessor_config.json")).unwrap()).unwrap()
+        };
+        assert_eq!(kept(whole.checkpoint.as_ref().unwrap()), nested(0.5));
+        let named = folder.path().join("named.json");
+        std::fs::write(&named, nested(0.5).to_string()).unwrap();
+        preloaded(&mut finetune).image_processor = Some(named);
+        let same = run(&finetune, &folder.path().join("same")).unwrap();
+        assert_eq!(bits(&same.losses), bits(&whole.losses));
+
+        // An export has the one of the run, also in the file that transformers reads first.
+        let exported = folder.path().join("exported");
+        let checkpoint = CheckpointFolder::open(whole.checkpoint.as_ref().unwrap()).unwrap();
+        let base = Base::of(&checkpoint.run.finetune, &no_cache()).unwrap();
+        write(0.1);
+        export_hugging_face(&checkpoint, &Families::builtin(), &base, &no_cache(), &exported, SHARD_BYTES).unwrap();
+        let processor: serde_json::Value = serde_json::from_slice(&std::fs::read(exported.join("processor_config.json")).unwrap()).unwrap();
+        assert_eq!((kept(&exported), processor["image_processor"].clone()), (nested(0.5), nested(0.5)));
+
+        // The file beside the weights has changed since the run started.
+        preloaded(&mut finetune).image_processor = None;
+        finetune.resume.resume_from_path = whole.checkpoint.clone();
+        finetune.trainer.max_steps = Some(5);
+        let resumed = run(&finetune, &folder.path().join("resumed")).unwrap();
+        assert_eq!(kept(resumed.checkpoint.as_ref().unwrap()), nested(0.5));
+
+        // A file that describes no processor is refused.
+        finetune.resume.resume_from_path = None;
+        std::fs::write(model.join("processor_config.json"), json!({ "image_processor": {} }).to_string()).unwrap();
+        refused(&finetune, &folder.path().join("none"), &["not an image processor"]);
     });
 }

@@ -1,9 +1,9 @@
-//! A run that goes on from a checkpoint is the run that was never interrupted.
+//! A resumed run equals a run that was never interrupted.
 
 use crate::distributed::ddp;
 use crate::setting::{
     ONE, Samples, bits, close, files, load, loaded, lora, microbatches, mock, no_cache, on_mesh, precision, run, run_on, saved, small,
-    trainer, weights, within_limit, without_picture,
+    trainer, weights, within_limit, without_image,
 };
 use neva_engine::checkpoint::{Base, CheckpointFolder, restore_optimizer};
 use neva_engine::comm::Mesh;
@@ -11,7 +11,7 @@ use neva_engine::trainer::{Registry, Trainer};
 use neva_schemas::{Finetune, Lion, LrScheduler, Optim, ParallelSizes, Precision, RestoreConfig, RunReport, Sgd, exit_class};
 use std::path::Path;
 
-/// A run of six steps that saves every three, in `folder/default/NAME`.
+/// Returns a run of six steps that saves every three, in `folder/default/NAME`.
 fn saving() -> Finetune {
     let mut finetune = small();
     finetune.log.ckpt.every_n_train_steps = Some(3);
@@ -42,7 +42,7 @@ fn check(change: impl FnOnce(&mut Finetune)) {
 fn is_exact_in_fp32() {
     within_limit(|| {
         check(|_| {});
-        check(|finetune| finetune.model.llava_mut().freeze_vision_model = true);
+        check(|finetune| finetune.model.as_llava_mut().unwrap().freeze_vision_model = true);
     });
 }
 
@@ -103,16 +103,16 @@ fn of_adapters_finds_the_base_again() {
     });
 }
 
-/// The first two steps have no picture: the vision encoder and the projector lag behind the language model.
-fn late_pictures(index: usize, sample: &mut neva_data::Sample) {
+/// The first two steps have no image: the vision encoder and the projector have fewer steps than the language model.
+fn late_images(index: usize, sample: &mut neva_data::Sample) {
     if index < 16 {
-        without_picture(sample);
+        without_image(sample);
     }
 }
 
 fn step(trainer: &mut Trainer, finetune: &Finetune, samples: &Samples, step: u64) -> f64 {
     let batches = microbatches(finetune, samples, trainer.mesh(), step);
-    trainer.step(&batches, |_| 2e-3, step).unwrap().loss
+    trainer.step(&batches, |_| 2e-3, step).unwrap().loss.unwrap()
 }
 
 fn restored(path: &Path, finetune: &Finetune, mesh: Mesh) -> Trainer {
@@ -126,19 +126,19 @@ fn restored(path: &Path, finetune: &Finetune, mesh: Mesh) -> Trainer {
 fn counts(trainer: &Trainer) -> Vec<(String, f64)> {
     trainer
         .optimizer()
-        .pieces()
+        .shards()
         .map(|piece| (piece.spec.name.clone(), piece.step.double_value(&[0])))
         .collect()
 }
 
 #[test]
-fn keeps_the_steps_of_parameters_that_rested() {
+fn keeps_the_step_counts_of_unused_parameters() {
     within_limit(|| {
         for kind in [Precision::Fp32, Precision::Bf16Mixed] {
             let folder = tempfile::tempdir().unwrap();
             let mut finetune = small();
             precision(&mut finetune, kind);
-            let samples = Samples::edited(&finetune, late_pictures);
+            let samples = Samples::edited(&finetune, late_images);
             let mut whole = trainer(&finetune, Mesh::single());
             for at in 0..3 {
                 step(&mut whole, &finetune, &samples, at);
@@ -174,8 +174,8 @@ fn moves_between_layouts() {
             for with_adapters in [false, true] {
                 let folder = tempfile::tempdir().unwrap();
                 let mut finetune = saving();
-                // Rows of padding appear and vanish on the way.
-                finetune.model.llava_mut().text_config.vocab_size = 200;
+                // The number of padding rows differs between layouts.
+                finetune.model.as_llava_mut().unwrap().text_config.vocab_size = 200;
                 if with_adapters {
                     lora(&mut finetune);
                 }
@@ -193,11 +193,11 @@ fn moves_between_layouts() {
 }
 
 #[test]
-fn a_checkpoint_of_replicas_is_that_of_one_rank() {
+fn a_data_parallel_checkpoint_equals_that_of_one_rank() {
     within_limit(|| {
         let mut finetune = small();
         ddp(&mut finetune, false, false);
-        finetune.model.llava_mut().text_config.vocab_size = 200;
+        finetune.model.as_llava_mut().unwrap().text_config.vocab_size = 200;
         let of = |sizes| {
             let folder = tempfile::tempdir().unwrap();
             on_mesh(sizes, |mesh| {
@@ -212,7 +212,7 @@ fn a_checkpoint_of_replicas_is_that_of_one_rank() {
 }
 
 #[test]
-fn if_exists_takes_the_newest() {
+fn if_exists_resumes_from_the_newest() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let runs = folder.path().join("default");
@@ -228,7 +228,7 @@ fn if_exists_takes_the_newest() {
         finetune.resume.resume_ignore_no_checkpoint = true;
         let first = run(&finetune, &runs.join("2")).unwrap();
         assert_eq!(first.losses.len(), 6);
-        // A save that was killed, of a later step: whole, but not under its name.
+        // A killed save of a later step: whole, but not published.
         let unfinished = runs.join("2/checkpoints/.default--step=8-consumed_samples=72.writing");
         crate::setting::copy(&runs.join("2").join(AFTER_6), &unfinished);
         let state = std::fs::read_to_string(unfinished.join("checkpoint.json"))
@@ -238,11 +238,11 @@ fn if_exists_takes_the_newest() {
 
         finetune.trainer.max_steps = Some(9);
         let second = run(&finetune, &runs.join("3")).unwrap();
-        assert_eq!((second.steps, second.losses.len()), (9, 3), "goes on after step 6");
+        assert_eq!((second.steps, second.losses.len()), (9, 3), "resumes after step 6");
         finetune.trainer.max_steps = Some(10);
         let third = run(&finetune, &runs.join("4")).unwrap();
-        assert_eq!((third.steps, third.losses.len()), (10, 1), "goes on after step 9");
-        // All done already: said so, or where that is all right nothing is trained and nothing is lost.
+        assert_eq!((third.steps, third.losses.len()), (10, 1), "resumes after step 9");
+        // The run is complete: it is refused, or, if that is accepted, nothing is trained and nothing is lost.
         let failure = run(&finetune, &runs.join("5")).unwrap_err();
         assert_eq!(failure.class, exit_class::INPUT);
         assert!(failure.to_string().contains("already done: 10 steps of 10"), "{failure}");
@@ -253,7 +253,7 @@ fn if_exists_takes_the_newest() {
 }
 
 #[test]
-fn restoring_takes_the_weights_only() {
+fn restoring_reads_the_weights_only() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = saving();

@@ -1,27 +1,27 @@
-//! Attention over sequences that ranks share, against attention over the whole.
+//! Context-parallel attention, compared to attention on one rank.
 
 use crate::setting::{ONE, on_mesh, within_limit};
+use neva_engine::attention::{CausalAttention, Segments, attend};
 use neva_engine::comm::{Axis, Mesh};
-use neva_engine::nn::{CausalAttention, Segments, attend};
 use neva_engine::parallel::{ContextAttention, zigzag};
 use neva_schemas::{CpCommType, ParallelSizes};
 use neva_torch_ffi::grad;
 use tch::{Device, Kind, Tensor};
 
-/// Rows, query heads, key heads, places, width of a head.
+/// Rows, query heads, key heads, positions, width of a head.
 #[derive(Debug, Clone, Copy)]
 struct Shape([i64; 5]);
 
 const EXCHANGES: [CpCommType; 2] = [CpCommType::P2p, CpCommType::AllGather];
 
 impl Shape {
-    /// Queries, keys, values, and the output's gradient `[b, s, n * d]`; the same on every rank.
+    /// Returns queries, keys, values, and the output's gradient `[b, s, n * d]`; the same on every rank.
     fn tensors(self, kind: Kind, scale: f64) -> [Tensor; 4] {
         let Self([b, n, groups, s, d]) = self;
         let value = |size: &[i64], phase: f64| {
             let count: i64 = size.iter().product();
-            let places = Tensor::arange(count, (Kind::Double, Device::Cpu));
-            let values = (places.square() * 0.37 + places * 1.3 + phase).sin();
+            let positions = Tensor::arange(count, (Kind::Double, Device::Cpu));
+            let values = (positions.square() * 0.37 + positions * 1.3 + phase).sin();
             (values * scale).to_kind(kind).view(size)
         };
         [
@@ -33,7 +33,7 @@ impl Shape {
     }
 }
 
-/// Output and gradients of queries, keys and values.
+/// Returns output and gradients of queries, keys and values.
 fn results([q, k, v, grad_out]: [Tensor; 4], attention: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Tensor) -> [Tensor; 4] {
     let [q, k, v] = [q, k, v].map(|x| x.detach().copy().set_requires_grad(true));
     let out = attention(&q, &k, &v);
@@ -42,13 +42,13 @@ fn results([q, k, v, grad_out]: [Tensor; 4], attention: impl FnOnce(&Tensor, &Te
     [out.detach(), dq, dk, dv]
 }
 
-/// The places of dim `dim` that a rank holds.
+/// Returns the local positions of dim `dim`.
 fn held(x: &Tensor, dim: i64, mesh: &Mesh) -> Tensor {
-    let places: Vec<_> = zigzag(mesh)
-        .places(x.size()[dim as usize] as usize)
-        .map(|place| place as i64)
+    let positions: Vec<_> = zigzag(mesh)
+        .positions(x.size()[dim as usize] as usize)
+        .map(|position| position as i64)
         .collect();
-    x.index_select(dim, &Tensor::from_slice(&places))
+    x.index_select(dim, &Tensor::from_slice(&positions))
 }
 
 fn ranks(cp: u32) -> ParallelSizes {
@@ -90,14 +90,14 @@ fn check(name: &str, shape: Shape, segments: &Segments, (kind, scale, tolerance)
 const FP32: (Kind, f64, f64) = (Kind::Float, 1.0, 1e-6);
 
 #[test]
-fn rows_of_one_sample_are_exact_over_any_number_of_ranks() {
+fn rows_of_one_sample_match_one_rank() {
     within_limit(|| {
         for (name, shape) in [
             ("one head", [1, 1, 1, 24, 8]),
-            ("heads of their own keys", [2, 4, 4, 48, 16]),
+            ("as many key heads", [2, 4, 4, 48, 16]),
             ("grouped heads", [3, 8, 2, 48, 8]),
             ("a single key head", [2, 6, 1, 24, 4]),
-            ("chunks of one place", [2, 2, 1, 24, 5]),
+            ("chunks of one position", [2, 2, 1, 24, 5]),
         ] {
             let segments = Segments::rows(&vec![shape[3] as usize; shape[0] as usize]);
             check(name, Shape(shape), &segments, FP32);
@@ -106,19 +106,35 @@ fn rows_of_one_sample_are_exact_over_any_number_of_ranks() {
 }
 
 #[test]
-fn padding_behind_a_sample_is_seen_by_nobody_before_it() {
+fn padded_rows_match_one_rank() {
     within_limit(|| check("padded", Shape([2, 4, 2, 24, 8]), &Segments::rows(&[24, 7]), FP32));
 }
 
 #[test]
-fn packed_rows_keep_to_their_segments() {
+fn windows_match_one_rank() {
+    within_limit(|| {
+        for window in [2, 3, 5, 13, 24, 47, 100] {
+            for (name, segments) in [
+                ("one sample", Segments::rows(&[48, 48])),
+                ("padded", Segments::rows(&[48, 7])),
+                ("packed", Segments::packed(vec![vec![2, 5, 19, 20, 48], vec![9, 17, 30]])),
+            ] {
+                let name = format!("{name} in a window of {window}");
+                check(&name, Shape([2, 4, 2, 48, 8]), &segments.windowed(Some(window)), FP32);
+            }
+        }
+    });
+}
+
+#[test]
+fn packed_rows_match_one_rank() {
     within_limit(|| {
         for (name, ends) in [
-            // Shorter than a chunk, over many chunks, and no padding.
+            // Segments shorter than a chunk, and over many chunks; no padding.
             ("full", vec![vec![2, 5, 19, 20, 48], vec![48]]),
-            // Queries of padding see nothing; a chunk of a rank may be padding as a whole.
+            // A whole chunk of a rank may be padding.
             ("padded", vec![vec![9, 17, 30], vec![1, 3]]),
-            // A segment that holds nothing.
+            // Empty segments.
             ("empty segment", vec![vec![11, 11, 40], vec![6, 48, 48]]),
         ] {
             check(name, Shape([2, 4, 2, 48, 8]), &Segments::packed(ends), FP32);
@@ -129,8 +145,8 @@ fn packed_rows_keep_to_their_segments() {
 #[test]
 fn large_scores_neither_overflow_nor_vanish() {
     within_limit(|| {
-        // Scores of up to several hundreds: one key takes all of each query, and where two are close, fp32 leaves
-        // three digits of their difference.
+        // Scores of up to several hundreds: one key dominates each query. If two are close, fp32 leaves three digits of
+        // their difference.
         check(
             "large",
             Shape([2, 2, 1, 24, 64]),
@@ -141,7 +157,7 @@ fn large_scores_neither_overflow_nor_vanish() {
 }
 
 #[test]
-fn bf16_is_as_exact_as_its_own_rounding() {
+fn bf16_matches_within_its_rounding() {
     within_limit(|| {
         let bf16 = (Kind::BFloat16, 1.0, 2e-2);
         check("bf16", Shape([2, 4, 2, 48, 16]), &Segments::rows(&[48, 48]), bf16);
@@ -154,17 +170,17 @@ fn queries_of_padding_give_zeros() {
     within_limit(|| {
         let shape = Shape([1, 2, 2, 24, 8]);
         for exchange in EXCHANGES {
-            let parts = on_mesh(ranks(4), |mesh| {
+            let shards = on_mesh(ranks(4), |mesh| {
                 let attention = ContextAttention::new(mesh.axis(Axis::Context).clone(), exchange);
                 let own = shape
                     .tensors(Kind::Float, 1.0)
                     .map(|x| held(&x, if x.dim() == 4 { 2 } else { 1 }, &mesh));
-                // Behind the third place there is padding only, of which the first rank holds a part.
+                // After the third position there is only padding; the first rank holds the first three positions.
                 let segments = Segments::packed(vec![vec![1, 3]]);
                 results(own, |q, k, v| attention.attend(q, k, v, &segments).unwrap())
             });
-            for (rank, part) in parts.iter().enumerate() {
-                for x in part {
+            for (rank, shard) in shards.iter().enumerate() {
+                for x in shard {
                     let largest = x.abs().max().double_value(&[]);
                     assert!(largest.is_finite(), "rank {rank}");
                     assert_eq!(largest == 0.0, rank != 0, "rank {rank}: {largest}");
@@ -175,7 +191,7 @@ fn queries_of_padding_give_zeros() {
 }
 
 #[test]
-fn calls_in_another_order_backwards_do_not_mix_up() {
+fn backward_passes_may_run_in_another_order() {
     within_limit(|| {
         let shape = Shape([1, 2, 2, 16, 8]);
         let segments = Segments::rows(&[16]);
@@ -193,7 +209,7 @@ fn calls_in_another_order_backwards_do_not_mix_up() {
                 let out = attention.attend(&q, &k, &v, &segments).unwrap();
                 ([q, k, v], out)
             });
-            // The first call first, against a pipeline's order for one micro-batch.
+            // The first call runs backward first, unlike in a model.
             for (([q, k, v], out), expected) in calls.iter().zip(&expected) {
                 let own = held(&grad_out, 1, &mesh);
                 let grads = grad(&[out], &[Some(&own)], &[q, k, v], false).unwrap();

@@ -1,8 +1,8 @@
-//! What AdamW, SGD and Lion do to a weight, against their formulae in double precision.
+//! Updates of AdamW, SGD and Lion, compared to their formulas in double precision.
 
 use crate::setting::{Samples, difference, microbatches, precision, run, small, trainer, within_limit};
 use neva_engine::comm::Mesh;
-use neva_engine::optim::Piece;
+use neva_engine::optim::OptimizerShard;
 use neva_engine::trainer::Trainer;
 use neva_schemas::{AdamW, Finetune, Lion, LrScheduler, Optim, Precision, Sgd, exit_class};
 use std::collections::BTreeMap;
@@ -54,7 +54,7 @@ impl Exact {
         Self { weight, moments, decay }
     }
 
-    /// The `t`-th step, from 1, with gradient `g`.
+    /// Runs step `t`, counted from 1, with gradient `g`.
     fn step(&mut self, optim: &Optim, g: &Tensor, t: i32) {
         let [m, v] = &mut self.moments;
         let update = match optim {
@@ -77,10 +77,10 @@ impl Exact {
     }
 }
 
-/// The parameter of a piece, which covers all of it.
-fn whole(trainer: &Trainer, piece: &Piece<'_>) -> Tensor {
-    assert_eq!(piece.range, 0..piece.spec.numel());
-    trainer.parameters().get(&piece.spec.name).unwrap().tensor.detach()
+/// Returns the parameter of a shard that covers all of it.
+fn whole(trainer: &Trainer, shard: &OptimizerShard<'_>) -> Tensor {
+    assert_eq!(shard.range, 0..shard.spec.numel());
+    trainer.parameters().get(&shard.spec.name).unwrap().tensor.detach()
 }
 
 fn check(optim: Optim, kind: Precision, moments: &[&str]) {
@@ -92,8 +92,8 @@ fn check(optim: Optim, kind: Precision, moments: &[&str]) {
     let masters = |trainer: &Trainer| {
         trainer
             .optimizer()
-            .pieces()
-            .map(|piece| (piece.spec.name.clone(), piece.master.view_as(&whole(trainer, &piece)).copy()))
+            .shards()
+            .map(|shard| (shard.spec.name.clone(), shard.master.view_as(&whole(trainer, &shard)).copy()))
             .collect()
     };
     let start: BTreeMap<String, Tensor> = masters(&trainer);
@@ -112,19 +112,19 @@ fn check(optim: Optim, kind: Precision, moments: &[&str]) {
                 .step(&optim, &gradient, step as i32 + 1);
         }
     }
-    for (piece, parameter) in trainer.optimizer().pieces().zip(trainer.parameters().trainable()) {
-        let name = &piece.spec.name;
-        let (exact, master) = (&exact[name], piece.master.view_as(&parameter.tensor));
+    for (shard, parameter) in trainer.optimizer().shards().zip(trainer.parameters().trainable()) {
+        let name = &shard.spec.name;
+        let (exact, master) = (&exact[name], shard.master.view_as(&parameter.tensor));
         let what = format!("{optim:?}, {kind:?}: {name}");
-        assert!(!master.equal(&start[name]), "{what} does not move");
+        assert!(!master.equal(&start[name]), "{what} does not change");
         let off = difference(&master, &exact.weight);
         assert!(off <= 2e-6, "{what}: weight is off by {off:e}");
-        assert_eq!(piece.moments.iter().map(|(name, _)| *name).collect::<Vec<_>>(), moments, "{what}");
-        for ((_, got), expected) in piece.moments.iter().zip(&exact.moments) {
+        assert_eq!(shard.moments.iter().map(|(name, _)| *name).collect::<Vec<_>>(), moments, "{what}");
+        for ((_, got), expected) in shard.moments.iter().zip(&exact.moments) {
             let off = difference(&got.view_as(expected), expected);
             assert!(off <= 2e-6, "{what}: moment is off by {off:e}");
         }
-        assert_eq!(piece.step.double_value(&[0]), 3.0);
+        assert_eq!(shard.step.double_value(&[0]), 3.0);
         assert!(
             parameter.tensor.detach().equal(&master.to_kind(parameter.tensor.kind())),
             "{what}: the weight lags"
@@ -133,7 +133,7 @@ fn check(optim: Optim, kind: Precision, moments: &[&str]) {
 }
 
 #[test]
-fn are_those_of_the_papers() {
+fn updates_match_the_papers() {
     within_limit(|| {
         for kind in [Precision::Fp32, Precision::Bf16Mixed] {
             check(adamw(), kind, &["exp_avg", "exp_avg_sq"]);
@@ -146,7 +146,7 @@ fn are_those_of_the_papers() {
 }
 
 #[test]
-fn moments_of_one_are_none_of_another() {
+fn moments_of_another_optimizer_are_refused() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let named = [("optim.AdamW", adamw()), ("optim.SGD", sgd(0.0, false)), ("optim.Lion", lion())];

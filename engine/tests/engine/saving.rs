@@ -1,4 +1,4 @@
-//! Writing checkpoints: nothing half-written under a checkpoint's name, whatever goes wrong.
+//! Saves: no failure leaves an incomplete folder under a checkpoint's name.
 
 use crate::setting::{ONE, copy, files, lay_out, names, on_mesh, run, saved, small, trainer, within_limit};
 use neva_engine::EngineError;
@@ -11,13 +11,13 @@ fn name(steps: u64) -> String {
     format!("default--step={}-consumed_samples={}", steps - 1, 8 * steps)
 }
 
-/// The newest one's name.
+/// Returns the name of the newest checkpoint.
 fn last(steps: u64) -> String {
     name(steps) + "-last"
 }
 
 #[test]
-fn a_checkpoint_holds_what_its_table_says() {
+fn a_checkpoint_holds_the_files_of_its_table() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let finetune = small();
@@ -51,7 +51,7 @@ fn a_checkpoint_holds_what_its_table_says() {
 }
 
 #[test]
-fn older_checkpoints_go_and_strangers_stay() {
+fn older_checkpoints_are_removed_and_other_folders_kept() {
     for (keep, expected) in [(0, vec![]), (2, vec![5]), (3, vec![4, 5]), (-1, vec![1, 2, 3, 4, 5])] {
         within_limit(move || {
             let folder = tempfile::tempdir().unwrap();
@@ -68,7 +68,7 @@ fn older_checkpoints_go_and_strangers_stay() {
     }
 }
 
-/// Saves once, then again with something in the way.
+/// Saves once, then again with an obstacle.
 fn check_failure(obstacle: impl FnOnce(&Path), artifacts: &Artifacts, expect: &str) -> EngineError {
     let folder = tempfile::tempdir().unwrap();
     let finetune = small();
@@ -85,25 +85,26 @@ fn check_failure(obstacle: impl FnOnce(&Path), artifacts: &Artifacts, expect: &s
 }
 
 #[test]
-fn a_full_disk_leaves_the_earlier_checkpoint() {
+fn a_full_disk_keeps_the_earlier_checkpoint() {
     within_limit(|| {
-        // The last files of a checkpoint meet the full disk; the tensors are written by then.
+        // The disk is full when the last files are written, after the tensors.
         let artifacts = vec![("/dev/full".to_owned(), vec![0; 1 << 16])];
         let error = check_failure(|_| {}, &artifacts, "cannot write /dev/full: No space left on device");
-        assert_eq!(error.class(), exit_class::JOB);
+        assert_eq!(error.exit_code(), exit_class::CLUSTER);
+        assert!(error.help().unwrap().contains("make room"), "{:?}", error.help());
     });
 }
 
-/// The first rank meets the full disk while the other one, which has the head, is still writing: that one must not fail
-/// of a folder which the first took away.
+/// The first rank fails on the full disk while the other rank, which has the head, is still writing. That rank must not
+/// fail because the first one removed the folder.
 #[test]
-fn a_full_disk_is_the_cause_on_every_rank() {
+fn a_full_disk_is_the_root_cause_on_every_rank() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = small();
         let sizes = ParallelSizes { pp: 2, ..ONE };
         lay_out(&mut finetune, sizes);
-        finetune.model.llava_mut().text_config.vocab_size = 100_000;
+        finetune.model.as_llava_mut().unwrap().text_config.vocab_size = 100_000;
         let artifacts = vec![("/dev/full".to_owned(), vec![0; 1 << 16])];
         let errors = on_mesh(sizes, |mesh| {
             let trainer = trainer(&finetune, mesh);
@@ -114,14 +115,14 @@ fn a_full_disk_is_the_cause_on_every_rank() {
                 error.to_string().contains("cannot write /dev/full: No space left on device"),
                 "{error}"
             );
-            assert_eq!(error.class(), exit_class::JOB);
+            assert_eq!(error.exit_code(), exit_class::CLUSTER);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was left behind");
     });
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_leaves_the_earlier_checkpoint() {
+fn an_unwritable_folder_keeps_the_earlier_checkpoint() {
     within_limit(|| {
         let artifacts = vec![("no/such/folder".to_owned(), Vec::new())];
         check_failure(|_| {}, &artifacts, "cannot write ");
@@ -139,7 +140,7 @@ fn a_folder_that_cannot_be_written_leaves_the_earlier_checkpoint() {
 }
 
 #[test]
-fn what_a_killed_save_left_is_cleaned() {
+fn remains_of_a_killed_save_are_removed() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let finetune = small();
@@ -158,7 +159,7 @@ fn what_a_killed_save_left_is_cleaned() {
     });
 }
 
-/// The tensors are as readable as everything else: a checkpoint may be another user's base.
+/// The tensors are as readable as other files: a checkpoint may be another user's base.
 #[cfg(unix)]
 #[test]
 fn all_files_have_the_same_permissions() {
@@ -175,7 +176,7 @@ fn all_files_have_the_same_permissions() {
 }
 
 #[test]
-fn a_step_that_is_saved_again_takes_the_place_of_the_first() {
+fn a_step_that_is_saved_again_replaces_the_first() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = small();
@@ -187,7 +188,7 @@ fn a_step_that_is_saved_again_takes_the_place_of_the_first() {
             assert_eq!(std::fs::read_to_string(path.join("note.txt")).unwrap(), text);
             assert!(CheckpointFolder::open(&path).is_ok());
         }
-        // Hidden ones too: the first is gone, not put aside.
+        // Hidden folders too: the first checkpoint is removed, not renamed.
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     });
 }

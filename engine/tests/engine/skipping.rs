@@ -1,11 +1,11 @@
-//! Steps whose loss is not finite, or stands out: skipped where the run says so, and reported with their samples.
+//! Non-finite losses and loss spikes: steps are skipped if the policy says so, and reported with their samples.
 
 use crate::setting::{
     ONE, Samples, bits, json_lines, microbatches, on_mesh, preload, preloaded, reseal, rewrite, run, run_on, small, trainer, weights,
     within_limit,
 };
-use neva_data::{BatchSlice, Order};
-use neva_engine::optim::Piece;
+use neva_data::{BatchSampler, Order};
+use neva_engine::optim::OptimizerShard;
 use neva_engine::trainer::{Registry, Trainer, run_data};
 use neva_schemas::{Finetune, METRICS_FILE, NanPolicy, ParallelSizes, REPORT_FILE, RunReport, exit_class};
 use serde_json::{Value, json};
@@ -13,24 +13,24 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tch::Tensor;
 
-/// A picture of the second batch is not finite.
+/// An image of the second batch is not finite.
 fn poisoned(index: usize, sample: &mut neva_data::Sample) {
     if index == 11 {
-        sample.pictures[0].chw[5] = f32::NAN;
+        sample.images[0].chw[5] = f32::NAN;
     }
 }
 
-/// Weights, moments and step counts.
+/// Returns weights, moments and step counts.
 fn state(trainer: &Trainer) -> BTreeMap<String, Vec<Tensor>> {
     let weights = weights(trainer);
-    let of = |piece: Piece<'_>| {
+    let of = |piece: OptimizerShard<'_>| {
         let (name, moments) = (&piece.spec.name, piece.moments.iter().map(|(_, moment)| moment.copy()));
         (
             name.clone(),
             [weights[name].copy(), piece.step.copy()].into_iter().chain(moments).collect(),
         )
     };
-    trainer.optimizer().pieces().map(of).collect()
+    trainer.optimizer().shards().map(of).collect()
 }
 
 #[track_caller]
@@ -41,13 +41,13 @@ fn same(what: &str, got: &BTreeMap<String, Vec<Tensor>>, expected: &BTreeMap<Str
 }
 
 #[test]
-fn a_skipped_step_might_as_well_not_have_been() {
+fn a_skipped_step_changes_nothing() {
     within_limit(|| {
         let mut finetune = small();
         finetune.trainer.nan_policy = NanPolicy::Skip;
         let samples = Samples::edited(&finetune, poisoned);
         for sizes in [ONE, ParallelSizes { tp: 2, ..ONE }, ParallelSizes { dp: 2, ..ONE }] {
-            // Every rank skips, whether the picture is its own or another's.
+            // Every rank skips the step, also for an image of another rank.
             on_mesh(sizes, |mesh| {
                 let (mut trainer, mut other) = (trainer(&finetune, mesh.clone()), trainer(&finetune, mesh.clone()));
                 let step = |trainer: &mut Trainer, step| {
@@ -58,7 +58,7 @@ fn a_skipped_step_might_as_well_not_have_been() {
                 assert!(step(&mut trainer, 0).applied);
                 let before = state(&trainer);
                 let skipped = step(&mut trainer, 1);
-                assert!(!skipped.applied && skipped.loss.is_nan(), "{skipped:?}");
+                assert!(!skipped.applied && skipped.loss.is_some_and(f64::is_nan), "{skipped:?}");
                 same("the skipped step", &state(&trainer), &before);
                 assert!(step(&mut trainer, 2).applied);
                 step(&mut other, 0);
@@ -69,7 +69,7 @@ fn a_skipped_step_might_as_well_not_have_been() {
     });
 }
 
-/// Black pictures, and a white one that is infinitely bright.
+/// Returns a run on black images, and a white one that is infinitely bright.
 fn bright(folder: &Path, records: usize, white: usize) -> Finetune {
     let bmp = |name: &str, byte: u8| std::fs::write(folder.join(name), bitmap(byte)).unwrap();
     bmp("black.bmp", 0);
@@ -83,10 +83,10 @@ fn bright(folder: &Path, records: usize, white: usize) -> Finetune {
     });
     std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
     let record = |index: usize| {
-        let picture = if index == white { "white.bmp" } else { "black.bmp" };
+        let image = if index == white { "white.bmp" } else { "black.bmp" };
         json!({
             "id": format!("record {index}"),
-            "image": picture,
+            "image": image,
             "conversations": [{ "from": "human", "value": "<image>\nWhat is it?" }, { "from": "gpt", "value": "A colour." }],
         })
     };
@@ -95,7 +95,7 @@ fn bright(folder: &Path, records: usize, white: usize) -> Finetune {
     finetune
 }
 
-/// A bitmap of 2 x 2 pixels, a row at a multiple of 4 bytes.
+/// Returns a bitmap of 2 x 2 pixels with rows aligned to 4 bytes.
 fn bitmap(byte: u8) -> Vec<u8> {
     let mut bytes = b"BM".to_vec();
     for word in [70u32, 0, 54, 40, 2, 2, 1 | 24 << 16, 0, 16, 2835, 2835, 0, 0] {
@@ -105,7 +105,7 @@ fn bitmap(byte: u8) -> Vec<u8> {
     bytes
 }
 
-/// A run over records, in batches of 8.
+/// Returns a run on records in batches of 8.
 fn records_of(folder: &Path, records: Vec<Value>) -> Finetune {
     let path = folder.join("records.json");
     std::fs::write(&path, serde_json::to_vec(&records).unwrap()).unwrap();
@@ -114,7 +114,7 @@ fn records_of(folder: &Path, records: Vec<Value>) -> Finetune {
     finetune
 }
 
-/// Names of each step's samples.
+/// Returns the names of each step's samples.
 fn names(finetune: &Finetune) -> Vec<Vec<String>> {
     let data = run_data(finetune, None).unwrap().train;
     let order = Order {
@@ -122,7 +122,7 @@ fn names(finetune: &Finetune) -> Vec<Vec<String>> {
         len: data.len() as u64,
         shuffle: true,
     };
-    let slice = BatchSlice {
+    let slice = BatchSampler {
         global_batch_size: finetune.data.global_batch_size(),
         micro_batch_size: 1,
         data_parallel_size: 1,
@@ -141,7 +141,7 @@ fn a_run_skips_counts_and_names_the_samples() {
         for sizes in [ONE, ParallelSizes { dp: 2, ..ONE }] {
             let folder = tempfile::tempdir().unwrap();
             let run_dir = folder.path().join("run");
-            // Two epochs of three steps: the white picture comes once in each.
+            // Two epochs of three steps: the white image occurs once in each.
             let mut finetune = bright(folder.path(), 24, 13);
             finetune.trainer.nan_policy = NanPolicy::Skip;
             let names = names(&finetune);
@@ -183,7 +183,7 @@ fn a_run_skips_counts_and_names_the_samples() {
 }
 
 #[test]
-fn without_leave_to_skip_the_run_fails() {
+fn without_the_skip_policy_the_run_fails() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let finetune = bright(folder.path(), 24, 13);
@@ -220,7 +220,7 @@ fn ten_skipped_steps_in_a_row_end_the_run() {
             for outcome in run_on(&finetune, &run_dir, sizes, &Registry::builtin()) {
                 let error = outcome.unwrap_err();
                 assert_eq!(
-                    (error.to_string().as_str(), error.class()),
+                    (error.to_string().as_str(), error.exit_code()),
                     ("step 11: the loss of ten steps in a row is NaN", exit_class::JOB)
                 );
             }
@@ -233,15 +233,15 @@ fn ten_skipped_steps_in_a_row_end_the_run() {
     });
 }
 
-/// Steps of a run, and the one that sees the odd sample: by then the last 64 losses have settled.
+/// Steps of a run, and the step of the odd sample: by then the last 64 losses are nearly constant.
 const STEPS: u64 = 120;
 const ODD: u64 = 110;
 
 #[test]
-fn a_loss_that_stands_out_is_reported() {
+fn a_loss_spike_is_reported() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
-        // Two records a step, all the same but one, which comes when the others are learnt.
+        // Two records a step, all equal but one, which occurs when the others are learnt.
         let record = |id: u64, answer: &str| {
             json!({
                 "id": format!("record {id}"),
@@ -278,7 +278,7 @@ fn a_loss_that_stands_out_is_reported() {
         let recent = &report.losses[ODD as usize - 64..ODD as usize];
         let mean = recent.iter().sum::<f64>() / 64.0;
         crate::setting::close("mean", &[spikes[0]["mean"].as_f64().unwrap()], &[mean], 1e-9);
-        // The same run with an eye closed.
+        // The same run without spike detection.
         finetune.trainer.loss_spike_threshold = None;
         let quiet = run(&finetune, &folder.path().join("quiet")).unwrap();
         assert_eq!(bits(&quiet.losses), bits(&report.losses));

@@ -1,4 +1,4 @@
-//! A run that is asked to stop saves first, and goes on later as if nothing had happened.
+//! A run saves on a stop request, and resumes later as if it had not been interrupted.
 
 use crate::setting::{ONE, STOP, bits, custom, logged_steps, names, plan, run_on, small, within_limit};
 use neva_engine::checkpoint::CheckpointFolder;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::path::Path;
 
-/// Does something after a step, on the first rank or on the others.
+/// Acts after a step, on the first rank or on the others.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct After {
@@ -20,9 +20,9 @@ struct After {
 
 #[derive(Debug, Deserialize)]
 enum What {
-    /// Asks the run to stop.
+    /// Requests a stop of the run.
     Ask,
-    /// Fails, as a run does that is killed: without a word to the checkpoint.
+    /// Fails like a killed run, without a save.
     Fail,
 }
 
@@ -48,7 +48,7 @@ fn after(finetune: &Finetune, steps: u64, first: bool, what: &str) -> Finetune {
     finetune
 }
 
-/// A run of six steps in a layout; all ranks must report the same.
+/// Runs six steps in a layout. All ranks must return the same report.
 fn report(finetune: &Finetune, run_dir: &Path, sizes: ParallelSizes) -> RunReport {
     let mut ranks = run_on(finetune, run_dir, sizes, &registry());
     let first = ranks.remove(0).unwrap();
@@ -101,7 +101,7 @@ fn check(sizes: ParallelSizes, steps: u64, first: bool, save_every: Option<u64>)
 }
 
 #[test]
-fn a_request_is_granted_after_the_step() {
+fn a_request_stops_the_run_after_the_step() {
     within_limit(|| {
         check(ONE, 1, true, None);
         check(ONE, 4, true, Some(4));
@@ -110,7 +110,7 @@ fn a_request_is_granted_after_the_step() {
 }
 
 #[test]
-fn a_request_to_any_rank_is_one_to_all() {
+fn a_request_to_any_rank_stops_all() {
     within_limit(|| {
         for sizes in [ParallelSizes { dp: 2, ..ONE }, ParallelSizes { tp: 2, ..ONE }] {
             check(sizes, 3, false, None);
@@ -119,7 +119,7 @@ fn a_request_to_any_rank_is_one_to_all() {
 }
 
 #[test]
-fn after_the_last_step_there_is_nothing_to_stop() {
+fn a_request_after_the_last_step_is_ignored() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let report = report(&after(&small(), 6, true, "Ask"), folder.path(), ONE);
@@ -128,7 +128,7 @@ fn after_the_last_step_there_is_nothing_to_stop() {
 }
 
 #[test]
-fn a_request_before_the_first_step_needs_no_checkpoint() {
+fn a_request_before_the_first_step_saves_no_checkpoint() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let finetune = small();
@@ -149,7 +149,7 @@ fn a_request_before_the_first_step_needs_no_checkpoint() {
 }
 
 #[test]
-fn what_was_done_after_the_last_checkpoint_is_done_again() {
+fn steps_after_the_last_checkpoint_are_repeated() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = small();
@@ -159,7 +159,7 @@ fn what_was_done_after_the_last_checkpoint_is_done_again() {
         let killed = after(&finetune, 5, true, "Fail");
         assert!(run_on(&killed, &own, ONE, &registry()).remove(0).is_err());
         assert_eq!(logged_steps(&own), [0, 1, 2, 3, 4]);
-        // A line that the kill cut short.
+        // A line that the kill truncated.
         let metrics = own.join(neva_schemas::METRICS_FILE);
         let text = std::fs::read_to_string(&metrics).unwrap();
         std::fs::write(&metrics, text + "{\"step\": 5, \"reduced").unwrap();

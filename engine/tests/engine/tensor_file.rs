@@ -1,4 +1,4 @@
-//! Files of tensors that are cut short, forged or simply random.
+//! Tensor files that are truncated, forged or random.
 
 use crate::setting::within_limit;
 use neva_engine::checkpoint::{TensorFile, write_tensors};
@@ -35,7 +35,7 @@ fn write_all(path: &Path) {
     let mut tensors: Vec<_> = KINDS.iter().map(|kind| (format!("{kind:?}"), matrix(*kind))).collect();
     tensors.push(("scalar".into(), Tensor::from(5f32)));
     tensors.push(("empty".into(), Tensor::zeros([0, 4], (Kind::Float, Device::Cpu))));
-    // Written as the values lie in the view, not in memory.
+    // Values are written in the order of the view, not of the memory.
     tensors.push(("transposed".into(), matrix(Kind::Float).transpose(0, 1)));
     write_tensors(path, tensors).unwrap();
 }
@@ -51,7 +51,7 @@ fn read_all(path: &Path) -> Result<usize> {
 }
 
 #[test]
-fn what_was_written_is_read() {
+fn written_tensors_are_read() {
     within_limit(|| {
         let (_folder, path) = scratch();
         write_all(&path);
@@ -96,7 +96,7 @@ fn check_refused(bytes: &[u8], expect: &str) {
     std::fs::write(&path, bytes).unwrap();
     let error = read_all(&path).unwrap_err();
     assert!(matches!(error, EngineError::Content { .. }), "{error}");
-    assert_eq!(error.class(), exit_class::INPUT);
+    assert_eq!(error.exit_code(), exit_class::INPUT);
     let text = error.to_string();
     assert!(
         text.contains(&path.display().to_string()) && text.contains(expect),
@@ -105,7 +105,7 @@ fn check_refused(bytes: &[u8], expect: &str) {
 }
 
 #[test]
-fn every_truncation_is_noticed() {
+fn every_truncation_is_detected() {
     within_limit(|| {
         let (_folder, path) = scratch();
         write_all(&path);
@@ -189,7 +189,7 @@ fn random_damage_is_an_error_or_harmless() {
         let mut refused = 0;
         for round in 0..2000 {
             let mut bytes = whole.clone();
-            // Most of the damage goes where it hurts.
+            // Most of the damage affects the header.
             let reach = if round % 4 == 0 { bytes.len() } else { header };
             for _ in 0..=random.below(3) {
                 let at = random.below(reach);
@@ -216,11 +216,11 @@ fn random_damage_is_an_error_or_harmless() {
 }
 
 #[test]
-fn a_folder_is_no_file() {
+fn a_folder_is_refused() {
     within_limit(|| {
         let (folder, path) = scratch();
         let error = TensorFile::open(&path).unwrap_err();
-        assert_eq!(error.class(), exit_class::INPUT, "{error}");
+        assert_eq!(error.exit_code(), exit_class::INPUT, "{error}");
         assert!(TensorFile::open(folder.path()).is_err());
         let error = write_tensors(
             &folder.path().join("no/such/folder.safetensors"),

@@ -1,4 +1,4 @@
-//! Validations: what they measure, that they change nothing, and which checkpoints they are an occasion for.
+//! Validations: their measurements, that they change nothing, and the checkpoints that they cause.
 
 use crate::setting::{
     ONE, bits, close, json_lines, load, lora, names, preload, preloaded, run, run_on, small, tiny, validate, validations, within_limit,
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
-/// The loss of a checkpoint on the first `samples` of its run's validation data, one by one.
+/// Computes the loss of a checkpoint on the first `samples` of its run's validation data, one by one.
 fn by_hand(checkpoint: &Path, samples: usize) -> Evaluation {
     let checkpoint = CheckpointFolder::open(checkpoint).unwrap();
     let finetune = &checkpoint.run.finetune;
@@ -32,14 +32,14 @@ fn by_hand(checkpoint: &Path, samples: usize) -> Evaluation {
     trainer.evaluate(batches).unwrap()
 }
 
-/// What a validation's line says.
+/// Returns the values of a validation's line.
 fn measured(line: &Value) -> (f64, u64, u64) {
     let count = |key: &str| line[key].as_u64().unwrap();
     assert!(line["validation_timing in s"].as_f64().unwrap() > 0.0);
     (line["val_loss"].as_f64().unwrap(), count("val_label_tokens"), count("val_samples"))
 }
 
-/// Runs, and compares the last validation with that by hand; how many samples each validation had.
+/// Runs, and compares the last validation with that by hand. Returns the numbers of samples of all validations.
 #[track_caller]
 fn check_last(finetune: &Finetune, run_dir: &Path, sizes: ParallelSizes) -> Vec<f64> {
     let report = run_on(finetune, run_dir, sizes, &Registry::builtin()).remove(0).unwrap();
@@ -55,7 +55,7 @@ fn check_last(finetune: &Finetune, run_dir: &Path, sizes: ParallelSizes) -> Vec<
 fn is_the_mean_over_all_labelled_tokens_in_every_layout() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
-        // 11 samples: one whole global batch, and one that is neither whole on one rank nor on two.
+        // 11 samples: one whole global batch, and one that is incomplete both on one rank and on two.
         for (limit, samples) in [(None, 11), (Some(1), 8), (Some(7), 11)] {
             let mut finetune = small();
             validate(&mut finetune, 2, 11);
@@ -86,7 +86,7 @@ fn is_the_mean_over_all_labelled_tokens_in_every_layout() {
 }
 
 #[test]
-fn there_is_none_without_data_or_interval() {
+fn needs_data_and_an_interval() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let check = |name: &str, change: fn(&mut Finetune)| {
@@ -107,7 +107,7 @@ fn there_is_none_without_data_or_interval() {
 }
 
 #[test]
-fn changes_nothing_of_the_training() {
+fn does_not_change_the_training() {
     within_limit(|| {
         let change: [fn(&mut Finetune); 2] = [|_| {}, lora];
         for change in change {
@@ -133,7 +133,7 @@ fn photos() -> PathBuf {
 }
 
 #[test]
-fn of_records_that_are_set_aside() {
+fn of_held_out_records() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut finetune = tiny();
@@ -148,14 +148,14 @@ fn of_records_that_are_set_aside() {
         assert!(trained.is_disjoint(&held_out));
         assert_eq!(held_out.len(), (0.3 * all.len() as f64).round() as usize);
         assert_eq!(trained.len() + held_out.len(), all.len());
-        // Answers differ in length: a mean of the samples' means would be another number.
+        // Answers differ in length, so the mean of the samples' means differs.
         check_last(&finetune, &folder.path().join("split"), ONE);
         assert_eq!(measured(&validations(&folder.path().join("split"))[0]).2, held_out.len() as u64);
     });
 }
 
 #[test]
-fn of_records_in_files_of_their_own() {
+fn of_records_in_separate_files() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         let records: Vec<Value> = serde_json::from_slice(&std::fs::read(photos()).unwrap()).unwrap();
@@ -179,13 +179,13 @@ fn of_records_in_files_of_their_own() {
     });
 }
 
-/// A run of eight steps that saves for nothing but a validation's sake, and at its end.
+/// Checks a run of eight steps that saves only after validations and at its end.
 fn check_best(mode: MetricMode, top: i64, last: bool) {
     let folder = tempfile::tempdir().unwrap();
     let mut finetune = small();
     validate(&mut finetune, 1, 3);
     finetune.trainer.max_steps = Some(8);
-    // Far too high: the loss goes up and down.
+    // The rate is far too high: the loss goes up and down.
     *finetune.optim.lr_mut() = 3e-2;
     let ckpt = &mut finetune.log.ckpt;
     (ckpt.monitor, ckpt.mode, ckpt.save_top_k, ckpt.save_last) = ("val_loss".into(), mode, top, last);

@@ -1,19 +1,20 @@
-//! Hugging Face folders in every spelling, and in every state of disrepair.
+//! Hugging Face folders: every spelling of names, and every kind of damage.
 
-use crate::setting::{copy, no_cache, rewrite, tiny, within_limit};
+use crate::setting::{copy, no_cache, rewrite, table, tiny, within_limit};
+use neva_engine::attention::Segments;
+use neva_engine::batch::Batch;
 use neva_engine::checkpoint::{Base, Sources, TensorFile, write_tensors};
 use neva_engine::comm::Mesh;
-use neva_engine::model::Batch;
-use neva_engine::nn::Segments;
+use neva_engine::model::Models;
 use neva_engine::trainer::{LoadedModel, Microbatch, Trainer};
 use neva_engine::{EngineError, Result};
-use neva_layout::{canonical_name, from_hf_config};
-use neva_schemas::{Finetune, Model, Precision, RestoreConfig, exit_class};
+use neva_layout::from_hf_config;
+use neva_schemas::{Finetune, LlavaModel, Model, Precision, RestoreConfig, exit_class};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
-fn fixture() -> PathBuf {
+pub(crate) fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf/llava_clip_llama")
 }
 
@@ -21,7 +22,7 @@ pub(crate) fn config() -> Value {
     serde_json::from_slice(&std::fs::read(fixture().join("config.json")).unwrap()).unwrap()
 }
 
-/// A run of the fixture's model that starts from `folder`.
+/// Returns a run of the fixture's model that starts from `folder`.
 pub(crate) fn finetune(folder: &Path) -> Finetune {
     let mut finetune = tiny();
     finetune.model = Model::Llava(from_hf_config(&config()).unwrap());
@@ -37,19 +38,19 @@ pub(crate) fn load(finetune: &Finetune) -> Result<LoadedModel> {
         base: &base,
         cache: &cache,
     };
-    LoadedModel::load(finetune, sources, &Mesh::single(), Device::Cpu)
+    LoadedModel::load(finetune, &Models::builtin(), sources, &Mesh::single(), Device::Cpu)
 }
 
-/// One row: a picture between words.
+/// Returns one row: an image between words.
 fn microbatch(finetune: &Finetune) -> Microbatch {
-    let image = finetune.model.llava().image_seq_length() as i64;
+    let image = finetune.model.as_llava().unwrap().image_seq_length() as i64;
     let mut ids = vec![1i64, 17, 400];
-    ids.extend(vec![neva_data::IMAGE; image as usize]);
+    ids.extend(vec![neva_data::IMAGE_TOKEN_INDEX; image as usize]);
     ids.extend([9, 1200, 33, 4]);
     let len = ids.len() as i64;
     let mut labels = vec![-100i64; ids.len()];
     labels[ids.len() - 4..].copy_from_slice(&[1200, 33, 4, 2]);
-    let edge = finetune.model.llava().vision_config.image_size as i64;
+    let edge = finetune.model.as_llava().unwrap().vision_config.image_size as i64;
     let pixels = Tensor::arange(3 * edge * edge, (Kind::Float, Device::Cpu))
         .sin()
         .view([1, 3, edge, edge]);
@@ -72,9 +73,10 @@ fn loss(folder: &Path) -> f64 {
         .accumulate(&[microbatch(&finetune)])
         .unwrap()
         .loss
+        .unwrap()
 }
 
-/// A copy of the fixture with its tensors changed.
+/// Returns a copy of the fixture with changed tensors.
 fn rewritten(change: impl FnOnce(&mut Vec<(String, Tensor)>)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(fixture().join("config.json"), folder.path().join("config.json")).unwrap();
@@ -83,7 +85,7 @@ fn rewritten(change: impl FnOnce(&mut Vec<(String, Tensor)>)) -> tempfile::TempD
     folder
 }
 
-/// Hub files, which is what transformers up to 4.51 had in memory.
+/// Returns the name in hub files, which is that in memory of transformers up to 4.51.
 fn layout_a(canonical: &str) -> String {
     match canonical.strip_prefix("model.") {
         Some(name) if name.starts_with("language_model.") => name.replacen("language_model.", "language_model.model.", 1),
@@ -93,7 +95,7 @@ fn layout_a(canonical: &str) -> String {
     }
 }
 
-/// In memory, 4.52 to 4.57.
+/// Returns the name in memory of transformers 4.52 to 4.57.
 fn layout_b(canonical: &str) -> String {
     canonical.replacen("model.vision_tower.", "model.vision_tower.vision_model.", 1)
 }
@@ -106,7 +108,7 @@ fn every_spelling_of_names_is_the_same_model() {
         for spell in [layout_a, layout_b, str::to_owned] {
             let folder = rewritten(|tensors| {
                 for (name, _) in tensors.iter_mut() {
-                    *name = spell(&canonical_name(name).unwrap());
+                    *name = spell(&table(&LlavaModel::default()).canonical_name(name).unwrap());
                 }
                 let example = tensors[0].0.clone();
                 // Buffers that old versions wrote.
@@ -125,7 +127,7 @@ fn every_spelling_of_names_is_the_same_model() {
     });
 }
 
-/// Splits the only file of a folder in two behind an index.
+/// Splits the only file of a folder in two with an index.
 fn split(folder: &Path) -> [String; 2] {
     let parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"].map(str::to_owned);
     let single = folder.join("model.safetensors");
@@ -147,7 +149,7 @@ fn split(folder: &Path) -> [String; 2] {
 }
 
 #[test]
-fn several_files_behind_an_index_are_one_model() {
+fn several_files_with_an_index_are_one_model() {
     within_limit(|| {
         let folder = rewritten(|_| {});
         let parts = split(folder.path());
@@ -175,7 +177,7 @@ fn several_files_behind_an_index_are_one_model() {
 #[track_caller]
 fn check_error(folder: &Path, expect: &[&str]) -> EngineError {
     let error = load(&finetune(folder)).unwrap_err();
-    assert_eq!(error.class(), exit_class::INPUT, "{error}");
+    assert_eq!(error.exit_code(), exit_class::INPUT, "{error}");
     let text = error.to_string();
     for part in expect {
         assert!(text.contains(part), "{text}\nlacks: {part}");
@@ -184,7 +186,7 @@ fn check_error(folder: &Path, expect: &[&str]) -> EngineError {
 }
 
 #[test]
-fn every_misfit_is_listed_at_once() {
+fn all_mismatches_are_listed() {
     within_limit(|| {
         let folder = rewritten(|tensors| {
             tensors.retain(|(name, _)| !name.ends_with("model.norm.weight") && !name.ends_with("projector.linear_2.bias"));
@@ -209,7 +211,7 @@ fn every_misfit_is_listed_at_once() {
                 "`model.language_model.norm.weight` [64] is missing",
                 "`model.multi_modal_projector.linear_2.bias` [64] is missing",
                 "`language_model.model.layers.1.mlp.down_proj.weight` has shape [160, 64], the model needs [64, 160]",
-                "`transformer.wte.weight` is no tensor of a LLaVA model",
+                "`transformer.wte.weight` is not a tensor of the model",
                 "`language_model.model.layers.7.mlp.up_proj.weight` [] is not in the model",
                 "is a second tensor for `lm_head.weight`",
             ],
@@ -221,8 +223,20 @@ fn every_misfit_is_listed_at_once() {
     });
 }
 
+/// For example, LLaVA-NeXT's row separator.
 #[test]
-fn a_model_of_other_names_is_not_listed_in_full() {
+fn tensors_outside_the_model_are_skipped() {
+    within_limit(|| {
+        let folder = rewritten(|tensors| {
+            tensors.push(("image_newline".into(), Tensor::zeros([64], (Kind::Float, Device::Cpu))));
+            tensors.push(("model.image_newline".into(), Tensor::zeros([64], (Kind::Float, Device::Cpu))));
+        });
+        assert_eq!(loss(folder.path()).to_bits(), loss(&fixture()).to_bits());
+    });
+}
+
+#[test]
+fn the_list_of_mismatches_is_limited() {
     within_limit(|| {
         let folder = rewritten(|tensors| tensors.iter_mut().for_each(|(name, _)| *name = format!("transformer.{name}")));
         let text = check_error(folder.path(), &["and 140 more"]).to_string();
@@ -260,7 +274,7 @@ fn half_precision_files_load() {
 }
 
 #[test]
-fn a_truncated_file_is_named() {
+fn a_truncated_file_is_reported() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
         copy(&fixture(), folder.path());
@@ -274,11 +288,11 @@ fn a_truncated_file_is_named() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn a_missing_folder_is_reported() {
     within_limit(|| {
         let mut finetune = finetune(Path::new("no/such/model"));
         let error = load(&finetune).unwrap_err();
-        assert_eq!(error.class(), exit_class::INPUT);
+        assert_eq!(error.exit_code(), exit_class::INPUT);
         assert!(
             error
                 .to_string()

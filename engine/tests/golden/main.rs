@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 mod accumulation;
+mod alone;
 mod case;
 mod forward;
+mod hidden;
 mod training;

@@ -1,55 +1,60 @@
-//! What a run leaves for its readers: `metrics.jsonl`, TensorBoard's event files, an MLflow server's record,
-//! the line or the bar on a terminal, and curves as a picture.
+//! Metrics of a run: `metrics.jsonl`, TensorBoard event files, an MLflow run, the progress line or bar on a terminal, and
+//! plots of curves.
 //!
-//! Torch-free: the engine writes through this crate, and `neva-run` reads with it.
+//! This crate does not link libtorch: the engine writes through it, and `neva-run` reads with it.
 #![forbid(unsafe_code)]
 
+mod background;
 mod console;
 mod error;
+mod lossy;
 mod metrics;
 mod metrics_file;
 #[cfg(feature = "loggers")]
 mod mlflow;
 pub mod plot;
 mod step_line;
+pub mod svg;
 #[cfg(feature = "loggers")]
 mod tensorboard;
 
+pub use background::{Background, is_file};
 pub use console::Console;
 pub use error::TrackError;
+pub use lossy::Lossy;
 pub use metrics::{StepMetrics, ValidationMetrics};
 pub use metrics_file::MetricsFile;
 #[cfg(feature = "loggers")]
 pub use mlflow::{Mlflow, MlflowCredentials};
-pub use step_line::{NoStepLine, StepLine};
+pub use step_line::{ParseStepLineError, StepLine};
 #[cfg(feature = "loggers")]
 pub use tensorboard::TensorBoard;
 
-/// Something that takes a run's metrics as they come.
+/// Receives a run's metrics during training.
 pub trait Logger: Send {
-    /// A training step is done.
+    /// Logs a completed training step.
     ///
     /// # Errors
-    /// It cannot be written down.
+    /// The metrics cannot be written.
     fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrackError>;
 
-    /// A validation is done.
+    /// Logs a completed validation.
     ///
     /// # Errors
-    /// It cannot be written down.
+    /// The metrics cannot be written.
     fn validation(&mut self, metrics: &ValidationMetrics) -> Result<(), TrackError>;
 
-    /// The run is over; nothing comes after this.
+    /// Ends the log. It is the last call.
     ///
     /// # Errors
-    /// Something that came before cannot be written down.
+    /// Earlier metrics cannot be written.
     fn finish(&mut self, outcome: Outcome) -> Result<(), TrackError>;
 }
 
-/// How a run ended.
+/// Outcome of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It did what it was asked for.
+    /// It completed.
     Finished,
     /// It failed.
     Failed,

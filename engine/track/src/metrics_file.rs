@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: a line for each step and each validation.
+//! `metrics.jsonl`: one line per step and validation.
 
 use crate::error::TrackError;
 use crate::metrics::{StepMetrics, ValidationMetrics};
@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The file, one writer.
+/// The metrics file, with a single writer.
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
@@ -16,11 +16,11 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file for a run that begins with `first_step`: lines of later steps, which an attempt left that
-    /// did not get as far as a checkpoint, are taken away, and half a line at the end with them.
+    /// Opens the file for a run that starts at `first_step`. Lines of that step and later ones, left by an attempt that did
+    /// not reach a checkpoint, and an incomplete last line are removed.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The file cannot be created.
     pub fn open(path: &Path, first_step: u64) -> Result<Self, TrackError> {
         if path.exists() {
             let text = std::fs::read(path).map_err(TrackError::io("read", path))?;
@@ -31,9 +31,9 @@ impl MetricsFile {
                 .copied()
                 .collect();
             if kept.len() < text.len() {
-                let aside = path.with_extension("writing");
-                std::fs::write(&aside, kept)
-                    .and_then(|()| std::fs::rename(&aside, path))
+                let temporary = path.with_extension("writing");
+                std::fs::write(&temporary, kept)
+                    .and_then(|()| std::fs::rename(&temporary, path))
                     .map_err(TrackError::io("write", path))?;
             }
         }
@@ -48,7 +48,7 @@ impl MetricsFile {
         })
     }
 
-    /// Appends a line, in one write: a reader never sees half of one.
+    /// Appends a line in one write, so that a reader never sees an incomplete one.
     fn append(&mut self, metrics: &impl Serialize) -> Result<(), TrackError> {
         let line = serde_json::to_vec(metrics).map_err(std::io::Error::from);
         line.and_then(|mut line| {

@@ -1,11 +1,11 @@
-//! `metrics.jsonl`: what a line holds, and what a resumed run keeps.
+//! `metrics.jsonl`: contents of a line, and lines kept by a resumed run.
 
 mod metrics;
 
 use std::fs;
 
 use metrics::{step, validation};
-use neva_track::{Logger, MetricsFile, Outcome, StepMetrics};
+use neva_track::{Logger, MetricsFile, Outcome, StepMetrics, ValidationMetrics};
 
 #[test]
 fn lines_have_nemos_names() {
@@ -14,7 +14,7 @@ fn lines_have_nemos_names() {
     let mut file = MetricsFile::open(&path, 0).unwrap();
     // JSON has no NaN.
     let overflowed = StepMetrics {
-        reduced_train_loss: f64::NAN,
+        reduced_train_loss: Some(f64::NAN),
         ..step(0)
     };
     file.step(&overflowed).unwrap();
@@ -30,6 +30,31 @@ fn lines_have_nemos_names() {
             "\n"
         )
     );
+}
+
+#[test]
+fn unmeasured_values_are_null() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metrics.jsonl");
+    let mut file = MetricsFile::open(&path, 0).unwrap();
+    let unlabelled = StepMetrics {
+        reduced_train_loss: None,
+        grad_norm: None,
+        ..step(0)
+    };
+    let without_loss = ValidationMetrics {
+        val_loss: None,
+        ..validation(0)
+    };
+    file.step(&unlabelled).unwrap();
+    file.validation(&without_loss).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(
+        lines[0].starts_with(r#"{"step":0,"reduced_train_loss":null,"lr":0.0,"grad_norm":null,"#),
+        "{text}"
+    );
+    assert!(lines[1].starts_with(r#"{"step":0,"val_loss":null,"#), "{text}");
 }
 
 #[test]
@@ -49,6 +74,6 @@ fn a_resumed_run_keeps_the_steps_before_it() {
     check(three, 3, three);
     check(three, 2, "{\"step\":0}\n{\"step\":1}\n{\"step\":1,\"val_loss\":2}\n");
     check(three, 0, "");
-    // A process that was killed left half a line.
+    // A killed process left an incomplete line.
     check("{\"step\":0}\n{\"step\":1", 2, "{\"step\":0}\n");
 }

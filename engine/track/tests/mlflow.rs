@@ -1,4 +1,4 @@
-//! A run's record on a real MLflow server, and what becomes of it where the server is not well.
+//! Logging to a real MLflow server, and to servers that fail.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{step, validation};
 use neva_schemas::MlflowLogger;
-use neva_track::{Logger, Mlflow, MlflowCredentials, Outcome, StepMetrics};
+use neva_track::{Logger, Mlflow, MlflowCredentials, Outcome, StepMetrics, ValidationMetrics};
 use serde::Deserialize;
 use server::{MlflowServer, Request};
 
@@ -32,7 +32,7 @@ fn start(uri: &str) -> Mlflow {
     Mlflow::start(&config(uri), "default", &BTreeMap::new(), MlflowCredentials::default())
 }
 
-/// Everything that is said through `tracing` from now on.
+/// Returns everything logged with `tracing` from now on.
 fn log() -> String {
     static TEXT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
     static START: Once = Once::new();
@@ -55,7 +55,7 @@ fn log() -> String {
     String::from_utf8(TEXT.lock().unwrap().clone()).unwrap()
 }
 
-/// Warnings that name `uri`.
+/// Returns the warnings that name `uri`.
 fn warnings(uri: &str) -> Vec<String> {
     let warnings = log();
     let warnings = warnings.lines().filter(|line| line.contains("WARN") && line.contains(uri));
@@ -79,7 +79,7 @@ struct Read {
     metrics: BTreeMap<String, Vec<(u64, String)>>,
 }
 
-/// What MLflow's own client reads of a run.
+/// A run as read by MLflow's own client.
 #[track_caller]
 fn read(uri: &str, name: &str) -> Read {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/read_run.py");
@@ -93,10 +93,10 @@ fn read(uri: &str, name: &str) -> Read {
 }
 
 #[test]
-fn the_real_server_has_everything() {
+fn the_real_server_receives_everything() {
     log();
     let server = MlflowServer::start();
-    // More of both than one request may hold.
+    // More of both than fit into one request.
     let mut params: BTreeMap<_, _> = (0..150).map(|index| (format!("finetune.x{index}"), index.to_string())).collect();
     params.insert("finetune.data.paths[0]".to_owned(), "é".repeat(7000));
     params.insert("empty".to_owned(), String::new());
@@ -107,12 +107,23 @@ fn the_real_server_has_everything() {
     let losses = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
     for (number, reduced_train_loss) in (300..).zip(losses) {
         let metrics = StepMetrics {
-            reduced_train_loss,
+            reduced_train_loss: Some(reduced_train_loss),
             ..step(number)
         };
         mlflow.step(&metrics).unwrap();
     }
+    let unlabelled = StepMetrics {
+        reduced_train_loss: None,
+        grad_norm: None,
+        ..step(303)
+    };
+    mlflow.step(&unlabelled).unwrap();
+    let without_loss = ValidationMetrics {
+        val_loss: None,
+        ..validation(303)
+    };
     mlflow.validation(&validation(300)).unwrap();
+    mlflow.validation(&without_loss).unwrap();
     mlflow.finish(Outcome::Finished).unwrap();
     assert_eq!((mlflow.lost(), warnings(&server.uri)), (0, Vec::new()));
 
@@ -141,10 +152,13 @@ fn the_real_server_has_everything() {
         .iter()
         .map(|(_, value)| value.as_str())
         .collect();
-    // MLflow's database holds no infinity: it takes the largest number instead.
+    // MLflow's database has no infinity: it stores the largest number instead.
     assert_eq!(last, ["nan", "1.7976931348623157e+308", "-1.7976931348623157e+308"]);
 
-    // More runs of the experiment, which is there now.
+    // Unmeasured values are not sent.
+    assert_eq!((run.metrics["grad_norm"].len(), run.metrics["lr"].len()), (303, 304));
+
+    // More runs of the experiment, which exists now.
     for (name, outcome, status) in [("failed", Outcome::Failed, "FAILED"), ("stopped", Outcome::Stopped, "KILLED")] {
         let config = MlflowLogger {
             run_name: Some(name.to_owned()),
@@ -163,7 +177,7 @@ fn the_real_server_has_everything() {
     assert_eq!(read(&server.uri, "dropped").status, "FAILED");
 }
 
-/// Takes values of `steps` and finishes; what was lost, and how long the end took.
+/// Logs `steps` steps and finishes; returns the number of dropped values and the time that finishing took.
 fn train(mlflow: &mut Mlflow, steps: u64) -> (usize, Duration) {
     for number in 0..steps {
         mlflow.step(&step(number)).unwrap();
@@ -173,9 +187,9 @@ fn train(mlflow: &mut Mlflow, steps: u64) -> (usize, Duration) {
     (mlflow.lost(), begin.elapsed())
 }
 
-/// A server at `uri` that takes nothing does not hold training up, and the end of it by ten seconds only.
+/// Checks that a server at `uri` that accepts nothing does not block training, and delays its end by ten seconds only.
 #[track_caller]
-fn takes_nothing(uri: &str) {
+fn check_unavailable(uri: &str) {
     log();
     let values = 6000 * step(0).scalars().len();
     let mut mlflow = start(uri);
@@ -183,33 +197,33 @@ fn takes_nothing(uri: &str) {
     for number in 0..6000 {
         mlflow.step(&step(number)).unwrap();
     }
-    // More than is kept.
+    // More than the queue holds.
     assert_eq!(mlflow.lost(), values - 50_000);
     assert!(begin.elapsed() < Duration::from_secs(5), "training is held up");
     let (lost, end) = train(&mut mlflow, 0);
     assert_eq!(lost, values);
-    assert!(end < Mlflow::PATIENCE + Duration::from_secs(5), "{end:?}");
+    assert!(end < Mlflow::FINISH_TIMEOUT + Duration::from_secs(5), "{end:?}");
     let warnings = warnings(uri);
     assert_eq!(warnings.last(), Some(&format!("{values} values did not reach MLflow at {uri}")));
 }
 
 #[test]
-fn a_server_that_is_not_there_is_named_once() {
+fn a_missing_server_is_reported_once() {
     let uri = format!("http://127.0.0.1:{}", server::free_port());
-    takes_nothing(&uri);
+    check_unavailable(&uri);
     let warnings = warnings(&uri);
-    let expect = format!("MLflow at {uri} does not answer: io: Connection refused (os error 111); training goes on");
+    let expect = format!("MLflow at {uri} does not answer: io: Connection refused (os error 111); training continues");
     assert!(warnings.len() == 2 && warnings[0].starts_with(&expect), "{warnings:#?}");
 }
 
 #[test]
 fn a_server_that_never_answers_is_not_waited_for() {
-    takes_nothing(&server::fake(|_| None));
+    check_unavailable(&server::fake(|_| None));
 }
 
-/// A server of one experiment that fails in the way of `answer` where that gives something, and tells what was
-/// asked.
-fn well(answer: impl Fn(&Request) -> Option<(u16, String)> + Send + 'static) -> (String, mpsc::Receiver<Request>) {
+/// Starts a server of one experiment. Its response is that of `answer` if it returns one. The receiver gets all
+/// requests.
+fn working_server(answer: impl Fn(&Request) -> Option<(u16, String)> + Send + 'static) -> (String, mpsc::Receiver<Request>) {
     let (sender, requests) = mpsc::channel();
     let uri = server::fake(move |request| {
         let body = match request.path.split('?').next().unwrap() {
@@ -232,11 +246,11 @@ fn metrics_in(requests: &mpsc::Receiver<Request>) -> usize {
 }
 
 #[test]
-fn a_server_that_comes_back_gets_all() {
+fn a_recovered_server_receives_everything() {
     log();
     let failures = AtomicUsize::new(0);
-    // Every other request fails.
-    let (uri, requests) = well(move |_| {
+    // Every second request fails.
+    let (uri, requests) = working_server(move |_| {
         failures
             .fetch_add(1, Ordering::Relaxed)
             .is_multiple_of(2)
@@ -249,17 +263,17 @@ fn a_server_that_comes_back_gets_all() {
     assert_eq!(
         warnings(&uri),
         [format!(
-            "MLflow at {uri} does not answer: 503 Service Unavailable; training goes on, and values are sent when it does"
+            "MLflow at {uri} does not answer: 503 Service Unavailable; training continues, and values are sent when it does"
         )]
     );
 }
 
 #[test]
-fn a_server_that_refuses_is_not_asked_again() {
+fn a_refused_run_is_not_retried() {
     log();
     #[track_caller]
     fn check(status: u16, body: &'static str, expect: &str) {
-        let (uri, requests) = well(move |_| Some((status, body.to_owned())));
+        let (uri, requests) = working_server(move |_| Some((status, body.to_owned())));
         let (lost, end) = train(&mut start(&uri), 3);
         assert_eq!(lost, 3 * step(0).scalars().len());
         assert!(end < Duration::from_secs(5), "{end:?}");
@@ -271,17 +285,17 @@ fn a_server_that_refuses_is_not_asked_again() {
         r#"{"error_code": "PERMISSION_DENIED", "message": "not yours"}"#,
         "403 Forbidden, PERMISSION_DENIED: not yours",
     );
-    let elsewhere = "the answer is not MLflow's; is `log.mlflow.tracking_uri` right?";
+    let elsewhere = "the response is not MLflow's; check `log.mlflow.tracking_uri`";
     check(200, "<html>", &format!("200 OK: {elsewhere}"));
     check(404, "", &format!("404 Not Found: {elsewhere}"));
-    check(200, "{}", "200 OK: the answer has no /experiment_id");
+    check(200, "{}", "200 OK: the response has no /experiment_id");
 }
 
 #[test]
-fn one_batch_that_is_refused_costs_no_other() {
+fn a_refused_batch_affects_no_other() {
     log();
     let batches = Arc::new(AtomicUsize::new(0));
-    let (uri, requests) = well(move |request| {
+    let (uri, requests) = working_server(move |request| {
         let first = request.body["metrics"].is_array() && batches.fetch_add(1, Ordering::Relaxed) == 0;
         first.then(|| (400, r#"{"error_code": "INVALID_PARAMETER_VALUE", "message": "no"}"#.to_owned()))
     });
@@ -299,7 +313,7 @@ fn credentials_are_sent_and_never_printed() {
         let lookup = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         let credentials = MlflowCredentials::read(lookup);
         assert_eq!(format!("{credentials:?}"), debug);
-        let (uri, requests) = well(|_| None);
+        let (uri, requests) = working_server(|_| None);
         Mlflow::start(&config(&uri), "run", &BTreeMap::new(), credentials)
             .finish(Outcome::Finished)
             .unwrap();

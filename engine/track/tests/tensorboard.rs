@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use metrics::{step, validation};
-use neva_track::{Logger, Outcome, StepMetrics, TensorBoard};
+use neva_track::{Logger, Outcome, StepMetrics, TensorBoard, ValidationMetrics};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -20,7 +20,7 @@ struct Read {
 }
 
 impl Read {
-    /// Steps and values of a tag; a value is written as Python writes it, since JSON has no NaN.
+    /// Steps and values by tag; values are in Python's notation, since JSON has no NaN.
     #[track_caller]
     fn curve(&self, tag: &str) -> Vec<(u64, f64)> {
         let points = self
@@ -31,7 +31,7 @@ impl Read {
     }
 }
 
-/// What TensorBoard finds in `folder`.
+/// Reads `folder` with TensorBoard.
 #[track_caller]
 fn read(folder: &Path) -> Read {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/read_scalars.py");
@@ -54,7 +54,7 @@ fn tensorboard_shows_what_was_written() {
         board.step(&step(number)).unwrap();
     }
     board.validation(&validation(2)).unwrap();
-    // Nothing was finished or closed: this is what a TensorBoard sees that watches.
+    // Before anything is finished or closed, as for a running TensorBoard.
     let found = read(&folder);
     assert_eq!(found.version, 2.0);
     assert_eq!(found.curve("val_loss"), [(2, 6.0)]);
@@ -70,7 +70,7 @@ fn tensorboard_shows_what_was_written() {
 }
 
 #[test]
-fn a_resumed_run_takes_the_place_of_the_steps_that_it_repeats() {
+fn a_resumed_run_replaces_repeated_steps() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = TensorBoard::create(dir.path(), 0).unwrap();
     for number in 0..5 {
@@ -79,7 +79,7 @@ fn a_resumed_run_takes_the_place_of_the_steps_that_it_repeats() {
     let mut second = TensorBoard::create(dir.path(), 3).unwrap();
     assert_ne!(first.path(), second.path());
     let changed = StepMetrics {
-        reduced_train_loss: 1.0,
+        reduced_train_loss: Some(1.0),
         ..step(3)
     };
     second.step(&changed).unwrap();
@@ -90,12 +90,12 @@ fn a_resumed_run_takes_the_place_of_the_steps_that_it_repeats() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_is_shown_as_such() {
+fn a_nan_loss_is_shown_as_nan() {
     let dir = tempfile::tempdir().unwrap();
     let mut board = TensorBoard::create(dir.path(), 0).unwrap();
     for (number, loss) in (0..).zip([f64::NAN, f64::INFINITY, -1.0]) {
         let metrics = StepMetrics {
-            reduced_train_loss: loss,
+            reduced_train_loss: Some(loss),
             ..step(number)
         };
         board.step(&metrics).unwrap();
@@ -106,7 +106,31 @@ fn a_loss_that_is_no_number_is_shown_as_such() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_named() {
+fn an_unmeasured_value_has_no_point() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut board = TensorBoard::create(dir.path(), 0).unwrap();
+    let unlabelled = StepMetrics {
+        reduced_train_loss: None,
+        grad_norm: None,
+        ..step(1)
+    };
+    for metrics in [step(0), unlabelled, step(2)] {
+        board.step(&metrics).unwrap();
+    }
+    let validation = ValidationMetrics {
+        val_loss: None,
+        ..validation(2)
+    };
+    board.validation(&validation).unwrap();
+    let found = read(dir.path());
+    let steps = |tag: &str| found.curve(tag).into_iter().map(|(step, _)| step).collect::<Vec<_>>();
+    assert_eq!((steps("reduced_train_loss"), steps("grad_norm")), (vec![0, 2], vec![0, 2]));
+    assert_eq!((steps("lr"), steps("validation_timing in s")), (vec![0, 1, 2], vec![2]));
+    assert!(!found.scalars.contains_key("val_loss"));
+}
+
+#[test]
+fn a_folder_that_cannot_be_created_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();

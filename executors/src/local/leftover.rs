@@ -1,5 +1,4 @@
-//! Processes that a job left behind when its supervisor was killed. Nobody will end them, and a job that is submitted
-//! again would run beside them.
+//! Processes that a job left behind when its supervisor was killed. They would run beside the next job in the folder.
 
 use std::{fs, os::unix::ffi::OsStrExt as _, path::Path, time::Duration};
 
@@ -7,24 +6,24 @@ use neva_schemas::env;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
-/// How long they may take to save and leave.
+/// Grace period to save and exit.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long they may take to be gone once they are killed.
+/// Timeout after SIGKILL.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 const TICK: Duration = Duration::from_millis(5);
 
-/// Ends what is left of the job in `dir`, and waits until it is gone: SIGTERM, then SIGKILL.
+/// Ends the leftover processes of the job in `dir` with SIGTERM, then SIGKILL, and waits for their exit.
 pub(super) async fn end(dir: &Path) {
-    for (signal, patience) in [(Signal::TERM, GRACE), (Signal::KILL, DEADLINE)] {
-        let deadline = Instant::now() + patience;
+    for (signal, timeout) in [(Signal::TERM, GRACE), (Signal::KILL, DEADLINE)] {
+        let deadline = Instant::now() + timeout;
         let left = processes(dir);
         if !left.is_empty() {
-            tracing::warn!(processes = left.len(), dir = %dir.display(), ?signal, "ending what a job left behind");
+            tracing::warn!(processes = left.len(), dir = %dir.display(), ?signal, "ending processes that a job left behind");
         }
         for process in left {
-            // The only error there can be is that it has ended since.
+            // The only possible error is that it has already ended.
             let _ = kill_process(process, signal);
         }
         while Instant::now() < deadline {
@@ -36,13 +35,18 @@ pub(super) async fn end(dir: &Path) {
     }
 }
 
-/// The processes of the job in `dir`: they, and what they started, have its folder in their environment.
+/// Returns the ids of the living processes of the job in `dir`, also if its launcher was killed.
+pub fn job_processes(dir: &Path) -> Vec<i32> {
+    processes(dir).into_iter().map(|process| process.as_raw_nonzero().get()).collect()
+}
+
+/// Returns the processes of the job in `dir`: they and their children have its folder in their environment.
 fn processes(dir: &Path) -> Vec<Pid> {
     let mark = [env::NEVA_JOB.as_bytes(), b"=", dir.as_os_str().as_bytes()].concat();
     let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
     let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let own = |id: &i32| {
-        // What may not be read is somebody else's.
+        // Unreadable ones belong to other users.
         let environment = fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|variable| variable == mark)
     };

@@ -1,52 +1,67 @@
 //! Runs a plan on this machine: one process per rank, all in one process group.
 //!
-//! [`LocalExecutor::submit`] starts the ranks and a task that supervises them, on the caller's tokio
-//! runtime. What there is to know of the job lies in its folder (`folder.rs`), so that `state`, `logs` and
-//! `cancel` work from any process. Files are read and written in place, not through a thread pool: they
-//! are small, and the runtime has nothing else to do.
+//! [`LocalExecutor::submit`] starts the ranks and a task that supervises them, on the caller's tokio runtime. The state
+//! of the job is in its folder (`folder.rs`), so `status`, `logs` and `cancel` work from any process. Files are read and
+//! written directly, not in a thread pool: they are small, and the runtime has nothing else to do.
 
 mod folder;
 mod group;
 mod leftover;
+mod pause;
 mod supervisor;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use neva_schemas::{LaunchPlan, PLAN_FILE, ScriptPlan, env};
+use neva_schemas::{LaunchPlan, PLAN_FILE, ScriptPlan, StopSignal, env};
 
 use folder::JobFolder;
 pub use folder::rank_log;
 use group::Group;
+pub use leftover::job_processes;
+pub use pause::{continue_jobs, pause_jobs};
 
 use crate::{
     error::ExecutorError,
-    executor::{BoxFuture, Executor, JobHandle, JobState, LogChunk},
-    submission::{JobKind, Process, Submission, script_argv, train_argv},
+    event::{JobResults, JobStatus, WatchFrom},
+    executor::{BoxFuture, Executor, JobEvents, LogChunk},
+    job::JobHandle,
+    poll::{PollInterval, poll},
+    run_folder::create_run_folder,
+    submission::{JobKind, Payload, Process, Processes, Submission, script_argv, train_argv},
     topology::Topology,
 };
 
-/// File in a script's folder that holds its text.
+/// File in a script's folder with its text.
 const SCRIPT_FILE: &str = "script";
 
-/// The address at which local ranks meet.
+/// A job's files are local, so polling is cheap.
+const WATCH: PollInterval = PollInterval {
+    first: Duration::from_millis(2),
+    max: Duration::from_millis(50),
+};
+
+/// Rendezvous address of local ranks.
 const MASTER_ADDR: &str = "127.0.0.1";
 
-/// Most ranks on one machine: far more than it has GPUs, and few enough to start.
-const MOST_RANKS: u32 = 1024;
+/// Maximum number of ranks on one machine: far more than it has GPUs, and few enough to start.
+const MAX_RANKS: u32 = 1024;
 
 /// Runs all ranks on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalExecutor {
-    /// The rank program, `neva-rank` or an own one.
+    /// The rank program, `neva-rank` or a custom one.
     pub program: PathBuf,
-    /// How long the peers of a failed rank have to end by themselves and tell why, before SIGTERM.
+    /// Time that the peers of a failed rank have to exit and record their failure, before SIGTERM.
     pub settle: Duration,
-    /// How long after SIGTERM a rank has to save and leave, before SIGKILL.
+    /// Grace period after SIGTERM: time for a rank to save and exit, before SIGKILL.
     pub grace: Duration,
 }
 
 impl LocalExecutor {
-    /// Starts `program` for each rank, with 2 s to settle and 30 s of grace: ranks save a checkpoint on SIGTERM.
+    /// Creates an executor that starts `program` for each rank, with 2 s to settle and a grace period of 30 s.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
@@ -61,7 +76,7 @@ impl Executor for LocalExecutor {
         "local"
     }
 
-    /// The port at which ranks meet is 0 here: a free one is taken when they start.
+    /// The rendezvous port is 0 here; a free one is chosen when the ranks start.
     fn render(&self, plan: &LaunchPlan) -> Result<Submission, ExecutorError> {
         if plan.num_nodes != 1 {
             return Err(ExecutorError::SeveralNodes {
@@ -70,14 +85,14 @@ impl Executor for LocalExecutor {
             });
         }
         let trainer = &plan.run.finetune.trainer;
-        let topology = Topology::of(plan).ok_or(ExecutorError::NoMesh {
+        let topology = Topology::from_plan(plan).ok_or(ExecutorError::NoMesh {
             ranks: trainer.world_size(),
         })?;
         let world_size = topology.world_size();
-        if world_size > MOST_RANKS {
+        if world_size > MAX_RANKS {
             return Err(ExecutorError::TooManyRanks {
                 world_size,
-                most: MOST_RANKS,
+                max: MAX_RANKS,
             });
         }
         let argv = train_argv(&self.program, &plan.run_dir.join(PLAN_FILE))?;
@@ -95,9 +110,11 @@ impl Executor for LocalExecutor {
         Ok(Submission {
             dir: plan.run_dir.clone(),
             files: [(PLAN_FILE.into(), serde_json::to_string_pretty(plan)? + "\n")].into(),
-            processes: (0..world_size).map(process).collect(),
+            payload: Payload::Processes(Processes {
+                processes: (0..world_size).map(process).collect(),
+                exit_timeout_s: Some(trainer.timeout_s),
+            }),
             kind: JobKind::Ranks,
-            patience_s: Some(trainer.timeout_s),
         })
     }
 
@@ -111,15 +128,21 @@ impl Executor for LocalExecutor {
         Ok(Submission {
             dir: script.run_dir.clone(),
             files: [(SCRIPT_FILE.into(), script.text.clone())].into(),
-            processes: vec![process],
+            payload: Payload::Processes(Processes {
+                processes: vec![process],
+                exit_timeout_s: None,
+            }),
             kind: JobKind::Script,
-            patience_s: None,
         })
+    }
+
+    fn create_folder<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, Result<PathBuf, ExecutorError>> {
+        Box::pin(async move { create_run_folder(dir) })
     }
 
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
         Box::pin(async move {
-            let (folder, lock) = JobFolder::take(submission).await?;
+            let (folder, lock) = JobFolder::acquire(submission).await?;
             let failures_from = folder.failures_len();
             let group = Group::start(submission, free_port()?).await?;
             let supervisor = supervisor::Supervisor {
@@ -135,23 +158,31 @@ impl Executor for LocalExecutor {
         })
     }
 
-    fn state<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobState, ExecutorError>> {
-        Box::pin(async move { JobFolder::of(job)?.state() })
+    fn watch<'a>(&'a self, job: &'a JobHandle, from: WatchFrom) -> JobEvents<'a> {
+        poll(self, job, from, WATCH)
+    }
+
+    fn status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>> {
+        Box::pin(async move { JobFolder::from_handle(job)?.state().map(JobStatus::from) })
     }
 
     fn logs<'a>(&'a self, job: &'a JobHandle, rank: u32, offset: u64) -> BoxFuture<'a, Result<LogChunk, ExecutorError>> {
-        Box::pin(async move { JobFolder::of(job)?.logs(rank, offset) })
+        Box::pin(async move { JobFolder::from_handle(job)?.logs(rank, offset) })
     }
 
-    fn cancel<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<(), ExecutorError>> {
-        Box::pin(async move { JobFolder::of(job)?.request_cancel().await })
+    fn results<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobResults, ExecutorError>> {
+        Box::pin(async move { JobResults::read(JobFolder::from_handle(job)?.dir()) })
+    }
+
+    fn cancel<'a>(&'a self, job: &'a JobHandle, signal: StopSignal) -> BoxFuture<'a, Result<(), ExecutorError>> {
+        Box::pin(async move { JobFolder::from_handle(job)?.request_cancel(signal).await })
     }
 }
 
-/// The environment that a rank must not inherit: torchrun's agent serves another world.
-const FOREIGN: &[&str] = &[env::TORCHELASTIC_USE_AGENT_STORE, env::TORCHELASTIC_RESTART_COUNT];
+/// Variables that a rank must not inherit: torchrun's agent serves another world.
+const NOT_INHERITED: &[&str] = &[env::TORCHELASTIC_USE_AGENT_STORE, env::TORCHELASTIC_RESTART_COUNT];
 
-/// A port that was free a moment ago. Whoever takes it before rank 0 does costs a second attempt.
+/// Returns a port that was free a moment ago. If another process takes it before rank 0, the job is started once more.
 fn free_port() -> Result<u16, ExecutorError> {
     let bound = std::net::TcpListener::bind((MASTER_ADDR, 0)).and_then(|listener| listener.local_addr());
     bound.map(|address| address.port()).map_err(|source| ExecutorError::NoFreePort {

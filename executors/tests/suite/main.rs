@@ -1,4 +1,4 @@
-//! Executors through their public door: what they would do, and jobs of shell scripts.
+//! Tests of executors through the public API: submissions, and jobs of shell scripts.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

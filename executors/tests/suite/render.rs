@@ -1,4 +1,4 @@
-//! What the local executor would do, as text.
+//! Submissions of the local executor, as text.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ fn a_submission_is_a_plan_and_a_command_line_for_each_rank() {
     let submission = executor.render(&plan).unwrap();
     assert_eq!(submission, executor.render(&plan).unwrap(), "pure");
     let lines: Vec<_> = submission
-        .processes
+        .processes()
         .iter()
         .map(|process| format!("{} > {}", process, process.log.display()))
         .collect();
@@ -26,23 +26,23 @@ fn a_submission_is_a_plan_and_a_command_line_for_each_rank() {
 }
 
 #[test]
-fn several_nodes_are_refused_with_what_to_type() {
+fn several_nodes_are_refused_with_a_suggestion() {
     let error = LocalExecutor::new("neva-rank").render(&plan(Path::new("/runs"), 2, 8)).unwrap_err();
-    assert_eq!(error.class(), exit_class::INPUT);
+    assert_eq!(error.exit_code(), exit_class::INPUT);
     assert_eq!(
         error.to_string(),
-        "the `local` executor starts ranks on this machine only, but the run asks for 2 nodes"
+        "the `local` executor starts ranks on this machine only, but the run needs 2 nodes"
     );
     assert!(error.help().unwrap().contains("--set num_nodes=1"));
 }
 
 #[tokio::test]
-async fn a_handle_of_nobody_is_refused() {
+async fn an_unknown_handle_is_refused() {
     let executor = LocalExecutor::new("neva-rank");
     for handle in ["slurm://cluster/12", "local:///nowhere", ""] {
-        let error = executor.state(&JobHandle(handle.into())).await.unwrap_err();
+        let error = executor.status(&JobHandle(handle.into())).await.unwrap_err();
         assert_eq!(
-            (error.to_string(), error.class()),
+            (error.to_string(), error.exit_code()),
             (format!("there is no job {handle}"), exit_class::INPUT)
         );
     }
@@ -53,23 +53,17 @@ fn ranks_fill_the_mesh_with_the_tensor_axis_fastest() {
     let mut plan = plan(Path::new("/runs"), 2, 4);
     plan.run.finetune.trainer.strategy.tensor_model_parallel_size = 2;
     plan.run.finetune.trainer.strategy.pipeline_model_parallel_size = 2;
-    let topology = Topology::of(&plan).unwrap();
-    let places: Vec<_> = topology
+    let topology = Topology::from_plan(&plan).unwrap();
+    let placements: Vec<_> = topology
         .ranks()
         .map(
             |Coordinates {
-                 node,
-                 local_rank,
-                 tp,
-                 cp,
-                 dp,
-                 pp,
-                 ..
-             }| (node, local_rank, tp, cp, dp, pp),
+                 node, local_rank, mesh, ..
+             }| (node, local_rank, mesh.tp, mesh.cp, mesh.dp, mesh.pp),
         )
         .collect();
     assert_eq!(
-        places,
+        placements,
         [
             (0, 0, 0, 0, 0, 0),
             (0, 1, 1, 0, 0, 0),
@@ -85,5 +79,5 @@ fn ranks_fill_the_mesh_with_the_tensor_axis_fastest() {
     assert_eq!((env.local_rank, env.local_world_size, env.world_size), (2, 4, 8));
 
     plan.run.finetune.trainer.strategy.tensor_model_parallel_size = 3;
-    assert_eq!(Topology::of(&plan), None);
+    assert_eq!(Topology::from_plan(&plan), None);
 }

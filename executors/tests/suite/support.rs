@@ -2,13 +2,13 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use neva_executors::{Executor, JobHandle, JobState, LocalExecutor, Submission};
+use neva_executors::{Executor, JobHandle, JobState, LocalExecutor, Payload, Process, Processes, Submission};
 use neva_recipes::neva_tiny;
 use neva_schemas::{LaunchPlan, PLAN_FORMAT, RecipeArgs, Run};
 use tempfile::TempDir;
 use tokio::time::{interval, timeout};
 
-/// Every wait of these tests.
+/// Deadline of every wait in these tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 pub(crate) fn plan(run_dir: &Path, num_nodes: u32, ranks_per_node: u32) -> LaunchPlan {
@@ -30,7 +30,7 @@ pub(crate) fn plan(run_dir: &Path, num_nodes: u32, ranks_per_node: u32) -> Launc
     }
 }
 
-/// A folder of its own, an executor, and what it would run.
+/// A temporary folder, an executor and its submission.
 pub(crate) struct Job {
     _dir: TempDir,
     pub(crate) executor: LocalExecutor,
@@ -38,7 +38,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// `ranks` shells that run `script` in the job's folder. All have the time to end by themselves.
+    /// Creates a job of `ranks` shells that run `script` in the job's folder. All have time to exit on their own.
     pub(crate) fn new(ranks: u32, script: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let executor = LocalExecutor {
@@ -48,7 +48,7 @@ impl Job {
         };
         let mut submission = executor.render(&plan(&dir.path().join("run"), 1, ranks)).expect("a plan that fits");
         let cd = format!("cd '{}'\n{script}", submission.dir.display());
-        for process in &mut submission.processes {
+        for process in processes(&mut submission) {
             process.argv = ["/bin/sh", "-c", &cd].map(str::to_owned).to_vec();
         }
         Self {
@@ -58,8 +58,8 @@ impl Job {
         }
     }
 
-    /// The same; whoever does not end by himself is ended soon.
-    pub(crate) fn impatient(ranks: u32, script: &str) -> Self {
+    /// Creates the same job with short timeouts.
+    pub(crate) fn with_short_timeouts(ranks: u32, script: &str) -> Self {
         let mut job = Self::new(ranks, script);
         (job.executor.settle, job.executor.grace) = (Duration::from_secs(2), Duration::from_secs(1));
         job
@@ -75,9 +75,9 @@ impl Job {
             let mut tick = interval(Duration::from_millis(5));
             loop {
                 tick.tick().await;
-                match self.executor.state(handle).await.expect("it answers") {
-                    JobState::Pending | JobState::Running => {}
-                    ended => return ended,
+                let state = self.executor.status(handle).await.expect("a status").state;
+                if state.is_end() {
+                    return state;
                 }
             }
         };
@@ -112,7 +112,20 @@ impl Job {
     }
 }
 
-/// Whether the process exists and is no zombie.
+/// Returns the processes of a local job.
+pub(crate) fn processes(submission: &mut Submission) -> &mut Vec<Process> {
+    &mut local(submission).processes
+}
+
+/// Returns the payload of a local job.
+pub(crate) fn local(submission: &mut Submission) -> &mut Processes {
+    match &mut submission.payload {
+        Payload::Processes(processes) => processes,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Returns true if the process exists and is not a zombie.
 pub(crate) fn alive(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     stat.rsplit(')')

@@ -1,4 +1,4 @@
-//! What is said of a panic: a bug of ours, and what to send of it.
+//! Bug report of a panic: the message and what to send to us.
 
 use std::{
     any::Any,
@@ -9,16 +9,16 @@ use std::{
 };
 
 use neva_executors::Process;
-use neva_schemas::{exit_class, without_secrets};
+use neva_schemas::{exit_class, mask_secrets};
 use serde_json::{Value as Json, json};
 
 use super::report;
 
-/// What to do about it.
+/// Advice printed with every bug.
 const ADVICE: &str = "please report it: send these lines, and the files that the command names";
 
-/// The panic hook: what happened and where, and what a report of it needs.
-pub(super) fn tell(panic: &PanicHookInfo<'_>) {
+/// Panic hook: prints the message, its place, and what a bug report needs.
+pub(super) fn print_report(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let mut text = format!(
         "neva-run: this is a bug: {} ({place})\n  help: {ADVICE}\n",
@@ -29,7 +29,7 @@ pub(super) fn tell(panic: &PanicHookInfo<'_>) {
     let trace = if is_traced {
         format!("\n{backtrace}")
     } else {
-        " set RUST_BACKTRACE=1 and do it once more".to_owned()
+        " set RUST_BACKTRACE=1 and run the command again".to_owned()
     };
     // Writing to a string does not fail.
     let _ = write!(
@@ -38,10 +38,11 @@ pub(super) fn tell(panic: &PanicHookInfo<'_>) {
         env!("CARGO_PKG_VERSION"),
         command()
     );
-    report::say(std::io::stderr(), text);
+    // Not through the printer, which may have the bug itself. If this cannot be written, the exit code still shows it.
+    let _ = report::print_line(std::io::stderr(), text);
 }
 
-/// A panic, for programs: the error of a verb that did not come to an end.
+/// Returns a panic as a JSON error.
 pub(super) fn as_json(payload: &(dyn Any + Send)) -> Json {
     let message = format!("this is a bug: {}", message(payload));
     json!({ "class": exit_class::BUG, "message": message, "help": ADVICE, "problems": [], "failure": null })
@@ -55,10 +56,10 @@ fn message(payload: &(dyn Any + Send)) -> &str {
     text.unwrap_or("no message")
 }
 
-/// The command line, as a shell reads it back; secrets are left out, since it is sent to others.
+/// Returns the command line, quoted for a shell and without secrets: users send it to others.
 fn command() -> Process {
     Process {
-        argv: std::env::args_os().map(|word| without_secrets(&word.to_string_lossy())).collect(),
+        argv: std::env::args_os().map(|word| mask_secrets(&word.to_string_lossy())).collect(),
         env: Default::default(),
         working_directory: None,
         log: Default::default(),

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
-use super::Cli;
+use super::{Cli, report::written};
 use crate::error::RunError;
 
 const EXAMPLES: &str = "\
@@ -27,7 +27,6 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<(), RunError> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, name, &mut script);
-    // A reader that went away is no failure.
-    let _ = io::stdout().write_all(&script);
-    Ok(())
+    let mut out = io::stdout();
+    out.write_all(&script).and_then(|()| out.flush()).or_else(written)
 }

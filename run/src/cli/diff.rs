@@ -1,4 +1,4 @@
-//! `neva-run diff A B`: where two recipes differ once they are resolved.
+//! `neva-run diff A B`: differences of two resolved recipes.
 
 use clap::{Args, ValueHint};
 use serde_json::json;
@@ -11,29 +11,29 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  neva-run diff llava15_7b mine.yaml                              what yours does otherwise
-  neva-run diff mine.yaml mine.yaml --set-b peft_scheme=none      what one override changes
+  neva-run diff llava15_7b mine.yaml                              show what your recipe changes
+  neva-run diff mine.yaml mine.yaml --set-b peft_scheme=none      show what one override changes
   neva-run diff old.yaml new.yaml --set num_nodes=2 --exit-code   exit code 1, as in git";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DiffArgs {
-    /// Recipe file, or the name of a recipe
+    /// Recipe file, the name of a recipe, or the folder of a run or a checkpoint
     #[arg(value_name = "A", value_hint = ValueHint::FilePath)]
     left: String,
-    /// The one to compare it with
+    /// Recipe to compare it with
     #[arg(value_name = "B", value_hint = ValueHint::FilePath)]
     right: String,
     /// Override a value in both
     #[arg(long = "set", value_name = "PATH=VALUE", allow_hyphen_values = true)]
     sets: Vec<String>,
-    /// Override a value in A, after those of both
+    /// Override a value in A, after `--set`
     #[arg(long = "set-a", value_name = "PATH=VALUE", allow_hyphen_values = true)]
     sets_left: Vec<String>,
-    /// Override a value in B, after those of both
+    /// Override a value in B, after `--set`
     #[arg(long = "set-b", value_name = "PATH=VALUE", allow_hyphen_values = true)]
     sets_right: Vec<String>,
-    /// End with exit code 1 where the two differ
+    /// Exit with code 1 if the recipes differ
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]

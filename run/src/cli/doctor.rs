@@ -1,4 +1,4 @@
-//! `neva-run doctor`: whether this machine has what a run needs.
+//! `neva-run doctor`: checks that this machine has everything that a run needs.
 
 use std::{fmt, fs, path::Path, thread::available_parallelism};
 
@@ -15,8 +15,8 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  neva-run doctor                   before the first run
-  neva-run doctor --output json     for programs; exit code 3 where something is missing";
+  neva-run doctor                   check before the first run
+  neva-run doctor --output json     for programs; exit code 3 if something is missing";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -25,7 +25,7 @@ pub(super) struct DoctorArgs {
     pub(super) output: OutputArgs,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
@@ -61,13 +61,17 @@ pub(super) fn doctor(globals: &Globals, report: &mut Report) -> Result<(), RunEr
     checks.extend(disk());
     let missing = checks.iter().filter(|check| !check.ok).count();
     report.result(Checks(&checks), &checks);
-    if missing > 0 { Err(RunError::Unfit { missing }) } else { Ok(()) }
+    if missing > 0 {
+        Err(RunError::ChecksFailed { missing })
+    } else {
+        Ok(())
+    }
 }
 
-/// That it is there, starts, and runs on the libtorch that it was made for.
+/// Checks that the rank program exists, starts, and links the libtorch that it was built for.
 fn rank_program() -> Vec<Check> {
     const NAME: &str = "neva-rank";
-    let asked = program::find_here().and_then(|path| {
+    let version = program::find_here().and_then(|path| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| RunError::System {
             action: "start the launcher's runtime",
@@ -75,7 +79,7 @@ fn rank_program() -> Vec<Check> {
         })?;
         Ok((runtime.block_on(program::version(&path))?, path))
     });
-    match asked {
+    match version {
         Ok((version, path)) => vec![
             Check::ok(NAME, format!("{} {}", path.display(), version.version)),
             libtorch(&version),
@@ -111,7 +115,7 @@ fn libtorch(version: &RankVersion) -> Check {
     }
 }
 
-/// Which workspace file is used, and what it has.
+/// Reports the workspace file and its executors.
 fn workspace(globals: &Globals) -> Check {
     const NAME: &str = "workspace";
     match globals.workspace() {
@@ -145,7 +149,7 @@ fn machine() -> Check {
     Check::ok("machine", format!("{cores} cores, {memory}"))
 }
 
-/// The line `MemAvailable:  123 kB` of /proc/meminfo.
+/// Parses the line `MemAvailable:  123 kB` of /proc/meminfo, in KiB.
 fn available_kib(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().trim_end_matches("kB").trim().parse().ok()
@@ -158,7 +162,7 @@ fn disk() -> Option<Check> {
     Some(Check::ok("disk", format!("{} free in {}", size(free), folder.display())))
 }
 
-/// Bytes in the unit that reads best.
+/// Formats bytes in the largest unit that fits.
 fn size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let (unit, one) = units.into_iter().find(|(_, one)| bytes >= *one).unwrap_or(("bytes", 1));

@@ -1,51 +1,51 @@
-//! What would run, as a value and as text.
+//! Dry run: the planned run as a value and as text.
 
 use std::fmt;
 
-use neva_executors::{JobKind, Process, Submission, Topology, train_argv};
+use neva_executors::{JobKind, Payload, Process, Processes, Submission, Topology, train_argv};
 use neva_schemas::{LaunchPlan, PLAN_FILE};
 use serde_json::{Value as Json, json};
 
 use crate::{
     config::{Node, Origin, Path, Segment, Value, to_node, to_yaml_string},
     error::RunError,
-    executor::{self, Chosen},
+    executor::{self, SelectedExecutor},
     launch, program,
     resolve::Resolved,
     workspace::Workspace,
 };
 
-/// Ranks whose command lines a dry run prints.
+/// Maximum number of ranks whose command lines a dry run prints.
 const SHOWN_RANKS: usize = 8;
 
-/// A run that would start now.
+/// A planned run.
 pub(super) struct DryRun {
     yaml: String,
     pub(super) plan: LaunchPlan,
     pub(super) submission: Submission,
-    /// Name of the executor; without one the run takes place in the process that starts it.
+    /// Name of the executor; `None` for a run in this process.
     executor: Option<String>,
     workspace: Option<String>,
-    /// Values that the workspace gave, each with its place.
+    /// Values from the workspace, each with its location.
     from_workspace: Vec<String>,
 }
 
 impl DryRun {
-    /// Plans the run and renders it through the executor, or for this process where there is none.
-    pub(super) fn of(resolved: &Resolved, chosen: Option<&Chosen>, workspace: Option<&Workspace>) -> Result<Self, RunError> {
+    /// Plans the run and renders it through the executor, or for this process if there is none.
+    pub(super) fn new(resolved: &Resolved, selected: Option<&SelectedExecutor>, workspace: Option<&Workspace>) -> Result<Self, RunError> {
         let run = &resolved.run;
-        let mut plan = launch::lower_here(run, None)?;
-        let submission = match chosen {
-            Some(chosen) => {
-                plan.env = chosen.config.env_vars().clone();
-                executor::executor(&chosen.config).render(&plan)?
+        let mut plan = launch::lower_now(run, None)?;
+        let submission = match selected {
+            Some(selected) => {
+                plan.env = selected.config.env_vars().clone();
+                executor::executor(&selected.config).render(&plan)?
             }
             None => in_this_process(&plan)?,
         };
         let file = workspace.map(|workspace| workspace.file.display().to_string());
         let mut from_workspace = Vec::new();
         if let Some(file) = &file {
-            let trees = [Some(&resolved.tree), chosen.map(|chosen| &chosen.tree)];
+            let trees = [Some(&resolved.tree), selected.map(|selected| &selected.tree)];
             trees
                 .into_iter()
                 .flatten()
@@ -55,13 +55,13 @@ impl DryRun {
             yaml: to_yaml_string(&to_node(run, Origin::recipe(&run.factory))?),
             plan,
             submission,
-            executor: chosen.map(|chosen| chosen.name.clone()),
+            executor: selected.map(|selected| selected.name.clone()),
             workspace: file,
             from_workspace,
         })
     }
 
-    /// The same for programs.
+    /// Returns the dry run as JSON.
     pub(super) fn json(&self) -> Json {
         let Self {
             plan,
@@ -72,13 +72,17 @@ impl DryRun {
             ..
         } = self;
         json!({
-            "plan": plan, "processes": submission.processes, "executor": executor, "workspace": workspace, "from_workspace": from_workspace,
+            "plan": plan,
+            "processes": submission.processes(),
+            "executor": executor,
+            "workspace": workspace,
+            "from_workspace": from_workspace,
         })
     }
 }
 
 fn in_this_process(plan: &LaunchPlan) -> Result<Submission, RunError> {
-    // The program need not be built yet.
+    // Works without a rank program.
     let program = program::find_here().unwrap_or_else(|_| program::name().into());
     let process = Process {
         argv: train_argv(&program, &plan.run_dir.join(PLAN_FILE))?,
@@ -89,13 +93,15 @@ fn in_this_process(plan: &LaunchPlan) -> Result<Submission, RunError> {
     Ok(Submission {
         dir: plan.run_dir.clone(),
         files: Default::default(),
-        processes: vec![process],
+        payload: Payload::Processes(Processes {
+            processes: vec![process],
+            exit_timeout_s: None,
+        }),
         kind: JobKind::Ranks,
-        patience_s: None,
     })
 }
 
-/// The values of `node` that were written in `file`, each with its place.
+/// Collects the values of `node` that were written in `file`, each with its location.
 fn written_in(file: &str, path: &mut Path, node: &Node, found: &mut Vec<String>) {
     let mut inside = |path: &mut Path, segment: Segment, node: &Node| {
         path.0.push(segment);
@@ -131,7 +137,7 @@ impl fmt::Display for DryRun {
             plan.num_nodes,
             plan.ranks_per_node
         )?;
-        if let Some(Topology { sizes, .. }) = Topology::of(plan) {
+        if let Some(Topology { sizes, .. }) = Topology::from_plan(plan) {
             writeln!(f, "# tensor parallel          {}", sizes.tp)?;
             writeln!(f, "# data parallel            {}", sizes.dp)?;
         }
@@ -139,7 +145,7 @@ impl fmt::Display for DryRun {
             let micro = finetune.data.micro_batch_size();
             writeln!(
                 f,
-                "# micro-batches per step   {microbatches} of {micro} samples on each data-parallel rank"
+                "# microbatches per step    {microbatches} of {micro} samples on each data-parallel rank"
             )?;
         }
         let trainer = &finetune.trainer;
@@ -160,10 +166,10 @@ impl fmt::Display for DryRun {
                 writeln!(f, "#   {value}")?;
             }
         }
-        for process in submission.processes.iter().take(SHOWN_RANKS) {
+        for process in submission.processes().iter().take(SHOWN_RANKS) {
             write!(f, "\n# {process}")?;
         }
-        match submission.processes.len().saturating_sub(SHOWN_RANKS) {
+        match submission.processes().len().saturating_sub(SHOWN_RANKS) {
             0 => Ok(()),
             more => write!(f, "\n# and {more} more ranks"),
         }

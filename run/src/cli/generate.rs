@@ -1,4 +1,4 @@
-//! `neva-run generate`: asks a trained model.
+//! `neva-run generate`: answers a prompt with a trained model.
 
 use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
@@ -9,27 +9,27 @@ use crate::{error::RunError, program};
 const EXAMPLES: &str = "\
 Examples:
   neva-run generate --checkpoint RUN_FOLDER --image cat.jpg --prompt \"What is this?\"
-  neva-run generate --checkpoint RUN_FOLDER/checkpoints/last --image a.jpg b.jpg \\
+  neva-run generate --checkpoint RUN_FOLDER/checkpoints/NAME --image a.jpg b.jpg \\
       --prompt \"<image> <image> What differs?\" --max-new-tokens 200";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct GenerateArgs {
-    /// Checkpoint folder, or a run's folder, whose newest checkpoint is taken
+    /// Folder of a checkpoint, of a run (its newest checkpoint), or of all runs of a name (the newest run)
     #[arg(long, value_name = "FOLDER")]
     checkpoint: PathBuf,
-    /// Pictures, one for each `<image>` of the prompt
+    /// Images, one for each `<image>` in the prompt
     #[arg(long = "image", value_name = "FILE", num_args = 1..)]
     images: Vec<PathBuf>,
-    /// The question; `<image>` is put in front where it is absent and there are pictures
+    /// Prompt; `<image>` is prepended if it is missing and images are given
     #[arg(long, value_name = "TEXT")]
     prompt: String,
-    /// Longest answer, in tokens
+    /// Maximum length of the answer, in tokens
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_new_tokens: usize,
 }
 
-/// Becomes `neva-rank generate`. Returns only when that fails.
+/// Replaces this process by `neva-rank generate`. Returns only on failure.
 pub(super) fn generate(args: &GenerateArgs) -> Result<(), RunError> {
     let program = program::find_here()?;
     let mut command = Command::new(&program);

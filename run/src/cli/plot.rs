@@ -1,4 +1,4 @@
-//! `neva-run plot RUN...`: curves of runs.
+//! `neva-run plot RUN...`: figure of the curves of runs.
 
 use std::path::PathBuf;
 
@@ -17,10 +17,10 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct PlotArgs {
-    /// Folders of runs, or their `metrics.jsonl`; several are drawn over each other
+    /// Folders of runs, or their `metrics.jsonl`; several runs share one figure
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
-    /// Where the picture goes; `curves.svg` in the folder of the first run if left out
+    /// File to write [default: curves.svg in the folder of the first run]
     #[arg(long, value_name = "FILE.svg")]
     out: Option<PathBuf>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `neva-run recipes`: the recipes that come with this program.
+//! `neva-run recipes`: the built-in recipes.
 
 use std::path::{Path, PathBuf};
 
@@ -8,30 +8,30 @@ use serde_json::json;
 
 use super::{OutputArgs, export::write_file, report::Report};
 use crate::{
-    config::{ConfigError, Problem},
+    config::{ConfigError, ProblemKind},
     error::RunError,
 };
 
 const EXAMPLES: &str = "\
 Examples:
-  neva-run recipes                              what there is
-  neva-run recipes copy llava15_7b mine.yaml    begin a file of your own
-  neva-run recipes copy neva_tiny -             print it";
+  neva-run recipes                              list the recipes
+  neva-run recipes copy llava15_7b mine.yaml    start a recipe file of your own
+  neva-run recipes copy neva_tiny -             print a recipe";
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, subcommand_value_name = "ACTION", subcommand_help_heading = "Actions")]
+#[command(after_help = EXAMPLES)]
 pub(super) struct RecipesArgs {
     #[command(subcommand)]
-    action: Option<Action>,
+    command: Option<Command>,
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
-    /// List them; the word `list` may be left out
+enum Command {
+    /// List the recipes; `list` may be omitted
     List,
-    /// Write the commented file of one
+    /// Copy a recipe to a file, with comments
     Copy(CopyArgs),
 }
 
@@ -40,7 +40,7 @@ struct CopyArgs {
     /// Name of the recipe
     #[arg(value_name = "NAME")]
     name: String,
-    /// File to write, `NAME.yaml` if left out; `-` is standard output
+    /// File to write; `-` is standard output [default: NAME.yaml]
     #[arg(value_name = "DEST", value_hint = ValueHint::FilePath)]
     dest: Option<PathBuf>,
     /// Overwrite the file if it exists
@@ -49,9 +49,9 @@ struct CopyArgs {
 }
 
 pub(super) fn recipes(args: &RecipesArgs, report: &mut Report) -> Result<(), RunError> {
-    match &args.action {
-        None | Some(Action::List) => list(report),
-        Some(Action::Copy(args)) => return copy(args, report),
+    match &args.command {
+        None | Some(Command::List) => list(report),
+        Some(Command::Copy(args)) => return copy(args, report),
     }
     Ok(())
 }
@@ -64,7 +64,14 @@ fn list(report: &mut Report) {
         .collect();
     let values: Vec<_> = RECIPES
         .iter()
-        .map(|recipe| json!({ "name": recipe.name, "summary": recipe.summary, "notice": recipe.notice, "default_args": (recipe.default_args)() }))
+        .map(|recipe| {
+            json!({
+                "name": recipe.name,
+                "summary": recipe.summary,
+                "notice": recipe.notice,
+                "default_args": (recipe.default_args)(),
+            })
+        })
         .collect();
     report.result(lines.join("\n"), &values);
 }
@@ -72,7 +79,7 @@ fn list(report: &mut Report) {
 fn copy(args: &CopyArgs, report: &mut Report) -> Result<(), RunError> {
     let recipe = neva_recipes::find(&args.name).ok_or_else(|| unknown(&args.name))?;
     let dest = args.dest.clone().unwrap_or_else(|| format!("{}.yaml", recipe.name).into());
-    let text = own_copy(recipe, &dest);
+    let text = file_for(recipe, &dest);
     if dest.as_os_str() == "-" {
         report.result(text.trim_end(), &json!({ "text": text }));
         return Ok(());
@@ -82,9 +89,8 @@ fn copy(args: &CopyArgs, report: &mut Report) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The recipe's file as `dest`: the schema that editors complete by lies beside it, and the lines on how to run it
-/// name it.
-fn own_copy(recipe: &RecipeEntry, dest: &Path) -> String {
+/// Returns the recipe's file for `dest`: the schema path is relative to it, and the commands in comments use its name.
+fn file_for(recipe: &RecipeEntry, dest: &Path) -> String {
     let text = recipe.yaml.replacen("$schema=../schemas/json/", "$schema=", 1);
     let dest = dest.display().to_string();
     let name = if dest == "-" { recipe.name } else { &dest };
@@ -98,7 +104,7 @@ fn unknown(name: &str) -> ConfigError {
     ConfigError {
         path: Default::default(),
         origin: None,
-        problem: Box::new(Problem::UnknownVariant {
+        problem: Box::new(ProblemKind::UnknownVariant {
             name: name.to_owned(),
             allowed: RECIPES.iter().map(|recipe| recipe.name.to_owned()).collect(),
         }),

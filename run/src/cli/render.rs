@@ -1,8 +1,9 @@
-//! `neva-run render RECIPE`: what an executor would be given, as files.
+//! `neva-run render RECIPE`: prints or writes what an executor would start.
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
 
 use clap::{Args, ValueHint};
+use neva_executors::{Payload, Submission};
 use serde_json::json;
 
 use super::{
@@ -14,15 +15,18 @@ use super::{
 };
 use crate::error::RunError;
 
-/// File of the processes, one a line.
+/// File of the processes, one per line.
 const COMMANDS_FILE: &str = "commands.sh";
-/// File that holds the whole submission, for programs.
+/// File of the manifests.
+const MANIFESTS_FILE: &str = "manifests.yaml";
+/// File of the whole submission, for programs.
 const SUBMISSION_FILE: &str = "submission.json";
 
 const EXAMPLES: &str = "\
 Examples:
-  neva-run render recipes/llava15_7b.yaml --out rendered      plan, submission, commands
-  neva-run render mine.yaml --executor patient --out rendered --yes";
+  neva-run render recipes/llava15_7b.yaml                     print the commands
+  neva-run render recipes/llava15_7b.yaml --out rendered      write plan, submission and commands
+  neva-run render mine.yaml --executor retrying --out rendered --yes";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -31,10 +35,10 @@ pub(super) struct RenderArgs {
     input: RecipeInput,
     #[command(flatten)]
     executor: ExecutorArgs,
-    /// Folder to write to; it is created where it is absent
+    /// Folder to write to, created if missing; by default the commands are printed
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    out: PathBuf,
-    /// Overwrite files that exist
+    out: Option<PathBuf>,
+    /// Overwrite existing files
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
@@ -42,21 +46,23 @@ pub(super) struct RenderArgs {
 }
 
 pub(super) fn render(args: &RenderArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
-    let (workspace, resolved, chosen) = globals.prepare(&args.input, &args.executor, report)?;
-    let DryRun { submission, .. } = DryRun::of(&resolved, Some(&chosen), workspace.as_ref())?;
+    let (workspace, resolved, selected) = globals.prepare(&args.input, args.input.load()?, &args.executor, report)?;
+    let DryRun { submission, .. } = DryRun::new(&resolved, Some(&selected), workspace.as_ref())?;
+    let (file, payload) = payload(&selected.name, &submission)?;
+    let Some(out) = &args.out else {
+        let value = json!(submission);
+        report.result(payload.trim_end(), &value);
+        return Ok(());
+    };
 
     let whole = serde_json::to_string_pretty(&submission).map_err(neva_executors::ExecutorError::from)? + "\n";
-    let mut commands = format!(
-        "# What the executor `{}` would start in {}, a line for each process.\n",
-        chosen.name,
-        submission.dir.display()
-    );
-    commands.extend(submission.processes.iter().map(|process| format!("{process}\n")));
-
-    let own = [(COMMANDS_FILE.into(), commands), (SUBMISSION_FILE.into(), whole)];
+    let own = file
+        .map(|file| (file.into(), payload))
+        .into_iter()
+        .chain([(SUBMISSION_FILE.into(), whole)]);
     let mut written = Vec::new();
-    for (name, text) in own.into_iter().chain(submission.files) {
-        let path = args.out.join(name);
+    for (name, text) in own.chain(submission.files) {
+        let path = out.join(name);
         path.parent().map_or(Ok(()), create_folder)?;
         write_file(&path, &text, args.yes)?;
         written.push(path);
@@ -64,4 +70,33 @@ pub(super) fn render(args: &RenderArgs, globals: &Globals, report: &mut Report) 
     let lines: Vec<_> = written.iter().map(|path| format!("wrote {}", path.display())).collect();
     report.result(lines.join("\n"), &json!({ "written": written }));
     Ok(())
+}
+
+/// Returns what would be started as text for a shell, a batch system or an API server, and the name of its file unless
+/// the submission contains that file already.
+fn payload(executor: &str, submission: &Submission) -> Result<(Option<&'static str>, String), RunError> {
+    match &submission.payload {
+        Payload::Processes(processes) => {
+            let mut text = format!(
+                "# Commands that the executor `{executor}` would start in {}, one process per line.\n",
+                submission.dir.display()
+            );
+            for process in &processes.processes {
+                let _ = writeln!(text, "{process}");
+            }
+            Ok((Some(COMMANDS_FILE), text))
+        }
+        Payload::BatchScript(script) => Ok((None, submission.files.get(&script.batch_script).cloned().unwrap_or_default())),
+        Payload::Manifests(manifests) => {
+            let mut text = String::new();
+            for manifest in &manifests.manifests {
+                let _ = write!(
+                    text,
+                    "---\n{}",
+                    crate::config::to_yaml_string(&crate::config::to_node(manifest, crate::config::Origin::Default)?)
+                );
+            }
+            Ok((Some(MANIFESTS_FILE), text))
+        }
+    }
 }

@@ -1,6 +1,6 @@
-//! What the user sees: results on standard output, everything else on standard error.
+//! Output for the user: results on standard output, everything else on standard error.
 //!
-//! What jobs print is passed on as it is; all else in characters that a terminal shows ([`say`]).
+//! Output of jobs is passed through unchanged; in all other text control characters are escaped ([`print_line`]).
 
 use std::{
     collections::BTreeMap,
@@ -9,40 +9,52 @@ use std::{
 };
 
 use neva_schemas::{ExitClass, Problem};
+use neva_track::Lossy;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Format, progress::Progress};
+use super::{
+    Format,
+    json::{error_json, json_line},
+    printer,
+    progress::Progress,
+};
 use crate::{
-    config::{self, ConfigError},
-    environment,
+    config, environment,
     error::RunError,
-    experiment::{Change, Event, ExperimentError},
+    experiment::{Change, Event},
     job::Retry,
 };
 
-/// What takes the output of rank 0.
+/// Callback for the output of rank 0.
 type Output = Box<dyn FnMut(&[u8]) + Send>;
 
-/// Prints. A reader that went away (`neva-run ... | head`) is no reason to stop a run, so errors of
-/// writing are passed over.
+/// Printer of results and messages. A write error does not stop a run; [`Self::finish`] returns the error if the result
+/// itself was not written.
 pub(super) struct Report {
     format: Format,
     colour: bool,
-    /// Results and errors only.
+    /// Prints results and errors only.
     quiet: bool,
-    /// Of the run that goes on.
+    /// Progress bar of the current run.
     progress: Progress,
+    /// The output of rank 0 is shown live.
+    shows_rank_0: bool,
+    /// Error of a result that was not written.
+    unwritten: Option<io::Error>,
 }
 
 impl Report {
     pub(super) fn new(format: Format, quiet: bool) -> Self {
+        let is_terminal = io::stderr().is_terminal() && !environment::terminal_is_dumb();
         let no_color = environment::variable("NO_COLOR");
         Self {
             format,
-            colour: config::wants_colour(io::stderr().is_terminal(), no_color.as_deref().map(str::as_ref)),
+            colour: config::wants_colour(is_terminal, no_color.as_deref().map(str::as_ref)),
             quiet,
             progress: Progress::default(),
+            shows_rank_0: false,
+            unwritten: None,
         }
     }
 
@@ -50,27 +62,41 @@ impl Report {
         self.colour
     }
 
-    /// A result: `text` for people, `value` for programs.
+    /// Prints a result: `text` for people, `value` for programs.
     pub(super) fn result(&mut self, text: impl Display, value: &impl Serialize) {
-        match self.format {
-            Format::Human => say(io::stdout(), text),
-            Format::Json => {
-                let _ = json_line(value);
-            }
+        // Earlier notes appear before the result.
+        printer::flush();
+        let written = match self.format {
+            Format::Human => print_line(io::stdout(), text),
+            Format::Json => json_line(value),
+        };
+        self.unwritten = self.unwritten.take().or(written.err());
+    }
+
+    /// Prints the result of a run. The run has succeeded even if this cannot be written.
+    pub(super) fn outcome(&mut self, text: impl Display, value: &impl Serialize) {
+        self.result(text, value);
+        if let Some(error) = self.unwritten.take().filter(is_failure) {
+            self.note(format_args!("warning: cannot write to standard output: {error}"));
         }
     }
 
-    /// A result in lines, of which there may be none.
+    /// Returns the error of a result that was not written, if any.
+    pub(super) fn finish(&mut self) -> Result<(), RunError> {
+        self.unwritten.take().map_or(Ok(()), written)
+    }
+
+    /// Prints a result of zero or more lines.
     pub(super) fn result_lines(&mut self, lines: &[String], value: &impl Serialize) {
         if self.format == Format::Json || !lines.is_empty() {
             self.result(lines.join("\n"), value);
         }
     }
 
-    /// A remark that is not the result.
+    /// Prints a note to standard error, unless quiet.
     pub(super) fn note(&mut self, text: impl Display) {
         if !self.quiet {
-            say(io::stderr(), text);
+            printer::line(text);
         }
     }
 
@@ -80,30 +106,31 @@ impl Report {
         }
     }
 
-    /// Takes the output of rank 0 as it comes; on a terminal its steps become a bar. Where standard output
-    /// belongs to one JSON document, it goes to standard error. With `--quiet` it is in the logs only, unless
-    /// `tail` asks for it.
+    /// Returns the callback for the output of rank 0. On a terminal, its steps become a progress bar. With a JSON
+    /// document on standard output, it goes to standard error. With `--quiet` it is in the logs only, unless `tail` is
+    /// set.
     pub(super) fn rank_output(&mut self, tail: bool) -> Output {
         match self.format {
             _ if self.quiet && !tail => Box::new(|_| {}),
             Format::Human => {
+                self.shows_rank_0 = true;
                 let (progress, output) = Progress::start();
                 self.progress = progress;
                 Box::new(output)
             }
             Format::Json => Box::new(|bytes| {
-                let _ = io::stderr().write_all(bytes);
+                let _ = Lossy(io::stderr()).write_all(bytes);
             }),
         }
     }
 
-    /// Takes the output of the tasks of an experiment: whole lines, each behind its task's name. Where standard output
-    /// belongs to one JSON document, they go to standard error.
+    /// Returns the callback for the output of tasks: prints complete lines, prefixed with the task's name. With a JSON
+    /// document on standard output, they go to standard error.
     pub(super) fn task_output(&self) -> impl FnMut(&str, &[u8]) + Send + 'static {
         let format = self.format;
-        let mut begun = BTreeMap::<String, Vec<u8>>::new();
+        let mut partial = BTreeMap::<String, Vec<u8>>::new();
         move |task, bytes| {
-            let line = begun.entry(task.to_owned()).or_default();
+            let line = partial.entry(task.to_owned()).or_default();
             line.extend_from_slice(bytes);
             let Some(end) = line.iter().rposition(|byte| *byte == b'\n') else {
                 return;
@@ -120,58 +147,78 @@ impl Report {
         }
     }
 
-    /// Takes attempts that failed, as remarks.
+    /// Returns the callback for failed attempts: prints a note for each.
     pub(super) fn retries(&self) -> impl FnMut(&Retry) + Send + 'static {
         let (progress, quiet) = (self.progress.share(), self.quiet);
         move |retry| {
             if quiet {
                 return;
             }
-            progress.suspend(|| say(io::stderr(), retry));
+            let (progress, text) = (progress.share(), config::visible(&retry.to_string()).into_owned());
+            printer::print(move || {
+                progress.suspend(|| {
+                    let _ = writeln!(Lossy(io::stderr()), "{text}");
+                });
+            });
         }
     }
 
-    /// A remark of several lines that goes with an error; programs read it in the error.
-    pub(super) fn remark(&mut self, text: impl Display) {
+    /// Prints a note of several lines that belongs to an error; the JSON error contains it already.
+    pub(super) fn note_for_error(&mut self, text: impl Display) {
         if self.format == Format::Human {
             self.note(text);
         }
     }
 
-    /// Takes what happens to the tasks of an experiment, as remarks.
+    /// Prints lines that belong to an error if `--quiet` suppressed all earlier notes about it.
+    pub(super) fn quiet_note_for_error(&mut self, lines: &[String]) {
+        if self.quiet && self.format == Format::Human {
+            lines.iter().for_each(printer::line);
+        }
+    }
+
+    /// Returns the callback for events of an experiment: prints a note for each change of a task.
     pub(super) fn experiment_events(&self) -> impl FnMut(&Event) + Send + 'static {
         let quiet = self.quiet;
         move |event| {
             let (Some(task), false) = (&event.task, quiet) else { return };
             match &event.change {
-                Change::Submitted { attempt: 1, .. } => say(io::stderr(), format_args!("{task}: started")),
-                Change::Submitted { attempt, .. } => say(io::stderr(), format_args!("{task}: started, attempt {attempt}")),
+                Change::Submitted { attempt: 1, .. } => printer::line(format_args!("{task}: started")),
+                Change::Submitted { attempt, .. } => printer::line(format_args!("{task}: started, attempt {attempt}")),
                 Change::Retried {
                     attempt,
                     failure,
                     pause_ms,
                 } => {
                     let seconds = pause_ms / 1000;
-                    say(
-                        io::stderr(),
-                        format_args!("{task}: attempt {attempt} failed: {failure}; the next starts in {seconds} s"),
-                    );
+                    printer::line(format_args!(
+                        "{task}: attempt {attempt} failed: {failure}; the next starts in {seconds} s"
+                    ));
                 }
-                Change::Ended { state, .. } => say(io::stderr(), format_args!("{task}: {state}")),
+                Change::Ended { state, .. } => printer::line(format_args!("{task}: {state}")),
                 _ => {}
             }
         }
     }
 
-    /// Prints why the verb failed and returns the exit code.
+    /// Prints the error of a subcommand and returns the exit code.
     pub(super) fn error(&mut self, error: &RunError) -> ExitClass {
-        let _ = match self.format {
-            Format::Human => write!(io::stderr(), "{}", self.human(error)),
-            // What was printed already is the document, and tells of this.
-            Format::Json if matches!(error, RunError::Unfit { .. } | RunError::Differ { .. } | RunError::Files(_)) => Ok(()),
-            Format::Json => json_line(&json!({ "error": as_json(error) })),
-        };
-        error.class()
+        match self.format {
+            Format::Human => printer::write(self.human(error).into_bytes()),
+            // The document that was printed already contains the error.
+            Format::Json if matches!(error, RunError::ChecksFailed { .. } | RunError::Differ { .. } | RunError::Files(_)) => {}
+            Format::Json => {
+                let document = json!({ "error": error_json(error) });
+                let text = self.human(error);
+                printer::print(move || {
+                    // Prints the text if the document cannot be written, except to a closed pipe.
+                    if json_line(&document).is_err_and(|error| is_failure(&error)) {
+                        let _ = Lossy(io::stderr()).write_all(text.as_bytes());
+                    }
+                });
+            }
+        }
+        error.exit_code()
     }
 
     fn human(&self, error: &RunError) -> String {
@@ -181,7 +228,7 @@ impl Report {
                 other => config::render(other, self.colour),
             };
         };
-        // What a rank said is not wrapped: it may hold a command to copy, which that would break.
+        // The message of a rank is not wrapped: it may contain a command to copy.
         let mut text = format!("  × {error}\n");
         if let Some(advice) = error.advice() {
             text.extend(["  help: ", &advice, "\n"]);
@@ -190,47 +237,30 @@ impl Report {
             text.extend(["  log: ", &log.display().to_string(), "\n"]);
         }
         let mut text = config::visible(&text).into_owned();
-        // The colours of a log belong to it.
-        text.extend(failure.tail.iter().map(|line| format!("  | {line}\n")));
+        // The log keeps its colours. Output of rank 0 may have been shown already.
+        if !(self.shows_rank_0 && failure.rank == Some(0)) {
+            text.extend(failure.tail.iter().map(|line| format!("  | {line}\n")));
+        }
         text
     }
 }
 
-/// Writes lines, each character of which is one to see: what a file, an argument or a record holds is quoted, and not
-/// obeyed by the terminal.
-pub(super) fn say(mut to: impl Write, text: impl Display) {
-    let _ = writeln!(to, "{}", config::visible(&text.to_string()));
+/// Writes lines with control characters escaped, so that the terminal does not interpret text from files, arguments or
+/// records.
+pub(super) fn print_line(mut to: impl Write, text: impl Display) -> io::Result<()> {
+    writeln!(to, "{}", config::visible(&text.to_string()))
 }
 
-/// Writes one JSON document. Its own escapes are those of [`config::visible`], so the values are exact.
-pub(super) fn json_line(value: &impl Serialize) -> io::Result<()> {
-    let text = serde_json::to_string(value).map_err(io::Error::from)?;
-    writeln!(io::stdout(), "{}", config::visible(&text))
+/// Returns true if output was lost. A closed pipe (`neva-run ... | head`) is not a failure.
+pub(super) fn is_failure(error: &io::Error) -> bool {
+    error.kind() != io::ErrorKind::BrokenPipe
 }
 
-/// A problem of a configuration, for programs.
-pub(super) fn problem_json(problem: &ConfigError) -> serde_json::Value {
-    let at = problem.origin.as_ref().map(ToString::to_string);
-    json!({
-        "kind": problem.problem.kind(),
-        "path": problem.path.to_string(),
-        "at": at,
-        "message": problem.problem.to_string(),
-        "help": problem.problem.help(),
-    })
-}
-
-fn as_json(error: &RunError) -> serde_json::Value {
-    let problems = match error {
-        RunError::Config(problems) => problems.errors(),
-        _ => &[],
-    };
-    let problems: Vec<_> = problems.iter().map(problem_json).collect();
-    let failure = match error {
-        RunError::Job(failure) => json!(failure),
-        RunError::Rank(failure) => json!(failure),
-        RunError::Experiment(ExperimentError::Failed(report)) => json!(report),
-        _ => serde_json::Value::Null,
-    };
-    json!({ "class": error.class(), "message": error.to_string(), "help": error.advice(), "problems": problems, "failure": failure })
+/// Converts a write error of a result to the error of the subcommand; a closed pipe is none.
+pub(super) fn written(error: io::Error) -> Result<(), RunError> {
+    if is_failure(&error) {
+        Err(RunError::Output { source: error })
+    } else {
+        Ok(())
+    }
 }

@@ -1,4 +1,4 @@
-//! `neva-run RECIPE`: trains.
+//! `neva-run RECIPE`: starts training.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use std::{
 
 use clap::Args;
 use neva_executors::train_argv;
-use neva_schemas::{LaunchPlan, METRICS_FILE, PLAN_FILE, RankEnv, Run, RunReport};
+use neva_schemas::{ExecutorConfig, LaunchPlan, METRICS_FILE, PLAN_FILE, RankEnv, Run, RunReport, spin_count};
 use neva_track::plot::CURVES_FILE;
 use serde_json::json;
 
@@ -19,7 +19,7 @@ use super::{
     dry_run::DryRun,
     experiment::{self, Launch, LaunchArgs},
     export::ExportArgs,
-    input::ExecutorArgs,
+    input::{ExecutorArgs, PreflightArgs},
     report::Report,
 };
 use crate::{
@@ -28,22 +28,22 @@ use crate::{
     error::RunError,
     executor, folder,
     launch::{self, RunOptions},
-    program, resolve,
+    preflight, pretrained, program,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   neva-run recipes/neva_tiny.yaml --set finetune.trainer.max_steps=20
-  neva-run mine.yaml --executor patient --set executor.retries=5   an executor of neva.yaml
+  neva-run mine.yaml --executor retrying --set executor.retries=5  an executor of neva.yaml
   neva-run mine.yaml --executor executors/long.yaml --dry-run      an executor file
   neva-run mine.yaml --set peft_scheme=none --to-yaml full.yaml    every value, as a recipe file
   neva-run mine.yaml --sweep finetune.optim.lr=1e-4,2e-5           a task for each value
-  neva-run experiment.yaml --detach                                tasks in their order; go home
+  neva-run experiment.yaml --detach                                run the tasks in the background
   torchrun --no-python --nproc-per-node 8 neva-run mine.yaml --direct
 
 Overrides:
   --set finetune.optim.lr=1e-4          set; the value is YAML: [1, 2], {a: 1}, null, \"text\"
-  --set finetune.data.paths+=[b.json]   append to a list; += -= *= /= compute with a number
+  --set finetune.data.paths+=[b.json]   append to a list; += -= *= /= calculate with a number
   --set 'finetune.log.mlflow|={...}'    merge a map into a map
   --set '~finetune.peft'                delete";
 
@@ -54,20 +54,22 @@ pub(super) struct RunArgs {
     input: RecipeInput,
     #[command(flatten)]
     executor: ExecutorArgs,
-    /// Run in this very process: a run of one rank, or one of those that torchrun or srun started
+    /// Train in this process: a run of one rank, or one rank that torchrun or srun started
     #[arg(long, conflicts_with = "executor")]
     direct: bool,
-    /// Start a run that failed again, up to N times, each time from its last checkpoint. Wrong input and bugs
-    /// are not tried again. In place of the executor's `retries`
+    /// Retry a failed run up to N times, each time from its last checkpoint. Wrong input and bugs are not retried.
+    /// Overrides the executor's `retries`
     #[arg(long, value_name = "N", conflicts_with = "direct")]
     retries: Option<u32>,
-    /// Print what would run, and do nothing
+    /// Print what would run, without running it
     #[arg(long)]
     dry_run: bool,
-    /// Show the output of rank 0 even with `--quiet`; without that it is shown anyway. Of an experiment, show that of
-    /// its tasks, each line behind its task's name
+    /// Show the output of rank 0 even with `--quiet`. For an experiment, show the output of its tasks, each line
+    /// prefixed with the task's name
     #[arg(long, conflicts_with = "direct")]
     tail: bool,
+    #[command(flatten)]
+    preflight: PreflightArgs,
     #[command(flatten)]
     pub(super) output: OutputArgs,
     #[command(flatten)]
@@ -78,24 +80,38 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: RunArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
     if args.direct && args.input.sets_executor() {
-        let message = "`--direct` runs in this process, so there is no executor whose values `--set executor...` could set";
+        let message = "`--direct` runs in this process, without an executor: remove `--set executor...`";
         return Err(RunError::Argument(message.to_owned()));
     }
-    let file = resolve::load(&args.input.recipe)?;
-    if args.experiment.wanted(&file) {
+    let file = args.input.load()?;
+    if args.experiment.is_experiment(&file) {
         return experiment(&args, file, globals, report);
     }
-    let (workspace, resolved, chosen) = globals.prepare(&args.input, &args.executor, report)?;
-    if args.export.wanted() {
+    args.experiment.refuse_for_single_run()?;
+    let (workspace, resolved, selected) = globals.prepare(&args.input, file, &args.executor, report)?;
+    if args.export.is_requested() {
         return args.export.write(&resolved, report);
     }
     if args.dry_run {
-        let dry_run = DryRun::of(&resolved, (!args.direct).then_some(&chosen), workspace.as_ref())?;
+        let dry_run = DryRun::new(&resolved, (!args.direct).then_some(&selected), workspace.as_ref())?;
         let value = dry_run.json();
         report.result(dry_run, &value);
         return Ok(());
     }
+    let mut preflight = args.preflight.preflight()?;
+    // A run in this process does not use the executor's variables.
+    let default = ExecutorConfig::default();
+    let executor = if args.direct { &default } else { &selected.config };
+    let mut check_files = || -> Result<_, RunError> {
+        Ok(match &mut preflight {
+            Some(preflight) => preflight.check(&resolved, executor)?,
+            None => Vec::new(),
+        })
+    };
+    let fetch = |report: &mut Report| pretrained::fetch(&resolved.run, executor.env_vars(), &mut |text| report.note(text));
     if args.direct {
+        fetch(report)?;
+        report.warnings(&check_files()?);
         return direct(&resolved.run);
     }
     if let Some(rank) = RankEnv::read(environment::variable)
@@ -108,19 +124,25 @@ pub(super) fn run(args: RunArgs, globals: &Globals, report: &mut Report) -> Resu
             world_size: rank.world_size,
         });
     }
-    // A missing program is told before anything is written.
+    // A missing program is reported before anything is written.
     program::find_here()?;
-    let options = RunOptions::executor(executor::executor(&chosen.config))
-        .env(chosen.config.env_vars().clone())
+    if preflight::shares_files_with(executor::executor(&selected.config).name()) {
+        fetch(report)?;
+    }
+    report.warnings(&check_files()?);
+    let options = RunOptions::executor(executor::executor(&selected.config))
+        .env(selected.config.env_vars().clone())
+        // Done above, with locations in the file.
+        .preflight(false)
         .output(report.rank_output(args.tail))
-        .retries(args.retries.unwrap_or_else(|| chosen.config.retries()))
+        .retries(args.retries.unwrap_or_else(|| selected.config.retries()))
         .on_retry(report.retries());
     let done = launch::launch(&resolved.run, options)?;
-    // Rank 0 draws them; a run is done without them, too.
+    // Rank 0 plots them, if it can.
     let curves = Some(done.run_dir.join(CURVES_FILE)).filter(|file| file.is_file());
     let mut value = json!(done);
     value["curves"] = json!(curves);
-    report.result(
+    report.outcome(
         Done {
             report: &done,
             curves: curves.as_deref(),
@@ -130,10 +152,10 @@ pub(super) fn run(args: RunArgs, globals: &Globals, report: &mut Report) -> Resu
     Ok(())
 }
 
-/// Starts an experiment: a file with `tasks`, a sweep, or a run that is left to itself.
+/// Starts an experiment: a file with `tasks`, a sweep, or a detached run.
 fn experiment(args: &RunArgs, file: Node, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
-    if args.direct || args.export.wanted() {
-        let message = "an experiment has tasks: `--direct` and `--to-...` are for one recipe".to_owned();
+    if args.direct || args.export.is_requested() {
+        let message = "`--direct` and `--to-...` work on a single recipe, and this is an experiment: remove them".to_owned();
         return Err(RunError::Argument(message));
     }
     let workspace = globals.workspace()?;
@@ -150,16 +172,17 @@ fn experiment(args: &RunArgs, file: Node, globals: &Globals, report: &mut Report
         executor,
         dry_run: args.dry_run,
         tail: args.tail,
+        preflight: args.preflight.preflight()?,
     };
     experiment::launch(&args.experiment, file, launch, report)
 }
 
-/// Becomes the rank program: same process, same number. Returns only when that fails.
+/// Replaces this process by the rank program. Returns only on failure.
 fn direct(run: &Run) -> Result<(), RunError> {
     let program = program::find_here()?;
-    let mut plan = launch::lower_here(run, None)?;
+    let mut plan = launch::lower_now(run, None)?;
     let rank = launch::own_rank(&plan)?;
-    // After the exec nobody is left to explain why it did not start.
+    // Checked here, because nobody can report a failure after the exec.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| RunError::System {
         action: "start the launcher's runtime",
@@ -177,15 +200,15 @@ fn direct(run: &Run) -> Result<(), RunError> {
         argv.push("--remove-plan".to_owned());
         argv
     };
-    let source = Command::new(&program).args(&argv[1..]).exec();
+    let spin_count = spin_count(environment::is_set);
+    let source = Command::new(&program).args(&argv[1..]).envs(spin_count).exec();
     Err(RunError::RankProgram {
         program,
         reason: source.to_string(),
     })
 }
 
-/// The run's folder is rank 0's to make; the others hand their plan over in a file that the rank program
-/// removes.
+/// Writes the plan to a temporary file that the rank program removes. Only rank 0 creates the folder of the run.
 fn temporary_plan(plan: &LaunchPlan) -> Result<PathBuf, RunError> {
     let failed = |source| RunError::File {
         action: "write a plan in",
@@ -202,7 +225,7 @@ fn temporary_plan(plan: &LaunchPlan) -> Result<PathBuf, RunError> {
     Ok(path)
 }
 
-/// The end of a run, for people.
+/// Summary of a finished run, as text.
 struct Done<'a> {
     report: &'a RunReport,
     curves: Option<&'a Path>,
@@ -210,17 +233,8 @@ struct Done<'a> {
 
 impl fmt::Display for Done<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RunReport {
-            run_dir,
-            steps,
-            losses,
-            checkpoint,
-            ..
-        } = self.report;
-        write!(f, "done: {steps} steps")?;
-        if let (Some(first), Some(last)) = (losses.first(), losses.last()) {
-            write!(f, ", loss {first:.4} -> {last:.4}")?;
-        }
+        let RunReport { run_dir, checkpoint, .. } = self.report;
+        write!(f, "done: {}", self.report.summary())?;
         write!(f, "\n  metrics     {}", run_dir.join(METRICS_FILE).display())?;
         if let Some(curves) = self.curves {
             write!(f, "\n  curves      {}", curves.display())?;

@@ -15,17 +15,17 @@ use crate::error::RunError;
 
 const EXAMPLES: &str = "\
 Examples:
-  neva-run schema                        what there is
-  neva-run schema recipe                 print one
-  neva-run schema --write .schemas       write all of them, for editors";
+  neva-run schema                        list the schemas
+  neva-run schema recipe                 print a schema
+  neva-run schema --write .schemas       write all schemas, for editors";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct SchemaArgs {
-    /// The schema; all of them if left out
+    /// Schema to print or write [default: all]
     #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(SCHEMAS.iter().map(|entry| entry.name)))]
     name: Option<String>,
-    /// Write into this folder instead of printing
+    /// Write to this folder instead of printing
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     write: Option<PathBuf>,
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub(super) struct SchemaArgs {
 }
 
 pub(super) fn schema(args: &SchemaArgs, report: &mut Report) -> Result<(), RunError> {
-    let wanted = || {
+    let entries = || {
         SCHEMAS
             .iter()
             .filter(|entry| args.name.as_ref().is_none_or(|name| name == entry.name))
@@ -41,7 +41,7 @@ pub(super) fn schema(args: &SchemaArgs, report: &mut Report) -> Result<(), RunEr
     if let Some(folder) = &args.write {
         create_folder(folder)?;
         let mut written = Vec::new();
-        for entry in wanted() {
+        for entry in entries() {
             let path = folder.join(entry.file());
             write_file(&path, &entry.text(), true)?;
             written.push(path);
@@ -49,7 +49,7 @@ pub(super) fn schema(args: &SchemaArgs, report: &mut Report) -> Result<(), RunEr
         let lines: Vec<_> = written.iter().map(|path| format!("wrote {}", path.display())).collect();
         report.result(lines.join("\n"), &json!({ "written": written }));
     } else if args.name.is_some() {
-        wanted().for_each(|entry| report.result(entry.text().trim_end(), &(entry.schema)()));
+        entries().for_each(|entry| report.result(entry.text().trim_end(), &(entry.schema)()));
     } else {
         let lines: Vec<_> = SCHEMAS
             .iter()

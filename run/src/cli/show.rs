@@ -1,19 +1,19 @@
-//! `neva-run show RECIPE`: the resolved run.
+//! `neva-run show RECIPE`: prints the resolved run.
 
 use clap::Args;
 use serde_json::json;
 
 use super::{Globals, OutputArgs, RecipeInput, report::Report};
 use crate::{
-    config::{self, Node, Path, Step, Value, to_json, to_yaml_string},
+    config::{self, Node, Path, Revision, Value, to_json, to_yaml_string},
     error::RunError,
 };
 
 const EXAMPLES: &str = "\
 Examples:
-  neva-run show llava15_7b                               the defaults of a recipe
-  neva-run show mine.yaml --set peft_scheme=none         what an override comes to
-  neva-run show mine.yaml --origins | grep optim.lr      who said so, and what it was before
+  neva-run show llava15_7b                               print the defaults of a recipe
+  neva-run show mine.yaml --set peft_scheme=none         print the result of an override
+  neva-run show mine.yaml --origins | grep optim.lr      print where a value comes from
   neva-run show mine.yaml --output json | jq .finetune";
 
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ Examples:
 pub(super) struct ShowArgs {
     #[command(flatten)]
     input: RecipeInput,
-    /// Print each value with the place where it was written, and what it was before
+    /// Print each value with its location and its earlier values
     #[arg(long)]
     origins: bool,
     #[command(flatten)]
@@ -33,23 +33,23 @@ pub(super) fn show(args: &ShowArgs, globals: &Globals, report: &mut Report) -> R
     report.warnings(&resolved.warnings);
     let mut node = resolved.traced()?;
     if args.origins {
-        let states = states(&node);
-        let values: Vec<_> = states
+        let revisions = revisions(&node);
+        let values: Vec<_> = revisions
             .iter()
-            .map(|(path, steps)| json!({ "path": path, "states": as_json(steps) }))
+            .map(|(path, revisions)| json!({ "path": path, "states": as_json(revisions) }))
             .collect();
-        report.result(lines(&states).trim_end(), &values);
+        report.result(lines(&revisions).trim_end(), &values);
         return Ok(());
     }
     let json = to_json(&node);
-    // What is printed is a recipe file: text that looks like a reference is text when it is read.
+    // Escapes text that looks like a reference, so that reading the output as a recipe gives the same text.
     config::escape(&mut node);
     report.result(to_yaml_string(&node).trim_end(), &json);
     Ok(())
 }
 
-/// The states of each value that is not made of others, oldest first.
-fn states(root: &Node) -> Vec<(String, Vec<Step>)> {
+/// Returns the revisions of each leaf value, oldest first.
+fn revisions(root: &Node) -> Vec<(String, Vec<Revision>)> {
     let is_list_of_scalars = |items: &[Node]| !items.iter().any(|item| matches!(item.value, Value::Seq(_) | Value::Map(_)));
     let mut lists: Vec<Path> = Vec::new();
     let mut found = Vec::new();
@@ -63,29 +63,35 @@ fn states(root: &Node) -> Vec<(String, Vec<Step>)> {
             Value::Seq(_) => lists.push(path.clone()),
             _ => {}
         }
-        found.push((path.to_string(), node.states()));
+        found.push((path.to_string(), node.revisions()));
     });
     found
 }
 
-/// `path: value  # place; was value (place), value (place)`, the newest first.
-fn lines(states: &[(String, Vec<Step>)]) -> String {
+/// Formats values as `path: value  # location; was value (location), value (location)`, newest first.
+fn lines(values: &[(String, Vec<Revision>)]) -> String {
     let mut text = String::new();
-    for (path, steps) in states {
-        let mut newest = steps.iter().rev();
+    for (path, revisions) in values {
+        let mut newest = revisions.iter().rev();
         let Some(now) = newest.next() else { continue };
         let value = now.value.as_deref().unwrap_or("(deleted)");
         text.extend([path, ": ", value, "  # ", &now.origin.to_string()]);
-        for (at, step) in newest.enumerate() {
-            let value = step.value.as_deref().unwrap_or("(deleted)");
-            text.extend([if at == 0 { "; was " } else { ", " }, value, " (", &step.origin.to_string(), ")"]);
+        for (at, revision) in newest.enumerate() {
+            let value = revision.value.as_deref().unwrap_or("(deleted)");
+            text.extend([
+                if at == 0 { "; was " } else { ", " },
+                value,
+                " (",
+                &revision.origin.to_string(),
+                ")",
+            ]);
         }
         text.push('\n');
     }
     text
 }
 
-fn as_json(steps: &[Step]) -> Vec<serde_json::Value> {
-    let step = |step: &Step| json!({ "value": step.value, "origin": step.origin.to_string() });
-    steps.iter().map(step).collect()
+fn as_json(revisions: &[Revision]) -> Vec<serde_json::Value> {
+    let revision = |revision: &Revision| json!({ "value": revision.value, "origin": revision.origin.to_string() });
+    revisions.iter().map(revision).collect()
 }

@@ -1,35 +1,42 @@
-//! What is said of arguments that are not a command.
+//! Errors about arguments that clap rejects, and help and version output.
 
-use std::ffi::OsString;
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use neva_schemas::{ExitClass, exit_class};
 use serde_json::json;
 
 use super::{
-    Format, first, lacks_verb,
-    report::{Report, json_line},
+    Format,
+    json::json_line,
+    report::{Report, written},
+    subcommand::{first_argument, missing_subcommand, subcommands},
 };
 use crate::{config::visible, resolve};
 
-/// Prints what clap says of the `typed` arguments, help and version among it, and returns the exit code.
-pub(super) fn tell(mut error: clap::Error, typed: &[OsString]) -> ExitClass {
+/// Prints clap's message about the `typed` arguments, also help and version, and returns the exit code.
+pub(super) fn print_error(mut error: clap::Error, typed: &[OsString]) -> ExitClass {
     if !error.use_stderr() {
-        let _ = error.print();
-        return exit_class::DONE;
+        return match error.print().and_then(|()| io::stdout().flush()).or_else(written) {
+            Ok(()) => exit_class::DONE,
+            Err(error) => Report::new(Format::Human, false).error(&error),
+        };
     }
     let json = wants_json(typed);
-    // `neva-run shwo mine.yaml`: the word that no verb has was taken for a recipe, and what follows it is blamed.
-    let word = first(typed).and_then(|word| word.to_str());
-    let word = word.filter(|word| !word.starts_with('-') && lacks_verb(typed));
+    // In `neva-run shwo mine.yaml`, clap takes `shwo` for a recipe and reports the argument after it.
+    let word = first_argument(typed).and_then(|(_, word)| word.to_str());
+    let word = word.filter(|word| !word.starts_with('-') && missing_subcommand(typed).is_some());
     if error.kind() == ErrorKind::UnknownArgument
-        && let Some(unknown) = word.and_then(resolve::unknown_word)
+        && let Some(unknown) = word.and_then(|word| resolve::unknown_word(word, &subcommands()))
     {
         let format = if json { Format::Json } else { Format::Human };
         return Report::new(format, false).error(&unknown.into());
     }
     without_dashes(&mut error);
-    shown(&mut error);
+    escape(&mut error);
     if json {
         let text = error.render().to_string();
         let message = text.trim().trim_start_matches("error: ");
@@ -41,13 +48,13 @@ pub(super) fn tell(mut error: clap::Error, typed: &[OsString]) -> ExitClass {
     exit_class::INPUT
 }
 
-/// Whether `--output json` stands among arguments that clap refused.
+/// Returns true if arguments that clap rejected contain `--output json`.
 pub(super) fn wants_json(arguments: &[OsString]) -> bool {
     arguments.iter().any(|argument| argument == "--output=json")
         || arguments.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
-/// Takes away the tip to write `-- --flag`: no file or recipe is called like a flag.
+/// Removes the tip to write `-- --flag`: no file or recipe has the name of a flag.
 fn without_dashes(error: &mut clap::Error) {
     let Some(ContextValue::StyledStrs(tips)) = error.remove(ContextKind::Suggested) else {
         return;
@@ -58,8 +65,8 @@ fn without_dashes(error: &mut clap::Error) {
     }
 }
 
-/// Quotes what was typed in characters that a terminal shows.
-fn shown(error: &mut clap::Error) {
+/// Escapes control characters in the arguments that the error quotes.
+fn escape(error: &mut clap::Error) {
     let own = |text: &str| visible(text).into_owned();
     let quoted: Vec<_> = error
         .context()

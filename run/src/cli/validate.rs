@@ -1,4 +1,4 @@
-//! `neva-run validate FILE...`: all that is wrong with files, before anything runs.
+//! `neva-run validate FILE...`: reports all problems of files before anything runs.
 
 use std::path::{Path, PathBuf};
 
@@ -25,26 +25,26 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ValidateArgs {
-    /// Files to check; what each is, its content tells
+    /// Files to check, or folders of runs and checkpoints; the kind follows from the content
     #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
-    /// What all of them are
+    /// Kind of all files
     #[arg(long, value_name = "KIND")]
     kind: Option<Kind>,
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
 
-/// What a file describes.
+/// Kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
     /// A recipe and its overrides
     Recipe,
-    /// Tasks, and what must have ended before each
+    /// Tasks and their dependencies
     Experiment,
-    /// A place to run
+    /// An executor
     Executor,
-    /// What a team's runs have in common
+    /// Shared settings of a team's runs
     Workspace,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn validate(args: &ValidateArgs, globals: &Globals, report: &mut Repo
     for file in &args.files {
         let (kind, checked) = match config::load(file) {
             Ok(node) => {
-                let kind = args.kind.unwrap_or_else(|| Kind::of(file, &node));
+                let kind = args.kind.unwrap_or_else(|| Kind::detect(file, &node));
                 let workspace = workspace.as_ref().ok().and_then(Option::as_ref);
                 (Some(kind), kind.check(file, node, workspace))
             }
@@ -70,7 +70,7 @@ pub(super) fn validate(args: &ValidateArgs, globals: &Globals, report: &mut Repo
             }
             Err(problems) => (problems.errors().to_vec(), Vec::new()),
         };
-        let found: Vec<Json> = problems.iter().map(super::report::problem_json).collect();
+        let found: Vec<Json> = problems.iter().map(super::json::problem_json).collect();
         values.push(json!({ "file": file, "kind": name, "ok": found.is_empty(), "problems": found, "warnings": warnings }));
         errors.extend(problems);
     }
@@ -79,8 +79,8 @@ pub(super) fn validate(args: &ValidateArgs, globals: &Globals, report: &mut Repo
 }
 
 impl Kind {
-    /// What `node`, read from `file`, is.
-    fn of(file: &Path, node: &Node) -> Self {
+    /// Returns the kind of `node`, read from `file`.
+    fn detect(file: &Path, node: &Node) -> Self {
         let has = |key: &str| node.get(key).is_some();
         if is_experiment(node) {
             Self::Experiment
@@ -95,19 +95,19 @@ impl Kind {
         }
     }
 
-    /// The warnings of a file that is good, or all that is wrong with it.
+    /// Returns the warnings of a valid file, or all its problems.
     fn check(self, file: &Path, node: Node, workspace: Option<&Workspace>) -> Result<Vec<Remark>, Problems> {
         match self {
             Self::Recipe => {
                 let node = match workspace {
-                    Some(workspace) => workspace.lay_under(node),
+                    Some(workspace) => workspace.merge_under(node),
                     None => node,
                 };
                 resolve::resolve(node, &[""; 0]).map(|resolved| resolved.warnings)
             }
             Self::Experiment => resolve_experiment(node, &[""; 0], workspace).map(|resolved| resolved.warnings),
-            Self::Executor => executor::of(&file.display().to_string(), node, &[]).map(|chosen| chosen.warnings),
-            Self::Workspace => Workspace::of(file, node).map(|_| Vec::new()),
+            Self::Executor => executor::with_overrides(&file.display().to_string(), node, &[]).map(|selected| selected.warnings),
+            Self::Workspace => Workspace::from_tree(file, node).map(|_| Vec::new()),
         }
     }
 }

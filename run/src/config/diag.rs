@@ -1,20 +1,20 @@
-//! How problems look: miette reports with the characters underlined.
+//! Renders problems as miette reports with underlined characters.
 
 use std::{error::Error, ffi::OsStr, fmt};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 
 use super::{
-    error::{ConfigError, Problem},
+    error::{ConfigError, ProblemKind},
     problems::Problems,
     visible::visible,
 };
 
-/// Columns of a report. Fixed, so that a report reads the same in a log as in a terminal.
+/// Columns of a report. Fixed, so that a report looks the same in a log and in a terminal.
 const WIDTH: usize = 100;
 
-/// Renders a [`ConfigError`] or [`Problems`] as a report for people; several problems stand one below
-/// the other. What a terminal would obey is shown as an escape ([`visible`]).
+/// Renders a [`ConfigError`] or [`Problems`] as a report for people; several problems follow each other. Control
+/// characters are shown as escapes ([`visible`]).
 pub fn render(diagnostic: &dyn Diagnostic, colour: bool) -> String {
     if let Some(related) = diagnostic.related() {
         let reports: Vec<_> = related.map(|diagnostic| render(diagnostic, colour)).collect();
@@ -26,68 +26,68 @@ pub fn render(diagnostic: &dyn Diagnostic, colour: bool) -> String {
         GraphicalTheme::unicode_nocolor()
     };
     let handler = GraphicalReportHandler::new_themed(theme).with_width(WIDTH).with_links(false);
-    let shown = Shown {
-        words: Words::of(diagnostic),
+    let shown = EscapedDiagnostic {
+        message: Message::new(diagnostic),
         help: diagnostic.help().map(|help| visible(&help.to_string()).into_owned()),
         diagnostic,
     };
     let mut report = String::new();
     match handler.render_report(&mut report, &shown) {
         Ok(()) => report,
-        // Writing to a string does not fail; should quoting the source do so, the message is left.
+        // Writing to a string does not fail; if quoting the source fails, only the message is shown.
         Err(_) => shown.to_string(),
     }
 }
 
-/// A problem in characters that a terminal shows. The text that it quotes shows itself so.
+/// A diagnostic with control characters escaped. The quoted source escapes its own.
 #[derive(Debug)]
-struct Shown<'a> {
-    words: Words,
+struct EscapedDiagnostic<'a> {
+    message: Message,
     help: Option<String>,
     diagnostic: &'a dyn Diagnostic,
 }
 
-/// The message of an error, and those of what caused it.
+/// The message of an error and the messages of its causes.
 #[derive(Debug)]
-struct Words {
-    message: String,
+struct Message {
+    text: String,
     cause: Option<Box<Self>>,
 }
 
-impl Words {
-    fn of(error: &(impl Error + ?Sized)) -> Self {
+impl Message {
+    fn new(error: &(impl Error + ?Sized)) -> Self {
         Self {
-            message: visible(&error.to_string()).into_owned(),
-            cause: error.source().map(|cause| Box::new(Self::of(cause))),
+            text: visible(&error.to_string()).into_owned(),
+            cause: error.source().map(|cause| Box::new(Self::new(cause))),
         }
     }
 }
 
-impl fmt::Display for Words {
+impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.text)
     }
 }
 
-impl Error for Words {
+impl Error for Message {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.cause.as_deref().map(|cause| cause as _)
     }
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for EscapedDiagnostic<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.words.fmt(f)
+        self.message.fmt(f)
     }
 }
 
-impl Error for Shown<'_> {
+impl Error for EscapedDiagnostic<'_> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.words.source()
+        self.message.source()
     }
 }
 
-impl Diagnostic for Shown<'_> {
+impl Diagnostic for EscapedDiagnostic<'_> {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         self.help.as_ref().map(|help| Box::new(help) as Box<_>)
     }
@@ -101,7 +101,7 @@ impl Diagnostic for Shown<'_> {
     }
 }
 
-/// Whether a report has colour: only in a terminal, and not where `NO_COLOR` is set and not empty
+/// Returns whether a report has colour: in a terminal, unless `NO_COLOR` is set and not empty
 /// (<https://no-color.org>).
 pub fn wants_colour(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
@@ -147,7 +147,7 @@ impl Diagnostic for Problems {
 }
 
 impl Problems {
-    /// The problem, if it is one only: it is then shown as if it were not in a list.
+    /// Returns the problem if there is only one: it is then rendered without a list.
     fn only(&self) -> Option<&ConfigError> {
         match self.errors() {
             [only] => Some(only),
@@ -156,8 +156,8 @@ impl Problems {
     }
 }
 
-impl Problem {
-    /// The few words under the underlined characters. The headline says the rest.
+impl ProblemKind {
+    /// Returns the short label below the underlined characters. The headline holds the details.
     fn label(&self) -> String {
         match self {
             Self::WrongType { expected, .. } => format!("expected {expected}"),
@@ -168,7 +168,7 @@ impl Problem {
             Self::MissingField => "missing in here".to_owned(),
             Self::MissingTarget { .. } => "which type is this?".to_owned(),
             Self::NoSuchItem { .. } => "no such item".to_owned(),
-            Self::NotBuilt { otherwise, .. } => otherwise.label(),
+            Self::UnresolvedName { fallback, .. } => fallback.label(),
             Self::Read { .. } | Self::Syntax { .. } | Self::Invalid { .. } => "here".to_owned(),
         }
     }

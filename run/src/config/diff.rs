@@ -1,23 +1,22 @@
-//! Where two trees differ, as lines for people.
+//! Differences between two trees, as lines for people.
 
 use std::fmt;
 
 use super::{
     emit,
-    node::{Node, Value},
+    node::{Node, Value, resolve},
     origin::Origin,
     path::{Path, Segment},
-    scalar,
 };
 
-/// One place where two trees differ.
+/// One difference between two trees.
 #[derive(Debug, Clone)]
 pub struct Difference {
     /// The dotted path of the value.
     pub path: Path,
-    /// What the first tree has there; `None` where it has nothing.
+    /// The value in the first tree; `None` if it has none.
     pub left: Option<Side>,
-    /// What the second tree has there.
+    /// The value in the second tree; `None` if it has none.
     pub right: Option<Side>,
 }
 
@@ -30,11 +29,10 @@ pub struct Side {
     pub origin: Origin,
 }
 
-/// The places where `left` and `right` differ, in the order of `left`, then what `right` alone has.
+/// Returns the differences between `left` and `right` in the order of `left`, then the values that only `right` has.
 ///
-/// Values are compared by what they mean, not by how they are spelled: `1_000` equals `1000` and `1e3`
-/// equals `1000.0`. Maps are compared key by key whatever their order, lists of maps item by item, and
-/// lists of scalars as one value.
+/// Values are compared by meaning, not by spelling: `1_000` equals `1000` and `1e3` equals `1000.0`. Maps are compared
+/// key by key in any order, lists of maps item by item, and lists of scalars as one value.
 pub fn diff(left: &Node, right: &Node) -> Vec<Difference> {
     let mut differences = Vec::new();
     compare(&mut Path::default(), left, right, &mut differences);
@@ -83,7 +81,7 @@ fn is_container(node: &Node) -> bool {
     matches!(node.value, Value::Seq(_) | Value::Map(_))
 }
 
-/// Whether two nodes mean the same, wherever they were written and however they were spelled.
+/// Returns whether two nodes have the same meaning, regardless of origin and spelling.
 pub(super) fn same(left: &Node, right: &Node) -> bool {
     match (&left.value, &right.value) {
         (Value::Map(left), Value::Map(right)) => {
@@ -91,16 +89,16 @@ pub(super) fn same(left: &Node, right: &Node) -> bool {
             left.len() == right.len() && left.iter().all(equal)
         }
         (Value::Seq(left), Value::Seq(right)) => left.len() == right.len() && left.iter().zip(right).all(|(l, r)| same(l, r)),
-        // What was typed equals a text of the same characters: a field of text takes both alike.
+        // A plain scalar equals a text of the same characters: a text field accepts both.
         (Value::Plain(left) | Value::Str(left), Value::Plain(right) | Value::Str(right)) if left == right => true,
         (left, right) => same_scalar(&meaning(left), &meaning(right)),
     }
 }
 
-/// A scalar as typed becomes what it means where no type asks.
+/// Resolves a plain scalar as if no type were known.
 fn meaning(value: &Value) -> Value {
     match value {
-        Value::Plain(text) => scalar::resolve(text),
+        Value::Plain(text) => resolve(text),
         value => value.clone(),
     }
 }
@@ -117,7 +115,7 @@ fn same_scalar(left: &Value, right: &Value) -> bool {
     }
 }
 
-/// Two trees are equal that mean the same, wherever each value was written; see [`diff`].
+/// Trees are equal if they have the same meaning, regardless of origins; see [`diff`].
 impl PartialEq for Node {
     fn eq(&self, other: &Self) -> bool {
         same(self, other)

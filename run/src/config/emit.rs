@@ -1,16 +1,16 @@
 //! Writes a tree as YAML or JSON.
 
 use super::{
-    node::{Entry, Map, Node, Value},
+    node::{Entry, Map, Node, Value, resolve},
     scalar,
     visible::is_hidden,
 };
 
 /// Longest list of scalars that is written on one line, in characters.
-const LINE: usize = 80;
+const MAX_LINE: usize = 80;
 
-/// The tree as YAML. Read back, it gives the same tree: text that would read as something else is
-/// quoted, floats stay floats, and what was typed stays as it was typed.
+/// Writes the tree as YAML. Parsing it gives the same tree: ambiguous text is quoted, floats stay floats, and plain
+/// scalars keep their spelling.
 pub fn to_yaml_string(node: &Node) -> String {
     let mut yaml = block(node, 0).unwrap_or_else(|| inline(node));
     if !yaml.ends_with('\n') {
@@ -19,14 +19,14 @@ pub fn to_yaml_string(node: &Node) -> String {
     yaml
 }
 
-/// The tree as JSON. Scalars as typed become what they mean where no type asks, so `1_000` is a
-/// number here; integers beyond 64 bits and infinite floats, which JSON has no number for, are
-/// strings. For exact values write the typed value: `to_json(&to_node(&value, origin)?)`.
+/// Converts the tree to JSON. Plain scalars are resolved as if no type were known, so `1_000` becomes a number. Integers
+/// beyond 64 bits and infinite floats, which JSON numbers cannot hold, become strings. For exact values convert the typed
+/// value: `to_json(&to_node(&value, origin)?)`.
 pub fn to_json(node: &Node) -> serde_json::Value {
     use serde_json::Value as Json;
     match &node.value {
         Value::Null => Json::Null,
-        Value::Plain(text) => to_json(&Node::new(node.origin.clone(), scalar::resolve(text))),
+        Value::Plain(text) => to_json(&Node::new(node.origin.clone(), resolve(text))),
         Value::Str(text) => Json::String(text.clone()),
         Value::Bool(value) => Json::Bool(*value),
         Value::Int(value) => match (u64::try_from(*value), i64::try_from(*value)) {
@@ -43,8 +43,7 @@ pub fn to_json(node: &Node) -> serde_json::Value {
     }
 }
 
-/// The lines of a map or list, each indented by `indent`; `None` for what is written on the line of
-/// its key.
+/// Returns the lines of a map or list, indented by `indent`; `None` for a value on the line of its key.
 fn block(node: &Node, indent: usize) -> Option<String> {
     match &node.value {
         Value::Map(map) if !map.is_empty() => Some(map_lines(map, indent)),
@@ -71,7 +70,7 @@ fn item_lines(items: &[Node], indent: usize) -> String {
     let mut lines = String::new();
     for item in items {
         let value = match block(item, indent + 2) {
-            // The first line of a nested block stands on the line of its dash.
+            // The first line of a nested block is on the line of its dash.
             Some(block) => block[indent + 2..].to_owned(),
             None => format!("{}\n", inline(item)),
         };
@@ -82,15 +81,15 @@ fn item_lines(items: &[Node], indent: usize) -> String {
 
 fn fits_line(items: &[Node]) -> bool {
     let scalars = items.iter().all(|item| !matches!(item.value, Value::Seq(_) | Value::Map(_)));
-    scalars && items.iter().map(|item| inline(item).chars().count() + 2).sum::<usize>() <= LINE
+    scalars && items.iter().map(|item| inline(item).chars().count() + 2).sum::<usize>() <= MAX_LINE
 }
 
-/// The whole tree as YAML on one line: `{_target_: optim.AdamW, betas: [0.9, 0.95]}`.
+/// Writes the whole tree as YAML on one line: `{_target_: optim.AdamW, betas: [0.9, 0.95]}`.
 pub(super) fn flow(node: &Node) -> String {
     inline(node)
 }
 
-/// The value without a line break.
+/// Writes the value without line breaks.
 fn inline(node: &Node) -> String {
     match &node.value {
         Value::Null => "null".to_owned(),
@@ -103,7 +102,7 @@ fn inline(node: &Node) -> String {
             let items: Vec<_> = items.iter().map(inline).collect();
             format!("[{}]", items.join(", "))
         }
-        // Where a map with entries stands on one line, the whole tree does.
+        // Only `flow` writes a map with entries on one line.
         Value::Map(map) => {
             let entries: Vec<_> = map
                 .iter()
@@ -114,26 +113,26 @@ fn inline(node: &Node) -> String {
     }
 }
 
-/// A scalar as typed: bare where that matters, as the meaning of quoted text is not open.
+/// Writes a plain scalar: without quotes unless it is text, because quotes would make it text.
 fn plain(typed: &str) -> String {
-    if scalar::is_none(typed) || !matches!(scalar::resolve(typed), Value::Str(_)) {
+    if scalar::is_none(typed) || !matches!(resolve(typed), Value::Str(_)) {
         typed.to_owned()
     } else {
         text(typed)
     }
 }
 
-/// Text, in quotes unless every YAML reader takes it for the same text without.
+/// Writes text: in quotes unless every YAML parser reads the bare characters as the same text.
 fn text(value: &str) -> String {
-    let tame = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '-' | '+');
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '-' | '+');
     let bare = value.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '/'))
-        && value.chars().all(tame)
+        && value.chars().all(is_safe)
         && !scalar::is_none(value)
-        && scalar::bool_habit(value).is_none();
+        && scalar::bool_like(value).is_none();
     if bare { value.to_owned() } else { quoted(value) }
 }
 
-/// `"text"` with YAML's escapes.
+/// Writes `"text"` with YAML's escapes.
 fn quoted(value: &str) -> String {
     let mut quoted = String::with_capacity(value.len() + 2);
     quoted.push('"');
@@ -143,7 +142,7 @@ fn quoted(value: &str) -> String {
             '\\' => quoted.push_str("\\\\"),
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
-            // And what YAML does not print.
+            // Includes the characters that YAML does not allow unescaped.
             c if is_hidden(c) || matches!(c, '\u{fffe}' | '\u{ffff}') => {
                 quoted.extend(['\\', 'u']);
                 quoted.extend(format!("{:04x}", c as u32).chars());

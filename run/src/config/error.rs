@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration, as data. How it is shown is in [`super::diag`].
+//! Problems of a configuration, as data. [`super::diag`] renders them.
 
 use std::fmt;
 
@@ -8,38 +8,38 @@ use super::{
     path::{Path, Segment},
 };
 
-/// One problem of a configuration: what is wrong, at which path, and where that was written.
+/// One problem of a configuration, with its path and origin.
 #[derive(Debug, Clone)]
 pub struct ConfigError {
     /// The dotted path of the value; empty for a problem of the whole text.
     pub path: Path,
-    /// The characters to underline; `None` only where there is no text, as for a missing file.
+    /// The characters to underline; `None` only if there is no text, as for a missing file.
     pub origin: Option<Origin>,
-    /// What is wrong. Boxed to keep `Result`s small.
-    pub problem: Box<Problem>,
+    /// The problem. Boxed to keep `Result`s small.
+    pub problem: Box<ProblemKind>,
 }
 
-/// What is wrong with a value, a text or an edit.
+/// A problem of a value, a text or an override.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Problem {
+pub enum ProblemKind {
     /// A file cannot be read.
     #[error("cannot read `{file}`: {reason}")]
     Read {
         /// The file as the user named it.
         file: String,
-        /// What the system said, in words.
+        /// The system's error.
         reason: String,
     },
-    /// A text is not YAML, or not a `--set` edit.
+    /// A text is not YAML, or not a `--set` override.
     #[error("{reason}")]
     Syntax {
-        /// What is wrong.
+        /// The message.
         reason: String,
         /// What to write instead.
         help: Option<String>,
     },
-    /// A map has a key that its type does not know, or an edit names a key that is not there.
+    /// A map has a key that its type does not know, or an override names a missing key.
     #[error("unknown field `{name}`")]
     UnknownField {
         /// The key as written.
@@ -47,7 +47,7 @@ pub enum Problem {
         /// All keys that are known here.
         allowed: Vec<String>,
     },
-    /// A name is none of those that its type knows.
+    /// A name is not one of the names of its type.
     #[error("unknown name `{name}`")]
     UnknownVariant {
         /// The name as written.
@@ -58,18 +58,18 @@ pub enum Problem {
     /// A required field was not given.
     #[error("required, but not given")]
     MissingField,
-    /// A map does not say which type it describes.
+    /// A map does not name its type.
     #[error("`_target_` is missing")]
     MissingTarget {
         /// All names that `_target_` can have here.
         allowed: Vec<String>,
     },
-    /// A value is of another kind than its type asks for.
+    /// A value has the wrong type.
     #[error("expected {expected}, found {found}")]
     WrongType {
-        /// What the type asks for, in a user's words.
+        /// The expected type, in a user's words.
         expected: String,
-        /// What was written.
+        /// The value as written.
         found: String,
         /// What to write instead.
         help: Option<String>,
@@ -77,7 +77,7 @@ pub enum Problem {
     /// A number does not fit its type.
     #[error("{found} is out of range: expected {min} to {max}")]
     OutOfRange {
-        /// What was written.
+        /// The value as written.
         found: String,
         /// The smallest value.
         min: String,
@@ -87,12 +87,12 @@ pub enum Problem {
     /// A list has the wrong number of items.
     #[error("expected {expected} items, found {found}")]
     Length {
-        /// How many the type asks for.
+        /// Expected number of items.
         expected: usize,
-        /// How many were written.
+        /// Number of items as written.
         found: usize,
     },
-    /// An edit names a list item that is not there.
+    /// An override names a missing list item.
     #[error("there is no item {index}: the list has {len}")]
     NoSuchItem {
         /// The index as written.
@@ -100,23 +100,23 @@ pub enum Problem {
         /// The length of the list.
         len: usize,
     },
-    /// A name or call that a type does not know by itself; a factory may. [`build`](super::build) puts in its
-    /// place what it stands for, and turns what is left into the problem that it is otherwise.
-    #[error("{otherwise}")]
-    NotBuilt {
+    /// A name or call that the type does not know, but a factory may. [`build`](super::build) replaces it with its value,
+    /// or reports `fallback` if no factory has the name.
+    #[error("{fallback}")]
+    UnresolvedName {
         /// The type's name in Rust.
         type_name: String,
         /// The names that the type knows.
         names: Vec<String>,
         /// The key below this value that holds the name.
         key: Option<String>,
-        /// What it is where no factory has the name.
-        otherwise: Box<Self>,
+        /// The problem if no factory has the name.
+        fallback: Box<Self>,
     },
-    /// The value was understood and is not acceptable: a rule of its type, or one across fields.
+    /// The value was parsed but violates a rule of its type or across fields.
     #[error("{message}")]
     Invalid {
-        /// What is wrong.
+        /// The message.
         message: String,
         /// What to write instead.
         help: Option<String>,
@@ -124,7 +124,7 @@ pub enum Problem {
 }
 
 impl ConfigError {
-    pub(super) fn new(path: Path, origin: Option<Origin>, problem: Problem) -> Self {
+    pub(super) fn new(path: Path, origin: Option<Origin>, problem: ProblemKind) -> Self {
         Self {
             path,
             origin,
@@ -132,56 +132,69 @@ impl ConfigError {
         }
     }
 
-    /// A problem found on a typed value, led back to the place in `root` where the value at `path`
-    /// was written. Where it was left to its default, the closest value above it is shown.
+    /// Creates a problem of a typed value, at the place in `root` where the value at `path` was written. If it has its
+    /// default, the origin is that of the closest value above it.
     pub fn invalid(root: &Node, path: &str, message: impl Into<String>, help: Option<String>) -> Self {
-        // A path that does not parse can only come from our own code; it is then shown as one name.
+        // A path that does not parse can only come from this crate's code; it is then shown as one name.
         let path = path.parse().unwrap_or_else(|_| Path(vec![Segment::Key(path.to_owned())]));
         let origin = node::locate_nearest(root, &path.0).clone();
         Self::new(
             path,
             Some(origin),
-            Problem::Invalid {
+            ProblemKind::Invalid {
                 message: message.into(),
                 help,
             },
         )
     }
 
-    /// The same problem seen from one level further up.
+    /// Prefixes the path with `segment`, and sets the origin if there is none.
     pub(crate) fn within(mut self, segment: Segment, origin: &Origin) -> Self {
         self.path.0.insert(0, segment);
         self.or_at(origin)
     }
 
-    /// What is left of a name that nothing stands for. `factories` are the names of those that could have.
-    pub(super) fn settled(mut self, factories: impl FnOnce(&str) -> Vec<String>) -> Self {
-        if let Problem::NotBuilt {
-            type_name, key, otherwise, ..
+    /// Replaces an unresolved name by its fallback problem. `factories` returns the names of a type's factories.
+    pub(super) fn with_fallback(mut self, factories: impl FnOnce(&str) -> Vec<String>) -> Self {
+        if let ProblemKind::UnresolvedName {
+            type_name, key, fallback, ..
         } = &mut *self.problem
         {
             self.path.0.extend(key.take().map(Segment::Key));
-            if let Problem::UnknownVariant { allowed, .. } = &mut **otherwise {
-                allowed.extend(factories(type_name));
+            if let ProblemKind::UnknownVariant { allowed, .. } = &mut **fallback {
+                let others: Vec<_> = factories(type_name).into_iter().filter(|name| !allowed.contains(name)).collect();
+                allowed.extend(others);
             }
-            self.problem = std::mem::replace(otherwise, Box::new(Problem::MissingField));
+            self.problem = std::mem::replace(fallback, Box::new(ProblemKind::MissingField));
         }
         self
     }
 
-    /// Sets the origin where none is known yet.
+    /// Sets the origin if there is none.
     pub(super) fn or_at(mut self, origin: &Origin) -> Self {
         self.origin.get_or_insert_with(|| origin.clone());
         self
     }
 }
 
-impl Problem {
-    /// The kind of problem, in a word for programs.
+impl ProblemKind {
+    /// Returns the problem of a name that is none of `allowed`. A name of NeMo-Run that is not supported here is reported
+    /// as such.
+    pub(crate) fn unknown_variant(name: String, allowed: Vec<String>) -> Self {
+        match neva_schemas::unsupported(&name) {
+            Some(known) => Self::Invalid {
+                message: format!("`{name}` is not supported yet"),
+                help: Some(format!("{}; the names here are {}", known.help, list(&allowed))),
+            },
+            None => Self::UnknownVariant { name, allowed },
+        }
+    }
+
+    /// Returns the kind of problem, as a word for programs.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Read { .. } => "read",
-            Self::NotBuilt { otherwise, .. } => otherwise.kind(),
+            Self::UnresolvedName { fallback, .. } => fallback.kind(),
             Self::Syntax { .. } => "syntax",
             Self::UnknownField { .. } => "unknown_field",
             Self::UnknownVariant { .. } => "unknown_name",
@@ -195,7 +208,7 @@ impl Problem {
         }
     }
 
-    /// What to write instead, where that can be said.
+    /// Returns what to write instead, if known.
     pub fn help(&self) -> Option<String> {
         match self {
             Self::UnknownField { name, allowed } => Some(match nearest(name, allowed) {
@@ -210,14 +223,14 @@ impl Problem {
             Self::MissingTarget { allowed } => Some(format!("add `_target_:` with one of {}", list(allowed))),
             Self::NoSuchItem { .. } => Some("items count from 0; `+=` appends to a list".to_owned()),
             Self::Syntax { help, .. } | Self::WrongType { help, .. } | Self::Invalid { help, .. } => help.clone(),
-            Self::NotBuilt { otherwise, .. } => otherwise.help(),
+            Self::UnresolvedName { fallback, .. } => fallback.help(),
             Self::Read { .. } | Self::MissingField | Self::OutOfRange { .. } | Self::Length { .. } => None,
         }
     }
 }
 
-/// `` `finetune.optim.lr`: expected a number, found `fast` ``; a recipe is named, as there is no text
-/// of it to show.
+/// `` `finetune.optim.lr`: expected a number, found `fast` ``; an origin in a recipe is named, because there is no text
+/// to quote.
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.path.0.is_empty() {
@@ -239,13 +252,13 @@ pub(super) fn list(names: &[impl AsRef<str>]) -> String {
     quoted.join(", ")
 }
 
-/// The name that `name` was most likely meant to be: the closest within a third of its length.
-fn nearest<'a>(name: &str, allowed: &'a [String]) -> Option<&'a String> {
+/// Returns the most similar name: the closest within an edit distance of a third of `name`'s length.
+pub(super) fn nearest<'a>(name: &str, allowed: &'a [String]) -> Option<&'a String> {
     let fold = |name: &str| name.to_lowercase().replace('-', "_");
     let wanted = fold(name);
     let distance = |candidate: &String| {
         let candidate = fold(candidate);
-        // `adamw` for `optim.AdamW`: the last part alone names a type well enough.
+        // `adamw` for `optim.AdamW`: the last segment alone may name a type.
         let tail = candidate.rsplit('.').next().unwrap_or(&candidate);
         strsim::damerau_levenshtein(&wanted, &candidate).min(strsim::damerau_levenshtein(&wanted, tail))
     };

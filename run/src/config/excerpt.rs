@@ -1,13 +1,13 @@
-//! The characters that a report quotes: the lines round a problem, or a piece of a line that is too long for that.
+//! Excerpts in reports: the lines around a problem, or a piece of a very long line.
 //!
-//! They are quoted as they are shown ([`visible`]), so what a report underlines is counted in those characters; lines
-//! and columns are those of the text as it was written.
+//! Text is quoted with escapes ([`visible`]), so underlines count shown characters; lines and columns count the text as
+//! written.
 
 use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 
 use super::{
     origin::{Source, Span},
-    visible::{visible, visible_part},
+    visible::{visible, visible_range},
 };
 
 /// Longest line that is quoted whole, in bytes.
@@ -24,10 +24,10 @@ impl SourceCode for Source {
         lines_before: usize,
         lines_after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let (start, end) = (self.written(span.offset()), self.written(span.offset() + span.len()));
+        let (start, end) = (self.written_offset(span.offset()), self.written_offset(span.offset() + span.len()));
         let quoted = self.read_written(&(start..end).into(), lines_before, lines_after)?;
         let offset = quoted.span().offset();
-        let (start, end) = (self.at(offset), self.at(offset + quoted.data().len()));
+        let (start, end) = (self.shown_offset(offset), self.shown_offset(offset + quoted.data().len()));
         Ok(Box::new(MietteSpanContents::new_named(
             visible(self.name()).into_owned(),
             &self.shown().as_bytes()[start..end],
@@ -40,7 +40,7 @@ impl SourceCode for Source {
 }
 
 impl Source {
-    /// What is quoted for a `span` of the text as it was written.
+    /// Returns the excerpt for a `span` of the text as written.
     fn read_written<'a>(
         &'a self,
         span: &SourceSpan,
@@ -76,23 +76,23 @@ impl Source {
         )))
     }
 
-    /// What is underlined of `span`, counted in the characters that are shown.
+    /// Returns the underlined part of `span`, in shown bytes.
     pub(super) fn underlined(&self, span: Span) -> Span {
         let end = before(self.text(), span.offset + span.len.min(LONGEST_LABEL));
-        let start = self.at(span.offset);
-        Span::new(start, self.at(end).saturating_sub(start))
+        let start = self.shown_offset(span.offset);
+        Span::new(start, self.shown_offset(end).saturating_sub(start))
     }
 
-    /// Where the byte `written` of the text is shown.
-    fn at(&self, written: usize) -> usize {
+    /// Converts a byte offset of the written text to one of the shown text.
+    fn shown_offset(&self, written: usize) -> usize {
         if self.shown() == self.text() {
             return written;
         }
-        visible_part(self.text(), 0..written).len()
+        visible_range(self.text(), 0..written).len()
     }
 
-    /// Which byte of the text is shown at `shown`.
-    fn written(&self, shown: usize) -> usize {
+    /// Converts a byte offset of the shown text to one of the written text.
+    fn written_offset(&self, shown: usize) -> usize {
         let text = self.text();
         if self.shown() == text {
             return shown;
@@ -102,13 +102,13 @@ impl Source {
             if seen >= shown {
                 return at;
             }
-            seen += visible_part(text, at..at + c.len_utf8()).len();
+            seen += visible_range(text, at..at + c.len_utf8()).len();
         }
         text.len()
     }
 }
 
-/// The last place between two characters that is not behind `at`.
+/// Returns the last character boundary at or before `at`.
 fn before(text: &str, at: usize) -> usize {
     (0..=at.min(text.len()))
         .rev()
@@ -116,7 +116,7 @@ fn before(text: &str, at: usize) -> usize {
         .unwrap_or_default()
 }
 
-/// The first place between two characters that is not in front of `at`.
+/// Returns the first character boundary at or after `at`.
 fn after(text: &str, at: usize) -> usize {
     (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
 }

@@ -1,40 +1,19 @@
-//! What a value was before it became what it is.
-
-use std::collections::BTreeMap;
+//! History of values: what a value was before each change.
 
 use super::{
     emit,
     node::{Node, Value},
     origin::Origin,
     path::{self, Segment},
+    revision::{NodeHistory, Revision},
 };
 
-/// Longest text of an earlier value, in characters.
+/// Maximum length of an earlier value's text, in characters.
 const LIMIT: usize = 100;
 
-/// One state of a value: what it was, and where that was written.
-#[derive(Debug, Clone)]
-pub struct Step {
-    /// The value on one line, as YAML; `None` where it was deleted.
-    pub value: Option<String>,
-    /// Where it was written, or deleted.
-    pub origin: Origin,
-}
-
-/// What [`Node`]s remember.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Past {
-    /// Earlier states of this value, oldest first.
-    steps: Vec<Step>,
-    /// All states of the keys that were deleted from this map.
-    deleted: BTreeMap<String, Vec<Step>>,
-    /// A reference led here: what looks like one in this value is text.
-    followed: bool,
-}
-
-/// All states of the value at the dotted `path`, oldest first; the last is what it is now. Empty where the
-/// tree never had such a value (it was left to its default), or `path` is not a path.
-pub fn history(root: &Node, path: &str) -> Vec<Step> {
+/// Returns all revisions of the value at the dotted `path`, oldest first; the last is its present value. Empty if the tree
+/// never had such a value (it has its default), or `path` is not a path.
+pub fn history(root: &Node, path: &str) -> Vec<Revision> {
     let Ok(steps) = path::steps(path) else { return Vec::new() };
     let mut node = root;
     for (at, step) in steps.iter().enumerate() {
@@ -49,18 +28,18 @@ pub fn history(root: &Node, path: &str) -> Vec<Step> {
             }
         }
     }
-    node.states()
+    node.revisions()
 }
 
-/// `value`, a typed value as a tree, with the origin and history that each of its values has in `tree`. What
-/// `tree` does not have was left to its default.
+/// Returns `value`, the tree of a typed value, with the origins and histories of `tree`. A value that `tree` does not have
+/// has its default.
 pub fn trace(value: Node, tree: &Node) -> Node {
     inherit(value, Some(tree))
 }
 
 fn inherit(mut node: Node, from: Option<&Node>) -> Node {
     node.origin = from.map_or(Origin::Default, |from| from.origin.clone());
-    node.past = from.and_then(|from| from.past.clone());
+    node.history = from.and_then(|from| from.history.clone());
     match &mut node.value {
         Value::Map(map) => {
             for (name, entry) in map.iter_mut() {
@@ -68,9 +47,9 @@ fn inherit(mut node: Node, from: Option<&Node>) -> Node {
                 entry.key = source.map_or(Origin::Default, |source| source.key.clone());
                 let value = std::mem::replace(&mut entry.node, Node::new(Origin::Default, Value::Null));
                 entry.node = inherit(value, source.map(|source| &source.node));
-                // What was deleted has its default again.
-                if let (None, Some(steps)) = (source, from.and_then(|from| from.deleted(name))) {
-                    entry.node.past_mut().steps = steps;
+                // A deleted value has its default again.
+                if let (None, Some(revisions)) = (source, from.and_then(|from| from.deleted(name))) {
+                    entry.node.history_mut().revisions = revisions;
                 }
             }
         }
@@ -86,67 +65,68 @@ fn inherit(mut node: Node, from: Option<&Node>) -> Node {
 }
 
 impl Node {
-    /// Takes the place and history of `other`, which this value is a copy of.
-    pub(crate) fn placed_as(&mut self, other: &Self) {
+    /// Copies the origin and history of `other`, of which this value is a copy.
+    pub(crate) fn copy_origin(&mut self, other: &Self) {
         self.origin = other.origin.clone();
-        self.past = other.past.clone();
+        self.history = other.history.clone();
     }
 
-    /// Puts `new` in the place of this value, which becomes a part of its history.
+    /// Replaces this value with `new`; the old value becomes part of its history.
     pub(super) fn replace(&mut self, new: Self) {
-        let steps = self.states();
+        let revisions = self.revisions();
         *self = new;
-        self.past_mut().steps = steps;
+        self.history_mut().revisions = revisions;
     }
 
-    /// Removes `key` and remembers what it was. `by` is where that was asked for.
+    /// Removes `key` and keeps its history. `by` is the origin of the deletion.
     pub(super) fn remove(&mut self, key: &str, by: &Origin) -> Option<Self> {
         let Value::Map(map) = &mut self.value else { return None };
         let entry = map.shift_remove(key)?;
-        let mut steps = entry.node.states();
-        steps.push(Step {
+        let mut revisions = entry.node.revisions();
+        revisions.push(Revision {
             value: None,
             origin: by.clone(),
         });
-        self.past_mut().deleted.insert(key.to_owned(), steps);
+        self.history_mut().deleted.insert(key.to_owned(), revisions);
         Some(entry.node)
     }
 
-    /// Gives a value that is about to be written at `key` the history of one that was deleted there.
-    pub(super) fn revive(&mut self, key: &str, value: &mut Self) {
-        let steps = self.past.as_mut().and_then(|past| past.deleted.remove(key));
-        if let Some(steps) = steps {
-            value.past_mut().steps = steps;
+    /// Moves the history of a deleted `key` to the value that is about to be written there.
+    pub(super) fn restore_history(&mut self, key: &str, value: &mut Self) {
+        let revisions = self.history.as_mut().and_then(|history| history.deleted.remove(key));
+        if let Some(revisions) = revisions {
+            value.history_mut().revisions = revisions;
         }
     }
 
-    /// Puts what its references gave in the place of this value.
+    /// Replaces this value with the result of following its references.
     pub(super) fn follow(&mut self, value: Value) {
         self.replace(Self::new(self.origin.clone(), value));
-        self.past_mut().followed = true;
+        self.history_mut().followed = true;
     }
 
-    /// Whether this is what references gave.
+    /// Returns whether this value is the result of following references.
     pub(super) fn is_followed(&self) -> bool {
-        self.past.as_ref().is_some_and(|past| past.followed)
+        self.history.as_ref().is_some_and(|history| history.followed)
     }
 
-    fn past_mut(&mut self) -> &mut Past {
-        self.past.get_or_insert_default()
+    fn history_mut(&mut self) -> &mut NodeHistory {
+        self.history.get_or_insert_default()
     }
 
-    fn deleted(&self, name: &str) -> Option<Vec<Step>> {
-        self.past.as_ref()?.deleted.get(name).cloned()
+    fn deleted(&self, name: &str) -> Option<Vec<Revision>> {
+        self.history.as_ref()?.deleted.get(name).cloned()
     }
 
-    /// Earlier states, and what this is now.
-    pub(crate) fn states(&self) -> Vec<Step> {
-        let mut steps = self.past.as_ref().map(|past| past.steps.clone()).unwrap_or_default();
-        steps.push(Step {
+    /// Returns all revisions, oldest first; the last is the present value.
+    pub(crate) fn revisions(&self) -> Vec<Revision> {
+        let history = self.history.as_ref();
+        let mut revisions = history.map(|history| history.revisions.clone()).unwrap_or_default();
+        revisions.push(Revision {
             value: Some(shorten(emit::flow(self))),
             origin: self.origin.clone(),
         });
-        steps
+        revisions
     }
 }
 

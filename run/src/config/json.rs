@@ -1,24 +1,24 @@
-//! JSON, read with positions and written without loss.
+//! Reads JSON with positions and writes it without loss.
 //!
-//! JSON has no number for infinities and for "not a number": they are the texts `".inf"`, `"-.inf"` and
-//! `".nan"`, which a field of text takes as texts and one of numbers as numbers.
+//! JSON has no number for infinities and NaN: they are the texts `".inf"`, `"-.inf"` and `".nan"`, which a text field
+//! reads as text and a number field as numbers.
 
 use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 
 use super::{
-    error::{ConfigError, Problem},
-    file::MAX_BYTES,
-    node::{Entry, Map, Node, Value},
+    error::{ConfigError, ProblemKind},
+    node::{Entry, Map, Node, Value, resolve},
     origin::{Origin, Source, Span},
     path::Path,
     scalar,
+    size::MAX_BYTES,
     visible::visible,
     yaml,
 };
 
-/// Texts that stand for numbers.
+/// Texts that mean numbers.
 const NUMBERS: &[&str] = &[".inf", "-.inf", ".nan"];
 
 /// Parses the whole of `source` as one JSON document, strictly: no comments, no commas at the end.
@@ -27,29 +27,29 @@ pub(super) fn parse(source: &Arc<Source>) -> Result<Node, ConfigError> {
     if source.text().len() > MAX_BYTES {
         return Err(reader.error(Span::new(0, 0), &format!("this text is longer than {MAX_BYTES} bytes")));
     }
-    // serde_json says what is wrong; what is left to do here is to note where each value stands.
+    // serde_json reports syntax errors; the reader below records the position of each value.
     serde_json::from_str::<IgnoredAny>(source.text()).map_err(|error| {
-        let span = reader.place(error.line(), error.column());
+        let span = place(source.text(), error.line(), error.column());
         reader.error(span, &reason(&error, &source.text()[span.offset..]))
     })?;
     reader.value(0)
 }
 
-/// The parser's errors in the words of this program, without their position, which is underlined.
+/// Returns the parser's message in this program's words, without the position, which is underlined.
 fn reason(error: &serde_json::Error, rest: &str) -> String {
     let message = error.to_string();
     match message.split(" at line ").next().unwrap_or(&message) {
         _ if error.is_eof() => "the text ends too early".to_owned(),
         "key must be a string" | "expected value" if rest.starts_with(['}', ']']) => {
-            "JSON has no comma in front of a closing bracket".to_owned()
+            "JSON allows no comma before a closing bracket".to_owned()
         }
-        "key must be a string" | "expected value" => "a value is missing here; in JSON, texts and keys have double quotes".to_owned(),
+        "key must be a string" | "expected value" => "a value is missing here; JSON needs double quotes around texts and keys".to_owned(),
         other => other.to_owned(),
     }
 }
 
-/// The tree as JSON. Scalars as typed become what they mean where no type asks, so
-/// `1_000` is a number here; write a typed value, [`to_node`](super::to_node), where that matters.
+/// Writes the tree as JSON. Plain scalars are resolved as if no type were known, so `1_000` becomes a number; for exact
+/// values write a typed value, [`to_node`](super::to_node).
 pub fn to_json_string(node: &Node) -> String {
     let mut json = String::new();
     write(node, 0, &mut json);
@@ -64,7 +64,7 @@ fn write(node: &Node, indent: usize, json: &mut String) {
     };
     match &node.value {
         Value::Null => json.push_str("null"),
-        Value::Plain(text) => write(&Node::new(node.origin.clone(), scalar::resolve(text)), indent, json),
+        Value::Plain(text) => write(&Node::new(node.origin.clone(), resolve(text)), indent, json),
         Value::Str(text) => json.push_str(&quoted(text)),
         Value::Bool(value) => json.push_str(if *value { "true" } else { "false" }),
         Value::Int(value) => json.push_str(&value.to_string()),
@@ -109,12 +109,22 @@ fn write(node: &Node, indent: usize, json: &mut String) {
     }
 }
 
-/// A text, in characters that a terminal shows.
+/// Writes a text with control characters escaped.
 pub(super) fn quoted(text: &str) -> String {
     visible(&serde_json::Value::from(text).to_string()).into_owned()
 }
 
-/// A position in a text that is JSON.
+/// Returns the character of `text` at a line and column, both from 1, the column in bytes.
+pub(super) fn place(text: &str, line: usize, column: usize) -> Span {
+    let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    let mut at = (before + column.saturating_sub(1)).min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    Span::new(at, text[at..].chars().next().map_or(0, char::len_utf8))
+}
+
+/// A position in a text that is known to be JSON.
 struct Reader<'a> {
     source: &'a Arc<Source>,
     at: usize,
@@ -122,7 +132,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn value(&mut self, depth: usize) -> Result<Node, ConfigError> {
-        let start = self.next();
+        let start = self.skip_space();
         if depth > yaml::MAX_DEPTH {
             let reason = format!("too large: at most {} levels", yaml::MAX_DEPTH);
             return Err(self.error(Span::new(start, 1), &reason));
@@ -144,11 +154,11 @@ impl Reader<'_> {
 
     fn map(&mut self, depth: usize) -> Result<Map, ConfigError> {
         let mut map = Map::new();
-        while self.goes_on(b'}') {
-            let start = self.next();
+        while self.next_item(b'}') {
+            let start = self.skip_space();
             let name = self.string()?;
             let span = Span::new(start, self.at - start);
-            self.next();
+            self.skip_space();
             // The colon.
             self.at += 1;
             let node = self.value(depth + 1)?;
@@ -163,30 +173,30 @@ impl Reader<'_> {
 
     fn list(&mut self, depth: usize) -> Result<Vec<Node>, ConfigError> {
         let mut items = Vec::new();
-        while self.goes_on(b']') {
+        while self.next_item(b']') {
             items.push(self.value(depth + 1)?);
         }
         Ok(items)
     }
 
-    /// Passes the bracket or comma in front of an item, or the one that ends the list.
-    fn goes_on(&mut self, end: u8) -> bool {
-        self.next();
+    /// Skips the bracket or comma before an item, or the bracket that ends the list. Returns whether an item follows.
+    fn next_item(&mut self, end: u8) -> bool {
+        self.skip_space();
         let opens = matches!(self.byte(), b'{' | b'[');
         let ends = self.byte() == end;
         self.at += 1;
         if opens {
-            self.next();
+            self.skip_space();
             if self.byte() == end {
                 self.at += 1;
                 return false;
             }
         }
-        // The end of the text ends all lists: the text was JSON, so this is not reached.
+        // Also stops at the end of the text, which valid JSON does not reach here.
         !ends && self.at < self.source.text().len()
     }
 
-    /// The string that starts here, with its escapes undone.
+    /// Reads the string that starts here and undoes its escapes.
     fn string(&mut self) -> Result<String, ConfigError> {
         let start = self.at;
         let mut escaped = false;
@@ -198,11 +208,11 @@ impl Reader<'_> {
         self.at = (self.at + 1).min(self.source.text().len());
         serde_json::from_str(&self.source.text()[start..self.at]).map_err(|_| {
             let span = Span::new(start, self.at - start);
-            self.error(span, "this string has an escape that stands for no character")
+            self.error(span, "this string has an escape for an invalid character")
         })
     }
 
-    /// A number, or the name of a value.
+    /// Reads a number, `true`, `false` or `null`.
     fn word(&mut self) -> &str {
         let rest = &self.source.text()[self.at..];
         let len = rest
@@ -212,28 +222,17 @@ impl Reader<'_> {
         &rest[..len]
     }
 
-    /// Passes blanks; the place behind them.
-    fn next(&mut self) -> usize {
+    /// Skips white space; returns the offset after it.
+    fn skip_space(&mut self) -> usize {
         while self.byte().is_ascii_whitespace() {
             self.at += 1;
         }
         self.at
     }
 
-    /// The byte here; 0 at the end.
+    /// Returns the byte here; 0 at the end.
     fn byte(&self) -> u8 {
         self.source.text().as_bytes().get(self.at).copied().unwrap_or(0)
-    }
-
-    /// The character at a line and column, both from 1, the column in bytes.
-    fn place(&self, line: usize, column: usize) -> Span {
-        let text = self.source.text();
-        let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
-        let mut at = (before + column.saturating_sub(1)).min(text.len());
-        while !text.is_char_boundary(at) {
-            at -= 1;
-        }
-        Span::new(at, text[at..].chars().next().map_or(0, char::len_utf8))
     }
 
     fn origin(&self, span: Span) -> Origin {
@@ -242,7 +241,7 @@ impl Reader<'_> {
     }
 
     fn error(&self, span: Span, reason: &str) -> ConfigError {
-        let problem = Problem::Syntax {
+        let problem = ProblemKind::Syntax {
             reason: reason.to_owned(),
             help: None,
         };

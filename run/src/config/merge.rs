@@ -1,24 +1,24 @@
-//! Lays one tree over another.
+//! Merges one tree over another.
 
 use super::{
-    error::{ConfigError, Problem},
+    error::{ConfigError, ProblemKind},
+    names,
     node::{Entry, FACTORY, Map, Node, TARGET, Value},
     path::{Path, Segment},
 };
 
-/// In front of a key, deletes it: `~peft:` over a map that has `peft`.
+/// Prefix of a key to delete: `~peft:` over a map that has `peft`.
 const DELETE: char = '~';
 
-/// Lays `over` over `base`: maps merge key by key, everything else (lists and null too) is replaced.
-/// Every value keeps its origin, and a key its position in the map; what a value was before is in its
-/// [`history`](super::history).
+/// Merges `over` over `base`: maps merge key by key, everything else (lists and null too) is replaced. Every value keeps
+/// its origin, and every key its position in the map; a value's [`history`](super::history) holds its earlier values.
 ///
 /// - A map whose `_target_` or `_factory_` differs from that of `base`, or that has a `_factory_` where `base`
-///   has a `_target_`, replaces it whole: the fields of one type mean nothing to another.
-/// - `~key:` without a value deletes `key` from `base`. Where `base` has no such key, it stays in the result,
-///   to be laid over another tree in turn; [`leftover_deletions`] finds those that met nothing at all.
+///   has a `_target_`, replaces the whole map: the fields of one type mean nothing to another.
+/// - `~key:` without a value deletes `key` from `base`. If `base` has no such key, the deletion stays in the result,
+///   to be merged over another tree; [`leftover_deletions`] finds the deletions without effect.
 pub fn merge(base: &mut Node, over: Node) {
-    let is_other = other_type(base, &over);
+    let is_other = has_other_type(base, &over);
     match (&base.value, over.value) {
         (Value::Map(_), Value::Map(entries)) if !is_other => {
             merge_maps(base, entries);
@@ -27,7 +27,7 @@ pub fn merge(base: &mut Node, over: Node) {
         (_, value) => base.replace(Node {
             origin: over.origin,
             value,
-            past: over.past,
+            history: over.history,
         }),
     }
 }
@@ -46,7 +46,7 @@ fn merge_maps(base: &mut Node, over: Map) {
                 merge(&mut below.node, node);
             }
             None => {
-                base.revive(&name, &mut node);
+                base.restore_history(&name, &mut node);
                 let Value::Map(map) = &mut base.value else { return };
                 map.insert(name, Entry { key, node });
             }
@@ -54,13 +54,13 @@ fn merge_maps(base: &mut Node, over: Map) {
     }
 }
 
-/// The key that the entry `name` deletes.
+/// Returns the key that the entry `name` deletes.
 fn deletion<'a>(name: &'a str, node: &Node) -> Option<&'a str> {
     let key = name.strip_prefix(DELETE)?;
     matches!(node.value, Value::Null).then_some(key)
 }
 
-/// The deletions that met no key: their authors thought of another.
+/// Returns an error for each deletion of a missing key.
 pub fn leftover_deletions(root: &Node) -> Vec<ConfigError> {
     let mut found = Vec::new();
     collect(&mut Path::default(), root, &mut found);
@@ -85,7 +85,7 @@ fn collect(path: &mut Path, node: &Node, found: &mut Vec<ConfigError>) {
                     inside(path, Segment::Key(name.clone()), &entry.node, found);
                     continue;
                 };
-                let problem = Problem::UnknownField {
+                let problem = ProblemKind::UnknownField {
                     name: key.to_owned(),
                     allowed: known(),
                 };
@@ -98,10 +98,16 @@ fn collect(path: &mut Path, node: &Node, found: &mut Vec<ConfigError>) {
     }
 }
 
-/// Whether `over` describes a value of another type than `base` does.
-fn other_type(base: &Node, over: &Node) -> bool {
+/// Returns whether `over` describes a value of another type than `base`.
+fn has_other_type(base: &Node, over: &Node) -> bool {
     let text = |node: &Node, key| node.get(key).map(|name| name.as_text().unwrap_or_default().to_owned());
-    let differs = |key| text(base, key).zip(text(over, key)).is_some_and(|(base, over)| base != over);
-    // What a factory returns is another value than the one that is described below it.
-    differs(TARGET) || differs(FACTORY) || (base.get(TARGET).is_some() && over.get(FACTORY).is_some())
+    let differs = |key| {
+        text(base, key)
+            .zip(text(over, key))
+            .is_some_and(|(base, over)| !names::same(&base, &over))
+    };
+    // A class of NeMo that sets all fields of a struct replaces it.
+    let whole = base.get(TARGET).is_none() && text(over, TARGET).is_some_and(|name| names::is_whole_config(&name));
+    // The result of a factory replaces the value that `base` describes.
+    differs(TARGET) || differs(FACTORY) || whole || (base.get(TARGET).is_some() && over.get(FACTORY).is_some())
 }

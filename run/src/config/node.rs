@@ -1,11 +1,11 @@
-//! The tree that configuration lives in until its types are known.
+//! The configuration tree before its types are known.
 
 use indexmap::IndexMap;
 
 use super::{
-    history::Past,
     origin::Origin,
     path::{self, Segment},
+    revision::NodeHistory,
     scalar,
 };
 
@@ -13,25 +13,25 @@ use super::{
 pub const TARGET: &str = "_target_";
 /// The key that holds the unnamed arguments of a type, in order.
 pub const ARGS: &str = "_args_";
-/// The key that says that a value is a call which still waits for arguments.
+/// The key that marks a value as a call that still waits for arguments.
 pub const PARTIAL: &str = "_partial_";
 /// The key that names a function which returns the value.
 pub const FACTORY: &str = "_factory_";
-/// The variant of an enum that takes an own type of the rank program, with its whole map. Its `_target_` is a
-/// path, `my_crate::MyType`, so that a name without `::` is one that was meant to be built in.
+/// The enum variant for a custom type of the rank program; it takes the whole map. Its `_target_` is a path,
+/// `my_crate::MyType`, so that a name without `::` means a built-in type.
 pub(super) const CUSTOM: &str = "Custom";
-/// Keys that describe how a value is built. They are never fields of the value itself.
+/// Keys that describe how a value is built. They are never fields of the value.
 pub const RESERVED: &[&str] = &[TARGET, PARTIAL, FACTORY, ARGS];
 
-/// A value and the place where it was written.
+/// A value and its origin.
 #[derive(Debug, Clone)]
 pub struct Node {
     /// Where the value was written.
     pub origin: Origin,
-    /// What was written.
+    /// The value as written.
     pub value: Value,
-    /// What it was before.
-    pub(super) past: Option<Box<Past>>,
+    /// Its earlier values.
+    pub(super) history: Option<Box<NodeHistory>>,
 }
 
 /// The value of a [`Node`].
@@ -39,12 +39,11 @@ pub struct Node {
 pub enum Value {
     /// No value: `null`, `~` or nothing in YAML.
     Null,
-    /// A scalar without quotes, as typed: `1e-5`, `1_000`, `yes`. The type of the field that takes
-    /// it decides what it means.
+    /// A plain scalar, without quotes: `1e-5`, `1_000`, `yes`. The type of its field decides its meaning.
     Plain(String),
     /// Text: a quoted or block scalar, or a Rust string.
     Str(String),
-    /// A truth value that was computed, not typed.
+    /// A boolean that was computed, not typed.
     Bool(bool),
     /// An integer that was computed, not typed.
     Int(i128),
@@ -59,7 +58,7 @@ pub enum Value {
 /// The entries of a map, by key, in the order in which they were written.
 pub type Map = IndexMap<String, Entry>;
 
-/// One value of a [`Map`], with the place of its key.
+/// One value of a [`Map`], with the origin of its key.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// Where the key was written.
@@ -69,12 +68,16 @@ pub struct Entry {
 }
 
 impl Node {
-    /// A node at `origin`.
+    /// Creates a node at `origin`.
     pub fn new(origin: Origin, value: Value) -> Self {
-        Self { origin, value, past: None }
+        Self {
+            origin,
+            value,
+            history: None,
+        }
     }
 
-    /// The entries, if this is a map.
+    /// Returns the entries, if this is a map.
     pub fn as_map(&self) -> Option<&Map> {
         match &self.value {
             Value::Map(map) => Some(map),
@@ -82,7 +85,7 @@ impl Node {
         }
     }
 
-    /// The text, if this is a scalar that was typed or a string.
+    /// Returns the text, if this is a plain scalar or text.
     pub fn as_text(&self) -> Option<&str> {
         match &self.value {
             Value::Plain(text) | Value::Str(text) => Some(text),
@@ -90,12 +93,12 @@ impl Node {
         }
     }
 
-    /// The value of `key`, if this is a map that has it.
+    /// Returns the value of `key`, if this is a map that has it.
     pub fn get(&self, key: &str) -> Option<&Self> {
         self.as_map()?.get(key).map(|entry| &entry.node)
     }
 
-    /// The node that one segment leads to.
+    /// Returns the child at `segment`.
     pub(crate) fn step(&self, segment: &Segment) -> Option<&Self> {
         match (segment, &self.value) {
             (Segment::Key(key), _) => self.get(key),
@@ -104,7 +107,7 @@ impl Node {
         }
     }
 
-    /// As [`Self::step`], to change it.
+    /// As [`Self::step`], mutable.
     pub(crate) fn step_mut(&mut self, segment: &Segment) -> Option<&mut Self> {
         match (segment, &mut self.value) {
             (Segment::Key(key), Value::Map(map)) => map.get_mut(key).map(|entry| &mut entry.node),
@@ -113,7 +116,7 @@ impl Node {
         }
     }
 
-    /// What this is, in the words of an error message: `` `fast` ``, `a list`, `null`.
+    /// Describes the value for an error message: `` `fast` ``, `a list`, `null`.
     pub(super) fn describe(&self) -> String {
         match &self.value {
             Value::Null => "null".to_owned(),
@@ -128,17 +131,17 @@ impl Node {
     }
 }
 
-/// The place where the value at the dotted `path` was written, or `None` where the tree has no such
-/// value (it was left to its default) or `path` is not a path.
+/// Returns the origin of the value at the dotted `path`, or `None` if the tree has no such value (it has its default) or
+/// `path` is not a path.
 ///
-/// Checks that run later on typed values know paths only; this leads them back to the text.
+/// Checks of typed values know only paths; this maps a path to the text.
 pub fn locate<'a>(root: &'a Node, path: &str) -> Option<&'a Origin> {
     let steps = path::steps(path).ok()?;
     let node = steps.iter().try_fold(root, |node, step| node.step(&step.segment))?;
     Some(&node.origin)
 }
 
-/// As [`locate`], but falls back to the closest value above `path` that was written.
+/// As [`locate`], but falls back to the closest value above `path` in the tree.
 pub(super) fn locate_nearest<'a>(root: &'a Node, path: &[Segment]) -> &'a Origin {
     let mut node = root;
     for segment in path {
@@ -150,7 +153,7 @@ pub(super) fn locate_nearest<'a>(root: &'a Node, path: &[Segment]) -> &'a Origin
     &node.origin
 }
 
-/// At most 60 characters on one line: enough to recognise a value by.
+/// Shortens to 60 characters on one line: enough to recognise a value.
 fn shorten(text: &str) -> String {
     const LIMIT: usize = 60;
     let line: String = text
@@ -159,4 +162,19 @@ fn shorten(text: &str) -> String {
         .map(|c| if matches!(c, '\n' | '\r' | '\t') { ' ' } else { c })
         .collect();
     if text.chars().nth(LIMIT).is_some() { line + "..." } else { line }
+}
+
+/// Resolves a plain scalar without a known type: null, a boolean, a number, else text.
+pub(super) fn resolve(text: &str) -> Value {
+    if scalar::is_null(text) {
+        Value::Null
+    } else if let Some(value) = scalar::bool(text) {
+        Value::Bool(value)
+    } else if let Some(value) = scalar::int(text) {
+        Value::Int(value)
+    } else if let Some(value) = scalar::float(text) {
+        Value::Float(value)
+    } else {
+        Value::Str(text.to_owned())
+    }
 }

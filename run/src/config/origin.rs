@@ -1,4 +1,4 @@
-//! Where a value was written: the text it came from and the bytes it covers.
+//! Origins of values: the text and the bytes in it.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -6,18 +6,18 @@ use miette::NamedSource;
 
 use super::visible::visible;
 
-/// A text that configuration was read from, with the name that diagnostics show for it.
+/// A text that configuration was read from, with its name in diagnostics.
 ///
 /// Shared by every [`Origin`] that points into it, so that a diagnostic can quote the line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     text: NamedSource<String>,
-    /// The text as it is shown, where that is not as it was written.
+    /// The text with control characters escaped, if it has any.
     shown: Option<String>,
 }
 
 impl Source {
-    /// A source called `name` (a file name, or `--set`) that holds `text`.
+    /// Creates a source `name` (a file name, or `--set`) with `text`.
     pub fn new(name: impl AsRef<str>, text: impl Into<String>) -> Arc<Self> {
         let text = text.into();
         let shown = match visible(&text) {
@@ -30,22 +30,22 @@ impl Source {
         })
     }
 
-    /// The name as diagnostics show it.
+    /// Returns the name in diagnostics.
     pub fn name(&self) -> &str {
         self.text.name()
     }
 
-    /// The whole text.
+    /// Returns the whole text.
     pub fn text(&self) -> &str {
         self.text.inner()
     }
 
-    /// What miette quotes lines from.
+    /// Returns the source that miette quotes lines from.
     pub(super) fn named(&self) -> &NamedSource<String> {
         &self.text
     }
 
-    /// The text as it is shown ([`visible`]).
+    /// Returns the text with control characters escaped ([`visible`]).
     pub(super) fn shown(&self) -> &str {
         self.shown.as_deref().unwrap_or(self.text())
     }
@@ -65,7 +65,7 @@ impl Span {
         Self { offset, len }
     }
 
-    /// The same range in a text that this one is a part of, `by` bytes further on.
+    /// Returns the range shifted by `by` bytes.
     pub(super) fn shifted(self, by: usize) -> Self {
         Self::new(self.offset + by, self.len)
     }
@@ -89,22 +89,30 @@ pub enum Origin {
         /// The characters of the value.
         span: Span,
     },
-    /// By the code of a recipe; there is no text to show.
+    /// By the code of a recipe; there is no text to quote.
     Recipe {
         /// The recipe's name.
         name: Arc<str>,
     },
-    /// Nowhere: its type has it as its default.
+    /// Nowhere: it is the default of its type.
     Default,
 }
 
 impl Origin {
-    /// The origin of values that the recipe `name` computed.
+    /// Creates the origin of values that the recipe `name` computed.
     pub fn recipe(name: &str) -> Self {
         Self::Recipe { name: name.into() }
     }
 
-    /// The text and the range in it, where there is a text.
+    /// Creates the origin of `len` bytes at `offset` of a file.
+    pub(crate) fn text(source: &Arc<Source>, offset: usize, len: usize) -> Self {
+        Self::File {
+            source: Arc::clone(source),
+            span: Span::new(offset, len),
+        }
+    }
+
+    /// Returns the text and the range in it, if there is a text.
     pub fn span(&self) -> Option<(&Arc<Source>, Span)> {
         match self {
             Self::File { source, span } | Self::Set { source, span } => Some((source, *span)),
@@ -112,19 +120,19 @@ impl Origin {
         }
     }
 
-    /// The origin of `len` bytes from `offset` on in `text`, which was written here. All of this origin where
-    /// its characters are not those of `text`, as for a text with escapes.
+    /// Returns the origin of `len` bytes at `offset` of `text`, which was written here. Returns all of this origin if its
+    /// characters differ from `text`, as for a text with escapes.
     pub(super) fn part(&self, text: &str, offset: usize, len: usize) -> Self {
-        let mut part = self.clone();
-        if let Self::File { source, span } | Self::Set { source, span } = &mut part
+        let mut origin = self.clone();
+        if let Self::File { source, span } | Self::Set { source, span } = &mut origin
             && source.text().get(span.offset..span.offset + span.len) == Some(text)
         {
             *span = Span::new(span.offset + offset, len);
         }
-        part
+        origin
     }
 
-    /// Line and column of the first character, both from 1, the column in characters.
+    /// Returns line and column of the first character, both from 1, the column in characters.
     pub fn line_column(&self) -> Option<(usize, usize)> {
         let (source, span) = self.span()?;
         let before = source.text().get(..span.offset)?;

@@ -1,14 +1,14 @@
-//! Dotted paths: `finetune.optim.betas[0]`, with quotes round names that need them.
+//! Dotted paths: `finetune.optim.betas[0]`, with quotes around names that need them.
 
 use std::{fmt, str::FromStr};
 
 use super::origin::Span;
 
-/// The way from the root of a configuration to one of its values.
+/// The path from the root of a configuration to one of its values.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Path(pub Vec<Segment>);
 
-/// One step of a [`Path`].
+/// One segment of a [`Path`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Segment {
     /// Into a map: `.name`, `."odd.name"` or `["odd.name"]`.
@@ -17,27 +17,27 @@ pub enum Segment {
     Index(usize),
 }
 
-/// Why a text is not a path, and which of its bytes say so.
+/// A text that is not a path, with the offending bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct PathError {
-    /// What is wrong, and what to write instead.
+    /// The message, and what to write instead.
     pub reason: String,
     /// The offending bytes of the text.
     pub span: Span,
 }
 
-/// A segment and the bytes that it was written with.
+/// A segment and its bytes in the text.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     pub(super) segment: Segment,
     pub(super) span: Span,
 }
 
-/// Most parts of a path: edits create maps, and no tree may be too deep to walk by recursion.
-const MAX_PARTS: usize = 64;
+/// Maximum number of segments: overrides create maps, and recursion limits the depth of a tree.
+const MAX_SEGMENTS: usize = 64;
 
-/// Characters that end or disturb a name written without quotes.
+/// Characters that a name without quotes cannot hold.
 const SPECIAL: &[char] = &['.', '[', ']', '"', '\'', '='];
 
 /// Splits `text` into steps. The empty text is the root and has none.
@@ -46,8 +46,8 @@ pub(super) fn steps(text: &str) -> Result<Vec<Step>, PathError> {
     let mut steps = Vec::new();
     while cursor.at < text.len() {
         let start = cursor.at;
-        if steps.len() == MAX_PARTS {
-            return Err(cursor.error(start, &format!("a path has at most {MAX_PARTS} parts")));
+        if steps.len() == MAX_SEGMENTS {
+            return Err(cursor.error(start, &format!("a path has at most {MAX_SEGMENTS} segments")));
         }
         let segment = match cursor.rest().chars().next() {
             Some('[') => cursor.bracket()?,
@@ -56,7 +56,7 @@ pub(super) fn steps(text: &str) -> Result<Vec<Step>, PathError> {
                 cursor.name()?
             }
             _ if start == 0 => cursor.name()?,
-            _ => return Err(cursor.error(start, "write `.` or `[` between two parts of a path")),
+            _ => return Err(cursor.error(start, "write `.` or `[` between two segments of a path")),
         };
         let start = start + usize::from(start > 0 && text[start..].starts_with('.'));
         steps.push(Step {
@@ -78,7 +78,7 @@ impl Cursor<'_> {
         &self.text[self.at..]
     }
 
-    /// An error about the bytes from `start` to the cursor, at least the character at `start`.
+    /// Creates an error about the bytes from `start` to the cursor, at least the character at `start`.
     fn error(&self, start: usize, reason: &str) -> PathError {
         let first = self.text[start..].chars().next().map_or(0, char::len_utf8);
         let len = (self.at - start).max(first);
@@ -88,7 +88,7 @@ impl Cursor<'_> {
         }
     }
 
-    /// `[0]` or `["name"]`.
+    /// Parses `[0]` or `["name"]`.
     fn bracket(&mut self) -> Result<Segment, PathError> {
         let start = self.at;
         self.at += 1;
@@ -114,7 +114,7 @@ impl Cursor<'_> {
         })
     }
 
-    /// A name, bare or quoted.
+    /// Parses a name, bare or quoted.
     fn name(&mut self) -> Result<Segment, PathError> {
         if self.rest().starts_with(['"', '\'']) {
             return self.quoted().map(Segment::Key);
@@ -139,7 +139,7 @@ impl Cursor<'_> {
         Ok(Segment::Key(self.text[start..self.at].to_owned()))
     }
 
-    /// `"name"` with `\"` and `\\`, or `'name'` as it stands.
+    /// Parses `"name"` with `\"` and `\\`, or `'name'` without escapes.
     fn quoted(&mut self) -> Result<String, PathError> {
         let start = self.at;
         let mut chars = self.rest().char_indices();
@@ -153,7 +153,7 @@ impl Cursor<'_> {
                         self.at = start + offset + 1;
                         return Err(self.error(
                             start + offset,
-                            "only `\\\"` and `\\\\` are known here; single quotes take every character as it is",
+                            "only the escapes `\\\"` and `\\\\` are known here; single quotes have no escapes",
                         ));
                     }
                 },
@@ -194,7 +194,7 @@ impl fmt::Display for Path {
     }
 }
 
-/// Bare where a bare name reads back as the same name, also in front of `=`, `+=` and so on.
+/// Writes a name: without quotes if it parses as the same name, also before `=`, `+=` and so on.
 fn write_name(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
     if !name.is_empty() && name.chars().all(plain) && !name.ends_with('-') {

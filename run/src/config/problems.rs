@@ -1,4 +1,4 @@
-//! Several problems of a configuration, as one error.
+//! Several problems of a configuration as one error.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ use super::{error::ConfigError, node::FACTORY, path::Segment};
 pub struct Problems(Vec<ConfigError>);
 
 impl Problems {
-    /// `Ok` for an empty list, else all of them as one error.
+    /// Returns all `errors` as one error, or `Ok` for an empty list.
     ///
     /// # Errors
-    /// Those given.
+    /// The given errors.
     pub fn check(errors: Vec<ConfigError>) -> Result<(), Self> {
         if errors.is_empty() { Ok(()) } else { Err(Self(errors)) }
     }
 
-    /// Adds one more.
+    /// Adds a problem.
     pub(crate) fn push(&mut self, error: ConfigError) {
         self.0.push(error);
     }
 
-    /// Puts `error` in the place of what the same value is blamed for otherwise.
+    /// Adds `error` as the first problem, and removes the other problems of its value.
     pub(super) fn put_first(&mut self, error: ConfigError) {
         let is_name = |segment: &&Segment| matches!(segment, Segment::Key(key) if key == FACTORY);
         self.0.retain(|other| {
@@ -35,12 +35,12 @@ impl Problems {
         self.0.insert(0, error);
     }
 
-    /// The same problems, each as `change` leaves it.
+    /// Applies `change` to each problem.
     pub(crate) fn map(self, change: impl FnMut(ConfigError) -> ConfigError) -> Self {
         Self(self.0.into_iter().map(change).collect())
     }
 
-    /// The problems, in the order in which they were found.
+    /// Returns the problems in the order in which they were found.
     pub fn errors(&self) -> &[ConfigError] {
         &self.0
     }

@@ -1,19 +1,16 @@
-//! What a scalar without quotes means once a type asks: the YAML 1.2 core schema, with `_` allowed
-//! between digits.
+//! Values of plain scalars for each type: the YAML 1.2 core schema, with `_` allowed between digits.
 
-use super::node::Value;
-
-/// `null`, `~` or nothing.
+/// Returns whether `text` is `null`, `~` or empty.
 pub(super) fn is_null(text: &str) -> bool {
     matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
 
-/// What an optional field takes as "none": [`is_null`], and `None` as Python users write it.
+/// Returns whether an optional field reads `text` as "none": [`is_null`], or Python's `None`.
 pub(super) fn is_none(text: &str) -> bool {
     is_null(text) || text == "None"
 }
 
-/// `true` or `false`. The `yes`, `no`, `on` and `off` of YAML 1.1 are text.
+/// Parses `true` or `false`. The `yes`, `no`, `on` and `off` of YAML 1.1 are text.
 pub(super) fn bool(text: &str) -> Option<bool> {
     match text {
         "true" | "True" | "TRUE" => Some(true),
@@ -22,8 +19,13 @@ pub(super) fn bool(text: &str) -> Option<bool> {
     }
 }
 
-/// A truth value of YAML 1.1 or of common habit that [`bool`] refuses, as the word to write.
-pub(super) fn bool_habit(text: &str) -> Option<bool> {
+/// Parses the value of a boolean field: as [`bool`], or `1`, `0`, `yes`, `no`, `on`, `off` as in NeMo-Run, in any case.
+pub(super) fn flag(text: &str) -> Option<bool> {
+    bool_like(text).filter(|_| !text.eq_ignore_ascii_case("y") && !text.eq_ignore_ascii_case("n"))
+}
+
+/// Parses a boolean of YAML 1.1 or a common spelling of one, for suggestions.
+pub(super) fn bool_like(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "y" | "1" => Some(true),
         "false" | "no" | "off" | "n" | "0" => Some(false),
@@ -31,7 +33,7 @@ pub(super) fn bool_habit(text: &str) -> Option<bool> {
     }
 }
 
-/// `12`, `-7`, `+1`, `1_000`, `0x1F`, `0o17`.
+/// Parses an integer: `12`, `-7`, `+1`, `1_000`, `0x1F`, `0o17`.
 pub(super) fn int(text: &str) -> Option<i128> {
     let (negative, digits) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -51,8 +53,8 @@ pub(super) fn int(text: &str) -> Option<i128> {
     Some(if negative { -value } else { value })
 }
 
-/// `1.5`, `.5`, `1.`, `1e-5`, `1_000.5`, any [`int`], `.inf`, `-.inf`, `.nan`. A number too large for
-/// an `f64` is none.
+/// Parses a float: `1.5`, `.5`, `1.`, `1e-5`, `1_000.5`, any [`int`], `.inf`, `-.inf`, `.nan`. Returns `None` for a
+/// number too large for an `f64`.
 pub(super) fn float(text: &str) -> Option<f64> {
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     let sign = if text.starts_with('-') { -1.0 } else { 1.0 };
@@ -61,7 +63,7 @@ pub(super) fn float(text: &str) -> Option<f64> {
         ".nan" | ".NaN" | ".NAN" if unsigned.len() == text.len() => return Some(f64::NAN),
         _ => {}
     }
-    // Rust also reads `inf` and `nan`, which YAML takes as text: hence the test of the characters.
+    // Rust also parses `inf` and `nan`, which are text in YAML: hence the check of the characters.
     let numeric = |c: char| c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-' | '_');
     if unsigned.starts_with(['-', '+']) || !unsigned.chars().all(numeric) {
         return int(text).map(|value| value as f64);
@@ -70,22 +72,7 @@ pub(super) fn float(text: &str) -> Option<f64> {
     value.is_finite().then_some(sign * value)
 }
 
-/// What a scalar means where no type asks: null, a truth value, a number, else text.
-pub(super) fn resolve(text: &str) -> Value {
-    if is_null(text) {
-        Value::Null
-    } else if let Some(value) = bool(text) {
-        Value::Bool(value)
-    } else if let Some(value) = int(text) {
-        Value::Int(value)
-    } else if let Some(value) = float(text) {
-        Value::Float(value)
-    } else {
-        Value::Str(text.to_owned())
-    }
-}
-
-/// The shortest YAML text that reads back as the same `f64`, and as a float: `2e-5`, `1.0`, `.nan`.
+/// Returns the shortest YAML float that parses to the same `f64`: `2e-5`, `1.0`, `.nan`.
 pub(super) fn float_text(value: f64) -> String {
     if value.is_nan() {
         ".nan".to_owned()
@@ -96,7 +83,7 @@ pub(super) fn float_text(value: f64) -> String {
     }
 }
 
-/// The text without its `_`, each of which must stand between two digits.
+/// Removes `_`, each of which must be between two digits.
 fn without_separators(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let digit = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_hexdigit);

@@ -1,25 +1,25 @@
-//! TOML, read with positions and written without loss.
+//! Reads TOML with positions and writes it without loss.
 //!
-//! TOML has no null: it is written `{ _null_ = true }`, as a key that is left out has its default, which may be
-//! another. An integer beyond 64 bits is a text, which a field of numbers takes as a number.
+//! TOML has no null: it is written `{ _null_ = true }`, because a missing key means the default, which may differ. An
+//! integer beyond 64 bits is a text, which a number field reads as a number.
 
 use std::{ops::Range, sync::Arc};
 
 use toml_edit::{Array, Document, DocumentMut, Formatted, InlineTable, Item, Key, Table, Value as Toml};
 
 use super::{
-    error::{ConfigError, Problem},
-    file::MAX_BYTES,
+    error::{ConfigError, ProblemKind},
     json,
-    node::{Entry, Map, Node, Value},
+    node::{Entry, Map, Node, Value, resolve},
     origin::{Origin, Source, Span},
     path::Path,
     scalar,
+    size::MAX_BYTES,
     visible::is_hidden,
     yaml,
 };
 
-/// The key of the table that is null.
+/// The key of the table that means null.
 const NULL: &str = "_null_";
 
 /// Parses the whole of `source` as one TOML document, which is a map.
@@ -35,15 +35,14 @@ pub(super) fn parse(source: &Arc<Source>) -> Result<Node, ConfigError> {
     Ok(Node::new(first, Value::Map(value)))
 }
 
-/// The tree, a map, as TOML. Scalars as typed become what they mean where no type asks, as in
-/// [`to_json_string`](super::to_json_string).
+/// Writes the tree, a map, as TOML. Plain scalars are resolved as in [`to_json_string`](super::to_json_string).
 ///
 /// # Errors
 /// A tree that is not a map.
 pub fn to_toml_string(node: &Node) -> Result<String, ConfigError> {
     let Some(map) = node.as_map() else {
-        let problem = Problem::WrongType {
-            expected: "a map, as a TOML file is one".to_owned(),
+        let problem = ProblemKind::WrongType {
+            expected: "a map, for a TOML file".to_owned(),
             found: node.describe(),
             help: None,
         };
@@ -58,7 +57,7 @@ fn table(map: &Map) -> Table {
         let item = match &entry.node.value {
             Value::Map(map) if !map.is_empty() => {
                 let mut inner = self::table(map);
-                // Its header says nothing where only tables stand in it.
+                // A table that holds only tables needs no header.
                 let is_implicit = inner.iter().all(|(_, item)| item.is_table());
                 inner.set_implicit(is_implicit);
                 Item::Table(inner)
@@ -70,11 +69,11 @@ fn table(map: &Map) -> Table {
     table
 }
 
-/// A value on one line.
+/// Converts a value to one on a single line.
 fn value(node: &Node) -> Toml {
     match &node.value {
         Value::Null => Toml::InlineTable(InlineTable::from_iter([(NULL, true)])),
-        Value::Plain(text) => value(&Node::new(node.origin.clone(), scalar::resolve(text))),
+        Value::Plain(text) => value(&Node::new(node.origin.clone(), resolve(text))),
         Value::Str(text) => string(text),
         Value::Bool(value) => Toml::from(*value),
         Value::Int(value) => i64::try_from(*value).map_or_else(|_| Toml::from(value.to_string()), Toml::from),
@@ -84,7 +83,7 @@ fn value(node: &Node) -> Toml {
     }
 }
 
-/// A text; one of characters that a terminal obeys is written with escapes, which JSON has as TOML does.
+/// Converts a text; control characters are written as escapes, which JSON and TOML share.
 fn string(text: &str) -> Toml {
     let escaped = text.chars().any(is_hidden).then(|| json::quoted(text));
     escaped.and_then(|escaped| escaped.parse().ok()).unwrap_or_else(|| Toml::from(text))
@@ -106,7 +105,7 @@ impl Reader<'_> {
         Ok((key.get().to_owned(), Entry { key: origin, node }))
     }
 
-    /// `key` names a table that has no characters of its own.
+    /// Converts an item; `key` is the origin of a table, which has no characters of its own.
     fn item(&self, item: &Item, key: &Origin, depth: usize) -> Result<Node, ConfigError> {
         self.check_depth(depth, key)?;
         let value = match item {
@@ -126,12 +125,12 @@ impl Reader<'_> {
         let origin = value.span().map_or_else(|| key.clone(), |span| self.origin(Some(span)));
         let written = || value.span().and_then(|span| self.source.text().get(span)).unwrap_or_default();
         let value = match value {
-            // What TOML has no number for.
+            // An integer beyond TOML's 64 bits.
             Toml::String(text) if scalar::int(text.value()).is_some_and(|value| i64::try_from(value).is_err()) => {
                 Value::Plain(text.value().clone())
             }
             Toml::String(text) => Value::Str(text.value().clone()),
-            // The spelling is kept where it means the same here; binary numbers are unknown.
+            // The spelling is kept if it means the same here; YAML has no binary numbers.
             Toml::Integer(_) if scalar::int(written()).is_some() => Value::Plain(written().to_owned()),
             Toml::Integer(number) => Value::Int((*number.value()).into()),
             Toml::Float(number) if number.value().is_finite() => Value::Plain(written().to_owned()),
@@ -157,7 +156,7 @@ impl Reader<'_> {
         if depth <= yaml::MAX_DEPTH {
             return Ok(());
         }
-        let problem = Problem::Syntax {
+        let problem = ProblemKind::Syntax {
             reason: format!("too large: at most {} levels", yaml::MAX_DEPTH),
             help: None,
         };
@@ -173,7 +172,7 @@ impl Reader<'_> {
     }
 
     fn error(&self, span: Option<Range<usize>>, reason: &str) -> ConfigError {
-        let problem = Problem::Syntax {
+        let problem = ProblemKind::Syntax {
             reason: reason.to_owned(),
             help: None,
         };

@@ -1,4 +1,4 @@
-//! Configuration put together in Rust: values whose fields the compiler checks, with what a tree can do.
+//! Configuration built in Rust: typed values with the operations of a tree.
 //!
 //! ```
 //! use neva_run::config::Config;
@@ -34,22 +34,22 @@ use super::{
     walk,
 };
 
-/// The description of a thing to build. It is a `T`, whose fields are assigned as those of any other.
+/// The description of an object to build. It dereferences to `T`, so its fields can be assigned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Config<T>(T);
 
-/// The description of a call that waits for arguments which only the rank knows, as its mesh and device. In
-/// text it is what an `F` is, with `_partial_: true`.
+/// The description of a call that still needs arguments which only the rank knows, such as its mesh and device. In
+/// text it is an `F` with `_partial_: true`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename = "_partial_")]
 pub struct Partial<F>(F);
 
-/// What can be called, once the last of its arguments are known.
+/// A description that can be called once its last arguments are known.
 pub trait Call {
-    /// Arguments that come late; `()` where all are known.
+    /// Late arguments; `()` if all are known.
     type Late;
-    /// What it returns.
+    /// The return type.
     type Output;
 
     /// Makes the call.
@@ -57,14 +57,14 @@ pub trait Call {
 }
 
 impl<T: Call<Late = ()>> Config<T> {
-    /// Builds what is described.
+    /// Builds the object.
     pub fn build(&self) -> T::Output {
         self.0.call(())
     }
 }
 
 impl<F: Call> Partial<F> {
-    /// Makes the call with the arguments that it waited for.
+    /// Makes the call with the late arguments.
     pub fn call(&self, late: F::Late) -> F::Output {
         self.0.call(late)
     }
@@ -74,12 +74,12 @@ macro_rules! descriptions {
     ($($name:ident)*) => {
         $(
             impl<T> $name<T> {
-                /// Describes with `value`.
+                /// Wraps `value`.
                 pub fn new(value: T) -> Self {
                     Self(value)
                 }
 
-                /// The description itself.
+                /// Returns the wrapped value.
                 pub fn into_inner(self) -> T {
                     self.0
                 }
@@ -106,7 +106,7 @@ macro_rules! descriptions {
             }
 
             impl<T: Serialize + DeserializeOwned> $name<T> {
-                /// The description that `node` is, its calls made.
+                /// Reads the description from `node`, and makes its calls.
                 ///
                 /// # Errors
                 /// As [`build`](super::build()).
@@ -114,7 +114,7 @@ macro_rules! descriptions {
                     build(&mut node, factories)
                 }
 
-                /// The description as a tree.
+                /// Returns the description as a tree.
                 ///
                 /// # Errors
                 /// As [`to_node`].
@@ -122,11 +122,11 @@ macro_rules! descriptions {
                     to_node(self, Origin::Default)
                 }
 
-                /// Sets every field called `name` to `value`, at any depth, in lists and maps too, and returns how
-                /// many there were. Nothing is changed where one of them is of another type.
+                /// Sets every field called `name` to `value`, at any depth, in lists and maps too. Returns the number
+                /// of fields. On an error nothing is changed.
                 ///
                 /// # Errors
-                /// The first field that does not take the value.
+                /// The first field that does not accept the value.
                 pub fn broadcast(&mut self, name: &str, value: &impl Serialize) -> Result<usize, ConfigError> {
                     let mut node = self.node()?;
                     let count = walk::broadcast(&mut node, name, &to_node(value, Origin::Default)?);
@@ -143,7 +143,7 @@ macro_rules! descriptions {
                     Ok(())
                 }
 
-                /// Where `other` differs.
+                /// Returns the differences to `other`.
                 ///
                 /// # Errors
                 /// As [`Self::node`].
@@ -151,7 +151,7 @@ macro_rules! descriptions {
                     Ok(diff(&self.node()?, &other.node()?))
                 }
 
-                /// The description as YAML.
+                /// Returns the description as YAML.
                 ///
                 /// # Errors
                 /// As [`Self::node`].
@@ -159,7 +159,7 @@ macro_rules! descriptions {
                     Ok(to_yaml_string(&self.node()?))
                 }
 
-                /// The description as JSON.
+                /// Returns the description as JSON.
                 ///
                 /// # Errors
                 /// As [`Self::node`].
@@ -167,7 +167,7 @@ macro_rules! descriptions {
                     Ok(to_json_string(&self.node()?))
                 }
 
-                /// The description as TOML.
+                /// Returns the description as TOML.
                 ///
                 /// # Errors
                 /// As [`Self::node`], and one that is not a map.

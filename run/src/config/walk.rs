@@ -1,11 +1,11 @@
-//! All values of a tree, and all fields of one name.
+//! Visits all values of a tree, and sets all fields of one name.
 
 use super::{
     node::{Node, Value},
     path::{Path, Segment},
 };
 
-/// Calls `visit` with every value of `root` and its path: a value first, then what is in it, in order.
+/// Calls `visit` with every value of `root` and its path: a value before its children, in order.
 pub fn walk<'a>(root: &'a Node, mut visit: impl FnMut(&Path, &'a Node)) {
     descend(&mut Path::default(), root, &mut visit);
 }
@@ -31,8 +31,8 @@ fn descend<'a>(path: &mut Path, node: &'a Node, visit: &mut impl FnMut(&Path, &'
     }
 }
 
-/// Sets every field called `name` to `value`, at any depth, in lists and maps too, and returns how many there
-/// were. A value that is set is not looked into.
+/// Sets every field called `name` to `value`, at any depth, in lists and maps too. Returns the number of fields. Replaced
+/// values are not searched.
 pub fn broadcast(root: &mut Node, name: &str, value: &Node) -> usize {
     match &mut root.value {
         Value::Seq(items) => items.iter_mut().map(|item| broadcast(item, name, value)).sum(),

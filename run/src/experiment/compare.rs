@@ -1,4 +1,4 @@
-//! Two experiments, or two tasks, side by side.
+//! Comparison of two experiments or two tasks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use neva_schemas::{Experiment, METRICS_FILE, Task, Work};
+use neva_schemas::{ExperimentConfig, METRICS_FILE, Task, TaskSpec};
 use serde::Serialize;
 
 use super::{error::ExperimentError, folder::ExperimentFolder, record::ExperimentRecord, store::Store};
@@ -16,32 +16,32 @@ use crate::{
     error::RunError,
 };
 
-/// Most bytes of a file of metrics in which its last line is looked for.
+/// Number of bytes at the end of a metrics file that are searched for the last line.
 const TAIL: u64 = 64 << 10;
 
-/// What two sides differ in, and where they ended.
+/// Differences in configuration, and the last metrics of both sides.
 #[derive(Debug, Clone)]
 pub(crate) struct Comparison {
-    /// Values of the configuration.
+    /// Values of the configuration that differ.
     pub(crate) differences: Vec<Difference>,
-    /// Last metrics, of the same task on both sides.
+    /// Last metrics of the same task on both sides.
     pub(crate) metrics: Vec<Metric>,
 }
 
-/// A metric at the end of both.
+/// Last value of a metric on both sides.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Metric {
-    /// The task, where there may be several.
+    /// The task's name, or both names.
     pub(crate) task: String,
     /// The metric's name.
     pub(crate) name: String,
-    /// Its last value on the left.
+    /// Last value of A.
     pub(crate) a: Option<f64>,
-    /// Its last value on the right.
+    /// Last value of B.
     pub(crate) b: Option<f64>,
 }
 
-/// One side: an experiment, or with `ID/TASK` one of its tasks.
+/// One side: an experiment, or one of its tasks for `ID/TASK`.
 struct Side {
     folder: ExperimentFolder,
     record: ExperimentRecord,
@@ -51,15 +51,15 @@ struct Side {
 /// Compares `a` and `b`, each `EXPERIMENT` or `EXPERIMENT/TASK`.
 ///
 /// # Errors
-/// One of them is not there or cannot be read; one is a task and the other an experiment.
+/// One of them does not exist or cannot be read; one is a task and the other an experiment.
 pub(crate) fn compare(store: &Store, a: &str, b: &str) -> Result<Comparison, RunError> {
-    let (a, b) = (Side::of(store, a)?, Side::of(store, b)?);
+    let (a, b) = (Side::find(store, a)?, Side::find(store, b)?);
     let (left, right) = match (&a.task, &b.task) {
         (Some(left), Some(right)) => (a.node(left)?, b.node(right)?),
         (None, None) => (a.whole()?, b.whole()?),
         _ => {
             return Err(RunError::Argument(
-                "a task is compared with a task, and an experiment with an experiment".to_owned(),
+                "compare a task with a task, or an experiment with an experiment".to_owned(),
             ));
         }
     };
@@ -98,20 +98,20 @@ pub(crate) fn compare(store: &Store, a: &str, b: &str) -> Result<Comparison, Run
 }
 
 impl Side {
-    fn of(store: &Store, asked: &str) -> Result<Self, RunError> {
-        let (experiment, task) = match asked.split_once('/') {
+    fn find(store: &Store, name: &str) -> Result<Self, RunError> {
+        let (experiment, task) = match name.split_once('/') {
             Some((experiment, task)) => (experiment, Some(task.to_owned())),
-            None => (asked, None),
+            None => (name, None),
         };
         let folder = store.find(experiment)?;
         let record = ExperimentRecord::read(&folder.dir)?;
         if let Some(task) = &task {
-            record.known(task)?;
+            record.require_task(task)?;
         }
         Ok(Self { folder, record, task })
     }
 
-    /// A task, with the paths that a file has.
+    /// Returns a task as a node with the paths of an experiment file.
     fn node(&self, task: &str) -> Result<Node, RunError> {
         let Some(Task {
             task,
@@ -122,16 +122,17 @@ impl Side {
             return Ok(map([]));
         };
         let work = match task {
-            Work::Finetune(run) => node(run)?,
-            Work::Script(script) => node(script)?,
+            TaskSpec::Finetune(run) => node(run)?,
+            TaskSpec::Script(script) => node(script)?,
             other => node(other)?,
         };
         let fields = [("task", work), ("executor", node(executor)?), ("depends_on", node(depends_on)?)];
         Ok(map(fields.map(|(name, node)| (name.to_owned(), node))))
     }
 
+    /// Returns the whole experiment as a node.
     fn whole(&self) -> Result<Node, RunError> {
-        let Experiment {
+        let ExperimentConfig {
             tasks,
             groups,
             sequential,
@@ -163,11 +164,11 @@ fn map(entries: impl IntoIterator<Item = (String, Node)>) -> Node {
 }
 
 impl ExperimentRecord {
-    /// That there is a task of this name.
+    /// Checks that the experiment has the task `task`.
     ///
     /// # Errors
-    /// There is none.
-    pub(crate) fn known(&self, task: &str) -> Result<(), ExperimentError> {
+    /// There is no such task.
+    pub(crate) fn require_task(&self, task: &str) -> Result<(), ExperimentError> {
         if self.experiment.tasks.contains_key(task) {
             return Ok(());
         }
@@ -179,7 +180,7 @@ impl ExperimentRecord {
     }
 }
 
-/// The numbers in the last whole line of a task's metrics.
+/// Returns the numbers in the last complete line of a task's metrics.
 fn last_metrics(folder: &ExperimentFolder, task: &str) -> BTreeMap<String, f64> {
     let dir = folder.submitted_dir(task).unwrap_or_else(|| folder.task(task));
     let text = tail(&dir.join(METRICS_FILE)).unwrap_or_default();

@@ -1,26 +1,25 @@
-//! What is done with an experiment that was started before, by whatever process: it is ended, gone on with, done
-//! again, or its output is read.
+//! Operations on an experiment that any process started: cancel, resume, rerun, read output.
 
 use super::{
-    builder::ExperimentOptions,
     detach,
     error::ExperimentError,
     folder::ExperimentFolder,
-    gate::participle,
+    options::ExperimentOptions,
     report::{ExperimentReport, TaskState},
-    rerun::repetition,
+    rerun::rerun_record,
+    task_graph::past_tense,
 };
 use crate::{error::RunError, runtime};
 
 impl ExperimentFolder {
-    /// Asks for the end of `task`, or of all, and does not wait for it. A second time kills.
+    /// Requests the stop of `task`, or of all tasks, without waiting for it. A second request kills.
     ///
     /// # Errors
-    /// Nothing runs that could be ended, or the request cannot be written.
+    /// Nothing is running, or the request cannot be written.
     pub fn cancel(&self, task: Option<&str>) -> Result<(), RunError> {
         let status = self.status()?;
         if let Some(task) = task {
-            status.record.known(task)?;
+            status.record.require_task(task)?;
         }
         let tasks = || {
             status
@@ -31,11 +30,11 @@ impl ExperimentFolder {
         };
         if status.alive {
             if let (Some(task), Some(state)) = (task, tasks().map(|entry| &entry.state).find(|state| state.is_end())) {
-                return Err(RunError::Argument(format!("the task `{task}` {} already", participle(state))));
+                return Err(RunError::Argument(format!("the task `{task}` {} already", past_tense(state))));
             }
             return self.request_cancel(task);
         }
-        // Jobs may outlive a launcher that was killed.
+        // Jobs may outlive a killed launcher.
         let mut running = tasks().filter(|entry| entry.state == TaskState::Running).peekable();
         if running.peek().is_none() {
             return Err(ExperimentError::NotRunning { id: self.id.clone() }.into());
@@ -43,35 +42,35 @@ impl ExperimentFolder {
         running.try_for_each(|task| runtime()?.block_on(status.cancel_job(task)))
     }
 
-    /// Goes on with an experiment whose launcher is gone or that did not end well, to its end: tasks that ended well
-    /// are kept, jobs that live are watched on, everything else is done again. Blocks, as
-    /// [`Experiment::run`](super::Experiment::run) does.
+    /// Resumes an experiment that failed or whose launcher died, and runs it to its end. Keeps tasks that succeeded,
+    /// attaches to jobs that are alive, and runs all others again. Blocks, like
+    /// [`Experiment::run`](super::Experiment::run).
     ///
     /// # Errors
-    /// As `Experiment::run`; and a launcher has the experiment, or all of it ended well.
+    /// As `Experiment::run`; or the experiment is running, or every task succeeded.
     pub fn resume(&self, options: ExperimentOptions) -> Result<ExperimentReport, RunError> {
-        let launcher = options.bare_launcher()?;
+        let launcher = options.launcher_without_plugins()?;
         let lock = self.lock()?;
         launcher.run(self.clone(), lock)
     }
 
-    /// Does the experiment again, as a new one: configuration and texts of scripts as they were, programs and data
-    /// as they are. [`differences`](Self::differences) tells how they differ. Blocks.
+    /// Runs the experiment again as a new one, with the recorded configuration and scripts, but today's programs and
+    /// data. [`differences`](Self::differences) lists how these differ. Blocks.
     ///
     /// # Errors
     /// As [`Experiment::run`](super::Experiment::run).
     pub fn rerun(&self, options: ExperimentOptions) -> Result<ExperimentReport, RunError> {
-        let mut record = repetition(self)?;
-        let launcher = options.bare_launcher()?;
+        let mut record = rerun_record(self)?;
+        let launcher = options.launcher_without_plugins()?;
         launcher.check(&record)?;
         let (folder, lock) = launcher.create(&mut record)?;
         launcher.run(folder, lock)
     }
 
-    /// As [`rerun`](Self::rerun), through a launcher of its own.
+    /// Like [`rerun`](Self::rerun), in a detached launcher.
     pub(crate) fn rerun_detached(&self, options: ExperimentOptions) -> Result<Self, RunError> {
-        let mut record = repetition(self)?;
-        let launcher = options.bare_launcher()?;
+        let mut record = rerun_record(self)?;
+        let launcher = options.launcher_without_plugins()?;
         launcher.check(&record)?;
         let (folder, lock) = launcher.create(&mut record)?;
         drop(lock);
@@ -79,18 +78,18 @@ impl ExperimentFolder {
         Ok(folder)
     }
 
-    /// As [`resume`](Self::resume), through a launcher of its own.
+    /// Like [`resume`](Self::resume), in a detached launcher.
     pub(crate) fn resume_detached(&self) -> Result<(), RunError> {
         detach::start(self)
     }
 
-    /// What the latest job of `task` wrote so far: of a fine-tune, its rank 0.
+    /// Returns the output so far of the latest job of `task`; of rank 0 for a fine-tune.
     ///
     /// # Errors
-    /// There is no such task, or its executor cannot be asked.
+    /// There is no such task, or its executor cannot read the output.
     pub fn output(&self, task: &str) -> Result<Vec<u8>, RunError> {
         let status = self.status()?;
-        status.record.known(task)?;
+        status.record.require_task(task)?;
         let job = status.report.tasks.iter().find(|entry| entry.name == task);
         let Some(job) = job.and_then(|entry| entry.job.as_ref()) else {
             return Ok(Vec::new());

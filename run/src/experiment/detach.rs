@@ -1,5 +1,5 @@
-//! Experiments that survive their terminal: the launcher is a process of its own, in a session of its own, and this
-//! program in another role. Nothing of it is kept in memory, so that every verb works on it as on any other.
+//! Detached experiments, which survive their terminal: the launcher is this program in a separate process and session.
+//! All of its state is in files, so that every subcommand works on it as on any other experiment.
 
 use std::{
     fs::OpenOptions,
@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{environment, error::RunError};
 
-/// The hidden verb of the other role.
+/// Hidden subcommand of a detached launcher.
 pub(crate) const SUPERVISE: [&str; 2] = ["experiment", "supervise"];
 
-/// How long a launcher may take to begin.
+/// Time within which a launcher must have started.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Starts a launcher for the experiment in `folder`, which nobody has, and waits until it has it.
+/// Starts a launcher for the experiment in `folder`, whose lock is free, and waits until it has the lock.
 pub(crate) fn start(folder: &ExperimentFolder) -> Result<(), RunError> {
     let failed = |source| RunError::System {
         action: "start the launcher",
@@ -37,7 +37,7 @@ pub(crate) fn start(folder: &ExperimentFolder) -> Result<(), RunError> {
     let mut child = Command::new(program)
         .args(SUPERVISE)
         .arg(&folder.dir)
-        // Where a task starts an experiment that is to outlive it.
+        // A task may start an experiment that must outlive it.
         .env_remove(env::NEVA_JOB)
         .stdin(Stdio::null())
         .stdout(file.try_clone().map_err(failed)?)
@@ -55,12 +55,12 @@ pub(crate) fn start(folder: &ExperimentFolder) -> Result<(), RunError> {
                 .lines()
                 .rev()
                 .find(|line| !line.trim().is_empty())
-                .unwrap_or("no word")
+                .unwrap_or("no output")
                 .to_owned();
             return Err(failed(std::io::Error::other(format!("it ended with {status}: {}", last.trim()))));
         }
         if Instant::now() > deadline {
-            // Else it might begin after it was said that it did not.
+            // Otherwise it might start after its failure was reported.
             let _ = child.kill();
             return Err(failed(std::io::ErrorKind::TimedOut.into()));
         }
@@ -68,12 +68,12 @@ pub(crate) fn start(folder: &ExperimentFolder) -> Result<(), RunError> {
     }
 }
 
-/// Is the launcher of the experiment in `dir`, in a session of its own: no terminal can end it.
+/// Runs the launcher of the experiment in `dir`, in its own session, so that no terminal can stop it.
 pub(crate) fn supervise(dir: &Path) -> Result<ExperimentReport, RunError> {
-    // The only error there can be is that the session is its own already.
+    // The only possible error is that this process leads a session already.
     let _ = rustix::process::setsid();
     let unknown = || ExperimentError::Unknown {
-        asked: dir.display().to_string(),
+        requested: dir.display().to_string(),
         home: dir.to_owned(),
         nearest: None,
     };

@@ -1,5 +1,5 @@
-//! The timeline of an experiment: a file to which a line is added for each change, and from which every state is
-//! derived. A launcher that dies leaves at worst half a line at its end, which is passed over.
+//! Timeline of an experiment: a file with one line for each change, from which every state is derived. A launcher that
+//! dies leaves at worst an incomplete last line, which is ignored.
 
 use std::{
     collections::BTreeMap,
@@ -23,32 +23,32 @@ pub(super) const EVENTS_FORMAT: u32 = 1;
 /// One line of the timeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// When, in milliseconds since the epoch.
+    /// Time in milliseconds since the epoch.
     pub unix_ms: u64,
-    /// The task that it happened to, where it was one.
+    /// The task that changed; `None` for the experiment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
-    /// What happened.
+    /// The change.
     pub change: Change,
 }
 
-/// What happened.
+/// A change of an experiment or a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Change {
-    /// A launcher took the experiment.
+    /// A launcher started.
     Launched {
         /// Format number of the events that follow.
         format: u32,
-        /// Its process.
+        /// Process id of the launcher.
         pid: u32,
-        /// Its version.
+        /// Version of the launcher.
         version: String,
     },
     /// A job was submitted for the task.
     Submitted {
-        /// From 1.
+        /// Number of the attempt, from 1.
         attempt: u32,
         /// The job.
         job: JobHandle,
@@ -57,60 +57,60 @@ pub enum Change {
     Retried {
         /// The attempt that failed.
         attempt: u32,
-        /// How.
+        /// Its failure.
         failure: Box<JobFailure>,
-        /// Time to the next attempt, in milliseconds.
+        /// Time until the next attempt, in milliseconds.
         pause_ms: u64,
     },
-    /// The task is to be done again: the experiment was resumed.
+    /// The task will run again because the experiment was resumed.
     Reset,
-    /// The task came to its end.
+    /// The task ended.
     Ended {
-        /// How.
+        /// Its final state.
         state: TaskState,
-        /// What a fine-tune left.
+        /// Report of a fine-tune.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         report: Option<Box<RunReport>>,
     },
-    /// Every task came to its end.
+    /// Every task ended.
     Finished {
         /// The exit code.
         class: ExitClass,
     },
 }
 
-/// What the events of an experiment say.
+/// State of an experiment, as derived from its events.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Timeline {
-    /// Each task that anything happened to.
+    /// Tasks with at least one event.
     pub(super) tasks: BTreeMap<String, TaskReport>,
-    /// The exit code, where the experiment came to its end after its latest launch.
+    /// The exit code, if the experiment finished after its latest launch.
     pub(super) class: Option<ExitClass>,
-    /// The process of the latest launcher.
+    /// Process id of the latest launcher.
     pub(super) launcher: Option<u32>,
-    /// The format of a launch that wrote another one than this program reads.
+    /// Format number of a launch that wrote an unsupported format.
     pub(super) foreign: Option<u32>,
-    /// Lines that are no events, counted from 1; half a line at the end is not one of them.
+    /// Lines that are not events, counted from 1, without an incomplete last line.
     pub(super) broken: Vec<usize>,
 }
 
 impl Timeline {
-    /// Reads the file; where there is none, nothing happened.
+    /// Reads the file. A missing file has no events.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         match fs::read(path) {
-            Ok(bytes) => Ok(Self::of(&bytes)),
+            Ok(bytes) => Ok(Self::parse(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error),
         }
     }
 
-    fn of(bytes: &[u8]) -> Self {
+    fn parse(bytes: &[u8]) -> Self {
         let mut timeline = Self::default();
         let mut lines = bytes.split(|byte| *byte == b'\n').enumerate().peekable();
         while let Some((index, line)) = lines.next() {
             match serde_json::from_slice::<Event>(line) {
                 Ok(event) => timeline.apply(event),
-                // Nothing, or what a launcher that died did not finish.
+                // Empty, or the incomplete last line of a launcher that died.
                 Err(_) if line.trim_ascii().is_empty() || lines.peek().is_none() => {}
                 Err(_) => timeline.broken.push(index + 1),
             }
@@ -148,7 +148,7 @@ impl Timeline {
     }
 }
 
-/// Adds to the timeline. What could not be written, as on a full disk, is written with what comes next.
+/// Writer of the timeline. Bytes that could not be written, as on a full disk, are written with the next event.
 #[derive(Debug)]
 pub(super) struct EventLog {
     path: PathBuf,
@@ -161,7 +161,7 @@ impl EventLog {
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        // Behind half a line, the next event would be half a line too.
+        // Appending to an incomplete line would damage the next event.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let mut unwritten = Vec::new();
         match &bytes[whole..] {
@@ -176,7 +176,7 @@ impl EventLog {
         &self.path
     }
 
-    /// Adds `events` and makes them last: when this returns well, they are on the disk.
+    /// Appends `events` and syncs the file to disk.
     pub(super) fn append(&mut self, events: &[Event]) -> io::Result<()> {
         for event in events {
             serde_json::to_writer(&mut self.unwritten, event)?;

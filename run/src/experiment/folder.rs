@@ -1,19 +1,20 @@
 //! The folder of an experiment.
 //!
-//! | file | says |
+//! | file | content |
 //! |---|---|
-//! | `experiment.json` | what it is: [`ExperimentRecord`] |
-//! | `git.json`, `git.diff` | the commit of the working directory, and what was changed since |
+//! | `experiment.json` | the [`ExperimentRecord`] |
+//! | `git.json`, `git.diff` | the commit of the working directory, and the changes since |
 //! | `programs.json` | the launcher and the rank program: paths, hashes, versions |
-//! | `events.jsonl` | what happened: one line for each change, and from them every state |
-//! | `launcher.lock` | its launcher holds it |
-//! | `launcher.log` | what a detached launcher said |
-//! | `cancel` | requests to end, a line each: a task's name, or nothing for all |
-//! | `tasks/NAME/` | the task's job: `submission.json`, logs, and what a fine-tune writes that names no folder |
+//! | `events.jsonl` | the timeline: one line for each change, from which every state is derived |
+//! | `launcher.lock` | held by the running launcher |
+//! | `launcher.log` | output of a detached launcher |
+//! | `cancel` | requests to stop, one a line: the name of a task, or an empty line for all |
+//! | `tasks/NAME/` | the task's job: `submission.json`, logs, and the outputs of a fine-tune without a folder of its own |
 //!
-//! What is read again carries a format number, and another one is refused.
+//! Files that are read again carry a format number; an unsupported one is refused.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
@@ -21,13 +22,14 @@ use std::{
 };
 
 use neva_executors::{Executor, FolderLock, Submission};
+use neva_schemas::{StopSignal, env};
 use serde::{Deserialize, Serialize};
 
 use super::{
     error::ExperimentError,
     event::{EVENTS_FILE, EVENTS_FORMAT, EventLog, Timeline},
     git::{self, GitState},
-    record::{ExperimentRecord, file_error, read_json, write_json_soon},
+    record::{ExperimentRecord, file_error, read_json, write_json_unsynced},
     report::{ExperimentReport, TaskReport},
 };
 use crate::{error::RunError, executor};
@@ -37,7 +39,7 @@ const CANCEL_FILE: &str = "cancel";
 const SUBMISSION_FILE: &str = "submission.json";
 const SUBMISSION_FORMAT: u32 = 1;
 
-/// An experiment of the store.
+/// The folder of an experiment in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExperimentFolder {
     /// The folder, absolute.
@@ -46,15 +48,15 @@ pub struct ExperimentFolder {
     pub id: String,
 }
 
-/// Held by the launcher.
+/// Lock of the running launcher.
 #[derive(Debug)]
 pub(super) struct LauncherLock {
-    /// Where the requests to its holder begin in the file of them.
+    /// Offset of this launcher's first request in the file of cancel requests.
     pub(super) requests_from: u64,
     _lock: FolderLock,
 }
 
-/// What was submitted for a task, as a file.
+/// The file `submission.json` of a task.
 #[derive(Serialize)]
 struct Submitted<'a> {
     format: u32,
@@ -63,28 +65,28 @@ struct Submitted<'a> {
     submission: &'a Submission,
 }
 
-/// The state of an experiment, as its folder tells it.
+/// State of an experiment, as read from its folder.
 #[derive(Debug, Clone)]
 pub struct Status {
-    /// What it is.
+    /// The experiment as it was started.
     pub record: ExperimentRecord,
-    /// What became of its tasks.
+    /// State of its tasks.
     pub report: ExperimentReport,
-    /// Whether a launcher has it.
+    /// True if a launcher is running it.
     pub alive: bool,
-    /// Its exit code, where it came to its end.
+    /// Exit code, if it finished.
     pub class: Option<u8>,
-    /// Lines of the timeline that could not be read, from 1.
+    /// Damaged lines of the timeline, from 1.
     pub broken_events: Vec<usize>,
 }
 
 impl Status {
-    /// The state in a word.
+    /// Returns the state as one word.
     pub fn name(&self) -> &'static str {
         state_name(self.alive, self.class)
     }
 
-    /// Reads again what changes.
+    /// Reads the state again; the record does not change.
     pub(crate) fn refresh(&mut self, folder: &ExperimentFolder) -> Result<(), RunError> {
         self.alive = folder.is_alive();
         let timeline = folder.timeline()?;
@@ -97,22 +99,22 @@ impl Status {
         Ok(())
     }
 
-    /// The executor of a task.
+    /// Returns the executor of a task.
     pub(crate) fn executor(&self, task: &str) -> Arc<dyn Executor> {
         let task = self.record.experiment.tasks.get(task);
         executor::executor(task.and_then(|task| task.executor.as_ref()).unwrap_or(&self.record.executor))
     }
 
-    /// Asks for the end of a task's job, where its launcher is gone.
+    /// Cancels the job of a task whose launcher died.
     pub(crate) async fn cancel_job(&self, task: &TaskReport) -> Result<(), RunError> {
         match &task.job {
-            Some(job) => Ok(self.executor(&task.name).cancel(job).await?),
+            Some(job) => Ok(self.executor(&task.name).cancel(job, StopSignal::Terminate).await?),
             None => Ok(()),
         }
     }
 }
 
-/// The state of an experiment in a word: one that was left by its launcher is interrupted.
+/// Returns the state of an experiment as one word; `interrupted` if its launcher died.
 pub(super) fn state_name(alive: bool, class: Option<u8>) -> &'static str {
     match (alive, class) {
         (_, Some(0)) => "succeeded",
@@ -123,12 +125,12 @@ pub(super) fn state_name(alive: bool, class: Option<u8>) -> &'static str {
 }
 
 impl ExperimentFolder {
-    /// What there is to know.
+    /// Reads the state of the experiment.
     ///
     /// # Errors
-    /// A record that cannot be read.
+    /// The record cannot be read.
     pub fn status(&self) -> Result<Status, RunError> {
-        // Asked first: a launcher that ends in between has left its last event.
+        // Checked first: if the launcher ends in between, the timeline already has its last event.
         let alive = self.is_alive();
         let record = ExperimentRecord::read(&self.dir)?;
         let timeline = self.timeline()?;
@@ -166,30 +168,30 @@ impl ExperimentFolder {
         EventLog::open(path.clone()).map_err(file_error("write", &path))
     }
 
-    /// The state of the working directory when the experiment was started.
+    /// Returns the state of the working directory at the start of the experiment.
     ///
     /// # Errors
-    /// A record that cannot be read.
+    /// The record cannot be read.
     pub fn git(&self) -> Result<Option<GitState>, RunError> {
         git::read(&self.dir)
     }
 
-    /// The folder of a task.
+    /// Returns the folder of a task.
     pub fn task(&self, name: &str) -> PathBuf {
         self.dir.join("tasks").join(name)
     }
 
-    /// Keeps what was submitted for a task.
+    /// Writes what is submitted for a task.
     pub(super) fn write_submission(&self, task: &str, submission: &Submission) -> Result<(), RunError> {
         let folder = self.task(task);
         fs::create_dir_all(&folder).map_err(file_error("create", &folder))?;
         let (format, dir) = (SUBMISSION_FORMAT, &submission.dir);
-        write_json_soon(&folder.join(SUBMISSION_FILE), &Submitted { format, dir, submission })
+        write_json_unsynced(&folder.join(SUBMISSION_FILE), &Submitted { format, dir, submission })
     }
 
-    /// The folder of the job that was submitted for `task`, where there was one.
+    /// Returns the folder of the job that was submitted for `task`, if any.
     pub(super) fn submitted_dir(&self, task: &str) -> Option<PathBuf> {
-        /// As much of [`Submitted`] as is read again.
+        /// The fields of [`Submitted`] that are read.
         #[derive(Deserialize)]
         struct Place {
             dir: PathBuf,
@@ -198,9 +200,28 @@ impl ExperimentFolder {
         Some(place.ok()??.dir)
     }
 
-    /// Takes the experiment, or says that a launcher has it.
+    /// Returns the GPUs of the job that was submitted for `task`, as in `CUDA_VISIBLE_DEVICES`.
+    pub(super) fn submitted_gpus(&self, task: &str) -> Option<String> {
+        /// The fields of [`Submitted`] that are read.
+        #[derive(Deserialize)]
+        struct Job {
+            submission: Processes,
+        }
+        #[derive(Deserialize)]
+        struct Processes {
+            processes: Vec<Process>,
+        }
+        #[derive(Deserialize)]
+        struct Process {
+            env: BTreeMap<String, String>,
+        }
+        let job = read_json::<Job>(&self.task(task).join(SUBMISSION_FILE), SUBMISSION_FORMAT).ok()??;
+        job.submission.processes.into_iter().next()?.env.remove(env::CUDA_VISIBLE_DEVICES)
+    }
+
+    /// Locks the experiment for a launcher, or fails if another launcher holds the lock.
     pub(super) fn lock(&self) -> Result<LauncherLock, RunError> {
-        // What stands there now was asked of another launcher: whoever finds the lock taken by this one asks later.
+        // Earlier requests were for another launcher. Requests for this one come after the lock is taken.
         let requests_from = fs::metadata(self.dir.join(CANCEL_FILE)).map_or(0, |metadata| metadata.len());
         let path = self.dir.join(LOCK_FILE);
         match FolderLock::take(&path).map_err(file_error("lock", &path))? {
@@ -212,13 +233,13 @@ impl ExperimentFolder {
         }
     }
 
-    /// Whether a launcher has the experiment.
+    /// Returns true if a launcher is running the experiment.
     pub fn is_alive(&self) -> bool {
-        // One whose lock cannot be read was never locked.
+        // A lock file that cannot be read was never locked.
         FolderLock::is_held(&self.dir.join(LOCK_FILE)).unwrap_or_default()
     }
 
-    /// Asks the launcher to end `task`, or all.
+    /// Requests the launcher to stop `task`, or all tasks.
     pub(crate) fn request_cancel(&self, task: Option<&str>) -> Result<(), RunError> {
         let path = self.dir.join(CANCEL_FILE);
         let line = format!("{}\n", task.unwrap_or_default());
@@ -227,10 +248,10 @@ impl ExperimentFolder {
             .map_err(file_error("write", &path))
     }
 
-    /// The requests from byte `from` on, whole lines of them, and where the next begins.
+    /// Returns the requests from byte `from` on, as complete lines, and the offset of the next one.
     pub(super) fn cancel_requests(&self, from: u64) -> (Vec<String>, u64) {
         let mut bytes = Vec::new();
-        // Nobody asked yet where there is no file.
+        // Without a file there are no requests yet.
         let _ = File::open(self.dir.join(CANCEL_FILE)).and_then(|mut file| {
             file.seek(SeekFrom::Start(from))?;
             file.read_to_end(&mut bytes)
@@ -240,7 +261,7 @@ impl ExperimentFolder {
         (text.lines().map(str::to_owned).collect(), from + whole as u64)
     }
 
-    /// Where a detached launcher writes.
+    /// Returns the log file of a detached launcher.
     pub(super) fn launcher_log(&self) -> PathBuf {
         self.dir.join("launcher.log")
     }

@@ -1,4 +1,4 @@
-//! The state of the working directory, as git tells it: the commit, and what was changed since.
+//! State of the working directory in git: the commit, and the changes since.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -11,39 +11,38 @@ use crate::error::RunError;
 const STATE_FILE: &str = "git.json";
 const DIFF_FILE: &str = "git.diff";
 
-/// Most bytes of a diff that are kept.
+/// Maximum size of a stored diff in bytes.
 const DIFF_LIMIT: usize = 1 << 20;
 
-/// How long git may take: an experiment does not wait for a slow disk.
+/// Timeout of git, so that a slow disk does not delay an experiment.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Format number of the file. A reader refuses others.
 const STATE_FORMAT: u32 = 1;
 
-/// What git says of a folder.
+/// State of a folder in git.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GitState {
     /// Format number.
     pub format: u32,
-    /// The commit; none outside of a repository.
+    /// The commit; `None` outside of a repository.
     pub commit: Option<String>,
-    /// Whether tracked files were changed since; `git.diff` holds the changes.
+    /// True if tracked files have changed since; `git.diff` holds the changes.
     pub dirty: bool,
-    /// BLAKE3 of the changes.
+    /// BLAKE3 hash of the changes.
     pub diff_hash: Option<String>,
-    /// The changes are more than what is kept of them.
+    /// True if the stored changes are truncated.
     pub diff_cut: bool,
 }
 
-/// Asks git after `folder`: its state, and the changes themselves. Where git is not there, does not answer in time
-/// or knows nothing, nothing is known.
+/// Returns the state of `folder` and the changes themselves. The state is empty if git is missing, times out or fails.
 pub(super) async fn state(folder: &Path) -> (GitState, Vec<u8>) {
     let (commit, diff) = tokio::join!(
         output(folder, &["rev-parse", "HEAD"]),
-        // Neither colours nor programs of the user's, so that the same changes give the same bytes.
+        // Without colours and external programs, so that equal changes give equal bytes.
         output(folder, &["diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv"]),
     );
-    // Without a commit there is nothing that it could differ from.
+    // Without a commit there is no diff.
     let mut diff = commit.as_ref().and(diff).unwrap_or_default();
     let state = GitState {
         format: STATE_FORMAT,
@@ -56,7 +55,7 @@ pub(super) async fn state(folder: &Path) -> (GitState, Vec<u8>) {
     (state, diff)
 }
 
-/// Keeps what [`state`] found.
+/// Writes the result of [`state`].
 pub(super) fn write(folder: &Path, (state, diff): &(GitState, Vec<u8>)) -> Result<(), RunError> {
     if !diff.is_empty() {
         let path = folder.join(DIFF_FILE);
@@ -65,7 +64,7 @@ pub(super) fn write(folder: &Path, (state, diff): &(GitState, Vec<u8>)) -> Resul
     write_json(&folder.join(STATE_FILE), state)
 }
 
-/// What was kept; nothing where the file is not there.
+/// Reads the stored state; `None` if there is no file.
 pub(super) fn read(folder: &Path) -> Result<Option<GitState>, RunError> {
     read_json(&folder.join(STATE_FILE), STATE_FORMAT)
 }

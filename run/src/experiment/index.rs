@@ -1,7 +1,7 @@
-//! The index of a store: a line for each experiment that began and for each that ended.
+//! Index of a store: a line for each start and each end of an experiment.
 //!
-//! It is a cache and nothing else. Which experiments there are, their folders say; what the index does not know is
-//! read from the folder, and a line that makes no sense is passed over.
+//! The index is only a cache. The folders define which experiments exist. Missing entries are read from the folder, and
+//! invalid lines are ignored.
 
 use std::{
     collections::BTreeMap,
@@ -22,22 +22,22 @@ use crate::error::RunError;
 
 const INDEX_FILE: &str = "index.jsonl";
 
-/// One experiment of a list.
+/// One experiment in a list.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// Its name.
     pub name: String,
     /// Its id.
     pub id: String,
-    /// When it was created, in milliseconds since the epoch; 0 where its record cannot be read.
+    /// Creation time in milliseconds since the epoch; 0 if its record cannot be read.
     pub created: u64,
     /// Number of its tasks.
     pub tasks: usize,
-    /// `running`, `succeeded`, `failed`, `interrupted`; `damaged` where its record cannot be read.
+    /// `running`, `succeeded`, `failed`, `interrupted`, or `damaged` if its record cannot be read.
     pub state: &'static str,
 }
 
-/// Format number of a line. Lines of others are passed over.
+/// Format number of a line. Lines with another number are ignored.
 const INDEX_FORMAT: u32 = 1;
 
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
@@ -48,12 +48,12 @@ struct Line {
     created: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tasks: Option<usize>,
-    /// The exit code; an experiment that was resumed has another.
+    /// The exit code; `None` after a start or resume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     class: Option<ExitClass>,
 }
 
-/// What is known without looking into the folders.
+/// The contents of the index.
 pub(super) struct Index {
     lines: BTreeMap<String, Line>,
 }
@@ -76,7 +76,7 @@ impl Index {
         Self { lines }
     }
 
-    /// The row of `folder`; none where there is no experiment in it, or none yet.
+    /// Returns the row of `folder`; `None` if it holds no experiment, or none yet.
     pub(super) fn row(&mut self, name: &str, folder: &ExperimentFolder) -> Option<Row> {
         let known = self.lines.get(&folder.id);
         if let Some(Line {
@@ -115,8 +115,8 @@ impl Index {
     }
 }
 
-/// Adds that `record` began, and where it came to its end, how. Lines are shorter than what the system writes in one
-/// piece, so launchers do not disturb each other; that one is not written costs a reading of the folder.
+/// Appends that `record` started, or ended with exit code `class`. A line is short enough to be written atomically, so
+/// launchers do not disturb each other. If it cannot be written, readers fall back to the folder.
 pub(super) fn note(home: &Path, record: &ExperimentRecord, class: Option<ExitClass>) {
     let line = Line {
         format: INDEX_FORMAT,
@@ -130,6 +130,6 @@ pub(super) fn note(home: &Path, record: &ExperimentRecord, class: Option<ExitCla
         file.write_all(format!("{text}\n").as_bytes())
     });
     if let Err(error) = written {
-        tracing::debug!(%error, "the index of experiments is not up to date");
+        tracing::debug!(%error, "cannot update the index of experiments");
     }
 }

@@ -1,4 +1,4 @@
-//! What happens in an experiment, written down before it is told.
+//! Journal of an experiment: writes each change to the timeline, then calls the listener.
 
 use super::{
     event::{Change, Event, EventLog},
@@ -6,14 +6,14 @@ use super::{
 };
 use crate::{environment, error::RunError};
 
-/// What hears of each change.
+/// Callback for each change.
 pub(super) type Listener = Box<dyn FnMut(&Event) + Send>;
 
-/// Events on their way to the file, and then to whoever listens.
+/// Queue of events on their way to the file and then to the listener.
 pub(super) struct Journal {
     events: EventLog,
     unwritten: Vec<Event>,
-    /// The first failure of writing since a write succeeded.
+    /// The first write error since the last successful write.
     lost: Option<RunError>,
     listener: Listener,
 }
@@ -28,7 +28,7 @@ impl Journal {
         }
     }
 
-    /// Something happened now, to `task` or to the experiment.
+    /// Queues a change of `task` or of the experiment, with the current time.
     pub(super) fn note(&mut self, task: Option<String>, change: Change) {
         self.unwritten.push(Event {
             unix_ms: environment::unix_ms(),
@@ -37,7 +37,7 @@ impl Journal {
         });
     }
 
-    /// Writes down what happened, and tells it. A task of days is not ended because a disk is full.
+    /// Writes the queued events and calls the listener. A write error, as on a full disk, does not stop running tasks.
     pub(super) fn write(&mut self) {
         if self.unwritten.is_empty() {
             return;
@@ -45,7 +45,7 @@ impl Journal {
         let events = std::mem::take(&mut self.unwritten);
         if let Err(error) = self.events.append(&events) {
             let error = file_error("write", self.events.path())(error);
-            tracing::error!(%error, "what happened is not written down");
+            tracing::error!(%error, "cannot write the timeline; retrying with the next event");
             self.lost.get_or_insert(error);
         } else {
             self.lost = None;
@@ -53,10 +53,10 @@ impl Journal {
         events.iter().for_each(&mut self.listener);
     }
 
-    /// Writes the rest.
+    /// Writes the remaining events.
     ///
     /// # Errors
-    /// What happened at last is not in the file.
+    /// The last events could not be written.
     pub(super) fn close(mut self) -> Result<(), RunError> {
         self.write();
         self.lost.map_or(Ok(()), Err)

@@ -1,4 +1,4 @@
-//! Starts an experiment: its folder, then its event loop.
+//! Launcher of an experiment: creates its folder, then runs its event loop.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,30 +19,31 @@ use super::{
     report::{ExperimentReport, TaskState},
     runner::{Output, Runner},
     store::Store,
+    task_graph::TaskGraph,
 };
-use crate::{environment, error::RunError, job, program, runtime};
+use crate::{block_on, environment, error::RunError, job, preflight::Preflight, program, runtime};
 
-/// Most experiments within each other.
+/// Maximum nesting depth of experiments.
 const MAX_DEPTH: u32 = 4;
 
-/// How long an experiment that is over waits for the rank program to say what it is.
-const PROGRAMS_DEADLINE: Duration = Duration::from_secs(30);
+/// Time that a finished experiment waits for the version of the rank program.
+const PROGRAMS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a launch needs beside the record.
+/// Everything that a launch needs besides the record.
 pub(super) struct Launcher {
     pub(super) store: Store,
     pub(super) through: Option<Arc<dyn Executor>>,
     pub(super) listener: Listener,
     pub(super) output: Option<Output>,
     pub(super) plugins: Vec<Arc<dyn Plugin>>,
-    /// The command line's program, for scripts to call.
+    /// The `neva-run` program that scripts can call.
     pub(super) command: Option<PathBuf>,
 }
 
-/// How many experiments one that starts now is in, itself counted.
+/// Returns the nesting depth of an experiment that starts now, from 1.
 ///
 /// # Errors
-/// Too many: it would be started by one of its own tasks, and so on.
+/// The depth exceeds the limit, as when an experiment starts itself from one of its tasks.
 fn depth() -> Result<u32, RunError> {
     let above: u32 = environment::variable(env::NEVA_EXPERIMENT_DEPTH)
         .and_then(|text| text.parse().ok())
@@ -55,19 +56,27 @@ fn depth() -> Result<u32, RunError> {
 }
 
 impl Launcher {
-    /// Renders every task, so that one that cannot run is refused before anything is written.
+    /// Renders every task, so that a task that cannot run is refused before anything is written.
     pub(super) fn check(&self, record: &ExperimentRecord) -> Result<(), RunError> {
         let lowering = self.planned(record)?;
+        let graph = TaskGraph::new(&record.experiment);
+        let mut preflight = Preflight::new(record.working_directory.clone());
+        for (index, (name, task)) in record.experiment.tasks.iter().enumerate() {
+            lowering.render(record, name, task, None)?;
+            // No task creates a model of the hub.
+            lowering.fetch(record, task)?;
+            // Files that a parent may create are checked when the task starts.
+            if !graph.has_parents(index) {
+                lowering.preflight(&mut preflight, record, name, task)?;
+            }
+        }
         if record.has_finetunes() && self.through.is_none() {
             program::find_here()?;
-        }
-        for (name, task) in &record.experiment.tasks {
-            lowering.render(record, name, task, None)?;
         }
         Ok(())
     }
 
-    /// Lowers the tasks of an experiment that has no id yet.
+    /// Returns the lowering for an experiment that has no id yet.
     pub(super) fn planned(&self, record: &ExperimentRecord) -> Result<Lowering, RunError> {
         self.lowering(self.store.folder(&record.experiment.name, "ID"))
     }
@@ -81,7 +90,7 @@ impl Launcher {
         })
     }
 
-    /// Makes the folder of an experiment that was checked, and writes down what it is.
+    /// Creates the folder of a checked experiment and writes its record.
     pub(super) fn create(&self, record: &mut ExperimentRecord) -> Result<(ExperimentFolder, LauncherLock), RunError> {
         record.data = data_hashes(record);
         let folder = self.store.create(&record.experiment.name, environment::now())?;
@@ -92,7 +101,7 @@ impl Launcher {
             record.write(&folder.dir)?;
             Ok(lock)
         });
-        // Without a record it is no experiment, and would only be in the way.
+        // A folder without a record is no experiment.
         if written.is_err() {
             let _ = std::fs::remove_dir_all(&folder.dir);
         }
@@ -101,10 +110,10 @@ impl Launcher {
         Ok((folder, lock))
     }
 
-    /// Runs the experiment in `folder` to its end; what an earlier launch finished is kept.
+    /// Runs the experiment in `folder` to its end. Keeps tasks that an earlier launch completed.
     ///
     /// # Errors
-    /// A task did not end well, or what happened could not be written down.
+    /// A task did not succeed, or the events cannot be written.
     pub(super) fn run(self, folder: ExperimentFolder, lock: LauncherLock) -> Result<ExperimentReport, RunError> {
         let status = folder.status()?;
         if status.report.tasks.iter().all(|task| task.state == TaskState::Succeeded) && status.class.is_some() {
@@ -117,18 +126,18 @@ impl Launcher {
         let journal = Journal::new(events, self.listener);
         let runner = Runner::new(lowering, record.clone(), journal, self.plugins, lock.requests_from);
         let mut runner = runner.output(self.output);
-        let report = runtime()?.block_on(async {
-            let (requests, end) = watch::channel(0);
+        let report = block_on(async {
+            let (requests, stop) = watch::channel(job::StopRequests::default());
             job::forward_signals(requests)?;
-            // Beside the tasks: the rank program loads libtorch to answer.
-            let programs = tokio::spawn(keep_programs(folder, record.has_finetunes()));
+            // In parallel with the tasks: the rank program loads libtorch to print its version.
+            let programs = tokio::spawn(record_programs(folder, record.has_finetunes()));
             runner.resume(status.report.tasks).await;
-            let report = runner.run(end).await;
-            // A program that does not answer keeps nobody waiting.
-            let _ = tokio::time::timeout(PROGRAMS_DEADLINE, programs).await;
+            let report = runner.run(stop).await;
+            // A program that hangs does not block the launcher.
+            let _ = tokio::time::timeout(PROGRAMS_TIMEOUT, programs).await;
             report
-        })?;
-        let class = report.class();
+        })??;
+        let class = report.exit_code();
         index::note(self.store.home(), &record, Some(class));
         drop(lock);
         if class == 0 {
@@ -139,8 +148,8 @@ impl Launcher {
     }
 }
 
-async fn keep_programs(folder: ExperimentFolder, trains: bool) {
-    if let Err(error) = Programs::now(trains).await.write(&folder.dir) {
-        tracing::debug!(%error, "the programs are not written down");
+async fn record_programs(folder: ExperimentFolder, trains: bool) {
+    if let Err(error) = Programs::current(trains).await.write(&folder.dir) {
+        tracing::debug!(%error, "cannot record the programs");
     }
 }

@@ -1,16 +1,18 @@
-//! From a task to what is submitted for it.
+//! Lowering of a task to its submission.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use neva_executors::{Executor, Submission};
-use neva_schemas::{ScriptPlan, Task, Work, env};
+use neva_schemas::{Problem, ScriptPlan, Task, TaskSpec, env};
 
 use super::{folder::ExperimentFolder, record::ExperimentRecord};
-use crate::{environment, error::RunError, executor, folder, plan};
+use crate::{
+    environment,
+    error::RunError,
+    executor, home, launch, plan,
+    preflight::{self, Preflight},
+    pretrained,
+};
 
 /// A task that is ready to be submitted.
 pub(super) struct Job {
@@ -19,37 +21,37 @@ pub(super) struct Job {
     pub(super) retries: u32,
 }
 
-/// What every task of a launch has in common.
+/// Context of a launch that all its tasks share.
 pub(super) struct Lowering {
     pub(super) folder: ExperimentFolder,
-    /// How many experiments the tasks are in, one within the other.
+    /// Nesting depth of the experiment.
     pub(super) depth: u32,
-    /// Runs every task, whatever executor it names.
+    /// Executor that runs every task, whatever executor it names.
     pub(super) through: Option<Arc<dyn Executor>>,
-    /// The command line's program, for scripts to call. A program of the user's that starts an experiment from Rust
-    /// is none: a script that called it would start the experiment again.
+    /// The `neva-run` program that scripts can call. `None` if a user's Rust program started the experiment: a script
+    /// that called that program would start the experiment again.
     pub(super) command: Option<PathBuf>,
 }
 
 impl Lowering {
-    /// The job of the task `name`, in the folder of the one before where it was submitted before.
-    pub(super) fn job(&self, record: &ExperimentRecord, name: &str, task: &Task) -> Result<Job, RunError> {
+    /// Returns the job of the task `name`. A job that was submitted before keeps its folder.
+    pub(super) async fn job(&self, record: &ExperimentRecord, name: &str, task: &Task) -> Result<Job, RunError> {
         let submitted = self.folder.submitted_dir(name);
         let mut job = self.render(record, name, task, submitted.clone())?;
-        // A folder of the user's may be there already; one in the experiment is nobody else's.
+        // A folder that the user chose may exist already; one within the experiment is exclusive.
         if submitted.is_none() && !job.submission.dir.starts_with(&self.folder.dir) {
-            let dir = folder::create_folder(job.submission.dir)?;
+            let dir = job.executor.create_folder(&job.submission.dir).await?;
             job = self.render(record, name, task, Some(dir))?;
         }
         Ok(job)
     }
 
-    /// As [`job`](Self::job), and pure but for the clock.
+    /// Like [`job`](Self::job), but without side effects; reads the clock.
     pub(super) fn render(&self, record: &ExperimentRecord, name: &str, task: &Task, dir: Option<PathBuf>) -> Result<Job, RunError> {
         let config = task.executor.as_ref().unwrap_or(&record.executor);
         let executor = self.executor(record, task);
         let submission = match &task.task {
-            Work::Script(script) => executor.render_script(&ScriptPlan {
+            TaskSpec::Script(script) => executor.render_script(&ScriptPlan {
                 name: name.to_owned(),
                 run_dir: dir.unwrap_or_else(|| self.folder.task(name)),
                 working_directory: record.working_directory.clone(),
@@ -58,8 +60,8 @@ impl Lowering {
                 args: script.args.clone(),
                 env: self.env(name, [config.env_vars(), &script.env]),
             })?,
-            Work::Finetune(run) => {
-                let mut plan = plan::lower(run, &record.working_directory, environment::now());
+            TaskSpec::Finetune(run) => {
+                let mut plan = plan::lower(&home::with_home(run)?, &record.working_directory, environment::now());
                 plan.env = self.env(name, [&plan.env, config.env_vars()]);
                 match dir {
                     Some(dir) => plan.run_dir = dir,
@@ -77,8 +79,39 @@ impl Lowering {
         })
     }
 
-    /// The environment of a task: the last of `layers` goes before the first, and what tells a task where it is
-    /// before all.
+    /// Downloads the models of a fine-tune whose ranks start on this machine.
+    ///
+    /// # Errors
+    /// A model cannot be downloaded.
+    pub(super) fn fetch(&self, record: &ExperimentRecord, task: &Task) -> Result<(), RunError> {
+        let TaskSpec::Finetune(run) = &task.task else { return Ok(()) };
+        if preflight::shares_files_with(self.executor(record, task).name()) {
+            let config = task.executor.as_ref().unwrap_or(&record.executor);
+            pretrained::fetch(run, config.env_vars(), &mut |text| tracing::info!("{text}"))?;
+        }
+        Ok(())
+    }
+
+    /// Checks the files of a fine-tune that starts for the first time, if its ranks start on this machine.
+    ///
+    /// # Errors
+    /// A file is missing or does not match the run.
+    pub(super) fn preflight(&self, preflight: &mut Preflight, record: &ExperimentRecord, name: &str, task: &Task) -> Result<(), RunError> {
+        let TaskSpec::Finetune(run) = &task.task else { return Ok(()) };
+        let is_here = preflight::shares_files_with(self.executor(record, task).name());
+        if record.no_preflight || !is_here || self.folder.submitted_dir(name).is_some() {
+            return Ok(());
+        }
+        let config = task.executor.as_ref().unwrap_or(&record.executor);
+        let problems = preflight.problems(run, config.env_vars());
+        let located = problems.into_iter().map(|problem| Problem {
+            path: format!("tasks.{name}.task.{}", problem.path),
+            ..problem
+        });
+        launch::reject_errors(located.collect())
+    }
+
+    /// Returns the environment of a task. The second layer overrides the first; the `NEVA_*` variables override both.
     fn env(&self, name: &str, layers: [&BTreeMap<String, String>; 2]) -> BTreeMap<String, String> {
         let mut env = layers[0].clone();
         env.extend(layers[1].clone());
@@ -94,16 +127,11 @@ impl Lowering {
         env
     }
 
-    /// The executor of a task.
+    /// Returns the executor of a task.
     pub(super) fn executor(&self, record: &ExperimentRecord, task: &Task) -> Arc<dyn Executor> {
         match &self.through {
             Some(executor) => Arc::clone(executor),
             None => executor::executor(task.executor.as_ref().unwrap_or(&record.executor)),
         }
     }
-}
-
-/// `path` from `folder`.
-pub(super) fn absolute(folder: &Path, path: &Path) -> PathBuf {
-    folder.join(path).components().collect()
 }

@@ -1,14 +1,14 @@
-//! Hooks of an experiment, for programs in Rust.
+//! Hooks of an experiment for Rust programs.
 
 use neva_schemas::Task;
 
 use super::report::TaskReport;
 use crate::error::RunError;
 
-/// Code that goes with an experiment.
+/// Hooks that an experiment calls.
 pub trait Plugin: Send + Sync {
-    /// Before anything is written or started: may change a task and its executor. What comes out is checked, and is
-    /// what the store keeps. A repetition from the store starts from there and calls no plugin.
+    /// Called for each task before anything is written or started. May change the task and its executor. The result is
+    /// validated and stored. A rerun from the store uses the stored tasks and calls no plugin.
     ///
     /// # Errors
     /// The experiment is not started.
@@ -17,8 +17,7 @@ pub trait Plugin: Send + Sync {
         Ok(())
     }
 
-    /// After a task came to its end, also to that of not being started. It runs beside the other tasks and should not
-    /// take long.
+    /// Called after a task ended, also if it was skipped. Runs on the event loop, so it should return quickly.
     fn after_end(&self, task: &TaskReport) {
         let _ = task;
     }

@@ -1,4 +1,4 @@
-//! From an experiment to its record: plugins, checks, the texts of scripts; and the hashes of its data.
+//! Preparation of an experiment's record: plugins, validation, texts of scripts, hashes of data.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -8,20 +8,19 @@ use std::{
     sync::Arc,
 };
 
-use neva_schemas::{self as schemas, Data, Executor, SCRIPT_LIMIT, Script, Severity, Validate as _, Work};
+use neva_schemas::{self as schemas, Data, ExecutorConfig, MAX_SCRIPT_LENGTH, Script, Severity, TaskSpec, Validate as _};
 
 use super::{
     error::ExperimentError,
-    lower::absolute,
     plugin::Plugin,
-    record::{ExperimentRecord, RECORD_FORMAT, file_error},
+    record::{ExperimentRecord, RECORD_FORMAT, absolute, file_error},
 };
 use crate::{adapters, environment, error::RunError};
 
-/// The record of `experiment`, which has no id yet.
+/// Creates the record of `experiment`, without an id.
 pub(super) fn prepare(
-    mut experiment: schemas::Experiment,
-    executor: Executor,
+    mut experiment: schemas::ExperimentConfig,
+    executor: ExecutorConfig,
     working_directory: PathBuf,
     plugins: &[Arc<dyn Plugin>],
 ) -> Result<ExperimentRecord, RunError> {
@@ -30,7 +29,7 @@ pub(super) fn prepare(
             plugin.before_launch(name, task)?;
         }
     }
-    let problems = adapters::problems_of_tasks(&experiment)
+    let problems = adapters::experiment_problems(&experiment)
         .into_iter()
         .chain(executor.problems("executor"));
     let errors: Vec<_> = problems.filter(|problem| problem.severity == Severity::Error).collect();
@@ -39,7 +38,7 @@ pub(super) fn prepare(
     }
     let mut scripts = BTreeMap::new();
     for task in experiment.tasks.values() {
-        if let Work::Script(Script { path: Some(path), .. }) = &task.task
+        if let TaskSpec::Script(Script { path: Some(path), .. }) = &task.task
             && let Entry::Vacant(entry) = scripts.entry(absolute(&working_directory, path))
         {
             let text = script_text(entry.key())?;
@@ -54,6 +53,7 @@ pub(super) fn prepare(
         rerun_of: None,
         working_directory,
         executor,
+        no_preflight: false,
         scripts,
         data: BTreeMap::new(),
         experiment,
@@ -66,20 +66,20 @@ fn script_text(path: &Path) -> Result<String, RunError> {
         reason: reason.to_owned(),
     };
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(SCRIPT_LIMIT + 1).read_to_end(&mut bytes));
+    let read = File::open(path).and_then(|file| file.take(MAX_SCRIPT_LENGTH + 1).read_to_end(&mut bytes));
     match read {
-        Ok(_) if bytes.len() as u64 > SCRIPT_LIMIT => Err(refused("is longer than 1 MiB").into()),
+        Ok(_) if bytes.len() as u64 > MAX_SCRIPT_LENGTH => Err(refused("is longer than 1 MiB").into()),
         Ok(_) => String::from_utf8(bytes).map_err(|_| refused("is not UTF-8").into()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(refused("is not there").into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(refused("does not exist").into()),
         Err(error) => Err(file_error("read", path)(error)),
     }
 }
 
-/// Hashes of the annotations that the fine-tunes of `record` read. They may be large, so that a dry run asks for none.
+/// Hashes the annotation files of the fine-tunes of `record`. Not called by a dry run: the files may be large.
 pub(super) fn data_hashes(record: &ExperimentRecord) -> BTreeMap<PathBuf, Option<String>> {
     let mut hashes = BTreeMap::new();
     for task in record.experiment.tasks.values() {
-        if let Work::Finetune(run) = &task.task
+        if let TaskSpec::Finetune(run) = &task.task
             && let Data::Preloaded(data) = &run.finetune.data
         {
             for path in data.paths.iter().chain(&data.val_paths) {
@@ -91,7 +91,7 @@ pub(super) fn data_hashes(record: &ExperimentRecord) -> BTreeMap<PathBuf, Option
     hashes
 }
 
-/// BLAKE3 of a file; `None` where it cannot be read.
+/// Returns the BLAKE3 hash of a file; `None` if it cannot be read.
 pub(super) fn hash(path: &Path) -> Option<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_mmap_rayon(path).ok()?;

@@ -1,4 +1,4 @@
-//! The programs of an experiment, as a file: which they were, so that a repetition can say what is another one.
+//! Record of the programs of an experiment, so that a rerun can report which of them have changed.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     prepare::hash,
-    record::{read_json, write_json_soon},
+    record::{read_json, write_json_unsynced},
 };
 use crate::{
     environment,
@@ -17,39 +17,39 @@ use crate::{
 const PROGRAMS_FILE: &str = "programs.json";
 const PROGRAMS_FORMAT: u32 = 1;
 
-/// The programs that an experiment ran with.
+/// The programs that ran an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Programs {
     format: u32,
-    /// The one that started it.
+    /// The program that started it.
     launcher: Option<Program>,
-    /// The rank program, where a task trains.
+    /// The rank program, if a task trains.
     rank: Option<Program>,
-    /// What that says of itself.
+    /// Version that the rank program reports.
     rank_version: Option<RankVersion>,
 }
 
-/// A program's file.
+/// The file of a program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Program {
     path: PathBuf,
-    /// BLAKE3.
+    /// BLAKE3 hash.
     hash: Option<String>,
 }
 
 impl Program {
-    async fn of(path: PathBuf) -> Option<Self> {
+    async fn read(path: PathBuf) -> Option<Self> {
         let program = tokio::task::spawn_blocking(move || Self { hash: hash(&path), path });
         program.await.ok()
     }
 }
 
 impl Programs {
-    /// The programs as they are now. `trains`: the rank program is asked what it is, which has it load libtorch.
-    pub(super) async fn now(trains: bool) -> Self {
-        let launcher = async { Program::of(environment::program()?).await };
+    /// Returns the current programs. With `trains`, runs the rank program for its version, which loads libtorch.
+    pub(super) async fn current(trains: bool) -> Self {
+        let launcher = async { Program::read(environment::program()?).await };
         let found = trains.then(|| program::find_here().ok()).flatten();
-        let rank = async { Program::of(found.clone()?).await };
+        let rank = async { Program::read(found.clone()?).await };
         let version = async { program::version(found.as_ref()?).await.ok() };
         let (launcher, rank, rank_version) = tokio::join!(launcher, rank, version);
         Self {
@@ -60,23 +60,23 @@ impl Programs {
         }
     }
 
-    /// What was kept in `folder`; nothing where the launcher did not come so far.
+    /// Reads the record in `folder`; `None` if the launcher did not write it.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>, RunError> {
         read_json(&folder.join(PROGRAMS_FILE), PROGRAMS_FORMAT)
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<(), RunError> {
-        write_json_soon(&folder.join(PROGRAMS_FILE), self)
+        write_json_unsynced(&folder.join(PROGRAMS_FILE), self)
     }
 
-    /// What is another one `now`, a sentence each.
+    /// Returns a sentence for each program that differs `now`.
     pub(super) fn differences(&self, now: &Self) -> Vec<String> {
         let mut found = Vec::new();
         if let (Some(then), Some(now)) = (&self.rank_version, &now.rank_version)
             && then != now
         {
             found.push(format!(
-                "the rank program was {} on libtorch {}, and is {} on {}",
+                "the rank program was {} with libtorch {}, and is {} with {}",
                 then.version, then.libtorch, now.version, now.libtorch
             ));
         }
@@ -85,7 +85,7 @@ impl Programs {
             let (Some(then), Some(now)) = (then, now) else { continue };
             if then.hash != now.hash {
                 found.push(format!(
-                    "the {what} is another build: it was {} ({}), and is {} ({})",
+                    "the {what} is a different build: it was {} ({}), and is {} ({})",
                     then.path.display(),
                     short(then.hash.as_deref()),
                     now.path.display(),
@@ -97,7 +97,7 @@ impl Programs {
     }
 }
 
-/// The beginning of a hash, which is enough to tell two apart.
+/// Returns the first characters of a hash, enough to distinguish two.
 pub(super) fn short(hash: Option<&str>) -> &str {
     hash.map_or("none", |hash| hash.get(..12).unwrap_or(hash))
 }

@@ -1,4 +1,4 @@
-//! What an experiment is, as a file: all that is needed to do it again.
+//! Record of an experiment: everything that is needed to run it again, as a file.
 
 use std::{
     collections::BTreeMap,
@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use neva_schemas::{Executor, Experiment, Script, Work};
+use neva_schemas::{ExecutorConfig, ExperimentConfig, Script, TaskSpec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{error::ExperimentError, lower::absolute};
+use super::error::ExperimentError;
 use crate::error::RunError;
 
 /// File in an experiment's folder.
@@ -19,31 +19,34 @@ pub(super) const RECORD_FILE: &str = "experiment.json";
 /// Format number of the file. A reader refuses others.
 pub(super) const RECORD_FORMAT: u32 = 1;
 
-/// An experiment as it was started. No secret is in it: those stay in the environment of the launcher.
+/// An experiment as it was started. It holds no secrets: these stay in the environment of the launcher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExperimentRecord {
     /// Format number.
     pub format: u32,
     /// The experiment's id.
     pub id: String,
-    /// When it was created, in milliseconds since the epoch.
+    /// Creation time in milliseconds since the epoch.
     pub created: u64,
     /// Version of the program that created it.
     pub version: String,
-    /// The experiment of which it is a repetition.
+    /// Id of the experiment that it reruns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<String>,
-    /// The folder from which relative paths are taken, and in which scripts start.
+    /// Folder to which paths are relative, and in which scripts start.
     pub working_directory: PathBuf,
-    /// Where tasks run that name no executor.
-    pub executor: Executor,
-    /// Texts of the scripts that are files, by absolute path.
+    /// Default executor of tasks.
+    pub executor: ExecutorConfig,
+    /// Files of fine-tunes are not checked before these start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_preflight: bool,
+    /// Texts of script files, by absolute path.
     pub scripts: BTreeMap<PathBuf, String>,
-    /// Hashes of the annotations that fine-tunes read (BLAKE3), by absolute path; `null` for what was not there when
-    /// the experiment started, as with data that one of its tasks makes.
+    /// BLAKE3 hashes of the annotation files of fine-tunes, by absolute path; `null` for a file that did not exist when
+    /// the experiment started, such as data that one of its tasks creates.
     pub data: BTreeMap<PathBuf, Option<String>>,
-    /// The experiment: every recipe resolved, every sweep spread out.
-    pub experiment: Experiment,
+    /// The experiment, with every recipe resolved and every sweep expanded.
+    pub experiment: ExperimentConfig,
 }
 
 impl ExperimentRecord {
@@ -53,18 +56,21 @@ impl ExperimentRecord {
         record.ok_or_else(|| file_error("read", &path)(io::ErrorKind::NotFound.into()))
     }
 
-    /// Whether a task trains.
+    /// Returns true if a task trains.
     pub(super) fn has_finetunes(&self) -> bool {
-        self.experiment.tasks.values().any(|task| matches!(task.task, Work::Finetune(_)))
+        self.experiment
+            .tasks
+            .values()
+            .any(|task| matches!(task.task, TaskSpec::Finetune(_)))
     }
 
-    /// The text of `script`. That of a file was read when the experiment was prepared.
+    /// Returns the text of `script`. A script file was read when the experiment was prepared.
     pub(super) fn script_text(&self, script: &Script) -> String {
-        let kept = script
+        let stored = script
             .path
             .as_ref()
             .and_then(|path| self.scripts.get(&absolute(&self.working_directory, path)));
-        kept.or(script.inline.as_ref()).cloned().unwrap_or_default()
+        stored.or(script.inline.as_ref()).cloned().unwrap_or_default()
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<(), RunError> {
@@ -72,10 +78,10 @@ impl ExperimentRecord {
     }
 }
 
-/// Reads a record of the store; `None` where it is not there.
+/// Reads a record of the store; `None` if it does not exist.
 ///
 /// # Errors
-/// It cannot be read, is no record, or has another format number than `expected`.
+/// It cannot be read, is damaged, or its format number is not `expected`.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path, expected: u32) -> Result<Option<T>, RunError> {
     #[derive(Deserialize)]
     struct Format {
@@ -97,17 +103,17 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path, expected: u32) -> Resu
     Ok(Some(serde_json::from_slice(&bytes).map_err(damaged)?))
 }
 
-/// Writes a record as a whole or not at all, and so that it lasts.
+/// Writes a record atomically and syncs it to disk.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), RunError> {
-    write_whole(path, value, File::sync_data)
+    write_atomically(path, value, File::sync_data)
 }
 
-/// As [`write_json`], for what is written anew should the machine fail.
-pub(super) fn write_json_soon(path: &Path, value: &impl Serialize) -> Result<(), RunError> {
-    write_whole(path, value, |_| Ok(()))
+/// Writes a record atomically, without syncing it: for records that are written again after a crash of the machine.
+pub(super) fn write_json_unsynced(path: &Path, value: &impl Serialize) -> Result<(), RunError> {
+    write_atomically(path, value, |_| Ok(()))
 }
 
-fn write_whole(path: &Path, value: &impl Serialize, sync: impl FnOnce(&File) -> io::Result<()>) -> Result<(), RunError> {
+fn write_atomically(path: &Path, value: &impl Serialize, sync: impl FnOnce(&File) -> io::Result<()>) -> Result<(), RunError> {
     let partial = path.with_extension("json.partial");
     let write = || {
         let mut text = serde_json::to_vec_pretty(value)?;
@@ -118,16 +124,21 @@ fn write_whole(path: &Path, value: &impl Serialize, sync: impl FnOnce(&File) -> 
         fs::rename(&partial, path)
     };
     write().map_err(|source: io::Error| {
-        // Half a file helps nobody; that it cannot be removed either changes nothing.
+        // Removes the partial file, if possible.
         let _ = fs::remove_file(&partial);
         file_error("write", path)(source)
     })
 }
 
-/// An error of the store's file at `path`.
+/// Returns a function that makes an error of the store's file at `path`.
 pub(super) fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunError {
     move |source| {
         let path = path.to_owned();
         ExperimentError::File { action, path, source }.into()
     }
+}
+
+/// Returns `path` relative to `folder` as an absolute path.
+pub(super) fn absolute(folder: &Path, path: &Path) -> PathBuf {
+    folder.join(path).components().collect()
 }

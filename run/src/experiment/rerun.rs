@@ -1,4 +1,4 @@
-//! Experiments that are done again, from the store alone.
+//! Reruns of experiments from the store alone.
 
 use std::{collections::BTreeMap, fs};
 
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{environment, error::RunError, runtime};
 
-/// The record of the experiment in `folder` as that of a new one.
-pub(super) fn repetition(folder: &ExperimentFolder) -> Result<ExperimentRecord, RunError> {
+/// Returns the record of a new experiment that reruns the one in `folder`.
+pub(super) fn rerun_record(folder: &ExperimentFolder) -> Result<ExperimentRecord, RunError> {
     let old = ExperimentRecord::read(&folder.dir)?;
     Ok(ExperimentRecord {
         format: RECORD_FORMAT,
@@ -26,11 +26,11 @@ pub(super) fn repetition(folder: &ExperimentFolder) -> Result<ExperimentRecord, 
 }
 
 impl ExperimentFolder {
-    /// What is not as it was when the experiment was started, a sentence each: programs, commit and changes of the
-    /// working directory, data, files of scripts.
+    /// Returns a sentence for each thing that has changed since the experiment was started: programs, commit and changes
+    /// of the working directory, data, script files.
     ///
     /// # Errors
-    /// A record that cannot be read.
+    /// A record cannot be read.
     pub fn differences(&self) -> Result<Vec<String>, RunError> {
         differences(self, &ExperimentRecord::read(&self.dir)?)
     }
@@ -44,7 +44,7 @@ fn differences(folder: &ExperimentFolder, old: &ExperimentRecord) -> Result<Vec<
     }
     let then = (Programs::read(&folder.dir)?, git::read(&folder.dir)?);
     let now = runtime()?.block_on(async {
-        let programs = async { (then.0.is_some()).then_some(Programs::now(old.has_finetunes()).await) };
+        let programs = async { (then.0.is_some()).then_some(Programs::current(old.has_finetunes()).await) };
         tokio::join!(programs, git::state(&old.working_directory))
     });
     if let (Some(then), Some(now)) = (then.0, now.0) {
@@ -59,24 +59,20 @@ fn differences(folder: &ExperimentFolder, old: &ExperimentRecord) -> Result<Vec<
             ));
         }
         if then.diff_hash != now.diff_hash {
-            found.push("what is changed in the working directory since its commit is not what it was".to_owned());
+            found.push("the uncommitted changes in the working directory are different".to_owned());
         }
     }
-    // What was not there is for a task to make.
+    // Data that did not exist is created by a task.
     for (path, then) in old.data.iter().filter(|(_, then)| then.is_some()) {
         let now = hash(path);
         if *then != now {
-            let what = if now.is_some() {
-                "has other content"
-            } else {
-                "is not there any more"
-            };
+            let what = if now.is_some() { "has changed" } else { "no longer exists" };
             found.push(format!("the data in {} {what}", path.display()));
         }
     }
     for (path, text) in &old.scripts {
         if fs::read_to_string(path).is_ok_and(|now| now != *text) {
-            found.push(format!("the script {} has other text; the one that is kept runs", path.display()));
+            found.push(format!("the script {} has changed; the recorded text runs", path.display()));
         }
     }
     Ok(found)

@@ -1,8 +1,7 @@
-//! Where experiments are kept: `HOME/experiments/NAME/ID/`.
+//! Store of experiments: `HOME/experiments/NAME/ID/`.
 //!
-//! A folder is made by its launcher with an exclusive `mkdir`, so that any number of them may start at once.
-//! Everything that is known of an experiment lies in its folder; `HOME/index.jsonl` only spares the reading of
-//! ten thousand of them, and may be removed at any time.
+//! A launcher creates the folder with an exclusive `mkdir`, so that any number of launchers may start at once. All
+//! state of an experiment is in its folder. `HOME/index.jsonl` is a cache for long lists and may be removed at any time.
 
 use std::{
     fs, io,
@@ -10,67 +9,73 @@ use std::{
 };
 
 use jiff::civil::DateTime;
+use neva_executors::local::job_processes;
 use neva_schemas::env;
 
 use super::{
     error::ExperimentError,
-    folder::{ExperimentFolder, state_name},
+    folder::{ExperimentFolder, Status, state_name},
     index::{Index, Row},
     record::{RECORD_FILE, file_error},
+    report::TaskState,
 };
 use crate::{environment, error::RunError};
 
-/// Folder of the store in the user's home, where no variable names another.
+/// Default folder of the store in the user's home.
 const DEFAULT_HOME: &str = ".neva_run";
 
-/// Most experiments of one name that start in the same second.
-const MAX_TWINS: u32 = 10_000;
+/// Maximum number of experiments of one name that start in the same second.
+const MAX_SAME_SECOND: u32 = 10_000;
 
-/// A store.
+/// A store of experiments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
     home: PathBuf,
 }
 
 impl Store {
-    /// The store in the folder `home`, which need not be there yet.
+    /// Creates a store in the folder `home`, which need not exist yet.
     pub fn new(home: impl Into<PathBuf>) -> Self {
         Self { home: home.into() }
     }
 
-    /// The user's: `NEVA_RUN_HOME`, else `NEMORUN_HOME`, else `~/.neva_run`.
+    /// Returns the user's store: `NEVA_RUN_HOME`, else `NEMORUN_HOME`, else `~/.neva_run`.
     ///
     /// # Errors
-    /// None of these is known.
-    pub fn of_user() -> Result<Self, RunError> {
-        let named = |name| environment::variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    /// None of the variables is set, or the path is not UTF-8.
+    pub fn for_user() -> Result<Self, RunError> {
+        let named = |variable| environment::path(variable).map(|path| (variable, path));
         let home = named(env::NEVA_RUN_HOME).or_else(|| named(env::NEMORUN_HOME));
-        let home = home.or_else(|| named(env::HOME).map(|home| home.join(DEFAULT_HOME)));
-        let home = home.ok_or(ExperimentError::NoHome)?;
+        let home = home.or_else(|| named(env::HOME).map(|(variable, home)| (variable, home.join(DEFAULT_HOME))));
+        let (variable, home) = home.ok_or(ExperimentError::NoHome)?;
+        // Records of experiments are JSON, which can hold UTF-8 paths only.
+        if home.to_str().is_none() {
+            return Err(ExperimentError::HomeNotText { variable, path: home }.into());
+        }
         Ok(Self::new(std::path::absolute(&home).map_err(file_error("find", &home))?))
     }
 
-    /// The folder.
+    /// Returns the folder of the store.
     pub fn home(&self) -> &Path {
         &self.home
     }
 
-    /// Makes the folder of a new experiment, which is nobody else's.
+    /// Creates the folder of a new experiment exclusively.
     pub(super) fn create(&self, name: &str, now: DateTime) -> Result<ExperimentFolder, RunError> {
         let parent = self.experiments().join(name);
         let first = format!("{name}_{}", now.strftime("%Y-%m-%d_%H-%M-%S"));
-        for twin in 0..MAX_TWINS {
-            let id = if twin == 0 { first.clone() } else { format!("{first}-{twin}") };
+        for number in 0..MAX_SAME_SECOND {
+            let id = if number == 0 { first.clone() } else { format!("{first}-{number}") };
             let dir = parent.join(&id);
-            // Somebody who removes the last of this name takes the folder of the name away, too.
-            let made = (0..MAX_TWINS).find_map(|_| {
-                let made = fs::create_dir_all(&parent).and_then(|()| fs::create_dir(&dir));
-                made.map_or_else(
+            // A concurrent removal of the last experiment of this name also removes the parent folder.
+            let created = (0..MAX_SAME_SECOND).find_map(|_| {
+                let created = fs::create_dir_all(&parent).and_then(|()| fs::create_dir(&dir));
+                created.map_or_else(
                     |error| (error.kind() != io::ErrorKind::NotFound).then_some(Err(error)),
                     |()| Some(Ok(())),
                 )
             });
-            match made.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())) {
+            match created.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into())) {
                 Ok(()) => return Ok(ExperimentFolder { dir, id }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.exists() => {}
                 Err(error) => return Err(file_error("create", &dir)(error)),
@@ -79,48 +84,48 @@ impl Store {
         Err(file_error("create", &parent.join(first))(io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// The experiment with the id `asked`, else the latest with that name.
+    /// Returns the experiment with the id `requested`, else the latest one with that name.
     ///
     /// # Errors
     /// There is none, or the store cannot be read.
-    pub fn find(&self, asked: &str) -> Result<ExperimentFolder, RunError> {
-        // Neither is a path.
-        if !asked.is_empty() && !asked.contains(['/', '\0']) && asked != ".." {
+    pub fn find(&self, requested: &str) -> Result<ExperimentFolder, RunError> {
+        // Ids and names are not paths.
+        if !requested.is_empty() && !requested.contains(['/', '\0']) && requested != ".." {
             let names = self.names()?;
             let with_id = names
                 .iter()
-                .find(|name| self.experiments().join(name).join(asked).join(RECORD_FILE).exists());
+                .find(|name| self.experiments().join(name).join(requested).join(RECORD_FILE).exists());
             if let Some(name) = with_id {
-                return Ok(self.folder(name, asked));
+                return Ok(self.folder(name, requested));
             }
-            if names.iter().any(|name| name == asked)
-                && let Some(latest) = self.rows(vec![asked.to_owned()])?.first()
+            if names.iter().any(|name| name == requested)
+                && let Some(latest) = self.rows(vec![requested.to_owned()])?.first()
             {
-                return Ok(self.folder(asked, &latest.id));
+                return Ok(self.folder(requested, &latest.id));
             }
         }
-        Err(self.unknown(asked)?)
+        Err(self.unknown(requested)?)
     }
 
-    fn unknown(&self, asked: &str) -> Result<RunError, RunError> {
+    fn unknown(&self, requested: &str) -> Result<RunError, RunError> {
         let rows = self.rows(self.names()?)?;
         let known = rows.iter().flat_map(|row| [row.name.as_str(), row.id.as_str()]);
-        let near = known.map(|name| (strsim::damerau_levenshtein(name, asked), name)).min();
+        let near = known.map(|name| (strsim::damerau_levenshtein(name, requested), name)).min();
         let nearest = near
-            .filter(|(distance, _)| *distance <= asked.len() / 3)
+            .filter(|(distance, _)| *distance <= requested.len() / 3)
             .map(|(_, name)| name.to_owned());
         Ok(ExperimentError::Unknown {
-            asked: asked.to_owned(),
+            requested: requested.to_owned(),
             home: self.home.clone(),
             nearest,
         }
         .into())
     }
 
-    /// The experiments of `name`, or all; the latest first.
+    /// Returns the experiments of `name`, or all; the latest first.
     ///
     /// # Errors
-    /// The store cannot be read, or there is none of this name.
+    /// The store cannot be read, or there is no experiment of this name.
     pub fn list(&self, name: Option<&str>) -> Result<Vec<Row>, RunError> {
         let names = self.names()?;
         let Some(name) = name else { return self.rows(names) };
@@ -142,7 +147,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// The latest experiment of `name`, where its launcher left it before its end.
+    /// Returns the latest experiment of `name` if it was interrupted.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -153,13 +158,17 @@ impl Store {
         Ok(row.filter(|row| row.state == state_name(false, None)).map(|row| row.id))
     }
 
-    /// Removes an experiment that nobody runs.
+    /// Removes an experiment that is not running.
     ///
     /// # Errors
-    /// A launcher has it, or its folder cannot be removed.
+    /// It is running, one of its tasks outlived a killed launcher, or its folder cannot be removed.
     pub fn remove(&self, folder: &ExperimentFolder) -> Result<(), RunError> {
         let lock = folder.lock()?;
-        // First what makes it an experiment: what is left of a removal that did not come to its end is none.
+        // An experiment with a damaged record can be removed too.
+        if let Ok(status) = folder.status() {
+            refuse_running_tasks(folder, &status)?;
+        }
+        // The record goes first: the rest of an incomplete removal is no experiment.
         let failed = |path: PathBuf| move |error| file_error("remove", &path)(error);
         match fs::remove_file(folder.dir.join(RECORD_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(folder.dir.join(RECORD_FILE))(error)),
@@ -168,7 +177,7 @@ impl Store {
         fs::remove_dir_all(&folder.dir).map_err(failed(folder.dir.clone()))?;
         drop(lock);
         if let Some(parent) = folder.dir.parent() {
-            // Only the last of a name leaves an empty folder.
+            // Succeeds only if this was the last experiment of its name.
             let _ = fs::remove_dir(parent);
         }
         Ok(())
@@ -190,7 +199,25 @@ impl Store {
     }
 }
 
-/// Names in `folder`; none where it is not there.
+/// Refuses to remove an experiment whose launcher was killed while a task still runs and writes into the folder.
+fn refuse_running_tasks(folder: &ExperimentFolder, status: &Status) -> Result<(), RunError> {
+    let running = status.report.tasks.iter().filter(|task| task.state == TaskState::Running);
+    for task in running {
+        let dir = folder.submitted_dir(&task.name).unwrap_or_else(|| folder.task(&task.name));
+        let processes = job_processes(&dir);
+        if !processes.is_empty() {
+            return Err(ExperimentError::TaskRunning {
+                id: folder.id.clone(),
+                task: task.name.clone(),
+                processes,
+            }
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Returns the names in `folder`; none if it does not exist.
 fn entries(folder: &Path) -> Result<Vec<String>, RunError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

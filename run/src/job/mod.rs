@@ -1,44 +1,46 @@
-//! A job from its submission to its end: output is handed on, a request ends it, and where it failed it is
-//! submitted again, as often as that was asked for. A run alone and each task of an experiment are one.
+//! A job from its submission to its end: forwards output and stop requests, and retries failures. A single run and
+//! each task of an experiment are a job.
 
+mod failure_filter;
 mod retry;
-mod signals;
+mod sink;
+mod stop_requests;
 
-use std::{fs, io, time::Duration};
+use std::{io, path::PathBuf};
 
-use neva_executors::{Executor, JobHandle, JobKind, JobState, Submission};
+use futures_util::StreamExt as _;
+use neva_executors::{Executor, ExecutorError, JobEnd, JobEvent, JobHandle, JobKind, JobState, JobStatus, Submission, WatchFrom};
 use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport};
 use tokio::{sync::watch, time::sleep};
 
 pub use self::retry::Retry;
-use self::retry::{may_pass, pause};
-pub(crate) use self::signals::{forward_signals, requested};
-use crate::{checkpoint, error::RunError, folder};
+pub(crate) use self::stop_requests::{StopRequests, forward_signals, is_stop_requested, next_request};
+use self::{
+    failure_filter::FailureFilter,
+    retry::{is_retryable, pause},
+    sink::Sink,
+};
+use crate::{block_on, error::RunError};
 
-/// Pause between the first two questions after a job's state and output, which doubles up to [`LONGEST_TICK`]: a
-/// short job is not waited for, and a long one not pestered.
-const FIRST_TICK: Duration = Duration::from_millis(2);
-const LONGEST_TICK: Duration = Duration::from_millis(50);
-
-/// What takes the output of rank 0.
+/// Callback for the output of rank 0.
 pub(crate) type Output = Box<dyn FnMut(&[u8]) + Send>;
 
-/// Is told of a submitted job, and which attempt it is, from 1.
+/// Callback for each submission: the number of the attempt, from 1, and the job.
 type OnSubmit = Box<dyn FnMut(u32, &JobHandle) + Send>;
 
-/// What its starter wants of a job.
-pub(crate) struct Watcher {
+/// Retries and callbacks of a job.
+pub(crate) struct JobOptions {
     /// Attempts after the first.
     pub(crate) retries: u32,
-    /// Takes the output of rank 0.
+    /// Called with the output of rank 0.
     pub(crate) output: Output,
-    /// Is told of each attempt that is followed by another.
+    /// Called for each failed attempt that is followed by another.
     pub(crate) on_retry: Box<dyn FnMut(&Retry) + Send>,
-    /// Is told of each job that was submitted, and which attempt it is, from 1.
+    /// Called for each submitted job.
     pub(crate) on_submit: OnSubmit,
 }
 
-impl Default for Watcher {
+impl Default for JobOptions {
     fn default() -> Self {
         Self {
             retries: 0,
@@ -50,31 +52,26 @@ impl Default for Watcher {
 }
 
 /// Runs `plan` to its end through `executor`.
-pub(crate) fn run(mut plan: LaunchPlan, executor: &dyn Executor, watcher: Watcher) -> Result<RunReport, RunError> {
-    // A plan that cannot run here leaves no folder behind.
+pub(crate) fn run(mut plan: LaunchPlan, executor: &dyn Executor, options: JobOptions) -> Result<RunReport, RunError> {
+    // A plan that the executor refuses leaves no folder behind.
     executor.render(&plan)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| RunError::System {
-        action: "start the launcher's runtime",
-        source,
-    })?;
-    runtime.block_on(async {
-        // Before the first process starts: none is left behind by a signal that comes early.
-        let (requests, end) = watch::channel(0);
+    block_on(async {
+        // Before the first process starts, so that an early signal leaves none behind.
+        let (requests, stop) = watch::channel(StopRequests::default());
         forward_signals(requests)?;
-        folder::create_run_folder(&mut plan)?;
+        plan.run_dir = executor.create_folder(&plan.run_dir).await?;
         let submission = executor.render(&plan)?;
-        let report = Job::new(executor, submission, watcher, end).run().await?;
-        // A job of ranks leaves one, or is an error.
+        let report = Job::new(executor, submission, options, stop).run().await?;
+        // A job of ranks that succeeds has a report.
         report.ok_or_else(|| RunError::NoReport {
             path: plan.run_dir.join(REPORT_FILE),
             source: io::ErrorKind::NotFound.into(),
         })
-    })
+    })?
 }
 
-/// What a run that came to an end by itself gives: its report, unless it was told to stop before.
-pub(crate) fn finished(report: RunReport) -> Result<RunReport, RunError> {
+/// Returns the report of a run that trained to its end, and an error for one that was stopped.
+pub(crate) fn completed(report: RunReport) -> Result<RunReport, RunError> {
     let RunReport {
         run_dir,
         steps,
@@ -97,166 +94,188 @@ pub(crate) fn finished(report: RunReport) -> Result<RunReport, RunError> {
 pub(crate) struct Job<'a> {
     executor: &'a dyn Executor,
     submission: Submission,
-    watcher: Watcher,
-    /// How often its end was asked for: the first time it may save and leave, then it is killed.
-    end: watch::Receiver<u32>,
-    /// Requests that were handed on.
-    asked: u32,
-    /// The attempt that runs, from 1.
+    options: JobOptions,
+    sink: Sink,
+    stop: watch::Receiver<StopRequests>,
+    /// Number of requests that were forwarded to the executor.
+    forwarded: u32,
+    /// The current attempt, from 1.
     attempt: u32,
-    /// A job that was submitted before, by another process.
+    /// A job that another process submitted.
     submitted: Option<JobHandle>,
+    /// The newest known checkpoint.
+    checkpoint: Option<PathBuf>,
 }
 
 impl<'a> Job<'a> {
-    /// A job that was not submitted yet.
-    pub(crate) fn new(executor: &'a dyn Executor, submission: Submission, watcher: Watcher, end: watch::Receiver<u32>) -> Self {
+    /// Creates a job that is not submitted yet.
+    pub(crate) fn new(
+        executor: &'a dyn Executor,
+        submission: Submission,
+        mut options: JobOptions,
+        stop: watch::Receiver<StopRequests>,
+    ) -> Self {
+        let output = std::mem::replace(&mut options.output, Box::new(|_| {}));
         Self {
             executor,
             submission,
-            watcher,
-            end,
-            asked: 0,
+            options,
+            sink: Sink::new(output),
+            stop,
+            forwarded: 0,
             attempt: 1,
             submitted: None,
+            checkpoint: None,
         }
     }
 
-    /// Counts from `attempt` on.
+    /// Sets the number of the first attempt.
     #[must_use]
     pub(crate) fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
         self
     }
 
-    /// Watches `job`, which was submitted before, in place of the first attempt.
+    /// Watches `job`, which was submitted earlier, instead of submitting the first attempt.
     #[must_use]
     pub(crate) fn submitted(mut self, job: Option<JobHandle>) -> Self {
         self.submitted = job;
         self
     }
 
-    /// Sees the job to its end. What a job of ranks leaves is its report; a script leaves none.
+    /// Runs the job to its end. Returns the report of a job of ranks; a script has none.
     pub(crate) async fn run(mut self) -> Result<Option<RunReport>, RunError> {
-        let attempts = self.watcher.retries.saturating_add(1);
+        let ended = self.attempts().await;
+        self.flush_output().await;
+        // The output callback may print a last line when it is dropped.
+        self.sink.close();
+        self.flush_output().await;
+        ended
+    }
+
+    /// Waits for the reader of the output, only briefly if a stop was requested.
+    async fn flush_output(&mut self) {
+        if !self.is_cancelled() {
+            tokio::select! {
+                () = self.sink.idle() => return,
+                () = next_request(&mut self.stop) => {}
+            }
+        }
+        self.sink.idle_or_timeout().await;
+    }
+
+    /// Runs attempts until one succeeds, is stopped or fails for good.
+    async fn attempts(&mut self) -> Result<Option<RunReport>, RunError> {
+        let attempts = self.options.retries.saturating_add(1);
         for failed in 0.. {
             let failure = match self.once().await {
-                Err(RunError::Job(failure)) if self.attempt < attempts && !self.is_cancelled() && may_pass(&failure) => *failure,
+                Err(RunError::Job(failure)) if self.attempt < attempts && !self.is_cancelled() && is_retryable(&failure) => *failure,
                 ended => return ended,
             };
             let pause = pause(failed);
-            (self.watcher.on_retry)(&Retry {
+            (self.options.on_retry)(&Retry {
                 attempt: self.attempt,
                 attempts,
                 failure,
                 pause,
-                checkpoint: checkpoint::newest(&self.submission.dir),
+                checkpoint: self.checkpoint.clone(),
             });
             tokio::select! {
-                () = requested(&mut self.end) => break,
+                () = next_request(&mut self.stop) => break,
                 () = sleep(pause) => self.attempt = self.attempt.saturating_add(1),
             }
         }
         Err(self.cancelled(None))
     }
 
-    /// Submits the job once and sees how it ends.
+    /// Submits the job once and watches it to its end.
     async fn once(&mut self) -> Result<Option<RunReport>, RunError> {
         let job = match self.submitted.take() {
             Some(job) => job,
             None => {
-                self.remove_report()?;
                 let job = self.executor.submit(&self.submission).await?;
-                (self.watcher.on_submit)(self.attempt, &job);
+                (self.options.on_submit)(self.attempt, &job);
                 job
             }
         };
-        let state = self.watch(&job).await?;
-        if self.submission.kind == JobKind::Script {
-            return match state {
-                JobState::Succeeded => Ok(None),
-                JobState::Failed(failure) => Err(RunError::Job(Box::new(failure))),
-                _ => Err(self.cancelled(None)),
-            };
-        }
-        let failure = match state {
-            JobState::Succeeded => return finished(self.report()?).map(Some),
-            JobState::Failed(failure) => failure,
-            _ => return Err(self.cancelled(self.report().ok())),
-        };
-        // Ranks that were told to stop end as if they had failed, but leave a report that says so.
-        match self.report().ok().filter(|report| report.stopped.is_some()) {
-            Some(report) if self.is_cancelled() => Err(self.cancelled(Some(report))),
-            Some(report) => finished(report).map(Some),
-            None => Err(RunError::Job(Box::new(failure))),
+        let JobEnd { state, results } = self.watch(&job).await?;
+        self.checkpoint = results.as_ref().map_or(None, |results| results.checkpoint.clone());
+        let report = results.map(|results| results.report);
+        match state {
+            JobState::Succeeded if self.submission.kind == JobKind::Script => Ok(None),
+            JobState::Succeeded => completed(self.required_report(report)?).map(Some),
+            // Ranks that were stopped exit as if they had failed, but their report records the stop.
+            JobState::Failed(failure) => match report.unwrap_or_default().filter(|report| report.stopped.is_some()) {
+                Some(report) if self.is_cancelled() => Err(self.cancelled(Some(report))),
+                Some(report) => completed(report).map(Some),
+                None => Err(RunError::Job(Box::new(failure))),
+            },
+            JobState::Cancelled | JobState::Pending | JobState::Running => Err(self.cancelled(report.unwrap_or_default())),
         }
     }
 
-    /// Follows a job to its end: passes on the output of rank 0, and a request to end as one to cancel.
-    async fn watch(&mut self, job: &JobHandle) -> Result<JobState, RunError> {
-        let mut tick = FIRST_TICK;
-        let mut offset = 0;
+    /// Watches a job until it ends: forwards the output of rank 0 to the sink and stop requests to the executor.
+    async fn watch(&mut self, job: &JobHandle) -> Result<JobEnd, RunError> {
+        let executor = self.executor;
+        let mut filter = FailureFilter::new(self.submission.kind);
+        let mut events = executor.watch(job, WatchFrom::rank0());
         loop {
+            // A slow reader delays reading, so that no output is lost. A job that is being stopped does not wait for
+            // its reader.
+            let may_read = !self.sink.is_busy() || self.is_cancelled();
             tokio::select! {
-                () = requested(&mut self.end) => {
-                    // Requests that come at the same time wake this once.
-                    let asked = *self.end.borrow_and_update();
-                    while self.asked < asked {
-                        self.asked += 1;
-                        self.executor.cancel(job).await?;
+                () = next_request(&mut self.stop) => {
+                    // Several requests may arrive before this wakes up.
+                    let requests = *self.stop.borrow_and_update();
+                    while self.forwarded < requests.count {
+                        self.forwarded += 1;
+                        executor.cancel(job, requests.signal).await?;
                     }
                 }
-                () = sleep(tick) => {
-                    tick = (2 * tick).min(LONGEST_TICK);
-                    // Asked before the output is read, so that the last of it is not missed.
-                    let state = self.executor.state(job).await?;
-                    loop {
-                        let chunk = self.executor.logs(job, 0, offset).await?;
-                        if chunk.bytes.is_empty() {
-                            break;
-                        }
-                        offset = chunk.next;
-                        (self.watcher.output)(&chunk.bytes);
+                () = self.sink.written() => {}
+                event = events.next(), if may_read => match event {
+                    Some(Ok(JobEvent::Output { bytes, .. })) => self.sink.write(filter.pass(&bytes)),
+                    Some(Ok(JobEvent::Status(status))) => {
+                        let JobStatus { reason, nodes, restarts, .. } = &status;
+                        tracing::info!(%job, state = status.state.name(), reason, ?nodes, restarts, "job status");
                     }
-                    if !matches!(state, JobState::Pending | JobState::Running) {
-                        return Ok(state);
+                    Some(Ok(JobEvent::ConnectionLost { reason, retry_in })) => {
+                        tracing::warn!("{reason}; the job keeps running; retrying every {} s", retry_in.as_secs().max(1));
                     }
-                }
+                    Some(Ok(JobEvent::ConnectionRestored)) => tracing::warn!("connection restored"),
+                    Some(Ok(JobEvent::Ended(end))) => {
+                        self.sink.write(filter.end(&end.state));
+                        return Ok(*end);
+                    }
+                    Some(Err(error)) => return Err(error.into()),
+                    None => return Err(ExecutorError::UnknownJob { job: job.clone() }.into()),
+                },
             }
         }
     }
 
-    /// Whether somebody asked for the end.
+    /// Returns true if a stop was requested.
     fn is_cancelled(&self) -> bool {
-        *self.end.borrow() > 0
+        self.stop.borrow().count > 0
     }
 
-    /// What rank 0 left.
-    fn report(&self) -> Result<RunReport, RunError> {
-        let path = self.submission.dir.join(REPORT_FILE);
-        let read = fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
-        read.map_err(|source| RunError::NoReport { path, source })
-    }
-
-    /// The report of one attempt must not be taken for the next one's.
-    fn remove_report(&self) -> Result<(), RunError> {
-        let path = self.submission.dir.join(REPORT_FILE);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(RunError::File {
-                action: "remove",
-                path,
-                source,
-            }),
-            _ => Ok(()),
+    /// Returns the report of a job of ranks that succeeded, or an error if it is missing.
+    fn required_report(&self, report: Result<Option<RunReport>, ExecutorError>) -> Result<RunReport, RunError> {
+        let missing = || RunError::NoReport {
+            path: self.submission.dir.join(REPORT_FILE),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        match report {
+            Ok(report) => report.ok_or_else(missing),
+            Err(ExecutorError::File { path, source, .. }) => Err(RunError::NoReport { path, source }),
+            Err(error) => Err(error.into()),
         }
     }
 
     fn cancelled(&self, report: Option<RunReport>) -> RunError {
         RunError::Cancelled {
             run_dir: self.submission.dir.clone(),
-            checkpoint: report
-                .and_then(|report| report.checkpoint)
-                .or_else(|| checkpoint::newest(&self.submission.dir)),
+            checkpoint: report.and_then(|report| report.checkpoint).or_else(|| self.checkpoint.clone()),
         }
     }
 }

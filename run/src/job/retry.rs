@@ -1,4 +1,4 @@
-//! What is tried again, when, and what is said of it.
+//! Retries: which failures are retried, when, and the message about them.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -6,20 +6,20 @@ use neva_executors::JobFailure;
 use neva_schemas::exit_class;
 
 /// Longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// An attempt at a run that failed and is followed by another.
+/// A failed attempt that is followed by another.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
     /// The attempt that failed, from 1.
     pub attempt: u32,
-    /// Attempts that there may be.
+    /// Maximum number of attempts.
     pub attempts: u32,
-    /// How it failed.
+    /// The failure.
     pub failure: JobFailure,
-    /// Time to the next attempt.
+    /// Time until the next attempt.
     pub pause: Duration,
-    /// The checkpoint that the next attempt goes on from; without one it starts over.
+    /// Checkpoint from which the next attempt resumes; without one it starts over.
     pub checkpoint: Option<PathBuf>,
 }
 
@@ -35,19 +35,19 @@ impl fmt::Display for Retry {
         writeln!(f, "attempt {attempt} of {attempts} failed: {failure}")?;
         write!(f, "attempt {} starts in {} s and ", attempt + 1, pause.as_secs())?;
         match checkpoint {
-            Some(checkpoint) => write!(f, "goes on from the last checkpoint, {}", checkpoint.display()),
+            Some(checkpoint) => write!(f, "resumes from the last checkpoint, {}", checkpoint.display()),
             None => f.write_str("starts over: there is no checkpoint yet"),
         }
     }
 }
 
-/// Whether a failure may be gone at the next attempt. Wrong input and bugs stay.
-pub(super) fn may_pass(failure: &JobFailure) -> bool {
+/// Returns true if a retry may succeed. Wrong input and bugs are not retried.
+pub(super) fn is_retryable(failure: &JobFailure) -> bool {
     matches!(failure.class, exit_class::JOB | exit_class::CLUSTER)
 }
 
-/// Time between two attempts after `failed` pauses: 1 s, 2 s, 4 s and so on.
+/// Returns the pause before the next attempt after `failed` earlier pauses: 1 s, 2 s, 4 s and so on.
 pub(super) fn pause(failed: u32) -> Duration {
     let doubled = 2u64.checked_pow(failed).map(Duration::from_secs);
-    doubled.map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE))
+    doubled.map_or(MAX_PAUSE, |pause| pause.min(MAX_PAUSE))
 }

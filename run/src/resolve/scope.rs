@@ -1,13 +1,13 @@
-//! References and edits, followed and applied in the order in which they mean something.
+//! Follows references and applies overrides, in order.
 
 use std::collections::BTreeSet;
 
 use neva_schemas::Finetune;
 
 use super::{GRAPH, ResolveOptions, graph_mut, in_graph, problem};
-use crate::config::{self, Edit, Environment, Node, Path, Problem, Problems, Segment};
+use crate::config::{self, Environment, Node, Override, Path, ProblemKind, Problems, Segment};
 
-/// What the values of a configuration may ask for.
+/// Factories and variables that the values of a configuration may use.
 pub(super) struct Scope<'a> {
     pub(super) options: &'a ResolveOptions,
     /// Variables of the environment that the configuration lists.
@@ -15,13 +15,13 @@ pub(super) struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// Applies `edits` to `root` in order, and calls `settle` in front of each.
-    pub(super) fn apply(&self, edits: &[Edit], root: &mut Node, settle: impl Fn(&mut Node)) -> Result<(), Problems> {
+    /// Applies `overrides` to `root` in order, and calls `prepare` before each.
+    pub(super) fn apply(&self, overrides: &[Override], root: &mut Node, prepare: impl Fn(&mut Node)) -> Result<(), Problems> {
         let mut errors = Vec::new();
-        for edit in edits {
-            settle(root);
-            let followed = self.follow_on_the_way(edit, root);
-            let done = followed.and_then(|()| edit.apply(root).map_err(Problems::from));
+        for over in overrides {
+            prepare(root);
+            let followed = self.follow_path_of(over, root);
+            let done = followed.and_then(|()| over.apply(root).map_err(Problems::from));
             if let Err(problems) = done {
                 errors.extend_from_slice(problems.errors());
             }
@@ -29,10 +29,10 @@ impl Scope<'_> {
         Problems::check(errors)
     }
 
-    /// Follows the references that `edit` leads through, and the one that it computes with.
-    fn follow_on_the_way(&self, edit: &Edit, root: &mut Node) -> Result<(), Problems> {
-        let path = edit.path().0;
-        for len in 1..path.len() + usize::from(edit.computes()) {
+    /// Follows the references on the path of `over`, and the one that it computes with.
+    fn follow_path_of(&self, over: &Override, root: &mut Node) -> Result<(), Problems> {
+        let path = over.path().0;
+        for len in 1..path.len() + usize::from(over.computes()) {
             let path = Path(path[..len].to_vec());
             let Some(node) = path.0.iter().try_fold(&*root, |node, segment| node.step(segment)) else {
                 return Ok(());
@@ -49,7 +49,7 @@ impl Scope<'_> {
         Ok(())
     }
 
-    /// `part`, which stands at `path` of `root`, without references.
+    /// Returns `part`, the value at `path` of `root`, without references.
     pub(super) fn follow(&self, root: &Node, part: &Node, path: &Path) -> Result<Node, Problems> {
         let environment = Environment {
             allowed: self.allowed.clone(),
@@ -58,7 +58,7 @@ impl Scope<'_> {
         config::interpolate(root, part, path, &environment)
     }
 
-    /// The typed graph; in the tree, references and calls give way to what they stand for.
+    /// Returns the typed graph; in the tree, references and calls are replaced by their values.
     pub(super) fn graph(&self, tree: &mut Node) -> Result<Finetune, Problems> {
         let path = Path(vec![Segment::Key(GRAPH.to_owned())]);
         let followed = match tree.get(GRAPH) {
@@ -66,7 +66,7 @@ impl Scope<'_> {
             _ => None,
         };
         let Some(graph) = graph_mut(tree) else {
-            return Err(problem(path, None, Problem::MissingField).into());
+            return Err(problem(path, None, ProblemKind::MissingField).into());
         };
         if let Some(followed) = followed {
             *graph = followed;

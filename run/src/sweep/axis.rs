@@ -1,4 +1,4 @@
-//! The values of one path, out of a `--sweep` text.
+//! Parses a `--sweep` text: the values of one path.
 
 use crate::config::{self, ConfigError, Origin, Path, PathError, Source, Span};
 
@@ -10,17 +10,17 @@ pub(super) struct Axis {
     pub(super) path: Path,
     /// Where the path was written.
     pub(super) origin: Origin,
-    /// Each as YAML, with the place where it was written.
+    /// Each as YAML, with its origin.
     pub(super) values: Vec<(String, Origin)>,
 }
 
-pub(super) fn axis(text: &str) -> Result<Axis, ConfigError> {
+pub(super) fn parse_axis(text: &str) -> Result<Axis, ConfigError> {
     let source = Source::new("--sweep", text);
     let at = |offset: usize, len: usize| Origin::File {
         source: source.clone(),
         span: Span { offset, len },
     };
-    let Some((before, start)) = cut(text) else {
+    let Some((before, start)) = split_path(text) else {
         return Err(invalid(
             "`=` is missing between the path and the values",
             Some("write `finetune.optim.lr=1e-4,2e-5`"),
@@ -30,11 +30,7 @@ pub(super) fn axis(text: &str) -> Result<Axis, ConfigError> {
     let lead = before.len() - before.trim_start().len();
     let written = before.trim();
     if written.starts_with('~') || written.ends_with(['+', '-', '*', '/', '|']) || written.ends_with("[+]") {
-        return Err(invalid(
-            "a sweep sets values, and computes none",
-            Some("write `path=value,value`"),
-            &at(0, start),
-        ));
+        return Err(invalid("a sweep only sets values", Some("write `path=value,value`"), &at(0, start)));
     }
     let path: Path = written
         .parse()
@@ -47,11 +43,11 @@ pub(super) fn axis(text: &str) -> Result<Axis, ConfigError> {
         if value.trim().is_empty() {
             return Err(invalid(
                 "a value is missing here",
-                Some("an empty text is written `\"\"`"),
+                Some("write an empty text as `\"\"`"),
                 &at(start + offset, value.len()),
             ));
         }
-        // What is no YAML is told here, once, and not for each task.
+        // Invalid YAML is reported here once, not for each task.
         config::parse(&Source::new("--sweep", value)).map_err(|error| ConfigError {
             origin: Some(at(start + offset, value.len())),
             ..error
@@ -62,8 +58,8 @@ pub(super) fn axis(text: &str) -> Result<Axis, ConfigError> {
     Ok(Axis { path, origin, values })
 }
 
-/// The path of `path=values`, and where the values begin: the first `=` outside of quotes.
-pub(super) fn cut(text: &str) -> Option<(&str, usize)> {
+/// Splits `path=values` at the first `=` outside quotes: returns the path, and the offset of the values.
+pub(super) fn split_path(text: &str) -> Option<(&str, usize)> {
     let mut quote = None;
     for (at, c) in text.char_indices() {
         match (quote, c) {
@@ -76,9 +72,9 @@ pub(super) fn cut(text: &str) -> Option<(&str, usize)> {
     None
 }
 
-/// Cuts at commas outside of brackets and quotes; each part with its offset.
+/// Splits at commas outside brackets and quotes; returns each item with its offset.
 fn split(text: &str) -> Vec<(usize, &str)> {
-    let (mut parts, mut start, mut depth, mut quote, mut escaped) = (Vec::new(), 0, 0usize, None, false);
+    let (mut items, mut start, mut depth, mut quote, mut escaped) = (Vec::new(), 0, 0usize, None, false);
     for (at, c) in text.char_indices() {
         match (quote, c) {
             _ if escaped => escaped = false,
@@ -89,12 +85,12 @@ fn split(text: &str) -> Vec<(usize, &str)> {
             (None, '[' | '{' | '(') => depth += 1,
             (None, ']' | '}' | ')') => depth = depth.saturating_sub(1),
             (None, ',') if depth == 0 => {
-                parts.push((start, &text[start..at]));
+                items.push((start, &text[start..at]));
                 start = at + 1;
             }
             _ => {}
         }
     }
-    parts.push((start, &text[start..]));
-    parts
+    items.push((start, &text[start..]));
+    items
 }

@@ -1,21 +1,21 @@
-//! Points of a grid by their number, and those that are drawn.
+//! Points of a grid by index, and random points of it.
 
 use indexmap::IndexMap;
 
 use super::MAX_POINTS;
 
-/// The picks of point `number` of the grid.
-pub(super) fn digits(mut number: usize, lengths: &[usize]) -> Vec<usize> {
-    let mut digits = vec![0; lengths.len()];
-    for (digit, len) in digits.iter_mut().zip(lengths).rev() {
-        *digit = number % len;
+/// Returns the index on each axis of point `number` of the grid.
+pub(super) fn grid_point(mut number: usize, lengths: &[usize]) -> Vec<usize> {
+    let mut indices = vec![0; lengths.len()];
+    for (index, len) in indices.iter_mut().zip(lengths).rev() {
+        *index = number % len;
         number /= len;
     }
-    digits
+    indices
 }
 
-/// `count` different points of the grid, the same ones for the same seed, in the order of the draw.
-pub(super) fn drawn(count: usize, lengths: &[usize], grid: Option<usize>, seed: u64) -> Vec<Vec<usize>> {
+/// Draws `count` different points of the grid; the same seed gives the same points in the same order.
+pub(super) fn random_points(count: usize, lengths: &[usize], grid: Option<usize>, seed: u64) -> Vec<Vec<usize>> {
     let mut state = seed;
     // Steele, Lea and Flood's SplitMix64: a few lines, and the same on every machine and version.
     let mut next = || {
@@ -27,12 +27,12 @@ pub(super) fn drawn(count: usize, lengths: &[usize], grid: Option<usize>, seed: 
     };
     let mut below = |len: usize| usize::try_from(next() % len as u64).unwrap_or(0);
     if let Some(grid) = grid.filter(|grid| *grid <= MAX_POINTS) {
-        // Of a small grid, the beginning of a shuffle, so that all of it can be drawn.
+        // A small grid is shuffled, so that all of its points can be drawn.
         let mut order: Vec<usize> = (0..grid).collect();
         for at in 0..count {
             order.swap(at, at + below(grid - at));
         }
-        return order[..count].iter().map(|point| digits(*point, lengths)).collect();
+        return order[..count].iter().map(|point| grid_point(*point, lengths)).collect();
     }
     let mut points = IndexMap::new();
     while points.len() < count {

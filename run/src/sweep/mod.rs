@@ -1,4 +1,4 @@
-//! Sweeps: one task for each point, named by what differs between them.
+//! Sweeps: one task for each point, named by the values that differ between points.
 
 mod axis;
 mod grid;
@@ -9,47 +9,47 @@ use std::collections::{BTreeMap, BTreeSet};
 use neva_schemas::{SweepMode, SweepOrder};
 
 use self::{
-    axis::{Axis, axis, cut},
-    grid::{digits, drawn},
+    axis::{Axis, parse_axis, split_path},
+    grid::{grid_point, random_points},
     name::{folder_name, labels},
 };
-use crate::config::{self, ConfigError, Node, Origin, Path, PathError, Problem, Problems, Value, from_node};
+use crate::config::{self, ConfigError, Node, Origin, Path, PathError, ProblemKind, Problems, Value, from_node};
 
 /// Most points of a sweep.
 const MAX_POINTS: usize = 10_000;
-/// Longest name of a point, in bytes: it names a folder, with that of its task before it.
-const LONGEST_NAME: usize = 80;
+/// Longest name of a point, in bytes: with the name of its task before it, it names a folder.
+const MAX_NAME_LEN: usize = 80;
 
 /// Values to try, and how they are combined.
 #[derive(Debug, Clone)]
 pub struct Sweep {
     axes: Vec<Axis>,
     order: SweepOrder,
-    /// Where it was written, for what is wrong with it as a whole.
+    /// Where it was written, for problems of the whole sweep.
     origin: Option<Origin>,
 }
 
-/// One point: overrides, and a name that no other point has.
+/// One point: its overrides and its unique name.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Point {
-    /// Fit for a folder: `lr=1e-4`, or `lr=1e-4,dim=8`.
+    /// Usable as a folder name: `lr=1e-4`, or `lr=1e-4,dim=8`.
     pub name: String,
-    /// As `--set` takes them.
+    /// The overrides, as `--set` takes them.
     pub sets: Vec<String>,
-    /// Where path and value of each were written.
-    places: Vec<[Origin; 2]>,
+    /// Where the path and the value of each override were written.
+    origins: Vec<[Origin; 2]>,
 }
 
 impl Point {
-    /// What is wrong with an override of this point is told where its sweep was written.
-    pub(crate) fn placed(&self, problems: Problems) -> Problems {
+    /// Moves problems of this point's overrides to the place where the sweep was written.
+    pub(crate) fn at_sweep(&self, problems: Problems) -> Problems {
         problems.map(|mut error| {
             let Some(Origin::Set { source, span }) = &error.origin else {
                 return error;
             };
             if let Some(at) = self.sets.iter().position(|set| set == source.text()) {
-                let [path, value] = &self.places[at];
-                let in_path = cut(source.text()).is_some_and(|(path, _)| span.offset < path.len());
+                let [path, value] = &self.origins[at];
+                let in_path = split_path(source.text()).is_some_and(|(path, _)| span.offset < path.len());
                 error.origin = Some(if in_path { path.clone() } else { value.clone() });
             }
             error
@@ -58,15 +58,15 @@ impl Point {
 }
 
 impl Sweep {
-    /// Reads texts of the form `path=value,value`. Values are YAML; a comma within brackets, braces or quotes is the
-    /// value's own.
+    /// Parses texts of the form `path=value,value`. Values are YAML; a comma within brackets, braces or quotes belongs to
+    /// the value.
     ///
     /// # Errors
-    /// Every text that is not of this form, with its characters.
+    /// Every text that does not have this form, with its characters.
     pub fn parse(texts: &[impl AsRef<str>], order: SweepOrder) -> Result<Self, Problems> {
         let (mut axes, mut errors) = (Vec::new(), Vec::new());
         for text in texts {
-            match axis(text.as_ref()) {
+            match parse_axis(text.as_ref()) {
                 Ok(axis) => axes.push(axis),
                 Err(error) => errors.push(error),
             }
@@ -75,11 +75,11 @@ impl Sweep {
         Ok(Self { axes, order, origin: None })
     }
 
-    /// Reads `sweep:` of a file: `over`, a map of paths and lists of values, and with it `mode`, `samples`, `seed`.
+    /// Reads `sweep:` of a file: `over`, a map of paths and lists of values, and `mode`, `samples`, `seed`.
     ///
     /// # Errors
-    /// What is not of this form.
-    pub(crate) fn of(node: &Node) -> Result<Self, ConfigError> {
+    /// A value that does not have this form.
+    pub(crate) fn from_node(node: &Node) -> Result<Self, ConfigError> {
         const OVER: &str = "over";
         let Some(mut map) = node.as_map().cloned() else {
             return Err(invalid(
@@ -90,7 +90,7 @@ impl Sweep {
         };
         let over = map.shift_remove(OVER);
         let order: SweepOrder = from_node(&Node::new(node.origin.clone(), Value::Map(map))).map_err(|mut error| {
-            if let Problem::UnknownField { allowed, .. } = &mut *error.problem {
+            if let ProblemKind::UnknownField { allowed, .. } = &mut *error.problem {
                 allowed.push(OVER.to_owned());
             }
             error
@@ -98,7 +98,7 @@ impl Sweep {
         let written = over.as_ref().and_then(|entry| entry.node.as_map());
         let written = written.ok_or_else(|| {
             invalid(
-                "`over` says what differs, and is missing",
+                "`over` is missing: the paths and values to sweep",
                 Some("write `over: {finetune.optim.lr: [1e-4, 2e-5]}`"),
                 &node.origin,
             )
@@ -108,7 +108,7 @@ impl Sweep {
             let path = name.parse().map_err(|error: PathError| invalid(&error.reason, None, &entry.key))?;
             let Value::Seq(items) = &entry.node.value else {
                 return Err(invalid(
-                    "the values to try are a list",
+                    "the values of a path are a list",
                     Some("write `[1e-4, 2e-5]`"),
                     &entry.node.origin,
                 ));
@@ -127,11 +127,10 @@ impl Sweep {
         Ok(Self { axes, order, origin })
     }
 
-    /// The points, in order: of a grid the last axis changes fastest.
+    /// Returns the points in order; in a grid, the last axis changes fastest.
     ///
     /// # Errors
-    /// No values, axes of unequal length that are to be taken side by side, an order that lacks its number, or more
-    /// points than anybody can want.
+    /// No values, axes of unequal length in mode `zip`, a random sweep without `samples`, or too many points.
     pub fn points(&self) -> Result<Vec<Point>, ConfigError> {
         let lengths: Vec<_> = self.axes.iter().map(|axis| axis.values.len()).collect();
         if lengths.is_empty() || lengths.contains(&0) {
@@ -162,7 +161,7 @@ impl Sweep {
             (SweepMode::Zip, None) if lengths.iter().any(|len| *len != lengths[0]) => {
                 let lengths: Vec<_> = lengths.iter().map(ToString::to_string).collect();
                 let message = format!(
-                    "a sweep side by side needs lists of one length, and these have {}",
+                    "a sweep of mode `zip` needs lists of equal length, but these have {}",
                     lengths.join(", ")
                 );
                 return Err(self.invalid(&message, None));
@@ -171,12 +170,12 @@ impl Sweep {
             (SweepMode::Grid, None) => grid.unwrap_or(usize::MAX),
         };
         if count == 0 || count > MAX_POINTS {
-            return Err(self.invalid(&format!("the sweep has {count} points, and may have 1 to {MAX_POINTS}"), None));
+            return Err(self.invalid(&format!("the sweep has {count} points; 1 to {MAX_POINTS} are allowed"), None));
         }
         let picks: Vec<Vec<usize>> = match self.order.mode {
             SweepMode::Zip => (0..count).map(|point| vec![point; lengths.len()]).collect(),
-            SweepMode::Grid => (0..count).map(|point| digits(point, &lengths)).collect(),
-            SweepMode::Random => drawn(count, &lengths, grid, self.order.seed),
+            SweepMode::Grid => (0..count).map(|point| grid_point(point, &lengths)).collect(),
+            SweepMode::Random => random_points(count, &lengths, grid, self.order.seed),
         };
         Ok(self.named(&picks))
     }
@@ -193,9 +192,9 @@ impl Sweep {
                 .map(|(label, (_, (value, _)))| folder_name(&format!("{label}={value}")))
                 .collect();
             let mut name = parts.join(",");
-            let end = (0..=LONGEST_NAME.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
+            let end = (0..=MAX_NAME_LEN.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
             name.truncate(end.unwrap_or(0));
-            // Values that differ in odd characters only have one name.
+            // Values that differ only in removed characters would share a name.
             let twins = taken.entry(name.clone()).or_default();
             *twins += 1;
             if *twins > 1 {
@@ -205,7 +204,7 @@ impl Sweep {
             points.push(Point {
                 name,
                 sets: chosen().map(|(axis, (value, _))| format!("{}={value}", axis.path)).collect(),
-                places: chosen().map(|(axis, (_, place))| [axis.origin.clone(), place.clone()]).collect(),
+                origins: chosen().map(|(axis, (_, origin))| [axis.origin.clone(), origin.clone()]).collect(),
             });
         }
         points
@@ -222,7 +221,7 @@ fn invalid(message: &str, help: Option<&str>, origin: &Origin) -> ConfigError {
     ConfigError {
         path: Path::default(),
         origin: Some(origin.clone()),
-        problem: Box::new(Problem::Invalid {
+        problem: Box::new(ProblemKind::Invalid {
             message: message.to_owned(),
             help: help.map(str::to_owned),
         }),

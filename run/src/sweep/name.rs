@@ -1,8 +1,8 @@
-//! What a point is called: by what tells it from the others, fit for a folder.
+//! Names of points: short, unique and usable as folder names.
 
 use crate::config::{Path, Segment};
 
-/// The shortest ends of the paths that tell them apart: `lr`, or `a.lr` and `b.lr`.
+/// Returns the shortest unique tails of the paths: `lr`, or `a.lr` and `b.lr`.
 pub(super) fn labels<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<String> {
     let paths: Vec<_> = paths.collect();
     let tail = |path: &Path, len: usize| {
@@ -15,7 +15,7 @@ pub(super) fn labels<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<String> {
     };
     let label = |path: &Path| {
         let unique = |len: &usize| paths.iter().filter(|other| tail(other, *len) == tail(path, *len)).count() == 1;
-        // A number alone says nothing.
+        // An index alone is not a useful label.
         let named = |len: &usize| {
             path.0
                 .len()
@@ -29,7 +29,7 @@ pub(super) fn labels<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<String> {
     paths.iter().map(|path| label(path)).collect()
 }
 
-/// `text` with what a folder's name should not hold left out or changed.
+/// Returns `text` with characters removed or replaced that a folder name should not hold.
 pub(super) fn folder_name(text: &str) -> String {
     let kept = |c: char| c.is_alphanumeric() || "-_.=+@,".contains(c);
     let dropped = |c: char| "\"'[]{}() ".contains(c);

@@ -1,4 +1,4 @@
-//! Texts and files that cannot be read.
+//! Texts and files that cannot be parsed or read.
 
 use neva_run::config::{self, Source};
 
@@ -80,27 +80,30 @@ fn files_that_cannot_be_read() {
     };
     let large = vec![b'#'; (4 << 20) + 1];
     for (path, expect) in [
-        (folder.path().to_owned(), "it is a directory, expected a file"),
+        (
+            folder.path().to_owned(),
+            "it is a directory, expected a file, the folder of a run or a checkpoint",
+        ),
         (folder.path().join("none.yaml"), "there is no such file"),
         (
             file("latin1.yaml", b"name: a\nname: \xff\n"),
             "it is not UTF-8 text (byte 14, on line 2)",
         ),
-        (file("nul.yaml", b"name: a\0b\n"), "a NUL byte: this is not a text file"),
-        (file("large.yaml", &large), "it is larger than 4 MiB, which no configuration is"),
+        (file("nul.yaml", b"name: a\0b\n"), "this is a NUL byte: the file is not text"),
+        (file("large.yaml", &large), "it is larger than 4 MiB, the limit for configurations"),
     ] {
         let error = config::read(&path).unwrap_err();
         assert!(error.to_string().ends_with(expect), "{error}");
     }
     assert!(config::read(&file("good.yaml", GOOD.as_bytes())).is_ok());
-    // 100 MB are not read to be refused.
+    // A file of 100 MB is refused without reading it.
     let huge = folder.path().join("huge.json");
     std::fs::File::create(&huge).and_then(|file| file.set_len(100 << 20)).unwrap();
     assert!(
         config::read(&huge)
             .unwrap_err()
             .to_string()
-            .ends_with("it is larger than 4 MiB, which no configuration is")
+            .ends_with("it is larger than 4 MiB, the limit for configurations")
     );
 }
 
@@ -108,7 +111,7 @@ fn files_that_cannot_be_read() {
 fn json_and_toml_that_cannot_be_read() {
     let report = |name: &str, text: &str| config::render(&config::parse(&Source::new(name, text)).unwrap_err(), false);
     insta::assert_snapshot!(report("a.json", "{\n  \"a\": 1,\n}"), @r#"
-     × JSON has no comma in front of a closing bracket
+     × JSON allows no comma before a closing bracket
       ╭─[a.json:3:1]
     2 │   "a": 1,
     3 │ }
@@ -125,7 +128,7 @@ fn json_and_toml_that_cannot_be_read() {
       ╰────
     "#);
     insta::assert_snapshot!(report("a.json", "{\"a\": \"\\ud800\"}"), @r#"
-     × this string has an escape that stands for no character
+     × this string has an escape for an invalid character
       ╭─[a.json:1:7]
     1 │ {"a": "\ud800"}
       ·       ────┬───
@@ -133,7 +136,7 @@ fn json_and_toml_that_cannot_be_read() {
       ╰────
     "#);
     insta::assert_snapshot!(report("a.json", "a: 1"), @r#"
-     × a value is missing here; in JSON, texts and keys have double quotes
+     × a value is missing here; JSON needs double quotes around texts and keys
       ╭─[a.json:1:1]
     1 │ a: 1
       · ┬
@@ -165,7 +168,7 @@ fn json_and_toml_that_cannot_be_read() {
 }
 
 #[test]
-fn inputs_built_to_exhaust_a_reader_are_refused() {
+fn inputs_that_would_exhaust_memory_are_refused() {
     let laughs = (1..12).fold("a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned(), |yaml, i| {
         let j = i - 1;
         format!("{yaml}a{i}: &a{i} [*a{j}, *a{j}, *a{j}, *a{j}, *a{j}, *a{j}, *a{j}, *a{j}, *a{j}]\n")
@@ -182,7 +185,7 @@ fn inputs_built_to_exhaust_a_reader_are_refused() {
             format!("[{}]", "1,".repeat(200_000)),
             "too large: at most 64 levels and 100000 values, anchors expanded",
         ),
-        ("a: &a [*a]".to_owned(), "this alias refers to a value that it is part of"),
+        ("a: &a [*a]".to_owned(), "this alias refers to a value that contains it"),
     ] {
         let error = config::parse(&Source::new("bomb.yaml", yaml)).unwrap_err();
         assert_eq!(error.to_string(), expect);
@@ -214,5 +217,8 @@ fn inputs_built_to_exhaust_a_reader_are_refused() {
         }
     }
     let deep = format!("{}a=1", "a.".repeat(100_000));
-    assert_eq!(config::Edit::parse(&deep).unwrap_err().to_string(), "a path has at most 64 parts");
+    assert_eq!(
+        config::Override::parse(&deep).unwrap_err().to_string(),
+        "a path has at most 64 segments"
+    );
 }

@@ -1,10 +1,10 @@
-//! What a user sees after a mistake: the headline, the underlined characters, what to write instead.
+//! Reports of mistakes: the headline, the underlined characters, and what to write instead.
 
 #![expect(dead_code, reason = "only Debug reads these types: they exist to be filled")]
 
-mod edits;
 mod files;
 mod names;
+mod overrides;
 mod places;
 mod scalars;
 
@@ -43,7 +43,7 @@ enum Optim {
     Sgd { lr: f64 },
 }
 
-// Without `deny_unknown_fields`: the tree refuses unknown fields all the same.
+// Without `deny_unknown_fields`: the tree still refuses unknown fields.
 #[derive(Debug, Deserialize)]
 struct AdamW {
     lr: f64,
@@ -60,21 +60,21 @@ optim:
   betas: [0.9, 0.95]
 ";
 
-/// The report for a file and edits, or the value if there is nothing to report.
-fn report(yaml: &str, edits: &[&str]) -> String {
-    match load(yaml, edits) {
+/// Returns the report for a file and overrides, or the value if there is no problem.
+fn report(yaml: &str, overrides: &[&str]) -> String {
+    match load(yaml, overrides) {
         Ok(recipe) => format!("{recipe:?}"),
         Err(problems) => config::render(&problems, false),
     }
 }
 
-fn load(yaml: &str, edits: &[&str]) -> Result<Recipe, Problems> {
+fn load(yaml: &str, overrides: &[&str]) -> Result<Recipe, Problems> {
     let mut root = config::parse(&Source::new("train.yaml", yaml))?;
-    config::apply_edits(&mut root, edits.iter().copied())?;
+    config::apply_overrides(&mut root, overrides.iter().copied())?;
     Ok(config::from_node(&root)?)
 }
 
-/// The good file with one line replaced by another.
+/// Returns the good file with one line replaced.
 fn with(old: &str, new: &str) -> String {
     assert!(GOOD.contains(old));
     GOOD.replace(old, new)

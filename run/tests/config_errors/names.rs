@@ -1,4 +1,4 @@
-//! Keys, types and choices that nobody knows, and those that are missing.
+//! Unknown and missing keys, types and choices.
 
 use crate::{report, with};
 
@@ -77,7 +77,7 @@ fn a_missing_target() {
 }
 
 #[test]
-fn a_target_that_is_no_name() {
+fn a_target_that_is_not_a_name() {
     insta::assert_snapshot!(report(&with("optim.AdamW", "[a]"), &[]), @r#"
      × `optim._target_`: expected the name of a type, found a list
       ╭─[train.yaml:4:13]

@@ -1,4 +1,4 @@
-//! What a report shows of the place: rules found later, recipes, long lines, colour.
+//! Origins in reports: violated rules, recipes, long lines, colour.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use neva_run::config::{self, ConfigError, Origin, Source};
 use crate::{GOOD, Recipe, load, report};
 
 #[test]
-fn a_rule_found_on_the_typed_value_is_shown_where_it_was_written() {
+fn a_violated_rule_is_shown_at_the_origin_of_the_value() {
     let root = config::parse(&Source::new("train.yaml", GOOD)).unwrap();
     let help = Some("use a value below 1".to_owned());
     let error = ConfigError::invalid(&root, "optim.betas[1]", "beta2 must be below 1", help);
@@ -24,7 +24,7 @@ fn a_rule_found_on_the_typed_value_is_shown_where_it_was_written() {
 }
 
 #[test]
-fn a_rule_on_a_default_is_shown_at_the_closest_value_above() {
+fn a_violated_rule_of_a_default_is_shown_at_the_closest_value_above() {
     let root = config::parse(&Source::new("train.yaml", GOOD)).unwrap();
     let error = ConfigError::invalid(&root, "optim.eps", "eps must be positive", None);
     insta::assert_snapshot!(config::render(&error, false), @r#"
@@ -47,7 +47,7 @@ fn a_value_from_a_recipe_names_the_recipe() {
 }
 
 #[test]
-fn colour_is_for_terminals_that_want_it() {
+fn colour_is_for_terminals_without_no_color() {
     let error = load(GOOD, &["nodes=x"]).unwrap_err();
     assert!(config::render(&error, true).contains('\u{1b}'));
     assert!(!config::render(&error, false).contains('\u{1b}'));
@@ -61,9 +61,9 @@ fn colour_is_for_terminals_that_want_it() {
     }
 }
 
-/// A line of any length is quoted in part, also next to the one that is meant.
+/// Long lines are quoted partly, also next to the underlined line.
 #[test]
-fn long_lines_are_quoted_in_part() {
+fn long_lines_are_quoted_partly() {
     let wide = "x".repeat(100_000);
     insta::assert_snapshot!(report(&format!("nodes: [{wide}, 1, {wide}]"), &[]), @r#"
      × `nodes`: expected an integer, found a list

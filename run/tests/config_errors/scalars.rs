@@ -1,4 +1,4 @@
-//! Values of another kind than their type asks for.
+//! Values of a wrong type.
 
 use crate::{report, with};
 
@@ -46,7 +46,7 @@ fn a_float_for_an_integer() {
 }
 
 #[test]
-fn quotes_round_a_number() {
+fn quotes_around_a_number() {
     insta::assert_snapshot!(report(&with("nodes: 2", "nodes: \"5\""), &[]), @r#"
      × `nodes`: expected an integer, found the text "5"
       ╭─[train.yaml:2:8]
@@ -89,14 +89,14 @@ fn an_integer_too_large() {
 }
 
 #[test]
-fn yes_for_true() {
-    insta::assert_snapshot!(report(&with("nodes: 2", "resume: yes"), &[]), @r#"
-     × `resume`: expected `true` or `false`, found `yes`
+fn y_for_true() {
+    insta::assert_snapshot!(report(&with("nodes: 2", "resume: y"), &[]), @r#"
+     × `resume`: expected `true` or `false`, found `y`
       ╭─[train.yaml:2:9]
     1 │ name: tune
-    2 │ resume: yes
-      ·         ─┬─
-      ·          ╰── expected `true` or `false`
+    2 │ resume: y
+      ·         ┬
+      ·         ╰── expected `true` or `false`
     3 │ optim:
       ╰────
      help: write `true`, without quotes
@@ -113,7 +113,7 @@ fn null_for_text() {
       ·   ╰── expected text
     2 │ nodes: 2
       ╰────
-     help: no text is written `""`, the word itself `"null"`
+     help: write an empty text as `""`, and the word itself as `"null"`
     "#);
 }
 
@@ -141,7 +141,7 @@ fn text_for_a_list() {
       ·         ╰── expected a list
     3 │ optim:
       ╰────
-     help: a list of one is written `[3]`
+     help: write a list of one item as `[3]`
     "#);
 }
 

@@ -1,6 +1,6 @@
-//! Properties: what is written reads back the same, and no input makes the tree panic.
+//! Properties: written values read back the same, and no input makes the tree panic.
 //!
-//! `PROPTEST_CASES=1000000` in the environment makes a long run of it.
+//! `PROPTEST_CASES=1000000` in the environment runs more cases.
 
 mod noise;
 mod round_trip;
@@ -8,7 +8,7 @@ mod sample;
 
 use neva_run::config::{self, Environment, Node, Path};
 
-/// The tree with its references followed, in an environment without variables.
+/// Returns the tree with its references followed, in an environment without variables.
 fn followed(node: &Node) -> Result<Node, config::Problems> {
     let environment = Environment {
         allowed: ["a".to_owned()].into(),

@@ -1,4 +1,4 @@
-//! No text makes the tree panic, and what is said of it can be shown.
+//! No text makes the tree panic, and every error can be rendered.
 
 use neva_run::config::{self, Factories, Origin, Path, Source};
 use proptest::{collection, prelude::*};
@@ -8,7 +8,7 @@ use crate::{
     sample::{Kind, Sample},
 };
 
-/// Text that is nearly YAML, nearly an edit, or neither.
+/// Draws text that is nearly YAML, nearly an override, or neither.
 pub(crate) fn noise() -> impl Strategy<Value = String> {
     let pieces = [
         "a",
@@ -88,7 +88,7 @@ pub(crate) fn noise() -> impl Strategy<Value = String> {
 
 const BASE: &str = "a: {b: 1, c: [1, {d: x}]}\nt: {_target_: Unit}\nl: [1, 2.5]\nname: x\n";
 
-/// A report is for terminals, and every origin a range of whole characters, so that it can be underlined.
+/// Checks that an error renders, and that its origin is a range of whole characters.
 fn renders(error: &config::ConfigError) {
     let report = config::render(error, false);
     assert!(!report.is_empty());
@@ -109,7 +109,7 @@ proptest! {
                 if let Err(error) = config::from_node::<Sample>(&node) {
                     renders(&error);
                 }
-                // Whatever was read can be written and read again.
+                // Every parsed tree can be written and parsed again.
                 let yaml = config::to_yaml_string(&node);
                 let again = config::parse(&Source::new("again.yaml", yaml.as_str()));
                 prop_assert!(again.is_ok(), "{:?}\n{}", again, yaml);
@@ -131,7 +131,7 @@ proptest! {
         }
     }
 
-    /// Anything that may stand where a type is asked for.
+    /// Any value in the place of a type.
     #[test]
     fn no_call_panics(text in noise()) {
         let mut root = config::to_node(&[&text, &format!("Struct({text})"), &format!("Struct(kind={text}, name=x)")], Origin::Default)?;
@@ -141,12 +141,12 @@ proptest! {
     }
 
     #[test]
-    fn no_edit_panics(texts in collection::vec(prop_oneof![
+    fn no_override_panics(texts in collection::vec(prop_oneof![
         noise(),
         ("(~)?(a|t|l|name)(\\.(b|c|d|_target_)|\\[[0-3]\\]){0,3}( ?[-+*/|]?= ?)", noise()).prop_map(|(head, tail)| head + &tail),
     ], 1..4)) {
         let mut root = config::parse(&Source::new("base.yaml", BASE)).unwrap();
-        if let Err(problems) = config::apply_edits(&mut root, texts.iter().map(String::as_str)) {
+        if let Err(problems) = config::apply_overrides(&mut root, texts.iter().map(String::as_str)) {
             prop_assert!(!config::render(&problems, false).is_empty());
             problems.errors().iter().for_each(renders);
         }

@@ -1,8 +1,8 @@
-//! What is written reads back the same, in every language and from one to the next.
+//! Written values read back the same, in every language and across languages.
 
 use std::fmt::Debug;
 
-use neva_run::config::{self, ConfigError, Edit, Node, Origin, Path, Segment, Source};
+use neva_run::config::{self, ConfigError, Node, Origin, Override, Path, Segment, Source};
 use proptest::{collection, prelude::*};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -12,7 +12,7 @@ use crate::{
     sample::{sample, text},
 };
 
-/// Through the tree alone, through YAML, JSON and TOML, and from one to the next.
+/// Checks the round trip through the tree, through YAML, JSON and TOML, and across them.
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) -> Result<(), TestCaseError> {
     let node = config::to_node(value, Origin::recipe("test"))?;
     prop_assert_eq!(&config::from_node::<T>(&node)?, value);
@@ -26,7 +26,7 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) ->
         Ok(again) => prop_assert_eq!(&again, value, "{}", yaml),
         Err(error) => return Err(TestCaseError::fail(format!("{error}\n{yaml}"))),
     }
-    // What was read is written as it was read, and means the same to a reader without types.
+    // A parsed tree keeps its spelling, and has the same meaning without types.
     prop_assert_eq!(config::to_yaml_string(&read), yaml);
     prop_assert_eq!(config::to_json(&read), config::to_json(&node));
 
@@ -41,7 +41,7 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) ->
     Ok(())
 }
 
-/// A text for a tree.
+/// Function that writes a tree as text.
 type Writer = fn(&Node) -> Result<String, ConfigError>;
 
 const LANGUAGES: [(&str, Writer); 3] = [
@@ -93,21 +93,21 @@ proptest! {
     }
 
     #[test]
-    fn a_path_that_parses_edits_that_place(segments in collection::vec(text(), 1..5), value in text()) {
+    fn an_override_sets_the_value_at_its_path(segments in collection::vec(text(), 1..5), value in text()) {
         let path = Path(segments.into_iter().map(Segment::Key).collect());
         let mut root = config::parse(&Source::new("empty.yaml", "")).unwrap();
         let value = serde_json::Value::String(value).to_string();
         let set = format!("{path}={value}");
-        let edit = Edit::parse(&set).unwrap();
-        prop_assert_eq!(edit.path(), path.clone());
-        edit.apply(&mut root).unwrap();
+        let over = Override::parse(&set).unwrap();
+        prop_assert_eq!(over.path(), path.clone());
+        over.apply(&mut root).unwrap();
         let (source, span) = config::locate(&root, &path.to_string()).unwrap().span().unwrap();
         prop_assert_eq!(&source.text()[span.offset..][..span.len], value);
     }
 
-    /// What a text means is not changed by references and names of files that it seems to have.
+    /// Escaping keeps the meaning of texts that look like references or file names.
     #[test]
-    fn escaped_text_is_read_as_it_is(pieces in collection::vec(prop_oneof![noise(), Just("@a.yaml".to_owned())], 1..4)) {
+    fn escaped_text_is_read_unchanged(pieces in collection::vec(prop_oneof![noise(), Just("@a.yaml".to_owned())], 1..4)) {
         let text = pieces.concat();
         let mut node = config::to_node(&[&text], Origin::Default)?;
         config::escape(&mut node);
@@ -118,7 +118,7 @@ proptest! {
     }
 
     #[test]
-    fn json_is_read_as_others_read_it(value in json()) {
+    fn json_is_read_as_serde_json_reads_it(value in json()) {
         for text in [value.to_string(), format!("{value:#}")] {
             let node = config::parse(&Source::new("a.json", text.as_str()))?;
             prop_assert_eq!(config::to_json(&node), value.clone(), "{}", text);

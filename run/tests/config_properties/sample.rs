@@ -1,4 +1,4 @@
-//! Values of every kind that serde knows, drawn.
+//! Random values of every kind of serde's data model.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,7 @@ pub(crate) enum Plain {
     True,
 }
 
-/// Any text, and often one that YAML reads as something else.
+/// Draws any text, often one that YAML reads as another type.
 pub(crate) fn text() -> impl Strategy<Value = String> {
     let odd = [
         "null",

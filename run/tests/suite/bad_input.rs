@@ -1,13 +1,13 @@
-//! Files that nobody means, wherever the program takes a file: told, with exit code 2.
+//! Bad files are reported with exit code 2, wherever the program takes a file.
 
 use std::{fs, path::Path};
 
 use crate::process::Program;
 
-/// The bytes of a file.
+/// Returns the bytes of a file.
 type Make = fn() -> Vec<u8>;
 
-/// Names of bad files, how each is made, and what is said of it.
+/// Names of bad files, functions that create them, and the expected message.
 const FILES: &[(&str, Make, &str)] = &[
     ("laughs.yaml", laughs, "too large: at most 64 levels and"),
     ("deep.yaml", || "[".repeat(100_000).into_bytes(), "too large: at most 64 levels and"),
@@ -19,7 +19,7 @@ const FILES: &[(&str, Make, &str)] = &[
     (
         "nul.yaml",
         || b"_factory_: neva\0tiny\n".to_vec(),
-        "a NUL byte: this is not a text file",
+        "this is a NUL byte: the file is not text",
     ),
     (
         "nul.toml",
@@ -40,7 +40,7 @@ const FILES: &[(&str, Make, &str)] = &[
     ("list.yaml", || b"- neva_tiny\n".to_vec(), "a recipe file is a map"),
 ];
 
-/// A thousand million of one word.
+/// Returns YAML whose aliases expand to 10^9 words.
 fn laughs() -> Vec<u8> {
     let level = |level: usize| {
         let below = vec![format!("*l{}", level - 1); 10];
@@ -50,8 +50,8 @@ fn laughs() -> Vec<u8> {
     format!("l0: &l0 [lol]\n{levels}").into_bytes()
 }
 
-/// The exit code, and all that was said.
-fn told(arguments: &[&str], make: impl FnOnce(&Path)) -> (i32, String) {
+/// Runs the program; returns its exit code and its whole output.
+fn output_of(arguments: &[&str], make: impl FnOnce(&Path)) -> (i32, String) {
     let program = Program::new("", arguments);
     make(program.dir.path());
     let (code, stdout, stderr, _dir) = program.run();
@@ -60,12 +60,12 @@ fn told(arguments: &[&str], make: impl FnOnce(&Path)) -> (i32, String) {
 
 #[track_caller]
 fn refused(arguments: &[&str], file: &str, bytes: &[u8], expect: &str) {
-    let (code, said) = told(arguments, |dir| fs::write(dir.join(file), bytes).unwrap());
-    // Long lines are broken.
-    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (code, output) = output_of(arguments, |dir| fs::write(dir.join(file), bytes).unwrap());
+    // Reports break long lines.
+    let output = output.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
-        code == 2 && said.contains(expect) && !said.contains("panicked"),
-        "{arguments:?}: {code}: {said}"
+        code == 2 && output.contains(expect) && !output.contains("panicked"),
+        "{arguments:?}: {code}: {output}"
     );
 }
 
@@ -78,9 +78,9 @@ fn a_bad_recipe_file_is_refused() {
     }
 }
 
-/// What does not depend on the kind of file is told by every reader of files.
+/// Problems that do not depend on the kind of file are reported for every kind.
 #[test]
-fn a_bad_file_is_refused_wherever_one_is_named() {
+fn a_bad_file_is_refused_by_every_option() {
     for (name, bytes, expect) in FILES.iter().filter(|(name, ..)| !["empty.yaml", "list.yaml"].contains(name)) {
         let bytes = bytes();
         let local = format!("./{name}");
@@ -106,11 +106,11 @@ fn a_file_of_100_mb_is_not_read() {
         &["neva_tiny", "--dry-run", "--executor", "./huge.yaml"],
         &["neva_tiny", "--dry-run", "--set", "finetune.model=@huge.yaml"],
     ] {
-        let (code, said) = told(arguments, |dir| {
+        let (code, output) = output_of(arguments, |dir| {
             let file = fs::File::create(dir.join("huge.yaml")).unwrap();
             file.set_len(100 << 20).unwrap();
         });
-        assert!(code == 2 && said.contains("larger than 4 MiB"), "{arguments:?}: {code}: {said}");
+        assert!(code == 2 && output.contains("larger than 4 MiB"), "{arguments:?}: {code}: {output}");
     }
 }
 
@@ -127,15 +127,15 @@ fn a_bad_override_is_refused() {
         ("finetune.optim.lr=&l [*l]", ""),
         ("finetune.model=@", ""),
         ("finetune.model=@/proc/self/mem", ""),
-        ("name=${name}", "these references lead in a circle"),
-        (&deep, "a path has at most 64 parts"),
+        ("name=${name}", "these references form a cycle"),
+        (&deep, "a path has at most 64 segments"),
         (&brackets, ""),
     ] {
-        let (code, said) = told(&["neva_tiny", "--dry-run", "--set", set], |_| ());
+        let (code, output) = output_of(&["neva_tiny", "--dry-run", "--set", set], |_| ());
         let shown: String = set.chars().take(40).collect();
         assert!(
-            code == 2 && said.contains(expect) && !said.contains("panicked"),
-            "{shown}: {code}: {said}"
+            code == 2 && output.contains(expect) && !output.contains("panicked"),
+            "{shown}: {code}: {output}"
         );
     }
 }

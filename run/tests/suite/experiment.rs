@@ -1,9 +1,9 @@
-//! Experiments from Rust: which tasks run, in what order, and what becomes of the whole.
+//! Experiments from Rust: which tasks run, their order, and the exit code.
 
 use std::{fs, path::Path};
 
 use neva_run::{Experiment, ExperimentError, ExperimentOptions, ExperimentReport, RunError, Store};
-use neva_schemas::{Executor, LocalExecutor, Script, Task, When, exit_class};
+use neva_schemas::{ExecutorConfig, LocalExecutorConfig, Script, Task, When, exit_class};
 use tempfile::TempDir;
 
 pub(crate) fn options(dir: &Path) -> ExperimentOptions {
@@ -12,7 +12,7 @@ pub(crate) fn options(dir: &Path) -> ExperimentOptions {
         .working_directory(dir)
 }
 
-/// Runs it in a folder of its own; the report, whether it ended well or not.
+/// Runs an experiment in a new folder; returns its report, also after a failure.
 pub(crate) fn run(experiment: Experiment) -> (ExperimentReport, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let report = match experiment.run(options(dir.path())) {
@@ -28,18 +28,18 @@ pub(crate) fn states(report: &ExperimentReport) -> Vec<&str> {
 }
 
 pub(crate) fn retries(retries: u32, script: Script) -> Task {
-    let local = LocalExecutor {
+    let local = LocalExecutorConfig {
         retries,
-        ..LocalExecutor::default()
+        ..LocalExecutorConfig::default()
     };
     Task {
-        executor: Some(Executor::Local(local)),
+        executor: Some(ExecutorConfig::Local(local)),
         ..Task::new(script)
     }
 }
 
 #[test]
-fn an_edge_says_how_the_parent_must_have_ended() {
+fn an_edge_requires_how_the_parent_ended() {
     let cases = [
         ("exit 0", When::AfterOk, "succeeded"),
         ("exit 3", When::AfterOk, "skipped"),
@@ -55,12 +55,12 @@ fn an_edge_says_how_the_parent_must_have_ended() {
             .depends_on_when("child", when, "parent");
         let (report, _dir) = run(experiment);
         assert_eq!(report.tasks[1].state.name(), expect, "{script} {when:?}");
-        assert_eq!(report.class(), u8::from(script != "exit 0"), "{script} {when:?}");
+        assert_eq!(report.exit_code(), u8::from(script != "exit 0"), "{script} {when:?}");
     }
 }
 
 #[test]
-fn a_failure_goes_down_the_chain_and_leaves_the_rest_alone() {
+fn a_failure_skips_dependents_and_no_other_task() {
     let experiment = Experiment::new("chain")
         .add("d", Script::inline("true"))
         .add("a", Script::inline("exit 5"))
@@ -88,7 +88,7 @@ fn two_retries_make_three_attempts() {
 }
 
 #[test]
-fn a_group_ends_early_only_on_failure() {
+fn a_group_is_stopped_only_on_failure() {
     let group = |first: &str, second: &str| {
         let tasks = [("first", first), ("second", second)].map(|(name, text)| (name.to_owned(), Script::inline(text)));
         run(Experiment::new("group")
@@ -96,18 +96,18 @@ fn a_group_ends_early_only_on_failure() {
             .add("after", Script::inline("true"))
             .depends_on("after", "pair"))
     };
-    // The second sees the end of the first, and goes on.
+    // The second one sees the end of the first and continues.
     let wait = r#"while [ ! -e "$NEVA_EXPERIMENT_DIR/done" ]; do read -rt 0.01 <> <(:) || :; done"#;
     let (report, _dir) = group(r#"touch "$NEVA_EXPERIMENT_DIR/done""#, wait);
     assert_eq!(states(&report), ["succeeded", "succeeded", "succeeded"]);
-    // The first fails, and the second, which would never end, is ended.
+    // The first one fails; the second, which would run forever, is stopped.
     let (report, _dir) = group("exit 1", "while :; do read -rt 0.05 <> <(:) || :; done");
     assert_eq!(states(&report), ["failed", "cancelled", "skipped"]);
-    assert_eq!(report.class(), exit_class::JOB);
+    assert_eq!(report.exit_code(), exit_class::JOB);
 }
 
 #[test]
-fn a_sequential_experiment_does_one_task_at_a_time_until_one_fails() {
+fn a_sequential_experiment_runs_one_task_at_a_time_until_one_fails() {
     let text = |name: &str, code: u8| Script::inline(format!("echo {name} >> \"$NEVA_EXPERIMENT_DIR/order\"; exit {code}"));
     let experiment = Experiment::new("seq")
         .add("a", text("a", 0))
@@ -121,8 +121,8 @@ fn a_sequential_experiment_does_one_task_at_a_time_until_one_fails() {
 }
 
 #[test]
-fn no_more_tasks_run_than_may() {
-    // Each fails where it sees more than two of its kind.
+fn max_parallel_limits_the_running_tasks() {
+    // Each task fails if it sees more than two running tasks.
     let text = r#"cd "$NEVA_EXPERIMENT_DIR"; touch "run.$NEVA_TASK"; n=$(ls run.* | wc -l); read -rt 0.02 <> <(:) || :; rm "run.$NEVA_TASK"; [ "$n" -le 2 ]"#;
     let mut experiment = Experiment::new("few").max_parallel(2);
     for number in 0..12 {
@@ -133,25 +133,25 @@ fn no_more_tasks_run_than_may() {
 }
 
 #[test]
-fn the_class_is_that_of_the_first_failure_by_time() {
+fn the_exit_code_is_that_of_the_earliest_failure() {
     let experiment = Experiment::new("first")
         .add("late", Script::inline("exit 1"))
         .add("early", Script::inline("no-such-program-anywhere"))
         .depends_on_when("late", When::AfterAny, "early");
     let (report, _dir) = run(experiment);
-    assert_eq!(report.class(), exit_class::CLUSTER);
+    assert_eq!(report.exit_code(), exit_class::CLUSTER);
     assert_eq!(report.first_failure().unwrap().0.name, "early");
 }
 
 #[test]
-fn what_is_no_experiment_is_refused_before_anything_is_written() {
+fn an_invalid_experiment_is_refused_before_anything_is_written() {
     let script = || Script::inline("true");
     let two = || Experiment::new("x").add("a", script()).add("b", script());
     let cases: Vec<(Experiment, &str)> = vec![
         (Experiment::new("x"), "the experiment has no tasks"),
-        (Experiment::new("a/b").add("a", script()), "may not hold '/'"),
-        (Experiment::new("x").add("..", script()), "may not begin with `.`"),
-        (Experiment::new("x").add("a\0", script()), "may not hold '\\0'"),
+        (Experiment::new("a/b").add("a", script()), "must not contain '/'"),
+        (Experiment::new("x").add("..", script()), "must not begin with `.`"),
+        (Experiment::new("x").add("a\0", script()), "must not contain '\\0'"),
         (Experiment::new("x").add("n".repeat(300), script()), "longer than 128 bytes"),
         (Experiment::new("n".repeat(91)).add("a", script()), "longer than 90 bytes"),
         (two().depends_on("a", "a"), "cannot wait for itself"),
@@ -169,14 +169,14 @@ fn what_is_no_experiment_is_refused_before_anything_is_written() {
             "looks like a secret",
         ),
         (Experiment::new("x").add("a", script().entrypoint(" ")), "`entrypoint` is empty"),
-        (Experiment::new("x").add("a", Script::path("nowhere.sh")), "is not there"),
+        (Experiment::new("x").add("a", Script::path("nowhere.sh")), "does not exist"),
     ];
     for (experiment, expect) in cases {
         let dir = tempfile::tempdir().unwrap();
         let error = experiment.run(options(dir.path())).unwrap_err();
         assert!(error.to_string().contains(expect), "{expect}: {error}");
         assert!(!error.to_string().contains("hf_abc"), "{error}");
-        assert_eq!(error.class(), exit_class::INPUT, "{error}");
+        assert_eq!(error.exit_code(), exit_class::INPUT, "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{expect}: nothing is written");
     }
 }

@@ -1,4 +1,4 @@
-//! Experiments that somebody ends: by the program, by a signal, and after their launcher.
+//! Cancelled experiments: by the program, by a signal, and after the death of their launcher.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[test]
-fn cancel_ends_all_tasks_or_one() {
+fn cancel_stops_all_tasks_or_one() {
     let forever = format!("{WAIT} echo $$ > \"$NEVA_TASK.pid\"; wait_for never");
     let tasks = [
         ("a", forever.as_str(), ""),
@@ -44,11 +44,11 @@ fn cancel_ends_all_tasks_or_one() {
     }
     let (code, _, stderr) = home.run(&["experiment", "cancel", &id]);
     assert_eq!(code, i32::from(exit_class::INPUT));
-    assert!(stderr.contains("nothing of the experiment"), "{stderr}");
+    assert!(stderr.contains("is not running"), "{stderr}");
 }
 
 #[test]
-fn a_task_that_waits_is_taken_off_the_list() {
+fn a_waiting_task_can_be_cancelled() {
     let home = Home::new();
     home.scripts(
         "list",
@@ -71,12 +71,12 @@ fn a_task_that_waits_is_taken_off_the_list() {
 }
 
 #[test]
-fn a_second_cancel_kills_even_where_both_come_at_once() {
+fn a_second_cancel_kills_even_if_both_arrive_together() {
     let home = Home::new();
     home.scripts("deaf", &[("a", &format!("trap '' TERM; {WAIT} echo $$ > pid; wait_for never"), "")]);
     let id = detach(&home);
     let pid = text_of(&home.path("pid")).trim().parse().unwrap();
-    // As two processes would, in one moment.
+    // Like two processes at the same moment.
     let requests = home.folder("deaf").unwrap().join("cancel");
     fs::write(requests, "\n\n").unwrap();
     let status = until_over(&home, &id);
@@ -85,7 +85,7 @@ fn a_second_cancel_kills_even_where_both_come_at_once() {
 }
 
 #[test]
-fn a_cancel_in_the_pause_between_two_attempts_is_heard() {
+fn a_cancel_ends_the_pause_between_two_attempts() {
     for whole in [true, false] {
         let home = Home::new();
         home.scripts(
@@ -115,7 +115,7 @@ fn a_cancel_in_the_pause_between_two_attempts_is_heard() {
 }
 
 #[test]
-fn a_signal_to_the_launcher_ends_the_experiment() {
+fn a_signal_to_the_launcher_stops_the_experiment() {
     let home = Home::new();
     home.scripts(
         "signal",
@@ -134,7 +134,7 @@ fn a_signal_to_the_launcher_ends_the_experiment() {
 }
 
 #[test]
-fn what_a_killed_launcher_left_can_be_cancelled() {
+fn tasks_of_a_killed_launcher_can_be_cancelled() {
     let home = Home::new();
     home.scripts("left", &[("a", &format!("{WAIT} echo $$ > pid; wait_for never"), "")]);
     let mut launcher = home.spawn(&["exp.yaml"]);
@@ -144,4 +144,23 @@ fn what_a_killed_launcher_left_can_be_cancelled() {
     assert!(alive(orphan));
     home.done(&["experiment", "cancel", "left"]);
     assert!(!alive(orphan));
+}
+
+#[test]
+fn an_experiment_with_a_running_script_is_not_removed() {
+    let home = Home::new();
+    home.scripts("left", &[("a", &format!("{WAIT} echo $$ > pid; wait_for never"), "")]);
+    let mut launcher = home.spawn(&["exp.yaml"]);
+    let orphan = process_of(&home, "left", "a", "pid");
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    let folder = home.folder("left").unwrap();
+    let (code, _, stderr) = home.run(&["experiment", "remove", "left", "--yes"]);
+    assert_eq!(code, i32::from(exit_class::INPUT), "{stderr}");
+    assert!(stderr.contains("the task `a`") && stderr.contains("is still running"), "{stderr}");
+    assert!(stderr.contains("neva-run experiment cancel left"), "{stderr}");
+    assert!(alive(orphan) && folder.join("experiment.json").is_file());
+    home.done(&["experiment", "cancel", "left"]);
+    home.done(&["experiment", "remove", "left", "--yes"]);
+    assert!(!folder.exists());
 }

@@ -1,16 +1,19 @@
-//! Experiments from Rust and where their tasks run: ranks, executors of their own, and what is left for later.
+//! Experiments from Rust and their executors: ranks, tasks with their own executor, and what later programs can read.
 
 use std::{
     fs,
     io::Write as _,
     panic::AssertUnwindSafe,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use neva_executors::{BoxFuture, ExecutorError, JobHandle, JobState, LogChunk, Submission};
+use neva_executors::{
+    BoxFuture, ExecutorError, JobEvents, JobHandle, JobResults, JobState, JobStatus, LogChunk, PollInterval, Submission, WatchFrom, poll,
+};
 use neva_run::{Change, Experiment, ExperimentError, RunError, Store, TaskState};
-use neva_schemas::{Executor, LaunchPlan, LocalExecutor, Script, ScriptPlan, Task, exit_class};
+use neva_schemas::{ExecutorConfig, LaunchPlan, LocalExecutorConfig, Script, ScriptPlan, StopSignal, Task, exit_class};
 
 use crate::{
     experiment::{options, states},
@@ -18,7 +21,7 @@ use crate::{
 };
 
 #[test]
-fn a_fine_tune_gives_its_report() {
+fn a_fine_tune_returns_its_report() {
     let finetune = || {
         let mut finetune = neva_recipes::neva_tiny::finetune_recipe(neva_recipes::neva_tiny::default_args());
         finetune.trainer.max_steps = Some(5);
@@ -34,7 +37,7 @@ fn a_fine_tune_gives_its_report() {
     assert_eq!(states(&report), ["succeeded", "succeeded"]);
     let train = report.tasks[0].report.as_ref().unwrap();
     assert_eq!((train.steps, train.losses.as_slice()), (5, [7.5, 0.25].as_slice()));
-    // Its folder is the experiment's, unless it names one.
+    // Its folder is within the experiment's, unless it names one.
     assert_eq!(train.run_dir, report.dir.join("tasks/train"));
     let elsewhere = || {
         let mut finetune = finetune();
@@ -54,25 +57,27 @@ fn a_fine_tune_gives_its_report() {
 }
 
 #[test]
-fn each_task_may_have_an_executor_of_its_own() {
+fn each_task_may_have_its_own_executor() {
     let on = |value: &str, retries| Task {
-        executor: Some(Executor::Local(LocalExecutor {
+        executor: Some(ExecutorConfig::Local(LocalExecutorConfig {
             env_vars: [("WHERE".to_owned(), value.to_owned())].into(),
             retries,
-            ..LocalExecutor::default()
+            ..LocalExecutorConfig::default()
         })),
         ..Task::new(Script::inline(
             r#"echo "$WHERE" >> "$NEVA_EXPERIMENT_DIR/$NEVA_TASK"; [ "$WHERE" != bad ]"#,
         ))
     };
     let dir = tempfile::tempdir().unwrap();
-    let own = LocalExecutor {
+    let own = LocalExecutorConfig {
         env_vars: [("WHERE".to_owned(), "default".to_owned())].into(),
-        ..LocalExecutor::default()
+        ..LocalExecutorConfig::default()
     };
     let here = Task::new(Script::inline(r#"echo "$WHERE" >> "$NEVA_EXPERIMENT_DIR/$NEVA_TASK""#));
     let experiment = Experiment::new("own").add("a", on("left", 0)).add("b", on("bad", 1)).add("c", here);
-    let error = experiment.run(options(dir.path()).executor(Executor::Local(own))).unwrap_err();
+    let error = experiment
+        .run(options(dir.path()).executor(ExecutorConfig::Local(own)))
+        .unwrap_err();
     let RunError::Experiment(ExperimentError::Failed(report)) = error else {
         panic!("{error}")
     };
@@ -82,8 +87,8 @@ fn each_task_may_have_an_executor_of_its_own() {
     assert_eq!(seen, ["left\n", "bad\nbad\n", "default\n"]);
 }
 
-/// A cluster whose jobs do not need their launcher, in a folder: a job ends when its file says how. The task `bad`
-/// is not taken, and at `bug` the executor panics.
+/// A cluster in a folder, whose jobs do not need their launcher: a job ends when its file holds its state. The task
+/// `bad` is rejected, and for `bug` the executor panics.
 struct Cluster(PathBuf);
 
 impl Cluster {
@@ -105,6 +110,10 @@ impl neva_executors::Executor for Cluster {
         neva_executors::LocalExecutor::new(fake_rank()).render_script(script)
     }
 
+    fn create_folder<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, Result<PathBuf, ExecutorError>> {
+        Box::pin(async move { neva_executors::create_run_folder(dir) })
+    }
+
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
         Box::pin(async move {
             let name = submission.dir.file_name().unwrap().to_str().unwrap();
@@ -122,14 +131,23 @@ impl neva_executors::Executor for Cluster {
         })
     }
 
-    fn state<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobState, ExecutorError>> {
+    fn watch<'a>(&'a self, job: &'a JobHandle, from: WatchFrom) -> JobEvents<'a> {
+        let (first, max) = (Duration::from_millis(2), Duration::from_millis(20));
+        poll(self, job, from, PollInterval { first, max })
+    }
+
+    fn status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>> {
         Box::pin(async move {
-            Ok(match fs::read_to_string(self.file(job)).as_deref() {
+            Ok(JobStatus::from(match fs::read_to_string(self.file(job)).as_deref() {
                 Ok("succeeded") => JobState::Succeeded,
                 Ok("cancelled") => JobState::Cancelled,
                 _ => JobState::Running,
-            })
+            }))
         })
+    }
+
+    fn results<'a>(&'a self, _: &'a JobHandle) -> BoxFuture<'a, Result<JobResults, ExecutorError>> {
+        Box::pin(async { Ok(JobResults::default()) })
     }
 
     fn logs<'a>(&'a self, _: &'a JobHandle, _: u32, offset: u64) -> BoxFuture<'a, Result<LogChunk, ExecutorError>> {
@@ -141,7 +159,7 @@ impl neva_executors::Executor for Cluster {
         })
     }
 
-    fn cancel<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<(), ExecutorError>> {
+    fn cancel<'a>(&'a self, job: &'a JobHandle, _signal: StopSignal) -> BoxFuture<'a, Result<(), ExecutorError>> {
         Box::pin(async move {
             fs::write(self.file(job), "cancelled").unwrap();
             Ok(())
@@ -152,7 +170,7 @@ impl neva_executors::Executor for Cluster {
 #[test]
 fn an_executor_that_fails_or_panics_fails_its_task_only() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["good", "mate"] {
+    for name in ["good", "other"] {
         fs::write(dir.path().join(name), "succeeded").unwrap();
     }
     let script = || Script::inline("true");
@@ -161,7 +179,7 @@ fn an_executor_that_fails_or_panics_fails_its_task_only() {
         .add("good", script())
         .add("after", script())
         .depends_on("after", "bug")
-        .add_group("pair", [("mate".to_owned(), script()), ("bad".to_owned(), script())])
+        .add_group("pair", [("other".to_owned(), script()), ("bad".to_owned(), script())])
         .run(options(dir.path()).through(Arc::new(Cluster(dir.path().to_owned()))))
         .unwrap_err();
     let RunError::Experiment(ExperimentError::Failed(report)) = error else {
@@ -177,7 +195,7 @@ fn an_executor_that_fails_or_panics_fails_its_task_only() {
 }
 
 #[test]
-fn who_resumes_watches_jobs_that_outlived_their_launcher() {
+fn resume_attaches_to_jobs_that_outlived_their_launcher() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = || Arc::new(Cluster(dir.path().to_owned()));
     fs::write(dir.path().join("done"), "succeeded").unwrap();
@@ -186,7 +204,7 @@ fn who_resumes_watches_jobs_that_outlived_their_launcher() {
         .add("lives", Script::inline("true"))
         .add("after", Script::inline("true"))
         .depends_on("after", "lives");
-    // The launcher stops where it stands, as one that is killed does.
+    // The launcher panics, which leaves the same state as a kill.
     let listener = |event: &neva_run::Event| {
         assert!(
             !matches!(&event.change, Change::Submitted { .. } if event.task.as_deref() == Some("lives")),
@@ -208,11 +226,11 @@ fn who_resumes_watches_jobs_that_outlived_their_launcher() {
     let submitted = fs::read_to_string(dir.path().join("submitted")).unwrap();
     let mut names: Vec<_> = submitted.lines().collect();
     names.sort_unstable();
-    // None of them twice, but perhaps the one whose end nobody saw.
+    // No task is submitted twice, except perhaps `done`, whose end was not recorded.
     assert_eq!(names.iter().filter(|name| **name == "lives").count(), 1, "{submitted}");
     assert_eq!(names.iter().filter(|name| **name == "after").count(), 1, "{submitted}");
 
-    // A failure is done again, what ended well is kept; as a new experiment, all is done again.
+    // `resume` keeps tasks that succeeded; `rerun` runs all tasks again as a new experiment.
     let error = folder.resume(options(dir.path()).through(cluster())).unwrap_err();
     assert!(
         matches!(error, RunError::Experiment(ExperimentError::NothingLeft { .. })),
@@ -235,14 +253,14 @@ fn a_plan_writes_nothing() {
     let submission = &planned["a"];
     let folder = dir.path().join("home/experiments/plan/ID/tasks/a");
     assert_eq!(submission.dir, folder);
-    let shown = submission.processes[0].to_string();
+    let shown = submission.processes()[0].to_string();
     assert!(shown.ends_with(&format!("bash -eu {}/script 'x y'", folder.display())), "{shown}");
     assert!(shown.contains("A='1 2' ") && shown.starts_with("cd "), "{shown}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
-fn output_and_end_are_there_for_a_later_program() {
+fn a_later_program_reads_output_and_end() {
     let dir = tempfile::tempdir().unwrap();
     let report = Experiment::new("later")
         .add("a", Script::inline("echo hello; echo there >&2"))
@@ -252,18 +270,18 @@ fn output_and_end_are_there_for_a_later_program() {
     assert_eq!(folder.output("a").unwrap(), b"hello\nthere\n");
     let error = folder.output("b").unwrap_err();
     assert_eq!(
-        (error.class(), error.advice().as_deref()),
+        (error.exit_code(), error.advice().as_deref()),
         (exit_class::INPUT, Some("write one of a"))
     );
     let error = folder.cancel(None).unwrap_err();
-    assert!(error.to_string().contains("nothing of the experiment"), "{error}");
+    assert!(error.to_string().contains("is not running"), "{error}");
 }
 
 #[test]
-fn output_is_handed_on_with_its_task() {
+fn output_is_forwarded_with_the_name_of_its_task() {
     let dir = tempfile::tempdir().unwrap();
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let sink = Arc::clone(&heard);
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&received);
     let options = options(dir.path()).on_output(move |task, bytes| {
         sink.lock()
             .unwrap()
@@ -273,7 +291,10 @@ fn output_is_handed_on_with_its_task() {
         .add("a", Script::inline("echo one"))
         .add("b", Script::inline("echo two >&2"));
     experiment.run(options).unwrap();
-    let mut heard = heard.lock().unwrap().clone();
-    heard.sort();
-    assert_eq!(heard, [("a".to_owned(), "one\n".to_owned()), ("b".to_owned(), "two\n".to_owned())]);
+    let mut received = received.lock().unwrap().clone();
+    received.sort();
+    assert_eq!(
+        received,
+        [("a".to_owned(), "one\n".to_owned()), ("b".to_owned(), "two\n".to_owned())]
+    );
 }

@@ -1,24 +1,24 @@
-//! Experiment files: what a text becomes, and what is said of one that is none.
+//! Experiment files: their resolution, and messages about invalid files.
 
 use neva_run::{
     ResolvedExperiment,
     config::{self, Source},
     resolve_experiment,
 };
-use neva_schemas::{Dependency, Executor, When, Work};
+use neva_schemas::{Dependency, ExecutorConfig, TaskSpec, When};
 
 fn resolved(text: &str, sets: &[&str]) -> Result<ResolvedExperiment, String> {
     let file = config::parse(&Source::new("exp.yaml", text)).map_err(|error| config::render(&error, false))?;
     resolve_experiment(file, sets, None).map_err(|problems| config::render(&problems, false))
 }
 
-fn experiment(text: &str, sets: &[&str]) -> neva_schemas::Experiment {
+fn experiment(text: &str, sets: &[&str]) -> neva_schemas::ExperimentConfig {
     resolved(text, sets).unwrap_or_else(|error| panic!("{error}")).experiment
 }
 
-fn lr(work: &Work) -> f64 {
+fn lr(work: &TaskSpec) -> f64 {
     match work {
-        Work::Finetune(run) => match &run.finetune.optim {
+        TaskSpec::Finetune(run) => match &run.finetune.optim {
             neva_schemas::Optim::AdamW(adam) => adam.lr,
             optim => panic!("{optim:?}"),
         },
@@ -42,27 +42,29 @@ tasks:
   plot:
     task: {_target_: run.Script, path: plot.sh, args: [a, 1], env: {N: 4}}
     depends_on: [train, 'afterany:prepare']
-  tell:
+  notify:
     task: {_target_: run.Script, inline: echo it failed}
     depends_on: [{task: train, when: afternotok}]
 ";
 
 #[test]
-fn a_sweep_spreads_out_and_edges_follow_it() {
+fn a_sweep_expands_and_edges_follow_it() {
     let spec = experiment(SWEPT, &[]);
-    assert_eq!((spec.name.as_str(), spec.max_parallel), ("lrs", 3));
+    assert_eq!((spec.name.as_str(), spec.max_parallel), ("lrs", Some(3)));
     let names: Vec<_> = spec.tasks.keys().map(String::as_str).collect();
-    assert_eq!(names, ["prepare", "train-lr=1e-3", "train-lr=2e-3", "plot", "tell"]);
+    assert_eq!(names, ["prepare", "train-lr=1e-3", "train-lr=2e-3", "plot", "notify"]);
     for (name, expect) in [("train-lr=1e-3", 1e-3), ("train-lr=2e-3", 2e-3)] {
         let task = &spec.tasks[name];
         assert_eq!(lr(&task.task), expect);
-        assert_eq!(task.executor.as_ref().map(Executor::retries), Some(2));
+        assert_eq!(task.executor.as_ref().map(ExecutorConfig::retries), Some(2));
         assert_eq!(task.depends_on, [Dependency::on("prepare")]);
     }
     let edges = |name: &str| spec.tasks[name].depends_on.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(edges("plot"), ["train-lr=1e-3", "train-lr=2e-3", "afterany:prepare"]);
-    assert_eq!(edges("tell"), ["afternotok:train-lr=1e-3", "afternotok:train-lr=2e-3"]);
-    let Work::Script(script) = &spec.tasks["plot"].task else { panic!() };
+    assert_eq!(edges("notify"), ["afternotok:train-lr=1e-3", "afternotok:train-lr=2e-3"]);
+    let TaskSpec::Script(script) = &spec.tasks["plot"].task else {
+        panic!()
+    };
     assert_eq!(
         (script.args.as_slice(), script.env["N"].as_str()),
         (["a".to_owned(), "1".to_owned()].as_slice(), "4")
@@ -70,7 +72,7 @@ fn a_sweep_spreads_out_and_edges_follow_it() {
 }
 
 #[test]
-fn overrides_of_the_command_line_go_into_recipes_and_under_a_sweep() {
+fn command_line_overrides_apply_to_recipes_before_a_sweep() {
     let spec = experiment(
         SWEPT,
         &[
@@ -79,18 +81,20 @@ fn overrides_of_the_command_line_go_into_recipes_and_under_a_sweep() {
             "tasks.train.task.finetune.optim.lr=5",
             "tasks.train.task.peft_scheme=lora",
             "tasks.plot.task.args+=[last]",
-            "~tasks.tell",
+            "~tasks.notify",
         ],
     );
     assert_eq!(spec.name, "other");
-    assert!(!spec.tasks.contains_key("tell"));
-    let Work::Finetune(run) = &spec.tasks["train-lr=2e-3"].task else {
+    assert!(!spec.tasks.contains_key("notify"));
+    let TaskSpec::Finetune(run) = &spec.tasks["train-lr=2e-3"].task else {
         panic!()
     };
     assert_eq!((run.finetune.trainer.max_steps, run.finetune.peft.is_some()), (Some(9), true));
-    // What is swept is the last word.
+    // The sweep is applied last.
     assert_eq!(lr(&spec.tasks["train-lr=2e-3"].task), 2e-3);
-    let Work::Script(script) = &spec.tasks["plot"].task else { panic!() };
+    let TaskSpec::Script(script) = &spec.tasks["plot"].task else {
+        panic!()
+    };
     assert_eq!(script.args, ["a", "1", "last"]);
 }
 
@@ -101,7 +105,7 @@ fn a_sweep_of_a_script_changes_its_fields() {
         &[],
     );
     let tasks: Vec<_> = spec.tasks.iter().map(|(name, task)| (name.as_str(), &task.task)).collect();
-    let [(first, Work::Script(one)), (second, Work::Script(two))] = tasks.as_slice() else {
+    let [(first, TaskSpec::Script(one)), (second, TaskSpec::Script(two))] = tasks.as_slice() else {
         panic!("{tasks:?}")
     };
     assert_eq!((*first, *second), ("s-args.0=1,entrypoint=bash", "s-args.0=2,entrypoint=sh"));
@@ -109,7 +113,7 @@ fn a_sweep_of_a_script_changes_its_fields() {
 }
 
 #[test]
-fn a_recipe_may_lie_in_a_file_of_its_own() {
+fn a_recipe_may_be_a_separate_file() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(
         dir.path().join("mine.yaml"),
@@ -140,7 +144,7 @@ fn groups_and_sequences_are_read() {
 }
 
 #[test]
-fn what_is_no_experiment_is_underlined() {
+fn problems_of_an_experiment_are_underlined() {
     let script = "{_target_: run.Script, inline: 'true'}";
     let cases = [
         ("tasks: []", "`tasks` is a map", "exp.yaml:1:8"),
@@ -188,10 +192,10 @@ fn what_is_no_experiment_is_underlined() {
             "did you mean `local`?",
             "exp.yaml:2:",
         ),
-        ("tasks:\n  a: {task: SCRIPT, sweep: {}}", "`over` says what differs", "exp.yaml:2:"),
+        ("tasks:\n  a: {task: SCRIPT, sweep: {}}", "`over` is missing", "exp.yaml:2:"),
         (
             "tasks:\n  a: {task: SCRIPT, sweep: {over: {inline: x}}}",
-            "the values to try are a list",
+            "the values of a path are a list",
             "exp.yaml:2:",
         ),
         (
@@ -219,10 +223,14 @@ fn what_is_no_experiment_is_underlined() {
             "there is no task `x`",
             "exp.yaml:1:14",
         ),
-        ("groups: {a: [a]}\ntasks:\n  a: {task: SCRIPT}", "`a` is a task, too", "exp.yaml:1:"),
+        (
+            "groups: {a: [a]}\ntasks:\n  a: {task: SCRIPT}",
+            "`a` is also the name of a task",
+            "exp.yaml:1:",
+        ),
         (
             "groups: {g: [a], h: [a]}\ntasks:\n  a: {task: SCRIPT}",
-            "`a` is in the group `g` already",
+            "`a` is already in the group `g`",
             "exp.yaml:1:",
         ),
         (
@@ -242,29 +250,31 @@ fn what_is_no_experiment_is_underlined() {
         ),
     ];
     for (text, expect, place) in cases {
-        let told = resolved(&text.replace("SCRIPT", script), &[]).unwrap_err();
-        let words = told.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
-        assert!(words.contains(expect), "{text}\n{expect}\n{told}");
-        assert!(told.contains(place), "{text}\n{place}\n{told}");
+        let error = resolved(&text.replace("SCRIPT", script), &[]).unwrap_err();
+        let words = error.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+        assert!(words.contains(expect), "{text}\n{expect}\n{error}");
+        assert!(error.contains(place), "{text}\n{place}\n{error}");
     }
 }
 
 #[test]
-fn the_problems_of_all_tasks_are_told_at_once() {
-    let told = resolved(
+fn the_problems_of_all_tasks_are_reported_together() {
+    let error = resolved(
         "tasks:\n  a: {task: {_factory_: neva_tiny, finetune: {optim: {lrr: 1}}}}\n  b: {task: {_target_: run.Skript}}\n",
         &[],
     )
     .unwrap_err();
-    assert!(told.contains("lrr") && told.contains("run.Skript"), "{told}");
+    assert!(error.contains("lrr") && error.contains("run.Skript"), "{error}");
 }
 
 #[test]
-fn a_text_with_a_reference_of_the_shell_is_left_alone() {
+fn a_shell_variable_in_a_script_is_kept() {
     let spec = experiment(
         "tasks:\n  a: {task: {_target_: run.Script, inline: 'echo ${HOME} neva_tiny'}}\n",
         &[],
     );
-    let Work::Script(script) = &spec.tasks["a"].task else { panic!() };
+    let TaskSpec::Script(script) = &spec.tasks["a"].task else {
+        panic!()
+    };
     assert_eq!(script.inline.as_deref(), Some("echo ${HOME} neva_tiny"));
 }

@@ -1,4 +1,4 @@
-//! A store of its own, and the program that works on it.
+//! A temporary store, and the program that works on it.
 
 use std::{
     fmt::Write as _,
@@ -24,7 +24,7 @@ impl Home {
         }
     }
 
-    /// Writes `exp.yaml`, whose tasks are scripts: a name, a text, and what stands beside `task`.
+    /// Writes `exp.yaml` with scripts as tasks: name, text, and further YAML of the task.
     pub(crate) fn scripts(&self, name: &str, tasks: &[(&str, &str, &str)]) {
         let mut text = format!("name: {name}\ntasks:\n");
         for (task, script, rest) in tasks {
@@ -38,7 +38,7 @@ impl Home {
         self.dir.path().join(name)
     }
 
-    /// The program, with `arguments`.
+    /// Returns the command `neva-run` with `arguments`.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_neva-run"));
         command
@@ -55,12 +55,12 @@ impl Home {
         self.command(arguments).spawn().unwrap()
     }
 
-    /// Runs it to its end: exit code, standard output, standard error.
+    /// Runs the program to its end; returns exit code, standard output, standard error.
     pub(crate) fn run(&self, arguments: &[&str]) -> (i32, String, String) {
         process::end(self.spawn(arguments))
     }
 
-    /// Runs it to a good end, and gives its standard output.
+    /// Runs the program, which must succeed, and returns its standard output.
     #[track_caller]
     pub(crate) fn done(&self, arguments: &[&str]) -> String {
         let (code, stdout, stderr) = self.run(arguments);
@@ -68,12 +68,12 @@ impl Home {
         stdout
     }
 
-    /// The one experiment of a name, or its latest.
+    /// Returns the status of an experiment by id or name.
     pub(crate) fn status(&self, name: &str) -> Value {
         serde_json::from_str(&self.done(&["experiment", "status", name, "--output", "json"])).unwrap()
     }
 
-    /// The folder of the latest experiment of a name, once there is one.
+    /// Returns the folder of the latest experiment of a name, if any.
     pub(crate) fn folder(&self, name: &str) -> Option<PathBuf> {
         let entries = fs::read_dir(self.path("home/experiments").join(name)).ok()?;
         let mut folders: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -82,7 +82,7 @@ impl Home {
     }
 }
 
-/// States of the tasks of a status, or of a report.
+/// Returns the states of the tasks in a status or report.
 pub(crate) fn states(status: &Value) -> Vec<String> {
     let tasks = status["tasks"].as_array().unwrap().iter();
     let state = |task: &Value| match &task["state"] {
@@ -93,7 +93,7 @@ pub(crate) fn states(status: &Value) -> Vec<String> {
     tasks.map(state).collect()
 }
 
-/// Waits for the file at `path`, and reads it.
+/// Waits for the file at `path` and reads it.
 pub(crate) fn text_of(path: &Path) -> String {
     process::wait_for(&path.display().to_string(), || {
         fs::read_to_string(path).ok().filter(|text| text.ends_with('\n'))

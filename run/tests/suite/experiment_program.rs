@@ -1,4 +1,4 @@
-//! Experiments through the program: started, left to themselves, asked after, ended, killed and gone on with.
+//! Experiments through the program: started, detached, followed, and started from within each other.
 
 use std::{
     fs,
@@ -17,15 +17,15 @@ use crate::{
     process::{self, wait_for},
 };
 
-/// For scripts: `wait_for FILE` waits until the file is there.
+/// Shell function for scripts: `wait_for FILE` waits until the file exists.
 pub(crate) const WAIT: &str = r#"wait_for() { while [ ! -e "$1" ]; do read -rt 0.01 <> <(:) || :; done; }; "#;
 
-/// Waits until the file `name` holds the number of the process of `task`, and the store knows that it runs.
+/// Waits until the file `name` holds the process id of `task` and its submission is recorded.
 pub(crate) fn process_of(home: &Home, experiment: &str, task: &str, name: &str) -> i32 {
     let pid = text_of(&home.path(name)).trim().parse().unwrap();
     let submitted = format!("\"task\":\"{task}\",\"change\":{{\"submitted\"");
     let events = home.folder(experiment).unwrap().join("events.jsonl");
-    wait_for("the launcher's word", || {
+    wait_for("the submission in the timeline", || {
         fs::read_to_string(&events).ok().filter(|text| text.contains(&submitted))
     });
     pid
@@ -39,10 +39,10 @@ pub(crate) fn alive(pid: i32) -> bool {
 }
 
 #[test]
-fn a_failed_task_fails_the_run_and_blocks_what_waits_for_it() {
+fn a_failed_task_fails_the_run_and_skips_its_dependents() {
     let home = Home::new();
     home.scripts(
-        "gate",
+        "failing",
         &[
             ("a", "echo no luck >&2; exit 3", ""),
             ("b", "touch b-ran", ", depends_on: [a]"),
@@ -60,11 +60,11 @@ fn a_failed_task_fails_the_run_and_blocks_what_waits_for_it() {
         assert!(stderr.contains(line), "{line}\n{stderr}");
     }
     assert!(!home.path("b-ran").exists() && home.path("c-ran").exists());
-    assert_eq!(states(&home.status("gate")), ["failed", "skipped", "succeeded"]);
+    assert_eq!(states(&home.status("failing")), ["failed", "skipped", "succeeded"]);
 }
 
 #[test]
-fn the_exit_code_is_the_class_of_the_first_failure() {
+fn the_exit_code_is_that_of_the_first_failure() {
     for (text, class) in [
         ("true", exit_class::DONE),
         ("exit 2", exit_class::JOB),
@@ -75,10 +75,10 @@ fn the_exit_code_is_the_class_of_the_first_failure() {
         home.scripts("class", &[("a", text, "")]);
         let (code, stdout, _) = home.run(&["exp.yaml", "--output", "json"]);
         assert_eq!(code, i32::from(class), "{text}: {stdout}");
-        let told: Value = serde_json::from_str(&stdout).unwrap();
+        let result: Value = serde_json::from_str(&stdout).unwrap();
         if class != exit_class::DONE {
             assert_eq!(
-                (&told["error"]["class"], told["error"]["failure"]["tasks"][0]["name"].as_str()),
+                (&result["error"]["class"], result["error"]["failure"]["tasks"][0]["name"].as_str()),
                 (&class.into(), Some("a"))
             );
         }
@@ -101,7 +101,7 @@ fn the_exit_code_is_the_class_of_the_first_failure() {
 }
 
 #[test]
-fn tasks_are_started_by_one_launcher_whose_program_is_not_run_again() {
+fn one_launcher_starts_all_tasks_and_its_program_is_not_executed_again() {
     let home = Home::new();
     let names: Vec<_> = (0..20).map(|number| format!("t{number}")).collect();
     let text = r#"echo "$PPID $(tr '\0' ' ' < /proc/$$/cmdline)""#;
@@ -120,7 +120,7 @@ fn tasks_are_started_by_one_launcher_whose_program_is_not_run_again() {
 }
 
 #[test]
-fn an_experiment_that_starts_itself_comes_to_an_end() {
+fn an_experiment_that_starts_itself_ends() {
     let home = Home::new();
     home.scripts("self", &[("again", r#"echo x >> depth; "$NEVA_RUN" exp.yaml"#, "")]);
     let (code, _, stderr) = home.run(&["exp.yaml"]);
@@ -137,15 +137,15 @@ fn an_experiment_that_starts_itself_comes_to_an_end() {
 fn a_detached_experiment_survives_its_terminal() {
     let home = Home::new();
     home.scripts("far", &[("a", &format!("{WAIT} echo waiting; wait_for go; echo went"), "")]);
-    // A shell that stays, as that of a terminal does, with the program in its process group.
+    // A shell that keeps running, like that of a terminal, with the program in its process group.
     let script = format!("'{}' exp.yaml --detach; read -r line", env!("CARGO_BIN_EXE_neva-run"));
     let command = home.command(&[]);
     let mut terminal = Command::new("sh");
     terminal.arg("-c").arg(script).current_dir(home.dir.path()).process_group(0);
     terminal.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let mut terminal = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(terminal.stdout.take().unwrap()).lines();
-    let first = said.next().unwrap().unwrap();
+    let mut lines = BufReader::new(terminal.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
     let id = first.strip_prefix("started ").unwrap_or_else(|| panic!("{first}")).to_owned();
 
     let status = home.status(&id);
@@ -166,7 +166,7 @@ fn a_detached_experiment_survives_its_terminal() {
 }
 
 #[test]
-fn logs_tell_whose_they_are() {
+fn logs_name_their_tasks() {
     let home = Home::new();
     home.scripts(
         "two",
@@ -180,12 +180,12 @@ fn logs_tell_whose_they_are() {
     assert_eq!(home.done(&["experiment", "logs", "two"]), "==> a <==\none\n\n==> b <==\ntwo\n");
     assert_eq!(home.done(&["experiment", "logs", "two", "b"]), "two\n");
     assert_eq!(home.done(&["experiment", "logs", "two", "c"]), "");
-    let told: Value = serde_json::from_str(&home.done(&["experiment", "logs", "two", "--output", "json"])).unwrap();
-    assert_eq!(told, serde_json::json!({ "a": "one\n", "b": "two\n" }));
+    let result: Value = serde_json::from_str(&home.done(&["experiment", "logs", "two", "--output", "json"])).unwrap();
+    assert_eq!(result, serde_json::json!({ "a": "one\n", "b": "two\n" }));
 }
 
 #[test]
-fn tail_shows_output_behind_the_names_of_tasks() {
+fn tail_prefixes_output_with_the_names_of_tasks() {
     let home = Home::new();
     home.scripts(
         "tail",
@@ -198,10 +198,10 @@ fn tail_shows_output_behind_the_names_of_tasks() {
     assert!(stderr.contains("a | one\na | two\n") && stderr.contains("b | three\n"), "{stderr}");
 }
 
-/// Starts `exp.yaml` detached, and gives its id.
+/// Starts `exp.yaml` detached and returns its id.
 pub(crate) fn detach(home: &Home) -> String {
-    let told: Value = serde_json::from_str(&home.done(&["exp.yaml", "--detach", "--output", "json"])).unwrap();
-    told["id"].as_str().unwrap().to_owned()
+    let result: Value = serde_json::from_str(&home.done(&["exp.yaml", "--detach", "--output", "json"])).unwrap();
+    result["id"].as_str().unwrap().to_owned()
 }
 
 pub(crate) fn until_over(home: &Home, id: &str) -> Value {
@@ -209,20 +209,20 @@ pub(crate) fn until_over(home: &Home, id: &str) -> Value {
 }
 
 #[test]
-fn a_single_run_may_be_left_to_itself() {
+fn a_single_run_may_be_detached() {
     let home = Home::new();
-    let told: Value = serde_json::from_str(&home.done(&["neva_tiny", "--detach", "--output", "json"])).unwrap();
-    let status = until_over(&home, told["id"].as_str().unwrap());
+    let result: Value = serde_json::from_str(&home.done(&["neva_tiny", "--detach", "--output", "json"])).unwrap();
+    let status = until_over(&home, result["id"].as_str().unwrap());
     assert_eq!(
         (states(&status), status["tasks"][0]["name"].as_str()),
         (vec!["succeeded".to_owned()], Some("train"))
     );
-    assert!(Path::new(told["dir"].as_str().unwrap()).join("tasks/train/plan.json").is_file());
+    assert!(Path::new(result["dir"].as_str().unwrap()).join("tasks/train/plan.json").is_file());
 }
 
-/// As of one run: what would run can be looked at where nothing can run yet.
+/// Like that of a single run.
 #[test]
-fn a_dry_run_of_several_needs_no_rank_program() {
+fn a_dry_run_of_an_experiment_needs_no_rank_program() {
     let sweep = ["neva_tiny", "--sweep", "finetune.optim.lr=1e-4,2e-4"];
     for (more, class) in [(&["--dry-run"][..], exit_class::DONE), (&[], exit_class::CLUSTER)] {
         let nowhere = [("NEVA_RANK", "/nowhere/neva-rank"), ("NEVA_RUN_HOME", "home")];

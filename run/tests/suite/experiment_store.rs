@@ -1,4 +1,4 @@
-//! The store: what is in it, many launchers at once, and what is said of one that is damaged or cannot be written.
+//! The store: its contents, concurrent launchers, damaged records, and stores that cannot be written.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,6 @@ use std::{
 
 use neva_run::Store;
 use neva_schemas::exit_class;
-use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
 use crate::{
@@ -22,7 +21,7 @@ fn read(path: &Path) -> Value {
 }
 
 #[test]
-fn the_folder_of_an_experiment_says_all() {
+fn the_folder_of_an_experiment_is_complete() {
     let home = Home::new();
     fs::write(
         home.path("exp.yaml"),
@@ -72,7 +71,7 @@ fn the_folder_of_an_experiment_says_all() {
             "- finished"
         ]
     );
-    // Nothing that was written in part is left.
+    // No partial file is left.
     let partial = walk(&folder).into_iter().filter(|name| name.ends_with(".partial"));
     assert_eq!(partial.count(), 0);
 }
@@ -120,7 +119,7 @@ fn twenty_launchers_start_at_once() {
     );
     assert!(rows.iter().all(|row| row["state"] == "succeeded" && row["tasks"] == 2), "{rows:?}");
 
-    // Removed at once, too, while others start.
+    // Concurrent removals, while other experiments start.
     let ends = ids.iter().map(|id| home.spawn(&["experiment", "remove", id, "--yes"]));
     let all: Vec<_> = ends.chain((0..4).map(|_| home.spawn(&["exp.yaml"]))).collect();
     all.into_iter().for_each(|child| {
@@ -131,7 +130,7 @@ fn twenty_launchers_start_at_once() {
     assert_eq!(rows.as_array().unwrap().len(), 4);
 }
 
-/// An experiment that ended well, and its id.
+/// Returns a store with an experiment that succeeded, and its id.
 fn stored() -> (Home, String) {
     let home = Home::new();
     home.scripts("kept", &[("a", "echo out", "")]);
@@ -160,16 +159,20 @@ fn the_index_is_a_cache() {
 }
 
 #[test]
-fn a_damaged_record_is_said_and_nothing_is_lost() {
+fn a_damaged_record_is_reported_and_kept() {
     let damages: [(&str, &[u8], &str); 5] = [
         ("experiment.json", b"{\"format\": 1, \"id\"", "is damaged: EOF while parsing"),
         ("experiment.json", b"", "is damaged: EOF while parsing"),
         ("experiment.json", b"\xff\xfe", "is damaged"),
-        ("experiment.json", b"{\"format\": 7}", "has format 7, this program reads 1"),
+        (
+            "experiment.json",
+            b"{\"format\": 7}",
+            "has format 7, but this program reads format 1",
+        ),
         (
             "events.jsonl",
             b"{\"unix_ms\":1,\"change\":{\"launched\":{\"format\":2,\"pid\":1,\"version\":\"9\"}}}\n",
-            "has format 2, this program reads 1",
+            "has format 2, but this program reads format 1",
         ),
     ];
     for (name, damage, expect) in damages {
@@ -177,18 +180,18 @@ fn a_damaged_record_is_said_and_nothing_is_lost() {
         let path = home.folder("kept").unwrap().join(name);
         let whole = fs::read(&path).unwrap();
         fs::write(&path, damage).unwrap();
-        for verb in ["status", "logs", "rerun", "resume", "cancel"] {
-            let (code, _, stderr) = home.run(&["experiment", verb, &id]);
+        for command in ["status", "logs", "rerun", "resume", "cancel"] {
+            let (code, _, stderr) = home.run(&["experiment", command, &id]);
             let one_line = stderr.replace("\n  │ ", " ");
-            // A repetition reads what the experiment was, not what became of it.
-            if verb == "rerun" && name == "events.jsonl" {
+            // A rerun reads the record, but not the timeline.
+            if command == "rerun" && name == "events.jsonl" {
                 assert_eq!(code, 0, "{stderr}");
                 continue;
             }
-            assert_eq!(code, i32::from(exit_class::CLUSTER), "{verb} {expect}: {stderr}");
-            assert!(one_line.contains(expect) && one_line.contains(name), "{verb} {expect}: {stderr}");
+            assert_eq!(code, i32::from(exit_class::CLUSTER), "{command} {expect}: {stderr}");
+            assert!(one_line.contains(expect) && one_line.contains(name), "{command} {expect}: {stderr}");
         }
-        assert_eq!(fs::read(&path).unwrap(), damage, "it is left as it is");
+        assert_eq!(fs::read(&path).unwrap(), damage, "the damaged file is kept");
         if name == "experiment.json" {
             fs::remove_file(home.path("home/index.jsonl")).unwrap();
             let list = home.done(&["experiment", "list"]);
@@ -203,7 +206,7 @@ fn a_damaged_record_is_said_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_damaged_line_of_the_timeline_is_passed_over() {
+fn a_damaged_line_of_the_timeline_is_ignored() {
     let (home, id) = stored();
     let path = home.folder("kept").unwrap().join("events.jsonl");
     let text = fs::read_to_string(&path).unwrap();
@@ -213,10 +216,10 @@ fn a_damaged_line_of_the_timeline_is_passed_over() {
     let (code, stdout, stderr) = home.run(&["experiment", "status", &id]);
     assert_eq!(
         (code, stderr.as_str()),
-        (0, "warning: line 3 of events.jsonl is damaged and was passed over\n")
+        (0, "warning: line 3 of events.jsonl is damaged and was ignored\n")
     );
     assert!(stdout.contains("succeeded"), "{stdout}");
-    // Half a line at the end is what a launcher that was killed leaves. What comes next stands on a line of its own.
+    // A killed launcher leaves an incomplete last line. The next event starts a new line.
     fs::write(&path, text.lines().take(2).collect::<Vec<_>>().join("\n") + "\n{\"unix_ms\":17").unwrap();
     let (code, stdout, stderr) = home.run(&["experiment", "status", &id]);
     assert_eq!((code, stderr.as_str()), (0, ""));
@@ -230,12 +233,12 @@ fn a_damaged_line_of_the_timeline_is_passed_over() {
 }
 
 #[test]
-fn a_home_that_cannot_be_written_is_said() {
+fn a_home_that_cannot_be_written_is_reported() {
     let home = Home::new();
     home.scripts("ro", &[("a", "touch ran", "")]);
     fs::write(home.path("file"), "").unwrap();
     let file = home.path("file/home");
-    // No system lets anybody make a folder there, root neither.
+    // Not even root can create a folder there.
     for place in [file.to_str().unwrap(), "/sys/neva"] {
         let child = home.command(&["exp.yaml"]).env("NEVA_RUN_HOME", place).spawn().unwrap();
         let (code, _, stderr) = process::end(child);
@@ -286,16 +289,16 @@ fn experiments_are_found_by_id_or_name() {
     assert_ne!(id, latest);
     assert_eq!(home.status(&id)["id"], id.as_str());
     assert_eq!(home.status("kept")["id"], latest.as_str());
-    for (asked, expect) in [
+    for (requested, expect) in [
         ("kepd", "did you mean `kept`?"),
         ("nothing", "`neva-run experiment list` shows all"),
         ("../kept", ""),
         ("", ""),
         ("..", ""),
     ] {
-        for verb in ["status", "list"] {
-            let (code, _, stderr) = home.run(&["experiment", verb, asked]);
-            assert_eq!(code, i32::from(exit_class::INPUT), "{verb} {asked}: {stderr}");
+        for command in ["status", "list"] {
+            let (code, _, stderr) = home.run(&["experiment", command, requested]);
+            assert_eq!(code, i32::from(exit_class::INPUT), "{command} {requested}: {stderr}");
             assert!(stderr.contains("there is no experiment") && stderr.contains(expect), "{stderr}");
         }
     }
@@ -308,29 +311,29 @@ fn experiments_are_found_by_id_or_name() {
 }
 
 #[test]
-fn a_launcher_that_somebody_only_asks_after_can_start() {
+fn a_status_query_does_not_block_a_launcher() {
     let home = Home::new();
-    home.scripts("asked", &[("a", "exit 1", "")]);
+    home.scripts("queried", &[("a", "exit 1", "")]);
     home.run(&["exp.yaml"]);
-    let folder = home.folder("asked").unwrap();
-    // Somebody who asks holds the lock for a moment.
+    let folder = home.folder("queried").unwrap();
+    // A status query holds the lock for a moment.
     let file = fs::File::open(folder.join("launcher.lock")).unwrap();
-    flock(&file, FlockOperation::LockShared).unwrap();
-    let resumed = home.spawn(&["experiment", "resume", "asked"]);
-    // Until the other one has come to it.
-    process::wait_for("the one that resumes", || {
+    file.lock_shared().unwrap();
+    let resumed = home.spawn(&["experiment", "resume", "queried"]);
+    // Until the launcher has opened the lock file.
+    process::wait_for("the launcher", || {
         let held = fs::read_dir(format!("/proc/{}/fd", resumed.id())).ok()?;
         let mut held = held.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         held.any(|path| path.ends_with("launcher.lock")).then_some(())
     });
-    // A fork of another test may have the file, too.
-    flock(&file, FlockOperation::Unlock).unwrap();
+    // Unlocked explicitly: a forked child of another test may hold the descriptor.
+    file.unlock().unwrap();
     let (code, _, stderr) = process::end(resumed);
     assert_eq!(code, i32::from(exit_class::JOB), "{stderr}");
     assert!(stderr.contains("the task `a` failed"), "{stderr}");
 }
 
-/// The program, to which no file larger than `kib` can be written: a limit that stands in for a full disk.
+/// Starts the program with a file size limit of `kib`, which stands in for a full disk.
 fn limited(home: &Home, kib: u32, arguments: &[&str]) -> Child {
     let inner = home.command(arguments);
     let mut shell = Command::new("bash");
@@ -360,9 +363,9 @@ fn a_record_that_cannot_be_written_leaves_nothing() {
 }
 
 #[test]
-fn tasks_go_on_where_what_happens_cannot_be_written() {
+fn tasks_keep_running_if_events_cannot_be_written() {
     let home = Home::new();
-    // The timeline holds the path of each job, and so outgrows the record.
+    // The timeline holds the path of each job, so it grows larger than the record.
     let name = "n".repeat(90);
     let tasks: Vec<_> = (0..30).map(|number| format!("t{number}")).collect();
     let scripts: Vec<_> = tasks.iter().map(|task| (task.as_str(), "touch \"ran-$NEVA_TASK\"", "")).collect();

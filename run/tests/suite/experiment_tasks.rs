@@ -1,4 +1,4 @@
-//! Experiments from Rust: what a task is given, and what is told of it.
+//! Experiments from Rust: inputs of tasks, and events about them.
 
 use std::{
     fs,
@@ -6,12 +6,12 @@ use std::{
 };
 
 use neva_run::{Change, Experiment, ExperimentError, Plugin, RunError, Store, TaskReport, TaskState};
-use neva_schemas::{Executor, LocalExecutor, Script, Task, exit_class};
+use neva_schemas::{ExecutorConfig, LocalExecutorConfig, Script, Task, exit_class};
 
 use crate::experiment::{options, run, states};
 
 #[test]
-fn environment_and_arguments_arrive_as_they_are() {
+fn environment_and_arguments_are_passed_unchanged() {
     let script =
         Script::inline(r#"printf '%s|' "$MSG" "$lower_Case" "$@" > "$NEVA_EXPERIMENT_DIR/seen"; pwd >> "$NEVA_EXPERIMENT_DIR/seen""#)
             .env("MSG", "two words 'and \"quotes")
@@ -24,7 +24,7 @@ fn environment_and_arguments_arrive_as_they_are() {
 }
 
 #[test]
-fn a_script_file_runs_as_it_was_when_the_experiment_was_started() {
+fn a_script_file_runs_with_its_text_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("second.py"), "print('old')").unwrap();
     let experiment = Experiment::new("file")
@@ -35,16 +35,16 @@ fn a_script_file_runs_as_it_was_when_the_experiment_was_started() {
     assert_eq!(fs::read_to_string(report.dir.join("tasks/second/logs/rank0.log")).unwrap(), "old\n");
 }
 
-/// Gives every task an executor with a variable, and hears of every end.
+/// Plugin that sets a variable in every task and records every end.
 #[derive(Default)]
 struct Recorder(Arc<Mutex<Vec<String>>>);
 
 impl Plugin for Recorder {
     fn before_launch(&self, name: &str, task: &mut Task) -> Result<(), RunError> {
         let env_vars = [("FROM_PLUGIN".to_owned(), name.to_owned())].into();
-        task.executor = Some(Executor::Local(LocalExecutor {
+        task.executor = Some(ExecutorConfig::Local(LocalExecutorConfig {
             env_vars,
-            ..LocalExecutor::default()
+            ..LocalExecutorConfig::default()
         }));
         Ok(())
     }
@@ -55,9 +55,9 @@ impl Plugin for Recorder {
 }
 
 #[test]
-fn plugins_change_tasks_and_hear_of_their_end() {
+fn plugins_change_tasks_and_are_called_at_their_end() {
     let recorder = Recorder::default();
-    let heard = Arc::clone(&recorder.0);
+    let ends = Arc::clone(&recorder.0);
     let experiment = Experiment::new("plugin")
         .add("a", Script::inline("[ \"$FROM_PLUGIN\" = a ] && exit 9"))
         .add("b", Script::inline("true"))
@@ -65,18 +65,18 @@ fn plugins_change_tasks_and_hear_of_their_end() {
         .plugin(recorder);
     let (report, _dir) = run(experiment);
     assert_eq!(states(&report), ["failed", "skipped"]);
-    assert_eq!(*heard.lock().unwrap(), ["a failed", "b skipped"]);
+    assert_eq!(*ends.lock().unwrap(), ["a failed", "b skipped"]);
 }
 
 #[test]
-fn what_happens_is_told_in_order() {
+fn events_are_reported_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let sink = Arc::clone(&told);
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&events);
     let options = options(dir.path()).on_event(move |event| sink.lock().unwrap().push(event.clone()));
     let report = Experiment::new("events").add("a", Script::inline("true")).run(options).unwrap();
-    let told = told.lock().unwrap();
-    let words: Vec<_> = told
+    let events = events.lock().unwrap();
+    let words: Vec<_> = events
         .iter()
         .map(|event| match &event.change {
             Change::Launched { .. } => "launched",
@@ -87,13 +87,13 @@ fn what_happens_is_told_in_order() {
         })
         .collect();
     assert_eq!(words, ["launched", "submitted", "ended", "finished"]);
-    // The store tells the same.
+    // The store has the same state.
     let status = Store::new(dir.path().join("home")).find(&report.id).unwrap().status().unwrap();
     assert_eq!((status.name(), &status.report), ("succeeded", &report));
 }
 
 #[test]
-fn scripts_are_not_given_the_program_of_a_rust_launcher() {
+fn scripts_do_not_get_the_program_of_a_rust_launcher() {
     let (report, _dir) = run(Experiment::new("launcher").add("a", Script::inline(r#"echo "<$NEVA_RUN>""#)));
     assert_eq!(fs::read_to_string(report.dir.join("tasks/a/logs/rank0.log")).unwrap(), "<>\n");
 }
@@ -101,7 +101,7 @@ fn scripts_are_not_given_the_program_of_a_rust_launcher() {
 #[test]
 fn a_name_that_is_taken_gets_a_number() {
     let script = || Script::inline("true");
-    let (report, _dir) = run(Experiment::new("twins")
+    let (report, _dir) = run(Experiment::new("numbered")
         .add("a", script())
         .add("a_2", script())
         .add("a", script())
@@ -111,7 +111,7 @@ fn a_name_that_is_taken_gets_a_number() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_named() {
+fn a_missing_program_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let away = dir.path().join("away");
     for (entrypoint, folder, expect, help) in [
@@ -119,9 +119,9 @@ fn a_program_that_is_not_there_is_named() {
             "no-such-program -u",
             dir.path(),
             "cannot start no-such-program in",
-            "`entrypoint` names the program",
+            "install the program in `entrypoint`",
         ),
-        ("bash", &*away, "cannot start bash in", "the folder is not there any more"),
+        ("bash", &*away, "cannot start bash in", "the folder no longer exists"),
     ] {
         let options = options(dir.path()).working_directory(folder);
         let experiment = Experiment::new("start").add("a", Script::inline("true").entrypoint(entrypoint));

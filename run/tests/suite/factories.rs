@@ -1,4 +1,4 @@
-//! Calls in calls, in lists, and with commas inside; and texts that only look like one.
+//! Nested calls, calls in lists and with commas; and texts that only look like calls.
 
 use neva_recipes::neva_tiny;
 use neva_run::{
@@ -6,10 +6,10 @@ use neva_run::{
     config::{self, Factories, Problems, Source},
     resolve_with,
 };
-use neva_schemas::{Callback, EarlyStopping, LlavaModel, Model, TextConfig};
+use neva_schemas::{CallbackConfig, EarlyStoppingConfig, LlavaModel, Model, TextConfig};
 use serde::Deserialize;
 
-/// Sizes as one list, and a part that a factory of its own may return.
+/// Sizes as one list, and a text model that another factory may return.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sized {
@@ -47,9 +47,9 @@ fn options() -> ResolveOptions {
             ..TextConfig::default()
         })
         .with("Callback", "early", |early: Early| {
-            Callback::EarlyStopping(EarlyStopping {
+            CallbackConfig::EarlyStopping(EarlyStoppingConfig {
                 patience: early.patience,
-                ..EarlyStopping::default()
+                ..EarlyStoppingConfig::default()
             })
         });
     ResolveOptions {
@@ -68,8 +68,8 @@ fn resolved(file: &str, sets: &[&str]) -> Resolved {
 }
 
 #[test]
-fn a_call_has_lists_and_calls_among_its_arguments() {
-    // Width, depth, and what the call inside the call gives.
+fn arguments_of_a_call_may_be_lists_and_calls() {
+    // Width, depth, and the result of the nested call.
     for (file, set, expect) in [
         ("", "finetune.model=sized(sizes=[320,2])", [320, 2, 11008, 7]),
         ("", "finetune.model=sized(sizes=[320, 2], text=wide(by=3))", [320, 2, 3000, 7]),
@@ -84,7 +84,7 @@ fn a_call_has_lists_and_calls_among_its_arguments() {
             "finetune.model=sized(sizes=[320, 2], text={intermediate_size: 9, head_dim: 4})",
             [320, 2, 9, 7],
         ),
-        // Text is asked for: a name and a call are text.
+        // Text is expected: a name and a call are text.
         ("", "finetune.model=sized(sizes=[320, 2], vocab=wide)", [320, 2, 11008, 4]),
         ("", "finetune.model=sized(sizes=[320, 2], vocab='wide(by=3)')", [320, 2, 11008, 10]),
         ("", "finetune.model=sized(sizes=[320, 2], vocab=wide(by=3))", [320, 2, 11008, 10]),
@@ -104,7 +104,7 @@ fn a_call_has_lists_and_calls_among_its_arguments() {
             [320, 2, 6000, 7],
         ),
     ] {
-        let text = resolved(file, &[set]).run.finetune.model.llava().text_config.clone();
+        let text = resolved(file, &[set]).run.finetune.model.as_llava().unwrap().text_config.clone();
         let found = [text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size];
         assert_eq!(found, expect, "{file:?} {set}");
     }
@@ -145,9 +145,9 @@ fn items_of_a_list_may_be_calls() {
         ),
     ] {
         let callbacks = resolved(file, sets).run.finetune.trainer.callbacks;
-        let patience = |callback: &Callback| match callback {
-            Callback::EarlyStopping(early) => early.patience,
-            Callback::Custom(own) => panic!("{own:?}"),
+        let patience = |callback: &CallbackConfig| match callback {
+            CallbackConfig::EarlyStopping(early) => early.patience,
+            CallbackConfig::Custom(own) => panic!("{own:?}"),
         };
         assert_eq!(callbacks.iter().map(patience).collect::<Vec<_>>(), [3, 4], "{file:?} {sets:?}");
     }
@@ -183,19 +183,19 @@ fn a_mistake_in_an_inner_call_is_underlined() {
      help: did you mean `early`? The names here are `nl.EarlyStopping`, `my_crate::MyType`, `early`
     "#);
     insta::assert_snapshot!(mistake("finetune: {trainer: {callbacks: [nl.EarlyStopping(mode=max, patience=4)]}}\n", &[]), @r#"
-     × `finetune.trainer.callbacks[0]`: `nl.EarlyStopping(mode=max` is a part of a call
+     × `finetune.trainer.callbacks[0]`: `nl.EarlyStopping(mode=max` is an incomplete call
       ╭─[run.yaml:2:34]
     1 │ _factory_: neva_tiny
     2 │ finetune: {trainer: {callbacks: [nl.EarlyStopping(mode=max, patience=4)]}}
       ·                                  ────────────┬────────────
       ·                                              ╰── here
       ╰────
-     help: a call that has commas is written in quotes here, `"name(a=1, b=2)"`
+     help: write a call with commas in quotes here: `"name(a=1, b=2)"`
     "#);
 }
 
 #[test]
-fn calls_nested_without_end_are_refused() {
+fn too_deeply_nested_calls_are_refused() {
     for depth in [66, 100_000] {
         let call = format!("finetune.model={}1{}", "sized(text=".repeat(depth), ")".repeat(depth));
         let error = run("", &[&call]).unwrap_err().to_string();

@@ -14,7 +14,7 @@ fn recipe() -> Config<Finetune> {
 }
 
 #[test]
-fn a_description_is_assigned_broadcast_compared_and_written() {
+fn a_description_can_be_assigned_broadcast_compared_and_written() {
     let original = recipe();
     let mut mine = original.clone();
     assert_eq!(mine, original);
@@ -82,7 +82,7 @@ impl Call for Head {
 }
 
 #[test]
-fn a_partial_waits_for_what_comes_late() {
+fn a_partial_waits_for_late_arguments() {
     let read = |text: &str| Config::<Head>::read(config::parse(&Source::new("head.yaml", text)).unwrap(), &Factories::default());
     for (text, expect, written) in [
         (
@@ -108,7 +108,7 @@ fn a_partial_waits_for_what_comes_late() {
         assert_eq!(read(written).unwrap(), head, "F8: what is written reads back");
     }
     let error = read("loss: {_target_: losses.Zero, _partial_: false}").unwrap_err();
-    assert_eq!(error.to_string(), "`loss`: what is described here is called later, not built");
+    assert_eq!(error.to_string(), "`loss`: this description is called later, not built");
 }
 
 #[derive(Deserialize)]
@@ -142,7 +142,7 @@ fn options() -> ResolveOptions {
 }
 
 #[test]
-fn factories_of_ones_own() {
+fn custom_factories() {
     let run = |text: &str, sets: &[&str]| {
         let node = config::parse(&Source::new("run.yaml", format!("_factory_: neva_tiny\n{text}"))).unwrap();
         resolve_with(node, sets, &options())
@@ -151,7 +151,7 @@ fn factories_of_ones_own() {
         ("finetune: {model: sized(hidden=320)}", &[][..], 320, 1),
         ("finetune:\n  model: sized(hidden=320, layers=2)", &[], 320, 2),
         ("finetune: {model: {_factory_: sized, hidden: 320, layers: 3}}", &[], 320, 3),
-        // Beside a whole call, the keys are laid over what it returns.
+        // Keys next to a whole call are merged over its result.
         (
             "finetune: {model: {_factory_: sized(hidden=320), text_config: {num_hidden_layers: 5}}}",
             &[],
@@ -174,7 +174,7 @@ fn factories_of_ones_own() {
             Ok(resolved) => resolved,
             Err(error) => panic!("{text:?} {sets:?}: {}", config::render(&error, false)),
         };
-        let model = &resolved.run.finetune.model.llava().text_config;
+        let model = &resolved.run.finetune.model.as_llava().unwrap().text_config;
         assert_eq!((model.hidden_size, model.num_hidden_layers), (hidden, layers), "{text:?} {sets:?}");
     }
     let mistake = |text: &str| config::render(&run(text, &[]).unwrap_err(), false);
@@ -195,18 +195,20 @@ fn factories_of_ones_own() {
       ·                               ──┬─
       ·                                 ╰── unknown name
       ╰────
-     help: did you mean `sized`? The names here are `vlm.LlavaModel`, `llava15_13b`, `llava15_7b`,
-           `neva_llama3_8b`, `neva_tiny`, `sized`
+     help: did you mean `sized`? The names here are `vlm.LlavaModel`, `llm.GPTModel`,
+           `llm.LlamaModel`, `llm.MistralModel`, `llm.NemotronModel`, `llm.Qwen2Model`,
+           `Llava15Config13B`, `Llava15Config7B`, `NevaConfig`, `NevaModel`, `llava15_13b`,
+           `llava15_7b`, `neva_llama3_8b`, `neva_tiny`, `sized`
     "#);
     insta::assert_snapshot!(mistake("finetune: {model: {_factory_: sized, _target_: vlm.LlavaModel}}"), @r#"
-     × `finetune.model._factory_`: `_target_` and `_factory_` both say what to build here
+     × `finetune.model._factory_`: `_target_` and `_factory_` both name the type to build here
       ╭─[run.yaml:2:31]
     1 │ _factory_: neva_tiny
     2 │ finetune: {model: {_factory_: sized, _target_: vlm.LlavaModel}}
       ·                               ──┬──
       ·                                 ╰── here
       ╰────
-     help: leave `_target_` out to call the factory
+     help: leave out `_target_` to call the factory
     "#);
     insta::assert_snapshot!(mistake("finetune: {model: {_factory_: sized, hidden: wide}}"), @r#"
      × `finetune.model.hidden`: expected an integer, found `wide`
@@ -220,7 +222,7 @@ fn factories_of_ones_own() {
 }
 
 #[test]
-fn every_value_remembers_what_it_was() {
+fn every_value_has_a_history() {
     let text = "_factory_: llava15_7b\nname: mine\nfinetune:\n  optim: {lr: 1e-3}\n";
     let node = config::parse(&Source::new("run.yaml", text)).unwrap();
     let sets = [
@@ -234,7 +236,7 @@ fn every_value_remembers_what_it_was() {
     let tree = resolved.traced().unwrap();
     let states = |path: &str| {
         let states = config::history(&tree, path);
-        let state = |step: &config::Step| format!("{} ({})", step.value.as_deref().unwrap_or("deleted"), step.origin);
+        let state = |step: &config::Revision| format!("{} ({})", step.value.as_deref().unwrap_or("deleted"), step.origin);
         states.iter().map(state).collect::<Vec<_>>().join(", ")
     };
     for (path, expect) in [
@@ -278,7 +280,7 @@ fn every_value_remembers_what_it_was() {
 }
 
 #[test]
-fn differences_name_path_values_and_places() {
+fn differences_name_path_values_and_origins() {
     let parse = |name: &str, text: &str| config::parse(&Source::new(name, text)).unwrap();
     for (left, right, expect) in [
         ("a: 1_000\nb: x", "b: \"x\"\na: 1000", &[][..]),

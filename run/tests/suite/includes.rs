@@ -1,4 +1,4 @@
-//! Files inside files, in three languages.
+//! Includes, in three languages.
 
 use std::{fs, path::Path};
 
@@ -8,7 +8,7 @@ use neva_run::{
     load, resolve, resolve_with,
 };
 
-/// Files of a folder, by name.
+/// Creates a folder with files, by name.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -23,7 +23,7 @@ fn load_in(folder: &Path, name: &str) -> Result<Node, config::ConfigError> {
     load(folder.join(name).to_str().unwrap())
 }
 
-/// What is wrong with `run.yaml`, the folder's name left out.
+/// Returns the report for `run.yaml`, without the folder's name.
 fn mistake(files: &[(&str, &str)]) -> String {
     let folder = folder(files);
     let report = match load_in(folder.path(), "run.yaml") {
@@ -34,10 +34,10 @@ fn mistake(files: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn what_an_inclusion_gives() {
+fn includes_are_merged() {
     let base = "_factory_: llava15_7b\nnum_nodes: 2\nfinetune:\n  optim: {lr: 1e-3, eps: 1e-6}\n  trainer: {max_steps: 5}\n";
     for (files, path, expect) in [
-        // Laid under the file's own keys; arguments stay, and another recipe gives way alone.
+        // Merged under the file's own keys; another recipe replaces only the name, and arguments stay.
         (
             &[
                 ("base.yaml", base),
@@ -64,7 +64,7 @@ fn what_an_inclusion_gives() {
             "_factory_",
             "llava15_13b",
         ),
-        // One over the other, in order.
+        // Merged in order.
         (
             &[
                 ("a.yaml", base),
@@ -74,7 +74,7 @@ fn what_an_inclusion_gives() {
             "num_nodes",
             "4",
         ),
-        // From the folder of the file that names it; other languages; sections.
+        // Relative to the including file; other languages; sections.
         (
             &[
                 (
@@ -104,11 +104,11 @@ fn what_an_inclusion_gives() {
             "finetune.optim.betas",
             "[0.5, 0.25]",
         ),
-        // Text that only looks like one.
+        // Text that only looks like an include.
         (&[("run.yaml", "_factory_: llava15_7b\ndir: '@home'")], "dir", "\"@home\""),
         (&[("run.yaml", "_factory_: llava15_7b\ndir: '@@x.yaml'")], "dir", "\"@x.yaml\""),
         (&[("run.yaml", "_factory_: llava15_7b\ndir: '@@@x.yaml'")], "dir", "\"@@x.yaml\""),
-        // Deletion of what an included file, or the recipe, has.
+        // Deletion of a value of an included file or of the recipe.
         (
             &[
                 ("base.yaml", base),
@@ -144,7 +144,7 @@ fn what_an_inclusion_gives() {
 }
 
 #[test]
-fn a_set_names_files_from_the_working_directory() {
+fn a_set_resolves_files_against_the_working_directory() {
     let folder = folder(&[("m.yaml", "large: {_factory_: llava15_13b, freeze_vision_model: true}")]);
     let options = ResolveOptions {
         folder: folder.path().to_owned(),
@@ -152,8 +152,8 @@ fn a_set_names_files_from_the_working_directory() {
     };
     let run = |set: &str| resolve_with(load("llava15_7b").unwrap(), &[set], &options);
     let resolved = run("finetune.model=@m.yaml:large").unwrap();
-    assert!(resolved.run.finetune.model.llava().freeze_vision_model);
-    // Quotes make it a text.
+    assert!(resolved.run.finetune.model.as_llava().unwrap().freeze_vision_model);
+    // Quotes make it text.
     let resolved = run("dir=\"@m.yaml\"").unwrap();
     assert_eq!(resolved.run.dir.as_deref(), Some(Path::new("@m.yaml")));
     insta::assert_snapshot!(config::render(&run("finetune.model=@large").unwrap_err(), false), @r#"
@@ -169,7 +169,7 @@ fn a_set_names_files_from_the_working_directory() {
 }
 
 #[test]
-fn inclusions_that_cannot_be() {
+fn invalid_includes() {
     let graph = "_factory_: neva_tiny\n";
     insta::assert_snapshot!(mistake(&[("run.yaml", "_include_: [base.yaml]")]), @r#"
      × cannot read `base.yaml`: there is no such file
@@ -205,10 +205,10 @@ fn inclusions_that_cannot_be() {
       ·            ───┬──
       ·               ╰── expected a file that holds a map
       ╰────
-     help: a value of another kind is written `"@b.yaml"`
+     help: write `"@b.yaml"` to include a value of another kind
     "#);
     insta::assert_snapshot!(mistake(&[("run.yaml", "_include_: a.yaml"), ("a.yaml", "x: '@b.yaml:y'"), ("b.yaml", "y:\n  z: {_include_: [run.yaml]}")]), @r#"
-     × these files include each other in a circle: run.yaml:1:12 -> 
+     × these files include each other in a cycle: run.yaml:1:12 -> 
      │ a.yaml:1:4 -> b.yaml:2:19
       ╭─[b.yaml:2:19]
     1 │ y:
@@ -228,7 +228,7 @@ fn inclusions_that_cannot_be() {
      help: did you mean `peft`? The fields here are `model`, `data`, `trainer`, `optim`, `peft`,
            `log`, `resume`
     "#);
-    // The place of a mistake is that of the file that it is in.
+    // A mistake in an included file is reported in that file.
     insta::assert_snapshot!(mistake(&[("run.yaml", "_include_: b.json"), ("b.json", "{\"_factory_\": \"neva_tiny\",\n \"finetune\": {\"optim\": {\"lr\": \"fast\"}}}")]), @r#"
      × `finetune.optim.lr`: expected a number, found the text "fast"
       ╭─[b.json:2:31]
@@ -249,9 +249,9 @@ fn inclusions_that_cannot_be() {
     "#);
 }
 
-/// Files that would bring more than any memory holds.
+/// Includes whose content would exceed any memory.
 #[test]
-fn files_that_multiply_are_refused() {
+fn includes_that_would_exhaust_memory_are_refused() {
     let files: Vec<_> = (0..40)
         .map(|i| (format!("{i}.yaml"), format!("a: '@{}.yaml'\nb: '@{}.yaml'\n", i + 1, i + 1)))
         .collect();

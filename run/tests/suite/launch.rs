@@ -1,4 +1,4 @@
-//! The library's `run`: an engine of the caller, and an executor.
+//! `neva_run::run` with an engine of the caller, and with an executor.
 
 use std::{
     fs,
@@ -10,11 +10,13 @@ use std::{
 use neva_executors::LocalExecutor;
 use neva_recipes::neva_tiny;
 use neva_run::{Experiment, RunError, RunOptions, run};
-use neva_schemas::{Engine, Finetune, LaunchPlan, LoRA, Peft, RankEnv, RankFailure, Run, RunReport, exit_class};
+use neva_schemas::{
+    Data, Engine, Finetune, LaunchPlan, LoRA, NevaPreloadedDataModule, Peft, RankEnv, RankFailure, RecipeArgs, Run, RunReport, exit_class,
+};
 
 use crate::{experiment::options, fake_rank};
 
-/// Remembers what it was asked for.
+/// Engine that records its calls.
 #[derive(Clone, Default)]
 struct FakeEngine {
     seen: Arc<Mutex<Vec<(LaunchPlan, RankEnv)>>>,
@@ -26,14 +28,15 @@ impl Engine for FakeEngine {
     fn train(&self, plan: &LaunchPlan, rank: &RankEnv) -> Result<RunReport, RankFailure> {
         self.seen.lock().unwrap().push((plan.clone(), rank.clone()));
         if self.fails {
-            let chain = vec!["batch 1".to_owned(), "no picture".to_owned()];
+            let chain = vec!["batch 1".to_owned(), "no image".to_owned()];
             return Err(RankFailure {
                 class: exit_class::INPUT,
                 rank: 0,
                 step: Some(1),
                 unix_ms: 0,
                 chain,
-                by_peer: false,
+                peer_failure: false,
+                help: None,
             });
         }
         Ok(RunReport {
@@ -54,7 +57,7 @@ fn tiny(dir: &tempfile::TempDir) -> Finetune {
 }
 
 #[test]
-fn direct_trains_in_this_process_and_leaves_the_plan() {
+fn direct_trains_in_this_process_and_writes_the_plan() {
     let (dir, engine) = (tempfile::tempdir().unwrap(), FakeEngine::default());
     let report = run(&tiny(&dir), RunOptions::direct(engine.clone())).unwrap();
     let seen = engine.seen.lock().unwrap();
@@ -65,8 +68,39 @@ fn direct_trains_in_this_process_and_leaves_the_plan() {
     assert_eq!(written.run.factory, "custom");
 }
 
+/// A recipe's `nemo_compat` also applies to data that a caller sets later.
 #[test]
-fn direct_takes_relative_paths_from_the_folder_it_is_given() {
+fn nemo_compat_of_a_recipe_applies_to_data_set_from_rust() {
+    for (nemo_compat, own, expect) in [
+        (false, None, true),
+        (true, None, false),
+        (true, Some(true), true),
+        (false, Some(false), false),
+    ] {
+        let (dir, engine) = (tempfile::tempdir().unwrap(), FakeEngine::default());
+        let mut finetune = neva_tiny::finetune_recipe(RecipeArgs {
+            nemo_compat,
+            dir: Some(dir.path().to_owned()),
+            ..neva_tiny::default_args()
+        });
+        finetune.data = Data::Preloaded(NevaPreloadedDataModule {
+            paths: vec![dir.path().join("data.json")],
+            add_bos: own,
+            global_batch_size: 8,
+            ..NevaPreloadedDataModule::default()
+        });
+        run(&finetune, RunOptions::direct(engine.clone()).preflight(false)).unwrap();
+        let seen = engine.seen.lock().unwrap();
+        let run = &seen.first().unwrap().0.run;
+        let Data::Preloaded(data) = &run.finetune.data else {
+            panic!("{run:?}")
+        };
+        assert_eq!((data.add_bos, run.nemo_compat), (Some(expect), nemo_compat), "{own:?}");
+    }
+}
+
+#[test]
+fn direct_resolves_relative_paths_against_the_given_folder() {
     let dir = tempfile::tempdir().unwrap();
     let mut finetune = tiny(&dir);
     finetune.log.log_dir = Some(PathBuf::from("runs"));
@@ -81,14 +115,14 @@ fn direct_refuses_several_ranks_without_torchrun() {
     finetune.trainer.devices = 2;
     let error = run(&finetune, RunOptions::direct(engine.clone())).unwrap_err();
     assert!(matches!(error, RunError::SeveralRanks { world_size: 2 }), "{error:?}");
-    assert_eq!(error.class(), exit_class::INPUT);
+    assert_eq!(error.exit_code(), exit_class::INPUT);
     assert!(error.advice().unwrap().contains("torchrun"));
     assert!(engine.seen.lock().unwrap().is_empty());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
 }
 
 #[test]
-fn an_engines_failure_is_the_runs() {
+fn a_failure_of_the_engine_is_the_failure_of_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let error = run(
         &tiny(&dir),
@@ -99,13 +133,13 @@ fn an_engines_failure_is_the_runs() {
     )
     .unwrap_err();
     assert_eq!(
-        (error.to_string().as_str(), error.class()),
-        ("rank 0 failed in step 1: batch 1: no picture", exit_class::INPUT)
+        (error.to_string().as_str(), error.exit_code()),
+        ("rank 0 failed in step 1: batch 1: no image", exit_class::INPUT)
     );
 }
 
 #[test]
-fn an_engine_that_was_told_to_stop_did_not_finish() {
+fn an_engine_that_was_stopped_did_not_finish() {
     let dir = tempfile::tempdir().unwrap();
     let engine = FakeEngine {
         stopped: true,
@@ -117,13 +151,13 @@ fn an_engine_that_was_told_to_stop_did_not_finish() {
         "{error:?}"
     );
     assert_eq!(
-        (error.to_string().as_str(), error.class(), error.advice()),
+        (error.to_string().as_str(), error.exit_code(), error.advice()),
         ("stopped by SIGUSR1 after 3 steps; there is no checkpoint", exit_class::JOB, None)
     );
 }
 
 #[test]
-fn a_run_that_is_not_valid_does_not_start() {
+fn an_invalid_run_does_not_start() {
     let (dir, engine) = (tempfile::tempdir().unwrap(), FakeEngine::default());
     let mut finetune = tiny(&dir);
     finetune.trainer.max_steps = Some(0);
@@ -137,12 +171,12 @@ fn a_run_that_is_not_valid_does_not_start() {
 }
 
 #[test]
-fn layers_that_cannot_be_shared_out_are_refused_before_anything_starts() {
+fn layers_that_cannot_be_split_are_refused_before_launch() {
     let dir = tempfile::tempdir().unwrap();
     let mut finetune = tiny(&dir);
     finetune.trainer.devices = 3;
     finetune.trainer.strategy.pipeline_model_parallel_size = 3;
-    finetune.model.llava_mut().text_config.num_hidden_layers = 4;
+    finetune.model.as_llava_mut().unwrap().text_config.num_hidden_layers = 4;
     let error = run(&finetune, RunOptions::direct(FakeEngine::default())).unwrap_err();
     let RunError::Invalid(problems) = &error else { panic!("{error:?}") };
     let [only] = problems.as_slice() else { panic!("{problems:?}") };
@@ -150,7 +184,7 @@ fn layers_that_cannot_be_shared_out_are_refused_before_anything_starts() {
 }
 
 #[test]
-fn adapters_of_no_module_are_refused_before_anything_starts() {
+fn adapters_without_a_module_are_refused_before_launch() {
     let dir = tempfile::tempdir().unwrap();
     let mut finetune = tiny(&dir);
     finetune.peft = Some(Peft::LoRA(LoRA {
@@ -162,7 +196,7 @@ fn adapters_of_no_module_are_refused_before_anything_starts() {
     let [only] = problems.as_slice() else { panic!("{problems:?}") };
     assert_eq!(only.path, "finetune.peft.target_modules");
 
-    let experiment = Experiment::new("adapters").add("train", Run::of(finetune));
+    let experiment = Experiment::new("adapters").add("train", Run::from_finetune(finetune));
     let error = experiment.run(options(dir.path())).unwrap_err();
     let RunError::Invalid(problems) = &error else { panic!("{error:?}") };
     let [only] = problems.as_slice() else { panic!("{problems:?}") };
@@ -173,7 +207,7 @@ fn adapters_of_no_module_are_refused_before_anything_starts() {
 fn a_frozen_model_is_trained_through_adapters_only() {
     let (dir, engine) = (tempfile::tempdir().unwrap(), FakeEngine::default());
     let mut finetune = tiny(&dir);
-    let model = finetune.model.llava_mut();
+    let model = finetune.model.as_llava_mut().unwrap();
     model.freeze_language_model = true;
     model.freeze_vision_model = true;
     model.freeze_vision_projection = true;
@@ -184,7 +218,7 @@ fn a_frozen_model_is_trained_through_adapters_only() {
 }
 
 #[test]
-fn an_executor_runs_ranks_and_hands_on_the_output_of_the_first() {
+fn an_executor_runs_ranks_and_forwards_the_output_of_rank_0() {
     let dir = tempfile::tempdir().unwrap();
     let mut finetune = tiny(&dir);
     finetune.trainer.devices = 2;
@@ -205,17 +239,17 @@ fn an_executor_runs_ranks_and_hands_on_the_output_of_the_first() {
 }
 
 #[test]
-fn a_failed_attempt_is_told_as_a_value() {
+fn a_failed_attempt_is_reported_as_a_value() {
     let dir = tempfile::tempdir().unwrap();
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let sink = told.clone();
+    let retries = Arc::new(Mutex::new(Vec::new()));
+    let sink = retries.clone();
     let executor = Arc::new(LocalExecutor::new(fake_rank().with_file_name("fails-once")));
     let options = RunOptions::executor(executor.clone())
         .retries(1)
         .on_retry(move |retry| sink.lock().unwrap().push(retry.clone()));
     assert_eq!(run(&tiny(&dir), options).unwrap().steps, 2);
-    let told = told.lock().unwrap();
-    let [retry] = told.as_slice() else { panic!("{told:?}") };
+    let retries = retries.lock().unwrap();
+    let [retry] = retries.as_slice() else { panic!("{retries:?}") };
     assert_eq!(
         (retry.attempt, retry.attempts, retry.pause, &retry.checkpoint),
         (1, 2, Duration::from_secs(1), &None)
@@ -226,5 +260,5 @@ fn a_failed_attempt_is_told_as_a_value() {
     );
 
     let error = run(&tiny(&dir), RunOptions::executor(executor)).unwrap_err();
-    assert!(matches!(error, RunError::Job(_)), "nobody asked for another attempt: {error:?}");
+    assert!(matches!(error, RunError::Job(_)), "no retry was requested: {error:?}");
 }

@@ -1,49 +1,62 @@
-//! From a recipe to a run, through the public door of the library and of the program.
+//! From a recipe to a run, through the public API of the library and the command line.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+mod checkpoint_sizes;
+mod command_line;
 mod experiment;
-mod experiment_again;
 mod experiment_cancel;
 mod experiment_executor;
 mod experiment_file;
 mod experiment_home;
 mod experiment_program;
+mod experiment_rerun;
 mod experiment_store;
 mod experiment_tasks;
 mod factories;
 mod faults;
 mod graph;
+mod hub;
+mod hub_server;
+mod import;
 mod includes;
 mod launch;
+mod logs;
 mod nearest;
+mod nemo_spellings;
+mod openmp;
 mod overrides;
 mod own_data;
+mod partials;
 mod plan;
 mod plot;
+mod preflight;
 mod process;
 mod recipes;
+mod recorded;
 mod references;
 mod refusals;
 mod resolve;
 mod retry;
 mod schemas;
 mod settings;
+mod signals;
 mod sweep;
 mod terminal;
+mod unwritable;
 
 use std::{path::PathBuf, time::Duration};
 
-/// Every wait of these tests.
+/// Deadline of every wait in these tests.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The script that stands in for the rank program.
+/// Returns the path of the script that replaces the rank program.
 fn fake_rank() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake/neva-rank"))
 }
 
-/// A file beside the crate's folder.
+/// Returns the path of a file in `recipes`.
 fn recipe_file(name: &str) -> String {
     format!("{}/../recipes/{name}", env!("CARGO_MANIFEST_DIR"))
 }

@@ -1,5 +1,4 @@
-//! Layouts that are refused: whoever does what the help says is not refused for the same thing again, and nobody waits
-//! for an answer.
+//! Refused layouts: following the help removes the error, and the check takes little time.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +15,10 @@ use proptest::{
 
 const CASES: u32 = 2000;
 
-/// Longest time that a layout is looked at.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// Maximum time of the check of a layout.
+const TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What decides whether a layout is legal, each with a value.
+/// Settings that decide whether a layout is valid.
 #[derive(Clone, Debug)]
 struct Layout {
     nodes: u64,
@@ -70,7 +69,7 @@ impl Layout {
         ]
     }
 
-    /// What it is refused for: the setting, and the error.
+    /// Returns the errors of the layout, with their settings.
     fn errors(&self) -> Vec<(String, ConfigError)> {
         let error = resolve(load("neva_tiny").unwrap(), &self.sets()).err();
         let errors = error.as_ref().map_or(&[][..], Problems::errors);
@@ -78,7 +77,7 @@ impl Layout {
         errors.iter().map(|error| (setting(error), error.clone())).collect()
     }
 
-    /// The layouts that the help of an error offers, and the settings that it must be good for.
+    /// Returns the layouts that the help of an error suggests, and the settings that they must fix.
     fn offered(&self, setting: &str, help: &str) -> (Vec<Self>, Vec<&'static str>) {
         let with = |change: &dyn Fn(&mut Self)| {
             let mut other = self.clone();
@@ -146,7 +145,7 @@ impl Layout {
     }
 }
 
-/// Layouts whose values come from `size`, which is given the usual greatest one.
+/// Draws layouts whose values come from `size`, which gets the usual maximum.
 fn layouts<S: Strategy<Value = u64>>(size: impl Fn(u64) -> S) -> impl Strategy<Value = Layout> {
     let ranks = (size(2), size(12), size(6), size(4), size(9));
     let shares = (option::of(size(4)), option::weighted(0.3, size(9)), option::weighted(0.3, size(9)));
@@ -197,14 +196,14 @@ fn check(layouts: &impl Strategy<Value = Layout>, test: impl Fn(&Layout)) {
     }
 }
 
-/// Every choice that is offered for a layout removes the error that it is offered for.
+/// Checks that every suggested layout removes the error.
 fn helps(layout: &Layout) {
     let errors = layout.errors();
     let whole = errors.iter().all(|(setting, _)| setting != "strategy");
     for (setting, error) in errors {
         let Some(help) = error.problem.help() else { continue };
         let (offered, mut settings) = layout.offered(&setting, &help);
-        // What makes up whole copies of the model still does.
+        // A number of ranks that fits whole model replicas still does.
         settings.extend(whole.then_some("strategy"));
         for other in offered {
             let again = other.errors().into_iter().find(|(setting, _)| settings.contains(&setting.as_str()));
@@ -214,22 +213,22 @@ fn helps(layout: &Layout) {
 }
 
 #[test]
-fn what_the_help_offers_is_not_refused_in_turn() {
+fn suggested_layouts_are_accepted() {
     check(&layouts(|most| 1..=most), helps);
 }
 
 #[test]
-fn numbers_that_nobody_means_are_answered_at_once() {
+fn huge_sizes_are_checked_quickly() {
     let odd = |most| prop_oneof![3 => 0..=most, 1 => select(vec![u64::from(u32::MAX), 1 << 31, 1_000_000_000, 999_999_937, 1 << 16])];
     let wide = |most| prop_oneof![6 => odd(most), 1 => Just(u64::MAX)];
     let in_time = |layout: &Layout| {
-        // A machine that does other things at the same time may be slow once.
+        // A busy machine may be slow once.
         let quick = (0..5).any(|_| {
             let started = Instant::now();
             layout.errors();
-            started.elapsed() < PATIENCE
+            started.elapsed() < TIMEOUT
         });
-        assert!(quick, "not answered in {PATIENCE:?}");
+        assert!(quick, "not checked within {TIMEOUT:?}");
     };
     check(&layouts(odd), in_time);
     check(&layouts(wide), in_time);

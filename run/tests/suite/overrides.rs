@@ -1,11 +1,11 @@
-//! The grammar of `--set`, on a real recipe.
+//! Syntax of `--set`, on a real recipe.
 
 use neva_run::{
     config::{self, Node, Source},
     resolve,
 };
 
-/// A recipe with own data: lists of maps, maps, text, numbers of all kinds.
+/// A recipe with lists of maps, maps, text and numbers of all kinds.
 const RECIPE: &str = "\
 _factory_: llava15_7b
 finetune:
@@ -24,7 +24,7 @@ fn parse(text: &str) -> Node {
     config::parse(&Source::new("run.yaml", text)).unwrap()
 }
 
-/// The value at `path` after `sets`, on one line.
+/// Returns the value at `path` after `sets`, on one line.
 #[track_caller]
 fn value(sets: &[&str], path: &str) -> String {
     let resolved = resolve(parse(RECIPE), sets).unwrap_or_else(|error| panic!("{sets:?}: {}", config::render(&error, false)));
@@ -34,13 +34,13 @@ fn value(sets: &[&str], path: &str) -> String {
 }
 
 #[test]
-fn what_an_override_does() {
+fn overrides_are_applied() {
     for (sets, path, expect) in [
-        // Numbers of all spellings.
+        // Numbers in all spellings.
         (&["finetune.trainer.max_steps=1_000"][..], "finetune.trainer.max_steps", "1000"),
         (&["finetune.optim.lr=1e-4"], "finetune.optim.lr", "0.0001"),
         (&["finetune.optim.lr=1"], "finetune.optim.lr", "1.0"),
-        // Operators act on the value as it is at that moment.
+        // Operators use the present value.
         (&["finetune.trainer.max_steps+=10"], "finetune.trainer.max_steps", "5200"),
         (
             &[
@@ -55,7 +55,7 @@ fn what_an_override_does() {
         (&["finetune.trainer.max_steps/=10"], "finetune.trainer.max_steps", "519"),
         (&["finetune.optim.lr/=4"], "finetune.optim.lr", "2.5e-5"),
         (&["peft_scheme=none", "finetune.optim.lr*=2"], "finetune.optim.lr", "4e-5"),
-        // Those on an argument of the recipe start from its default, and the recipe derives from the result.
+        // Operators on an argument start from its default, and the recipe derives from the result.
         (&["num_gpus_per_node/=2"], "finetune.trainer.devices", "4"),
         (&["num_gpus_per_node-=4"], "num_gpus_per_node", "4"),
         (&["num_gpus_per_node-=6", "num_gpus_per_node+=2"], "num_gpus_per_node", "4"),
@@ -123,7 +123,7 @@ fn what_an_override_does() {
             "null",
         ),
         (&["dir=/runs/x=1,2"], "dir", "\"/runs/x=1,2\""),
-        // A deletion gives the default.
+        // A deletion restores the default.
         (&["~finetune.peft"], "finetune.peft", "null"),
         (&["~finetune.optim.weight_decay"], "finetune.optim.weight_decay", "0.1"),
         // A type with its arguments, in place of a map.
@@ -161,9 +161,9 @@ fn what_an_override_does() {
     }
 }
 
-/// F10: only a place that takes a type makes a type of a text.
+/// F10: text becomes a type only where a type is expected.
 #[test]
-fn a_text_that_reads_like_a_call_or_factory_stays_text() {
+fn text_that_looks_like_a_call_or_factory_stays_text() {
     for text in ["llava15_7b", "llava15_7b()", "optim.Lion(lr=1e-5)", "none"] {
         assert_eq!(
             value(&[&format!("finetune.data.paths=[\"{text}\"]")], "finetune.data.paths[0]"),
@@ -179,14 +179,14 @@ fn yaml(text: &str) -> String {
         .to_owned()
 }
 
-/// The first line of what is said, and the help.
+/// Returns the first line of the report, and the help.
 fn mistake(sets: &[&str]) -> String {
     let error = resolve(parse(RECIPE), sets).expect_err("a mistake");
     config::render(&error, false)
 }
 
 #[test]
-fn what_an_override_may_not_do() {
+fn invalid_overrides() {
     insta::assert_snapshot!(mistake(&["finetune.optim.lr+=fast"]), @r#"
      × `finetune.optim.lr`: expected a number, found `fast`
       ╭─[--set:1:20]
@@ -222,11 +222,11 @@ fn what_an_override_may_not_do() {
       ╰────
     "#);
     insta::assert_snapshot!(mistake(&["finetune.trainer.max_steps.x=1"]), @r#"
-     × `finetune.trainer.max_steps.x`: expected a map to look into, found `5190`
+     × `finetune.trainer.max_steps.x`: expected a map to descend into, found `5190`
       ╭─[--set:1:28]
     1 │ finetune.trainer.max_steps.x=1
       ·                            ┬
-      ·                            ╰── expected a map to look into
+      ·                            ╰── expected a map to descend into
       ╰────
      help: `5190` comes from recipe llava15_7b
     "#);
@@ -242,9 +242,9 @@ fn what_an_override_may_not_do() {
 }
 
 #[test]
-fn what_a_call_may_not_be() {
+fn invalid_calls() {
     insta::assert_snapshot!(mistake(&["finetune.optim=optim.Lion(1e-5)"]), @r#"
-     × `finetune.optim`: an argument has a name
+     × `finetune.optim`: this argument needs a name
       ╭─[--set:1:27]
     1 │ finetune.optim=optim.Lion(1e-5)
       ·                           ──┬─
@@ -277,7 +277,8 @@ fn what_a_call_may_not_be() {
       ·                ───────┬───────
       ·                       ╰── unknown name
       ╰────
-     help: did you mean `optim.Lion`? The names here are `optim.AdamW`, `optim.SGD`, `optim.Lion`
+     help: did you mean `optim.Lion`? The names here are `optim.AdamW`, `optim.SGD`, `optim.Lion`,
+           `distributed_fused_adam_with_cosine_annealing`
     "#);
     insta::assert_snapshot!(mistake(&["finetune.optim=optim.Lion(lr=[1)"]), @r#"
      × `finetune.optim`: this bracket is not closed
@@ -294,7 +295,9 @@ fn what_a_call_may_not_be() {
       ·                ─────┬─────
       ·                     ╰── unknown name
       ╰────
-     help: did you mean `llava15_7b`? The names here are `vlm.LlavaModel`, `llava15_13b`,
+     help: did you mean `llava15_7b`? The names here are `vlm.LlavaModel`, `llm.GPTModel`,
+           `llm.LlamaModel`, `llm.MistralModel`, `llm.NemotronModel`, `llm.Qwen2Model`,
+           `Llava15Config13B`, `Llava15Config7B`, `NevaConfig`, `NevaModel`, `llava15_13b`,
            `llava15_7b`, `neva_llama3_8b`, `neva_tiny`
     "#);
     insta::assert_snapshot!(mistake(&["finetune.model=llava15_7b(freeze=true)"]), @r#"
@@ -321,9 +324,9 @@ fn what_a_call_may_not_be() {
     "#);
 }
 
-/// Values of a wrong type are told together, not one after the other.
+/// Values of a wrong type are reported together, not one after the other.
 #[test]
-fn all_problems_at_once() {
+fn all_problems_are_reported_at_once() {
     insta::assert_snapshot!(mistake(&["finetune.optim.lr=fast", "finetune.optim.epss=1", "finetune.trainer.max_steps=-1", "finetune.peft.dim=x"]), @r#"
      × `finetune.trainer.max_steps`: `-1` is out of range: expected 0 to 18446744073709551615
       ╭─[--set:1:28]

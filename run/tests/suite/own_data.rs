@@ -1,4 +1,4 @@
-//! Data modules of the rank program's own: what the launcher reads of them, and what it hands on.
+//! Custom data modules of the rank program: fields that the launcher reads, and fields that it forwards.
 
 use neva_run::{
     config::{self, Origin, Source},
@@ -14,13 +14,13 @@ fn resolved(text: &str, sets: &[&str]) -> Run {
         .run
 }
 
-/// A recipe whose data module is `data`, in braces.
+/// Returns a recipe whose data module is `data`, in braces.
 fn recipe(data: &str) -> String {
     format!("_factory_: neva_tiny\nfinetune:\n  data: {data}\n")
 }
 
 #[test]
-fn the_common_fields_are_read_and_the_others_are_handed_on() {
+fn common_fields_are_read_and_others_are_forwarded() {
     let fields = |data: &Data| {
         json!([
             data.seq_length(),
@@ -55,7 +55,7 @@ fn the_common_fields_are_read_and_the_others_are_handed_on() {
         assert_eq!(custom.target(), "my::Data");
         assert_eq!(Value::Object(custom.arguments()), expect_arguments, "{data}");
 
-        // What ranks read, and what `show` prints, is the same run.
+        // Ranks read the same run that `show` prints.
         let plan = serde_json::to_string(&run).unwrap();
         assert_eq!(serde_json::from_str::<Run>(&plan).unwrap(), run);
         let yaml = config::to_yaml_string(&config::to_node(&run, Origin::recipe("neva_tiny")).unwrap());
@@ -64,8 +64,8 @@ fn the_common_fields_are_read_and_the_others_are_handed_on() {
 }
 
 #[test]
-fn what_the_launcher_cannot_read_is_underlined() {
-    let told = |data: &str| {
+fn invalid_common_fields_are_underlined() {
+    let report = |data: &str| {
         let node = config::parse(&Source::new("run.yaml", recipe(data))).unwrap();
         config::render(&resolve(node, &[""; 0]).unwrap_err(), false)
     };
@@ -94,16 +94,16 @@ fn what_the_launcher_cannot_read_is_underlined() {
         ("{_target_: vlm.MockDataModul}", "did you mean `vlm.MockDataModule`?"),
         ("{_target_: MyData}", "`my_crate::MyType`"),
     ] {
-        let told = told(data);
-        // A long line is broken.
-        let words = told.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
-        assert!(words.contains(expect), "{data}:\n{told}");
-        assert!(told.contains("[run.yaml:3:"), "{data}:\n{told}");
+        let report = report(data);
+        // Reports break long lines.
+        let words = report.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+        assert!(words.contains(expect), "{data}:\n{report}");
+        assert!(report.contains("[run.yaml:3:"), "{data}:\n{report}");
     }
 }
 
 #[test]
-fn a_graph_from_rust_is_checked_as_a_file_is() {
+fn a_graph_from_rust_is_checked_like_a_file() {
     let mut run = resolved(&recipe("{_target_: 'my::Data'}"), &[]);
     let Data::Custom(custom) = &mut run.finetune.data else {
         panic!("{:?}", run.finetune.data)
@@ -111,9 +111,9 @@ fn a_graph_from_rust_is_checked_as_a_file_is() {
     custom.0.insert("_target_".into(), json!("MyData"));
     custom.0.insert("seed".into(), json!(1.5));
     let problems = neva_schemas::Validate::problems(&run, "");
-    let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    let report: Vec<_> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(
-        told,
+        report,
         [
             "finetune.data.seed: `seed` is 1.5, it must be a whole number of at least 0",
             "finetune.data._target_: there is no data module \"MyData\" (built in are vlm.MockDataModule and vlm.NevaPreloadedDataModule; an own type is named by its path, my_crate::MyData)",
@@ -122,7 +122,7 @@ fn a_graph_from_rust_is_checked_as_a_file_is() {
 }
 
 #[test]
-fn preloaded_data_is_shuffled_unless_the_recipe_says_otherwise() {
+fn preloaded_data_is_shuffled_by_default() {
     for (rest, expect) in [("", true), (", shuffle: false", false)] {
         let run = resolved(
             &recipe(&format!("{{_target_: vlm.NevaPreloadedDataModule, paths: a.json{rest}}}")),

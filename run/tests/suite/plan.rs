@@ -1,4 +1,4 @@
-//! Lowering, and the run's folder.
+//! Lowering to a plan, and the run's folder.
 
 use std::{fs, path::Path};
 
@@ -18,7 +18,7 @@ fn plan(text: &str) -> LaunchPlan {
 }
 
 #[test]
-fn the_folder_is_made_of_directory_name_and_date() {
+fn the_folder_consists_of_directory_name_and_date() {
     let cases = [
         ("_factory_: neva_tiny", "/home/me/nemo_experiments/default/2026-11-04_03-02-01"),
         ("{_factory_: neva_tiny, name: x, dir: runs}", "/home/me/runs/x/2026-11-04_03-02-01"),
@@ -63,12 +63,12 @@ fn every_relative_path_becomes_absolute() {
     let data = "/data/vlm.NevaPreloadedDataModule";
     check(
         &preloaded(
-            "paths: [a.json, /b.json], val_paths: [v.json, /w.json], data_config: {image_folder: ../pictures}, tokenizer: tok, image_processor: p.json",
+            "paths: [a.json, /b.json], val_paths: [v.json, /w.json], data_config: {image_folder: ../images}, tokenizer: tok, image_processor: p.json",
         ),
         &[
             (&format!("{data}/val_paths"), json!(["/home/me/v.json", "/w.json"])),
             (&format!("{data}/paths"), json!(["/home/me/a.json", "/b.json"])),
-            (&format!("{data}/data_config/image_folder"), json!("/home/me/../pictures")),
+            (&format!("{data}/data_config/image_folder"), json!("/home/me/../images")),
             (&format!("{data}/tokenizer"), json!("/home/me/tok")),
             (&format!("{data}/image_processor"), json!("/home/me/p.json")),
         ],
@@ -97,7 +97,7 @@ fn every_relative_path_becomes_absolute() {
 }
 
 #[test]
-fn runs_of_the_same_second_get_folders_of_their_own() {
+fn runs_of_the_same_second_get_different_folders() {
     let dir = tempfile::tempdir().unwrap();
     let mut plan = plan("_factory_: neva_tiny");
     plan.run_dir = dir.path().join("a/b/now");
@@ -113,12 +113,12 @@ fn runs_of_the_same_second_get_folders_of_their_own() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_named() {
+fn a_folder_that_cannot_be_created_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     let mut plan = plan("_factory_: neva_tiny");
     plan.run_dir = dir.path().join("file/default/now");
     let error = create_run_folder(&mut plan).unwrap_err();
-    assert_eq!(error.class(), exit_class::CLUSTER);
+    assert_eq!(error.exit_code(), exit_class::CLUSTER);
     assert!(error.to_string().ends_with("file/default"), "{error}");
 }

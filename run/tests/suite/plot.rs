@@ -1,4 +1,4 @@
-//! What `plot` fails with, and what is said then. Pictures are compared by `cli/plot.md`.
+//! Failures of `plot` and their messages. `cli/plot.md` compares figures.
 
 use std::{io, path::PathBuf};
 
@@ -6,11 +6,11 @@ use neva_run::RunError;
 use neva_track::TrackError;
 
 #[test]
-fn failures_have_a_class_and_advice() {
+fn failures_have_an_exit_code_and_advice() {
     #[track_caller]
     fn check(error: TrackError, class: u8, advice: Option<&str>) {
         let error = RunError::from(error);
-        assert_eq!((error.class(), error.advice().as_deref()), (class, advice), "{error}");
+        assert_eq!((error.exit_code(), error.advice().as_deref()), (class, advice), "{error}");
     }
     let path = || PathBuf::from("m.jsonl");
     let io = |action, kind: io::ErrorKind| TrackError::Io {
@@ -21,7 +21,7 @@ fn failures_have_a_class_and_advice() {
     check(
         io("write", io::ErrorKind::StorageFull),
         3,
-        Some("make room, or name a file on another disk with `--out`"),
+        Some("free disk space, or name a file on another disk with `--out`"),
     );
     check(
         io("write", io::ErrorKind::PermissionDenied),
@@ -36,6 +36,6 @@ fn failures_have_a_class_and_advice() {
             reason: String::new(),
         },
         2,
-        Some("remove line 7, or draw another run"),
+        Some("remove line 7, or plot another run"),
     );
 }

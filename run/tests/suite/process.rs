@@ -1,21 +1,22 @@
-//! The program itself, with a script in the place of the rank program.
+//! The program itself, with a script instead of the rank program.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::Arc,
     time::Instant,
 };
 
 use neva_run::program;
-use neva_schemas::{LaunchPlan, exit_class};
+use neva_schemas::{LaunchPlan, StopSignal, exit_class};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{DEADLINE, fake_rank};
 
-/// `neva-run` in a folder of its own.
+/// `neva-run` in a new folder.
 pub(crate) struct Program {
     pub(crate) dir: TempDir,
     command: Command,
@@ -39,15 +40,36 @@ impl Program {
         self
     }
 
+    /// Redirects standard output and standard error.
+    pub(crate) fn output(mut self, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Self {
+        self.command.stdout(stdout).stderr(stderr);
+        self
+    }
+
+    pub(crate) fn without(mut self, variables: &[&str]) -> Self {
+        for name in variables {
+            self.command.env_remove(name);
+        }
+        self
+    }
+
     pub(crate) fn spawn(&mut self) -> Child {
         self.command.spawn().unwrap()
     }
 
-    /// Runs to the end: exit code, standard output, standard error.
+    /// Runs to the end; returns exit code, standard output, standard error, and the folder.
     pub(crate) fn run(mut self) -> (i32, String, String, TempDir) {
         let child = self.spawn();
         let (code, stdout, stderr) = end(child);
         (code, stdout, stderr, self.dir)
+    }
+}
+
+/// Resets ignored signals for the programs of these tests: in the background of a script some are ignored, and children
+/// inherit that. A signal with a handler has its default effect in a child.
+pub(crate) fn reset_signals() {
+    for signal in StopSignal::ALL {
+        signal_hook::flag::register(signal.number(), Arc::default()).unwrap();
     }
 }
 
@@ -59,21 +81,30 @@ pub(crate) fn end(child: Child) -> (i32, String, String) {
         .recv_timeout(DEADLINE)
         .unwrap_or_else(|_| {
             let _ = kill_process(pid, Signal::KILL);
-            panic!("neva-run ends in time")
+            panic!("neva-run did not end in time")
         })
         .unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
 }
 
-/// The only run's folder below `dir`.
+/// Waits for the process ids that `ranks` ranks write.
+pub(crate) fn pids(dir: &Path, ranks: usize) -> Vec<String> {
+    wait_for("ranks", || {
+        let dirs = fs::read_dir(dir.join("nemo_experiments/default")).ok()?;
+        let text = fs::read_to_string(dirs.last()?.ok()?.path().join("pids")).ok()?;
+        (text.lines().count() == ranks && text.ends_with('\n')).then(|| text.lines().map(str::to_owned).collect())
+    })
+}
+
+/// Returns the folder of the only run below `dir`.
 pub(crate) fn run_folder(dir: &Path) -> PathBuf {
     let mut dir = dir.join("nemo_experiments/default");
     dir.push(fs::read_dir(&dir).unwrap().next().unwrap().unwrap().file_name());
     dir
 }
 
-/// Waits until `done` gives something.
+/// Waits until `done` returns a value.
 pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -85,7 +116,7 @@ pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-fn alive(pid: &str) -> bool {
+pub(crate) fn alive(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')')
         .next()
@@ -93,7 +124,7 @@ fn alive(pid: &str) -> bool {
 }
 
 #[test]
-fn a_run_passes_on_rank_0_and_tells_where_everything_lies() {
+fn a_run_forwards_rank_0_and_prints_its_files() {
     let (code, stdout, stderr, dir) = Program::new("", &["neva_tiny", "--set", "num_gpus_per_node=2"]).run();
     let folder = run_folder(dir.path());
     assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
@@ -109,17 +140,17 @@ fn a_run_passes_on_rank_0_and_tells_where_everything_lies() {
 }
 
 #[test]
-fn curves_are_shown_where_rank_0_drew_them() {
+fn curves_are_listed_if_rank_0_plotted_them() {
     let (code, stdout, stderr, dir) = Program::new("curves", &["neva_tiny"]).run();
-    let picture = run_folder(dir.path()).join("curves.svg").display().to_string();
+    let figure = run_folder(dir.path()).join("curves.svg").display().to_string();
     assert_eq!((code, stderr.as_str()), (0, ""));
-    assert!(stdout.contains(&format!("\n  curves      {picture}\n")), "{stdout}");
+    assert!(stdout.contains(&format!("\n  curves      {figure}\n")), "{stdout}");
 
-    for (behaviour, drawn) in [("curves", true), ("", false)] {
+    for (behaviour, plotted) in [("curves", true), ("", false)] {
         let (_, stdout, _, dir) = Program::new(behaviour, &["neva_tiny", "--output", "json"]).run();
-        let picture = drawn.then(|| run_folder(dir.path()).join("curves.svg").display().to_string());
+        let figure = plotted.then(|| run_folder(dir.path()).join("curves.svg").display().to_string());
         let report: Value = serde_json::from_str(&stdout).unwrap();
-        assert_eq!(report["curves"], Value::from(picture), "{stdout}");
+        assert_eq!(report["curves"], Value::from(figure), "{stdout}");
     }
 }
 
@@ -147,7 +178,7 @@ fn with_json_standard_output_is_one_document() {
 }
 
 #[test]
-fn the_class_of_the_first_failure_is_the_exit_code() {
+fn a_failure_sets_the_exit_code() {
     let cases = [
         (
             "record",
@@ -156,7 +187,7 @@ fn the_class_of_the_first_failure_is_the_exit_code() {
         ),
         ("silent", exit_class::JOB, "rank 0 failed: it ended with exit code 1"),
         ("no-libtorch", exit_class::CLUSTER, "run `make setup`"),
-        ("no-report", exit_class::BUG, "left no report"),
+        ("no-report", exit_class::BUG, "wrote no report"),
     ];
     for (behaviour, class, message) in cases {
         let (code, _, stderr, dir) = Program::new(behaviour, &["neva_tiny"]).run();
@@ -172,7 +203,8 @@ fn the_class_of_the_first_failure_is_the_exit_code() {
 }
 
 #[test]
-fn a_signal_to_the_launcher_ends_the_ranks() {
+fn a_signal_to_the_launcher_stops_the_ranks() {
+    reset_signals();
     for (behaviour, signals) in [
         ("wait", vec![Signal::TERM]),
         ("wait", vec![Signal::INT]),
@@ -190,22 +222,27 @@ fn a_signal_to_the_launcher_ends_the_ranks() {
         let folder = run_folder(program.dir.path());
         for (sent, signal) in (1..).zip(&signals) {
             kill_process(launcher, *signal).unwrap();
-            // Signals of one kind that come at once are one.
+            // Equal signals may merge.
             wait_for("a request to cancel", || {
-                (fs::metadata(folder.join("cancel")).ok()?.len() >= sent).then_some(())
+                if fs::metadata(folder.join("cancel")).is_ok_and(|requests| requests.len() >= sent) {
+                    return Some(());
+                }
+                // A signal soon after the first is the same request, so it is sent again.
+                kill_process(launcher, *signal).unwrap();
+                None
             });
         }
         let (code, _, stderr) = end(child);
         assert_eq!(code, i32::from(exit_class::JOB), "{stderr}");
         assert!(stderr.contains("the run was cancelled"), "{stderr}");
         for pid in pids.lines() {
-            assert!(!alive(pid), "{behaviour} {signals:?}: {pid} is left");
+            assert!(!alive(pid), "{behaviour} {signals:?}: process {pid} is left");
         }
     }
 }
 
 #[test]
-fn direct_is_the_same_process() {
+fn direct_runs_in_the_same_process() {
     let mut program = Program::new("", &["neva_tiny", "--direct", "--set", "finetune.trainer.max_steps=5"]);
     let child = program.spawn();
     let pid = child.id();
@@ -234,11 +271,11 @@ fn direct_under_torchrun_leaves_the_folder_to_rank_0() {
         .find_map(|line| line.strip_prefix("plan "))
         .expect("a plan to remove");
     assert!(!Path::new(plan).exists() && !Path::new(plan).starts_with(dir.path()), "{plan}");
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "rank 1 makes no folder");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "rank 1 creates no folder");
 }
 
 #[test]
-fn direct_says_what_it_needs() {
+fn direct_reports_missing_variables() {
     let two = ["neva_tiny", "--direct", "--set", "num_gpus_per_node=2"];
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str, u8, &'a str);
     let cases: &[Case] = &[
@@ -269,7 +306,7 @@ fn direct_says_what_it_needs() {
             exit_class::INPUT,
             "set MASTER_ADDR",
         ),
-        // The environment of a batch script, where no srun has started ranks.
+        // The environment of a batch script, in which srun has not started ranks.
         (
             &two,
             &[("SLURM_NTASKS", "2"), ("SLURM_PROCID", "0")],
@@ -316,7 +353,7 @@ fn direct_says_what_it_needs() {
 }
 
 #[test]
-fn the_doctor_names_what_is_missing() {
+fn doctor_names_missing_parts() {
     for (behaviour, message) in [("no-libtorch", "run `make setup`"), ("old-libtorch", "2.1.0, needs 2.11")] {
         let (code, stdout, stderr, _dir) = Program::new(behaviour, &["doctor"]).run();
         assert_eq!(code, i32::from(exit_class::CLUSTER), "{stdout}");
@@ -328,12 +365,12 @@ fn the_doctor_names_what_is_missing() {
     }
 }
 
-/// What the program is linked with stands in its file, with the names of the libraries.
+/// The file of the program contains the names of the libraries that it links.
 #[test]
 fn the_program_links_no_libtorch() {
     let program = fs::read(env!("CARGO_BIN_EXE_neva-run")).unwrap();
     let holds = |name: &str| program.windows(name.len()).any(|window| window == name.as_bytes());
-    assert!(holds("libc.so"), "this looks where the names are");
+    assert!(holds("libc.so"), "the names of libraries are found");
     for library in ["libtorch.so", "libtorch_cpu.so", "libtorch_cuda.so", "libc10.so"] {
         assert!(!holds(library), "{library}");
     }
@@ -348,7 +385,7 @@ fn a_dry_run_does_nothing() {
 }
 
 #[test]
-fn the_rank_program_is_found_by_name_then_beside_then_in_path() {
+fn the_rank_program_is_found_by_variable_then_next_to_the_launcher_then_in_path() {
     let (beside, path) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let lookup = |named: Option<&str>| {
         let (named, path) = (named.map(str::to_owned), path.path().display().to_string());
@@ -359,7 +396,7 @@ fn the_rank_program_is_found_by_name_then_beside_then_in_path() {
         }
     };
     let error = program::find(lookup(None), Some(beside.path())).unwrap_err();
-    assert_eq!(error.class(), exit_class::CLUSTER);
+    assert_eq!(error.exit_code(), exit_class::CLUSTER);
     assert!(error.advice().unwrap().contains("cargo build --release"));
 
     let in_path = path.path().join("neva-rank");

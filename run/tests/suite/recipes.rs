@@ -1,4 +1,4 @@
-//! The recipe files that users run.
+//! The shipped recipe files.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use neva_schemas::{RecipeArgs, Run};
 use crate::recipe_file;
 
 #[test]
-fn a_recipe_file_resolves_to_what_its_function_returns() {
+fn a_recipe_file_resolves_to_the_result_of_its_function() {
     for recipe in RECIPES {
         let args = RecipeArgs {
             name: recipe.name.to_owned(),
@@ -35,7 +35,7 @@ fn a_recipe_resolves_by_name_to_its_defaults() {
     }
 }
 
-/// Whoever removes the comment signs gets a run that starts.
+/// Removing the comment signs gives a valid run.
 #[test]
 fn the_commented_section_of_a_recipe_file_resolves() {
     for recipe in RECIPES {
@@ -56,7 +56,7 @@ fn the_commented_section_of_a_recipe_file_resolves() {
 }
 
 #[test]
-fn what_show_prints_is_a_recipe_file_of_the_same_run() {
+fn show_prints_a_recipe_file_of_the_same_run() {
     for (recipe, sets) in [
         ("llava15_7b", vec!["peft_scheme=none", "name=\"1.0\""]),
         (

@@ -1,4 +1,4 @@
-//! `${path}` and `${env:NAME}`, as a whole and inside a text.
+//! `${path}` and `${env:NAME}`, as a whole value and inside text.
 
 use neva_run::{
     ResolveOptions,
@@ -28,9 +28,9 @@ fn mistake(text: &str, sets: &[&str]) -> String {
 }
 
 #[test]
-fn what_a_reference_gives() {
+fn references_are_followed() {
     for (text, sets, path, expect) in [
-        // As the whole of a value it keeps its type, and its source may be anything: argument, recipe, override.
+        // A whole value keeps its type, and may refer to an argument, a recipe's value or an override.
         (
             "finetune: {trainer: {max_steps: '${num_gpus_per_node}'}}",
             &[][..],
@@ -61,7 +61,7 @@ fn what_a_reference_gives() {
             "finetune.optim.lr_scheduler.warmup_steps",
             "9",
         ),
-        // Through another reference, and into what one brings.
+        // Through another reference, and into its result.
         (
             "",
             &[
@@ -71,7 +71,7 @@ fn what_a_reference_gives() {
             "finetune.log.name",
             "s1",
         ),
-        // Inside a text.
+        // Inside text.
         ("name: 'n${num_nodes}-g${num_gpus_per_node}'", &[], "finetune.log.name", "n1-g8"),
         ("name: ${peft_scheme}", &[], "name", "lora"),
         // The escape.
@@ -79,7 +79,7 @@ fn what_a_reference_gives() {
         ("dir: '/x/$$$${name}'", &[], "dir", "\"/x/$${name}\""),
         ("name: 'x'\ndir: '/$$${name}'", &[], "dir", "\"/$x\""),
         ("name: 'x'\ndir: '/$$$$${name}$${name}'", &[], "dir", "\"/$$x${name}\""),
-        // What it gives is text wherever it goes: into the graph, and through another reference.
+        // The result is text everywhere: in the graph, and through another reference.
         ("dir: '/x/$${name}'", &[], "finetune.log.log_dir", "\"/x/${name}\""),
         (
             "name: 'x'\ndir: '/$$${name}$${name}'",
@@ -88,17 +88,22 @@ fn what_a_reference_gives() {
             "\"/$x${name}\"",
         ),
         ("_env_: [RUN]\ndir: '${env:RUN}'", &[], "finetune.log.log_dir", "\"${name}\""),
-        ("dir: '$${x}'\nname: '${dir}-$${y}'", &[], "finetune.log.name", "\"${x}-${y}\""),
         (
-            "finetune: {log: {name: '$${x}'}, resume: {adapter_path: '${finetune.log.name}'}}",
-            &["finetune.log.name=$${z}"],
+            "dir: '$${x}'\nfinetune: {resume: {adapter_path: '${dir}-$${y}'}}",
+            &[],
+            "finetune.resume.adapter_path",
+            "\"${x}-${y}\"",
+        ),
+        (
+            "finetune: {log: {log_dir: '$${x}'}, resume: {adapter_path: '${finetune.log.log_dir}'}}",
+            &["finetune.log.log_dir=$${z}"],
             "finetune.resume.adapter_path",
             "\"${z}\"",
         ),
-        // A `$` that is not in front of `{` is one.
+        // A `$` not before `{` stays.
         ("dir: '/x/$name{}'", &[], "dir", "\"/x/$name{}\""),
         ("name: 'x'\ndir: '/$$a/${name}$$'", &[], "dir", "\"/$$a/x$$\""),
-        // An operator computes with what a reference gives at that moment.
+        // An operator computes with the present value of a reference.
         (
             "finetune: {trainer: {max_steps: '${num_gpus_per_node}'}}",
             &["finetune.trainer.max_steps*=2"],
@@ -111,7 +116,7 @@ fn what_a_reference_gives() {
             "num_nodes",
             "2",
         ),
-        // The environment, where the file or the command line lists it.
+        // The environment, if the file or the command line lists the variable.
         (
             "_env_: [STEPS]\nfinetune: {trainer: {max_steps: '${env:STEPS}'}}",
             &[],
@@ -119,14 +124,14 @@ fn what_a_reference_gives() {
             "7",
         ),
         ("name: 'run-${env:STEPS}'", &["_env_+=[STEPS]"], "name", "run-7"),
-        ("_env_: [GONE]\nname: 'run-${env:GONE:a:b}'", &[], "name", "\"run-a:b\""),
+        ("_env_: [GONE]\ndir: 'run-${env:GONE:a:b}'", &[], "dir", "\"run-a:b\""),
         (
             "_env_: [GONE]\nfinetune: {trainer: {max_steps: '${env:GONE:3}'}}",
             &[],
             "finetune.trainer.max_steps",
             "3",
         ),
-        // What a variable holds is text, whatever it looks like.
+        // The value of a variable is not searched for references.
         ("_env_: [RUN]\ndir: '${env:RUN}'", &[], "dir", "\"${name}\""),
         ("_env_: [EMPTY]\nname: 'x${env:EMPTY}'", &[], "name", "x"),
     ] {
@@ -141,7 +146,7 @@ fn what_a_reference_gives() {
 }
 
 #[test]
-fn references_that_lead_nowhere() {
+fn references_to_missing_values() {
     insta::assert_snapshot!(mistake("name: run-${num_node}", &[]), @r#"
      × `name`: unknown field `num_node`
       ╭─[run.yaml:2:11]
@@ -162,7 +167,7 @@ fn references_that_lead_nowhere() {
       ·                 ╰── here
     3 │ finetune: {}
       ╰────
-     help: the recipe makes the graph of its arguments: let a value of the graph refer to the
+     help: the recipe derives the graph from its arguments: let a value of the graph refer to the
            argument
     "#);
     insta::assert_snapshot!(mistake("name: run-${USER}", &[]), @r#"
@@ -173,7 +178,7 @@ fn references_that_lead_nowhere() {
       ·           ───┬───
       ·              ╰── here
       ╰────
-     help: a variable of the environment is written `${env:USER}`, and the text itself `$${USER}`
+     help: write an environment variable as `${env:USER}`, and the text itself as `$${USER}`
     "#);
     insta::assert_snapshot!(mistake("name: run-${num_nodes", &[]), @r#"
      × `name`: `}` is missing
@@ -183,10 +188,10 @@ fn references_that_lead_nowhere() {
       ·           ─────┬─────
       ·                ╰── here
       ╰────
-     help: the text `${` itself is written `$${`
+     help: write the text `${` itself as `$${`
     "#);
     insta::assert_snapshot!(mistake("finetune:\n  optim: {lr: '${finetune.optim.eps}', eps: '${finetune.optim.weight_decay}', weight_decay: '${finetune.optim.lr}'}\n", &[]), @r#"
-     × `finetune.optim.lr`: these references lead in a circle: finetune.optim.eps (run.yaml:3:16) ->
+     × `finetune.optim.lr`: these references form a cycle: finetune.optim.eps (run.yaml:3:16) ->
      │ finetune.optim.weight_decay (run.yaml:3:46) -> finetune.optim.lr (run.yaml:3:94) ->
      │ finetune.optim.eps (run.yaml:3:16)
       ╭─[run.yaml:3:16]
@@ -195,16 +200,16 @@ fn references_that_lead_nowhere() {
       ·                ──────────┬──────────
       ·                          ╰── here
       ╰────
-     help: write one of these values out
+     help: replace one of these references by a value
     "#);
     insta::assert_snapshot!(mistake("", &["finetune.optim.lr=x${finetune.data}"]), @r#"
-     × `finetune.optim.lr`: a map cannot stand inside a text
+     × `finetune.optim.lr`: a map cannot be part of a text
       ╭─[--set:1:20]
     1 │ finetune.optim.lr=x${finetune.data}
       ·                    ────────┬───────
       ·                            ╰── here
       ╰────
-     help: a reference to it is the whole of a value
+     help: let the reference be the whole value
     "#);
     insta::assert_snapshot!(mistake("", &["finetune.optim.lr=${finetune.log.name}"]), @r#"
      × `finetune.optim.lr`: expected a number, found the text "default"
@@ -217,9 +222,9 @@ fn references_that_lead_nowhere() {
 }
 
 #[test]
-fn variables_that_may_not_be_read() {
+fn variables_that_are_refused() {
     insta::assert_snapshot!(mistake("name: run-${env:STEPS}", &[]), @r#"
-     × `name`: `STEPS` is not a variable that this configuration may read
+     × `name`: this configuration does not list the environment variable `STEPS`
       ╭─[run.yaml:2:11]
     1 │ _factory_: llava15_7b
     2 │ name: run-${env:STEPS}
@@ -246,7 +251,7 @@ fn variables_that_may_not_be_read() {
       ·           ───────┬───────
       ·                  ╰── here
       ╰────
-     help: the engine's libraries and executors read secrets from the environment themselves
+     help: the engine's libraries and the executors read secrets from the environment themselves
     "#);
     insta::assert_snapshot!(mistake("name: run-${env:a b}", &[]), @r#"
      × `name`: `a b` is not the name of a variable
@@ -259,9 +264,9 @@ fn variables_that_may_not_be_read() {
     "#);
 }
 
-/// A few lines that would fill any memory.
+/// A few lines whose references would exceed any memory.
 #[test]
-fn references_that_multiply_are_refused() {
+fn references_that_would_exhaust_memory_are_refused() {
     let laughs = |first: &str, times: &str| {
         let lines = (1..40).map(|i| {
             format!(
@@ -277,7 +282,7 @@ fn references_that_multiply_are_refused() {
     for text in [laughs("ha", "\"##\""), laughs("[ha, ha]", "[\"#\", \"#\"]")] {
         let error = resolved(&text, &[]).unwrap_err();
         let first = error.errors()[0].problem.to_string();
-        assert_eq!(first, "too large: references may bring 100000 values and 1048576 bytes of text");
+        assert_eq!(first, "too large: references may add 100000 values and 1048576 bytes of text");
     }
     let chain: String = (1..200)
         .map(|i| format!("    a{i}: ${{finetune.trainer.callbacks[0].a{}}}\n", i - 1))
@@ -286,6 +291,6 @@ fn references_that_multiply_are_refused() {
     let error = resolved(&text, &[]).unwrap_err();
     assert_eq!(
         error.errors()[0].problem.to_string(),
-        "more than 64 references lead from one to the next"
+        "more than 64 references refer to each other in a chain"
     );
 }

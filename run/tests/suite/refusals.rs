@@ -1,14 +1,14 @@
-//! What is said of mistakes in what is written of training, saving and resuming.
+//! Reports of mistakes in the settings of training, saving and resuming.
 
 use neva_run::{
-    config::{self, Problem, Source},
+    config::{self, ProblemKind, Source},
     load, resolve,
 };
 
 use crate::settings::CALLBACKS;
 
 #[test]
-fn a_misspelt_callback_is_underlined_and_the_right_one_offered() {
+fn a_misspelt_callback_is_underlined_and_corrected() {
     let text = CALLBACKS.replace("nl.EarlyStopping", "nl.EarlyStoping");
     let node = config::parse(&Source::new("run.yaml", text)).unwrap();
     let error = resolve(node, &[""; 0]).unwrap_err();
@@ -26,12 +26,12 @@ fn a_misspelt_callback_is_underlined_and_the_right_one_offered() {
 }
 
 #[test]
-fn a_wrong_length_of_time_is_underlined() {
+fn an_invalid_duration_is_underlined() {
     let text = "_factory_: neva_tiny\nfinetune:\n  trainer: {max_time: 1.5h}\n";
     let node = config::parse(&Source::new("run.yaml", text)).unwrap();
     let error = resolve(node, &[""; 0]).unwrap_err();
     insta::assert_snapshot!(config::render(&error, false), @r#"
-     × `finetune.trainer.max_time`: `1.5h` is not a length of time
+     × `finetune.trainer.max_time`: `1.5h` is not a duration
       ╭─[run.yaml:3:23]
     2 │ finetune:
     3 │   trainer: {max_time: 1.5h}
@@ -42,19 +42,19 @@ fn a_wrong_length_of_time_is_underlined() {
     "#);
 }
 
-/// All that is wrong with `neva_tiny` after one edit: path, message and help.
+/// Returns all problems of `neva_tiny` after one override: path, message and help.
 fn mistakes(set: &str) -> Vec<String> {
     let node = load("neva_tiny").unwrap();
     let problems = resolve(node, &[set]).expect_err(set);
-    let told = problems.errors().iter().map(|error| match error.problem.help() {
+    let reported = problems.errors().iter().map(|error| match error.problem.help() {
         Some(help) => format!("{error} / {help}"),
         None => error.to_string(),
     });
-    told.collect()
+    reported.collect()
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused() {
+fn invalid_settings_are_refused() {
     let preloaded = |rest: &str| format!("finetune.data={{_target_: vlm.NevaPreloadedDataModule, paths: a.json, {rest}}}");
     let data = [
         preloaded("val_split: 1"),
@@ -101,20 +101,20 @@ fn what_cannot_be_meant_is_refused() {
         "finetune.log.mlflow={}",
         "finetune.resume.resume_from_directory=runs/a",
         "finetune.resume.restore_config={path: a, load_model_state: false, load_optim_state: true}",
-        "nemo_compat=yes",
+        "nemo_compat=y",
     ];
     sets.extend(data.iter().map(String::as_str));
-    let told: Vec<_> = sets
+    let reported: Vec<_> = sets
         .iter()
         .map(|set| format!("{set}\n    {}\n", mistakes(set).join("\n    ")))
         .collect();
-    insta::assert_snapshot!(told.concat(), @r#"
+    insta::assert_snapshot!(reported.concat(), @r#"
     finetune.optim={_target_: optim.Adam}
-        `finetune.optim._target_`: unknown name `optim.Adam` / did you mean `optim.AdamW`? The names here are `optim.AdamW`, `optim.SGD`, `optim.Lion`
+        `finetune.optim._target_`: unknown name `optim.Adam` / did you mean `optim.AdamW`? The names here are `optim.AdamW`, `optim.SGD`, `optim.Lion`, `distributed_fused_adam_with_cosine_annealing`
     finetune.optim={_target_: optim.SGD, betas: [0.9, 0.9]}
         `finetune.optim.betas`: unknown field `betas` / the fields here are `lr`, `weight_decay`, `momentum`, `nesterov`, `clip_grad`, `mm_projector_lr`, `param_groups`, `lr_scheduler`
     finetune.optim={_target_: optim.SGD, momentum: 0, nesterov: true}
-        `finetune.optim.nesterov`: Nesterov's momentum needs a momentum above 0 / set `momentum`, for example to 0.9
+        `finetune.optim.nesterov`: `nesterov` needs a momentum above 0 / set `momentum`, for example to 0.9
     finetune.optim={_target_: optim.SGD, momentum: 1}
         `finetune.optim.momentum`: `momentum` is 1.0, it must be at least 0 and below 1
     finetune.optim={_target_: optim.Lion, betas: [0.9, 1.0]}
@@ -124,7 +124,7 @@ fn what_cannot_be_meant_is_refused() {
     finetune.optim.param_groups=[{lr: 1}]
         `finetune.optim.param_groups[0].params`: required, but not given
     finetune.optim.param_groups=[{params: []}, {params: [a], lr: -1, weight_decay: -1}]
-        `finetune.optim.param_groups[0].params`: `params` is empty: the group names nothing
+        `finetune.optim.param_groups[0].params`: `params` is empty: the group matches no parameter
         `finetune.optim.param_groups[1].weight_decay`: `weight_decay` is -1.0, it must be at least 0 and finite
         `finetune.optim.param_groups[1].lr`: `lr` is -1.0, it must be at least 0 and finite
     finetune.optim.lr_scheduler|={warmup_steps: 5, warmup_ratio: 0.1}
@@ -144,15 +144,15 @@ fn what_cannot_be_meant_is_refused() {
     finetune.optim.lr_scheduler.min_lr=1
         `finetune.optim.lr`: the learning rate 0.002 is lower than the schedule's minimum 1.0 (set by recipe neva_tiny) / raise it, or lower `lr_scheduler.min_lr`
     finetune.trainer.max_steps=null
-        `finetune.trainer.max_steps`: neither `max_steps` nor `max_epochs` says when the run ends / set one of them; the learning rate's schedule needs it
+        `finetune.trainer.max_steps`: neither `max_steps` nor `max_epochs` is set / set one of them; the learning-rate schedule needs it
     finetune.trainer.max_epochs=0
         `finetune.trainer.max_epochs`: `max_epochs` is 0, it must be at least 1
     finetune.trainer.val_check_interval=0
         `finetune.trainer.val_check_interval`: `val_check_interval` is 0, it must be at least 1
     finetune.trainer.max_time=0s
-        `finetune.trainer.max_time`: `max_time` is 0s, it must be at least 1s / null switches it off
+        `finetune.trainer.max_time`: `max_time` is 0s, it must be at least 1s / null disables it
     finetune.trainer.max_time=15
-        `finetune.trainer.max_time`: `15` is not a length of time / write 90s, 15m, 12h, 1h30m, HH:MM:SS or DD:HH:MM:SS
+        `finetune.trainer.max_time`: `15` is not a duration / write 90s, 15m, 12h, 1h30m, HH:MM:SS or DD:HH:MM:SS
     finetune.trainer.loss_spike_threshold=0
         `finetune.trainer.loss_spike_threshold`: `loss_spike_threshold` is 0.0, it must be above 0 and finite / use 6.0, or null to report no spikes
     finetune.trainer.nan_policy=ignore
@@ -174,35 +174,35 @@ fn what_cannot_be_meant_is_refused() {
     finetune.log.ckpt.mode=best
         `finetune.log.ckpt.mode`: unknown name `best` / the names here are `min`, `max`
     finetune.log.ckpt.train_time_interval=0s
-        `finetune.log.ckpt.train_time_interval`: `train_time_interval` is 0s, it must be at least 1s / null switches it off
+        `finetune.log.ckpt.train_time_interval`: `train_time_interval` is 0s, it must be at least 1s / null disables it
     finetune.log.ckpt|={save_last: false, save_top_k: 0}
         `finetune.log.ckpt.save_last`: `save_last` is false and `save_top_k` is 0: no checkpoint would be kept / set one of them
     finetune.log.mlflow={tracking_uri: "ftp://host"}
-        `finetune.log.mlflow.tracking_uri`: "ftp://host" is not the address of a server / write http://HOST:PORT or https://HOST
+        `finetune.log.mlflow.tracking_uri`: "ftp://host" is not the URL of a server / write http://HOST:PORT or https://HOST
     finetune.log.mlflow={tracking_uri: "http:///path"}
-        `finetune.log.mlflow.tracking_uri`: "http:///path" is not the address of a server / write http://HOST:PORT or https://HOST
+        `finetune.log.mlflow.tracking_uri`: "http:///path" is not the URL of a server / write http://HOST:PORT or https://HOST
     finetune.log.mlflow={tracking_uri: "https://host", experiment_name: ""}
         `finetune.log.mlflow.experiment_name`: `experiment_name` is empty
     finetune.log.mlflow={}
         `finetune.log.mlflow.tracking_uri`: required, but not given
     finetune.resume.resume_from_directory=runs/a
-        `finetune.resume.resume_from_directory`: `resume_from_directory` is looked at only where `resume_if_exists` is true / --set finetune.resume.resume_if_exists=true
+        `finetune.resume.resume_from_directory`: `resume_from_directory` has no effect unless `resume_if_exists` is true / --set finetune.resume.resume_if_exists=true
     finetune.resume.restore_config={path: a, load_model_state: false, load_optim_state: true}
-        `finetune.resume.restore_config.load_optim_state`: moments belong to the weights that they were measured on: `load_optim_state` needs `load_model_state`
-    nemo_compat=yes
-        `nemo_compat`: expected `true` or `false`, found `yes` / write `true`, without quotes
+        `finetune.resume.restore_config.load_optim_state`: `load_optim_state` needs `load_model_state`: moments are only valid with their weights
+    nemo_compat=y
+        `nemo_compat`: expected `true` or `false`, found `y` / write `true`, without quotes
     finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: 1}
-        `finetune.data.val_split`: `val_split` is 1.0, it must be at least 0 and below 1 / 0.05 sets 5 % of the samples aside
+        `finetune.data.val_split`: `val_split` is 1.0, it must be at least 0 and below 1 / 0.05 uses 5 % of the samples for validation
     finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: -0.1}
-        `finetune.data.val_split`: `val_split` is -0.1, it must be at least 0 and below 1 / 0.05 sets 5 % of the samples aside
+        `finetune.data.val_split`: `val_split` is -0.1, it must be at least 0 and below 1 / 0.05 uses 5 % of the samples for validation
     finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: 0.1, val_paths: b.json}
         `finetune.data.val_split`: `val_split` is 0.1, but `val_paths` names the validation data already / set `val_split` to 0, or `val_paths` to []
     finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: .nan}
-        `finetune.data.val_split`: `val_split` is NaN, it must be at least 0 and below 1 / 0.05 sets 5 % of the samples aside
+        `finetune.data.val_split`: `val_split` is NaN, it must be at least 0 and below 1 / 0.05 uses 5 % of the samples for validation
     "#);
 }
 
-/// Neither in the message nor in the lines that would show where it was written.
+/// Neither the message nor the quoted lines show it.
 #[test]
 fn a_secret_is_not_repeated() {
     let text = |uri: &str| format!("_factory_: neva_tiny\nname: a/b\nfinetune:\n  log:\n    mlflow:\n      tracking_uri: {uri}\n");
@@ -218,7 +218,10 @@ fn a_secret_is_not_repeated() {
             let node = config::parse(&Source::new("run.yaml", text)).unwrap();
             let error = resolve(node, &sets).unwrap_err();
             let [only] = error.errors() else { panic!("{error:?}") };
-            assert!(only.origin.is_none() && matches!(*only.problem, Problem::Invalid { .. }), "{uri}");
+            assert!(
+                only.origin.is_none() && matches!(*only.problem, ProblemKind::Invalid { .. }),
+                "{uri}"
+            );
             let shown = config::render(&error, false);
             assert!(!shown.contains("hunter"), "{shown}");
             assert!(
@@ -229,25 +232,25 @@ fn a_secret_is_not_repeated() {
     }
 }
 
-/// What is wrong with a layout of `neva_tiny`, whose rows have 128 places.
+/// Returns the problems of a layout of `neva_tiny`, whose rows have 128 positions.
 fn misfits(sets: &[&str]) -> String {
     let problems = resolve(load("neva_tiny").unwrap(), sets).expect_err(&sets.join(" "));
-    let told = problems.errors().iter().map(|error| match error.problem.help() {
+    let reported = problems.errors().iter().map(|error| match error.problem.help() {
         Some(help) => format!("{error} / {help}"),
         None => error.to_string(),
     });
-    format!("{}\n    {}\n", sets.join(" "), told.collect::<Vec<_>>().join("\n    "))
+    format!("{}\n    {}\n", sets.join(" "), reported.collect::<Vec<_>>().join("\n    "))
 }
 
 #[test]
-fn sequences_that_cannot_be_cut_are_refused_with_the_nearest_length() {
+fn sequences_that_cannot_be_split_are_refused_with_the_nearest_length() {
     let strategy = |rest: &str| format!("finetune.trainer.strategy|={{{rest}}}");
     let three = strategy("context_parallel_size: 3");
     let both = strategy("context_parallel_size: 2, tensor_model_parallel_size: 2, sequence_parallel: true");
     let tensor = strategy("tensor_model_parallel_size: 2, sequence_parallel: true");
     let none = strategy("context_parallel_size: 0");
     let two = strategy("context_parallel_size: 2");
-    let told = [
+    let reported = [
         misfits(&["num_gpus_per_node=3", &three]),
         misfits(&["num_gpus_per_node=4", &both, "finetune.data.seq_length=100"]),
         misfits(&["num_gpus_per_node=2", &tensor, "finetune.data.seq_length=127"]),
@@ -257,7 +260,7 @@ fn sequences_that_cannot_be_cut_are_refused_with_the_nearest_length() {
         misfits(&["num_gpus_per_node=3", &two]),
         misfits(&["num_gpus_per_node=2", &none]),
     ];
-    insta::assert_snapshot!(told.concat(), @"
+    insta::assert_snapshot!(reported.concat(), @"
     num_gpus_per_node=3 finetune.trainer.strategy|={context_parallel_size: 3}
         `finetune.data.seq_length`: `seq_length` 128 cannot be cut over the ranks: it is not a multiple of 2 x context-parallel ranks = 2 x 3 = 6 (set by recipe neva_tiny) / nearest that fits: 126
     num_gpus_per_node=4 finetune.trainer.strategy|={context_parallel_size: 2, tensor_model_parallel_size: 2, sequence_parallel: true} finetune.data.seq_length=100
@@ -267,9 +270,9 @@ fn sequences_that_cannot_be_cut_are_refused_with_the_nearest_length() {
     num_gpus_per_node=2 finetune.trainer.strategy|={context_parallel_size: 2} finetune.data.seq_length=3
         `finetune.data.seq_length`: `seq_length` 3 cannot be cut over the ranks: it is not a multiple of 2 x context-parallel ranks = 2 x 2 = 4 / nearest that fits: 20
     finetune.data.seq_length=18
-        `finetune.data.seq_length`: `seq_length` 18 leaves no room for text beside one picture of 16 positions / nearest that fits: 19
+        `finetune.data.seq_length`: `seq_length` 18 leaves no room for text next to one image of 16 positions / nearest that fits: 19
     finetune.data|={use_packed_sequence: true, micro_batch_size: 4, seq_length: 70}
-        `finetune.data.seq_length`: `seq_length` 70 leaves no room for text beside one picture of 16 positions in each of 4 mock samples / nearest that fits: 76
+        `finetune.data.seq_length`: `seq_length` 70 leaves no room for text next to one image of 16 positions in each of 4 mock samples / nearest that fits: 76
     num_gpus_per_node=3 finetune.trainer.strategy|={context_parallel_size: 2}
         `finetune.trainer.strategy`: 3 ranks (1 nodes x 3 devices) are not a multiple of tensor x context x pipeline = 1 x 2 x 1 = 2 / use a multiple of 2 ranks, the nearest: 2 devices; or smaller parallel sizes
     num_gpus_per_node=2 finetune.trainer.strategy|={context_parallel_size: 0}
@@ -278,12 +281,12 @@ fn sequences_that_cannot_be_cut_are_refused_with_the_nearest_length() {
 }
 
 #[test]
-fn a_vision_encoder_that_cannot_be_cut_is_refused_with_the_nearest_layout() {
+fn a_vision_encoder_that_cannot_be_split_is_refused_with_the_nearest_layout() {
     let cut = |rest: &str| format!("finetune.trainer.strategy|={{vision_placement: cut, {rest}}}");
     let [two, three, four] = [2, 3, 4].map(|tp| cut(&format!("tensor_model_parallel_size: {tp}")));
     let heads = "finetune.model.vision_config.num_attention_heads=2";
     let context = cut("tensor_model_parallel_size: 4, context_parallel_size: 2");
-    let told = [
+    let reported = [
         misfits(&["num_gpus_per_node=4", &four, heads]),
         misfits(&[
             "num_gpus_per_node=8",
@@ -294,7 +297,7 @@ fn a_vision_encoder_that_cannot_be_cut_is_refused_with_the_nearest_layout() {
         misfits(&["num_gpus_per_node=2", &two, "finetune.model.vision_config.intermediate_size=257"]),
         misfits(&["num_gpus_per_node=3", &three]),
     ];
-    insta::assert_snapshot!(told.concat(), @"
+    insta::assert_snapshot!(reported.concat(), @"
     num_gpus_per_node=4 finetune.trainer.strategy|={vision_placement: cut, tensor_model_parallel_size: 4} finetune.model.vision_config.num_attention_heads=2
         `finetune.trainer.strategy.vision_placement`: `vision_placement: cut` over 4 tensor-parallel ranks cannot cut `vision_config.num_attention_heads` 2 evenly / nearest that fits: tensor_model_parallel_size: 2, or vision_placement: shared
     num_gpus_per_node=8 finetune.trainer.strategy|={vision_placement: cut, tensor_model_parallel_size: 4, context_parallel_size: 2} finetune.model.vision_config.num_attention_heads=2 finetune.model.vision_config.intermediate_size=258
@@ -318,4 +321,44 @@ fn a_vision_encoder_that_cannot_be_cut_is_refused_with_the_nearest_layout() {
         heads
     ]));
     assert!(fits(&["num_gpus_per_node=1", &cut("tensor_model_parallel_size: 1"), heads]));
+}
+
+/// A run's name follows the rule of an experiment's name, and is checked before any file is created.
+#[test]
+fn names_unsuitable_for_folders_are_refused() {
+    let long = "n".repeat(91);
+    let names = [
+        "",
+        "a/b",
+        "..",
+        ".hidden",
+        "-rf",
+        "two words",
+        "line\\nend",
+        "tab\\t",
+        "nul\\0",
+        "back\\\\slash",
+        long.as_str(),
+    ];
+    let sets = |name: &str| [format!("name=\"{name}\""), format!("finetune.log.name=\"{name}\"")];
+    for set in names.iter().flat_map(|name| sets(name)) {
+        let reported = mistakes(&set).join("\n");
+        assert!(reported.contains("name`: the name "), "{set}: {reported}");
+    }
+    for name in ["a", "llava-1.5_7b", "lr=1e-4,seed=1", "a+b@c", "\u{732b}", &"n".repeat(90)] {
+        for set in sets(name) {
+            resolve(load("neva_tiny").unwrap(), &[&set]).unwrap_or_else(|error| panic!("{set}: {error}"));
+        }
+    }
+    let experiment = |name: &str| neva_schemas::ExperimentConfig {
+        name: name.to_owned(),
+        ..neva_schemas::ExperimentConfig::default()
+    };
+    // Both have the same message.
+    let reported = neva_schemas::Validate::problems(&experiment(".hidden"), "");
+    let of_run = mistakes("name=.hidden");
+    assert!(
+        reported.iter().any(|problem| of_run[0].ends_with(&problem.message)),
+        "{reported:?} {of_run:?}"
+    );
 }

@@ -1,4 +1,4 @@
-//! Precedence, and what a user sees after a mistake.
+//! Precedence, and reports of mistakes.
 
 use neva_run::{
     config::{self, Source},
@@ -30,7 +30,7 @@ fn lr(run: &Run) -> f64 {
 fn arguments_are_evaluated_first_wherever_they_are_written() {
     let full = resolved("_factory_: llava15_7b\npeft_scheme: none", &[]);
     assert_eq!((tp(&full), lr(&full), &full.finetune.peft), (2, 2e-5, &None));
-    // The last word on the argument, after an override of the graph.
+    // The argument set last, after an override of the graph.
     let lora = resolved(
         "_factory_: llava15_7b\npeft_scheme: none",
         &["finetune.trainer.max_steps=9", "peft_scheme=lora"],
@@ -101,7 +101,7 @@ fn another_target_replaces_and_a_section_of_comments_overrides_nothing() {
 }
 
 #[test]
-fn unknown_names_are_answered_with_the_right_ones() {
+fn unknown_names_get_suggestions() {
     insta::assert_snapshot!(mistake("name: x\n_factory_: lava15_7b\n", &[]), @r#"
      × `_factory_`: unknown name `lava15_7b`
       ╭─[run.yaml:2:12]
@@ -143,7 +143,7 @@ fn unknown_names_are_answered_with_the_right_ones() {
       ·    ╰── here
     3 │   max_steps: 5
       ╰────
-     help: it is a part of the graph: write it under `finetune`, or `--set finetune.trainer...`
+     help: it is part of the graph: write it under `finetune`, or `--set finetune.trainer...`
     "#);
     insta::assert_snapshot!(mistake("_factory_: neva_tiny\n", &["finetune.optim.lrr=1"]), @r#"
      × `finetune.optim.lrr`: unknown field `lrr`
@@ -176,7 +176,7 @@ fn unknown_names_are_answered_with_the_right_ones() {
 }
 
 #[test]
-fn all_problems_of_values_are_told_at_once_where_they_were_written() {
+fn all_problems_of_values_are_reported_at_once_at_their_origins() {
     let text = "_factory_: llava15_7b\nname: a/b\nfinetune:\n  data:\n    global_batch_size: 30\n  optim:\n    lr: -1\n";
     insta::assert_snapshot!(mistake(text, &["finetune.trainer.max_steps=0"]), @r#"
      × `finetune.trainer.max_steps`: `max_steps` is 0, it must be at least 1
@@ -194,7 +194,8 @@ fn all_problems_of_values_are_told_at_once_where_they_were_written() {
       ·          ╰── here
       ╰────
 
-     × `finetune.log.name`: "a/b" cannot be the name of a folder
+     × `finetune.log.name`: the name "a/b" is used as a folder name and must not contain '/': use
+     │ letters, digits and - _ . = + @ ,
       ╭─[run.yaml:2:7]
     1 │ _factory_: llava15_7b
     2 │ name: a/b
@@ -202,7 +203,6 @@ fn all_problems_of_values_are_told_at_once_where_they_were_written() {
       ·        ╰── here
     3 │ finetune:
       ╰────
-     help: use letters, digits, `-` and `_`
 
      × `finetune.data.global_batch_size`: `global_batch_size` 30 is not a multiple of
      │ micro_batch_size x data-parallel ranks = 2 x 8 = 16
@@ -218,14 +218,14 @@ fn all_problems_of_values_are_told_at_once_where_they_were_written() {
 }
 
 #[test]
-fn a_problem_of_what_the_recipe_gave_is_named_by_its_path() {
+fn a_problem_of_a_recipe_value_is_named_by_its_path() {
     insta::assert_snapshot!(mistake("_factory_: llava15_7b", &["peft_scheme=none", "num_gpus_per_node=3"]), @r#"
     × `finetune.trainer.strategy`: 3 ranks (1 nodes x 3 devices) are not a multiple of tensor x
     │ context x pipeline = 2 x 1 x 1 = 2 (set by recipe llava15_7b)
     help: use a multiple of 2 ranks, the nearest: 2 devices; or smaller parallel sizes
     "#);
     insta::assert_snapshot!(mistake("_factory_: neva_tiny", &["num_nodes=0", "name=\"\""]), @r#"
-     × `name`: `name` is empty
+     × `name`: the name is empty
       ╭─[--set:1:6]
     1 │ name=""
       ·      ─┬
@@ -242,7 +242,7 @@ fn a_problem_of_what_the_recipe_gave_is_named_by_its_path() {
 }
 
 #[test]
-fn all_edits_that_cannot_be_read_are_told() {
+fn all_overrides_that_cannot_be_parsed_are_reported() {
     insta::assert_snapshot!(mistake("_factory_: neva_tiny", &["peft_scheme", "finetune.optim.betas[2]=1", "finetune.[=1"]), @r#"
      × `=` is missing: write `path=value`, or `~path` to delete
       ╭─[--set:1:1]

@@ -1,4 +1,4 @@
-//! Runs that are tried again, and runs that were told to stop.
+//! Retried runs and stopped runs.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
     process::{Program, end, run_folder, wait_for},
 };
 
-/// `neva-run` whose ranks count their attempts.
+/// Returns a program whose ranks count their attempts.
 fn program(behaviour: &str, arguments: &[&str]) -> Program {
     Program::new(behaviour, &[&["neva_tiny"], arguments].concat()).env(&[("ATTEMPTS", "1")])
 }
@@ -27,7 +27,7 @@ fn attempts(dir: &Path) -> String {
 }
 
 #[test]
-fn a_run_that_fails_twice_is_done_at_the_third_attempt() {
+fn a_run_that_fails_twice_succeeds_at_the_third_attempt() {
     let (code, stdout, stderr, dir) = program("fails 2 1", &["--retries", "2"]).run();
     let folder = run_folder(dir.path());
     assert_eq!(code, 0, "{stderr}");
@@ -37,7 +37,7 @@ fn a_run_that_fails_twice_is_done_at_the_third_attempt() {
             "attempt 1 of 3 failed: rank 0 failed in step 3: try 1
 attempt 2 starts in 1 s and starts over: there is no checkpoint yet
 attempt 2 of 3 failed: rank 0 failed in step 3: try 2
-attempt 3 starts in 2 s and goes on from the last checkpoint, {}
+attempt 3 starts in 2 s and resumes from the last checkpoint, {}
 ",
             folder.join("checkpoints/10").display()
         )
@@ -47,23 +47,23 @@ attempt 3 starts in 2 s and goes on from the last checkpoint, {}
         let line = format!("this is try {attempt}\n");
         let log = fs::read_to_string(folder.join("logs").join(log)).unwrap();
         assert!(log.ends_with(&line), "{log}");
-        assert_eq!(stdout.matches(&log).count(), 1, "output is passed on once: {stdout}");
+        assert_eq!(stdout.matches(&log).count(), 1, "output is forwarded once: {stdout}");
     }
     assert_eq!(fs::read_to_string(folder.join("failures.jsonl")).unwrap().lines().count(), 2);
 }
 
 #[test]
-fn the_failure_of_the_last_attempt_is_the_runs() {
+fn the_failure_of_the_last_attempt_is_reported() {
     for class in [exit_class::JOB, exit_class::CLUSTER] {
         let (code, _, stderr, dir) = program(&format!("fails 9 {class}"), &["--retries", "1"]).run();
         assert_eq!((code, attempts(dir.path()).as_str()), (class.into(), "2"), "{stderr}");
-        let told = stderr.rsplit("  × ").next().unwrap();
-        assert!(told.starts_with("rank 0 failed in step 3: try 2\n"), "{stderr}");
+        let error = stderr.rsplit("  × ").next().unwrap();
+        assert!(error.starts_with("rank 0 failed in step 3: try 2\n"), "{stderr}");
     }
 }
 
 #[test]
-fn what_fails_the_same_way_again_is_not_tried_again() {
+fn permanent_failures_are_not_retried() {
     for (behaviour, retries, class) in [
         ("fails 9 2", "2", exit_class::INPUT),
         ("fails 9 4", "2", exit_class::BUG),
@@ -78,10 +78,10 @@ fn what_fails_the_same_way_again_is_not_tried_again() {
 }
 
 #[test]
-fn the_report_of_one_attempt_is_not_the_next_ones() {
+fn the_report_of_one_attempt_does_not_count_for_the_next() {
     let (code, _, stderr, dir) = program("stale-report", &["--retries", "1"]).run();
     assert_eq!((code, attempts(dir.path()).as_str()), (exit_class::BUG.into(), "2"), "{stderr}");
-    assert!(stderr.contains("left no report"), "{stderr}");
+    assert!(stderr.contains("wrote no report"), "{stderr}");
 }
 
 #[test]
@@ -89,25 +89,25 @@ fn a_signal_ends_a_pause_at_once() {
     let mut program = program("fails 9 1", &["--retries", "9"]);
     let mut child = program.spawn();
     let lines = lines(&mut child);
-    let mut told = String::new();
-    while !told.contains("attempt 4 starts in 4 s") {
-        told += &lines.recv_timeout(DEADLINE).expect("it is told in time");
+    let mut text = String::new();
+    while !text.contains("attempt 4 starts in 4 s") {
+        text += &lines.recv_timeout(DEADLINE).expect("a line in time");
     }
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let (code, _, _) = end(child);
-    told.extend(lines);
+    text.extend(lines);
     assert_eq!(
         (code, attempts(program.dir.path()).as_str()),
         (exit_class::JOB.into(), "3"),
-        "{told}"
+        "{text}"
     );
     assert!(
-        told.contains("the run was cancelled") && told.contains("resume_if_exists=true"),
-        "{told}"
+        text.contains("the run was cancelled") && text.contains("resume_if_exists=true"),
+        "{text}"
     );
 }
 
-/// Lines of standard error as they come.
+/// Returns the lines of standard error as they arrive.
 fn lines(child: &mut Child) -> mpsc::Receiver<String> {
     let stderr = child.stderr.take().unwrap();
     let (sender, receiver) = mpsc::channel();
@@ -118,18 +118,18 @@ fn lines(child: &mut Child) -> mpsc::Receiver<String> {
     receiver
 }
 
-/// What the launcher says as one JSON document, with the run's folder as `RUN`.
-fn told(stdout: &str, dir: &Path) -> Value {
+/// Returns the launcher's JSON error, with the run's folder as `RUN`.
+fn json_error(stdout: &str, dir: &Path) -> Value {
     let error: Value = serde_json::from_str(&stdout.replace(&run_folder(dir).display().to_string(), "RUN")).unwrap();
     error["error"].clone()
 }
 
-const GO_ON: &str = "to go on from it, start the run again with `--set finetune.resume.resume_if_exists=true`";
+const GO_ON: &str = "to resume from it, start the run again with `--set finetune.resume.resume_if_exists=true`";
 
 #[test]
-fn ranks_that_others_stopped_did_not_fail() {
+fn stopped_ranks_did_not_fail() {
     let (code, stdout, _, dir) = program("stopped", &["--output", "json"]).run();
-    let error = told(&stdout, dir.path());
+    let error = json_error(&stdout, dir.path());
     assert_eq!(code, i32::from(exit_class::JOB));
     assert_eq!(
         error["message"],
@@ -139,7 +139,7 @@ fn ranks_that_others_stopped_did_not_fail() {
 }
 
 #[test]
-fn a_cancelled_run_names_its_checkpoint_and_is_not_tried_again() {
+fn a_cancelled_run_names_its_checkpoint_and_is_not_retried() {
     for signal in [Signal::TERM, Signal::USR1] {
         let mut program = program("stops", &["--retries", "2", "--output", "json"]);
         let child = program.spawn();
@@ -155,7 +155,7 @@ fn a_cancelled_run_names_its_checkpoint_and_is_not_tried_again() {
             (exit_class::JOB.into(), "1"),
             "{stderr}"
         );
-        let error = told(&stdout, program.dir.path());
+        let error = json_error(&stdout, program.dir.path());
         assert_eq!(
             error["message"],
             "the run was cancelled; its folder is RUN; the checkpoint is RUN/checkpoints/last"

@@ -1,4 +1,4 @@
-//! What is written of training, saving and resuming, and how it is understood.
+//! Settings of training, saving and resuming as ranks read them.
 
 use neva_run::{
     config::{self, Origin, Source},
@@ -20,7 +20,7 @@ fn tiny(set: &str) -> Run {
     resolved("_factory_: neva_tiny", &[set])
 }
 
-/// Values at JSON pointers of the graph, as ranks read it.
+/// Checks values at JSON pointers of the graph, as ranks read it.
 #[track_caller]
 fn check(set: &str, expect: &[(&str, Value)]) {
     let graph = serde_json::to_value(tiny(set).finetune).unwrap();
@@ -30,7 +30,7 @@ fn check(set: &str, expect: &[(&str, Value)]) {
 }
 
 #[test]
-fn what_is_set_reaches_the_ranks() {
+fn settings_reach_the_ranks() {
     check(
         "finetune.optim={_target_: optim.Lion, lr: 1e-5}",
         &[
@@ -105,9 +105,9 @@ fn what_is_set_reaches_the_ranks() {
     );
 }
 
-/// YAML 1.1 would read `00:10:00` as the number 600 and `1_0m` as it stands.
+/// YAML 1.1 would read `00:10:00` as the number 600.
 #[test]
-fn lengths_of_time_are_read_as_they_are_typed() {
+fn durations_are_read_as_typed() {
     for (text, seconds, printed) in [
         ("15m", 900, "15m"),
         ("90s", 90, "1m30s"),
@@ -128,7 +128,7 @@ fn lengths_of_time_are_read_as_they_are_typed() {
             "{text}"
         );
         let yaml = config::to_yaml_string(&config::to_node(&run, Origin::recipe("neva_tiny")).unwrap());
-        // In quotes where it could be taken for something else.
+        // In quotes if it could have another meaning.
         assert!(yaml.replace('"', "").contains(&format!("max_time: {printed}\n")), "{yaml}");
         assert_eq!(resolved(&yaml, &[]), run, "{yaml}");
     }
@@ -156,7 +156,7 @@ finetune:
 ";
 
 #[test]
-fn own_callbacks_are_handed_on_as_they_are_written() {
+fn custom_callbacks_are_forwarded_as_written() {
     let run = resolved(CALLBACKS, &[]);
     let callbacks = serde_json::to_value(&run.finetune.trainer.callbacks).unwrap();
     assert_eq!(
@@ -229,7 +229,7 @@ fn nemo_compat_reaches_the_data_and_an_override_still_wins() {
         "_factory_: llava15_7b",
         &["finetune.model.freeze_vision_model=false", "nemo_compat=true"],
     );
-    let model = run.finetune.model.llava();
+    let model = run.finetune.model.as_llava().unwrap();
     assert_eq!(
         (run.nemo_compat, model.freeze_vision_model, run.finetune.trainer.loss_normalization),
         (true, false, LossNormalization::Microbatch)
@@ -238,7 +238,7 @@ fn nemo_compat_reaches_the_data_and_an_override_still_wins() {
         .unwrap()
         .run;
     assert!(
-        file.finetune.model.llava().freeze_vision_model,
+        file.finetune.model.as_llava().unwrap().freeze_vision_model,
         "the file's own line is an argument like any other"
     );
 }

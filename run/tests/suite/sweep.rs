@@ -1,4 +1,4 @@
-//! Sweeps: the texts that are one, the points that they give, and their names.
+//! Sweeps: valid and invalid texts, their points and the names of points.
 
 use neva_run::{Point, Sweep};
 use neva_schemas::{SweepMode, SweepOrder};
@@ -16,7 +16,7 @@ fn order(mode: SweepMode) -> SweepOrder {
 }
 
 #[test]
-fn points_are_named_by_what_differs() {
+fn points_are_named_by_differing_values() {
     let cases: &[(SweepMode, &[&str], &[&str])] = &[
         (SweepMode::Grid, &["finetune.optim.lr=1e-4,2e-5"], &["lr=1e-4", "lr=2e-5"]),
         (
@@ -28,7 +28,7 @@ fn points_are_named_by_what_differs() {
         (SweepMode::Grid, &["p=[1, 2],{a: 1}"], &["p=1,2", "p=a-1"]),
         (SweepMode::Grid, &["a[0]=1,2"], &["a.0=1", "a.0=2"]),
         (SweepMode::Grid, &["p=\"a,b\",'c/d'"], &["p=a,b", "p=c-d"]),
-        // Names that would be one are told apart.
+        // Equal names get a number.
         (SweepMode::Grid, &["p=a/b,a:b,a_b"], &["p=a-b", "p=a-b_2", "p=a_b"]),
         (SweepMode::Grid, &["p=../x,.."], &["p=..-x", "p=.."]),
     ];
@@ -41,7 +41,7 @@ fn points_are_named_by_what_differs() {
 }
 
 #[test]
-fn values_go_to_set_as_they_were_typed() {
+fn values_of_a_sweep_are_passed_as_typed() {
     let points = points(&["finetune.optim.lr=1e-4", "a.\"b.c\"=[1, \"x,y\"],null"], order(SweepMode::Grid)).unwrap();
     let sets: Vec<_> = points.into_iter().map(|point| point.sets).collect();
     assert_eq!(
@@ -70,21 +70,21 @@ fn a_random_sweep_draws_different_points_and_the_same_ones_for_a_seed() {
     assert_eq!(draw(1, 5), draw(1, 5));
     assert_ne!(draw(1, 5), draw(2, 5));
     assert_eq!(draw(1, 5).len(), 5);
-    // All there are, and no more.
+    // At most all points of the grid.
     assert_eq!(draw(3, 1000).len(), 81);
 }
 
 #[test]
-fn what_is_no_sweep_is_refused() {
+fn an_invalid_sweep_is_refused() {
     let many = format!("a={}", vec!["1"; 101].join(","));
     let many_more = format!("b={}", vec!["1"; 101].join(","));
     let cases: &[(SweepMode, &[&str], &str)] = &[
         (SweepMode::Grid, &[], "needs at least one value"),
         (SweepMode::Grid, &["lr"], "="),
         (SweepMode::Grid, &["lr=1,,2"], "a value is missing here"),
-        (SweepMode::Grid, &["lr+=1,2"], "computes none"),
-        (SweepMode::Grid, &["~lr=1,2"], "computes none"),
-        (SweepMode::Grid, &["lr[+]=1,2"], "computes none"),
+        (SweepMode::Grid, &["lr+=1,2"], "only sets values"),
+        (SweepMode::Grid, &["~lr=1,2"], "only sets values"),
+        (SweepMode::Grid, &["lr[+]=1,2"], "only sets values"),
         (SweepMode::Grid, &["=1,2"], "the path is missing"),
         (SweepMode::Grid, &["a..b=1,2"], ""),
         (SweepMode::Grid, &["lr=[1,2"], ""),

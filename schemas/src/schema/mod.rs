@@ -1,16 +1,16 @@
-//! JSON schemas of what a user writes, made from the types.
+//! JSON schemas of user files, generated from the types.
 
 mod spelling;
 
 use self::spelling::{definitions, refer};
-use crate::executor::Executor;
-use crate::experiment::Experiment;
+use crate::executor::ExecutorConfig;
+use crate::experiment::ExperimentConfig;
 use crate::finetune::Finetune;
 use crate::recipe::RecipeArgs;
 use crate::script::Script;
 use crate::sweep::SweepOrder;
 use crate::task::Dependency;
-use crate::workspace::Workspace;
+use crate::workspace::WorkspaceConfig;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
@@ -18,67 +18,67 @@ use serde_json::{Map, Value, json};
 pub struct SchemaEntry {
     /// The kind of file.
     pub name: &'static str,
-    /// What such a file says, in one line.
+    /// Contents of such a file, in one line.
     pub summary: &'static str,
-    /// Makes the schema.
+    /// Generates the schema.
     pub schema: fn() -> Value,
 }
 
 impl SchemaEntry {
-    /// Name of the schema's file.
+    /// Returns the name of the schema's file.
     pub fn file(&self) -> String {
         format!("{}.schema.json", self.name)
     }
 
-    /// Text of the schema's file.
+    /// Returns the text of the schema's file.
     pub fn text(&self) -> String {
         format!("{:#}\n", (self.schema)())
     }
 }
 
-/// Every schema, in order.
+/// All schemas, in order.
 pub const SCHEMAS: &[SchemaEntry] = &[
     SchemaEntry {
         name: "recipe",
-        summary: "what is trained: a recipe, its arguments, and overrides of its graph",
+        summary: "a recipe, its arguments, and overrides of its graph",
         schema: recipe,
     },
     SchemaEntry {
         name: "experiment",
-        summary: "tasks, and what must have ended before each",
+        summary: "tasks and their dependencies",
         schema: experiment,
     },
     SchemaEntry {
         name: "executor",
-        summary: "where it runs: what `--executor FILE` takes",
+        summary: "an executor, for `--executor FILE`",
         schema: executor,
     },
     SchemaEntry {
         name: "workspace",
-        summary: "what a team's runs have in common: `neva.yaml`",
+        summary: "shared settings of a team's runs: `neva.yaml`",
         schema: workspace,
     },
 ];
 
-/// A recipe file: the recipe's name and arguments on top, overrides of its graph under `finetune`.
+/// Returns the schema of a recipe file: the recipe's name and arguments, and overrides of its graph in `finetune`.
 fn recipe() -> Value {
     let mut generator = SchemaGenerator::default();
     let mut schema = recipe_object(&mut generator);
     schema["properties"]["_env_"] = json!({
         "type": "array",
         "items": { "type": "string" },
-        "description": "Variables of the environment that `${env:NAME}` may read.",
+        "description": "Environment variables that `${env:NAME}` may read.",
     });
     complete("neva-run recipe", schema, &mut generator)
 }
 
-/// An experiment file: tasks by name, each a recipe or a script.
+/// Returns the schema of an experiment file: tasks by name, each a recipe or a script.
 fn experiment() -> Value {
     let mut generator = SchemaGenerator::default();
     let recipe = recipe_object(&mut generator);
     let script = tagged("run.Script", own_properties::<Script>(&mut generator));
-    let sets = json!({ "type": "array", "items": { "type": "string" }, "description": "Overrides, as `--set` takes them." });
-    let elsewhere = object(&[
+    let sets = json!({ "type": "array", "items": { "type": "string" }, "description": "Overrides, as for `--set`." });
+    let recipe_reference = object(&[
         (
             "recipe",
             json!({ "type": "string", "description": "Recipe file, or the name of a recipe." }),
@@ -91,50 +91,50 @@ fn experiment() -> Value {
         "type": "object",
         "minProperties": 1,
         "additionalProperties": { "type": "array", "minItems": 1 },
-        "description": "Values to try, by the dotted path of what they are values of.",
+        "description": "Values to try, by dotted path.",
     });
     sweep["required"] = json!(["over"]);
-    let executor = generator.subschema_for::<Executor>().to_value();
-    let edge = generator.subschema_for::<Dependency>().to_value();
+    let executor = generator.subschema_for::<ExecutorConfig>().to_value();
+    let dependency = generator.subschema_for::<Dependency>().to_value();
     let mut task = object(&[
-        ("task", json!({ "anyOf": [recipe, required(elsewhere, "recipe"), script] })),
+        ("task", json!({ "anyOf": [recipe, required(recipe_reference, "recipe"), script] })),
         ("executor", json!({ "anyOf": [{ "type": "string" }, executor, { "type": "null" }] })),
-        ("depends_on", json!({ "type": "array", "items": edge })),
+        ("depends_on", json!({ "type": "array", "items": dependency })),
         ("sweep", sweep),
     ]);
     task["required"] = json!(["task"]);
     let mut schema = object(&[]);
-    schema["properties"] = own_properties::<Experiment>(&mut generator).into();
+    schema["properties"] = own_properties::<ExperimentConfig>(&mut generator).into();
     schema["properties"]["tasks"] =
         json!({ "type": "object", "minProperties": 1, "additionalProperties": task, "description": "Tasks by name." });
     schema["required"] = json!(["tasks"]);
     complete("neva-run experiment", schema, &mut generator)
 }
 
-/// An executor file: one place to run.
+/// Returns the schema of an executor file.
 fn executor() -> Value {
     let mut generator = SchemaGenerator::default();
-    let schema = generator.subschema_for::<Executor>().to_value();
+    let schema = generator.subschema_for::<ExecutorConfig>().to_value();
     complete("neva-run executor", schema, &mut generator)
 }
 
-/// A workspace file: executors, and a part of a recipe file that is laid under all of them.
+/// Returns the schema of a workspace file: executors, and defaults of all recipe files.
 fn workspace() -> Value {
     let mut generator = SchemaGenerator::default();
     let mut schema = object(&[]);
-    schema["properties"] = own_properties::<Workspace>(&mut generator).into();
+    schema["properties"] = own_properties::<WorkspaceConfig>(&mut generator).into();
     let mut defaults = object(&[]);
     let mut properties = recipe_properties(&mut generator);
-    // It stands at the top of the file.
+    // It is a top-level field of the file.
     properties.remove("dir");
     defaults["type"] = json!(["object", "null"]);
     defaults["properties"] = properties.into();
-    defaults["description"] = "What every recipe file is laid over: arguments of recipes, and parts of their graph.".into();
+    defaults["description"] = "Defaults of every recipe file: arguments of recipes, and parts of their graph.".into();
     schema["properties"]["defaults"] = defaults;
     complete("neva-run workspace", schema, &mut generator)
 }
 
-/// The document: `schema`, with the types that it refers to.
+/// Returns the document: `schema` and the definitions of its types.
 fn complete(title: &str, schema: Value, generator: &mut SchemaGenerator) -> Value {
     let mut document = json!({ "$schema": "https://json-schema.org/draft/2020-12/schema", "title": title });
     for (key, value) in schema.as_object().into_iter().flatten() {
@@ -144,7 +144,7 @@ fn complete(title: &str, schema: Value, generator: &mut SchemaGenerator) -> Valu
     document
 }
 
-/// A map that takes `properties` and no others.
+/// Returns the schema of a map with `properties` and no others.
 fn object(properties: &[(&str, Value)]) -> Value {
     let properties: Map<_, _> = properties.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     json!({ "type": "object", "additionalProperties": false, "properties": properties })
@@ -155,14 +155,14 @@ fn required(mut object: Value, name: &str) -> Value {
     object
 }
 
-/// A map that says what it describes.
+/// Returns the schema of a map with a `_target_`.
 fn tagged(name: &str, properties: Map<String, Value>) -> Value {
     let mut map = object(&[("_target_", json!({ "const": name }))]);
     properties.into_iter().for_each(|(name, value)| map["properties"][name] = value);
     required(map, "_target_")
 }
 
-/// A recipe, as a file and a task of an experiment hold it.
+/// Returns the schema of a recipe, in a file or in a task of an experiment.
 fn recipe_object(generator: &mut SchemaGenerator) -> Value {
     let mut recipe = object(&[("_factory_", json!({ "type": "string", "description": "Name of the recipe." }))]);
     for (name, mut value) in recipe_properties(generator) {
@@ -173,7 +173,7 @@ fn recipe_object(generator: &mut SchemaGenerator) -> Value {
     required(recipe, "_factory_")
 }
 
-/// What may stand at the top of a recipe file beside the recipe's name.
+/// Returns the top-level properties of a recipe file, except the recipe's name.
 fn recipe_properties(generator: &mut SchemaGenerator) -> Map<String, Value> {
     let mut properties = own_properties::<RecipeArgs>(generator);
     properties.insert("finetune".into(), generator.subschema_for::<Finetune>().to_value());

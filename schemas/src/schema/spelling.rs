@@ -1,31 +1,31 @@
-//! From types as serde sees them to maps as files spell them.
+//! Converts serde's view of the types to the syntax of files.
 
 use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
-/// Types whose values are no part of a recipe, and take neither references nor deletions.
-const NOT_OF_RECIPES: &[&str] = &["Executor", "LocalExecutor", "Dependency", "When", "SweepMode"];
+/// Types that are not part of a recipe, so their values are neither references nor deletable.
+const NOT_IN_RECIPES: &[&str] = &["Executor", "LocalExecutor", "Dependency", "When", "SweepMode"];
 
-/// Text that stands for a value of another type: a reference.
+/// Pattern of a reference, which replaces a value of any type.
 const REFERENCE: &str = r"\$\{";
-/// Text that stands for a map: a reference, a file, a name or a call of what returns one.
+/// Pattern of text that replaces a map: a reference, a file, a name or a call.
 const CALL: &str = r"\$\{|^@|^[A-Za-z_][\w.:]*(\(.*\))?$";
 
-/// The types that were met, as files spell them.
+/// Returns the definitions of all generated types, in the syntax of files.
 pub(super) fn definitions(generator: &mut SchemaGenerator) -> Value {
     let mut definitions = Value::Object(generator.take_definitions(true));
     partial(&mut definitions);
     if let Some(finetune) = definitions.get_mut("Finetune").and_then(Value::as_object_mut) {
-        // A section whose lines are all comments is null.
+        // A section with only comments is null.
         finetune.insert("type".into(), json!(["object", "null"]));
     }
     targets(&mut definitions);
     for (name, definition) in definitions.as_object_mut().into_iter().flatten() {
-        if !NOT_OF_RECIPES.contains(&name.as_str()) {
+        if !NOT_IN_RECIPES.contains(&name.as_str()) {
             references(definition);
         }
     }
-    // No recipe fills an executor, so nothing else says which one it is.
+    // No recipe fills in an executor, so its type must be written.
     let executors = definitions.pointer_mut("/Executor/anyOf").and_then(Value::as_array_mut);
     for executor in executors.into_iter().flatten() {
         executor["required"] = json!(["_target_"]);
@@ -33,7 +33,7 @@ pub(super) fn definitions(generator: &mut SchemaGenerator) -> Value {
     definitions
 }
 
-/// A file overrides parts of a graph that the recipe fills, so no field is required.
+/// Makes all fields optional: a file overrides parts of a graph that the recipe fills in.
 fn partial(definitions: &mut Value) {
     for definition in definitions.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
         if let Some(object) = definition.as_object_mut() {
@@ -42,7 +42,7 @@ fn partial(definitions: &mut Value) {
     }
 }
 
-/// Lets a definition be written as a reference, a file or a call, and what is in it be deleted.
+/// Allows references, files and calls instead of a definition, and deletion of its fields.
 fn references(definition: &mut Value) {
     if let Some(names) = definition.get_mut("oneOf").and_then(Value::as_array_mut) {
         names.push(text(REFERENCE));
@@ -54,7 +54,7 @@ fn references(definition: &mut Value) {
         variants.insert(0, text(CALL));
         return;
     }
-    // A pattern says something about text only, and `properties` about maps.
+    // A pattern applies to text only, and `properties` to maps only.
     let kinds = kinds(definition);
     if kinds.iter().any(|kind| kind == "object") {
         definition["type"] = kinds.into_iter().chain(["string".to_owned()]).collect();
@@ -74,7 +74,7 @@ fn kinds(schema: &Value) -> Vec<String> {
     }
 }
 
-/// The same for the fields of a map that takes no others.
+/// Allows references and deletions in the fields of a closed map.
 fn fields(map: &mut Value) {
     let closed = map.get("additionalProperties") == Some(&Value::Bool(false));
     for (_, field) in map.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
@@ -86,7 +86,7 @@ fn fields(map: &mut Value) {
     }
 }
 
-/// Lets a number, a truth value or a list be written as a reference.
+/// Allows a reference instead of a number, a boolean or a list.
 pub(super) fn refer(field: &mut Value) {
     if let Some(item) = field.get_mut("items") {
         refer(item);
@@ -105,20 +105,33 @@ pub(super) fn refer(field: &mut Value) {
     field["pattern"] = REFERENCE.into();
 }
 
-/// The files that a map is laid over.
+/// Returns the schema of `_include_`.
 pub(super) fn include() -> Value {
-    json!({ "type": ["string", "array"], "items": { "type": "string" }, "description": "Files to lay under this map: `base.yaml`, `more.yaml:section`." })
+    json!({
+        "type": ["string", "array"],
+        "items": { "type": "string" },
+        "description": "Files that this map overrides: `base.yaml`, `more.yaml:section`.",
+    })
 }
 
-/// Rewrites serde's external tags `{"Name": {...}}` to `{_target_: Name, ...}`, as files spell them. The
-/// tag may be left out, which overrides fields of what the recipe chose; they may then fit several types.
+/// Rewrites serde's external tags `{"Name": {...}}` to `{_target_: Name, ...}`, the syntax of files. The tag is
+/// optional when fields of the recipe's own choice are overridden; the fields may then match several types.
 fn targets(definitions: &mut Value) {
     let snapshot = definitions.clone();
     for definition in definitions.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
         let Some(variants) = definition.get("oneOf").and_then(Value::as_array) else {
             continue;
         };
-        let flat: Option<Vec<_>> = variants.iter().map(|variant| flat_variant(variant, &snapshot)).collect();
+        // A plain name is kept, unless the type has nothing else.
+        let named = |variant: &&Value| variant.get("const").is_some();
+        if variants.iter().all(|variant| named(&variant)) {
+            continue;
+        }
+        let flat = variants.iter().map(|variant| match named(&variant) {
+            true => Some(variant.clone()),
+            false => flat_variant(variant, &snapshot),
+        });
+        let flat: Option<Vec<_>> = flat.collect();
         if let (Some(flat), Some(definition)) = (flat, definition.as_object_mut()) {
             definition.remove("oneOf");
             definition.insert("anyOf".into(), flat.into());
@@ -135,7 +148,7 @@ fn flat_variant(variant: &Value, definitions: &Value) -> Option<Value> {
     }
     let mut fields = inner.get("properties").cloned().unwrap_or_else(|| json!({}));
     if name == "Custom" {
-        // An own type: its name is a path, and further arguments are its own affair.
+        // A custom type: its name is a path, and its other arguments are not checked here.
         fields
             .as_object_mut()?
             .insert("_target_".into(), json!({ "type": "string", "pattern": "::" }));

@@ -1,6 +1,6 @@
-//! The templates, one line each; styles below.
+//! Table of all templates, one per line, followed by the styles that they share.
 //!
-//! NeMo's `mllama` is missing: its chat template writes today's date, and it belongs to a model with another merge.
+//! NeMo's `mllama` is missing: its chat template writes today's date, and its model merges tokens differently.
 
 use super::Template;
 
@@ -17,12 +17,15 @@ pub const TEMPLATES: &[Template] = &[
     Template { name: "llama_2", system: HONEST_ASSISTANT, ..LLAMA_2 },
     Template { name: "llava_llama_2", system: VISION_ASSISTANT, ..LLAMA_2 },
     Template { name: "llava_llama_2_simple", system: "Answer the questions about the visual content that the user provides.", ..LLAMA_2 },
-    Template { name: "llava_llama_2_mmtag", system: "Answer the questions about the visual content that the user provides.The visual content will be provided with the following format: <Image>visual content</Image>.", ..LLAMA_2 },
+    Template { name: "llava_llama_2_mmtag", system: "Answer the questions about the visual content that the user provides.The visual \
+        content will be provided with the following format: <Image>visual content</Image>.", ..LLAMA_2 },
     Template { name: "mistral_instruct", aliases: &["llava_mistral_instruct"], ..LLAMA_2 },
     Template { name: "mistral", ..MISTRAL },
     Template { name: "qwen_1_5", system: "You are a helpful assistant.", ..CHATML },
-    Template { name: "mpt", system: "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers.", ..MPT },
-    Template { name: "mistral_orca", system: "You are MistralOrca, a large language model trained by Alignment Lab AI. Write out your reasoning step-by-step to be sure you get the right answers!", ..MPT },
+    Template { name: "mpt", system: "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest \
+        answers.", ..MPT },
+    Template { name: "mistral_orca", system: "You are MistralOrca, a large language model trained by Alignment Lab AI. Write out your \
+        reasoning step-by-step to be sure you get the right answers!", ..MPT },
     Template { name: "mistral_direct", aliases: &["chatml_direct"], system: "Answer the questions.", ..MPT },
     Template { name: "mistral_zephyr", system: "You are a helpful AI assistant.", ..ZEPHYR },
     Template { name: "gemma_instruct", ..GEMMA },
@@ -46,7 +49,7 @@ const NONE: Template = Template {
     caption_only: false,
 };
 
-/// Vicuna: two separators, a space and the end of sequence.
+/// Vicuna: two separators, a space and the end-of-sequence token.
 const TWO: Template = Template {
     system_frame: ("", " "),
     user: ("USER: ", " "),
@@ -56,14 +59,14 @@ const TWO: Template = Template {
     ..NONE
 };
 
-/// Caption after picture.
+/// A caption after an image.
 const PLAIN: Template = Template {
     stop: "\n",
     caption_only: true,
     ..NONE
 };
 
-/// One separator. NeMo gives these no stop string: the separator is the natural one.
+/// One separator. NeMo's templates have no stop string here; we use the separator.
 const SINGLE: Template = Template {
     system_frame: ("", "###"),
     user: ("Human: ", "###"),
@@ -84,7 +87,7 @@ const LLAMA_3: Template = Template {
     ..NONE
 };
 
-/// Llama-2-7b-chat: the system text is part of the first question, each round is a sequence of its own.
+/// Llama-2-7b-chat: the system text is part of the first question, and each turn starts with its own `<s>`.
 const LLAMA_2: Template = Template {
     begin: "<s>[INST] ",
     system_frame: ("<<SYS>>\n", "\n<</SYS>>\n\n"),
@@ -96,7 +99,7 @@ const LLAMA_2: Template = Template {
     ..NONE
 };
 
-/// VILA's Mistral. (NeMo prints "None" for the missing system text; we do not.)
+/// Mistral as in VILA. (NeMo renders the missing system text as "None"; we leave it empty.)
 const MISTRAL: Template = Template {
     begin: "<s>[INST] ",
     user: ("", " [/INST]"),
@@ -105,7 +108,7 @@ const MISTRAL: Template = Template {
     ..NONE
 };
 
-/// ChatML as MPT had it: no line break after an end mark.
+/// ChatML as in MPT: no line break after an end mark.
 const MPT: Template = Template {
     system_frame: ("<|im_start|>system\n", "<|im_end|>"),
     user: ("<|im_start|>user\n", "<|im_end|>"),
@@ -114,7 +117,7 @@ const MPT: Template = Template {
     ..NONE
 };
 
-/// ChatML as Qwen has it: a line break after each end mark.
+/// ChatML as in Qwen: a line break after each end mark.
 const CHATML: Template = Template {
     system_frame: ("<|im_start|>system\n", "<|im_end|>\n"),
     user: ("<|im_start|>user\n", "<|im_end|>\n"),
@@ -148,12 +151,21 @@ const NVGPT: Template = Template {
     ..NONE
 };
 
-const A_CURIOUS_USER: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.";
+const A_CURIOUS_USER: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, \
+    detailed, and polite answers to the user's questions.";
 
-const A_CURIOUS_HUMAN: &str = "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the human's questions.";
+const A_CURIOUS_HUMAN: &str = "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, \
+    detailed, and polite answers to the human's questions.";
 
-const MMTAG: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant is able to understand the visual content that the user provides, and assist the user with a variety of tasks using natural language.The visual content will be provided with the following format: <Image>visual content</Image>.";
+const MMTAG: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant is able to understand the \
+    visual content that the user provides, and assist the user with a variety of tasks using natural language.The visual content will be \
+    provided with the following format: <Image>visual content</Image>.";
 
-const VISION_ASSISTANT: &str = "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, and assist the user with a variety of tasks using natural language.";
+const VISION_ASSISTANT: &str = "You are a helpful language and vision assistant. You are able to understand the visual content that the \
+    user provides, and assist the user with a variety of tasks using natural language.";
 
-const HONEST_ASSISTANT: &str = "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. Please ensure that your responses are socially unbiased and positive in nature.\n\nIf a question does not make any sense, or is not factually coherent, explain why instead of answering something not correct. If you don't know the answer to a question, please don't share false information.";
+const HONEST_ASSISTANT: &str = "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being \
+    safe.  Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. Please ensure \
+    that your responses are socially unbiased and positive in nature.\n\nIf a question does not make any sense, or is not factually \
+    coherent, explain why instead of answering something not correct. If you don't know the answer to a question, please don't share \
+    false information.";

@@ -1,10 +1,12 @@
-//! Which tokens have a meaning of their own, by `tokenizer_config.json`.
+//! Special tokens, as named by `tokenizer_config.json`.
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-/// Token ids with a meaning of their own.
+/// Ids of the special tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpecialIds {
     /// Begin of sequence.
@@ -13,11 +15,11 @@ pub struct SpecialIds {
     pub eos: Option<u32>,
     /// Padding.
     pub pad: Option<u32>,
-    /// The picture placeholder of Hugging Face's models (we use [`IMAGE`](crate::IMAGE) until the merge).
+    /// Image placeholder of Hugging Face's models. (We use [`IMAGE_TOKEN_INDEX`](crate::IMAGE_TOKEN_INDEX) before the merge.)
     pub image: Option<u32>,
 }
 
-/// The fields of `tokenizer_config.json` that name tokens: a string, or an object with its `content`.
+/// Fields of `tokenizer_config.json` that name special tokens: a string, or an object with the field `content`.
 #[derive(Default, Deserialize)]
 pub(super) struct Config {
     #[serde(default)]
@@ -31,17 +33,45 @@ pub(super) struct Config {
     #[serde(default)]
     extra_special_tokens: Value,
     pub(super) add_bos_token: Option<bool>,
+    #[serde(default)]
+    add_eos_token: Value,
+    #[serde(default)]
+    split_special_tokens: Value,
+    #[serde(default)]
+    added_tokens_decoder: BTreeMap<String, Value>,
 }
 
 impl Config {
-    /// The ids of the tokens named here, and of the usual ones where nothing is named.
+    /// Returns a sentence for each setting that changes ids and is not applied.
+    pub(super) fn unapplied(&self, inner: &Tokenizer) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if self.add_eos_token == true {
+            sentences.push("`add_eos_token` is true, but the conversation template says where answers end".to_owned());
+        }
+        if self.split_special_tokens == true {
+            sentences.push("`split_special_tokens` is true, but special tokens in a text are kept whole".to_owned());
+        }
+        for (id, token) in &self.added_tokens_decoder {
+            let content = token.get("content").and_then(Value::as_str).unwrap_or_default();
+            let known = inner.token_to_id(content);
+            if known.map(|id| id.to_string()).as_ref() != Some(id) {
+                sentences.push(format!(
+                    "`added_tokens_decoder` gives {content:?} the id {id}, but tokenizer.json {}",
+                    known.map_or("does not have it".to_owned(), |known| format!("has it as {known}"))
+                ));
+            }
+        }
+        sentences
+    }
+
+    /// Returns the ids of the tokens named in the config. If it names none, returns those of the usual names.
     pub(super) fn special_ids(&self, inner: &Tokenizer) -> SpecialIds {
         let named = |token: &Value| {
             let content = token.as_str().or_else(|| token.get("content")?.as_str())?;
             inner.token_to_id(content)
         };
         let first = |tokens: &[&str]| tokens.iter().find_map(|token| inner.token_to_id(token));
-        // Without a config (all fields null), the usual names; with one, what it leaves out does not exist.
+        // Without a config (all fields null) the usual names apply. With one, a token that it does not name does not exist.
         let bare = [&self.bos_token, &self.eos_token, &self.pad_token]
             .iter()
             .all(|token| token.is_null());

@@ -1,10 +1,10 @@
-// Gloo's own headers are not part of libtorch. ProcessGroupGloo.hpp names these four classes and
-// never looks inside them, so declaring them opaquely is enough to create a group and to call it.
+// Gloo's own headers are not part of libtorch. ProcessGroupGloo.hpp uses only the names of these four classes, so
+// opaque declarations are enough to create a group and to call it.
 //
-// These are declarations only: nothing in this folder may construct, subclass or call into them,
-// because the real classes (compiled into libtorch_cpu.so) have more members. `GlooStore`, which
-// ProcessGroupGloo.hpp derives from `Store` in its header, must therefore never be created here:
-// the constructor of ProcessGroupGloo does so, inside libtorch, from a plain c10d::Store.
+// These are declarations only. Nothing in this folder may construct, subclass or call them, because the real classes
+// (compiled into libtorch_cpu.so) have more members. In particular, never create a `GlooStore`, which
+// ProcessGroupGloo.hpp derives from `Store`: the constructor of ProcessGroupGloo creates it inside libtorch from a plain
+// c10d::Store.
 #pragma once
 
 #include <chrono>

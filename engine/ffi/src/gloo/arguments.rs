@@ -1,4 +1,4 @@
-//! What the collectives demand of their tensors, checked before the call: Gloo's own checks are few, and
+//! Checks of the collectives' tensors before the call: Gloo's own checks are few, and
 //! some of them end the process.
 
 use tch::{Device, Kind, Tensor};

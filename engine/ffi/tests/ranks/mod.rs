@@ -1,4 +1,4 @@
-//! Ranks as threads of the test's process: each with its own connection to one store, and its own group.
+//! Ranks as threads of the test process. Each rank has its own connection to one store and its own group.
 
 use std::fmt::Debug;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -10,7 +10,7 @@ use neva_torch_ffi::{Bind, GlooGroup, GlooOptions, TcpStore};
 
 pub(crate) const HOST: &str = "127.0.0.1";
 
-/// Longer than any test should take: a hung one ends here.
+/// Deadline of all waits. It is much longer than any test, so only a hung test reaches it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
 
 pub(crate) fn options(rank: usize, size: usize) -> GlooOptions {
@@ -24,7 +24,7 @@ pub(crate) fn options(rank: usize, size: usize) -> GlooOptions {
     }
 }
 
-/// Runs `body` on `size` ranks and returns their results in order. A panic of a rank is the test's.
+/// Runs `body` on `size` ranks and returns their results in the order of ranks. A panic of a rank fails the test.
 pub(crate) fn run<T: Send + Debug + 'static>(
     size: usize,
     adjust: fn(&mut GlooOptions),
@@ -42,10 +42,11 @@ pub(crate) fn run<T: Send + Debug + 'static>(
                 let mut options = options(rank, size);
                 adjust(&mut options);
                 let group = Arc::new(GlooGroup::new(&store, &options).unwrap());
-                // A group is formed when this rank's own connections are: one that leaves now could spoil another's.
+                // `new` returns when the connections of this rank are complete. If it left now, the connections of other
+                // ranks could fail.
                 formed.wait();
                 let result = body(&group);
-                // The group goes along: no rank hangs up while another still talks.
+                // The group is sent along, so that no rank closes its connections while another one still needs them.
                 sender.send((rank, result, group, store)).unwrap();
             };
             thread::Builder::new().name(format!("rank {rank}")).spawn(work).unwrap()

@@ -1,51 +1,51 @@
-//! What a group asks of NCCL and of the GPU.
+//! Interface of an NCCL process group to the library and the GPU.
 
 use crate::comm::Reduce;
 use std::fmt::Debug;
 use tch::{Device, Tensor};
 
-/// The library and the GPU behind a group. [`Nccl`](super::Nccl) is the real one; tests put their own in its place.
+/// Library and GPU of a process group. [`Nccl`](super::Nccl) is the real one; tests have a simulated one.
 ///
-/// No call waits for the GPU or for another rank. An error is the library's own text.
+/// No call waits for the GPU or for another rank. Errors are the library's text.
 pub trait Backend: Send + Sync + Debug + 'static {
-    /// A communicator, until [`Self::destroy`] or [`Self::abort`] takes it.
+    /// A communicator, valid until [`Self::destroy`] or [`Self::abort`].
     type Communicator: Send + Debug;
-    /// A queue of the GPU.
+    /// A CUDA stream.
     type Stream: Copy + Send + Sync + Debug;
-    /// A point in a stream.
+    /// A CUDA event.
     type Event: Send + Sync;
 
-    /// What it runs on.
+    /// Returns the device of this rank.
     fn device(&self) -> Device;
 
-    /// Whether a tensor lies where it reaches.
-    fn carries(&self, tensor: &Tensor) -> bool;
+    /// Returns whether the tensor is on a device of this backend.
+    fn is_on_device(&self, tensor: &Tensor) -> bool;
 
-    /// A name for a communicator to be, of which there is no second.
+    /// Returns a unique id for a new communicator.
     ///
     /// # Errors
     /// The library failed.
     fn unique_id(&self) -> Result<Vec<u8>, String>;
 
-    /// Begins to form the communicator `id` of `size` ranks as its rank `rank`.
+    /// Starts to create the communicator `id` of `size` ranks, as its rank `rank`.
     ///
     /// # Errors
     /// The library failed.
-    fn join(&self, id: &[u8], rank: usize, size: usize) -> Result<Self::Communicator, String>;
+    fn init_rank(&self, id: &[u8], rank: usize, size: usize) -> Result<Self::Communicator, String>;
 
-    /// Whether what was begun last is in the GPU's hands.
+    /// Returns whether the last call is enqueued on the GPU.
     ///
     /// # Errors
     /// The communicator is broken.
     fn is_ready(&self, communicator: &Self::Communicator) -> Result<bool, String>;
 
-    /// Begins a call on `stream`. Its tensors are contiguous and of the right sizes.
+    /// Starts a call on `stream`. Its tensors are contiguous and of the right sizes.
     ///
     /// # Errors
     /// The library refused.
-    fn issue(&self, communicator: &Self::Communicator, call: &Call<'_>, stream: Self::Stream) -> Result<(), String>;
+    fn enqueue(&self, communicator: &Self::Communicator, call: &Call<'_>, stream: Self::Stream) -> Result<(), String>;
 
-    /// Begins to send what peers have not got yet.
+    /// Starts to flush all calls to the peers.
     ///
     /// # Errors
     /// The library failed.
@@ -54,61 +54,61 @@ pub trait Backend: Send + Sync + Debug + 'static {
     /// Frees a communicator that is ready after [`Self::finalize`].
     fn destroy(&self, communicator: Self::Communicator);
 
-    /// Frees a communicator, whatever it is doing: what waits for a peer on the GPU ends.
+    /// Frees a communicator in any state: kernels that wait for a peer end.
     fn abort(&self, communicator: Self::Communicator);
 
-    /// A stream of its own.
+    /// Returns a new stream.
     ///
     /// # Errors
     /// The GPU failed.
     fn new_stream(&self) -> Result<Self::Stream, String>;
 
-    /// The stream that libtorch computes on, for this thread.
+    /// Returns libtorch's current stream of this thread.
     ///
     /// # Errors
     /// The GPU failed.
     fn current_stream(&self) -> Result<Self::Stream, String>;
 
-    /// The point behind what is in a stream now.
+    /// Records an event after the work that is in a stream now.
     ///
     /// # Errors
     /// The GPU failed.
-    fn mark(&self, stream: Self::Stream) -> Result<Self::Event, String>;
+    fn record_event(&self, stream: Self::Stream) -> Result<Self::Event, String>;
 
-    /// What enters `stream` from now on begins after `event`.
+    /// Makes later work of `stream` wait for `event`.
     ///
     /// # Errors
     /// The GPU failed.
-    fn order(&self, stream: Self::Stream, event: &Self::Event) -> Result<(), String>;
+    fn wait_event(&self, stream: Self::Stream, event: &Self::Event) -> Result<(), String>;
 
-    /// Whether the GPU has come as far as `event`.
+    /// Returns whether the GPU has completed `event`.
     ///
     /// # Errors
     /// The GPU failed.
-    fn is_over(&self, event: &Self::Event) -> Result<bool, String>;
+    fn is_complete(&self, event: &Self::Event) -> Result<bool, String>;
 
-    /// Keeps the memory of a tensor that is dropped now for what is in `stream`.
-    fn keep(&self, stream: Self::Stream, tensor: &Tensor);
+    /// Keeps the memory of a tensor until the present work of `stream` is done, as `torch.Tensor.record_stream`.
+    fn record_stream(&self, stream: Self::Stream, tensor: &Tensor);
 }
 
-/// A call of a communicator. Peers are ranks of the communicator.
+/// A collective or transfer. Peers are ranks of the communicator.
 #[derive(Debug)]
 pub enum Call<'a> {
     /// In place.
     AllReduce {
         /// Read and written.
         tensor: &'a Tensor,
-        /// How.
+        /// Reduction.
         reduce: Reduce,
     },
-    /// `into` is as many times as large as there are ranks.
+    /// `into` has the size of `tensor` times the number of ranks.
     AllGather {
         /// Written.
         into: &'a Tensor,
         /// Read.
         tensor: &'a Tensor,
     },
-    /// A sum; `tensor` is as many times as large as there are ranks.
+    /// A sum; `tensor` has the size of `into` times the number of ranks.
     ReduceScatter {
         /// Written.
         into: &'a Tensor,
@@ -119,17 +119,17 @@ pub enum Call<'a> {
     Broadcast {
         /// Read by the root, written by the others.
         tensor: &'a Tensor,
-        /// Whose it is.
+        /// The sender.
         root: usize,
     },
-    /// To a rank that receives.
+    /// Sends to one rank.
     Send {
         /// Read.
         tensor: &'a Tensor,
         /// The receiver.
         to: usize,
     },
-    /// From a rank that sends.
+    /// Receives from one rank.
     Recv {
         /// Written.
         into: &'a Tensor,
@@ -139,7 +139,7 @@ pub enum Call<'a> {
 }
 
 impl Call<'_> {
-    /// Its name, for messages.
+    /// Returns the name of the operation, for messages.
     pub fn operation(&self) -> &'static str {
         match self {
             Self::AllReduce { reduce: Reduce::Sum, .. } => "all_reduce(sum)",
@@ -152,7 +152,7 @@ impl Call<'_> {
         }
     }
 
-    /// The tensor that it is about.
+    /// Returns the tensor that messages describe.
     pub(super) fn subject(&self) -> &Tensor {
         match self {
             Self::AllReduce { tensor, .. }
@@ -164,7 +164,7 @@ impl Call<'_> {
         }
     }
 
-    /// What must live until it is over.
+    /// Returns the tensors that must live until the call is complete.
     pub(super) fn tensors(&self) -> Vec<Tensor> {
         let into = match self {
             Self::AllGather { into, .. } | Self::ReduceScatter { into, .. } => Some(into.detach()),
@@ -173,22 +173,22 @@ impl Call<'_> {
         into.into_iter().chain([self.subject().detach()]).collect()
     }
 
-    /// Refuses tensors whose memory the library would misread, in a group of `size` ranks.
+    /// Validates layout, kind and size of the tensors for a group of `size` ranks.
     pub(super) fn check(&self, size: usize) -> Result<(), String> {
-        let (whole, part) = match self {
+        let (whole, shard) = match self {
             Self::AllGather { into, tensor } => (into, tensor),
             Self::ReduceScatter { into, tensor } => (tensor, into),
             _ => return contiguous(self.subject()),
         };
         contiguous(whole)?;
-        contiguous(part)?;
-        if whole.kind() != part.kind() || whole.numel() != part.numel() * size {
+        contiguous(shard)?;
+        if whole.kind() != shard.kind() || whole.numel() != shard.numel() * size {
             return Err(format!(
                 "{:?} {:?} is not {size} times {:?} {:?}",
                 whole.kind(),
                 whole.size(),
-                part.kind(),
-                part.size()
+                shard.kind(),
+                shard.size()
             ));
         }
         Ok(())

@@ -1,10 +1,11 @@
-//! Groups whose tensors lie on GPUs, and on the host beside.
+//! Process groups for tensors on GPUs (NCCL) and on the host (Gloo).
 
 use super::backend::{Backend, Call};
 use super::communicator::{Communicator, transport};
 use super::link::{HEADERS, Incoming, Outgoing};
-use super::watch::Watch;
-use crate::comm::collective::{Collective, CommError, Fabric, Pending, Reduce};
+use super::watchdog::Watchdog;
+use crate::comm::process_group::{ProcessGroup, ProcessGroupFactory, Reduce, Work};
+use crate::comm_error::CommError;
 use neva_torch_ffi::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,47 +13,47 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tch::Tensor;
 
-/// A rank with a GPU among others, and the threads that watch over its communicators.
+/// NCCL communicators of a rank and their watchdog threads.
 ///
-/// Dropping it tells the other ranks that this one gave up, unless it was left with [`Self::leave`].
+/// Dropping it notifies the other ranks that this one gave up, unless [`Self::leave`] was called.
 #[derive(Debug)]
 pub struct NcclWorld<B: Backend> {
-    watch: Arc<Watch<B>>,
-    look: Option<JoinHandle<()>>,
+    watchdog: Arc<Watchdog<B>>,
+    watchdog_thread: Option<JoinHandle<()>>,
     left: bool,
 }
 
 impl<B: Backend> NcclWorld<B> {
-    /// The rank `rank`. Ids and words of the ranks go through `store`, which is this world's own. A call that is not
-    /// over after `timeout` ends all.
+    /// Creates the world of rank `rank`. Ids and alarms go through `store`, which nothing else uses. A call that is not
+    /// complete after `timeout` aborts all communicators.
     ///
     /// # Errors
     /// The store or the system failed.
     pub fn new(backend: B, store: &Store, rank: usize, timeout: Duration) -> Result<Self, CommError> {
         let failed = |reason: String| transport("world", "connect", reason);
         let own = || store.try_clone().map_err(|error| failed(error.to_string()));
-        let watch = Arc::new(Watch::new(backend, own()?, own()?, rank, timeout));
-        let thread = |name: &str, body: fn(Arc<Watch<B>>)| {
-            let watch = watch.clone();
-            let thread = std::thread::Builder::new().name(name.into()).spawn(move || body(watch));
+        let watchdog = Arc::new(Watchdog::new(backend, own()?, own()?, rank, timeout));
+        let thread = |name: &str, body: fn(Arc<Watchdog<B>>)| {
+            let watchdog = watchdog.clone();
+            let thread = std::thread::Builder::new().name(name.into()).spawn(move || body(watchdog));
             thread.map_err(|error| failed(error.to_string()))
         };
-        let look = thread("nccl-look", |watch| watch.look())?;
-        // Never waited for: the store may not answer any more.
-        drop(thread("nccl-listen", |watch| watch.listen())?);
+        let watchdog_thread = thread("nccl-watchdog", |watchdog| watchdog.run())?;
+        // Not joined: the store may not answer any more.
+        drop(thread("nccl-alarms", |watchdog| watchdog.listen())?);
         Ok(Self {
-            watch,
-            look: Some(look),
+            watchdog,
+            watchdog_thread: Some(watchdog_thread),
             left: false,
         })
     }
 
-    /// Makes groups out of those of `host`, which carries the host's tensors.
-    pub fn over<'a>(&'a self, host: &'a dyn Fabric) -> NcclFabric<'a, B> {
-        NcclFabric { world: self, host }
+    /// Returns a factory of groups that send CPU tensors through groups of `host`.
+    pub fn over<'a>(&'a self, host: &'a dyn ProcessGroupFactory) -> NcclFactory<'a, B> {
+        NcclFactory { world: self, host }
     }
 
-    /// Ends the watch: whatever the others do now is no concern of this rank.
+    /// Ends the watchdog without notifying the other ranks.
     pub fn leave(mut self) {
         self.left = true;
     }
@@ -60,24 +61,24 @@ impl<B: Backend> NcclWorld<B> {
 
 impl<B: Backend> Drop for NcclWorld<B> {
     fn drop(&mut self) {
-        self.watch.end();
-        if let Some(look) = self.look.take() {
+        self.watchdog.end();
+        if let Some(watchdog_thread) = self.watchdog_thread.take() {
             // A panic there was printed.
-            let _ = look.join();
+            let _ = watchdog_thread.join();
         }
         if !self.left {
-            self.watch.tell("it has ended".into());
+            self.watchdog.notify("it has ended".into());
         }
     }
 }
 
-/// Makes the groups of a [`NcclWorld`].
-pub struct NcclFabric<'a, B: Backend> {
+/// Factory of the process groups of an [`NcclWorld`].
+pub struct NcclFactory<'a, B: Backend> {
     world: &'a NcclWorld<B>,
-    host: &'a dyn Fabric,
+    host: &'a dyn ProcessGroupFactory,
 }
 
-impl<B: Backend> Fabric for NcclFabric<'_, B> {
+impl<B: Backend> ProcessGroupFactory for NcclFactory<'_, B> {
     fn rank(&self) -> usize {
         self.host.rank()
     }
@@ -86,21 +87,21 @@ impl<B: Backend> Fabric for NcclFabric<'_, B> {
         self.host.world()
     }
 
-    fn group(&self, name: &str, members: &[usize]) -> Result<Arc<dyn Collective>, CommError> {
+    fn group(&self, name: &str, members: &[usize]) -> Result<Arc<dyn ProcessGroup>, CommError> {
         Ok(Arc::new(self.unlinked(name, members)?))
     }
 
-    fn ring(&self, name: &str, members: &[usize]) -> Result<Arc<dyn Collective>, CommError> {
+    fn ring(&self, name: &str, members: &[usize]) -> Result<Arc<dyn ProcessGroup>, CommError> {
         let mut group = self.unlinked(name, members)?;
         let (rank, size) = (group.rank(), group.size());
         let neighbours = (0..size).flat_map(|rank| [(rank, (rank + 1) % size), ((rank + 1) % size, rank)]);
-        // Ascending, on every rank: the first link that is missing is one that both its ends are about to make.
+        // In ascending order on every rank, so that both ends of a link create it at the same time.
         for (from, to) in neighbours.filter(|(from, to)| from != to).collect::<BTreeSet<_>>() {
             if rank != from && rank != to {
                 continue;
             }
             let pair = [members[from], members[to]];
-            let communicator = Communicator::form(&self.world.watch, &format!("{name}.{from}>{to}"), &pair, usize::from(rank == to))?;
+            let communicator = Communicator::form(&self.world.watchdog, &format!("{name}.{from}>{to}"), &pair, usize::from(rank == to))?;
             let host = group.host.clone();
             if rank == from {
                 group.outgoing.insert(to, Outgoing::new(communicator, host, to)?);
@@ -112,11 +113,12 @@ impl<B: Backend> Fabric for NcclFabric<'_, B> {
     }
 }
 
-impl<B: Backend> NcclFabric<'_, B> {
+impl<B: Backend> NcclFactory<'_, B> {
+    /// Creates a group without links between neighbours.
     fn unlinked(&self, name: &str, members: &[usize]) -> Result<Group<B>, CommError> {
-        // Says who is no member, and who does not come.
+        // Reports a rank that is no member and ranks that do not arrive.
         let host = self.host.group(name, members)?;
-        let communicator = Communicator::form(&self.world.watch, name, members, host.rank())?;
+        let communicator = Communicator::form(&self.world.watchdog, name, members, host.rank())?;
         Ok(Group {
             host,
             communicator,
@@ -126,47 +128,47 @@ impl<B: Backend> NcclFabric<'_, B> {
     }
 }
 
-/// A group: tensors of the GPU go through NCCL, those of the host through the host's group.
+/// A process group: tensors on the GPU go through NCCL, CPU tensors through the host's group.
 #[derive(Debug)]
 struct Group<B: Backend> {
-    host: Arc<dyn Collective>,
+    host: Arc<dyn ProcessGroup>,
     communicator: Arc<Communicator<B>>,
     outgoing: BTreeMap<usize, Outgoing<B>>,
     incoming: BTreeMap<usize, Arc<Incoming<B>>>,
 }
 
 impl<B: Backend> Group<B> {
-    fn carries(&self, tensor: &Tensor) -> bool {
-        self.communicator.watch().backend.carries(tensor)
+    fn is_on_device(&self, tensor: &Tensor) -> bool {
+        self.communicator.watchdog().backend.is_on_device(tensor)
     }
 
-    fn start(&self, call: &Call<'_>) -> Result<Pending, CommError> {
-        // Nothing to carry, on all ranks alike.
+    fn start(&self, call: &Call<'_>) -> Result<Work, CommError> {
+        // Empty on all ranks.
         if call.tensors().iter().all(|tensor| tensor.numel() == 0) {
-            return Ok(Pending::done());
+            return Ok(Work::done());
         }
-        let in_flight = self.communicator.begin(call)?;
-        Ok(Pending::new(|| in_flight.wait()))
+        let work = self.communicator.begin(call)?;
+        Ok(Work::new(|| work.wait()))
     }
 
     fn host_tag(&self, operation: &'static str, tag: u32) -> Result<u32, CommError> {
         if tag < HEADERS {
             return Ok(tag);
         }
-        let reason = format!("tag {tag}: tags of tensors on the host go up to {}", HEADERS - 1);
+        let reason = format!("tag {tag}: tags of CPU tensors go up to {}", HEADERS - 1);
         Err(transport(self.communicator.name(), operation, reason))
     }
 
     fn no_link(&self, operation: &'static str, peer: usize) -> CommError {
         let reason = format!(
-            "ranks {} and {peer} have no link: GPUs send to their neighbours in a ring only",
+            "ranks {} and {peer} have no link: GPUs send only to their neighbours in a ring",
             self.rank()
         );
         transport(self.communicator.name(), operation, reason)
     }
 }
 
-impl<B: Backend> Collective for Group<B> {
+impl<B: Backend> ProcessGroup for Group<B> {
     fn rank(&self) -> usize {
         self.communicator.rank()
     }
@@ -175,44 +177,44 @@ impl<B: Backend> Collective for Group<B> {
         self.communicator.size()
     }
 
-    fn start_all_reduce(&self, tensor: &Tensor, reduce: Reduce) -> Result<Pending, CommError> {
-        if !self.carries(tensor) {
+    fn start_all_reduce(&self, tensor: &Tensor, reduce: Reduce) -> Result<Work, CommError> {
+        if !self.is_on_device(tensor) {
             return self.host.start_all_reduce(tensor, reduce);
         }
         self.start(&Call::AllReduce { tensor, reduce })
     }
 
-    fn start_all_gather(&self, into: &Tensor, tensor: &Tensor) -> Result<Pending, CommError> {
-        if !self.carries(tensor) {
+    fn start_all_gather(&self, into: &Tensor, tensor: &Tensor) -> Result<Work, CommError> {
+        if !self.is_on_device(tensor) {
             return self.host.start_all_gather(into, tensor);
         }
         self.start(&Call::AllGather { into, tensor })
     }
 
-    fn start_reduce_scatter(&self, into: &Tensor, tensor: &Tensor) -> Result<Pending, CommError> {
-        if !self.carries(tensor) {
+    fn start_reduce_scatter(&self, into: &Tensor, tensor: &Tensor) -> Result<Work, CommError> {
+        if !self.is_on_device(tensor) {
             return self.host.start_reduce_scatter(into, tensor);
         }
         self.start(&Call::ReduceScatter { into, tensor })
     }
 
-    fn start_broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, CommError> {
-        if !self.carries(tensor) {
+    fn start_broadcast(&self, tensor: &Tensor, root: usize) -> Result<Work, CommError> {
+        if !self.is_on_device(tensor) {
             return self.host.start_broadcast(tensor, root);
         }
         self.start(&Call::Broadcast { tensor, root })
     }
 
-    fn send(&self, tensor: &Tensor, to: usize, tag: u32) -> Result<Pending, CommError> {
-        if !self.carries(tensor) {
+    fn send(&self, tensor: &Tensor, to: usize, tag: u32) -> Result<Work, CommError> {
+        if !self.is_on_device(tensor) {
             return self.host.send(tensor, to, self.host_tag("send", tag)?);
         }
         let link = self.outgoing.get(&to).ok_or_else(|| self.no_link("send", to))?;
         link.send(tensor, tag)
     }
 
-    fn recv(&self, into: &Tensor, from: usize, tag: u32) -> Result<Pending, CommError> {
-        if !self.carries(into) {
+    fn recv(&self, into: &Tensor, from: usize, tag: u32) -> Result<Work, CommError> {
+        if !self.is_on_device(into) {
             return self.host.recv(into, from, self.host_tag("recv", tag)?);
         }
         let link = self.incoming.get(&from).ok_or_else(|| self.no_link("recv", from))?;

@@ -1,10 +1,10 @@
-//! Tensors' kinds and reductions in NCCL's words.
+//! Conversion of tensor kinds and reductions to NCCL's types.
 
 use crate::comm::Reduce;
 use cudarc::nccl::sys::{ncclDataType_t, ncclRedOp_t};
 use tch::{Kind, Tensor};
 
-/// The kind with which NCCL computes; `None` where it can only carry the bytes.
+/// Returns NCCL's data type; `None` for kinds that it can transfer only as bytes.
 fn computed(kind: Kind) -> Option<ncclDataType_t> {
     Some(match kind {
         Kind::Float => ncclDataType_t::ncclFloat32,
@@ -19,13 +19,13 @@ fn computed(kind: Kind) -> Option<ncclDataType_t> {
     })
 }
 
-/// Kind and number of what is carried of a tensor: its elements, or its bytes.
+/// Returns data type and count for a transfer of a tensor: its elements, or its bytes.
 pub(super) fn elements(tensor: &Tensor) -> (ncclDataType_t, usize) {
     let (kind, count) = (tensor.kind(), tensor.numel());
     computed(kind).map_or((ncclDataType_t::ncclUint8, count * kind.elt_size_in_bytes()), |kind| (kind, count))
 }
 
-/// The kind to reduce with. The greatest of bytes 0 and 1 is their "or"; their sum is no boolean.
+/// Returns the data type of a reduction. Booleans support `Max` only, which is "or" for the bytes 0 and 1.
 pub(super) fn reducible(kind: Kind, reduce: Reduce) -> Result<ncclDataType_t, String> {
     match (kind, reduce) {
         (Kind::Bool, Reduce::Max) => Ok(ncclDataType_t::ncclUint8),
@@ -33,6 +33,7 @@ pub(super) fn reducible(kind: Kind, reduce: Reduce) -> Result<ncclDataType_t, St
     }
 }
 
+/// Returns NCCL's reduction.
 pub(super) fn operator(reduce: Reduce) -> ncclRedOp_t {
     match reduce {
         Reduce::Sum => ncclRedOp_t::ncclSum,
@@ -46,7 +47,7 @@ mod tests {
     use tch::Device;
 
     #[test]
-    fn kinds_are_computed_or_carried() {
+    fn kinds_are_native_or_sent_as_bytes() {
         use ncclDataType_t::*;
         let cases = [
             (Kind::Float, ncclFloat32, 6),
@@ -57,7 +58,7 @@ mod tests {
             (Kind::Int, ncclInt32, 6),
             (Kind::Int8, ncclInt8, 6),
             (Kind::Uint8, ncclUint8, 6),
-            // Their bytes.
+            // As bytes.
             (Kind::Bool, ncclUint8, 6),
             (Kind::Int16, ncclUint8, 12),
             (Kind::Float8e4m3fn, ncclUint8, 6),

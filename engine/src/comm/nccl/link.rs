@@ -1,29 +1,30 @@
-//! Transfers from one rank to another. NCCL knows no tags: it pairs what a communicator sends and receives in the order
-//! in which each side begins it. So the sender alone decides the order. It announces each transfer over the host's
-//! group (tag, kind, number of elements), and the receiver begins receives in the order of these headers, whatever
-//! order they were asked for in. A receive is begun when it is waited for, or when a later one is.
+//! Tagged transfers between two ranks. NCCL has no tags: it matches sends and receives of a communicator in the order in
+//! which each side starts them. So the sender alone decides the order. It sends a header of each transfer (tag, kind,
+//! number of elements) over the host's group, and the receiver starts NCCL receives in the order of the headers. A
+//! receive starts when it, or a later one, is waited for.
 
 use super::backend::{Backend, Call};
-use super::communicator::{Communicator, InFlight, transport};
-use super::watch::lock;
-use crate::comm::collective::{Collective, CommError, Pending, describe, write};
+use super::communicator::{Communicator, NcclWork, transport};
+use super::watchdog::lock;
+use crate::comm::process_group::{ProcessGroup, Work, describe, write};
+use crate::comm_error::CommError;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
 
-/// Tags of headers begin here; those of transfers between CPU tensors end.
+/// First tag of headers; transfers of CPU tensors have lower tags.
 pub(super) const HEADERS: u32 = 1 << 30;
-/// Headers that are kept for a receiver that has not read them.
+/// Maximum number of headers in flight.
 const BACKLOG: usize = 256;
 /// Ranks of a link's communicator.
 const SENDER: usize = 0;
 const RECEIVER: usize = 1;
 
-/// The way to another rank.
+/// Sending side of a link.
 #[derive(Debug)]
 pub(super) struct Outgoing<B: Backend> {
     communicator: Arc<Communicator<B>>,
-    host: Arc<dyn Collective>,
+    host: Arc<dyn ProcessGroup>,
     to: usize,
     sent: Mutex<Sent>,
 }
@@ -31,11 +32,11 @@ pub(super) struct Outgoing<B: Backend> {
 #[derive(Debug, Default)]
 struct Sent {
     count: u64,
-    headers: VecDeque<Pending>,
+    headers: VecDeque<Work>,
 }
 
 impl<B: Backend> Outgoing<B> {
-    pub(super) fn new(communicator: Arc<Communicator<B>>, host: Arc<dyn Collective>, to: usize) -> Result<Self, CommError> {
+    pub(super) fn new(communicator: Arc<Communicator<B>>, host: Arc<dyn ProcessGroup>, to: usize) -> Result<Self, CommError> {
         connect(&communicator, |tensor| Call::Send { tensor, to: RECEIVER })?;
         Ok(Self {
             communicator,
@@ -45,54 +46,55 @@ impl<B: Backend> Outgoing<B> {
         })
     }
 
-    pub(super) fn send(&self, tensor: &Tensor, tag: u32) -> Result<Pending, CommError> {
+    pub(super) fn send(&self, tensor: &Tensor, tag: u32) -> Result<Work, CommError> {
         let call = Call::Send { tensor, to: RECEIVER };
         let header = call.check(2).and_then(|()| Header::of(tensor, tag));
         let header = header.map_err(|reason| transport(self.communicator.name(), "send", reason))?;
         let mut sent = lock(&self.sent);
-        let pending = self.host.send(&header.pack(), self.to, header_tag(sent.count))?;
+        let work = self.host.send(&header.pack(), self.to, header_tag(sent.count))?;
         sent.count += 1;
-        sent.headers.push_back(pending);
+        sent.headers.push_back(work);
         if sent.headers.len() > BACKLOG {
-            sent.headers.pop_front().map_or(Ok(()), Pending::wait)?;
+            sent.headers.pop_front().map_or(Ok(()), Work::wait)?;
         }
         if tensor.numel() == 0 {
-            return Ok(Pending::done());
+            return Ok(Work::done());
         }
-        let in_flight = self.communicator.begin(&call)?;
-        Ok(Pending::new(|| in_flight.wait()))
+        let work = self.communicator.begin(&call)?;
+        Ok(Work::new(|| work.wait()))
     }
 }
 
-/// The way from another rank.
+/// Receiving side of a link.
 #[derive(Debug)]
 pub(super) struct Incoming<B: Backend> {
     communicator: Arc<Communicator<B>>,
-    host: Arc<dyn Collective>,
+    host: Arc<dyn ProcessGroup>,
     from: usize,
     received: Mutex<Received<B>>,
 }
 
 struct Received<B: Backend> {
-    /// Headers read.
+    /// Number of headers read.
     count: u64,
-    /// Receives asked for.
+    /// Number of receives posted.
     asked: u64,
-    /// Asked for and not announced yet, by tag.
+    /// Posted receives without a header yet, by tag.
     posted: BTreeMap<u32, VecDeque<Posted<B>>>,
-    /// Begun, by number.
-    begun: BTreeMap<u64, Option<InFlight<B>>>,
-    /// Announced before it was asked for, by tag.
+    /// Started receives, by number.
+    begun: BTreeMap<u64, Option<NcclWork<B>>>,
+    /// Tensors whose header was read before their receive was posted, by tag.
     staged: BTreeMap<u32, VecDeque<Staged<B>>>,
 }
 
-/// What came before it was asked for, and its transfer where that is still under way.
-type Staged<B> = (Tensor, Option<InFlight<B>>);
+/// A tensor that was received before its receive was posted, and its work handle unless it is empty.
+type Staged<B> = (Tensor, Option<NcclWork<B>>);
 
+/// A posted receive.
 struct Posted<B: Backend> {
     number: u64,
     into: Tensor,
-    /// `into` may be written from here on.
+    /// `into` may be written after this event.
     ready: B::Event,
 }
 
@@ -106,7 +108,7 @@ impl<B: Backend> std::fmt::Debug for Received<B> {
 }
 
 impl<B: Backend> Incoming<B> {
-    pub(super) fn new(communicator: Arc<Communicator<B>>, host: Arc<dyn Collective>, from: usize) -> Result<Self, CommError> {
+    pub(super) fn new(communicator: Arc<Communicator<B>>, host: Arc<dyn ProcessGroup>, from: usize) -> Result<Self, CommError> {
         connect(&communicator, |into| Call::Recv { into, from: SENDER })?;
         let received = Mutex::new(Received {
             count: 0,
@@ -123,15 +125,15 @@ impl<B: Backend> Incoming<B> {
         })
     }
 
-    pub(super) fn recv(self: &Arc<Self>, into: &Tensor, tag: u32) -> Result<Pending, CommError> {
+    pub(super) fn recv(self: &Arc<Self>, into: &Tensor, tag: u32) -> Result<Work, CommError> {
         let failed = |reason| transport(self.communicator.name(), "recv", reason);
         let into = into.detach();
         Call::Recv { into: &into, from: SENDER }.check(2).map_err(failed)?;
         let mut received = lock(&self.received);
-        if let Some((staged, in_flight)) = pop(&mut received.staged, tag) {
+        if let Some((staged, work)) = pop(&mut received.staged, tag) {
             self.compare(&Header::of(&staged, tag).map_err(failed)?, &into)?;
-            return Ok(Pending::new(move || {
-                in_flight.map_or(Ok(()), InFlight::wait)?;
+            return Ok(Work::new(move || {
+                work.map_or(Ok(()), NcclWork::wait)?;
                 write(&into, &staged.view_as(&into));
                 Ok(())
             }));
@@ -145,23 +147,23 @@ impl<B: Backend> Incoming<B> {
         };
         received.posted.entry(tag).or_default().push_back(posted);
         let link = self.clone();
-        Ok(Pending::new(move || link.complete(number, &into)))
+        Ok(Work::new(move || link.complete(number, &into)))
     }
 
-    /// Begins receives in the sender's order up to the one that is waited for.
+    /// Starts receives in the sender's order up to number `number` and waits for that one.
     fn complete(&self, number: u64, into: &Tensor) -> Result<(), CommError> {
         let mut received = lock(&self.received);
-        let in_flight = loop {
-            if let Some(in_flight) = received.begun.remove(&number) {
-                break in_flight;
+        let work = loop {
+            if let Some(work) = received.begun.remove(&number) {
+                break work;
             }
             self.advance(&mut received, into)?;
         };
         drop(received);
-        in_flight.map_or(Ok(()), InFlight::wait)
+        work.map_or(Ok(()), NcclWork::wait)
     }
 
-    /// Reads a header, and begins to receive what it announces.
+    /// Reads a header and starts its receive.
     fn advance(&self, received: &mut Received<B>, awaited: &Tensor) -> Result<(), CommError> {
         let packed = Tensor::zeros([3], (Kind::Int64, Device::Cpu));
         self.host
@@ -193,23 +195,23 @@ impl<B: Backend> Incoming<B> {
                     into: &posted.into,
                     from: SENDER,
                 };
-                let in_flight = match header.count {
+                let work = match header.count {
                     0 => None,
                     _ => Some(self.communicator.begin_after(&posted.ready, &call)?),
                 };
-                received.begun.insert(posted.number, in_flight);
+                received.begun.insert(posted.number, work);
             }
             None => {
-                let staged = Tensor::empty([header.count], (header.kind, self.communicator.watch().backend.device()));
+                let staged = Tensor::empty([header.count], (header.kind, self.communicator.watchdog().backend.device()));
                 let call = Call::Recv {
                     into: &staged,
                     from: SENDER,
                 };
-                let in_flight = match header.count {
+                let work = match header.count {
                     0 => None,
                     _ => Some(self.communicator.begin(&call)?),
                 };
-                received.staged.entry(header.tag).or_default().push_back((staged, in_flight));
+                received.staged.entry(header.tag).or_default().push_back((staged, work));
             }
         }
         Ok(())
@@ -229,7 +231,7 @@ impl<B: Backend> Incoming<B> {
     }
 }
 
-/// What a sender announces.
+/// Header of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
     tag: u32,
@@ -255,7 +257,7 @@ impl Header {
     fn of(tensor: &Tensor, tag: u32) -> Result<Self, String> {
         let (kind, count) = (tensor.kind(), tensor.numel() as i64);
         if !KINDS.contains(&kind) {
-            return Err(format!("{kind:?} is not sent; pass its bytes, `view_dtype(Kind::Uint8)`"));
+            return Err(format!("{kind:?} cannot be sent; send its bytes, `view_dtype(Kind::Uint8)`"));
         }
         Ok(Self { tag, kind, count })
     }
@@ -274,22 +276,24 @@ impl Header {
             }),
             _ => None,
         };
-        header.ok_or_else(|| format!("a header of a transfer that is none: {numbers:?}"))
+        header.ok_or_else(|| format!("invalid header of a transfer: {numbers:?}"))
     }
 }
 
-/// A link's first transfer connects both ends, and waits on the host until it has. It is done where links are made, in
-/// an order that all ranks share: in the middle of a step two ranks could wait for each other.
+/// Connects both ends by a first transfer, which blocks the host. All ranks do this in the same order when links are
+/// created: in the middle of a step two ranks could deadlock.
 fn connect<B: Backend>(communicator: &Communicator<B>, call: impl for<'a> FnOnce(&'a Tensor) -> Call<'a>) -> Result<(), CommError> {
-    let nothing = Tensor::zeros([1], (Kind::Uint8, communicator.watch().backend.device()));
+    let nothing = Tensor::zeros([1], (Kind::Uint8, communicator.watchdog().backend.device()));
     communicator.begin(&call(&nothing))?.wait()
 }
 
+/// Returns the tag of header number `count`.
 fn header_tag(count: u64) -> u32 {
-    // Far fewer headers are under way at once.
+    // Tags are reused: far fewer headers are in flight at once.
     HEADERS + (count % u64::from(HEADERS - 1)) as u32
 }
 
+/// Removes the first entry of queue `tag`.
 fn pop<T>(queues: &mut BTreeMap<u32, VecDeque<T>>, tag: u32) -> Option<T> {
     let queue = queues.get_mut(&tag)?;
     let first = queue.pop_front();

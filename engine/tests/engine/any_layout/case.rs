@@ -1,21 +1,22 @@
-//! A run, a layout, and what it is trained on.
+//! Test cases: a run, a layout, and its batches.
 
 use crate::layout::Layout;
-use crate::recompute::{again, ways};
-use crate::setting::{Samples, adapters, mock, small, without_labels, without_picture};
-use neva_data::{IGNORE, IMAGE, Pixels};
-use neva_layout::{llava_parameters, lora_adapters};
+use crate::recompute::{recompute_settings, with_recompute};
+use crate::setting::{Samples, adapters, mock, small, without_image, without_labels};
+use neva_data::{IGNORE_INDEX, IMAGE_TOKEN_INDEX, Pixels};
+use neva_layout::{Families, lora_adapters};
 use neva_schemas::{
-    AdamW, CpCommType, FeatureSelect, Finetune, LossNormalization, LrScheduler, Optim, Peft, Run, Severity, Validate, VisionPlacement,
+    AdamW, CpCommType, FeatureSelect, Finetune, LossNormalization, LrScheduler, Model, Optim, Peft, ProjectorType, RopeScaling, RopeType,
+    Run, Severity, TextConfig, TextModelType, Validate, VisionConfig, VisionModelType, VisionNorm, VisionPlacement,
 };
 
-/// A run and a layout.
+/// A test case: a run and a layout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Case {
     pub(super) text: Text,
     pub(super) vision: Vision,
     pub(super) layout: Layout,
-    pub(super) shares: Shares,
+    pub(super) options: Options,
     pub(super) trains: Trains,
     pub(super) batches: Batches,
 }
@@ -23,6 +24,9 @@ pub(super) struct Case {
 /// The language model.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Text {
+    pub(super) family: Family,
+    /// The model is a language model alone.
+    pub(super) alone: bool,
     pub(super) layers: usize,
     pub(super) hidden: usize,
     pub(super) heads: usize,
@@ -33,7 +37,47 @@ pub(super) struct Text {
     pub(super) tied: bool,
 }
 
-/// The vision encoder, and what the projector sees of it.
+/// Family of the language model, and the settings of its config besides sizes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Family {
+    Llama { bias: bool, scaled: bool },
+    Mistral { window: Option<usize> },
+    Nemotron { bias: bool },
+    Qwen2 { window: Option<usize>, first: usize },
+}
+
+impl Family {
+    fn configure(self, config: &mut TextConfig) {
+        match self {
+            Self::Llama { bias, scaled } => {
+                config.model_type = Some(TextModelType::Llama);
+                (config.attention_bias, config.mlp_bias) = (bias, bias);
+                config.rope_scaling = scaled.then_some(RopeScaling {
+                    rope_type: RopeType::Llama3,
+                    factor: 4.0,
+                    low_freq_factor: Some(1.0),
+                    high_freq_factor: Some(4.0),
+                    original_max_position_embeddings: Some(32),
+                });
+            }
+            Self::Mistral { window } => {
+                config.model_type = Some(TextModelType::Mistral);
+                config.sliding_window = window;
+            }
+            Self::Nemotron { bias } => {
+                config.model_type = Some(TextModelType::Nemotron);
+                (config.attention_bias, config.mlp_bias) = (bias, bias);
+            }
+            Self::Qwen2 { window, first } => {
+                config.model_type = Some(TextModelType::Qwen2);
+                config.sliding_window = window;
+                (config.use_sliding_window, config.max_window_layers) = (Some(window.is_some()), Some(first));
+            }
+        }
+    }
+}
+
+/// The vision encoder and its selected features.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Vision {
     pub(super) layers: usize,
@@ -41,28 +85,60 @@ pub(super) struct Vision {
     pub(super) intermediate: usize,
     pub(super) feature_layer: i64,
     pub(super) class_token: bool,
+    pub(super) encoder: Encoder,
+    /// A second selected hidden state.
+    pub(super) second: Option<i64>,
+    pub(super) projector: ProjectorType,
 }
 
-/// What a layout says beside its sizes.
+/// Family of the vision encoder, and the settings of its config besides sizes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shares {
+pub(super) enum Encoder {
+    Clip,
+    Siglip,
+    /// InternViT as in 300M, or with the norms of 6B.
+    InternVit {
+        rms: bool,
+    },
+}
+
+impl Encoder {
+    fn configure(self, config: &mut VisionConfig) {
+        config.model_type = match self {
+            Self::Clip => VisionModelType::Clip,
+            Self::Siglip => VisionModelType::Siglip,
+            Self::InternVit { .. } => VisionModelType::InternVit,
+        };
+        if let Self::InternVit { rms: true } = self {
+            (config.norm_type, config.use_qk_norm, config.attention_bias) = (VisionNorm::RmsNorm, true, false);
+        }
+        // Scales of 0.1 would hide what a layer adds.
+        if let Self::InternVit { .. } = self {
+            config.layer_scale_init_value = 0.8;
+        }
+    }
+}
+
+/// Options of a layout besides its sizes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Options {
     pub(super) exchange: CpCommType,
     pub(super) placement: VisionPlacement,
     pub(super) overlap_grad_reduce: bool,
     pub(super) overlap_param_gather: bool,
     pub(super) bucket_size: u64,
-    /// Number of the way to compute again.
+    /// Number of the recompute setting.
     pub(super) recompute: Option<usize>,
 }
 
-/// What is trained.
+/// Trainable parts of the model.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trains {
-    /// Language model, vision encoder, projector.
+    /// Whether language model, vision encoder and projector are frozen.
     pub(super) frozen: [bool; 3],
-    /// Which of [`TARGETS`] have adapters.
+    /// Whether each of [`TARGETS`] has adapters.
     pub(super) targets: [bool; TARGETS.len()],
-    /// Language model, vision encoder: what the adapters stand for.
+    /// Whether LoRA freezes language model and vision encoder.
     pub(super) replaced: [bool; 2],
 }
 
@@ -81,19 +157,19 @@ pub(super) const TARGETS: [&str; 12] = [
     "*.layers.0.*.linear_fc2",
 ];
 
-/// On what.
+/// Batches of a case.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batches {
     pub(super) length: usize,
     pub(super) micro_batch_size: u64,
-    /// Micro-batches of each data-parallel rank in a step.
+    /// Number of microbatches of each data-parallel rank in a step.
     pub(super) count: u64,
     pub(super) mean_of_means: bool,
-    /// Samples share rows.
+    /// Whether samples are packed into rows.
     pub(super) packed: bool,
-    /// Samples of each kind: bit `n` stands for sample `n`, and every 64th behind it.
-    pub(super) without_picture: u64,
-    pub(super) two_pictures: u64,
+    /// Bit masks of samples: bit `n` selects sample `n`, and every 64th after it.
+    pub(super) without_image: u64,
+    pub(super) two_images: u64,
     pub(super) without_labels: u64,
     pub(super) short: u64,
 }
@@ -106,7 +182,7 @@ impl Case {
         micro_batch_size * count * u64::from(self.layout.sizes.dp)
     }
 
-    /// The run on one rank.
+    /// Returns the run on one rank.
     pub(super) fn alone(&self) -> Finetune {
         let mut finetune = small();
         let Self {
@@ -116,29 +192,41 @@ impl Case {
             batches,
             ..
         } = self;
-        let model = finetune.model.llava_mut();
+        let model = finetune.model.as_llava_mut().unwrap();
         let config = &mut model.text_config;
+        text.family.configure(config);
         config.num_hidden_layers = text.layers;
         config.hidden_size = text.hidden;
         (config.num_attention_heads, config.num_key_value_heads, config.head_dim) = (text.heads, text.key_heads, text.head_dim);
         (config.intermediate_size, config.vocab_size, config.tie_word_embeddings) = (text.intermediate, text.vocabulary, text.tied);
-        // Hidden states and gradients of about one, so that rounding is far below what is compared.
+        // Hidden states and gradients are about 1, so that rounding is far below the tolerance.
         config.initializer_range = (text.hidden as f64).powf(-0.5);
         model.image_token_index = text.vocabulary as i64 - 1;
         let config = &mut model.vision_config;
         config.initializer_range = (8.0 * vision.heads as f64).powf(-0.5);
         (config.num_hidden_layers, config.num_attention_heads) = (vision.layers, vision.heads);
         (config.hidden_size, config.intermediate_size) = (8 * vision.heads, vision.intermediate);
-        model.vision_feature_layer = vision.feature_layer;
+        vision.encoder.configure(config);
+        let layers: Vec<_> = std::iter::once(vision.feature_layer).chain(vision.second).collect();
+        model.vision_feature_layer = layers.into();
         model.vision_feature_select_strategy = match vision.class_token {
             true => FeatureSelect::Full,
             false => FeatureSelect::Default,
+        };
+        // A pixel shuffle takes a square of positions.
+        let square = model.description().vision.unwrap().positions() == 4;
+        model.projector_type = match vision.projector {
+            ProjectorType::InternVl if !square => ProjectorType::Mlp(3),
+            projector => projector,
         };
         [
             model.freeze_language_model,
             model.freeze_vision_model,
             model.freeze_vision_projection,
         ] = trains.frozen;
+        if text.alone {
+            finetune.model = Model::language(model.text_config.clone());
+        }
         let targets: Vec<_> = TARGETS
             .iter()
             .zip(trains.targets)
@@ -153,7 +241,7 @@ impl Case {
         let data = mock(&mut finetune);
         data.seq_length = batches.length;
         (data.micro_batch_size, data.global_batch_size) = (batches.micro_batch_size, self.global_batch_size());
-        // Adam makes rounding of small gradients steps of the learning rate; not above its epsilon's size.
+        // Adam would turn rounding of small gradients into steps of the learning rate: a large epsilon prevents this.
         finetune.optim = Optim::AdamW(AdamW {
             lr: 1e-2,
             eps: 1e-2,
@@ -167,32 +255,32 @@ impl Case {
         finetune
     }
 
-    /// The same run in the layout.
+    /// Returns the same run in the layout.
     pub(super) fn laid_out(&self) -> Finetune {
         let mut finetune = self.layout.of(&self.alone());
         finetune.trainer.devices = self.layout.sizes.world();
-        let (strategy, shares) = (&mut finetune.trainer.strategy, self.shares);
-        (strategy.cp_comm_type, strategy.vision_placement) = (shares.exchange, shares.placement);
-        strategy.ddp.overlap_grad_reduce = shares.overlap_grad_reduce;
-        strategy.ddp.overlap_param_gather = shares.overlap_param_gather;
-        strategy.ddp.bucket_size = shares.bucket_size;
+        let (strategy, options) = (&mut finetune.trainer.strategy, self.options);
+        (strategy.cp_comm_type, strategy.vision_placement) = (options.exchange, options.placement);
+        strategy.ddp.overlap_grad_reduce = options.overlap_grad_reduce;
+        strategy.ddp.overlap_param_gather = options.overlap_param_gather;
+        strategy.ddp.bucket_size = options.bucket_size;
         mock(&mut finetune).use_packed_sequence = self.batches.packed;
-        match shares.recompute {
-            Some(way) => again(&finetune, &ways()[way]),
+        match options.recompute {
+            Some(way) => with_recompute(&finetune, &recompute_settings()[way]),
             None => finetune,
         }
     }
 
-    /// Why the run is not started in the layout.
+    /// Returns the errors that prevent the run in the layout.
     pub(super) fn errors(&self) -> Vec<String> {
         let finetune = self.laid_out();
-        let config = finetune.model.llava();
-        let problems = Run::of(finetune.clone()).problems("");
+        let problems = Run::from_finetune(finetune.clone()).problems("");
         let problems = problems.into_iter().filter(|problem| problem.severity == Severity::Error);
         let mut errors: Vec<_> = problems.map(|problem| problem.to_string()).collect();
         if let (Some(peft), true) = (&finetune.peft, errors.is_empty()) {
-            let parameters = llava_parameters(config, finetune.trainer.strategy.vision_placement);
-            let adapters = lora_adapters(config, &parameters, peft.lora(), "finetune.peft");
+            let parameters = Families::builtin().resolve(&finetune.model, "").unwrap();
+            let parameters = parameters.parameters(finetune.trainer.strategy.vision_placement);
+            let adapters = lora_adapters(&parameters, peft.lora(), "finetune.peft");
             errors.extend(adapters.err().into_iter().flatten().map(|problem| problem.to_string()));
         }
         errors
@@ -207,17 +295,17 @@ impl Case {
                 sample.ids.truncate(length.max(5));
                 sample.labels.truncate(length.max(5));
             }
-            if is(batches.without_picture) {
-                without_picture(sample);
-            } else if is(batches.two_pictures) {
-                // Before the last three tokens: a sample that is not short is cut within it.
+            if is(batches.without_image) {
+                without_image(sample);
+            } else if is(batches.two_images) && !sample.images.is_empty() {
+                // Before the last three tokens: samples that are not short are truncated within the image.
                 let place = sample.ids.len() - 2;
-                sample.ids.insert(place, IMAGE);
-                sample.labels.insert(place, IGNORE);
-                let chw = sample.pictures[0].chw.iter().rev().copied().collect();
-                sample.pictures.push(Pixels {
+                sample.ids.insert(place, IMAGE_TOKEN_INDEX);
+                sample.labels.insert(place, IGNORE_INDEX);
+                let chw = sample.images[0].chw.iter().rev().copied().collect();
+                sample.images.push(Pixels {
                     chw,
-                    ..sample.pictures[0].clone()
+                    ..sample.images[0].clone()
                 });
             }
             if is(batches.without_labels) {

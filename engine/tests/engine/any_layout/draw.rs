@@ -1,20 +1,20 @@
-//! Cases, drawn: what validation lets through.
+//! Generators of valid cases.
 
-use super::case::{Batches, Case, Shares, Text, Trains, Vision};
+use super::case::{Batches, Case, Encoder, Family, Options, Text, Trains, Vision};
 use crate::layout::Layout;
-use crate::recompute::ways;
+use crate::recompute::recompute_settings;
 use neva_schemas::CpCommType::{AllGather, P2p};
-use neva_schemas::ParallelSizes;
 use neva_schemas::VisionPlacement::{Cut, Duplicated, Shared};
+use neva_schemas::{ParallelSizes, ProjectorType};
 use proptest::option::weighted;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 
-/// A model whose layers this layout can mostly share out: where it does not say how many its ends take.
+/// Generates a language model whose layers this layout can usually split.
 fn text(layout: Layout) -> impl Strategy<Value = Text> {
-    let sections = layout.sizes.pp as usize * layout.chunks.unwrap_or(1) as usize;
+    let chunks = layout.sizes.pp as usize * layout.chunks.unwrap_or(1) as usize;
     let layers = prop_oneof![
-        4 => (1..=6usize.div_ceil(sections)).prop_map(move |each| each * sections),
+        4 => (1..=6usize.div_ceil(chunks)).prop_map(move |each| each * chunks),
         1 => 1..=6usize,
     ];
     let heads = select(vec![2, 4, 8, 3, 6]).prop_flat_map(|heads: usize| {
@@ -23,8 +23,10 @@ fn text(layout: Layout) -> impl Strategy<Value = Text> {
     });
     let shape = (layers, select(vec![48, 32usize]), heads, weighted(0.3, select(vec![8, 4, 10usize])));
     let rest = (select(vec![48, 24, 36, 40usize]), select(vec![320, 100, 67, 6usize]), any::<bool>());
-    (shape, rest).prop_map(
-        |((layers, hidden, (heads, key_heads), head_dim), (intermediate, vocabulary, tied))| Text {
+    (shape, rest, (family(), proptest::bool::weighted(0.25))).prop_map(
+        |((layers, hidden, (heads, key_heads), head_dim), (intermediate, vocabulary, tied), (family, alone))| Text {
+            family,
+            alone,
             layers,
             hidden,
             heads,
@@ -37,6 +39,16 @@ fn text(layout: Layout) -> impl Strategy<Value = Text> {
     )
 }
 
+fn family() -> impl Strategy<Value = Family> {
+    let window = || weighted(0.7, 1..=20usize);
+    prop_oneof![
+        any::<[bool; 2]>().prop_map(|[bias, scaled]| Family::Llama { bias, scaled }),
+        window().prop_map(|window| Family::Mistral { window }),
+        any::<bool>().prop_map(|bias| Family::Nemotron { bias }),
+        (window(), 0..=3usize).prop_map(|(window, first)| Family::Qwen2 { window, first }),
+    ]
+}
+
 fn vision() -> impl Strategy<Value = Vision> {
     (
         1..=3usize,
@@ -44,17 +56,43 @@ fn vision() -> impl Strategy<Value = Vision> {
         select(vec![48, 40usize]),
         -4..=3i64,
         any::<bool>(),
+        encoder(),
+        weighted(0.2, -4..=3i64),
+        projector(),
     )
-        .prop_map(|(layers, heads, intermediate, feature_layer, class_token)| Vision {
-            layers,
-            heads,
-            intermediate,
-            feature_layer,
-            class_token,
-        })
+        .prop_map(
+            |(layers, heads, intermediate, feature_layer, class_token, encoder, second, projector)| Vision {
+                layers,
+                heads,
+                intermediate,
+                feature_layer,
+                class_token,
+                encoder,
+                second,
+                projector,
+            },
+        )
 }
 
-/// Two to eight ranks, on several axes mostly.
+fn encoder() -> impl Strategy<Value = Encoder> {
+    prop_oneof![
+        Just(Encoder::Clip),
+        Just(Encoder::Siglip),
+        any::<bool>().prop_map(|rms| Encoder::InternVit { rms }),
+    ]
+}
+
+fn projector() -> impl Strategy<Value = ProjectorType> {
+    select(vec![
+        ProjectorType::Mlp(2),
+        ProjectorType::Mlp(2),
+        ProjectorType::Mlp(3),
+        ProjectorType::Linear,
+        ProjectorType::InternVl,
+    ])
+}
+
+/// Generates layouts of two to eight ranks, mostly on several axes.
 fn layout() -> impl Strategy<Value = Layout> {
     let mut all = Vec::new();
     for (tp, cp) in (1..=8).flat_map(|tp| (1..=8).map(move |cp| (tp, cp))) {
@@ -79,7 +117,7 @@ fn layout() -> impl Strategy<Value = Layout> {
     (sizes, weighted(0.6, 2..=3u32), any::<bool>(), ends, any::<bool>()).prop_map(
         |(sizes, chunks, sequence_parallel, (first, last), distributed)| Layout {
             sizes,
-            // On one stage the ends are not looked at, and chunks are refused.
+            // With one stage, the layers of the ends are ignored and chunks are refused.
             chunks: chunks.filter(|_| sizes.pp > 1),
             sequence_parallel,
             ends: [first, last],
@@ -88,10 +126,10 @@ fn layout() -> impl Strategy<Value = Layout> {
     )
 }
 
-fn shares() -> impl Strategy<Value = Shares> {
+fn options() -> impl Strategy<Value = Options> {
     let axes = (select(vec![P2p, AllGather]), select(vec![Shared, Duplicated, Cut]));
-    let rest = (select(vec![1 << 25, 1, 1000, 10_000]), weighted(0.5, 0..ways().len()));
-    (axes, any::<[bool; 2]>(), rest).prop_map(|((exchange, placement), overlaps, (bucket_size, recompute))| Shares {
+    let rest = (select(vec![1 << 25, 1, 1000, 10_000]), weighted(0.5, 0..recompute_settings().len()));
+    (axes, any::<[bool; 2]>(), rest).prop_map(|((exchange, placement), overlaps, (bucket_size, recompute))| Options {
         exchange,
         placement,
         overlap_grad_reduce: overlaps[0],
@@ -114,39 +152,39 @@ fn batches() -> impl Strategy<Value = Batches> {
     let sizes = (14..=40usize, 1..=4u64, 1..=6u64);
     let kinds = (sparse(), sparse(), sparse(), sparse());
     (sizes, any::<[bool; 2]>(), kinds).prop_map(
-        |((length, micro_batch_size, count), [mean_of_means, packed], (without_picture, two_pictures, without_labels, short))| Batches {
+        |((length, micro_batch_size, count), [mean_of_means, packed], (without_image, two_images, without_labels, short))| Batches {
             length,
             micro_batch_size,
             count,
             mean_of_means,
             packed,
-            without_picture,
-            two_pictures,
+            without_image,
+            two_images,
             without_labels,
             short,
         },
     )
 }
 
-/// A quarter of all samples.
+/// Generates a bit mask of a quarter of all samples.
 fn sparse() -> impl Strategy<Value = u64> {
     (any::<u64>(), any::<u64>()).prop_map(|(a, b)| a & b)
 }
 
-/// What validation lets through, of a size that is trained in a second or two.
+/// Generates cases that pass validation and train within a second or two.
 pub(super) fn cases() -> impl Strategy<Value = Case> {
     let text_and_layout = layout().prop_flat_map(|layout| (text(layout), Just(layout)));
-    (text_and_layout, vision(), shares(), trains(), batches())
-        .prop_map(|((text, layout), vision, shares, trains, batches)| {
+    (text_and_layout, vision(), options(), trains(), batches())
+        .prop_map(|((text, layout), vision, options, trains, batches)| {
             let mut case = Case {
                 text,
                 vision,
                 layout,
-                shares,
+                options,
                 trains,
                 batches,
             };
-            // Rows are cut evenly.
+            // Round the row length up to the required multiple.
             let multiple = case.laid_out().trainer.strategy.sequence_multiple();
             case.batches.length = case.batches.length.next_multiple_of(multiple);
             case

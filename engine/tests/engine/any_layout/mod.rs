@@ -1,28 +1,33 @@
-//! Any model in any layout that the run's own validation lets through trains as one rank does.
+//! Any model in any layout that passes validation matches one rank.
 //!
-//! `NEVA_SOAK_LAYOUTS=1000` in the environment tries so many cases, other ones each time. A failure prints the smallest
-//! case that fails, as Rust: it belongs into [`PINNED`].
+//! With `NEVA_SOAK_LAYOUTS=1000` in the environment, 1000 random cases run, different ones each time. A failure prints the
+//! smallest failing case as Rust code: add it to [`PINNED`].
 
 mod case;
 mod draw;
 
 use crate::layout::Layout;
 use crate::setting::{ONE, Trained, close, close_tensors, train, within_limit};
-use case::{Batches, Case, Shares, Text, Trains, Vision};
+use case::{Batches, Case, Encoder, Family, Options, Text, Trains, Vision};
 use draw::cases;
 use neva_schemas::CpCommType::P2p;
-use neva_schemas::ParallelSizes;
 use neva_schemas::VisionPlacement::Cut;
+use neva_schemas::{ParallelSizes, ProjectorType};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Cases that every run of the tests tries.
+/// Number of cases in every test run.
 const CASES: u32 = 32;
 
 const STEPS: u64 = 3;
 
-/// Cases that are tried whatever is drawn: eight ranks of everything, and those that once failed.
+/// Fixed cases: eight ranks with all options, and cases that once failed.
 const PINNED: &[Case] = &[Case {
     text: Text {
+        family: Family::Llama {
+            bias: false,
+            scaled: false,
+        },
+        alone: false,
         layers: 4,
         hidden: 48,
         heads: 6,
@@ -38,6 +43,9 @@ const PINNED: &[Case] = &[Case {
         intermediate: 40,
         feature_layer: -2,
         class_token: true,
+        encoder: Encoder::Clip,
+        second: None,
+        projector: ProjectorType::Mlp(2),
     },
     layout: Layout {
         sizes: ParallelSizes {
@@ -51,7 +59,7 @@ const PINNED: &[Case] = &[Case {
         ends: [None, None],
         distributed: true,
     },
-    shares: Shares {
+    options: Options {
         exchange: P2p,
         placement: Cut,
         overlap_grad_reduce: true,
@@ -70,14 +78,14 @@ const PINNED: &[Case] = &[Case {
         count: 3,
         mean_of_means: false,
         packed: true,
-        without_picture: 0b1111_0010,
-        two_pictures: 0b1001,
+        without_image: 0b1111_0010,
+        two_images: 0b1001,
         without_labels: 0b0110_0100,
         short: 0b1010_1001,
     },
 }];
 
-/// Trains alone and in the layout.
+/// Trains on one rank and in the layout, and compares.
 fn check(case: Case) {
     assert_eq!(case.errors(), [""; 0]);
     let (alone, laid_out) = (case.alone(), case.laid_out());
@@ -90,15 +98,15 @@ fn check(case: Case) {
 }
 
 #[test]
-fn that_is_pinned_trains_as_one_rank_does() {
+fn pinned_cases_match_one_rank() {
     for case in PINNED {
         within_limit(|| check(*case));
     }
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a test's own switch")]
-fn that_is_let_through_trains_as_one_rank_does() {
+#[expect(clippy::disallowed_methods, reason = "a switch of this test")]
+fn generated_cases_match_one_rank() {
     let soak = std::env::var("NEVA_SOAK_LAYOUTS").ok().and_then(|cases| cases.parse().ok());
     let config = Config {
         cases: soak.unwrap_or(CASES),

@@ -1,11 +1,11 @@
-//! Sequences and pictures shared over ranks: a run on one rank and a run in any layout are the same run.
+//! Sequences and images split among ranks: a run in any layout matches one rank.
 
 mod by_hand;
 mod traffic;
 
 use crate::layout::{Layout, four_layers, mixed};
 use crate::setting::{ONE, Samples, adapters, close, close_tensors, gradients, microbatches, on_mesh, train, trainer, within_limit};
-use neva_data::IGNORE;
+use neva_data::IGNORE_INDEX;
 use neva_engine::comm::Mesh;
 use neva_engine::trainer::Microbatch;
 use neva_schemas::{CpCommType, Finetune, LossNormalization, ParallelSizes, VisionPlacement};
@@ -20,10 +20,10 @@ const TP2_CP2: ParallelSizes = ParallelSizes { tp: 2, cp: 2, ..ONE };
 const CP2_DP2: ParallelSizes = ParallelSizes { cp: 2, dp: 2, ..ONE };
 const ALL: &[ParallelSizes] = &[CP2, CP4, TP2_CP2, CP2_DP2];
 
-/// Positions of one picture of the small model.
+/// Number of positions of one image in the small model.
 const IMAGE_LEN: usize = 4;
 
-/// Layouts with and, where there is a tensor axis, without sequence parallelism.
+/// Returns the layouts without and, if tensor-parallel, also with sequence parallelism.
 fn variants(layouts: &[ParallelSizes]) -> impl Iterator<Item = Layout> {
     layouts.iter().flat_map(|sizes| {
         let plain = Layout::plain(*sizes);
@@ -32,7 +32,7 @@ fn variants(layouts: &[ParallelSizes]) -> impl Iterator<Item = Layout> {
     })
 }
 
-/// Loss and gradients of one step with fresh weights.
+/// Returns loss and gradients of one step with fresh weights.
 fn first_step(
     finetune: &Finetune,
     sizes: ParallelSizes,
@@ -47,10 +47,11 @@ fn first_step(
     for (report, _) in &ranks {
         assert_eq!(report, &first, "ranks report different steps");
     }
-    (first.loss, gradients)
+    (first.loss.unwrap(), gradients)
 }
 
-/// [`mixed`], and rows of which most ranks have no label: the only one is the first position's, or the last one's.
+/// Applies [`mixed`], and leaves a single label, at the first or the last position, in some rows, so that most ranks have
+/// none.
 fn sparse(index: usize, sample: &mut neva_data::Sample) {
     mixed(index, sample);
     match (index / 8, index % 8) {
@@ -64,12 +65,12 @@ fn keep_label(sample: &mut neva_data::Sample, keep: impl Fn(usize, usize) -> boo
     let last = sample.labels.len() - 1;
     for (place, label) in sample.labels.iter_mut().enumerate() {
         if !keep(place, last) {
-            *label = IGNORE;
+            *label = IGNORE_INDEX;
         }
     }
 }
 
-/// Losses and weights of ten steps, and the gradients of the first six with fresh weights, against one rank.
+/// Compares losses and weights of ten steps, and gradients of three steps with fresh weights, with one rank.
 #[track_caller]
 fn check(name: &str, layouts: &[ParallelSizes], change: impl FnOnce(&mut Finetune)) {
     let mut finetune = four_layers();
@@ -94,12 +95,12 @@ fn check(name: &str, layouts: &[ParallelSizes], change: impl FnOnce(&mut Finetun
 }
 
 #[test]
-fn of_the_whole_model() {
+fn whole_model_matches_one_rank() {
     within_limit(|| check("full", ALL, |_| {}));
 }
 
 #[test]
-fn of_gathered_keys() {
+fn all_gather_of_keys_matches_one_rank() {
     within_limit(|| {
         check("all_gather", &[CP4, TP2_CP2], |finetune| {
             finetune.trainer.strategy.cp_comm_type = CpCommType::AllGather
@@ -108,7 +109,7 @@ fn of_gathered_keys() {
 }
 
 #[test]
-fn of_adapters() {
+fn adapters_match_one_rank() {
     within_limit(|| {
         check("LoRA", ALL, |finetune| {
             adapters(finetune, &["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"])
@@ -117,9 +118,9 @@ fn of_adapters() {
 }
 
 #[test]
-fn of_adapters_on_few_linears() {
+fn adapters_on_few_linears_match_one_rank() {
     within_limit(|| {
-        // Nothing below the first layer's keys is trained; the vision encoder and the projector are, in part.
+        // The first layer's keys are not trained; parts of the vision encoder and the projector are.
         check("single LoRA", &[CP2, TP2_CP2], |finetune| {
             adapters(finetune, &["q_proj", "o_proj", "linear_1", "fc2"])
         });
@@ -127,38 +128,38 @@ fn of_adapters_on_few_linears() {
 }
 
 #[test]
-fn of_frozen_parts() {
+fn frozen_parts_match_one_rank() {
     within_limit(|| {
         check("frozen vision encoder", &[CP2, TP2_CP2], |finetune| {
-            finetune.model.llava_mut().freeze_vision_model = true
+            finetune.model.as_llava_mut().unwrap().freeze_vision_model = true
         });
-        // In the text-only step nothing is left to train.
+        // In the text-only step no parameter has a gradient.
         check("frozen language model", &[CP2, TP2_CP2], |finetune| {
-            finetune.model.llava_mut().freeze_language_model = true
+            finetune.model.as_llava_mut().unwrap().freeze_language_model = true
         });
         check("frozen language model and projection", &[CP4], |finetune| {
-            finetune.model.llava_mut().freeze_language_model = true;
-            finetune.model.llava_mut().freeze_vision_projection = true;
+            finetune.model.as_llava_mut().unwrap().freeze_language_model = true;
+            finetune.model.as_llava_mut().unwrap().freeze_vision_projection = true;
         });
         check("language model alone", &[CP4], |finetune| {
-            finetune.model.llava_mut().freeze_vision_model = true;
-            finetune.model.llava_mut().freeze_vision_projection = true;
+            finetune.model.as_llava_mut().unwrap().freeze_vision_model = true;
+            finetune.model.as_llava_mut().unwrap().freeze_vision_projection = true;
         });
     });
 }
 
 #[test]
-fn of_a_tied_head_and_means_of_micro_batches() {
+fn a_tied_head_and_microbatch_means_match_one_rank() {
     within_limit(|| {
         check("tied head", &[CP2, TP2_CP2], |finetune| {
-            finetune.model.llava_mut().text_config.tie_word_embeddings = true;
+            finetune.model.as_llava_mut().unwrap().text_config.tie_word_embeddings = true;
             finetune.trainer.loss_normalization = LossNormalization::Microbatch;
         })
     });
 }
 
 #[test]
-fn of_duplicated_vision() {
+fn duplicated_vision_matches_one_rank() {
     within_limit(|| {
         check("duplicated", &[CP2, TP2, TP2_CP2], |finetune| {
             finetune.trainer.strategy.vision_placement = VisionPlacement::Duplicated
@@ -167,7 +168,7 @@ fn of_duplicated_vision() {
 }
 
 #[test]
-fn of_one_rank_bit_by_bit() {
+fn vision_placements_on_one_rank_give_the_same_bits() {
     within_limit(|| {
         let run = |placement| {
             let mut finetune = four_layers();
@@ -184,7 +185,7 @@ fn of_one_rank_bit_by_bit() {
 }
 
 #[test]
-fn of_a_validation() {
+fn validation_matches_one_rank() {
     within_limit(|| {
         let finetune = four_layers();
         let samples = Samples::edited(&finetune, sparse);

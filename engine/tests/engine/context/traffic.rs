@@ -1,14 +1,14 @@
-//! What context-parallel ranks send.
+//! Traffic of context-parallel ranks.
 
 use super::{CP2, CP2_DP2, CP4, IMAGE_LEN, TP2_CP2};
 use crate::layout::{Layout, four_layers};
-use crate::setting::{Samples, microbatches, mock, on_mesh, trainer, within_limit, without_picture};
+use crate::setting::{Samples, microbatches, mock, on_mesh, trainer, within_limit, without_image};
 use neva_engine::comm::{Axis, Mesh};
 use neva_engine::trainer::Microbatch;
-use neva_layout::{KeysValues, SharedPictures};
+use neva_layout::{KeysValues, SharedImages};
 use neva_schemas::CpCommType;
 
-/// Bytes that went through a rank's groups in one step, by operation; those of sums of gradients are left out.
+/// Returns the bytes that a rank has sent in a group with these operations.
 fn sent(mesh: &Mesh, group: &str, operations: &[&str]) -> u64 {
     let traffic = mesh.traffic();
     let sent = traffic.get(group).map(|traffic| {
@@ -22,11 +22,11 @@ fn sent(mesh: &Mesh, group: &str, operations: &[&str]) -> u64 {
 }
 
 #[test]
-fn bytes_are_those_of_the_formulae() {
+fn traffic_matches_the_formulas() {
     within_limit(|| {
         let samples = Samples::edited(&four_layers(), |index, sample| {
             if index % 8 == 2 || index % 8 == 3 {
-                without_picture(sample);
+                without_image(sample);
             }
         });
         for (sizes, exchange) in [
@@ -41,7 +41,7 @@ fn bytes_are_those_of_the_formulae() {
             let mut finetune = layout.of(&four_layers());
             finetune.trainer.strategy.cp_comm_type = exchange;
             mock(&mut finetune).micro_batch_size = 2;
-            let text = &finetune.model.llava().text_config;
+            let text = &finetune.model.as_llava().unwrap().text_config;
             on_mesh(sizes, |mesh| {
                 let mut trainer = trainer(&finetune, mesh.clone());
                 let batches = microbatches(&finetune, &samples, &mesh, 0);
@@ -58,15 +58,15 @@ fn bytes_are_those_of_the_formulae() {
                         bytes: 4,
                     };
                     keys += text.num_hidden_layers as u64 * (layer.forward() + layer.backward());
-                    let pictures = SharedPictures {
+                    let images = SharedImages {
                         tensor: sizes.tp as usize,
                         context: sizes.cp as usize,
-                        pictures: batch.pixels.as_ref().map_or(0, |pixels| pixels.size()[0] as usize),
+                        images: batch.pixels.as_ref().map_or(0, |pixels| pixels.size()[0] as usize),
                         features: IMAGE_LEN * text.hidden_size,
                         bytes: 4,
                     };
-                    forward += pictures.forward();
-                    backward += pictures.backward();
+                    forward += images.forward();
+                    backward += images.backward();
                 }
                 assert!(keys > 0 && forward > 0 && backward > 0);
                 let moved = ["send", "all_gather", "reduce_scatter"];
@@ -74,7 +74,7 @@ fn bytes_are_those_of_the_formulae() {
                 if sizes.tp == 1 {
                     expected[0].1 += forward;
                 } else {
-                    expected.push(("sharers", forward));
+                    expected.push(("tp_cp", forward));
                 }
                 for (group, bytes) in expected {
                     let got = sent(&mesh, group, &moved);

@@ -1,4 +1,4 @@
-//! NCCL's library: where it is looked for, and what is said where it is not. The libraries here are the tests' own.
+//! Search for NCCL's library. The libraries are compiled by the tests.
 
 use neva_engine::EngineError;
 use neva_engine::comm::{Backend, CommError, Nccl};
@@ -6,7 +6,7 @@ use neva_schemas::exit_class;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the engine calls. Says which version it is; deals ids, once.
+/// The functions that the engine calls. Returns its version, and a unique id once.
 const LIBRARY: &str = r#"
     #include <string.h>
     typedef struct { char internal[128]; } Id;
@@ -44,19 +44,19 @@ fn library(folder: &Path, name: &str, flags: &[&str]) -> PathBuf {
 }
 
 #[test]
-fn the_first_place_that_holds_nccl_is_taken() {
+fn the_first_path_with_nccl_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let nccl = library(folder.path(), "libnccl.so.2", &["-DVERSION=22809"]);
     let nccl = Nccl::open(&[folder.path().join("none.so"), nccl], 3).unwrap();
     assert_eq!((nccl.version(), nccl.device()), ("2.28.9", tch::Device::Cuda(3)));
     assert_eq!(nccl.unique_id().unwrap(), [200; 128]);
     assert_eq!(nccl.unique_id().unwrap_err(), "NCCL: unhandled system error");
-    // Ids come from another process.
-    assert_eq!(nccl.join(&[0; 8], 0, 2).unwrap_err(), "an id has 128 bytes, not 8");
+    // An id comes from another process and may be invalid.
+    assert_eq!(nccl.init_rank(&[0; 8], 0, 2).unwrap_err(), "an id has 128 bytes, not 8");
 }
 
 #[test]
-fn what_is_missing_is_named_with_what_installs_it() {
+fn a_missing_library_is_reported_with_the_install_command() {
     let folder = tempfile::tempdir().unwrap();
     let places = [
         folder.path().join("none.so"),
@@ -76,7 +76,7 @@ fn what_is_missing_is_named_with_what_installs_it() {
     ] {
         assert!(text.contains(words), "`{words}` is not in {text}");
     }
-    assert_eq!(EngineError::from(error).class(), exit_class::CLUSTER);
+    assert_eq!(EngineError::from(error).exit_code(), exit_class::CLUSTER);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Folders of checkpoints: looking at them, making them, changing them.
+//! Fixtures of checkpoint folders.
 
 use neva_engine::checkpoint::{
     Artifacts, BaseReference, CheckpointFolder, Checksum, HostMemory, RunProgress, SEAL, Saving, Snapshot, TensorFile, save, write_tensors,
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
-/// Every file under a folder, with its bytes.
+/// Returns every file under a folder with its bytes.
 pub(crate) fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -26,7 +26,7 @@ pub(crate) fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Names in a folder, sorted.
+/// Returns the sorted names in a folder.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
@@ -58,7 +58,7 @@ pub(crate) fn saved(
     })
 }
 
-/// The same, while the caller goes on.
+/// Starts an asynchronous save of a trainer after `steps` steps of 8 samples.
 pub(crate) fn saved_later(parent: &Path, trainer: &Trainer, finetune: &Finetune, steps: u64, memory: &HostMemory) -> Saving {
     with_snapshot(trainer, finetune, steps, &Vec::new(), 10, |snapshot| {
         Saving::start(parent, snapshot, Some(memory), trainer.mesh()).unwrap()
@@ -73,7 +73,7 @@ fn with_snapshot<T>(
     keep: i64,
     then: impl FnOnce(&Snapshot<'_>) -> T,
 ) -> T {
-    let mut run = Run::of(finetune.clone());
+    let mut run = Run::from_finetune(finetune.clone());
     run.finetune.log.ckpt.save_top_k = keep;
     let progress = RunProgress {
         steps_done: steps,
@@ -92,7 +92,7 @@ fn with_snapshot<T>(
     })
 }
 
-/// Makes a checkpoint that a test has changed whole again.
+/// Updates the checksums of a checkpoint that a test has changed.
 pub(crate) fn reseal(checkpoint: &Path) {
     let mut state = CheckpointFolder::open(checkpoint).unwrap().state;
     for (name, sum) in &mut state.files {

@@ -1,4 +1,4 @@
-//! How close values must be.
+//! Comparisons of values within a tolerance.
 
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
@@ -16,7 +16,7 @@ pub(crate) fn close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
     }
 }
 
-/// Greatest difference of two tensors, relative to the greatest value of the second.
+/// Returns the largest difference of two tensors, relative to the largest value of the second.
 pub(crate) fn difference(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.size(), b.size());
     if a.numel() == 0 {
@@ -31,7 +31,7 @@ pub(crate) fn difference(a: &Tensor, b: &Tensor) -> f64 {
 pub(crate) fn close_tensors(what: &str, got: &BTreeMap<String, Tensor>, expected: &BTreeMap<String, Tensor>, tolerance: f64) {
     assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
     for (name, expected) in expected {
-        // Softmax does not see a key's bias: Adam turns its rounding noise into steps of the learning rate.
+        // Softmax ignores a key's bias: Adam turns its rounding noise into steps of the learning rate.
         if name.contains("vision_tower") && name.ends_with("k_proj.bias") {
             continue;
         }

@@ -1,4 +1,4 @@
-//! What every test starts from: a deadline, and ranks that are threads; small runs, samples, models, folders.
+//! Fixtures of all tests: a deadline, ranks that are threads, small runs, samples, models and folders.
 
 mod checkpoints;
 mod closeness;
@@ -27,9 +27,9 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// Longest time that a rank waits for another.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Runs a test's body on a thread of its own: one that hangs fails.
+/// Runs a test's body on its own thread, and fails if it hangs.
 pub(crate) fn within_limit<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
-    // One thread for each rank, and the same sums in every run.
+    // One thread for each rank gives the same sums in every run.
     tch::set_num_threads(1);
     let (done, outcome) = channel();
     let thread = std::thread::spawn(move || done.send(body()));
@@ -45,5 +45,7 @@ pub(crate) fn within_limit<T: Send + 'static>(body: impl FnOnce() -> T + Send + 
 
 /// Runs `body` on every rank of a mesh of threads.
 pub(crate) fn on_mesh<T: Send>(sizes: ParallelSizes, body: impl Fn(Mesh) -> T + Sync) -> Vec<T> {
-    run_ranks(sizes.world() as usize, DEADLINE, |fabric| body(Mesh::new(sizes, &fabric).unwrap()))
+    run_ranks(sizes.world() as usize, DEADLINE, |factory| {
+        body(Mesh::new(sizes, &factory).unwrap())
+    })
 }

@@ -1,27 +1,33 @@
-//! Small runs, and changes of them.
+//! Small runs, and changes to them.
 
+use neva_layout::{Families, ModelTable};
 use neva_recipes::neva_tiny;
 use neva_schemas::{
-    Accelerator, Callback, CustomCallback, Data, Finetune, LoRA, LrScheduler, MixedPrecision, MockDataModule, NevaPreloadedDataModule,
-    ParallelSizes, Peft, Plugins, Precision, TextConfig, VisionConfig,
+    Accelerator, CallbackConfig, CustomCallback, Data, Finetune, LlavaModel, LoRA, LrScheduler, MixedPrecision, MockDataModule, Model,
+    NevaPreloadedDataModule, ParallelSizes, Peft, Plugins, Precision, TextConfig, VisionConfig,
 };
 use serde_json::Value;
 use std::path::Path;
 
-/// `neva_tiny`'s recipe on one CPU thread.
+/// Returns the recipe `neva_tiny` on one CPU thread.
 pub(crate) fn tiny() -> Finetune {
     let mut finetune = neva_tiny::finetune_recipe(neva_tiny::default_args());
     finetune.trainer.accelerator = Accelerator::Cpu;
     finetune.trainer.threads_per_rank = Some(1);
-    // Tests read whole gradients, which plain data parallelism has on each rank; those of shares ask for them.
+    // Tests read whole gradients, which plain data parallelism has on each rank. Tests of shards enable the distributed optimizer.
     finetune.trainer.strategy.ddp.use_distributed_optimizer = false;
     finetune
 }
 
-/// The same family at a size that trains a step in milliseconds; a picture takes 4 positions.
+/// Returns the table of a model of built-in families.
+pub(crate) fn table(model: &LlavaModel) -> ModelTable {
+    Families::builtin().resolve(&Model::Llava(model.clone()), "model").unwrap()
+}
+
+/// Returns the same family at a size that trains a step in milliseconds. An image takes 4 positions.
 pub(crate) fn small() -> Finetune {
     let mut finetune = tiny();
-    let model = finetune.model.llava_mut();
+    let model = finetune.model.as_llava_mut().unwrap();
     let text = TextConfig {
         vocab_size: 320,
         hidden_size: 64,
@@ -60,7 +66,7 @@ pub(crate) fn precision(finetune: &mut Finetune, precision: Precision) {
     finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision { precision });
 }
 
-/// Small adapters on what every recipe adapts, in place of the language model.
+/// Sets small adapters on the default target modules, in place of training the language model.
 pub(crate) fn lora(finetune: &mut Finetune) {
     finetune.peft = Some(Peft::LoRA(LoRA {
         dim: 4,
@@ -69,7 +75,7 @@ pub(crate) fn lora(finetune: &mut Finetune) {
     }));
 }
 
-/// Small adapters on these modules.
+/// Sets small adapters on these modules.
 pub(crate) fn adapters(finetune: &mut Finetune, target_modules: &[&str]) {
     lora(finetune);
     if let Some(Peft::LoRA(lora)) = &mut finetune.peft {
@@ -77,16 +83,16 @@ pub(crate) fn adapters(finetune: &mut Finetune, target_modules: &[&str]) {
     }
 }
 
-/// A validation every so many steps, on so many samples.
+/// Sets a validation after every `every` steps, on `samples` samples.
 pub(crate) fn validate(finetune: &mut Finetune, every: u64, samples: u64) {
     finetune.trainer.val_check_interval = Some(every);
     finetune.trainer.limit_val_batches = None;
     mock(finetune).num_val_samples = samples;
 }
 
-/// Text and pictures of a file of records in place of mock data, for a model with a vocabulary for them.
+/// Sets a file of records in place of mock data, and a model with a suitable vocabulary.
 pub(crate) fn preload<'a>(finetune: &'a mut Finetune, records: &Path) -> &'a mut NevaPreloadedDataModule {
-    finetune.model.llava_mut().text_config.vocab_size = 2048;
+    finetune.model.as_llava_mut().unwrap().text_config.vocab_size = 2048;
     finetune.data = Data::Preloaded(NevaPreloadedDataModule {
         paths: vec![records.to_owned()],
         seq_length: 192,
@@ -106,13 +112,13 @@ pub(crate) fn preloaded(finetune: &mut Finetune) -> &mut NevaPreloadedDataModule
     }
 }
 
-/// A callback of a test's own, as a recipe names it.
-pub(crate) fn custom(target: &str, mut arguments: Value) -> Callback {
+/// Returns a test's callback as a recipe names it.
+pub(crate) fn custom(target: &str, mut arguments: Value) -> CallbackConfig {
     arguments["_target_"] = target.into();
-    Callback::Custom(CustomCallback(arguments.as_object().unwrap().clone()))
+    CallbackConfig::Custom(CustomCallback(arguments.as_object().unwrap().clone()))
 }
 
-/// Asks for the parallel sizes of a mesh.
+/// Sets the parallel sizes of a mesh.
 pub(crate) fn lay_out(finetune: &mut Finetune, sizes: ParallelSizes) {
     let strategy = &mut finetune.trainer.strategy;
     strategy.tensor_model_parallel_size = sizes.tp;

@@ -1,17 +1,17 @@
-//! Mock samples that a test may change, and micro-batches of them.
+//! Mock samples that a test may change, and microbatches of them.
 
 use neva_data::{Dataset, Order};
 use neva_engine::comm::Mesh;
 use neva_engine::parallel::zigzag;
-use neva_engine::trainer::{Microbatch, batch_slice, merge_options, run_data, to_device};
+use neva_engine::trainer::{Microbatch, batch_sampler, merge_options, run_data, to_device};
 use neva_schemas::Finetune;
 use std::sync::Arc;
 use tch::Device;
 
-/// Changes the sample of that number.
+/// Changes the sample of that index.
 type Edit = dyn Fn(usize, &mut neva_data::Sample) + Send + Sync;
 
-/// The run's mock samples, each changed by `edit`, which is given the sample's number.
+/// The run's mock samples, each changed by `edit`, which gets the sample's index.
 #[derive(Clone)]
 pub(crate) struct Samples {
     inner: Arc<dyn Dataset>,
@@ -47,21 +47,21 @@ impl Dataset for Samples {
     }
 }
 
-/// Takes the picture out of a sample.
-pub(crate) fn without_picture(sample: &mut neva_data::Sample) {
-    sample.pictures.clear();
-    sample.ids.retain(|id| *id != neva_data::IMAGE);
+/// Removes the image from a sample.
+pub(crate) fn without_image(sample: &mut neva_data::Sample) {
+    sample.images.clear();
+    sample.ids.retain(|id| *id != neva_data::IMAGE_TOKEN_INDEX);
     sample.labels = sample.ids.clone();
 }
 
-/// A sample that teaches nothing.
+/// Removes the labels from a sample.
 pub(crate) fn without_labels(sample: &mut neva_data::Sample) {
-    sample.labels.fill(neva_data::IGNORE);
+    sample.labels.fill(neva_data::IGNORE_INDEX);
 }
 
-/// This rank's micro-batches of a step; samples come in the dataset's order.
+/// Returns this rank's microbatches of a step. Samples are in the dataset's order.
 pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, step: u64) -> Vec<Microbatch> {
-    let (slice, options) = (batch_slice(finetune, mesh), merge_options(finetune));
+    let (slice, options) = (batch_sampler(finetune, mesh), merge_options(finetune));
     let order = Order {
         seed: 0,
         len: samples.len() as u64,
@@ -77,7 +77,7 @@ pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, 
                 to_device(&batch, options.image_seq_len, Device::Cpu).unwrap(),
                 batch.tokens.seq_lens().iter().sum::<usize>() as u64,
             );
-            whole.part(zigzag(mesh)).unwrap()
+            whole.context_shard(zigzag(mesh)).unwrap()
         })
         .collect()
 }

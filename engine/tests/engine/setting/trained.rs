@@ -1,6 +1,7 @@
-//! Models on the ranks of a mesh, and what training leaves of them.
+//! Models on the ranks of a mesh, before and after training.
 
 use super::{Samples, lay_out, microbatches, on_mesh};
+use crate::own_family::registry;
 use neva_engine::checkpoint::{Base, CheckpointFolder, ModelCache, Sources};
 use neva_engine::comm::{Axis, Mesh, Reduce};
 use neva_engine::parameters::Parameter;
@@ -10,17 +11,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tch::{Device, Tensor};
 
-/// A model cache that holds nothing.
+/// Returns an empty model cache.
 pub(crate) fn no_cache() -> ModelCache {
-    ModelCache { path: PathBuf::new() }
+    ModelCache::at(PathBuf::new())
 }
 
-/// The model of a run on one rank of a mesh.
+/// Loads the model of a run on one rank of a mesh.
 pub(crate) fn loaded(finetune: &Finetune, mesh: &Mesh) -> LoadedModel {
     load(finetune, None, mesh)
 }
 
-/// The model of a run that goes on from a checkpoint.
+/// Loads the model of a run that resumes from a checkpoint.
 pub(crate) fn load(finetune: &Finetune, checkpoint: Option<&CheckpointFolder>, mesh: &Mesh) -> LoadedModel {
     let (base, cache) = (Base::of(finetune, &no_cache()).unwrap(), no_cache());
     let sources = Sources {
@@ -29,14 +30,15 @@ pub(crate) fn load(finetune: &Finetune, checkpoint: Option<&CheckpointFolder>, m
         base: &base,
         cache: &cache,
     };
-    LoadedModel::load(finetune, sources, mesh, Device::Cpu).unwrap()
+    // With the family of tests/engine/own_family.rs.
+    LoadedModel::load(finetune, registry().models(), sources, mesh, Device::Cpu).unwrap()
 }
 
 pub(crate) fn trainer(finetune: &Finetune, mesh: Mesh) -> Trainer {
     Trainer::new(finetune, loaded(finetune, &mesh), mesh).unwrap()
 }
 
-/// What a run left.
+/// Results of a run.
 pub(crate) struct Trained {
     pub(crate) losses: Vec<f64>,
     /// Norms of the gradients.
@@ -45,7 +47,7 @@ pub(crate) struct Trained {
     pub(crate) weights: BTreeMap<String, Tensor>,
 }
 
-/// Trains in a layout; all ranks must report the same.
+/// Trains in a layout. All ranks must return the same report.
 pub(crate) fn train(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, steps: u64) -> Trained {
     let mut finetune = finetune.clone();
     lay_out(&mut finetune, sizes);
@@ -55,7 +57,7 @@ pub(crate) fn train(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes
         let step = |step| {
             let batches = microbatches(finetune, samples, &mesh, step);
             let report = trainer.step(&batches, |peak| peak, step).unwrap();
-            (report.loss, report.grad_norm)
+            (measured(report.loss), measured(report.grad_norm))
         };
         let (losses, norms) = (0..steps).map(step).unzip();
         Trained {
@@ -79,7 +81,12 @@ pub(crate) fn train(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes
     first
 }
 
-/// Whole weights of a trainer, by name.
+/// Returns a loss or a norm, or -1 if there is none.
+fn measured(value: Option<f64>) -> f64 {
+    value.unwrap_or(-1.0)
+}
+
+/// Returns the whole weights of a trainer by name.
 pub(crate) fn weights(trainer: &Trainer) -> BTreeMap<String, Tensor> {
     let whole = |parameter: &Parameter| {
         (
@@ -90,9 +97,9 @@ pub(crate) fn weights(trainer: &Trainer) -> BTreeMap<String, Tensor> {
     trainer.parameters().iter().map(whole).collect()
 }
 
-/// Whole gradients by name, each value from the rank that updates it; those that no rank touched are left out.
+/// Returns whole gradients by name, each value from the rank that updates it. Omits those that no rank touched.
 pub(crate) fn gradients(trainer: &Trainer) -> BTreeMap<String, Tensor> {
-    let mut pieces = trainer.optimizer().pieces().peekable();
+    let mut pieces = trainer.optimizer().shards().peekable();
     let whole = |(parameter, gradient): (&Parameter, Option<&Tensor>)| {
         let name = &parameter.spec.name;
         let piece = pieces.next_if(|piece| piece.spec.name == *name);
@@ -103,14 +110,14 @@ pub(crate) fn gradients(trainer: &Trainer) -> BTreeMap<String, Tensor> {
             own(&local).copy_(&own(gradient));
         }
         if trainer.optimizer().is_distributed() {
-            trainer.mesh().replicas().all_reduce(&local, Reduce::Sum).unwrap();
+            trainer.mesh().dp_cp_group().all_reduce(&local, Reduce::Sum).unwrap();
         }
         Some((name.clone(), whole(parameter, &local, trainer.mesh())))
     };
     trainer.gradients().filter_map(whole).collect()
 }
 
-/// The whole of a tensor of which the tensor-parallel ranks hold parts.
+/// Gathers the whole tensor from the shards of the tensor-parallel ranks.
 pub(crate) fn whole(parameter: &Parameter, local: &Tensor, mesh: &Mesh) -> Tensor {
     let group = mesh.axis(Axis::Tensor);
     let Some(shard) = parameter.spec.shard(group.rank(), group.size()) else {

@@ -1,7 +1,7 @@
-//! Whole runs, as a rank program does them, and the lines that they leave.
+//! Whole runs, as in a rank program, and the files that they write.
 
 use super::{lay_out, no_cache, on_mesh};
-use neva_engine::trainer::{Progress, Registry, StopRequest, Surroundings, fit};
+use neva_engine::trainer::{Progress, Registry, RunContext, StopRequest, fit};
 use neva_schemas::{Engine, Finetune, LaunchPlan, METRICS_FILE, PLAN_FORMAT, ParallelSizes, RankEnv, RankFailure, Run, RunReport};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tch::Device;
 
-/// The plan of a run on one rank.
+/// Returns the plan of a run on one rank.
 pub(crate) fn plan(finetune: &Finetune, run_dir: &Path) -> LaunchPlan {
     LaunchPlan {
         format: PLAN_FORMAT,
@@ -19,21 +19,21 @@ pub(crate) fn plan(finetune: &Finetune, run_dir: &Path) -> LaunchPlan {
         num_nodes: finetune.trainer.num_nodes,
         ranks_per_node: finetune.trainer.devices,
         env: BTreeMap::new(),
-        run: Run::of(finetune.clone()),
+        run: Run::from_finetune(finetune.clone()),
     }
 }
 
-/// A whole run, as `neva-rank train` does it.
+/// Executes a whole run, as `neva-rank train` does.
 pub(crate) fn run(finetune: &Finetune, run_dir: &Path) -> Result<RunReport, RankFailure> {
     neva_engine::engine().train(&plan(finetune, run_dir), &RankEnv::single())
 }
 
 thread_local! {
-    /// The request to stop that the rank of this thread listens to.
+    /// The stop request of this thread's rank.
     pub(crate) static STOP: RefCell<StopRequest> = RefCell::default();
 }
 
-/// A whole run on a mesh of threads, with callbacks of the test's own; each rank's outcome.
+/// Executes a whole run on a mesh of threads, with the test's callbacks. Returns each rank's outcome.
 pub(crate) fn run_on(
     finetune: &Finetune,
     run_dir: &Path,
@@ -47,7 +47,7 @@ pub(crate) fn run_on(
     on_mesh(sizes, |mesh| {
         let stop = StopRequest::default();
         STOP.set(stop.clone());
-        let surroundings = Surroundings {
+        let context = RunContext {
             run_dir,
             mesh,
             device: Device::Cpu,
@@ -56,29 +56,29 @@ pub(crate) fn run_on(
             stop: &stop,
             environment: |_| None,
         };
-        fit(&plan, surroundings, &Progress::default())
+        fit(&plan, context, &Progress::default())
     })
 }
 
-/// A run's losses, bit by bit.
+/// Returns the bits of a run's losses.
 pub(crate) fn bits(losses: &[f64]) -> Vec<u64> {
     losses.iter().map(|loss| loss.to_bits()).collect()
 }
 
-/// The lines of a file of JSON; none where there is no file.
+/// Returns the lines of a JSON file, or none if there is no file.
 pub(crate) fn json_lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The training steps that a run's metrics have a line for.
+/// Returns the training steps that have a line in a run's metrics.
 pub(crate) fn logged_steps(run_dir: &Path) -> Vec<u64> {
     let lines = json_lines(&run_dir.join(METRICS_FILE));
     let steps = lines.iter().filter(|line| line.get("reduced_train_loss").is_some());
     steps.map(|line| line["step"].as_u64().unwrap()).collect()
 }
 
-/// The lines of a run's validations.
+/// Returns the lines of a run's validations.
 pub(crate) fn validations(run_dir: &Path) -> Vec<Value> {
     let lines = json_lines(&run_dir.join(METRICS_FILE));
     lines.into_iter().filter(|line| line.get("val_loss").is_some()).collect()

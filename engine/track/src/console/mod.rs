@@ -1,4 +1,4 @@
-//! What a user watches while a run goes on.
+//! Console output of a run.
 
 mod bar;
 mod lines;
@@ -7,30 +7,35 @@ mod tests;
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
+use std::time::Duration;
 
 use indicatif::ProgressDrawTarget;
 
-use crate::StepLine;
+use crate::{Background, StepLine, is_file};
 use bar::Bar;
 use lines::Lines;
 
-/// The output of a run's first rank: on a terminal steps become a bar, and everything else stands above it;
-/// elsewhere it is passed on as it is.
+/// The output of a run's first rank. On a terminal steps become a bar below all other output; elsewhere the output is
+/// passed through.
 ///
-/// A reader that went away is no reason to stop a run, so errors of writing are passed over. When it is dropped
-/// the last line is printed, whether it has an end or not, and the bar is left as it is.
+/// Write errors are ignored, because a reader that exited does not stop a run. On drop, the last line is printed, even if
+/// incomplete, and the bar stays on the screen.
 pub struct Console(Kind);
 
 enum Kind {
     Terminal { bar: Bar, lines: Lines },
     Plain(Box<dyn Write + Send>),
+    Background(Background),
 }
 
+/// Maximum time to write the last output.
+const LAST_LINES: Duration = Duration::from_secs(10);
+
 impl Console {
-    /// Standard output: with a bar where `terminal`, plain otherwise.
+    /// Creates a console on standard output, with a bar if `terminal` is set.
     pub fn new(terminal: bool) -> Self {
         let target = ProgressDrawTarget::stdout();
-        // A terminal that cannot move its cursor (`TERM=dumb`) would show nothing at all.
+        // A terminal without cursor movement (`TERM=dumb`) would show nothing at all.
         if terminal && !target.is_hidden() {
             Self::on(target)
         } else {
@@ -38,9 +43,21 @@ impl Console {
         }
     }
 
-    /// Standard output: with a bar where it is a terminal.
+    /// Creates a console on standard output, with a bar if it is a terminal.
     pub fn stdout() -> Self {
         Self::new(io::stdout().is_terminal())
+    }
+
+    /// Creates the console of a rank, like [`stdout`](Self::stdout). Unless standard output is a terminal or a file, it never
+    /// waits for a reader and drops unread output.
+    pub fn for_rank() -> Self {
+        let console = Self::stdout();
+        match &console.0 {
+            Kind::Plain(_) if !is_file(&io::stdout()) => {
+                Background::new(io::stdout()).map_or(console, |background| Self(Kind::Background(background)))
+            }
+            _ => console,
+        }
     }
 
     fn on(target: ProgressDrawTarget) -> Self {
@@ -54,12 +71,14 @@ impl Console {
         Self(Kind::Plain(out))
     }
 
-    /// Takes output of a rank, in chunks that may be cut anywhere. Lines that [`StepLine`]'s `Display` wrote are
-    /// steps.
+    /// Writes output of a rank, in chunks that may be split anywhere. Lines written by [`StepLine`]'s `Display` are steps.
     pub fn write(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             Kind::Plain(out) => {
                 let _ = out.write_all(bytes).and_then(|()| out.flush());
+            }
+            Kind::Background(out) => {
+                let _ = out.write_all(bytes);
             }
             Kind::Terminal { bar, lines } => lines.push(bytes, |text| match text.parse() {
                 Ok(step) => bar.show(&step),
@@ -68,10 +87,10 @@ impl Console {
         }
     }
 
-    /// Takes the bar away while `print` writes to the terminal by itself, to standard error for example.
+    /// Hides the bar while `print` writes to the terminal itself, for example to standard error.
     pub fn suspend(&mut self, print: impl FnOnce()) {
         match &mut self.0 {
-            Kind::Plain(_) => print(),
+            Kind::Plain(_) | Kind::Background(_) => print(),
             Kind::Terminal { bar, .. } => bar.suspend(print),
         }
     }
@@ -82,6 +101,9 @@ impl Console {
             Kind::Plain(out) => {
                 let _ = writeln!(out, "{line}").and_then(|()| out.flush());
             }
+            Kind::Background(out) => {
+                let _ = writeln!(out, "{line}");
+            }
             Kind::Terminal { bar, .. } => bar.show(line),
         }
     }
@@ -89,12 +111,16 @@ impl Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        if let Kind::Terminal { bar, lines } = &mut self.0 {
-            lines.end(|text| match text.parse() {
-                Ok(step) => bar.show(&step),
-                Err(_) => bar.print(text),
-            });
-            bar.finish();
+        match &mut self.0 {
+            Kind::Terminal { bar, lines } => {
+                lines.end(|text| match text.parse() {
+                    Ok(step) => bar.show(&step),
+                    Err(_) => bar.print(text),
+                });
+                bar.finish();
+            }
+            Kind::Background(out) => out.drain(LAST_LINES),
+            Kind::Plain(_) => {}
         }
     }
 }
@@ -104,6 +130,7 @@ impl fmt::Debug for Console {
         f.write_str(match self.0 {
             Kind::Terminal { .. } => "Console(terminal)",
             Kind::Plain(_) => "Console(plain)",
+            Kind::Background(_) => "Console(background)",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What stands on a terminal, and what comes out elsewhere. A terminal is 100 characters wide here.
+//! Output on a terminal, 100 characters wide, and elsewhere.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -12,9 +12,9 @@ fn step(done: u64) -> StepLine {
     StepLine {
         done,
         total: 20,
-        loss: 8.0 / (done + 1) as f64,
+        loss: Some(8.0 / (done + 1) as f64),
         lr: 1e-4,
-        grad_norm: 0.5,
+        grad_norm: Some(0.5),
         tokens_per_second: 4096.0,
         peak_memory_gib: 2.5,
     }
@@ -26,8 +26,8 @@ fn terminal() -> (Console, InMemoryTerm) {
     (Console::on(target), terminal)
 }
 
-/// What stands there. A bar is written as how many twentieths of it are full, and the time that is left is taken
-/// off: no two runs share it, nor the room that it leaves.
+/// Returns the screen. A bar is written as its number of full twentieths, without the remaining time and the space after
+/// it, which differ between runs.
 fn screen(terminal: &InMemoryTerm) -> Vec<String> {
     const PARTS: [char; 3] = ['━', '╸', '─'];
     let text = terminal.contents();
@@ -46,7 +46,7 @@ fn screen(terminal: &InMemoryTerm) -> Vec<String> {
         .collect()
 }
 
-/// Every way to cut `bytes` into two, and single bytes.
+/// Returns every way to split `bytes` in two, and single bytes.
 fn cuts(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     let twos = (0..=bytes.len()).map(|at| vec![&bytes[..at], &bytes[at..]]);
     twos.chain([bytes.chunks(1).collect()]).collect()
@@ -66,20 +66,20 @@ fn check(output: &str, expect: &[&str]) {
 fn steps_become_a_bar_below_everything_else() {
     check("", &[]);
     check("loading\n\ngrüße 猫\r\n", &["loading", "", "grüße 猫"]);
-    // No end, written over, not UTF-8, not quite a step.
+    // Incomplete, overwritten, almost a step.
     check("no end", &["no end"]);
     check("10 %\r20 %\n", &["20 %"]);
     check("step 3/20  loss x\n", &["step 3/20  loss x"]);
     let bar = "step 5/20 <5> loss 1.3333  lr 1.000e-4  4096 tokens/s  2.50";
     let output = format!("loading\n{}\n{}\nsaving 猫\n{}\n", step(3), step(4), step(5));
     check(&output, &["loading", "saving 猫", bar]);
-    // The last step need not have an end.
+    // The last step may be incomplete.
     check(output.trim_end(), &["loading", "saving 猫", bar]);
 }
 
 #[test]
-fn bytes_that_are_no_text_are_shown_as_such() {
-    // The terminal of these tests would pass over the character.
+fn invalid_utf8_is_replaced() {
+    // The terminal of these tests would skip the character.
     let mut found = Vec::new();
     Lines::default().push(b"a\xffb\n", |line| found.push(line.to_owned()));
     assert_eq!(found, ["a\u{fffd}b"]);
@@ -107,6 +107,17 @@ fn the_bar_moves_and_stays() {
 }
 
 #[test]
+fn a_step_without_labels_shows_no_number() {
+    let (mut console, terminal) = terminal();
+    console.line(&StepLine {
+        loss: None,
+        grad_norm: None,
+        ..step(10)
+    });
+    assert_eq!(screen(&terminal), ["step 10/20 <10> loss none  lr 1.000e-4  4096 tokens/s  2.50"]);
+}
+
+#[test]
 fn the_bar_makes_room_for_others() {
     let (mut console, terminal) = terminal();
     console.suspend(|| terminal.write_line("before").unwrap());
@@ -119,7 +130,7 @@ fn the_bar_makes_room_for_others() {
     assert_eq!(screen(&terminal), ["before", "a remark", bar]);
 }
 
-/// What a console that is no terminal wrote.
+/// Output of a console without a terminal.
 #[derive(Clone, Default)]
 struct Out(Arc<Mutex<Vec<u8>>>);
 
@@ -134,7 +145,7 @@ impl Write for Out {
 }
 
 #[test]
-fn elsewhere_output_is_passed_on_as_it_is() {
+fn without_a_terminal_output_is_passed_through() {
     let out = Out::default();
     let mut console = Console::plain(Box::new(out.clone()));
     console.write(b"a\xff\r");

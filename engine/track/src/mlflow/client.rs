@@ -1,4 +1,4 @@
-//! MLflow's REST API 2.0, as far as a run's record needs it: each function is one request.
+//! Client of the part of MLflow's REST API 2.0 that logging needs: each function is one request.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,14 +14,14 @@ use ureq::{Agent, Body, RequestBuilder, http::Response};
 use super::{credentials::MlflowCredentials, name};
 use crate::Outcome;
 
-/// Most metrics of one request; MLflow's limit.
+/// Maximum number of metrics per request; MLflow's limit.
 pub(super) const METRICS_PER_REQUEST: usize = 1000;
-/// Most parameters of one request; MLflow's limit.
+/// Maximum number of parameters per request; MLflow's limit.
 pub(super) const PARAMS_PER_REQUEST: usize = 100;
-/// A server that takes longer is down. It may be a busy one.
+/// Timeout of a request; long enough for a busy server.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Most that is read of an answer, in bytes.
-const LONGEST_ANSWER: u64 = 1 << 20;
+/// Maximum length of a response, in bytes.
+const MAX_RESPONSE: u64 = 1 << 20;
 
 /// A value of a metric.
 #[derive(Debug, Clone, Serialize)]
@@ -34,7 +34,7 @@ pub(super) struct Metric {
     pub step: u64,
 }
 
-/// protobuf's JSON has words for what JSON has not.
+/// Serializes a number as protobuf's JSON, which has strings for NaN and infinity.
 fn as_proto_json<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
         value if value.is_nan() => serializer.serialize_str("NaN"),
@@ -44,12 +44,12 @@ fn as_proto_json<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::
     }
 }
 
-/// Why a request failed.
+/// Failure of a request.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The server is not there, or not well; it may be later.
+    /// The server cannot be reached or has an error; a retry may succeed.
     Down(String),
-    /// The server does not want this request, now or later.
+    /// The server refuses this request; a retry is useless.
     Refused { status: StatusCode, code: String, message: String },
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(tracking_uri: &str, credentials: &MlflowCredentials) -> Self {
-        // The system's certificates: a company's server often has one of the company's own.
+        // The system's certificates: a company's server often has a certificate of the company.
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
         let agent = Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
@@ -93,12 +93,12 @@ impl Client {
         }
     }
 
-    /// The id of an experiment, which is made where it is not there.
+    /// Returns the id of an experiment, which is created if it does not exist.
     pub(super) fn experiment(&self, name: &str) -> Result<String, Failure> {
         let found = match self.find_experiment(name) {
             Err(failure) if failure.is("RESOURCE_DOES_NOT_EXIST") => {
                 match self.post("experiments/create", &json!({ "name": name })) {
-                    // Another run was faster.
+                    // Another run created it first.
                     Err(failure) if failure.is("RESOURCE_ALREADY_EXISTS") => self.find_experiment(name),
                     created => created,
                 }
@@ -116,7 +116,7 @@ impl Client {
         answer(self.authorized(request).call())
     }
 
-    /// Makes a run and returns its id.
+    /// Creates a run and returns its id.
     pub(super) fn create_run(&self, experiment: &str, config: &MlflowLogger, run_name: &str, start_ms: u64) -> Result<String, Failure> {
         let mut tags = name::tags(&config.tags);
         tags.insert("mlflow.source.name".to_owned(), "neva-run".to_owned());
@@ -129,13 +129,13 @@ impl Client {
         text(&self.post("runs/create", &body)?, "/run/info/run_id")
     }
 
-    /// At most [`PARAMS_PER_REQUEST`].
+    /// Logs at most [`PARAMS_PER_REQUEST`] parameters.
     pub(super) fn log_params(&self, run: &str, params: &BTreeMap<String, String>) -> Result<(), Failure> {
         self.post("runs/log-batch", &json!({ "run_id": run, "params": pairs(params) }))
             .map(drop)
     }
 
-    /// At most [`METRICS_PER_REQUEST`].
+    /// Logs at most [`METRICS_PER_REQUEST`] metrics.
     pub(super) fn log_metrics(&self, run: &str, metrics: &[Metric]) -> Result<(), Failure> {
         self.post("runs/log-batch", &json!({ "run_id": run, "metrics": metrics })).map(drop)
     }
@@ -174,7 +174,7 @@ fn answer(response: Result<Response<Body>, ureq::Error>) -> Result<Value, Failur
     let text = response
         .body_mut()
         .with_config()
-        .limit(LONGEST_ANSWER)
+        .limit(MAX_RESPONSE)
         .lossy_utf8(true)
         .read_to_string()
         .map_err(down)?;
@@ -188,7 +188,7 @@ fn answer(response: Result<Response<Body>, ureq::Error>) -> Result<Value, Failur
         message: message.to_owned(),
     };
     let Ok(value) = serde_json::from_str::<Value>(&text) else {
-        return Err(refused("", "the answer is not MLflow's; is `log.mlflow.tracking_uri` right?"));
+        return Err(refused("", "the response is not MLflow's; check `log.mlflow.tracking_uri`"));
     };
     if status.is_success() {
         return Ok(value);
@@ -197,12 +197,12 @@ fn answer(response: Result<Response<Body>, ureq::Error>) -> Result<Value, Failur
     Err(refused(field("error_code"), field("message")))
 }
 
-/// The text at `place` in an answer.
+/// Returns the string at the JSON pointer `place` in a response.
 fn text(answer: &Value, place: &str) -> Result<String, Failure> {
     let found = answer.pointer(place).and_then(Value::as_str);
     found.map(str::to_owned).ok_or_else(|| Failure::Refused {
         status: StatusCode::OK,
         code: String::new(),
-        message: format!("the answer has no {place}"),
+        message: format!("the response has no {place}"),
     })
 }

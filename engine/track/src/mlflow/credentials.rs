@@ -1,4 +1,4 @@
-//! What an MLflow server wants to know of who sends.
+//! Credentials for an MLflow server.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use neva_schemas::env;
 use ureq::http::HeaderValue;
 
-/// Credentials for an MLflow server. Never printed: they are in no log, no error and no `Debug`.
+/// Credentials for an MLflow server. They are never printed: not in logs, errors or `Debug`.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct MlflowCredentials(Kind);
 
@@ -22,8 +22,8 @@ enum Kind {
 }
 
 impl MlflowCredentials {
-    /// Reads MLflow's variables through `lookup`. As in MLflow, a name with a password wins over a token, and one
-    /// without the other counts as none.
+    /// Reads MLflow's variables through `lookup`. As in MLflow, a user name with a password takes precedence over a token; one
+    /// without the other is ignored.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let read = |name| lookup(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
         let password = read(env::MLFLOW_TRACKING_USERNAME).zip(read(env::MLFLOW_TRACKING_PASSWORD));
@@ -34,7 +34,7 @@ impl MlflowCredentials {
         })
     }
 
-    /// The value of the header `Authorization`. A token with characters that no header may hold is none.
+    /// Returns the value of the header `Authorization`, or `None` for a token with characters invalid in a header.
     pub(super) fn authorization(&self) -> Option<HeaderValue> {
         let text = match &self.0 {
             Kind::None => return None,
@@ -43,12 +43,12 @@ impl MlflowCredentials {
         };
         let Ok(mut value) = HeaderValue::from_str(&text) else {
             tracing::warn!(
-                "{} holds characters that no HTTP header may hold: it is not sent",
+                "{} contains characters that are invalid in an HTTP header: it is not sent",
                 env::MLFLOW_TRACKING_TOKEN
             );
             return None;
         };
-        // The HTTP client logs headers, too.
+        // The HTTP client logs headers.
         value.set_sensitive(true);
         Some(value)
     }

@@ -1,11 +1,11 @@
-//! A run's record on an MLflow server.
+//! Logging of a run to an MLflow server.
 //!
 //! ```text
 //! training thread --push--> Queue (bounded) --next--> Sender's thread --Client--> REST API 2.0
 //! ```
 //!
-//! Training is never held up and never ended by the server: what cannot be sent waits, and of more than the
-//! queue holds the oldest is lost and counted.
+//! The server never blocks or ends training. Values that cannot be sent wait in the queue; if it is full, the oldest are
+//! dropped and counted.
 
 mod client;
 mod credentials;
@@ -30,8 +30,8 @@ use sender::Sender;
 
 /// A run on an MLflow server.
 ///
-/// No method fails, and only [`Logger::finish`] waits: for [`Mlflow::PATIENCE`] at most. One that is dropped
-/// unfinished is finished as failed. A process that is killed leaves its run as `RUNNING` on the server.
+/// No method fails, and only [`Logger::finish`] waits, for at most [`Mlflow::FINISH_TIMEOUT`]. A run that is dropped
+/// unfinished is marked as failed. A killed process leaves its run as `RUNNING` on the server.
 pub struct Mlflow {
     queue: Arc<Queue>,
     tracking_uri: String,
@@ -39,11 +39,11 @@ pub struct Mlflow {
 }
 
 impl Mlflow {
-    /// Longest time that the end of a run waits for the server.
-    pub const PATIENCE: Duration = Duration::from_secs(10);
+    /// Maximum time that the end of a run waits for the server.
+    pub const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Begins a run, under `default_run_name` where `config` gives none, with `params` as its parameters: keys
-    /// and values are cut to what MLflow takes. Returns at once; what goes wrong later is said through `tracing`.
+    /// Starts a run, named `default_run_name` if `config` has no name, with `params` as its parameters. Keys and values are
+    /// truncated to MLflow's limits. Returns at once; later errors are logged with `tracing`.
     pub fn start(config: &MlflowLogger, default_run_name: &str, params: &BTreeMap<String, String>, credentials: MlflowCredentials) -> Self {
         let queue = Arc::new(Queue::default());
         let sender = Sender {
@@ -53,8 +53,8 @@ impl Mlflow {
             config: config.clone(),
             params: params.clone(),
             start_ms: unix_ms(),
-            told_down: false,
-            told_refused: false,
+            reported_down: false,
+            reported_refused: false,
         };
         if let Err(error) = thread::Builder::new().name("mlflow".to_owned()).spawn(|| sender.send()) {
             tracing::warn!("nothing is sent to MLflow: cannot start a thread: {error}");
@@ -66,7 +66,7 @@ impl Mlflow {
         }
     }
 
-    /// Values that will never reach the server, so far.
+    /// Returns the number of values dropped so far.
     pub fn lost(&self) -> usize {
         self.queue.lost()
     }
@@ -97,8 +97,8 @@ impl Logger for Mlflow {
         if std::mem::replace(&mut self.finished, true) {
             return Ok(());
         }
-        self.queue.end(outcome, Self::PATIENCE);
-        self.queue.wait_closed(Self::PATIENCE);
+        self.queue.end(outcome, Self::FINISH_TIMEOUT);
+        self.queue.wait_closed(Self::FINISH_TIMEOUT);
         match self.lost() {
             0 => {}
             lost => tracing::warn!("{lost} values did not reach MLflow at {}", self.tracking_uri),
@@ -109,7 +109,7 @@ impl Logger for Mlflow {
 
 impl Drop for Mlflow {
     fn drop(&mut self) {
-        // Never an error.
+        // `finish` never fails.
         let _ = self.finish(Outcome::Failed);
     }
 }

@@ -1,17 +1,16 @@
-//! What MLflow takes as a key and as a value (`mlflow/utils/validation.py`). A batch with one that it does not
-//! take is refused as a whole.
+//! Valid keys and values for MLflow (`mlflow/utils/validation.py`). MLflow refuses a whole batch if one of them is
+//! invalid.
 
 use std::collections::BTreeMap;
 
-/// Longest key, in characters.
-const LONGEST_KEY: usize = 250;
-/// Longest value of a parameter, in characters.
-const LONGEST_PARAM: usize = 6000;
-/// Longest value of a tag, in characters; servers before 2.15 take no more.
-const LONGEST_TAG: usize = 5000;
+/// Maximum length of a key, in characters.
+const MAX_KEY: usize = 250;
+/// Maximum length of a parameter value, in characters.
+const MAX_PARAM: usize = 6000;
+/// Maximum length of a tag value, in characters; the limit of servers before 2.15.
+const MAX_TAG: usize = 5000;
 
-/// `key` as MLflow takes it: other characters become `_`. A key may be a path, but one that does not change when
-/// it is resolved.
+/// Returns `key` with invalid characters replaced by `_`. A key may be a path, but only a normalized one.
 pub(super) fn key(key: &str) -> String {
     let valid = |character: char| character.is_alphanumeric() || "_-. :".contains(character);
     let part = |part: &str| -> String {
@@ -20,29 +19,29 @@ pub(super) fn key(key: &str) -> String {
             .collect()
     };
     let parts: Vec<_> = key.split('/').filter(|part| !["", ".", ".."].contains(part)).map(part).collect();
-    let key: String = parts.join("/").chars().take(LONGEST_KEY).collect();
-    // The cut may have left a slash or a lone dot at the end.
+    let key: String = parts.join("/").chars().take(MAX_KEY).collect();
+    // Truncation may have left a slash or a lone dot at the end.
     match key.trim_end_matches(['/', '.']) {
         "" => "_".to_owned(),
         key => key.to_owned(),
     }
 }
 
-/// Parameters as MLflow takes them.
+/// Returns valid parameters.
 pub(super) fn params(params: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    cut(params, LONGEST_PARAM)
+    cut(params, MAX_PARAM)
 }
 
-/// Tags as MLflow takes them.
+/// Returns valid tags.
 pub(super) fn tags(tags: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    cut(tags, LONGEST_TAG)
+    cut(tags, MAX_TAG)
 }
 
-/// Of keys that become the same the last stays: MLflow refuses a second value.
-fn cut(entries: &BTreeMap<String, String>, longest: usize) -> BTreeMap<String, String> {
+/// Makes keys and values valid. The last of equal keys is kept, because MLflow refuses a second value.
+fn cut(entries: &BTreeMap<String, String>, max_length: usize) -> BTreeMap<String, String> {
     let entries = entries.iter();
     entries
-        .map(|(name, value)| (key(name), value.chars().take(longest).collect()))
+        .map(|(name, value)| (key(name), value.chars().take(max_length).collect()))
         .collect()
 }
 
@@ -69,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_cut_between_characters() {
+    fn values_are_truncated_between_characters() {
         let long = BTreeMap::from([("a?".to_owned(), "é".repeat(7000)), ("a!".to_owned(), "short".to_owned())]);
         assert_eq!(params(&long), BTreeMap::from([("a_".to_owned(), "é".repeat(6000))]));
         assert_eq!(tags(&long)["a_"].chars().count(), 5000);

@@ -1,4 +1,4 @@
-//! What is still to be sent: between the thread that trains and the one that sends.
+//! Queue of metrics between the training thread and the sender.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use super::client::{METRICS_PER_REQUEST, Metric};
 use crate::Outcome;
 
-/// Most values that wait; of more the oldest are lost. About 5 000 steps.
-const LONGEST: usize = 50_000;
-/// Values are gathered for so long, so that fast steps do not mean as many requests.
+/// Maximum number of queued values, about 5000 steps; beyond it the oldest are dropped.
+const MAX_LENGTH: usize = 50_000;
+/// Interval over which values are batched, so that fast steps do not cause as many requests.
 const GATHER: Duration = Duration::from_secs(1);
 
-/// Values that wait, and how the run ended.
+/// Queued values, and the run's end.
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
@@ -22,20 +22,20 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Metric>,
-    /// Values that are being sent.
+    /// Number of values that are being sent.
     sending: usize,
-    /// Values that will never be sent.
+    /// Number of dropped values.
     lost: usize,
     end: Option<End>,
-    /// The sender is gone: nothing will be sent any more.
+    /// True if the sender has ended, so that nothing will be sent any more.
     closed: bool,
 }
 
-/// The run is over.
+/// End of the run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct End {
     pub outcome: Outcome,
-    /// Nobody waits for the sender after it.
+    /// Time until which the run waits for the sender.
     pub deadline: Instant,
 }
 
@@ -47,15 +47,15 @@ impl Queue {
         let excess = if state.closed {
             state.waiting.len()
         } else {
-            state.waiting.len().saturating_sub(LONGEST)
+            state.waiting.len().saturating_sub(MAX_LENGTH)
         };
         state.waiting.drain(..excess);
         state.lost += excess;
         self.changed.notify_all();
     }
 
-    /// Waits for values to send, at most [`METRICS_PER_REQUEST`], since `last`, when values were last sent. `None`:
-    /// the run is over, and all were.
+    /// Waits for values to send, at most [`METRICS_PER_REQUEST`]; `last` is the time of the last request. Returns `None` if
+    /// the run is over and all values were taken.
     pub(super) fn next(&self, last: Instant) -> Option<Vec<Metric>> {
         let mut state = self.lock();
         loop {
@@ -76,7 +76,7 @@ impl Queue {
         }
     }
 
-    /// What [`Self::next`] gave was sent, or never will be.
+    /// Marks the values of [`Self::next`] as delivered or dropped.
     pub(super) fn sent(&self, delivered: bool) {
         let mut state = self.lock();
         let count = std::mem::take(&mut state.sending);
@@ -85,9 +85,9 @@ impl Queue {
         }
     }
 
-    /// The run is over: the sender is to hurry.
-    pub(super) fn end(&self, outcome: Outcome, patience: Duration) {
-        let deadline = Instant::now() + patience;
+    /// Ends the run: the sender must finish within `timeout`.
+    pub(super) fn end(&self, outcome: Outcome, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         self.lock().end = Some(End { outcome, deadline });
         self.changed.notify_all();
     }
@@ -96,7 +96,7 @@ impl Queue {
         self.lock().end
     }
 
-    /// Waits for `pause`; the end of the run cuts it short.
+    /// Waits for `pause`, or until the end of the run.
     pub(super) fn rest(&self, pause: Duration) {
         let state = self.lock();
         let ended = state.end.is_some();
@@ -104,7 +104,7 @@ impl Queue {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The sender is gone: what waits is lost.
+    /// Closes the queue when the sender ends; queued values are dropped.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -113,15 +113,15 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits until the sender is gone, but not for longer than `patience`; after it, what waits is lost.
-    pub(super) fn wait_closed(&self, patience: Duration) {
+    /// Waits at most `timeout` for the end of the sender; after it, queued values are dropped.
+    pub(super) fn wait_closed(&self, timeout: Duration) {
         let state = self.lock();
-        let waited = self.changed.wait_timeout_while(state, patience, |state| !state.closed);
+        let waited = self.changed.wait_timeout_while(state, timeout, |state| !state.closed);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         self.close();
     }
 
-    /// Values that are lost by now.
+    /// Returns the number of dropped values.
     pub(super) fn lost(&self) -> usize {
         self.lock().lost
     }
@@ -132,7 +132,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A state is never left half changed.
+        // The state is valid even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,7 @@
 //! One chart: a grid, its labels, and a curve for each run.
 
-use std::fmt;
+use crate::svg::Svg;
+use std::fmt::Display;
 
 use super::{
     Stroke,
@@ -11,36 +12,38 @@ use super::{
 
 /// Height of a chart with its title and labels, in pixels.
 pub(super) const HEIGHT: f64 = 232.0;
-/// Left edge of the plotted area; labels stand left of it.
+/// Left edge of the plotted area; labels are left of it.
 pub(super) const LEFT: f64 = 72.0;
 /// Width of the plotted area.
 pub(super) const PLOT_WIDTH: f64 = 784.0;
-/// Upper edge of the plotted area; the title stands above it.
+/// Upper edge of the plotted area; the title is above it.
 const TOP: f64 = 22.0;
 /// Height of the plotted area.
 const PLOT_HEIGHT: f64 = 172.0;
 
-/// How a circle is drawn: filled, so that no line is seen through it.
-const CIRCLE: &str = "r=\"2.8\" fill=\"#fff\" stroke-width=\"1.4\"";
-/// More circles than this would run into each other.
-const MOST_CIRCLES: usize = 120;
+/// Colour of labels.
+const GREY: &str = "#666";
+/// Colour of grid lines.
+const GRID: &str = "#e6e6e6";
+/// Maximum number of circles; more would overlap.
+const MAX_CIRCLES: usize = 120;
 
 /// Series of several runs over the same axes.
 pub(super) struct Chart<'a> {
     title: &'static str,
-    /// Scales of steps and values; absent where there is no value to draw.
+    /// Scales of steps and values; `None` if there is no value to draw.
     scales: Option<(Scale, Scale)>,
     layers: Vec<Layer<'a>>,
 }
 
-/// A series and how it is drawn.
+/// A series and its style.
 pub(super) struct Layer<'a> {
     pub series: &'a Series,
     pub stroke: Stroke,
     pub mark: Mark,
 }
 
-/// What a series is drawn with.
+/// Mark of a series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
     /// A line: training.
@@ -50,7 +53,7 @@ pub(super) enum Mark {
 }
 
 impl<'a> Chart<'a> {
-    /// A chart of `layers`, the last on top, whose values `fit` finds a scale for.
+    /// Creates a chart of `layers`, the last on top. `fit` returns the scale for their values.
     pub(super) fn new(title: &'static str, steps: Option<Scale>, layers: Vec<Layer<'a>>, fit: fn(&[f64]) -> Option<Scale>) -> Self {
         let values: Vec<f64> = layers.iter().flat_map(|layer| layer.series.values().flatten()).copied().collect();
         let scales = steps.zip(fit(&values));
@@ -60,53 +63,47 @@ impl<'a> Chart<'a> {
     fn has_circles(&self) -> bool {
         self.layers
             .iter()
-            .any(|layer| layer.mark == Mark::Circles && !layer.series.is_empty())
+            .any(|layer| layer.mark == Mark::Circles && layer.series.values().any(Option::is_some))
     }
 
-    /// Tells validation from training, where there is any.
-    fn key(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Draws the key of training and validation, if there are validations.
+    fn key(&self, svg: &mut Svg) {
         if !self.has_circles() {
-            return Ok(());
+            return;
         }
         let y = TOP - 12.0;
         for (name, mark, left) in [("training", Mark::Line, 656.0), ("validation", Mark::Circles, 760.0)] {
-            writeln!(f, "<path d=\"M{left} {y}h26\" fill=\"none\" stroke=\"#666\" stroke-width=\"1.4\"/>")?;
+            let line = svg.element("path").attr("d", format_args!("M{left} {y}h26"));
+            line.attr("fill", "none").attr("stroke", GREY).attr("stroke-width", "1.4").close();
             if mark == Mark::Circles {
-                writeln!(f, "<circle cx=\"{}\" cy=\"{y}\" {CIRCLE} stroke=\"#666\"/>", left + 13.0)?;
+                circle(svg, left + 13.0, y, GREY);
             }
-            writeln!(f, "<text x=\"{}\" y=\"{}\" fill=\"#666\">{name}</text>", left + 34.0, y + 4.0)?;
+            let text = svg.element("text").attr("x", left + 34.0).attr("y", y + 4.0);
+            text.attr("fill", GREY).words(name);
         }
-        Ok(())
     }
 
-    fn grid(&self, f: &mut fmt::Formatter<'_>, steps: Scale, values: Scale) -> fmt::Result {
+    fn grid(&self, svg: &mut Svg, steps: Scale, values: Scale) {
         let bottom = TOP + PLOT_HEIGHT;
         for tick in steps.ticks() {
-            let x = LEFT + tick.place * PLOT_WIDTH;
-            writeln!(f, "<path d=\"M{x:.1} {TOP}V{bottom}\" stroke=\"#e6e6e6\"/>")?;
-            let y = bottom + 16.0;
-            writeln!(
-                f,
-                "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\" fill=\"#666\">{}</text>",
-                tick.label
-            )?;
+            let x = format!("{:.1}", LEFT + tick.place * PLOT_WIDTH);
+            let line = svg.element("path").attr("d", format_args!("M{x} {TOP}V{bottom}"));
+            line.attr("stroke", GRID).close();
+            let label = svg.element("text").attr("x", x).attr("y", bottom + 16.0);
+            label.attr("text-anchor", "middle").attr("fill", GREY).words(&tick.label);
         }
         for tick in values.ticks() {
             let y = bottom - tick.place * PLOT_HEIGHT;
-            writeln!(f, "<path d=\"M{LEFT} {y:.1}h{PLOT_WIDTH}\" stroke=\"#e6e6e6\"/>")?;
-            let (x, y) = (LEFT - 8.0, y + 4.0);
-            writeln!(
-                f,
-                "<text x=\"{x}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"#666\">{}</text>",
-                tick.label
-            )?;
+            let line = svg.element("path").attr("d", format_args!("M{LEFT} {y:.1}h{PLOT_WIDTH}"));
+            line.attr("stroke", GRID).close();
+            let label = svg.element("text").attr("x", LEFT - 8.0).attr("y", format_args!("{:.1}", y + 4.0));
+            label.attr("text-anchor", "end").attr("fill", GREY).words(&tick.label);
         }
-        Ok(())
     }
 
-    fn curves(&self, f: &mut fmt::Formatter<'_>, steps: Scale, values: Scale) -> fmt::Result {
+    fn curves(&self, svg: &mut Svg, steps: Scale, values: Scale) {
         for Layer { series, stroke, mark } in &self.layers {
-            // Behind validations training steps back.
+            // Training is fainter behind validations.
             let opacity = if *mark == Mark::Line && self.has_circles() { 0.55 } else { 0.85 };
             let curve = Curve::new(series.iter().map(|(step, value)| {
                 let x = LEFT + steps.place(*step as f64) * PLOT_WIDTH;
@@ -114,49 +111,51 @@ impl<'a> Chart<'a> {
                 (x, value.map(|value| TOP + (1.0 - values.place(value)) * PLOT_HEIGHT))
             }));
             if curve.has_lines() {
-                writeln!(
-                    f,
-                    "<path d=\"{curve}\" fill=\"none\" stroke-width=\"1.4\" stroke-opacity=\"{opacity}\" stroke-linejoin=\"round\" {stroke}/>"
-                )?;
+                let line = svg.element("path").attr("d", &curve).attr("fill", "none");
+                let line = line.attr("stroke-width", "1.4").attr("stroke-opacity", opacity);
+                stroke.on(line.attr("stroke-linejoin", "round")).close();
             }
-            if *mark == Mark::Circles && curve.points().count() <= MOST_CIRCLES {
+            if *mark == Mark::Circles && curve.points().count() <= MAX_CIRCLES {
                 for (x, y) in curve.points() {
-                    writeln!(f, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" {CIRCLE} stroke=\"{}\"/>", stroke.colour)?;
+                    circle(svg, format_args!("{x:.1}"), format_args!("{y:.1}"), stroke.colour);
                 }
                 continue;
             }
             for (x, y) in curve.dots() {
-                writeln!(f, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{}\"/>", stroke.colour)?;
+                let dot = svg.element("circle").attr("cx", format_args!("{x:.1}"));
+                let dot = dot.attr("cy", format_args!("{y:.1}"));
+                dot.attr("r", "2.5").attr("fill", stroke.colour).close();
             }
         }
-        Ok(())
+    }
+
+    /// Draws the chart with its upper left corner at the origin.
+    pub(super) fn draw(&self, svg: &mut Svg) {
+        let title = svg.element("text").attr("x", LEFT).attr("y", TOP - 8.0);
+        let title = title.attr("font-size", 13).attr("font-weight", "bold");
+        match self.scales {
+            Some((_, Scale::Log { .. })) => title.words_and(self.title, "(log scale)", GREY),
+            _ => title.words(self.title),
+        }
+        self.key(svg);
+        if let Some((steps, values)) = self.scales {
+            self.grid(svg, steps, values);
+            self.curves(svg, steps, values);
+        } else {
+            let (x, y) = (LEFT + PLOT_WIDTH / 2.0, TOP + PLOT_HEIGHT / 2.0);
+            let text = svg.element("text").attr("x", x).attr("y", y);
+            text.attr("text-anchor", "middle").attr("fill", GREY).words("no values");
+        }
+        // Drawn last, so that no curve hides it.
+        let frame = svg.element("rect").attr("x", LEFT).attr("y", TOP);
+        let frame = frame.attr("width", PLOT_WIDTH).attr("height", PLOT_HEIGHT);
+        frame.attr("fill", "none").attr("stroke", "#999").close();
     }
 }
 
-impl fmt::Display for Chart<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "<text x=\"{LEFT}\" y=\"{}\" font-size=\"13\" font-weight=\"bold\">{}",
-            TOP - 8.0,
-            self.title
-        )?;
-        if let Some((_, Scale::Log { .. })) = self.scales {
-            write!(f, "<tspan dx=\"6\" font-weight=\"normal\" fill=\"#666\">(log scale)</tspan>")?;
-        }
-        writeln!(f, "</text>")?;
-        self.key(f)?;
-        if let Some((steps, values)) = self.scales {
-            self.grid(f, steps, values)?;
-            self.curves(f, steps, values)?;
-        } else {
-            let (x, y) = (LEFT + PLOT_WIDTH / 2.0, TOP + PLOT_HEIGHT / 2.0);
-            writeln!(f, "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" fill=\"#666\">no values</text>")?;
-        }
-        // Last, so that no curve hides it.
-        writeln!(
-            f,
-            "<rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{PLOT_WIDTH}\" height=\"{PLOT_HEIGHT}\" fill=\"none\" stroke=\"#999\"/>"
-        )
-    }
+/// Draws the mark of a validation, filled so that no line shows through.
+fn circle(svg: &mut Svg, x: impl Display, y: impl Display, colour: &str) {
+    let circle = svg.element("circle").attr("cx", x).attr("cy", y);
+    let circle = circle.attr("r", "2.8").attr("fill", "#fff").attr("stroke-width", "1.4");
+    circle.attr("stroke", colour).close();
 }

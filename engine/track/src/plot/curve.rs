@@ -1,4 +1,4 @@
-//! A series as lines that a picture can hold: thousands of points in, a few for each column of pixels out.
+//! Reduces a series to a few points per pixel column.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ pub(super) struct Curve {
 }
 
 impl Curve {
-    /// From points from left to right; `None` is a value that is missing at its place.
+    /// Creates a curve of points from left to right; `None` is a missing value.
     ///
-    /// Of the points in one column of pixels, the first, the last, the lowest and the highest are kept: the
-    /// picture is the same, spikes among it. A column without any value interrupts the line.
+    /// Keeps the first, last, lowest and highest point of each pixel column, so the plot looks the same, including spikes. A
+    /// column without any value interrupts the line.
     pub(super) fn new(points: impl Iterator<Item = (f64, Option<f64>)>) -> Self {
         let mut curve = Self::default();
         let mut column: Option<Column> = None;
@@ -42,12 +42,12 @@ impl Curve {
         }
     }
 
-    /// Points that stand alone: a line of one point would not be seen.
+    /// Returns isolated points: a line of one point would be invisible.
     pub(super) fn dots(&self) -> impl Iterator<Item = Point> {
         self.lines.iter().filter(|line| line.len() == 1).flatten().copied()
     }
 
-    /// All points that were kept.
+    /// Returns all kept points.
     pub(super) fn points(&self) -> impl Iterator<Item = Point> {
         self.lines.iter().flatten().copied()
     }
@@ -57,7 +57,7 @@ impl Curve {
     }
 }
 
-/// The lines as the data of an SVG path.
+/// Formats the lines as the data of an SVG path.
 impl fmt::Display for Curve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in self.lines.iter().filter(|line| line.len() > 1) {
@@ -92,7 +92,7 @@ impl Column {
     }
 }
 
-/// What stays of a column.
+/// Kept points of a column.
 struct Kept {
     first: Point,
     lowest: Point,
@@ -101,7 +101,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Each point once, from left to right.
+    /// Returns each point once, from left to right.
     fn points(self) -> Vec<Point> {
         let mut points = vec![self.first, self.lowest, self.highest, self.last];
         points.sort_by(|a, b| a.0.total_cmp(&b.0));

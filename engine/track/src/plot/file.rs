@@ -1,4 +1,4 @@
-//! Reads the metrics of runs and writes their picture.
+//! Reads the metrics of runs and writes their plot.
 
 use std::{
     fs::{self, Permissions},
@@ -12,14 +12,14 @@ use neva_schemas::METRICS_FILE;
 use super::{Curves, Metrics, names, svg};
 use crate::TrackError;
 
-/// File in the run's folder that the picture is written to.
+/// File of the plot in the run's folder.
 pub const CURVES_FILE: &str = "curves.svg";
 
-/// Draws `runs`, each a run's folder or a file of metrics, and returns where the picture is: `out`, or else
-/// [`CURVES_FILE`] in the folder of the first run.
+/// Plots `runs`, each a run's folder or a metrics file, and returns the path of the plot: `out`, or else [`CURVES_FILE`]
+/// in the folder of the first run.
 ///
 /// # Errors
-/// A run without metrics, a line that is not one of metrics, and files that cannot be read or written.
+/// A run has no metrics, a line is invalid, or a file cannot be read or written.
 pub fn draw(runs: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, TrackError> {
     let files: Vec<_> = runs.iter().map(|run| metrics_file(run)).collect();
     let metrics = files.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
@@ -39,9 +39,9 @@ fn metrics_file(run: &Path) -> PathBuf {
     if run.is_dir() { run.join(METRICS_FILE) } else { run.to_owned() }
 }
 
-/// What a file of metrics is named by: the run's folder, unless the file has a name of its own.
+/// Returns the path by which a metrics file is named: the run's folder, unless the file has its own name.
 fn subject(file: &Path) -> PathBuf {
-    // `.` and links say nothing; the file was read, so that this succeeds.
+    // `.` and links are no useful names. The file was read, so this succeeds.
     let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     match file.parent() {
         Some(folder) if file.ends_with(METRICS_FILE) => folder.to_owned(),
@@ -60,12 +60,12 @@ fn read(file: &Path) -> Result<Metrics, TrackError> {
     Metrics::parse(&text, file)
 }
 
-/// Writes aside and renames: a viewer never sees half a picture, and a failure leaves the old one.
+/// Writes a temporary file and renames it: a viewer never sees an incomplete plot, and a failure keeps the old one.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut file = tempfile::Builder::new()
         .prefix(".curves-")
-        // A temporary file is its owner's alone, a picture is not; the umask still applies.
+        // A temporary file is private, but the plot is not; the umask still applies.
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(folder.unwrap_or(Path::new(".")))?;
     file.write_all(text.as_bytes())?;

@@ -1,18 +1,19 @@
-//! Lines of `metrics.jsonl` as series.
+//! Parses `metrics.jsonl` into series.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use crate::TrackError;
 
-/// Values by step. `None` stands for one that was not a number, such as the loss of a step that overflowed.
+/// Values by step. `None` is a missing value: the loss of a step that overflowed or had no label.
 pub type Series = BTreeMap<u64, Option<f64>>;
 
-/// What a picture shows of a run.
+/// Plotted metrics of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics {
     /// `reduced_train_loss`: mean cross entropy of the global batch.
@@ -26,14 +27,17 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Reads the text of a `metrics.jsonl`, which errors call `path`. Other keys are passed over, and so are
-    /// lines that hold none of ours. A run that was resumed may hold a step twice: the later line counts, since
-    /// training went on from it.
+    /// Parses the text of a `metrics.jsonl`, named `path` in errors. Other keys, and lines without known keys, are skipped. A
+    /// resumed run may contain a step twice: the later line counts, since training continued from it. An incomplete last line
+    /// is skipped.
     ///
     /// # Errors
-    /// A line that is not one of metrics, or no line at all.
+    /// A line is invalid, or there is none.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self, TrackError> {
         let mut metrics = Self::default();
+        // A killed or active run may leave an incomplete last line.
+        let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let text = if is_incomplete(&text[end..]) { &text[..end] } else { text };
         let lines = text.split(|byte| *byte == b'\n').enumerate();
         for (index, line) in lines.filter(|(_, line)| !line.trim_ascii().is_empty()) {
             metrics.add(line).map_err(|reason| TrackError::BrokenMetrics {
@@ -51,7 +55,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Steps with at least one value, missing ones among it.
+    /// Returns the steps with at least one value, even if it is missing.
     pub(super) fn steps(&self) -> BTreeSet<u64> {
         let Self {
             loss,
@@ -83,7 +87,7 @@ impl Metrics {
         ] {
             let value = match line.get(key) {
                 None => continue,
-                // JSON has no NaN: it is written as null.
+                // Not measured; or NaN, which JSON does not have.
                 Some(Value::Null) => None,
                 Some(value) => Some(value.as_f64().ok_or_else(|| format!("`{key}` is not a number"))?),
             };
@@ -93,7 +97,12 @@ impl Metrics {
     }
 }
 
-/// The error without its line, which is always the first: a line is read at a time.
+/// Returns true if the JSON of a line is incomplete.
+fn is_incomplete(line: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(line).is_err_and(|error| error.is_eof())
+}
+
+/// Returns the error without its line number, which is always 1.
 fn not_json(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or_default();

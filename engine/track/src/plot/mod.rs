@@ -1,12 +1,11 @@
-//! Curves of training runs as one SVG picture: loss of training and validation, learning rate and gradient norm
+//! Plots curves of training runs as one SVG figure: loss of training and validation, learning rate and gradient norm
 //! over steps.
 //!
 //! ```text
 //! metrics.jsonl --read--> Curves --svg--> text --write--> curves.svg
 //! ```
 //!
-//! [`svg`] is a function of its input alone: the same metrics give the same bytes on every machine. Only
-//! `file` touches the disk.
+//! [`svg`] is a pure function: the same metrics give the same bytes on every machine. Only `file` accesses the disk.
 
 mod chart;
 mod curve;
@@ -15,33 +14,34 @@ mod metrics;
 mod name;
 mod scale;
 
-use std::fmt;
-
 pub use file::{CURVES_FILE, draw};
 pub use metrics::{Metrics, Series};
 pub use name::names;
 
+use crate::svg::{Element, Svg};
 use chart::{Chart, Layer, Mark};
-use name::Escaped;
+use name::shortened;
 use scale::Scale;
 
-/// Metrics of a run and the name that the legend gives it.
+/// Metrics of a run and its name in the legend.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curves {
     /// Name in the legend; any text.
     pub name: String,
-    /// What is drawn.
+    /// Metrics to plot.
     pub metrics: Metrics,
 }
 
-/// The picture of `runs`, over each other where there are several. A legend is drawn for two or more.
+/// Returns the plot of `runs` in common charts. Two or more runs get a legend.
 ///
-/// Every coordinate in it is a finite number, whatever the metrics are.
+/// Every coordinate is a finite number for any metrics.
 pub fn svg(runs: &[Curves]) -> String {
-    Picture { runs }.to_string()
+    Plot { runs }.draw()
 }
 
-/// Width of the picture, in pixels.
+/// Fonts: the system's, then common ones, then any.
+const FONT: &str = "system-ui, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif";
+/// Width of the plot, in pixels.
 const WIDTH: f64 = 880.0;
 /// Space above the first chart or the legend; half of it is below the last chart.
 const MARGIN: f64 = 18.0;
@@ -49,12 +49,12 @@ const MARGIN: f64 = 18.0;
 const LEGEND_LINE: f64 = 20.0;
 /// Left edge of the legend: that of the charts.
 const LEGEND_LEFT: f64 = chart::LEFT;
-/// Line colours that stay apart for colour-blind eyes (Okabe and Ito, 2008); yellow is left out on white.
+/// Line colours that are distinct for colour-blind readers (Okabe and Ito, 2008), without yellow, on white.
 const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
-/// Dashes tell runs of the same colour apart.
+/// Dashes that distinguish runs of the same colour.
 const DASHES: [&str; 3] = ["", "7 3", "2 3"];
 
-/// How the lines of a run are drawn.
+/// Line style of a run.
 #[derive(Debug, Clone, Copy)]
 struct Stroke {
     colour: &'static str,
@@ -62,7 +62,7 @@ struct Stroke {
 }
 
 impl Stroke {
-    fn of(run: usize) -> Self {
+    fn for_run(run: usize) -> Self {
         Self {
             colour: COLOURS[run % COLOURS.len()],
             dashes: DASHES[run / COLOURS.len() % DASHES.len()],
@@ -70,23 +70,24 @@ impl Stroke {
     }
 }
 
-impl fmt::Display for Stroke {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "stroke=\"{}\"", self.colour)?;
+impl Stroke {
+    /// Adds the attributes of a line.
+    fn on(self, element: Element<'_>) -> Element<'_> {
+        let element = element.attr("stroke", self.colour);
         match self.dashes {
-            "" => Ok(()),
-            dashes => write!(f, " stroke-dasharray=\"{dashes}\""),
+            "" => element,
+            dashes => element.attr("stroke-dasharray", dashes),
         }
     }
 }
 
-struct Picture<'a> {
+struct Plot<'a> {
     runs: &'a [Curves],
 }
 
-impl Picture<'_> {
+impl Plot<'_> {
     fn charts(&self) -> [Chart<'_>; 3] {
-        // One range of steps for all charts, so that what happens at once stands below each other.
+        // All charts share one range of steps, so that the same step is at the same place.
         let steps: Vec<f64> = self
             .runs
             .iter()
@@ -98,12 +99,12 @@ impl Picture<'_> {
             let runs = self.runs.iter().enumerate();
             runs.map(move |(run, curves)| Layer {
                 series: series(&curves.metrics),
-                stroke: Stroke::of(run),
+                stroke: Stroke::for_run(run),
                 mark,
             })
         };
         let lines = |series| layers(Mark::Line, series).collect();
-        // Validations are few and lie on top.
+        // Validations are few and are drawn on top.
         let losses = layers(Mark::Line, |metrics| &metrics.loss).chain(layers(Mark::Circles, |metrics| &metrics.val_loss));
         [
             Chart::new("loss", steps, losses.collect(), Scale::decades),
@@ -112,49 +113,37 @@ impl Picture<'_> {
         ]
     }
 
-    fn legend(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn legend(&self, svg: &mut Svg) {
         for (index, run) in self.legend_runs().iter().enumerate() {
             let y = MARGIN + LEGEND_LINE * index as f64;
             let (left, right) = (LEGEND_LEFT, LEGEND_LEFT + 26.0);
-            writeln!(
-                f,
-                "<path d=\"M{left} {y}H{right}\" fill=\"none\" stroke-width=\"2.5\" {}/>",
-                Stroke::of(index)
-            )?;
-            writeln!(f, "<text x=\"{}\" y=\"{}\">{}</text>", right + 8.0, y + 4.0, Escaped(&run.name))?;
+            let line = svg.element("path").attr("d", format_args!("M{left} {y}H{right}"));
+            let line = line.attr("fill", "none").attr("stroke-width", "2.5");
+            Stroke::for_run(index).on(line).close();
+            let name = svg.element("text").attr("x", right + 8.0).attr("y", y + 4.0);
+            name.words(&shortened(&run.name));
         }
-        Ok(())
     }
 
     fn legend_runs(&self) -> &[Curves] {
         if self.runs.len() > 1 { self.runs } else { &[] }
     }
-}
 
-impl fmt::Display for Picture<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn draw(&self) -> String {
         let charts = self.charts();
         let top = MARGIN + LEGEND_LINE * self.legend_runs().len() as f64;
         let bottom = top + chart::HEIGHT * charts.len() as f64;
-        let height = bottom + MARGIN / 2.0;
-        writeln!(
-            f,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"system-ui, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#333\">"
-        )?;
-        // A viewer with a dark page would else show dark text on it.
-        writeln!(f, "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>")?;
-        self.legend(f)?;
+        let mut svg = Svg::new(WIDTH, bottom + MARGIN / 2.0, FONT);
+        self.legend(&mut svg);
         for (index, chart) in charts.iter().enumerate() {
-            writeln!(f, "<g transform=\"translate(0 {})\">", top + chart::HEIGHT * index as f64)?;
-            write!(f, "{chart}")?;
-            writeln!(f, "</g>")?;
+            let y = top + chart::HEIGHT * index as f64;
+            svg.element("g").attr("transform", format_args!("translate(0 {y})")).open();
+            chart.draw(&mut svg);
+            svg.end("g");
         }
-        writeln!(
-            f,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">step</text>",
-            chart::LEFT + chart::PLOT_WIDTH / 2.0,
-            bottom - 4.0
-        )?;
-        writeln!(f, "</svg>")
+        let middle = chart::LEFT + chart::PLOT_WIDTH / 2.0;
+        let steps = svg.element("text").attr("x", middle).attr("y", bottom - 4.0);
+        steps.attr("text-anchor", "middle").words("step");
+        svg.finish()
     }
 }

@@ -1,15 +1,12 @@
-//! What a legend calls a run.
+//! Names of runs in a legend.
 
-use std::{
-    fmt::{self, Write as _},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
-/// Longest name in a legend, in characters; of a longer one the end is kept, where names differ most.
-const LONGEST: usize = 100;
+/// Maximum length of a name in a legend, in characters. Longer names are truncated at the start, as they differ at the end.
+const MAX_LENGTH: usize = 100;
 
-/// Names of the runs in `folders`: what is left of each path when what all begin with and end in is taken
-/// off. At least one component stays.
+/// Returns names of the runs in `folders`: their paths without the common prefix and suffix. At least one component is
+/// kept.
 pub fn names(folders: &[PathBuf]) -> Vec<String> {
     let paths: Vec<Vec<String>> = folders
         .iter()
@@ -32,25 +29,13 @@ pub fn names(folders: &[PathBuf]) -> Vec<String> {
     paths.iter().map(|path| path[front..path.len() - back].join("/")).collect()
 }
 
-/// A name as text of XML: its special characters escaped, and those that XML cannot hold replaced.
-pub(super) struct Escaped<'a>(pub &'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let excess = self.0.chars().count().saturating_sub(LONGEST);
-        if excess > 0 {
-            f.write_char('…')?;
-        }
-        for character in self.0.chars().skip(excess) {
-            match character {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '\u{fffe}' | '\u{ffff}' => f.write_char('\u{fffd}')?,
-                control if control.is_control() => f.write_char('\u{fffd}')?,
-                other => f.write_char(other)?,
-            }
-        }
-        Ok(())
+/// Returns the end of a name, at most [`MAX_LENGTH`] characters.
+pub(super) fn shortened(name: &str) -> String {
+    let excess = name.chars().count().saturating_sub(MAX_LENGTH);
+    let kept = name.chars().skip(excess);
+    if excess > 0 {
+        ['…'].into_iter().chain(kept).collect()
+    } else {
+        kept.collect()
     }
 }

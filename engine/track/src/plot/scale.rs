@@ -1,66 +1,66 @@
-//! From values to places along an axis, and the ticks of the axis.
+//! Scales of axes: positions of values, and ticks.
 
-/// About as many ticks as an axis gets.
+/// Approximate number of ticks of an axis.
 const TICKS: f64 = 5.0;
-/// A larger value counts as missing: a span of such would overflow.
+/// Larger values count as missing, because their span would overflow.
 const LARGEST: f64 = 1e300;
-/// Least span of an axis in units of its largest value: below it ticks could not be told apart.
-const LEAST_SPAN: f64 = 1e-9;
-/// Share of a span that is left free at both ends.
-const AIR: f64 = 0.05;
+/// Minimum span of an axis in units of its largest value: below it tick labels would be equal.
+const MIN_SPAN: f64 = 1e-9;
+/// Fraction of a span that is left free at both ends.
+const MARGIN: f64 = 0.05;
 
-/// The range of an axis. Places are shares of its length, 0 at its start.
+/// The range of an axis. Positions are fractions of its length, 0 at its start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Scale {
-    /// In proportion to the value.
+    /// Linear.
     Linear { low: f64, high: f64 },
-    /// In proportion to the value's decimal logarithm, which the bounds are.
+    /// Logarithmic; the bounds are decimal logarithms.
     Log { low: f64, high: f64 },
-    /// Steps, which are whole.
+    /// Steps, which are integers.
     Steps { low: f64, high: f64 },
 }
 
 /// A mark on an axis.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tick {
-    /// Share of the axis.
+    /// Position on the axis.
     pub place: f64,
-    /// What stands beside it.
+    /// Label.
     pub label: String,
 }
 
-/// Whether a value can be drawn.
+/// Returns true if a value can be drawn.
 pub(super) fn drawable(value: f64) -> bool {
     value.abs() <= LARGEST
 }
 
 impl Scale {
-    /// Fits `values`, of which the drawable count. Zero is not undercut by values that do not.
+    /// Fits the drawable ones of `values`. The range extends below zero only if values do.
     pub(super) fn linear(values: &[f64]) -> Option<Self> {
         let (low, high) = bounds(values)?;
-        let (wide_low, high) = widen(low, high, AIR, f64::MIN_POSITIVE);
+        let (wide_low, high) = widen(low, high, MARGIN, f64::MIN_POSITIVE);
         let low = if low >= 0.0 { wide_low.max(0.0) } else { wide_low };
         Some(Self::Linear { low, high })
     }
 
-    /// As [`Scale::linear`], but logarithmic where all values are positive and span more than a decade.
+    /// Like [`Scale::linear`], but logarithmic if all values are positive and span more than a decade.
     pub(super) fn decades(values: &[f64]) -> Option<Self> {
         let (low, high) = bounds(values)?;
         if low <= 0.0 || high.log10() - low.log10() <= 1.0 {
             return Self::linear(values);
         }
-        let (low, high) = widen(low.log10(), high.log10(), AIR, 1.0);
+        let (low, high) = widen(low.log10(), high.log10(), MARGIN, 1.0);
         Some(Self::Log { low, high })
     }
 
-    /// Fits `steps` without air: a curve starts at the edge.
+    /// Fits `steps` without a margin: a curve starts at the edge.
     pub(super) fn steps(steps: &[f64]) -> Option<Self> {
         let (low, high) = bounds(steps)?;
         let (low, high) = widen(low, high, 0.0, 1.0);
         Some(Self::Steps { low: low.max(0.0), high })
     }
 
-    /// Where `value`, which is one of those that the scale was fitted to, lies.
+    /// Returns the position of `value`, one of the fitted values.
     pub(super) fn place(self, value: f64) -> f64 {
         match self {
             Self::Linear { low, high } | Self::Steps { low, high } => (value - low) / (high - low),
@@ -77,7 +77,7 @@ impl Scale {
     }
 }
 
-/// Smallest and largest of those that can be drawn.
+/// Returns the smallest and the largest drawable value.
 fn bounds(values: &[f64]) -> Option<(f64, f64)> {
     values.iter().copied().filter(|value| drawable(*value)).fold(None, |bounds, value| {
         let (low, high) = bounds.unwrap_or((value, value));
@@ -85,20 +85,20 @@ fn bounds(values: &[f64]) -> Option<(f64, f64)> {
     })
 }
 
-/// Adds `air` at both ends; a range that is flat becomes one round its middle, of at least `least`.
-fn widen(low: f64, high: f64, air: f64, least: f64) -> (f64, f64) {
+/// Adds the fraction `margin` at both ends. A flat range becomes one around its middle, of at least `least`.
+fn widen(low: f64, high: f64, margin: f64, least: f64) -> (f64, f64) {
     let (span, size) = (high - low, low.abs().max(high.abs()));
-    let pad = if size < f64::MIN_POSITIVE / LEAST_SPAN {
+    let pad = if size < f64::MIN_POSITIVE / MIN_SPAN {
         1.0
-    } else if span < size * LEAST_SPAN {
+    } else if span < size * MIN_SPAN {
         (size * 0.1).max(least)
     } else {
-        span * air
+        span * margin
     };
     (low - pad, high + pad)
 }
 
-/// Multiples of 1, 2 or 5 times a power of ten, and at least `least` apart.
+/// Returns multiples of 1, 2 or 5 times a power of ten, at least `least` apart.
 fn linear_ticks(low: f64, high: f64, least: f64) -> Vec<Tick> {
     let rough = ((high - low) / TICKS).max(least);
     let power = 10_f64.powf(rough.log10().floor());
@@ -117,7 +117,7 @@ fn linear_ticks(low: f64, high: f64, least: f64) -> Vec<Tick> {
         .collect()
 }
 
-/// Powers of ten; their double and fivefold too where there are few, and only some where there are many.
+/// Returns powers of ten, with their double and fivefold if there are few, and only some if there are many.
 fn log_ticks(low: f64, high: f64) -> Vec<Tick> {
     let decades = high - low;
     let factors: &[u8] = if decades <= 3.0 { &[1, 2, 5] } else { &[1] };
@@ -137,8 +137,8 @@ fn log_ticks(low: f64, high: f64) -> Vec<Tick> {
         .collect()
 }
 
-/// `value` with the digits that set it apart from its neighbours, which are `step` away. The form is the
-/// same along an axis whose largest value is `size`.
+/// Formats `value` with the digits that distinguish it from its neighbours at distance `step`. The format is the same
+/// along an axis whose largest value is `size`.
 fn label(value: f64, step: f64, size: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();

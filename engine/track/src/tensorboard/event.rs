@@ -1,8 +1,8 @@
-//! The messages of an event file: what we write of TensorFlow's `event.proto` and `summary.proto`.
+//! Messages of event files: the subset of TensorFlow's `event.proto` and `summary.proto` that we write.
 
 use prost::Message;
 
-/// Version of the format; the first event of a file tells it.
+/// Version of the format, in the first event of a file.
 pub(super) const FILE_VERSION: &str = "brain.Event:2";
 
 /// `tensorflow.Event`.
@@ -40,7 +40,7 @@ pub(super) struct Summary {
 pub(super) struct Value {
     #[prost(string, tag = "1")]
     pub tag: String,
-    /// A field of a `oneof`: it is written where it is 0, too.
+    /// A field of a `oneof`, which is also written if it is 0.
     #[prost(float, optional, tag = "2")]
     pub simple_value: Option<f32>,
 }
@@ -57,12 +57,12 @@ pub(super) struct SessionLog {
 #[repr(i32)]
 pub(super) enum SessionStatus {
     Unspecified = 0,
-    /// Events of this step and later ones in earlier files no longer count.
+    /// Start of a run: events of this step and later ones in earlier files are ignored.
     Start = 1,
 }
 
 impl Event {
-    /// What a file begins with: its version, and the step from which on earlier files no longer count.
+    /// Returns the first events of a file: its version, and the step from which on earlier files are ignored.
     pub(super) fn head(wall_time: f64, first_step: u64) -> [Self; 2] {
         let start = SessionLog {
             status: SessionStatus::Start.into(),
@@ -81,7 +81,7 @@ impl Event {
         ]
     }
 
-    /// Values of a step, each under its tag.
+    /// Returns the event of a step's values, each with its tag.
     pub(super) fn scalars(wall_time: f64, step: u64, scalars: &[(&str, f64)]) -> Self {
         let value = scalars.iter().map(|(tag, value)| Value {
             tag: (*tag).to_owned(),

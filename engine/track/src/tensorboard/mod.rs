@@ -1,4 +1,4 @@
-//! TensorBoard's event files, written without TensorFlow.
+//! Writer of TensorBoard event files, without TensorFlow.
 //!
 //! ```text
 //! scalars --event--> protobuf message --record--> TFRecord --one write--> events.out.tfevents.*
@@ -19,11 +19,10 @@ use prost::Message as _;
 use crate::{Logger, Outcome, StepMetrics, TrackError, ValidationMetrics};
 use event::Event;
 
-/// An event file. Each step is in it when [`Logger::step`] returns, so that a TensorBoard that watches the
-/// folder shows it.
+/// An event file. It contains each step when [`Logger::step`] returns, so that a running TensorBoard shows it.
 ///
-/// Tags are the names of [`StepMetrics::scalars`] and [`ValidationMetrics::scalars`]; values are rounded to
-/// 32 bits, as TensorBoard holds them.
+/// Tags are the names of [`StepMetrics::scalars`] and [`ValidationMetrics::scalars`]. Values are rounded to 32 bits, as
+/// in TensorBoard.
 #[derive(Debug)]
 pub struct TensorBoard {
     path: PathBuf,
@@ -31,11 +30,11 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// A new file in `folder`, which is made where it is not there, for a run that begins with `first_step`.
-    /// Of files that earlier attempts left, TensorBoard shows the steps before `first_step`.
+    /// Creates a file in `folder`, which is created if necessary, for a run that starts at `first_step`. TensorBoard shows
+    /// only earlier steps of the files of earlier attempts.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The file cannot be created.
     pub fn create(folder: &Path, first_step: u64) -> Result<Self, TrackError> {
         fs::create_dir_all(folder).map_err(TrackError::io("create", folder))?;
         let now = now();
@@ -45,12 +44,12 @@ impl TensorBoard {
         Ok(board)
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Appends events in one write: a reader seldom sees half a record, and waits for the rest where it does.
+    /// Appends events in one write: a reader rarely sees an incomplete record, and then waits for the rest.
     fn write(&mut self, events: &[Event]) -> Result<(), TrackError> {
         let records: Vec<u8> = events.iter().flat_map(|event| record::framed(&event.encode_to_vec())).collect();
         self.file.write_all(&records).map_err(TrackError::io("write", &self.path))
@@ -71,8 +70,8 @@ impl Logger for TensorBoard {
     }
 }
 
-/// Creates `events.out.tfevents.<seconds>.<host>.<process>.<number>`, the name that TensorBoard looks for; it
-/// reads files in the order of their names. The number counts files that this process made in one second.
+/// Creates `events.out.tfevents.<seconds>.<host>.<process>.<number>`, the name that TensorBoard expects; it reads files in
+/// the order of their names. The number counts the files that this process created in one second.
 fn new_file(folder: &Path, seconds: u64) -> io::Result<(PathBuf, File)> {
     let system = rustix::system::uname();
     let host = system.nodename().to_string_lossy().replace('/', "_");

@@ -1,4 +1,4 @@
-//! The bytes of records, compared with those that TensorBoard 2.21's `RecordWriter` and messages give.
+//! Compares the bytes of records with those of TensorBoard 2.21's `RecordWriter` and messages.
 
 use super::{event::Event, record};
 use prost::Message as _;
@@ -13,14 +13,14 @@ fn check(event: &Event, expect: &str) {
 }
 
 #[test]
-fn records_are_tensorboards() {
+fn records_equal_tensorboards() {
     let [version, start] = Event::head(1.5, 7);
     check(
         &version,
         "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c",
     );
     check(&start, "0f000000000000006d532b0909000000000000f83f10073a020801774771c7");
-    // 0 is a value, not the absence of one.
+    // 0 is a value, not a missing one.
     check(
         &Event::scalars(1.5, 300, &[("loss", 2.5), ("lr", 0.0)]),
         "2600000000000000734fe30009000000000000f83f10ac022a180a0b0a046c6f737315000020400a090a026c7215000000005ccae6bd",

@@ -1,16 +1,16 @@
-//! The programs out of PyPI that `make setup` installed.
+//! Programs from PyPI, installed by `make setup`.
 
 use std::path::PathBuf;
 
-/// The virtual environment's Python.
+/// Returns the Python of the virtual environment.
 ///
 /// # Panics
-/// It is not there.
+/// It does not exist.
 pub(crate) fn python() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = variable("NEVA_TRACK_VENV").unwrap_or_else(|| {
         let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-        // `python/setup.py` makes the same name.
+        // `python/setup.py` uses the same name.
         let pins = include_str!("../python/requirements.txt")
             .lines()
             .filter_map(|line| line.split_once("=="));

@@ -1,14 +1,14 @@
-//! Metrics to write down.
+//! Metrics for tests.
 
 use neva_track::{StepMetrics, ValidationMetrics};
 
-/// A step whose values tell its number.
+/// Returns a step whose values depend on its number.
 pub(crate) fn step(step: u64) -> StepMetrics {
     StepMetrics {
         step,
-        reduced_train_loss: 8.0 / (step + 1) as f64,
+        reduced_train_loss: Some(8.0 / (step + 1) as f64),
         lr: 0.0,
-        grad_norm: 1.5,
+        grad_norm: Some(1.5),
         consumed_samples: 32 * (step + 1),
         seconds: 0.25,
         tokens_per_second: 4096.0,
@@ -20,11 +20,11 @@ pub(crate) fn step(step: u64) -> StepMetrics {
     }
 }
 
-/// The validation after `step`.
+/// Returns the validation after `step`.
 pub(crate) fn validation(step: u64) -> ValidationMetrics {
     ValidationMetrics {
         step,
-        val_loss: 4.0 + step as f64,
+        val_loss: Some(4.0 + step as f64),
         val_label_tokens: 10,
         val_samples: 2,
         seconds: 0.5,

@@ -16,7 +16,7 @@ print(
             "status": run.info.status,
             "params": run.data.params,
             "tags": run.data.tags,
-            # JSON has no NaN; Python writes one all the same.
+            # JSON has no NaN, but Python would write one.
             "metrics": {key: sorted([point.step, repr(point.value)] for point in points) for key, points in metrics.items()},
         }
     )

@@ -8,6 +8,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 accumulator = EventAccumulator(sys.argv[1], size_guidance={"scalars": 0})
 accumulator.Reload()
 tags = accumulator.Tags()["scalars"]
-# JSON has no NaN; Python writes one all the same.
+# JSON has no NaN, but Python would write one.
 values = {tag: [[event.step, repr(event.value)] for event in accumulator.Scalars(tag)] for tag in tags}
 print(json.dumps({"version": accumulator.file_version, "scalars": values}))

@@ -1,4 +1,4 @@
-//! Servers to send to: MLflow's own, and one that answers as a test wants.
+//! Servers for tests: MLflow's own, and one with the responses of a test.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::environment;
 
-/// The real server; gone when this is dropped, after a panic too.
+/// The real server; it is stopped when this is dropped, even after a panic.
 pub(crate) struct MlflowServer {
     pub(crate) uri: String,
     child: Child,
@@ -19,7 +19,7 @@ pub(crate) struct MlflowServer {
 
 impl MlflowServer {
     pub(crate) fn start() -> Self {
-        const PATIENCE: Duration = Duration::from_secs(300);
+        const START_TIMEOUT: Duration = Duration::from_secs(300);
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
         let store = format!("sqlite:///{}", dir.path().join("mlflow.db").display());
@@ -39,7 +39,7 @@ impl MlflowServer {
             ])
             .args(["--backend-store-uri", &store, "--artifacts-destination"])
             .arg(dir.path().join("artifacts"))
-            // What it may not do here: tell its makers, and run jobs, which need more packages.
+            // Disables telemetry, and jobs, which need more packages.
             .envs([
                 ("MLFLOW_DISABLE_TELEMETRY", "true"),
                 ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false"),
@@ -58,14 +58,14 @@ impl MlflowServer {
         };
         let (sender, lines) = mpsc::channel();
         let output = BufReader::new(server.child.stderr.take().unwrap());
-        // Reads to the end: a full pipe would stop the server.
+        // Reads to the end, because a full pipe would block the server.
         std::thread::spawn(move || output.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + START_TIMEOUT;
         let mut log = String::new();
         while !log.contains("Uvicorn running on") {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => log = log + &line + "\n",
-                Err(error) => panic!("`mlflow server` did not start within {PATIENCE:?} ({error}):\n{log}"),
+                Err(error) => panic!("`mlflow server` did not start within {START_TIMEOUT:?} ({error}):\n{log}"),
             }
         }
         server
@@ -74,15 +74,14 @@ impl MlflowServer {
 
 impl Drop for MlflowServer {
     fn drop(&mut self) {
-        // The server is several processes.
+        // The server has several processes.
         let group = rustix::process::Pid::from_child(&self.child);
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = self.child.wait();
     }
 }
 
-/// A port that nobody listens on.
-/// A port that nobody gets who asks for any: those begin at 32768.
+/// Returns an unused port below 32768, where the system's ephemeral ports start.
 pub(crate) fn free_port() -> u16 {
     static ASKED: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() % 2000) as u16 * 10;
@@ -90,17 +89,17 @@ pub(crate) fn free_port() -> u16 {
     ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).unwrap()
 }
 
-/// What a client sent.
+/// A client's request.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// Path, without the API's own, and query.
+    /// Path and query, without the API's prefix.
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
     pub(crate) body: serde_json::Value,
 }
 
-/// Starts a server that answers each request with the status and body that `answer` gives; `None` never answers.
-/// Its threads end with the test's process.
+/// Starts a server that answers each request with the status and body of `answer`, or never for `None`. Its threads end
+/// with the test's process.
 pub(crate) fn fake(answer: impl Fn(Request) -> Option<(u16, String)> + Send + 'static) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());

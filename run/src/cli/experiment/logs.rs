@@ -1,4 +1,4 @@
-//! `neva-run experiment logs`: the output of tasks, from any process and at any time.
+//! `neva-run experiment logs`: prints the output of tasks.
 
 use std::{
     io::{self, Write as _},
@@ -10,34 +10,37 @@ use indexmap::IndexMap;
 use neva_executors::JobHandle;
 use tokio::time::sleep;
 
-use super::super::{Format, OutputArgs, report::Report};
+use super::super::{
+    Format, OutputArgs,
+    report::{Report, written},
+};
 use crate::{
     error::RunError,
     experiment::{Status, Store},
     runtime,
 };
 
-/// How often new output is asked for.
+/// Interval at which new output is polled.
 const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
-    /// Its id, or its name for the latest
+    /// Id of the experiment, or its name for the latest one
     #[arg(value_name = "EXPERIMENT")]
     experiment: String,
-    /// Of this task only
+    /// Print the output of this task only
     #[arg(value_name = "TASK")]
     task: Option<String>,
-    /// Print what comes, until the experiment ends
+    /// Keep printing until the experiment ends
     #[arg(short, long)]
     follow: bool,
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
 
-/// How far the output of a task was read.
+/// Read position in the output of a task.
 #[derive(Default)]
-struct Place {
+struct Cursor {
     job: Option<JobHandle>,
     attempts: u32,
     offset: u64,
@@ -47,7 +50,7 @@ pub(super) fn logs(args: &LogsArgs, store: &Store, report: &mut Report) -> Resul
     let folder = store.find(&args.experiment)?;
     let mut status = folder.status()?;
     if let Some(task) = &args.task {
-        status.record.known(task)?;
+        status.record.require_task(task)?;
     }
     let names: Vec<String> = status
         .record
@@ -57,15 +60,15 @@ pub(super) fn logs(args: &LogsArgs, store: &Store, report: &mut Report) -> Resul
         .filter(|name| args.task.as_ref().is_none_or(|task| task == *name))
         .cloned()
         .collect();
-    let mut places: IndexMap<String, Place> = names.into_iter().map(|name| (name, Place::default())).collect();
-    let several = places.len() > 1;
+    let mut cursors: IndexMap<String, Cursor> = names.into_iter().map(|name| (name, Cursor::default())).collect();
+    let several = cursors.len() > 1;
     let mut texts = IndexMap::<String, String>::new();
     let json = args.output.output == Format::Json && !args.follow;
     let mut last = String::new();
-    runtime()?.block_on(async {
+    let read = runtime()?.block_on(async {
         loop {
-            for (name, place) in &mut places {
-                place
+            for (name, cursor) in &mut cursors {
+                cursor
                     .read(&status, name, |bytes| {
                         if json {
                             texts.entry(name.clone()).or_default().push_str(&String::from_utf8_lossy(bytes));
@@ -86,24 +89,28 @@ pub(super) fn logs(args: &LogsArgs, store: &Store, report: &mut Report) -> Resul
                 return Ok::<_, RunError>(());
             }
             sleep(TICK).await;
-            // Asked before the output is read, so that the last of it is not missed.
+            // Before the output is read, so that its end is not missed.
             status.refresh(&folder)?;
         }
-    })?;
+    });
+    match read {
+        Err(RunError::Output { source }) => return written(source),
+        read => read?,
+    }
     if json {
         report.result("", &texts);
     }
     Ok(())
 }
 
-impl Place {
-    /// Hands on what came since the last time. A reader that went away has seen enough.
+impl Cursor {
+    /// Passes new output to `sink`.
     async fn read(&mut self, status: &Status, name: &str, mut sink: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), RunError> {
         let Some(task) = status.report.tasks.iter().find(|task| task.name == name) else {
             return Ok(());
         };
         let Some(job) = &task.job else { return Ok(()) };
-        // A further attempt begins a log of its own.
+        // Every attempt has its own log.
         if self.job.as_ref() != Some(job) || self.attempts != task.attempts {
             *self = Self {
                 job: Some(job.clone()),
@@ -118,9 +125,7 @@ impl Place {
                 return Ok(());
             }
             self.offset = chunk.next;
-            if sink(&chunk.bytes).is_err() {
-                return Ok(());
-            }
+            sink(&chunk.bytes).map_err(|source| RunError::Output { source })?;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Experiments as text for people, and as JSON for programs.
+//! Experiments as text and as JSON.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::experiment::{Comparison, ExperimentReport, GitState, Row, Status, TaskReport, TaskState};
 
-/// The experiments of a list, a line each.
+/// Formats a list of experiments, one per line.
 pub(super) fn rows(rows: &[Row]) -> Vec<String> {
     let lines = rows.iter().map(|row| {
         let tasks = format!("{} task{}", row.tasks, if row.tasks == 1 { "" } else { "s" });
@@ -18,7 +18,7 @@ pub(super) fn rows(rows: &[Row]) -> Vec<String> {
     columns(lines.collect())
 }
 
-/// One experiment and its tasks.
+/// Formats an experiment and its tasks.
 pub(super) fn status(status: &Status, git: Option<&GitState>) -> String {
     let mut text = format!("{}: {}\n", status.report.id, status.name());
     let mut fact = |name: &str, value: &str| {
@@ -27,7 +27,7 @@ pub(super) fn status(status: &Status, git: Option<&GitState>) -> String {
     fact("created", &time(status.record.created));
     fact("by", &format!("neva-run {}", status.record.version));
     if let Some(old) = &status.record.rerun_of {
-        fact("again", old);
+        fact("rerun of", old);
     }
     fact("in", &status.record.working_directory.display().to_string());
     if let Some(GitState {
@@ -64,20 +64,27 @@ pub(super) fn status_json(status: &Status, git: Option<&GitState>) -> Value {
     })
 }
 
-/// How an experiment ended.
+/// Formats the end of an experiment.
 pub(super) fn end(report: &ExperimentReport) -> String {
-    let word = if report.class() == 0 { "done" } else { "ended badly" };
+    let word = if report.exit_code() == 0 { "done" } else { "failed" };
     let mut text = tasks(report, false).join("\n");
     let _ = write!(text, "\n{word}: {}\n  folder      {}", report.id, report.dir.display());
     text
 }
 
-/// What would be started.
+/// Returns the failed tasks, one per line; none for a single one, which the error names.
+pub(super) fn failures(report: &ExperimentReport) -> Vec<String> {
+    let failed = report.tasks.iter().filter(|task| matches!(task.state, TaskState::Failed(_)));
+    let lines: Vec<_> = failed.map(|task| format!("{}: {}", task.name, task.state)).collect();
+    if lines.len() > 1 { lines } else { Vec::new() }
+}
+
+/// Formats a dry run.
 pub(super) fn plan(planned: &IndexMap<String, Submission>) -> String {
     let mut text = String::new();
     for (name, submission) in planned {
         let _ = writeln!(text, "# {name}, in {}", submission.dir.display());
-        for process in &submission.processes {
+        for process in submission.processes() {
             let _ = writeln!(text, "{process}");
         }
     }
@@ -85,9 +92,9 @@ pub(super) fn plan(planned: &IndexMap<String, Submission>) -> String {
     text
 }
 
-/// A comparison, a line for each difference and each metric.
+/// Formats a comparison, one line for each difference and each metric.
 pub(super) fn comparison(comparison: &Comparison) -> Vec<String> {
-    // Both come from the store, so where a value was written says nothing.
+    // Without locations: both sides come from the store.
     let value = |side: &Option<crate::config::Side>| side.as_ref().map_or_else(|| "(absent)".to_owned(), |side| side.value.clone());
     let differences = comparison.differences.iter();
     let mut lines: Vec<_> = differences
@@ -107,7 +114,7 @@ pub(super) fn comparison_json(comparison: &Comparison) -> Value {
     json!({ "differences": differences.collect::<Vec<_>>(), "metrics": comparison.metrics })
 }
 
-/// Tasks, a line each. Where `orphaned` is set, what runs does so without a launcher.
+/// Formats tasks, one per line. With `orphaned`, running tasks have no launcher.
 fn tasks(report: &ExperimentReport, orphaned: bool) -> Vec<String> {
     let line = |task: &TaskReport| {
         let state = match &task.state {
@@ -125,13 +132,7 @@ fn detail(task: &TaskReport) -> String {
         TaskState::Failed(failure) => failure.to_string(),
         TaskState::Skipped(reason) => reason.clone(),
         _ => match &task.report {
-            Some(report) => {
-                let mut text = format!("{} steps", report.steps);
-                if let (Some(first), Some(last)) = (report.losses.first(), report.losses.last()) {
-                    let _ = write!(text, ", loss {first:.4} -> {last:.4}");
-                }
-                text
-            }
+            Some(report) => report.summary(),
             None if task.attempts > 1 => format!("attempt {}", task.attempts),
             None => String::new(),
         },
@@ -158,7 +159,7 @@ fn time(unix_ms: u64) -> String {
     )
 }
 
-/// Lines whose columns stand below each other.
+/// Aligns the columns of lines.
 fn columns(lines: Vec<Vec<String>>) -> Vec<String> {
     let mut widths = Vec::<usize>::new();
     for line in &lines {

@@ -1,4 +1,4 @@
-//! Maps and lists. Errors that leave one get its key or index, and an origin if they have none.
+//! Deserializes maps and lists. They add their key or index to errors, and an origin if there is none.
 
 use serde::{
     Deserializer,
@@ -8,7 +8,7 @@ use serde::{
 
 use super::owned;
 use crate::config::{
-    error::{ConfigError, Problem},
+    error::{ConfigError, ProblemKind},
     node::{Entry, Map, Node, RESERVED, Value},
     origin::Origin,
     path::{Path, Segment},
@@ -54,7 +54,7 @@ impl<'de> Arguments<'de> {
         Self { map: Some(map), origin }
     }
 
-    /// No arguments, as a type named by a string alone has.
+    /// Creates empty arguments, for a type named by a bare string.
     pub(super) fn none(origin: &'de Origin) -> Self {
         Self { map: None, origin }
     }
@@ -110,15 +110,15 @@ impl<'de> Deserializer<'de> for Arguments<'de> {
 pub(super) struct Entries<'de> {
     entries: Option<indexmap::map::Iter<'de, String, Entry>>,
     current: Option<(&'de str, &'de Entry)>,
-    /// Whether reserved keys are entries like any other.
+    /// True if reserved keys count as entries.
     reserved: bool,
-    /// The keys that a struct knows. Checked here, so that a type that forgets
-    /// `deny_unknown_fields` does not swallow a typing mistake.
+    /// The keys that a struct knows. Checked here, so that a type without `deny_unknown_fields` does not ignore a
+    /// misspelt key.
     fields: Option<&'static [&'static str]>,
 }
 
 impl<'de> Entries<'de> {
-    /// All entries, reserved keys too.
+    /// Returns all entries, reserved keys too.
     pub(super) fn whole(map: &'de Map) -> Self {
         Self {
             entries: Some(map.iter()),
@@ -128,7 +128,7 @@ impl<'de> Entries<'de> {
         }
     }
 
-    /// Whether the value has this key. A struct may declare a reserved key as a field of its own.
+    /// Returns whether the value has this key. A struct may declare a reserved key as a field.
     fn takes(&self, name: &str) -> bool {
         self.reserved || !RESERVED.contains(&name) || self.knows(name)
     }
@@ -152,7 +152,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
         };
         let segment = || Segment::Key(name.to_owned());
         if let Some(fields) = self.fields.filter(|_| !self.knows(name)) {
-            let problem = Problem::UnknownField {
+            let problem = ProblemKind::UnknownField {
                 name: name.to_owned(),
                 allowed: owned(fields),
             };
@@ -166,21 +166,21 @@ impl<'de> MapAccess<'de> for Entries<'de> {
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, ConfigError> {
         let Some((name, entry)) = self.current.take() else {
-            return Err(de::Error::custom("a value was asked for before its key"));
+            return Err(de::Error::custom("a value was requested before its key"));
         };
         seed.deserialize(&entry.node)
             .map_err(|error| error.within(Segment::Key(name.to_owned()), &entry.node.origin))
     }
 }
 
-/// A key of a map: text, or a number where the type of the keys is one.
+/// A key of a map: text, or a number if the type of the keys is one.
 struct Key<'de> {
     name: &'de str,
     origin: &'de Origin,
 }
 
 impl Key<'_> {
-    /// The key as a scalar that was typed, for types that read its characters.
+    /// Returns the key as a plain scalar, for types that parse its characters.
     fn node(&self) -> Node {
         Node::new(self.origin.clone(), Value::Plain(self.name.to_owned()))
     }

@@ -1,11 +1,11 @@
-//! Types from a tree: serde's `Deserializer` over `&Node`.
+//! Deserializes types from a tree: serde's `Deserializer` for `&Node`.
 //!
-//! The type says what it wants, and only then a scalar's characters are read. Errors carry the origin
-//! of the node they arose at; the path is put together on the way up.
+//! A scalar's characters are parsed only when its type is known. Errors carry the origin of their node; each container
+//! adds its segment of the path.
 
+mod all_errors;
 mod container;
 mod scalar;
-mod survey;
 mod variant;
 
 use serde::{
@@ -13,24 +13,27 @@ use serde::{
     de::{self, Expected, Unexpected, Visitor},
 };
 
-pub(super) use self::survey::{remove, typed};
+pub(super) use self::all_errors::{remove, typed};
 use self::{
     container::{Arguments, Items},
     variant::Tagged,
 };
 use super::{
-    error::{ConfigError, Problem},
-    node::{FACTORY, Node, PARTIAL, Value},
+    bound_items::{BOUND, BoundItems},
+    call::{TUPLE, is_tuple},
+    error::{ConfigError, ProblemKind},
+    names,
+    node::{FACTORY, Map, Node, PARTIAL, TARGET, Value},
     path::{Path, Segment},
     scalar::{float_text, is_none},
 };
 
-/// The typed value that `node` describes.
+/// Reads the typed value that `node` describes.
 ///
 /// # Errors
 /// The first value that does not fit its type, with its path and origin.
 pub fn from_node<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, ConfigError> {
-    T::deserialize(node).map_err(|error| error.or_at(&node.origin).settled(|_| Vec::new()))
+    T::deserialize(node).map_err(|error| error.or_at(&node.origin).with_fallback(|_| Vec::new()))
 }
 
 impl<'de> Deserializer<'de> for &'de Node {
@@ -45,7 +48,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             Value::Int(value) => scalar::visit_int(*value, visitor),
             Value::Float(value) => visitor.visit_f64(*value),
             Value::Seq(items) => visitor.visit_seq(Items::new(items)),
-            // A value of any shape is taken whole, `_target_` too.
+            // A value of any shape keeps all keys, `_target_` too.
             Value::Map(map) => visitor.visit_map(container::Entries::whole(map)),
         }
     }
@@ -67,11 +70,12 @@ impl<'de> Deserializer<'de> for &'de Node {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, ConfigError> {
         match self.get(PARTIAL) {
-            Some(partial) if name == PARTIAL && !partial.truth()? => {
-                let message = "what is described here is called later, not built".to_owned();
+            Some(partial) if name == PARTIAL && !partial.boolean()? => {
+                let message = "this description is called later, not built".to_owned();
                 let help = Some(format!("write `{PARTIAL}: true`, or leave it out"));
-                Err(partial.error(Problem::Invalid { message, help }))
+                Err(partial.error(ProblemKind::Invalid { message, help }))
             }
+            _ if name == BOUND => visitor.visit_seq(BoundItems::new(self)),
             _ => visitor.visit_newtype_struct(self),
         }
     }
@@ -83,7 +87,7 @@ impl<'de> Deserializer<'de> for &'de Node {
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, ConfigError> {
         let items = self.items()?;
         if items.len() != len {
-            return Err(self.error(Problem::Length {
+            return Err(self.error(ProblemKind::Length {
                 expected: len,
                 found: items.len(),
             }));
@@ -108,26 +112,28 @@ impl<'de> Deserializer<'de> for &'de Node {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ConfigError> {
-        let not_built = |tag: &Node, key: Option<&str>| {
+        let unresolved = |tag: &Node, key: Option<&str>| {
             let help = (!fields.is_empty()).then(|| format!("the fields here are {}", super::error::list(fields)));
-            let otherwise = Problem::WrongType {
+            let fallback = ProblemKind::WrongType {
                 expected: "a map".to_owned(),
                 found: tag.describe(),
                 help,
             };
-            tag.error(Problem::NotBuilt {
+            tag.error(ProblemKind::UnresolvedName {
                 type_name: name.to_owned(),
                 names: Vec::new(),
                 key: key.map(str::to_owned),
-                otherwise: Box::new(otherwise),
+                fallback: Box::new(fallback),
             })
         };
         match &self.value {
             Value::Map(map) => match map.get(FACTORY).filter(|_| !fields.contains(&FACTORY)) {
-                Some(factory) => Err(not_built(&factory.node, Some(FACTORY))),
+                Some(factory) => Err(unresolved(&factory.node, Some(FACTORY))),
+                // The type itself has a name, too: `nl.Trainer`.
+                None if other_class(map, name) && !fields.contains(&TARGET) => Err(unresolved(&map[TARGET].node, Some(TARGET))),
                 None => Arguments::new(map, &self.origin).deserialize_struct(name, fields, visitor),
             },
-            _ => Err(not_built(self, None)),
+            _ => Err(unresolved(self, None)),
         }
     }
 
@@ -155,13 +161,19 @@ impl<'de> Deserializer<'de> for &'de Node {
     scalar::forward_scalars!();
 }
 
+/// Returns true if a map names another class than the struct `name`.
+fn other_class(map: &Map, name: &str) -> bool {
+    let text = map.get(TARGET).and_then(|entry| entry.node.as_text());
+    text.is_some_and(|text| text != name && !names::names_struct(text, name))
+}
+
 impl Node {
-    fn error(&self, problem: Problem) -> ConfigError {
+    fn error(&self, problem: ProblemKind) -> ConfigError {
         ConfigError::new(Path::default(), Some(self.origin.clone()), problem)
     }
 
     fn wrong_type(&self, expected: &str, help: Option<String>) -> ConfigError {
-        self.error(Problem::WrongType {
+        self.error(ProblemKind::WrongType {
             expected: expected.to_owned(),
             found: self.describe(),
             help,
@@ -171,14 +183,27 @@ impl Node {
     fn items(&self) -> Result<&[Self], ConfigError> {
         match &self.value {
             Value::Seq(items) => Ok(items),
-            Value::Plain(text) => Err(self.wrong_type("a list", Some(format!("a list of one is written `[{text}]`")))),
+            Value::Plain(text) if is_tuple(text) => Err(self.error(ProblemKind::UnresolvedName {
+                type_name: TUPLE.to_owned(),
+                names: Vec::new(),
+                key: None,
+                fallback: Box::new(ProblemKind::WrongType {
+                    expected: "a list".to_owned(),
+                    found: self.describe(),
+                    help: Some("write a list in brackets".to_owned()),
+                }),
+            })),
+            Value::Plain(text) if text.contains(',') && !text.starts_with(['[', '(']) => {
+                Err(self.wrong_type("a list", Some(format!("write a list in brackets: `[{text}]`"))))
+            }
+            Value::Plain(text) => Err(self.wrong_type("a list", Some(format!("write a list of one item as `[{text}]`")))),
             _ => Err(self.wrong_type("a list", None)),
         }
     }
 }
 
-/// What serde's own visitors report. The origin is added by the container that holds the value. Of a message
-/// that a type reports, the second line is its help.
+/// Errors of serde's visitors. The container that holds the value adds the origin. The second line of a custom message
+/// is its help.
 impl de::Error for ConfigError {
     fn custom<T: std::fmt::Display>(message: T) -> Self {
         let message = message.to_string();
@@ -186,13 +211,13 @@ impl de::Error for ConfigError {
             Some((message, help)) => (message.to_owned(), Some(help.to_owned())),
             None => (message, None),
         };
-        Self::new(Path::default(), None, Problem::Invalid { message, help })
+        Self::new(Path::default(), None, ProblemKind::Invalid { message, help })
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        let problem = Problem::WrongType {
+        let problem = ProblemKind::WrongType {
             expected: expected.to_string(),
-            found: words(found),
+            found: describe(found),
             help: None,
         };
         Self::new(Path::default(), None, problem)
@@ -203,7 +228,7 @@ impl de::Error for ConfigError {
     }
 
     fn unknown_variant(name: &str, allowed: &'static [&'static str]) -> Self {
-        let problem = Problem::UnknownVariant {
+        let problem = ProblemKind::UnknownVariant {
             name: name.to_owned(),
             allowed: owned(allowed),
         };
@@ -211,7 +236,7 @@ impl de::Error for ConfigError {
     }
 
     fn unknown_field(name: &str, allowed: &'static [&'static str]) -> Self {
-        let problem = Problem::UnknownField {
+        let problem = ProblemKind::UnknownField {
             name: name.to_owned(),
             allowed: owned(allowed),
         };
@@ -219,7 +244,7 @@ impl de::Error for ConfigError {
     }
 
     fn missing_field(name: &'static str) -> Self {
-        Self::new(Path(vec![Segment::Key(name.to_owned())]), None, Problem::MissingField)
+        Self::new(Path(vec![Segment::Key(name.to_owned())]), None, ProblemKind::MissingField)
     }
 }
 
@@ -227,8 +252,8 @@ fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// What serde found, in the words that [`Node`]s are described with.
-fn words(found: Unexpected<'_>) -> String {
+/// Describes the value that serde found, as [`Node::describe`] does.
+fn describe(found: Unexpected<'_>) -> String {
     match found {
         Unexpected::Unit | Unexpected::Option => "null".to_owned(),
         Unexpected::Bool(value) => format!("`{value}`"),

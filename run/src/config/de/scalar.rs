@@ -1,11 +1,11 @@
-//! Scalars, read as the type that asks.
+//! Deserializes scalars as the requested type.
 
 use serde::de::Visitor;
 
 use crate::config::{
-    error::{ConfigError, Problem},
-    node::{Node, Value},
-    scalar::{self, bool_habit, float_text},
+    error::{ConfigError, ProblemKind},
+    node::{Node, Value, resolve},
+    scalar::{self, bool_like, float_text},
 };
 
 /// The scalar methods of `Deserializer`.
@@ -34,7 +34,7 @@ macro_rules! forward_scalars {
         })+
 
         fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ConfigError> {
-            visitor.visit_bool(self.truth()?)
+            visitor.visit_bool(self.boolean()?)
         }
 
         fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ConfigError> {
@@ -76,9 +76,9 @@ macro_rules! forward_scalars {
 }
 pub(super) use forward_scalars;
 
-/// Visits what a scalar means where the type leaves that open.
+/// Visits the resolved value of a plain scalar, for types that accept any value.
 pub(super) fn visit_resolved<'de, V: Visitor<'de>>(text: &'de str, visitor: V) -> Result<V::Value, ConfigError> {
-    match scalar::resolve(text) {
+    match resolve(text) {
         Value::Bool(value) => visitor.visit_bool(value),
         Value::Int(value) => visit_int(value, visitor),
         Value::Float(value) => visitor.visit_f64(value),
@@ -87,7 +87,7 @@ pub(super) fn visit_resolved<'de, V: Visitor<'de>>(text: &'de str, visitor: V) -
     }
 }
 
-/// Visits an integer as the smallest type that holds it; many visitors know 64 bits only.
+/// Visits an integer as the smallest type that holds it; many visitors support only 64 bits.
 pub(super) fn visit_int<'de, V: Visitor<'de>>(value: i128, visitor: V) -> Result<V::Value, ConfigError> {
     match (u64::try_from(value), i64::try_from(value)) {
         (Ok(value), _) => visitor.visit_u64(value),
@@ -97,14 +97,19 @@ pub(super) fn visit_int<'de, V: Visitor<'de>>(value: i128, visitor: V) -> Result
 }
 
 impl Node {
-    pub(super) fn truth(&self) -> Result<bool, ConfigError> {
-        let (value, habit) = match &self.value {
+    pub(super) fn boolean(&self) -> Result<bool, ConfigError> {
+        let (value, suggestion) = match &self.value {
             Value::Bool(value) => return Ok(*value),
-            Value::Plain(text) => (scalar::bool(text), bool_habit(text)),
-            Value::Str(text) => (None, bool_habit(text)),
+            Value::Plain(text) => (scalar::flag(text), bool_like(text)),
+            Value::Str(text) => (None, bool_like(text)),
             _ => (None, None),
         };
-        value.ok_or_else(|| self.wrong_type("`true` or `false`", habit.map(|value| format!("write `{value}`, without quotes"))))
+        value.ok_or_else(|| {
+            self.wrong_type(
+                "`true` or `false`",
+                suggestion.map(|value| format!("write `{value}`, without quotes")),
+            )
+        })
     }
 
     pub(super) fn integer(&self) -> Result<i128, ConfigError> {
@@ -126,14 +131,14 @@ impl Node {
         value.ok_or_else(|| self.wrong_type("a number", self.quotes_help(|text| scalar::float(text).is_some())))
     }
 
-    /// The text of a value that was computed, for a field that takes text.
+    /// Returns the text of a computed value, for a text field.
     pub(super) fn computed_text(&self) -> Result<String, ConfigError> {
         match &self.value {
             Value::Bool(value) => Ok(value.to_string()),
             Value::Int(value) => Ok(value.to_string()),
             Value::Float(value) => Ok(float_text(*value)),
             Value::Null => {
-                let help = "no text is written `\"\"`, the word itself `\"null\"`".to_owned();
+                let help = "write an empty text as `\"\"`, and the word itself as `\"null\"`".to_owned();
                 Err(self.wrong_type("text", Some(help)))
             }
             _ => Err(self.wrong_type("text", None)),
@@ -142,14 +147,14 @@ impl Node {
 
     pub(super) fn out_of_range(&self, min: impl ToString, max: impl ToString) -> ConfigError {
         let (min, max) = (min.to_string(), max.to_string());
-        self.error(Problem::OutOfRange {
+        self.error(ProblemKind::OutOfRange {
             found: self.describe(),
             min,
             max,
         })
     }
 
-    /// `1e3` and `3.0` are whole numbers, written as floats.
+    /// Suggests an integer for a whole number that is written as a float, such as `1e3` and `3.0`.
     fn integer_help(&self) -> Option<String> {
         let float = match &self.value {
             Value::Plain(text) => scalar::float(text),
@@ -157,7 +162,7 @@ impl Node {
             _ => None,
         };
         match float {
-            // Beyond this not every whole number is a float, so none is offered.
+            // Larger floats may not be exact integers, so none is suggested.
             Some(value) if value.fract() == 0.0 && value.abs() < 9e15 => Some(format!("write `{value}`")),
             _ => self.quotes_help(|text| scalar::int(text).is_some()),
         }

@@ -1,4 +1,4 @@
-//! Enums: the variant is the `_target_` of a map, or a string alone.
+//! Deserializes enums: the variant is the `_target_` of a map, or a bare string.
 //!
 //! | variant | in text |
 //! |---|---|
@@ -6,10 +6,10 @@
 //! | `Struct { a }`, `Newtype(struct or map)` | `{_target_: Struct, a: 1}`; without arguments also `Struct` |
 //! | `Newtype(anything else)`, `Tuple(..)` | `{_target_: Tuple, _args_: [1, 2]}` |
 //!
-//! A text that names no variant may be a call or name a factory: then the error says so, and
-//! [`build`](crate::config::build) puts what it stands for in its place.
+//! A text that names no variant may be a call or name a factory: the error is [`ProblemKind::UnresolvedName`], and
+//! [`build`](crate::config::build) replaces the text by the result.
 //!
-//! An enum may end in a newtype variant [`CUSTOM`]: it takes every `_target_` that is a path, as in
+//! An enum may end in a newtype variant [`CUSTOM`]: it accepts every `_target_` that is a path, as in
 //! `my_crate::MyType`, with the whole map.
 
 use serde::{
@@ -22,14 +22,15 @@ use super::{
     owned,
 };
 use crate::config::{
-    error::{ConfigError, Problem, list},
-    factory::call::is_call,
+    call::is_call,
+    error::{ConfigError, ProblemKind, list},
+    names,
     node::{ARGS, CUSTOM, FACTORY, Node, TARGET, Value},
     path::Segment,
 };
 
-/// Stands for the names of own types where names are listed.
-const OWN: &str = "my_crate::MyType";
+/// Example of a custom type's name, for lists of names.
+const CUSTOM_EXAMPLE: &str = "my_crate::MyType";
 
 /// A node that names a variant.
 pub(super) struct Tagged<'de> {
@@ -44,10 +45,10 @@ impl<'de> Tagged<'de> {
     pub(super) fn new(body: &'de Node, type_name: &str, variants: &'static [&'static str]) -> Result<Self, ConfigError> {
         let tag = match &body.value {
             Value::Map(map) => match (map.get(TARGET), map.get(FACTORY)) {
-                (Some(_), Some(factory)) => return Err(both(&factory.node)),
+                (Some(_), Some(factory)) => return Err(target_and_factory(&factory.node)),
                 (Some(entry), None) => &entry.node,
-                (None, Some(factory)) => return Err(not_built(&factory.node, Some(FACTORY), type_name, variants)),
-                (None, None) => return Err(body.error(Problem::MissingTarget { allowed: names(variants) })),
+                (None, Some(factory)) => return Err(unresolved(&factory.node, Some(FACTORY), type_name, variants)),
+                (None, None) => return Err(body.error(ProblemKind::MissingTarget { allowed: listed(variants) })),
             },
             _ => body,
         };
@@ -58,17 +59,25 @@ impl<'de> Tagged<'de> {
             custom: false,
         };
         let Some(name) = tag.as_text() else {
-            let help = format!("the names here are {}", list(&names(variants)));
+            let help = format!("the names here are {}", list(&listed(variants)));
             return Err(tagged.at_tag(tag.wrong_type("the name of a type", Some(help))));
         };
-        tagged.name = name;
-        let is_own = variants.contains(&CUSTOM) && name.contains("::");
+        tagged.name = match variants.contains(&name) {
+            true => name,
+            false => names::canonical(name, variants).unwrap_or(name),
+        };
+        let name = tagged.name;
+        let is_custom = variants.contains(&CUSTOM) && name.contains("::");
         let is_text = std::ptr::eq(tag, body);
-        if is_text && (is_call(name) || !(is_own || variants.contains(&name))) {
-            return Err(not_built(body, None, type_name, variants));
+        if is_text && (is_call(name) || !(is_custom || variants.contains(&name))) {
+            return Err(unresolved(body, None, type_name, variants));
+        }
+        // May be the name of a factory.
+        if !is_custom && !variants.contains(&name) && !variants.contains(&CUSTOM) {
+            return Err(unresolved(tag, Some(TARGET), type_name, variants));
         }
         if variants.contains(&CUSTOM) {
-            tagged.custom = is_own;
+            tagged.custom = is_custom;
             if !tagged.custom && (name == CUSTOM || !variants.contains(&name)) {
                 return Err(tagged.at_tag(tag.error(unknown(tag, variants))));
             }
@@ -76,7 +85,7 @@ impl<'de> Tagged<'de> {
         Ok(tagged)
     }
 
-    /// An error of the name.
+    /// Moves an error to the name.
     fn at_tag(&self, error: ConfigError) -> ConfigError {
         if std::ptr::eq(self.tag, self.body) {
             error.or_at(&self.tag.origin)
@@ -86,42 +95,42 @@ impl<'de> Tagged<'de> {
     }
 }
 
-/// A text that names no variant: a call, a factory, or a mistake.
-fn not_built(tag: &Node, key: Option<&str>, type_name: &str, variants: &[&str]) -> ConfigError {
-    tag.error(Problem::NotBuilt {
+/// Returns the error of a text that names no variant: a call, a factory, or a mistake.
+fn unresolved(tag: &Node, key: Option<&str>, type_name: &str, variants: &[&str]) -> ConfigError {
+    tag.error(ProblemKind::UnresolvedName {
         type_name: type_name.to_owned(),
         names: owned(variants),
         key: key.map(str::to_owned),
-        otherwise: Box::new(unknown(tag, variants)),
+        fallback: Box::new(unknown(tag, variants)),
     })
 }
 
-fn unknown(tag: &Node, variants: &[&str]) -> Problem {
+fn unknown(tag: &Node, variants: &[&str]) -> ProblemKind {
     let name = tag.as_text().map_or_else(|| tag.describe(), str::to_owned);
-    let allowed = names(variants);
-    // YAML cuts a call at its commas, within a list.
+    let allowed = listed(variants);
+    // Within a list, YAML splits a call at its commas.
     if name.contains('(') && !is_call(&name) {
-        return Problem::Syntax {
-            reason: format!("`{name}` is a part of a call"),
-            help: Some("a call that has commas is written in quotes here, `\"name(a=1, b=2)\"`".to_owned()),
+        return ProblemKind::Syntax {
+            reason: format!("`{name}` is an incomplete call"),
+            help: Some("write a call with commas in quotes here: `\"name(a=1, b=2)\"`".to_owned()),
         };
     }
-    // Of a call, the name alone is unknown.
+    // In a call, only the name is unknown.
     let name = name.split('(').next().unwrap_or_default().to_owned();
-    Problem::UnknownVariant { name, allowed }
+    ProblemKind::unknown_variant(name, allowed)
 }
 
-fn both(factory: &Node) -> ConfigError {
-    let message = format!("`{TARGET}` and `{FACTORY}` both say what to build here");
-    let help = Some(format!("leave `{TARGET}` out to call the factory"));
+fn target_and_factory(factory: &Node) -> ConfigError {
+    let message = format!("`{TARGET}` and `{FACTORY}` both name the type to build here");
+    let help = Some(format!("leave out `{TARGET}` to call the factory"));
     factory
-        .error(Problem::Invalid { message, help })
+        .error(ProblemKind::Invalid { message, help })
         .within(Segment::Key(FACTORY.to_owned()), &factory.origin)
 }
 
-/// The names that a user may write for `variants`.
-fn names(variants: &[&str]) -> Vec<String> {
-    let names = variants.iter().map(|name| if *name == CUSTOM { OWN } else { name });
+/// Returns the names that a user may write for `variants`.
+fn listed(variants: &[&str]) -> Vec<String> {
+    let names = variants.iter().map(|name| if *name == CUSTOM { CUSTOM_EXAMPLE } else { name });
     names.map(str::to_owned).collect()
 }
 
@@ -144,7 +153,7 @@ impl<'de> EnumAccess<'de> for Tagged<'de> {
     }
 }
 
-/// What a variant holds.
+/// The content of a variant.
 pub(super) struct Body<'de> {
     node: &'de Node,
     custom: bool,
@@ -158,7 +167,7 @@ impl<'de> Body<'de> {
         }
     }
 
-    /// The list under `_args_`, which must have `len` items.
+    /// Returns the list under `_args_`, which must have `len` items.
     fn unnamed(&self, len: usize) -> Result<Option<&'de [Node]>, ConfigError> {
         let Some(args) = self.node.get(ARGS) else { return Ok(None) };
         let within = |error: ConfigError| error.within(Segment::Key(ARGS.to_owned()), &args.origin);
@@ -166,7 +175,7 @@ impl<'de> Body<'de> {
         self.arguments().finish()?;
         let items = args.items().map_err(within)?;
         if items.len() != len {
-            return Err(within(args.error(Problem::Length {
+            return Err(within(args.error(ProblemKind::Length {
                 expected: len,
                 found: items.len(),
             })));

@@ -1,44 +1,50 @@
-//! Calls and named functions that stand for a value, where the type admits one.
+//! Calls and factories in the place of a value, if the type allows one.
 //!
-//! | written where a value of type `Model` is asked for | means |
+//! | written where a value of type `Model` is expected | means |
 //! |---|---|
 //! | `vlm.LlavaModel(freeze_vision_model=true)` | `{_target_: vlm.LlavaModel, freeze_vision_model: true}` |
-//! | `sized(hidden=7)`, or `sized` where it needs no arguments | what the factory `sized` of `Model` returns |
-//! | `sized(text=wide(hidden=7))` | the same, of an argument that the factory `wide` of its type returns |
+//! | `sized(hidden=7)`, or `sized` if it needs no arguments | the result of `Model`'s factory `sized` |
+//! | `sized(text=wide(hidden=7))` | the same, with an argument that the factory `wide` of its type returns |
 //! | `{_factory_: sized, hidden: 7}` | the same |
-//! | `{_factory_: sized(hidden=7), layers: 9}` | the same, and the other keys are laid over it |
+//! | `{_factory_: sized(hidden=7), layers: 9}` | the same, with the other keys merged over it |
 //!
-//! Only the type of a place makes a text a call: the deserializer finds a text where an enum or a struct is
-//! asked for, and says so; the value is then put in the tree in the place of the text. So a text that reads
-//! like a call, or like the name of a factory, stays a text where a text is asked for.
+//! The expected type decides whether a text is a call: the deserializer reports a text where an enum or a struct is
+//! expected, and the result of the call then replaces the text in the tree. So a text that looks like a call, or like
+//! the name of a factory, stays text where text is expected.
 
-pub(super) mod call;
+mod language;
 mod registry;
+mod vision;
 
 use serde::de::DeserializeOwned;
 
 pub use self::registry::{Factories, NoArguments};
 use super::{
-    de,
-    error::{ConfigError, Problem},
+    call::{self, TUPLE},
+    de, empty_section,
+    error::{ConfigError, ProblemKind},
     merge::merge,
+    names,
     node::{CUSTOM, Entry, FACTORY, Map, Node, TARGET, Value},
     path::Path,
     problems::Problems,
 };
 
-/// Most calls in one tree. Factories may return calls; without an end to it, one that returns itself would not.
+/// Maximum number of calls in one tree. Factories may return calls, and one that returns itself would never end.
 const MAX_CALLS: usize = 1000;
 
-/// The typed value that `root` describes. Every call in it is replaced by what it returns, so that `root`
-/// holds each value, with its place, when this is done.
+/// Builds the typed value that `root` describes. Every call in `root` is replaced by its result, so that `root` holds each
+/// value with its origin afterwards.
 ///
 /// # Errors
 /// All values that do not fit their types, and the first call that cannot be made.
 pub fn build<T: DeserializeOwned>(root: &mut Node, factories: &Factories) -> Result<T, Problems> {
-    // A call that cannot be made is told beside what else is wrong.
+    // A failed call is reported together with the other problems.
     let made = expand::<T>(root, factories);
-    match (made, de::typed(root, factories)) {
+    match (
+        made,
+        de::typed(root, &|type_name| factories.names(type_name).map(str::to_owned).collect()),
+    ) {
         (Ok(()), typed) => typed,
         (Err(error), Err(mut problems)) => {
             problems.put_first(error);
@@ -48,17 +54,22 @@ pub fn build<T: DeserializeOwned>(root: &mut Node, factories: &Factories) -> Res
     }
 }
 
-/// Replaces the calls in `root`. A value that does not fit its type is passed over, and a call that cannot be
-/// made is left as it is.
+/// Replaces the calls in `root` by their results. Values that do not fit their types and failed calls stay.
 ///
 /// # Errors
 /// The first call that cannot be made.
 pub fn expand<T: DeserializeOwned>(root: &mut Node, factories: &Factories) -> Result<(), ConfigError> {
-    // A copy of `root` without what was passed over, once there is such a value.
+    // A copy of `root` without the skipped values, once there are any.
     let mut fitting: Option<Node> = None;
     let mut failed = None;
     let mut calls = 0;
     while let Err(error) = T::deserialize(fitting.as_ref().unwrap_or(root)) {
+        if empty_section::remove_rejected(root, &error) {
+            if let Some(fitting) = &mut fitting {
+                de::remove(fitting, &error.path.0);
+            }
+            continue;
+        }
         let made = make_at(root, &error, factories).unwrap_or_else(|reason| {
             failed.get_or_insert(reason);
             None
@@ -77,15 +88,19 @@ pub fn expand<T: DeserializeOwned>(root: &mut Node, factories: &Factories) -> Re
         calls += 1;
         if calls > MAX_CALLS {
             let message = format!("more than {MAX_CALLS} calls, or a factory that returns a call of itself");
-            return Err(ConfigError::new(error.path, error.origin, Problem::Invalid { message, help: None }));
+            return Err(ConfigError::new(
+                error.path,
+                error.origin,
+                ProblemKind::Invalid { message, help: None },
+            ));
         }
     }
     failed.map_or(Ok(()), Err)
 }
 
-/// What the value that `error` complains of stands for, if it is a call.
+/// Returns the result of the call at the path of `error`; `None` if it is not a call.
 fn make_at(root: &mut Node, error: &ConfigError, factories: &Factories) -> Result<Option<Node>, ConfigError> {
-    let (Problem::NotBuilt { type_name, names, .. }, Some(node)) = (&*error.problem, at_mut(root, &error.path)) else {
+    let (ProblemKind::UnresolvedName { type_name, names, .. }, Some(node)) = (&*error.problem, at_mut(root, &error.path)) else {
         return Ok(None);
     };
     make(node, type_name, names, factories).map_err(|problem| {
@@ -97,32 +112,42 @@ fn make_at(root: &mut Node, error: &ConfigError, factories: &Factories) -> Resul
     })
 }
 
-/// What `node` stands for, or `None` where neither its type nor a factory of it has the name.
+/// Returns the result of the call in `node`, or `None` if neither its type nor a factory has the name.
 fn make(node: &Node, type_name: &str, names: &[String], factories: &Factories) -> Result<Option<Node>, ConfigError> {
-    let mut beside = node.as_map().cloned().unwrap_or_default();
-    let factory = beside.shift_remove(FACTORY);
+    let mut siblings = node.as_map().cloned().unwrap_or_default();
+    let factory = siblings.shift_remove(FACTORY).or_else(|| siblings.shift_remove(TARGET));
     let written = factory.as_ref().map_or(node, |entry| &entry.node);
     let Some(text) = written.as_text() else { return Ok(None) };
+    if type_name == TUPLE {
+        return call::tuple(text, &written.origin).map(Some);
+    }
     let (name, arguments) = if call::is_call(text) {
         let call = call::call(text, &written.origin)?;
         (call.name, call.arguments)
     } else {
-        (text.to_owned(), std::mem::take(&mut beside))
+        (text.to_owned(), std::mem::take(&mut siblings))
     };
     let arguments = Node::new(node.origin.clone(), Value::Map(arguments));
-    let is_type = names.contains(&name) || (name.contains("::") && names.iter().any(|name| name == CUSTOM));
-    let mut made = match factories.find(type_name, &name) {
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    let is_type = known.contains(&name.as_str()) || (name.contains("::") && known.contains(&CUSTOM));
+    let python_name = names::canonical(&name, &known).filter(|_| !is_type).map(str::to_owned);
+    let of_class = || names::class(&name).and_then(|class| factories.find(type_name, class));
+    let mut made = match factories.find(type_name, &name).or_else(of_class) {
         Some(factory) => factory(arguments, factories)?,
         None if is_type => typed_map(name, written, arguments),
+        None if python_name.is_some() => typed_map(python_name.unwrap_or(name), written, arguments),
+        // `nl.Trainer(devices=2)` or Python's `dict(devices=2)` where a trainer is expected.
+        None if name == "dict" && call::is_call(text) => arguments,
+        None if names::names_struct(&name, type_name) => arguments,
         None => return Ok(None),
     };
-    if !beside.is_empty() {
-        merge(&mut made, Node::new(node.origin.clone(), Value::Map(beside)));
+    if !siblings.is_empty() {
+        merge(&mut made, Node::new(node.origin.clone(), Value::Map(siblings)));
     }
     Ok(Some(made))
 }
 
-/// `{_target_: name, ..arguments}`
+/// Returns `{_target_: name, ..arguments}`.
 fn typed_map(name: String, written: &Node, arguments: Node) -> Node {
     let target = Entry {
         key: written.origin.clone(),

@@ -1,19 +1,19 @@
-//! Text that only looks like a reference.
+//! Escapes text that only looks like a reference.
 
 use crate::config::{
-    include,
+    file_reference,
     node::{Node, Value},
 };
 
-/// `node` as a file has to have it to be read back as it is: a `${` that is no reference is written `$${`, with two
-/// for each `$`, and the `@` of a text that would name a file `@@`.
+/// Escapes the texts in `node` so that a file with it reads back the same: each `$` before `{` is doubled, and a text that
+/// would include a file gets a further `@`.
 pub fn escape(node: &mut Node) {
     match &mut node.value {
         Value::Seq(items) => items.iter_mut().for_each(escape),
         Value::Map(map) => map.values_mut().for_each(|entry| escape(&mut entry.node)),
         Value::Str(text) | Value::Plain(text) => {
             *text = doubled(text);
-            if let Some(escaped) = include::escaped(text) {
+            if let Some(escaped) = file_reference::escaped(text) {
                 *text = escaped;
             }
         }
@@ -21,7 +21,7 @@ pub fn escape(node: &mut Node) {
     }
 }
 
-/// `text` with two for each `$` in front of `{`.
+/// Doubles each `$` before `{`.
 fn doubled(text: &str) -> String {
     let mut doubled = String::new();
     let mut rest = text;

@@ -3,26 +3,26 @@
 //! | written | means |
 //! |---|---|
 //! | `${path}`, as the whole of a value | the value at `path`: a number, a list, a map |
-//! | `run-${num_nodes}` | a text, with the value at `path` as text in it |
-//! | `${env:NAME}`, `${env:NAME:default}` | a variable of the environment, where the file lists it: `_env_: [NAME]` |
-//! | `$${`, `$$${path}` | the text `${`; the text `$`, and the value at `path`: in front of `{`, two `$` stand for one |
+//! | `run-${num_nodes}` | a text that contains the value at `num_nodes` |
+//! | `${env:NAME}`, `${env:NAME:default}` | an environment variable that the file lists: `_env_: [NAME]` |
+//! | `$${`, `$$${path}` | the text `${`; the text `$` and the value at `path`: before `{`, `$$` means `$` |
 //!
-//! Paths start at the top of the configuration. A variable must be listed, as a run that hangs on its
-//! environment is not the run that its file describes; and one that looks like a secret is refused, as its value
-//! would be written into every record of the run. References in what code computed are text.
+//! Paths start at the top of the configuration. Variables must be listed, so that a file shows which parts of the
+//! environment its run depends on. A variable that looks like a secret is rejected, because its value would be written
+//! into every record of the run. Values that code computed are not searched for references.
 
 mod escape;
 mod missing;
 mod template;
 
-use neva_schemas::names_secret;
+use neva_schemas::is_secret_name;
 use std::collections::BTreeSet;
 
 pub use self::escape::escape;
 use self::missing::missing;
 use self::template::{Name, Part, Variable};
 use super::{
-    error::{ConfigError, Problem},
+    error::{ConfigError, ProblemKind},
     node::{Entry, Map, Node, Value},
     origin::Origin,
     path::{self, Path, Segment},
@@ -30,8 +30,8 @@ use super::{
     scalar, yaml,
 };
 
-/// Most values that all references together may bring, and bytes of text: a few lines of references to each
-/// other could otherwise fill any memory.
+/// Maximum number of values, and of bytes of text, that all references together may add: a few nested references could
+/// otherwise exhaust the memory.
 const MAX_NODES: usize = 100_000;
 const MAX_BYTES: usize = 1 << 20;
 /// The key at the top of a file that lists the variables which references may read.
@@ -39,23 +39,22 @@ pub const ENV: &str = "_env_";
 
 /// The variables that references may read.
 pub struct Environment<'a> {
-    /// Those that the configuration lists.
+    /// The variables that the configuration lists.
     pub allowed: BTreeSet<String>,
-    /// The value of a variable, or `None` where it is not set.
+    /// Returns the value of a variable, or `None` if it is not set.
     pub read: &'a dyn Fn(&str) -> Option<String>,
 }
 
-/// `part` of the tree `root` with every reference replaced by what it refers to in `root`. `path` is where
-/// `part` stands.
+/// Returns `part`, the value at `path` of the tree `root`, with every reference replaced by its value in `root`.
 ///
 /// # Errors
-/// All references that cannot be followed: to a value that is not there, in a circle, to a variable that is not
-/// listed, not set or a secret.
+/// All references that cannot be followed: to a missing value, in a cycle, to a variable that is not listed, not set or
+/// a secret.
 pub fn interpolate(root: &Node, part: &Node, path: &Path, environment: &Environment<'_>) -> Result<Node, Problems> {
     let mut reader = Reader {
         root,
         environment,
-        way: Vec::new(),
+        stack: Vec::new(),
         nodes: 0,
         bytes: 0,
     };
@@ -65,7 +64,7 @@ pub fn interpolate(root: &Node, part: &Node, path: &Path, environment: &Environm
     Ok(node)
 }
 
-/// Whether a value in `node` refers to another.
+/// Returns whether a value in `node` has references.
 pub fn has_references(node: &Node) -> bool {
     match &node.value {
         Value::Seq(items) => items.iter().any(has_references),
@@ -83,14 +82,14 @@ struct Hop {
 struct Reader<'a> {
     root: &'a Node,
     environment: &'a Environment<'a>,
-    /// The references that led to where the reader is.
-    way: Vec<Hop>,
+    /// The references that are being followed, outermost first.
+    stack: Vec<Hop>,
     nodes: usize,
     bytes: usize,
 }
 
 impl Reader<'_> {
-    /// The tree without references. What cannot be followed is kept, and told.
+    /// Returns the tree without references. References that cannot be followed stay and are added to `errors`.
     fn rewrite(&mut self, node: &Node, path: &Path, errors: &mut Vec<ConfigError>) -> Node {
         let mut inside = |reader: &mut Self, segment, node: &Node| {
             let mut path = path.clone();
@@ -106,10 +105,10 @@ impl Reader<'_> {
             _ => match self.followed(node) {
                 Ok(followed) => return followed.unwrap_or_else(|| node.clone()),
                 Err(error) => {
-                    self.way.clear();
-                    // What several references lead to is told once.
-                    let told = |other: &ConfigError| other.origin == error.origin && other.problem == error.problem;
-                    if !errors.iter().any(told) {
+                    self.stack.clear();
+                    // Several references may lead to the same problem, which is reported once.
+                    let is_same = |other: &ConfigError| other.origin == error.origin && other.problem == error.problem;
+                    if !errors.iter().any(is_same) {
                         let path = path.clone();
                         errors.push(ConfigError { path, ..error });
                     }
@@ -120,13 +119,13 @@ impl Reader<'_> {
         Node { value, ..node.clone() }
     }
 
-    /// What the scalar `node` stands for; `None` where it refers to nothing.
+    /// Returns the value of the scalar `node` with its references followed; `None` if it has none.
     fn followed(&mut self, node: &Node) -> Result<Option<Node>, ConfigError> {
         let Some(text) = template::text(node) else { return Ok(None) };
         let value = match template::parts(text, &node.origin)?.as_slice() {
             [Part::Value(path)] => self.value(path)?,
             [Part::Variable(variable)] => match self.variable(variable)? {
-                // Nothing is a text here, not null.
+                // An empty variable is text, not null.
                 empty if empty.is_empty() => Value::Str(empty),
                 typed => Value::Plain(typed),
             },
@@ -146,8 +145,8 @@ impl Reader<'_> {
                 Part::Value(path) => {
                     let node = Node::new(path.origin.clone(), self.value(path)?);
                     as_text(&node).ok_or_else(|| {
-                        let message = format!("{} cannot stand inside a text", node.describe());
-                        let help = Some("a reference to it is the whole of a value".to_owned());
+                        let message = format!("{} cannot be part of a text", node.describe());
+                        let help = Some("let the reference be the whole value".to_owned());
                         invalid(&path.origin, message, help)
                     })?
                 }
@@ -159,27 +158,27 @@ impl Reader<'_> {
         Ok(joined)
     }
 
-    /// The value at the path `wanted`, itself without references.
+    /// Returns the value at the path `wanted`, without references.
     fn value(&mut self, wanted: &Name) -> Result<Value, ConfigError> {
         let Name { text, origin } = wanted;
         let steps = path::steps(text).map_err(|error| invalid(origin, format!("`{text}` is not a path: {error}"), None))?;
-        if let Some(at) = self.way.iter().position(|hop| hop.path == *text) {
-            return Err(self.circle(at, wanted));
+        if let Some(at) = self.stack.iter().position(|hop| hop.path == *text) {
+            return Err(self.cycle(at, wanted));
         }
-        if self.way.len() == yaml::MAX_DEPTH {
-            let message = format!("more than {} references lead from one to the next", yaml::MAX_DEPTH);
+        if self.stack.len() == yaml::MAX_DEPTH {
+            let message = format!("more than {} references refer to each other in a chain", yaml::MAX_DEPTH);
             return Err(invalid(origin, message, None));
         }
-        self.way.push(Hop {
+        self.stack.push(Hop {
             path: text.clone(),
             origin: origin.clone(),
         });
         let value = self.walk(self.root, &steps, 0, wanted)?;
-        self.way.pop();
+        self.stack.pop();
         Ok(value.value)
     }
 
-    /// The value that `steps` lead to from `node`, from step `at` on; through references, where there are some.
+    /// Returns the value at `steps[at..]` below `node`; follows references on the path.
     fn walk(&mut self, node: &Node, steps: &[path::Step], at: usize, wanted: &Name) -> Result<Node, ConfigError> {
         let Some(step) = steps.get(at) else {
             return self.copy(node, 0, &wanted.origin);
@@ -193,7 +192,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `node` without references.
+    /// Returns a copy of `node` without references.
     fn copy(&mut self, node: &Node, depth: usize, origin: &Origin) -> Result<Node, ConfigError> {
         self.nodes += 1;
         self.check_size(origin)?;
@@ -230,15 +229,15 @@ impl Reader<'_> {
         if self.nodes <= MAX_NODES && self.bytes <= MAX_BYTES {
             return Ok(());
         }
-        let message = format!("too large: references may bring {MAX_NODES} values and {MAX_BYTES} bytes of text");
+        let message = format!("too large: references may add {MAX_NODES} values and {MAX_BYTES} bytes of text");
         Err(invalid(origin, message, None))
     }
 
-    /// `a` refers to `b`, which refers to `a`. Told from the same place on wherever the circle was entered, so that
-    /// it is told once.
-    fn circle(&self, at: usize, wanted: &Name) -> ConfigError {
-        // Who refers to the first of them from outside does not belong to the circle; the last of them does.
-        let mut hops: Vec<(&str, &Origin)> = self.way[at..].iter().map(|hop| (hop.path.as_str(), &hop.origin)).collect();
+    /// Returns the error of a cycle: `a` refers to `b`, which refers to `a`. The error is the same wherever the cycle was
+    /// entered, so that it is reported once.
+    fn cycle(&self, at: usize, wanted: &Name) -> ConfigError {
+        // The reference that entered the cycle is not part of it: its first hop is referred to by the last.
+        let mut hops: Vec<(&str, &Origin)> = self.stack[at..].iter().map(|hop| (hop.path.as_str(), &hop.origin)).collect();
         if let Some(first) = hops.first_mut() {
             first.1 = &wanted.origin;
         }
@@ -247,21 +246,24 @@ impl Reader<'_> {
         let origin = hops.first().map_or(&wanted.origin, |(_, origin)| origin);
         let chain = hops.iter().chain(hops.first()).map(|(path, origin)| format!("{path} ({origin})"));
         let chain = chain.collect::<Vec<_>>().join(" -> ");
-        let help = Some("write one of these values out".to_owned());
-        invalid(origin, format!("these references lead in a circle: {chain}"), help)
+        let help = Some("replace one of these references by a value".to_owned());
+        invalid(origin, format!("these references form a cycle: {chain}"), help)
     }
 
     fn variable(&mut self, variable: &Variable) -> Result<String, ConfigError> {
         let Name { text: name, origin } = &variable.name;
         let fail = |message, help| Err(invalid(origin, message, help));
-        if names_secret(name) {
-            let help = "the engine's libraries and executors read secrets from the environment themselves".to_owned();
+        if is_secret_name(name) {
+            let help = "the engine's libraries and the executors read secrets from the environment themselves".to_owned();
             let message = format!("`{name}` looks like a secret, and would be written into the records of the run");
             return fail(message, Some(help));
         }
         if !self.environment.allowed.contains(name) {
             let help = format!("add `{ENV}: [{name}]` at the top of the file, or `--set '{ENV}+=[{name}]'`");
-            return fail(format!("`{name}` is not a variable that this configuration may read"), Some(help));
+            return fail(
+                format!("this configuration does not list the environment variable `{name}`"),
+                Some(help),
+            );
         }
         match ((self.environment.read)(name), &variable.default) {
             (Some(value), _) => Ok(value),
@@ -282,7 +284,7 @@ fn rewritten(map: &Map, mut rewrite: impl FnMut(&str, &Node) -> Node) -> Map {
     map.iter().map(entry).collect()
 }
 
-/// A scalar as it stands inside a text. Null, lists and maps do not.
+/// Returns a scalar as part of a text; `None` for null, lists and maps.
 fn as_text(node: &Node) -> Option<String> {
     match &node.value {
         Value::Plain(text) | Value::Str(text) => Some(text.clone()),
@@ -294,5 +296,5 @@ fn as_text(node: &Node) -> Option<String> {
 }
 
 fn invalid(origin: &Origin, message: String, help: Option<String>) -> ConfigError {
-    ConfigError::new(Path::default(), Some(origin.clone()), Problem::Invalid { message, help })
+    ConfigError::new(Path::default(), Some(origin.clone()), ProblemKind::Invalid { message, help })
 }

@@ -1,4 +1,4 @@
-//! The text of a value that refers to others.
+//! Parses texts with references.
 
 use super::invalid;
 use crate::config::{
@@ -7,9 +7,9 @@ use crate::config::{
     origin::Origin,
 };
 
-/// A piece of a text.
+/// A part of a text.
 pub(super) enum Part {
-    /// Text as it is.
+    /// Literal text.
     Text(String),
     /// `${path}`
     Value(Name),
@@ -17,13 +17,13 @@ pub(super) enum Part {
     Variable(Variable),
 }
 
-/// What stands in a reference, and where.
+/// The content of a reference and its origin.
 pub(super) struct Name {
     pub(super) text: String,
     pub(super) origin: Origin,
 }
 
-/// A variable of the environment.
+/// An environment variable.
 pub(super) struct Variable {
     pub(super) name: Name,
     pub(super) default: Option<String>,
@@ -38,7 +38,7 @@ impl Part {
     }
 }
 
-/// The text of a scalar that somebody wrote and that has a reference, or the escape of one, not followed yet.
+/// Returns the text of a written scalar with references, or escapes of them, that were not followed yet.
 pub(super) fn text(node: &Node) -> Option<&str> {
     let written = matches!(node.origin, Origin::File { .. } | Origin::Set { .. }) && !node.is_followed();
     match &node.value {
@@ -47,7 +47,7 @@ pub(super) fn text(node: &Node) -> Option<&str> {
     }
 }
 
-/// The pieces of `text`, which was written at `origin`.
+/// Splits `text`, which was written at `origin`, into its parts.
 pub(super) fn parts(text: &str, origin: &Origin) -> Result<Vec<Part>, ConfigError> {
     let mut parts = Vec::new();
     let mut literal = String::new();
@@ -55,7 +55,7 @@ pub(super) fn parts(text: &str, origin: &Origin) -> Result<Vec<Part>, ConfigErro
     while let Some(found) = text[at..].find("${") {
         let brace = at + found + 1;
         let dollars = brace - text[at..brace].trim_end_matches('$').len() - at;
-        // Two stand for one; the last one, where it has none beside it, opens a reference.
+        // `$$` means `$`; an odd last `$` opens a reference.
         literal.push_str(&text[at..brace - dollars]);
         literal.push_str(&text[brace - dollars..brace - dollars + dollars / 2]);
         if dollars.is_multiple_of(2) {
@@ -65,7 +65,7 @@ pub(super) fn parts(text: &str, origin: &Origin) -> Result<Vec<Part>, ConfigErro
         }
         let start = brace - 1;
         let Some(len) = text[start..].find('}') else {
-            let help = Some("the text `${` itself is written `$${`".to_owned());
+            let help = Some("write the text `${` itself as `$${`".to_owned());
             return Err(invalid(
                 &written(text, start, text.len(), origin),
                 "`}` is missing".to_owned(),
@@ -79,7 +79,7 @@ pub(super) fn parts(text: &str, origin: &Origin) -> Result<Vec<Part>, ConfigErro
         parts.push(reference(text[start + 2..at - 1].trim(), written(text, start, at, origin))?);
     }
     literal.push_str(&text[at..]);
-    // A text of escapes alone is a text too.
+    // A text of only escapes is text too.
     if !literal.is_empty() || parts.is_empty() {
         parts.push(Part::Text(literal));
     }
@@ -101,8 +101,8 @@ fn reference(text: &str, origin: Origin) -> Result<Part, ConfigError> {
         Some((variable, default)) => (variable, Some(default.to_owned())),
         None => (variable, None),
     };
-    let tame = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if variable.is_empty() || !variable.chars().all(tame) {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if variable.is_empty() || !variable.chars().all(is_name) {
         return Err(invalid(&origin, format!("`{variable}` is not the name of a variable"), None));
     }
     Ok(Part::Variable(Variable {
@@ -111,8 +111,8 @@ fn reference(text: &str, origin: Origin) -> Result<Part, ConfigError> {
     }))
 }
 
-/// The place of the characters of `text` from `start` to `end`. A text with quotes and without escapes stands
-/// between them.
+/// Returns the origin of the characters of `text` from `start` to `end`. The origin of a quoted text without escapes
+/// includes the quotes.
 fn written(text: &str, start: usize, end: usize, origin: &Origin) -> Origin {
     let quoted = origin
         .span()

@@ -1,4 +1,4 @@
-//! Lists and maps under way.
+//! Serializes lists and maps.
 
 use serde::{Serialize, ser};
 
@@ -8,7 +8,7 @@ use crate::config::{
     node::{Map, Node, Value},
 };
 
-/// A list, or the unnamed arguments of a variant, under way.
+/// Serializer of a list, or of the unnamed arguments of a variant.
 pub(super) struct List<'a> {
     pub(super) writer: Writer<'a>,
     pub(super) items: Vec<Node>,
@@ -52,7 +52,7 @@ lists! {
     SerializeTupleVariant serialize_field,
 }
 
-/// A map, struct or the named arguments of a variant, under way.
+/// Serializer of a map, a struct or the named arguments of a variant.
 pub(super) struct Fields<'a> {
     pub(super) writer: Writer<'a>,
     pub(super) map: Map,

@@ -1,4 +1,4 @@
-//! A tree from types: serde's `Serializer`, the inverse of [`super::de`].
+//! Serializes types to a tree: serde's `Serializer`, the inverse of [`super::de`].
 
 mod compound;
 
@@ -14,12 +14,11 @@ use super::{
     scalar,
 };
 
-/// The tree that describes `value`, every node at `origin`. A variant of an enum becomes a map with
-/// `_target_` first, or its name alone if it holds nothing.
+/// Returns the tree that describes `value`, every node at `origin`. A variant of an enum becomes a map with
+/// `_target_` first, or only its name if it has no fields.
 ///
 /// # Errors
-/// A map key that is not a scalar, an integer beyond 128 bits with sign, or an error of the type's
-/// own `Serialize`.
+/// A map key that is not a scalar, an integer beyond `i128`, or an error of the type's `Serialize`.
 pub fn to_node(value: &impl Serialize, origin: Origin) -> Result<Node, ConfigError> {
     value.serialize(Writer { origin: &origin }).map_err(|error| error.or_at(&origin))
 }
@@ -67,7 +66,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// A call that waits for arguments: a map with `_partial_`, behind the name of what is called.
+    /// Returns a call that waits for arguments: a map with `_partial_` after `_target_`.
     fn partial(self, node: Node) -> Node {
         let (mut map, at) = match node.value {
             Value::Map(map) => {
@@ -81,7 +80,7 @@ impl<'a> Writer<'a> {
         self.node(Value::Map(map))
     }
 
-    /// `{_target_: variant, _args_: [..]}`
+    /// Returns `{_target_: variant, _args_: [..]}`.
     fn with_arguments(self, variant: &'static str, items: Vec<Node>) -> Node {
         let mut fields = self.fields(Some(variant));
         fields.map.insert(ARGS.to_owned(), self.entry(self.node(Value::Seq(items))));
@@ -178,11 +177,11 @@ impl<'a> Serializer for Writer<'a> {
     ) -> Result<Node, ConfigError> {
         let inner = value.serialize(self)?;
         if variant == CUSTOM && inner.get(TARGET).is_some() {
-            // An own type holds its `_target_` itself.
+            // A custom type holds its `_target_` itself.
             return Ok(inner);
         }
         match inner.value {
-            // The fields stand beside `_target_`, unless they describe a type of their own.
+            // The fields are siblings of `_target_`, unless they describe another type.
             Value::Map(inner) if !RESERVED.iter().any(|key| inner.contains_key(*key)) => {
                 let mut fields = self.fields(Some(variant));
                 fields.map.extend(inner);

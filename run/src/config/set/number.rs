@@ -1,9 +1,6 @@
 //! Arithmetic of `+=`, `-=`, `*=` and `/=`.
 
-use crate::config::{
-    node::{Node, Value},
-    scalar,
-};
+use crate::config::node::{Node, Value, resolve};
 
 /// An operation on numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +11,7 @@ pub(super) enum Arithmetic {
     Divide,
 }
 
-/// A number, exact as long as it can be.
+/// A number, exact as long as possible.
 #[derive(Clone, Copy)]
 pub(super) enum Number {
     Int(i128),
@@ -22,12 +19,12 @@ pub(super) enum Number {
 }
 
 impl Number {
-    /// The number that `node` is or reads as, unless it is quoted.
+    /// Returns the number in `node`, unless it is quoted.
     pub(super) fn of(node: &Node) -> Option<Self> {
         let resolved;
         let value = match &node.value {
             Value::Plain(text) => {
-                resolved = scalar::resolve(text);
+                resolved = resolve(text);
                 &resolved
             }
             value => value,
@@ -39,7 +36,11 @@ impl Number {
         }
     }
 
-    /// `None` for a division by zero and for what no number can hold.
+    pub(super) fn is_zero(self) -> bool {
+        matches!(self, Self::Int(0) | Self::Float(0.0))
+    }
+
+    /// Computes the result; `None` for a division by zero and for an overflow.
     pub(super) fn compute(self, operation: Arithmetic, right: Self) -> Option<Self> {
         if let (Self::Int(left), Self::Int(right)) = (self, right) {
             let exact = match operation {

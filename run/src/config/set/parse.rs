@@ -1,18 +1,18 @@
-//! The text of an edit, split into path, operator and value.
+//! Parses an override into path, operator and value.
 
 use std::sync::Arc;
 
-use super::{Action, Edit, number::Arithmetic};
+use super::{Action, Override, number::Arithmetic};
 use crate::config::{
-    error::{ConfigError, Problem},
-    factory::call,
+    call,
+    error::{ConfigError, ProblemKind},
     node::{Node, Value},
     origin::{Origin, Source, Span},
     path::{self, Path, Step},
     yaml,
 };
 
-pub(super) fn edit(source: &Arc<Source>) -> Result<Edit, ConfigError> {
+pub(super) fn parse(source: &Arc<Source>) -> Result<Override, ConfigError> {
     let text = source.text();
     let start = text.len() - text.trim_start().len();
     let equals = equals(text);
@@ -25,14 +25,14 @@ pub(super) fn edit(source: &Arc<Source>) -> Result<Edit, ConfigError> {
             ));
         }
         let steps = steps(source, start + 1, text.len())?;
-        return Ok(Edit {
+        return Ok(Override {
             source: Arc::clone(source),
             steps,
             action: Action::Delete,
         });
     }
     let Some(at) = equals else {
-        // An open quote hides the `=`: then the path says what is wrong.
+        // An open quote hides the `=`: then parsing the path reports the error.
         steps(source, start, text.len())?;
         let span = Span::new(start, text.trim().len());
         return Err(error(source, span, "`=` is missing: write `path=value`, or `~path` to delete"));
@@ -48,7 +48,7 @@ pub(super) fn edit(source: &Arc<Source>) -> Result<Edit, ConfigError> {
     let steps = steps(source, start, list.map_or(end, |list| start + list.len()))?;
     let value = value(source, at + 1)?;
     if list.is_some() {
-        return Ok(Edit {
+        return Ok(Override {
             source: Arc::clone(source),
             steps,
             action: Action::Append(value),
@@ -62,14 +62,14 @@ pub(super) fn edit(source: &Arc<Source>) -> Result<Edit, ConfigError> {
         Some('|') => Action::Merge(value),
         _ => Action::Set(value),
     };
-    Ok(Edit {
+    Ok(Override {
         source: Arc::clone(source),
         steps,
         action,
     })
 }
 
-/// The first `=` outside quotes.
+/// Finds the first `=` outside quotes.
 fn equals(text: &str) -> Option<usize> {
     let mut quote = None;
     let mut escaped = false;
@@ -86,7 +86,7 @@ fn equals(text: &str) -> Option<usize> {
     })
 }
 
-/// The path in the bytes from `start` to `end`, blanks around it left out.
+/// Parses the path in the bytes from `start` to `end`, without surrounding white space.
 fn steps(source: &Arc<Source>, start: usize, end: usize) -> Result<Vec<Step>, ConfigError> {
     let text = source.text().get(start..end).unwrap_or_default();
     let start = start + text.len() - text.trim_start().len();
@@ -100,11 +100,11 @@ fn steps(source: &Arc<Source>, start: usize, end: usize) -> Result<Vec<Step>, Co
     Ok(steps)
 }
 
-/// The value in the bytes from `start` on.
+/// Parses the value in the bytes from `start` on.
 fn value(source: &Arc<Source>, start: usize) -> Result<Node, ConfigError> {
     let text = &source.text()[start..];
     let trimmed = text.trim();
-    // YAML would take both of these for nothing; whoever typed them meant text.
+    // YAML would read both of these as null, but the user means text.
     if trimmed.is_empty() || trimmed.starts_with('#') {
         let span = Span::new(start + text.len() - text.trim_start().len(), trimmed.len());
         let origin = Origin::Set {
@@ -118,14 +118,14 @@ fn value(source: &Arc<Source>, start: usize) -> Result<Node, ConfigError> {
         source: Arc::clone(source),
         span,
     };
-    // YAML reserves `@`, and cuts a call at its commas.
+    // YAML reserves `@`, and splits a call at its commas.
     if trimmed.starts_with('@') {
         return Ok(Node::new(origin, Value::Plain(trimmed.to_owned())));
     }
     if call::occurs_in(trimmed) {
         return call::value(trimmed, &origin);
     }
-    yaml::parse_edit(source, start)
+    yaml::parse_override(source, start)
 }
 
 fn error(source: &Arc<Source>, span: Span, reason: &str) -> ConfigError {
@@ -136,7 +136,7 @@ fn error(source: &Arc<Source>, span: Span, reason: &str) -> ConfigError {
     ConfigError::new(
         Path::default(),
         Some(origin),
-        Problem::Syntax {
+        ProblemKind::Syntax {
             reason: reason.to_owned(),
             help: None,
         },

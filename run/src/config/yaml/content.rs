@@ -1,4 +1,4 @@
-//! What the parser hands over: the shape of a value, and its position.
+//! Parser output: the shape of a value and its position.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use serde_saphyr::{Spanned, Tagged};
 /// A value with its position, as the parser reports it.
 pub(super) type Raw = Spanned<Tagged<Content>>;
 
-/// The value itself.
+/// The value.
 pub(super) enum Content {
-    /// Null, or nothing at all.
+    /// Null, or no value.
     Null,
-    /// A plain scalar that the parser took for a truth value or a number.
+    /// A plain scalar that the parser read as a boolean or a number.
     Typed,
-    /// Any other scalar, its escapes and line folding undone.
+    /// Any other scalar, with its escapes and line folding undone.
     Str(String),
     Seq(Vec<Raw>),
     Map(Vec<(Spanned<String>, Raw)>),

@@ -1,0 +1,15 @@
+//! Inputs and targets of one sample.
+
+/// Inputs and targets of one sample; `labels[i]` is the target of position `i`. See
+/// [`Sample::sequence`](crate::Sample::sequence).
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence<'a> {
+    /// Sample name, for messages.
+    pub name: &'a str,
+    /// Token ids, [`IMAGE_TOKEN_INDEX`](crate::IMAGE_TOKEN_INDEX) once per image. Shape `[t]`.
+    pub ids: &'a [i64],
+    /// Targets; negative ones are ignored by the loss. Shape `[t]`.
+    pub labels: &'a [i64],
+    /// Number of images of the sample.
+    pub num_images: usize,
+}

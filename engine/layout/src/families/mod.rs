@@ -1,0 +1,42 @@
+//! Model families: one file each, with its parameters, its Hugging Face config and its Hugging Face names.
+
+mod clip;
+mod config_reader;
+mod decoder;
+mod decoder_config;
+mod decoder_structure;
+mod family;
+mod folder;
+mod intern_vit;
+mod language;
+mod llama;
+mod llava;
+mod mistral;
+mod mlp;
+mod nemotron;
+mod part;
+mod pixel_shuffle;
+mod qwen2;
+mod registry;
+mod siglip;
+mod table;
+mod vision_rows;
+
+pub use clip::Clip;
+pub use config_reader::{ConfigReader, HfConfigError};
+pub use decoder::{DecoderNorm, DecoderStructure};
+pub use family::{DecoderFamily, DecoderNames, ProjectorFamily, VisionFamily};
+pub use folder::FolderModel;
+pub use intern_vit::InternVit;
+pub use language::DECODER_ALONE;
+pub use llama::Llama;
+pub use llava::{DECODER, PROJECTOR, VISION, freeze_setting, from_hf_config};
+pub use mistral::Mistral;
+pub use mlp::Mlp;
+pub use nemotron::Nemotron;
+pub use part::PartContents;
+pub use pixel_shuffle::PixelShuffle;
+pub use qwen2::Qwen2;
+pub use registry::Families;
+pub use siglip::Siglip;
+pub use table::ModelTable;

@@ -1,0 +1,106 @@
+//! Reads this rank's local shards of tensors in files.
+
+use super::safetensors_file::TensorFile;
+use crate::error::{EngineError, Result};
+use crate::parameters::Parameter;
+use neva_layout::{ParamSpec, Window};
+use std::collections::BTreeMap;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Placement of parameters on this rank.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement {
+    /// Number of this rank in the tensor-parallel group.
+    pub tp_rank: usize,
+    /// Size of the tensor-parallel group.
+    pub tp: usize,
+    /// Data type of the computation.
+    pub kind: Kind,
+    /// Device of the tensors.
+    pub device: Device,
+}
+
+impl Placement {
+    pub(super) fn place(&self, spec: &ParamSpec, value: Tensor, trainable: bool) -> Parameter {
+        let tensor = value.to_device(self.device).to_kind(self.kind).set_requires_grad(trainable);
+        Parameter {
+            spec: spec.clone(),
+            tensor,
+            trainable,
+        }
+    }
+
+    /// Reads this rank's local shard of a tensor, with the padding of its cut.
+    pub(super) fn read(&self, file: &TensorFile, name: &str, spec: &ParamSpec) -> Result<Tensor> {
+        self.local_shard(spec, |window| file.read_window(name, window))
+    }
+
+    /// Returns this rank's local shard of a parameter, of which `read` returns rectangles.
+    pub(super) fn local_shard(&self, spec: &ParamSpec, read: impl FnOnce(&Window) -> Result<Tensor>) -> Result<Tensor> {
+        let values = read(&spec.window(self.tp_rank, self.tp))?;
+        let shard = spec.shard(self.tp_rank, self.tp);
+        let mut shape: Vec<_> = spec.shape.iter().map(|size| *size as i64).collect();
+        if let Some(shard) = shard {
+            shape[shard.dim] = shard.len as i64;
+        }
+        let values = values.f_view(shape.as_slice())?;
+        let Some(shard) = shard.filter(|shard| shard.len < shard.padded) else {
+            return Ok(values);
+        };
+        shape[shard.dim] = (shard.padded - shard.len) as i64;
+        Ok(Tensor::cat(
+            &[&values, &Tensor::zeros(&shape, (values.kind(), values.device()))],
+            shard.dim as i64,
+        ))
+    }
+}
+
+/// This rank's local shards of parameters, by name.
+pub(super) type Values = BTreeMap<String, Tensor>;
+
+/// Canonical name to (file, name in the file, shape).
+pub(super) type Names = BTreeMap<String, (usize, String, Vec<usize>)>;
+
+/// Reads `wanted`, a subset of `specs`, from files that must hold exactly `specs`.
+pub(super) fn read_all(
+    path: &Path,
+    files: &[TensorFile],
+    names: &Names,
+    wanted: &[ParamSpec],
+    specs: &[ParamSpec],
+    placement: Placement,
+) -> Result<Values> {
+    let problems = mismatches(names, specs);
+    if !problems.is_empty() {
+        return Err(EngineError::Weights {
+            path: path.to_owned(),
+            problems,
+        });
+    }
+    let read = |spec: &ParamSpec| {
+        let (index, name, _) = &names[&spec.name];
+        Ok((spec.name.clone(), placement.read(&files[*index], name, spec)?))
+    };
+    wanted.iter().map(read).collect()
+}
+
+/// Lists all differences between a file and the model.
+pub(super) fn mismatches(names: &Names, specs: &[ParamSpec]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for spec in specs {
+        match names.get(&spec.name) {
+            None => problems.push(format!("`{}` {:?} is missing", spec.name, spec.shape)),
+            Some((_, name, shape)) if *shape != spec.shape => {
+                problems.push(format!("`{name}` has shape {shape:?}, the model needs {:?}", spec.shape));
+            }
+            Some(_) => {}
+        }
+    }
+    for (canonical, (_, name, shape)) in names {
+        if !specs.iter().any(|spec| spec.name == *canonical) {
+            problems.push(format!("`{name}` {shape:?} is not in the model"));
+        }
+    }
+    problems
+}

@@ -1,0 +1,89 @@
+//! Restores the optimizer state of a checkpoint.
+
+use super::folder::CheckpointFolder;
+use crate::error::{EngineError, Result};
+use crate::optim::Optimizer;
+use crate::parameters::Parameters;
+use neva_layout::Window;
+use neva_schemas::{Optim, Problem};
+use std::collections::BTreeSet;
+use tch::{Kind, Tensor};
+
+/// Restores a checkpoint's optimizer state into `optimizer`.
+///
+/// # Errors
+/// The state belongs to another optimizer; or the file is not whole, or belongs to another model: all differences are
+/// listed.
+pub fn restore_optimizer(
+    checkpoint: &CheckpointFolder,
+    optimizer: &Optimizer,
+    parameters: &Parameters,
+    (tp_rank, tp): (usize, usize),
+) -> Result<()> {
+    // Several optimizers have moments of the same name with another meaning.
+    let (theirs, ours) = (kind(&checkpoint.run.finetune.optim), kind(optimizer.config()));
+    if theirs != ours {
+        let message = format!(
+            "{} holds the moments of {theirs}, this run trains with {ours}",
+            checkpoint.path.display()
+        );
+        return Err(EngineError::Run(vec![Problem::error("finetune.optim", message).help(format!(
+            "train on with {theirs}, or start from the weights alone: --set finetune.resume.restore_config.path=DIR"
+        ))]));
+    }
+    let tensors = checkpoint.optimizer()?;
+    let model = checkpoint.model()?;
+    let rounded = parameters.trainable().filter(|parameter| parameter.tensor.kind() != Kind::Float);
+    let rounded: BTreeSet<_> = rounded.map(|parameter| parameter.spec.name.as_str()).collect();
+    let mut problems = Vec::new();
+    let mut copies: Vec<(Tensor, Tensor)> = Vec::new();
+    for shard in optimizer.shards() {
+        let (spec, name) = (shard.spec, &shard.spec.name);
+        let key = format!("{name}.step");
+        match tensors.shape(&key) {
+            Some([1]) => copies.push((shard.step.shallow_clone(), tensors.read(&key, &Window::whole(&[1]))?.view([1]))),
+            _ => problems.push(format!("`{key}` is missing")),
+        }
+        let mut whole = |key: &str, shape: Option<&[usize]>| match shape {
+            Some(shape) if shape == spec.shape => true,
+            Some(shape) => {
+                problems.push(format!("`{key}` has shape {shape:?}, the model needs {:?}", spec.shape));
+                false
+            }
+            None => {
+                problems.push(format!("`{key}` is missing"));
+                false
+            }
+        };
+        let moments = shard.moments.iter().map(|(moment, tensor)| (format!("{name}.{moment}"), *tensor));
+        let moments: Vec<_> = moments.filter(|(key, _)| whole(key, tensors.shape(key))).collect();
+        for (start, window) in spec.windows_of(shard.range.clone(), tp_rank, tp) {
+            let place = |flat: &Tensor| {
+                let flat = flat.narrow(0, (start - shard.range.start) as i64, window.numel() as i64);
+                flat.view(window.shape().map(|size| size as i64))
+            };
+            if rounded.contains(name.as_str()) {
+                // The parameter was rounded when it was loaded; its master weight keeps every bit.
+                copies.push((place(shard.master), model.read(name, &window)?));
+            }
+            for (key, tensor) in &moments {
+                copies.push((place(tensor), tensors.read(key, &window)?));
+            }
+        }
+    }
+    if !problems.is_empty() {
+        let path = tensors.path().to_owned();
+        return Err(EngineError::Weights { path, problems });
+    }
+    tch::no_grad(|| copies.iter_mut().try_for_each(|(to, from)| to.f_copy_(from)))?;
+    Ok(())
+}
+
+/// Returns an optimizer's name in a recipe.
+fn kind(optim: &Optim) -> &'static str {
+    match optim {
+        Optim::AdamW(_) => "optim.AdamW",
+        Optim::Sgd(_) => "optim.SGD",
+        Optim::Lion(_) => "optim.Lion",
+    }
+}

@@ -1,0 +1,109 @@
+//! Writes a safetensors file: writes a temporary file, syncs and renames it.
+
+use super::safetensors_file::KINDS;
+use crate::error::{EngineError, Result};
+use safetensors::tensor::{Dtype, View};
+use std::borrow::Cow;
+use std::fs::File;
+use std::path::Path;
+use tch::{Kind, Tensor};
+
+/// Writes tensors from any device to `path`. The file appears only when it is complete and on disk.
+///
+/// # Errors
+/// The disk is full, or the folder cannot be written.
+pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
+    write(path, tensors, None)
+}
+
+/// Writes tensors with the metadata `format: pt`, without which transformers refuses a file.
+pub(super) fn write_torch_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
+    write(path, tensors, Some(("format".to_owned(), "pt".to_owned())))
+}
+
+fn write(path: &Path, tensors: Vec<(String, Tensor)>, metadata: Option<(String, String)>) -> Result<()> {
+    let temporary = path.with_extension("writing");
+    let views = tensors
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, Bytes::new(tensor)?)))
+        .collect::<Result<Vec<_>>>()?;
+    // The crate creates files that only their owner can read. A checkpoint is as readable as other files.
+    let permissions = File::create(&temporary)
+        .and_then(|file| file.metadata())
+        .map_err(EngineError::io("write", path))?
+        .permissions();
+    let written = safetensors::serialize_to_file(views, metadata.map(|entry| [entry].into()), &temporary)
+        .map_err(|error| match error {
+            safetensors::SafeTensorError::IoError(source) => EngineError::Io {
+                action: "write",
+                path: path.to_owned(),
+                source,
+            },
+            other => EngineError::Content {
+                path: path.to_owned(),
+                reason: other.to_string(),
+            },
+        })
+        .and_then(|()| {
+            File::open(&temporary)
+                .and_then(|file| file.sync_all())
+                .map_err(EngineError::io("write", path))
+        })
+        .and_then(|()| std::fs::set_permissions(&temporary, permissions).map_err(EngineError::io("write", path)))
+        .and_then(|()| std::fs::rename(&temporary, path).map_err(EngineError::io("write", path)));
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// A tensor whose bytes are copied to the host only while they are written.
+struct Bytes {
+    tensor: Tensor,
+    shape: Vec<usize>,
+    dtype: Dtype,
+}
+
+impl Bytes {
+    fn new(tensor: Tensor) -> Result<Self> {
+        let shape = tensor.size().iter().map(|size| *size as usize).collect();
+        let dtype =
+            dtype_of(tensor.kind()).ok_or_else(|| EngineError::Bug(format!("a tensor of kind {:?} cannot be saved", tensor.kind())))?;
+        Ok(Self {
+            tensor: tensor.detach(),
+            shape,
+            dtype,
+        })
+    }
+}
+
+impl View for Bytes {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let bytes = self
+            .tensor
+            .to_device(tch::Device::Cpu)
+            .contiguous()
+            .flatten(0, -1)
+            .view_dtype(Kind::Uint8);
+        let mut buffer = vec![0; self.data_len()];
+        bytes.copy_data_u8(&mut buffer, self.data_len());
+        Cow::Owned(buffer)
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+    }
+}
+
+fn dtype_of(kind: Kind) -> Option<Dtype> {
+    KINDS.iter().find(|(_, candidate)| *candidate == kind).map(|(dtype, _)| *dtype)
+}

@@ -1,0 +1,47 @@
+//! A microbatch on one rank.
+
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::parallel::batch_on_this_cp_rank;
+use neva_layout::ZigZag;
+use tch::Kind;
+
+/// A microbatch, and the counts that are known before its forward pass.
+#[derive(Debug)]
+pub struct Microbatch {
+    /// The tensors. With context parallelism, this rank's shard of each row.
+    pub batch: Batch,
+    /// Labelled tokens of the whole rows.
+    pub labels: u64,
+    /// Positions, padding left out.
+    pub tokens: u64,
+    /// Samples without any label.
+    pub zero_label_samples: u64,
+    /// True if the whole rows have no image. Pixels are also absent on a stage without the vision encoder.
+    pub text_only: bool,
+}
+
+impl Microbatch {
+    /// Creates a microbatch from tensors, and counts its labels.
+    pub fn of(batch: Batch, tokens: u64) -> Self {
+        let labelled_b = batch.labels_bs.ge(0).sum_dim_intlist([1].as_slice(), false, Kind::Int64);
+        Self {
+            labels: labelled_b.sum(Kind::Int64).int64_value(&[]) as u64,
+            zero_label_samples: labelled_b.eq(0).sum(Kind::Int64).int64_value(&[]) as u64,
+            tokens,
+            text_only: batch.image_positions.numel() == 0,
+            batch,
+        }
+    }
+
+    /// Returns a rank's context-parallel shard of a whole microbatch, with the counts of the whole.
+    ///
+    /// # Errors
+    /// The rows cannot be split evenly.
+    pub fn context_shard(self, zigzag: ZigZag) -> Result<Self> {
+        Ok(Self {
+            batch: batch_on_this_cp_rank(self.batch, zigzag)?,
+            ..self
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! A training step of the loop: callbacks, optimizer step, metrics and loss spikes.
+
+use super::fit::Fit;
+use super::microbatch::Microbatch;
+use super::spike::{Spike, observe};
+use super::step_metrics::{record, step_metrics};
+use crate::error::{EngineError, Result};
+use crate::optim::learning_rate;
+use neva_track::StepMetrics;
+use std::time::Instant;
+
+/// Consecutive skipped steps that end a run: its weights or its data are not finite.
+const MOST_SKIPPED: u64 = 10;
+
+impl Fit<'_> {
+    /// Runs a step, whose data loading began at `started`. Returns a callback's reason to stop.
+    pub(super) fn step(&mut self, step: u64, microbatches: &[Microbatch], started: Instant) -> Result<Option<String>> {
+        let finetune = &self.state.run.finetune;
+        self.hook(|callback, run| callback.on_step_start(run, step))?;
+        let total_steps = self.state.progress.total_steps;
+        let rate = |peak: f64| learning_rate(finetune.optim.lr_scheduler(), peak, total_steps, step);
+        let done = self.trainer.step(microbatches, rate, step)?;
+        let consumed_before = self.state.progress.consumed_samples;
+        let progress = &mut self.state.progress;
+        progress.steps_done = step + 1;
+        progress.consumed_samples += finetune.data.global_batch_size();
+        progress.skipped_in_a_row = if done.applied { 0 } else { progress.skipped_in_a_row + 1 };
+        progress.skipped_steps += u64::from(!done.applied);
+        for (name, value) in [("reduced_train_loss", done.loss), ("grad_norm", done.grad_norm)] {
+            record(progress, name, value);
+        }
+        if done.labels == 0 {
+            let global_batch = || self.batching.global_batch(&self.order, consumed_before);
+            self.label_warnings.step(step, &*self.data.train, global_batch);
+        }
+        let progress = &mut self.state.progress;
+        if progress.skipped_in_a_row == MOST_SKIPPED {
+            let (what, value) = ("the loss of ten steps in a row", done.objective);
+            return Err(EngineError::NotFinite { step, what, value });
+        }
+        let metrics = step_metrics(step, &done, rate(*finetune.optim.lr()), progress, started);
+        self.state.report.losses.push(done.loss.unwrap_or(f64::NAN));
+        self.state.report.steps = step + 1;
+        if let Some(threshold) = finetune.trainer.loss_spike_threshold {
+            self.detect_spike(&metrics, threshold, consumed_before)?;
+        }
+        let last = step + 1 == total_steps;
+        if last || step.is_multiple_of(finetune.trainer.log_every_n_steps) {
+            self.records.step(&metrics, total_steps)?;
+        }
+        self.ask(|callback, run| callback.on_step_end(run, &metrics))
+    }
+
+    fn detect_spike(&mut self, metrics: &StepMetrics, threshold: f64, consumed: u64) -> Result<()> {
+        let StepMetrics {
+            step,
+            reduced_train_loss: Some(loss),
+            ..
+        } = *metrics
+        else {
+            return Ok(());
+        };
+        let Some((mean, deviation)) = observe(&mut self.state.progress.recent_losses, loss, threshold) else {
+            return Ok(());
+        };
+        if self.state.is_first {
+            let indices = self.batching.global_batch(&self.order, consumed);
+            let samples = indices.iter().map(|index| self.data.train.name(*index as usize)).collect();
+            let spike = Spike {
+                step,
+                loss,
+                mean,
+                deviation,
+                samples,
+            };
+            spike.report(&self.state.run_dir.join("spikes.jsonl"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,8 @@
+//! The cases, by topic.
+
+pub(crate) mod attempts;
+pub(crate) mod cancelling;
+pub(crate) mod failures;
+pub(crate) mod final_states;
+pub(crate) mod output;
+pub(crate) mod rendering;

@@ -1,0 +1,129 @@
+//! Target folder of an import. Files are copied to a staging directory, which is renamed when it is complete.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{ImportError, size_of};
+
+/// Extension of files that are linked from the hub's cache, not copied: the cached files never change.
+const LINKED: &str = ".safetensors";
+
+/// The target folder of a model, and its source folder.
+pub(super) struct Target<'a> {
+    pub(super) path: PathBuf,
+    pub(super) source: &'a Path,
+    /// The source is in the hub's cache.
+    pub(super) is_hub: bool,
+}
+
+impl Target<'_> {
+    /// Copies the files to the target. Returns whether they already existed.
+    ///
+    /// # Errors
+    /// The target is another model and `overwrite` is not set; another process imports to it; a file cannot be written.
+    pub(super) fn put(&self, files: &[String], overwrite: bool) -> Result<bool, ImportError> {
+        if fs::canonicalize(self.source).ok() == fs::canonicalize(&self.path).ok() {
+            return Ok(true);
+        }
+        let parent = self.path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent).map_err(|source| ImportError::io("create", parent, source))?;
+        let _lock = self.lock()?;
+        if self.path.exists() {
+            match self.has_files(files)? {
+                true if !overwrite => return Ok(true),
+                false if !overwrite => {
+                    let path = self.path.clone();
+                    return Err(ImportError::Exists { path });
+                }
+                _ => {}
+            }
+        }
+        let stage = self.hidden("importing");
+        remove(&stage)?;
+        let written = self.fill(&stage, files).and_then(|()| self.exchange(&stage));
+        if written.is_err() {
+            // The next import removes leftovers.
+            let _ = fs::remove_dir_all(&stage);
+        }
+        written.map(|()| false)
+    }
+
+    /// Returns the hidden path next to the target for `purpose`.
+    fn hidden(&self, purpose: &str) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.path.with_file_name(format!(".{name}.{purpose}"))
+    }
+
+    fn lock(&self) -> Result<File, ImportError> {
+        let path = self.hidden("lock");
+        let failed = |source| ImportError::io("lock", &path, source);
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(ImportError::Locked { path: self.path.clone() }),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Returns whether the target has exactly these files, of the same sizes.
+    fn has_files(&self, files: &[String]) -> Result<bool, ImportError> {
+        let target = &self.path;
+        let entries = fs::read_dir(target).map_err(|source| ImportError::io("read", target, source))?;
+        let others = entries
+            .filter_map(Result::ok)
+            .any(|entry| !files.iter().any(|name| entry.file_name() == name.as_str()));
+        if others {
+            return Ok(false);
+        }
+        for name in files {
+            let there = self.path.join(name);
+            if !there.is_file() || size_of(&there)? != size_of(&self.source.join(name))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn fill(&self, stage: &Path, files: &[String]) -> Result<(), ImportError> {
+        fs::create_dir(stage).map_err(|source| ImportError::io("create", stage, source))?;
+        for name in files {
+            let (from, to) = (self.source.join(name), stage.join(name));
+            if self.is_hub && name.ends_with(LINKED) {
+                let blob = fs::canonicalize(&from).map_err(|source| ImportError::io("read", &from, source))?;
+                // Hard links fail across file systems.
+                if fs::hard_link(blob, &to).is_ok() {
+                    continue;
+                }
+            }
+            fs::copy(&from, &to).map_err(|source| ImportError::io("write", &to, source))?;
+            let synced = File::open(&to).and_then(|file| file.sync_all());
+            synced.map_err(|source| ImportError::io("write", &to, source))?;
+        }
+        Ok(())
+    }
+
+    /// Renames the staging directory to the target, and removes the old target.
+    fn exchange(&self, stage: &Path) -> Result<(), ImportError> {
+        let failed = |source| ImportError::io("write", &self.path, source);
+        let old = self.hidden("replaced");
+        remove(&old)?;
+        if self.path.exists() {
+            fs::rename(&self.path, &old).map_err(failed)?;
+        }
+        if let Err(error) = fs::rename(stage, &self.path) {
+            let _ = fs::rename(&old, &self.path);
+            return Err(failed(error));
+        }
+        remove(&old)
+    }
+}
+
+fn remove(folder: &Path) -> Result<(), ImportError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ImportError::io("remove", folder, error)),
+        _ => Ok(()),
+    }
+}

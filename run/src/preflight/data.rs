@@ -1,0 +1,111 @@
+//! Checks a run's data: its files and their first records, image folder, tokenizer, image processor.
+
+use std::path::{Path, PathBuf};
+
+use neva_data::{LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools};
+use neva_layout::ModelCache;
+use neva_schemas::{Data, Finetune, ModelDescription, NevaPreloadedDataModule, Problem};
+
+use super::{Artifacts, no_folder};
+
+const DATA: &str = "finetune.data";
+
+/// Appends the problems of the data of `finetune`, whose tokenizer may be in `artifacts`. Mock data has no files, and only
+/// the rank program knows the files of a custom type.
+pub(super) fn problems(finetune: &Finetune, artifacts: Artifacts, cache: &ModelCache, problems: &mut Vec<Problem>) {
+    if let Data::Preloaded(data) = &cache.with_paths(&finetune.data) {
+        let vision = vision_folder(finetune, cache);
+        let model = finetune.model.description();
+        tools(data, model.clone(), artifacts, vision, problems);
+        files(data, &model, problems);
+    }
+}
+
+/// Returns the folder of the vision encoder, if it has its own.
+fn vision_folder(finetune: &Finetune, cache: &ModelCache) -> Option<PathBuf> {
+    let parts = finetune.model.pretrained_parts();
+    let (_, address) = parts.into_iter().find(|(setting, _)| *setting == "vision_model_from_pretrained")?;
+    Some(cache.path_of(address))
+}
+
+fn tools(
+    data: &NevaPreloadedDataModule,
+    mut model: ModelDescription,
+    artifacts: Artifacts,
+    vision: Option<PathBuf>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut data = data.clone();
+    let base = match artifacts {
+        Artifacts::Folder(folder) => Some(folder),
+        Artifacts::None => None,
+        Artifacts::Unknown => {
+            if data.tokenizer.is_none() {
+                // Only the ranks find the tokenizer: the rest is checked with a stand-in that fits any model.
+                data.tokenizer = Some("builtin:mistral_2k".to_owned());
+                if let Some(decoder) = &mut model.decoder {
+                    decoder.config.vocab_size = usize::MAX;
+                }
+            }
+            None
+        }
+    };
+    let folders = ModelFolders {
+        tokenizer: base.as_deref(),
+        image_processor: vision.as_deref().or(base.as_deref()),
+    };
+    match PreloadedTools::open(&data, &model, folders) {
+        Ok(tools) => {
+            let unapplied = tools.tokenizer.unapplied().iter();
+            problems.extend(
+                unapplied.map(|sentence| Problem::warning(format!("{DATA}.tokenizer"), format!("tokenizer_config.json: {sentence}"))),
+            );
+        }
+        Err(found) => problems.extend(found),
+    }
+}
+
+fn files(data: &NevaPreloadedDataModule, model: &ModelDescription, problems: &mut Vec<Problem>) {
+    if let Some(folder) = data.data_config.image_folder.as_deref().filter(|folder| !folder.is_dir()) {
+        // Conversations without images need no folder.
+        if !data
+            .paths
+            .iter()
+            .chain(&data.val_paths)
+            .all(|path| check_first_records(data, model, path).is_ok())
+        {
+            problems.push(no_folder(&format!("{DATA}.data_config.image_folder"), folder));
+            return missing_files(data, problems);
+        }
+    }
+    for (name, paths) in [("paths", &data.paths), ("val_paths", &data.val_paths)] {
+        for (index, path) in paths.iter().enumerate() {
+            let setting = format!("{DATA}.{name}[{index}]");
+            if let Some(problem) = missing_file(&setting, path) {
+                problems.push(problem);
+            } else if let Err(error) = check_first_records(data, model, path) {
+                problems.push(Problem::error(setting, error));
+            }
+        }
+    }
+}
+
+fn missing_files(data: &NevaPreloadedDataModule, problems: &mut Vec<Problem>) {
+    for (name, paths) in [("paths", &data.paths), ("val_paths", &data.val_paths)] {
+        let missing = paths.iter().enumerate();
+        problems.extend(missing.filter_map(|(index, path)| missing_file(&format!("{DATA}.{name}[{index}]"), path)));
+    }
+}
+
+fn missing_file(setting: &str, path: &Path) -> Option<Problem> {
+    (!path.exists()).then(|| Problem::error(setting, format!("there is no file {}", path.display())))
+}
+
+/// Checks the first records of a file. An empty list is an error only if all files are empty, which the ranks report.
+fn check_first_records(data: &NevaPreloadedDataModule, model: &ModelDescription, path: &Path) -> Result<(), String> {
+    let paths: [PathBuf; 1] = [path.to_owned()];
+    match LlavaDataset::check_first(&LlavaJsonConfig::from_settings(data, model, &paths)) {
+        Err(neva_data::DataError::NoRecords { .. } | neva_data::DataError::UnknownTemplate { .. }) | Ok(()) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}

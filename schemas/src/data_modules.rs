@@ -1,0 +1,217 @@
+//! The built-in data modules.
+
+use crate::validate::{Problem, Validate};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Random samples, a function of seed and index: NeMo's `vlm.MockDataModule`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MockDataModule {
+    /// Combined length of every sample; with `use_packed_sequence`, of all samples of a forward pass together.
+    pub seq_length: usize,
+    /// Number of samples per optimizer step, over all ranks.
+    pub global_batch_size: u64,
+    /// Number of samples per forward pass of one rank.
+    pub micro_batch_size: u64,
+    /// Packs the samples of a forward pass into rows of up to `seq_length` positions; each attends to itself only.
+    pub use_packed_sequence: bool,
+    /// Number of threads that prepare samples on each rank; 0 prepares them inline.
+    pub num_workers: usize,
+    /// Number of training samples.
+    pub num_train_samples: u64,
+    /// Number of validation samples; none is a training sample.
+    pub num_val_samples: u64,
+    /// Seed of the samples and their order.
+    pub seed: u64,
+}
+
+impl Default for MockDataModule {
+    fn default() -> Self {
+        Self {
+            seq_length: 4096,
+            global_batch_size: 128,
+            micro_batch_size: 2,
+            use_packed_sequence: false,
+            num_workers: 4,
+            num_train_samples: 10_000_000,
+            num_val_samples: 10_000_000,
+            seed: 42,
+        }
+    }
+}
+
+impl MockDataModule {
+    /// Returns the combined length of one sample. Packed samples of a forward pass fill one row together, as NeMo's do.
+    pub fn sample_length(&self) -> usize {
+        self.seq_length / self.samples_per_row()
+    }
+
+    /// Returns the number of samples that fill one row.
+    pub(crate) fn samples_per_row(&self) -> usize {
+        let samples = if self.use_packed_sequence {
+            self.micro_batch_size.max(1)
+        } else {
+            1
+        };
+        usize::try_from(samples).unwrap_or(usize::MAX)
+    }
+}
+
+/// LLaVA-JSON data: NeMo's `vlm.NevaPreloadedDataModule`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NevaPreloadedDataModule {
+    /// LLaVA-JSON files, concatenated.
+    #[schemars(with = "OneOrMany")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub paths: Vec<PathBuf>,
+    /// LLaVA-JSON files for validation.
+    #[schemars(with = "OneOrMany")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub val_paths: Vec<PathBuf>,
+    /// Fraction of `paths` used for validation, chosen by `seed`; instead of `val_paths`.
+    pub val_split: f64,
+    /// Image processing and conversation template.
+    pub data_config: ImageDataConfig,
+    /// Maximum length of the combined text and image sequence; longer samples are truncated on the right.
+    pub seq_length: usize,
+    /// Number of samples per optimizer step, over all ranks.
+    pub global_batch_size: u64,
+    /// Number of samples per forward pass of one rank.
+    pub micro_batch_size: u64,
+    /// Packs the samples of a forward pass into rows of up to `seq_length` positions; each attends to itself only.
+    pub use_packed_sequence: bool,
+    /// Tokenizer: a folder or file (`tokenizer.json`), or `builtin:NAME`; `null` uses the one of the restored model.
+    pub tokenizer: Option<String>,
+    /// Image processor: a folder or file (`preprocessor_config.json`, `processor_config.json`); `null` uses the one of the
+    /// model's weights, or the values of the vision encoder's family at the model's image size.
+    pub image_processor: Option<PathBuf>,
+    /// Number of threads that prepare samples on each rank; 0 prepares them inline.
+    pub num_workers: usize,
+    /// Prepends the tokenizer's BOS token, as LLaVA and Hugging Face do (NeMo does not). `null` means true, or false
+    /// with `nemo_compat`.
+    pub add_bos: Option<bool>,
+    /// Shuffles the samples in each epoch; `false` reads them in order.
+    pub shuffle: bool,
+    /// Seed of the sample order.
+    pub seed: u64,
+}
+
+impl Default for NevaPreloadedDataModule {
+    fn default() -> Self {
+        Self {
+            paths: Vec::new(),
+            val_paths: Vec::new(),
+            val_split: 0.0,
+            data_config: ImageDataConfig::default(),
+            seq_length: 2048,
+            global_batch_size: 8,
+            micro_batch_size: 4,
+            use_packed_sequence: false,
+            tokenizer: None,
+            image_processor: None,
+            num_workers: 8,
+            add_bos: None,
+            shuffle: true,
+            seed: 1234,
+        }
+    }
+}
+
+/// One path or a list of paths.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only describes the JSON schema of `paths`")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    struct Paths;
+    impl<'de> serde::de::Visitor<'de> for Paths {
+        type Value = Vec<PathBuf>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a path or a list of paths")
+        }
+        fn visit_str<E>(self, path: &str) -> Result<Self::Value, E> {
+            Ok(vec![PathBuf::from(path)])
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut paths = Vec::new();
+            while let Some(path) = seq.next_element::<PathBuf>()? {
+                paths.push(path);
+            }
+            Ok(paths)
+        }
+    }
+    deserializer.deserialize_any(Paths)
+}
+
+/// Image processing and conversation format: NeMo's `vlm.ImageDataConfig`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageDataConfig {
+    /// Base folder of the records' image paths; `null` means the folder of the JSON file.
+    pub image_folder: Option<PathBuf>,
+    /// Conversation template, for example `v1` or `plain`.
+    pub conv_template: String,
+    /// Method to make images square.
+    pub image_process_mode: ImageProcessMode,
+    /// Position of `<image>` in the first question.
+    pub image_token_position: ImageTokenPosition,
+}
+
+impl Default for ImageDataConfig {
+    fn default() -> Self {
+        Self {
+            image_folder: None,
+            conv_template: "v1".into(),
+            image_process_mode: ImageProcessMode::Pad,
+            image_token_position: ImageTokenPosition::Keep,
+        }
+    }
+}
+
+/// Method to make images square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageProcessMode {
+    /// Pads to a square with the mean colour, then resizes (LLaVA-1.5).
+    Pad,
+    /// Keeps the aspect ratio.
+    Keep,
+    /// Resizes the shorter edge and crops the centre.
+    Square,
+}
+
+/// Position of `<image>` in a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageTokenPosition {
+    /// As in the record (NeMo).
+    Keep,
+    /// Before the question, followed by a newline (LLaVA).
+    Front,
+}
+
+impl Validate for NevaPreloadedDataModule {
+    fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
+        if self.paths.is_empty() {
+            problems.push(Problem::error(format!("{path}.paths"), "no dataset is named").help("set `paths` to a LLaVA-JSON file"));
+        }
+        let at = format!("{path}.val_split");
+        if !(0.0..1.0).contains(&self.val_split) {
+            let message = format!("`val_split` is {:?}, it must be at least 0 and below 1", self.val_split);
+            problems.push(Problem::error(at, message).help("0.05 uses 5 % of the samples for validation"));
+        } else if self.val_split > 0.0 && !self.val_paths.is_empty() {
+            let message = format!(
+                "`val_split` is {:?}, but `val_paths` names the validation data already",
+                self.val_split
+            );
+            problems.push(Problem::error(at, message).help("set `val_split` to 0, or `val_paths` to []"));
+        }
+    }
+}
