@@ -2,7 +2,7 @@
 
 use super::hugging_face::hugging_face_files;
 use super::json::read_json;
-use super::placement::{Names, Placement, Values, mismatches};
+use super::placement::{Names, Placement, Values, all_finite, mismatches};
 use super::safetensors_file::TensorFile;
 use crate::error::{EngineError, Result};
 use neva_layout::families::PartContents;
@@ -102,7 +102,7 @@ pub(super) fn read_part(
         };
         Ok((spec.name.clone(), value))
     };
-    wanted.iter().map(read).collect()
+    all_finite(folder, wanted.iter().map(read))
 }
 
 /// Reads a rectangle of a matrix, of which the file holds only the first `rows` rows.

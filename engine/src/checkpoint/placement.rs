@@ -82,7 +82,30 @@ pub(super) fn read_all(
         let (index, name, _) = &names[&spec.name];
         Ok((spec.name.clone(), placement.read(&files[*index], name, spec)?))
     };
-    wanted.iter().map(read).collect()
+    all_finite(path, wanted.iter().map(read))
+}
+
+/// Collects values read from `path`.
+///
+/// # Errors
+/// A value could not be read, or some tensors hold NaN or infinite numbers: training could only return NaN.
+pub(super) fn all_finite(path: &Path, values: impl Iterator<Item = Result<(String, Tensor)>>) -> Result<Values> {
+    let (mut finite, mut problems) = (Values::new(), Vec::new());
+    for value in values {
+        let (name, tensor) = value?;
+        let is_finite = tensor.f_isfinite()?;
+        if is_finite.f_all()?.f_int64_value(&[])? == 0 {
+            let count = is_finite.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+            problems.push(format!("`{name}` holds NaN or infinite values: {count} of {}", tensor.numel()));
+        }
+        finite.insert(name, tensor);
+    }
+    if problems.is_empty() {
+        Ok(finite)
+    } else {
+        let path = path.to_owned();
+        Err(EngineError::Weights { path, problems })
+    }
 }
 
 /// Lists all differences between a file and the model.

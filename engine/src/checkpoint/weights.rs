@@ -5,7 +5,7 @@ use super::base::Base;
 use super::folder::CheckpointFolder;
 use super::hugging_face::{check_config, hugging_face_files};
 use super::part::read_part;
-use super::placement::{Placement, Values, mismatches, read_all};
+use super::placement::{Placement, Values, all_finite, mismatches, read_all};
 use super::safetensors_file::TensorFile;
 use crate::error::{EngineError, Result};
 use crate::parameters::Parameters;
@@ -32,6 +32,7 @@ pub struct Sources<'a> {
 ///
 /// # Errors
 /// A file is missing, not whole, or does not fit the model: then every missing, unknown or misshapen tensor is listed.
+/// So is every tensor with NaN or infinite values.
 pub fn load_parameters(
     table: &ModelTable,
     specs: &[ParamSpec],
@@ -169,7 +170,7 @@ fn trained_values(
         let value = placement.local_shard(spec, |window| tensors.read(&spec.name, window))?;
         Ok((spec.name.clone(), value))
     };
-    trained.iter().filter(|spec| wanted(spec)).map(read).collect()
+    all_finite(tensors.path(), trained.iter().filter(|spec| wanted(spec)).map(read))
 }
 
 /// Reads `wanted` from a Hugging Face folder, which must hold all of `specs`: in one file or several with an index, under

@@ -235,6 +235,36 @@ fn tensors_outside_the_model_are_skipped() {
     });
 }
 
+/// Such weights give a loss of NaN; what wrote them has failed before.
+#[test]
+fn values_that_are_not_finite_are_refused() {
+    within_limit(|| {
+        let folder = rewritten(|tensors| {
+            for (name, tensor) in tensors.iter_mut() {
+                if name.ends_with("layers.0.self_attn.q_proj.weight") {
+                    *tensor = tensor.to_kind(Kind::BFloat16);
+                    let _ = tensor.get(3).get(5).fill_(f64::NAN);
+                    let _ = tensor.get(4).get(0).fill_(f64::INFINITY);
+                }
+            }
+        });
+        let text = check_error(folder.path(), &["self_attn.q_proj.weight` holds NaN or infinite values: 2 of "]).to_string();
+        assert_eq!(
+            text.matches("NaN").count(),
+            2,
+            "the language model's and the vision encoder's:\n{text}"
+        );
+        for change in [f64::MAX, f64::MIN_POSITIVE, -0.0] {
+            let folder = rewritten(|tensors| {
+                let (_, tensor) = &mut tensors[0];
+                *tensor = tensor.to_kind(Kind::Double);
+                let _ = tensor.view(-1).get(0).fill_(change);
+            });
+            load(&finetune(folder.path())).unwrap();
+        }
+    });
+}
+
 #[test]
 fn the_list_of_mismatches_is_limited() {
     within_limit(|| {

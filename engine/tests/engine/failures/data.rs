@@ -2,7 +2,7 @@
 
 use super::plans::check;
 use crate::setting::{run, small, within_limit};
-use neva_schemas::{Data, ImageDataConfig, NevaPreloadedDataModule, exit_class};
+use neva_schemas::{Data, ImageDataConfig, NevaPreloadedDataModule, RestoreConfig, exit_class};
 use std::path::Path;
 
 const RECORDS: &str = r#"[{"id": "a", "image": "IMAGE", "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A thing."}]}]"#;
@@ -32,6 +32,28 @@ fn check_data(records: Option<&str>, change: impl FnOnce(&mut NevaPreloadedDataM
         },
         expect,
     );
+}
+
+/// Loading the weights of a large model takes minutes.
+#[test]
+fn data_are_checked_before_weights_are_loaded() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), "damaged").unwrap();
+        let weights = RestoreConfig::weights(folder.path().display().to_string());
+        let data = NevaPreloadedDataModule {
+            paths: vec![folder.path().join("no.json")],
+            tokenizer: Some("builtin:mistral_2k".into()),
+            ..NevaPreloadedDataModule::default()
+        };
+        check(
+            |finetune| {
+                finetune.resume.restore_config = Some(weights);
+                finetune.data = Data::Preloaded(data);
+            },
+            &["no.json"],
+        );
+    });
 }
 
 #[test]

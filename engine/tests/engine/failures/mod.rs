@@ -67,9 +67,10 @@ fn a_failing_step_is_recorded() {
         finetune.trainer.max_steps = Some(2);
         let (first, second) = (folder.path().join("first"), folder.path().join("second"));
         let checkpoint = run(&finetune, &first).unwrap().checkpoint.unwrap();
-        // The checkpoint's model with one invalid value.
+        // The checkpoint's model with values that overflow.
         let trainer = Trainer::new(&finetune, loaded(&finetune, &Mesh::single()), Mesh::single()).unwrap();
-        poison(&trainer, "lm_head.weight");
+        let norm = &trainer.parameters().get("model.language_model.norm.weight").unwrap().tensor;
+        let _ = norm.detach().fill_(f64::from(f32::MAX));
         let tensors = trainer
             .parameters()
             .trainable()
