@@ -6,7 +6,7 @@ use crate::validate::Problem;
 
 /// Error of a layer split that is not even, with the nearest valid one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Uneven {
+pub struct UnevenLayers {
     /// Name of the invalid setting.
     pub setting: &'static str,
     /// Error message.
@@ -25,7 +25,7 @@ const SEARCH_RADIUS: usize = 256;
 
 /// A number of layers and their split among pipeline stages.
 #[derive(Debug, Clone, Copy)]
-pub struct LayerShares {
+pub struct LayerSplit {
     /// Pipeline ranks.
     pub stages: usize,
     /// Model chunks of each stage.
@@ -52,7 +52,7 @@ enum Violation {
     Between { stages: usize, rest: usize },
 }
 
-impl LayerShares {
+impl LayerSplit {
     /// Returns the split that `strategy` asks for, of a model with `layers` layers.
     pub fn of(strategy: &MegatronStrategy, layers: usize) -> Self {
         let ends = [
@@ -72,7 +72,7 @@ impl LayerShares {
     ///
     /// # Errors
     /// The layers cannot be divided evenly.
-    pub fn each(&self) -> Result<usize, Uneven> {
+    pub fn each(&self) -> Result<usize, UnevenLayers> {
         self.rules().map_err(|violation| self.uneven(violation))
     }
 
@@ -119,7 +119,7 @@ impl LayerShares {
     }
 
     /// Returns the error of a violated rule.
-    fn uneven(&self, violation: Violation) -> Uneven {
+    fn uneven(&self, violation: Violation) -> UnevenLayers {
         let Self { chunks, layers, .. } = *self;
         let ends = self.in_ends();
         let (setting, message, help) = match violation {
@@ -160,7 +160,7 @@ impl LayerShares {
                 (setting, message, self.other_pipeline())
             }
         };
-        Uneven { setting, message, help }
+        UnevenLayers { setting, message, help }
     }
 
     /// Suggests for one stage with several chunks: one chunk, or the fewest stages that can have several.
@@ -240,11 +240,11 @@ pub(crate) fn validate_layers(layers: usize, trainer: &TrainerConfig, path: &str
     let strategy = &trainer.strategy;
     let shared = u64::from(strategy.tensor_model_parallel_size) * u64::from(strategy.context_parallel_size);
     let ranks = trainer.world_size();
-    let shares = LayerShares {
+    let split = LayerSplit {
         ranks: (shared > 0 && ranks > 0 && ranks.is_multiple_of(shared)).then(|| ranks / shared),
-        ..LayerShares::of(strategy, layers)
+        ..LayerSplit::of(strategy, layers)
     };
-    if let Err(uneven) = shares.each() {
+    if let Err(uneven) = split.each() {
         let path = format!("{path}.trainer.strategy.{}", uneven.setting);
         problems.push(Problem::error(path, uneven.message).help(uneven.help));
     }

@@ -57,7 +57,7 @@ pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
 pub use experiment::{ExperimentConfig, MAX_PARALLEL};
 pub use finetune::Finetune;
-pub use layers::{LayerShares, Uneven};
+pub use layers::{LayerSplit, UnevenLayers};
 pub use log::{Log, MlflowLogger, ModelCheckpoint};
 pub use model::{
     Activation, FeatureLayers, FeatureSelect, ImageDefaults, LanguageModel, LayerType, LlavaModel, Model, ProjectorType, RopeScaling,

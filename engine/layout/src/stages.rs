@@ -1,7 +1,7 @@
 //! Partition of the layers among pipeline stages.
 
 use crate::parameter::{ParamSpec, Stage};
-use neva_schemas::{LayerShares, MegatronStrategy, Uneven};
+use neva_schemas::{LayerSplit, MegatronStrategy, UnevenLayers};
 use serde::Serialize;
 use std::ops::Range;
 
@@ -52,13 +52,13 @@ impl Stages {
     ///
     /// # Errors
     /// The layers cannot be split evenly.
-    pub fn of(strategy: &MegatronStrategy, layers: usize) -> Result<Self, Uneven> {
-        let shares = LayerShares::of(strategy, layers);
-        let each = shares.each()?;
-        let LayerShares { stages, chunks, .. } = shares;
+    pub fn of(strategy: &MegatronStrategy, layers: usize) -> Result<Self, UnevenLayers> {
+        let split = LayerSplit::of(strategy, layers);
+        let each = split.each()?;
+        let LayerSplit { stages, chunks, .. } = split;
         let mut bounds = vec![0];
         for number in 0..stages * chunks {
-            bounds.push(bounds[number] + shares.of_stage(number % stages, each) / chunks);
+            bounds.push(bounds[number] + split.of_stage(number % stages, each) / chunks);
         }
         Ok(Self { stages, chunks, bounds })
     }

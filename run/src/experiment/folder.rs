@@ -193,11 +193,11 @@ impl ExperimentFolder {
     pub(super) fn submitted_dir(&self, task: &str) -> Option<PathBuf> {
         /// The fields of [`Submitted`] that are read.
         #[derive(Deserialize)]
-        struct Place {
+        struct JobFolder {
             dir: PathBuf,
         }
-        let place = read_json::<Place>(&self.task(task).join(SUBMISSION_FILE), SUBMISSION_FORMAT);
-        Some(place.ok()??.dir)
+        let job = read_json::<JobFolder>(&self.task(task).join(SUBMISSION_FILE), SUBMISSION_FORMAT);
+        Some(job.ok()??.dir)
     }
 
     /// Returns the GPUs of the job that was submitted for `task`, as in `CUDA_VISIBLE_DEVICES`.

@@ -83,44 +83,44 @@ impl Hub {
     fn fetch_from_hub(&self, address: &HubAddress, requested: Requested, notice: Notice<'_>) -> Result<PathBuf, HubError> {
         let client = Client::new(&self.settings)?;
         let listing = Listing::request(&client, address, notice)?;
-        let place = Place::of(&self.settings.cache, address, &listing.commit);
-        fs::create_dir_all(&place.snapshot).map_err(|source| HubError::io("create", &place.snapshot, source))?;
+        let snapshot = Snapshot::of(&self.settings.cache, address, &listing.commit);
+        fs::create_dir_all(&snapshot.path).map_err(|source| HubError::io("create", &snapshot.path, source))?;
         // These files name the others.
         for name in requested.first() {
             if let Some(file) = listing.file(name) {
-                place.add(&client, file, notice)?;
+                snapshot.add(&client, file, notice)?;
             }
         }
-        for file in listing.requested(address, requested, &place.snapshot)? {
-            place.add(&client, file, notice)?;
+        for file in listing.requested(address, requested, &snapshot.path)? {
+            snapshot.add(&client, file, notice)?;
         }
         for name in files::OPTIONAL.iter().filter(|name| listing.file(name).is_none()) {
-            place.record_missing(name)?;
+            snapshot.record_missing(name)?;
         }
-        place.record_revision(address)?;
-        Ok(place.snapshot)
+        snapshot.record_revision(address)?;
+        Ok(snapshot.path)
     }
 }
 
 /// Folders of one commit of a model in the cache.
-struct Place {
+struct Snapshot {
     address: HubAddress,
     commit: String,
     /// `models--ORG--NAME`.
     folder: PathBuf,
     /// Its `snapshots/COMMIT`.
-    snapshot: PathBuf,
+    path: PathBuf,
     /// Folder of the locks of its blobs.
     locks: PathBuf,
 }
 
-impl Place {
+impl Snapshot {
     fn of(cache: &HubCache, address: &HubAddress, commit: &str) -> Self {
         let folder = cache.folder(address);
         Self {
             address: address.clone(),
             commit: commit.to_owned(),
-            snapshot: folder.join("snapshots").join(commit),
+            path: folder.join("snapshots").join(commit),
             locks: cache.path.join(".locks").join(folder.file_name().unwrap_or_default()),
             folder,
         }
@@ -128,7 +128,7 @@ impl Place {
 
     /// Downloads a file, unless the snapshot has it.
     fn add(&self, client: &Client, file: &RemoteFile, notice: Notice<'_>) -> Result<(), HubError> {
-        let link = self.snapshot.join(&file.path);
+        let link = self.path.join(&file.path);
         if link.is_file() {
             return Ok(());
         }

@@ -76,7 +76,7 @@ impl Resolver<'_> {
         /// A task without its work.
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct Place {
+        struct TaskSettings {
             #[serde(default)]
             executor: Option<schemas::ExecutorConfig>,
             #[serde(default)]
@@ -95,23 +95,23 @@ impl Resolver<'_> {
             });
         };
         map.shift_remove(TASK);
-        let place = from_node::<Place>(&Node::new(node.origin.clone(), Value::Map(map))).map_err(|mut error| {
+        let settings = from_node::<TaskSettings>(&Node::new(node.origin.clone(), Value::Map(map))).map_err(|mut error| {
             allow_task_keys(&mut error);
             error
         });
         let mut resolved = self.recipe(name, recipe, sets);
-        if let (Ok(found), Ok(place)) = (&mut resolved, &place)
+        if let (Ok(found), Ok(settings)) = (&mut resolved, &settings)
             && !self.has_parents
-            && place.depends_on.is_empty()
+            && settings.depends_on.is_empty()
         {
-            match (self.check_files)(found, place.executor.as_ref()) {
+            match (self.check_files)(found, settings.executor.as_ref()) {
                 Ok(warnings) => found.warnings.extend(warnings),
                 Err(problems) => resolved = Err(problems),
             }
         }
         let resolved = resolved.map_err(|problems| problems.map(|error| within(error, &[TASK])));
-        let (place, resolved) = match (place, resolved) {
-            (Ok(place), Ok(resolved)) => (place, resolved),
+        let (settings, resolved) = match (settings, resolved) {
+            (Ok(settings), Ok(resolved)) => (settings, resolved),
             (Err(error), Ok(_)) => return Err(error.into()),
             (Ok(_), Err(problems)) => return Err(problems),
             (Err(error), Err(mut problems)) => {
@@ -130,8 +130,8 @@ impl Resolver<'_> {
         }
         Ok(Task {
             task: TaskSpec::from(resolved.run),
-            executor: place.executor,
-            depends_on: place.depends_on,
+            executor: settings.executor,
+            depends_on: settings.depends_on,
         })
     }
 
