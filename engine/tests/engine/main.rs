@@ -32,6 +32,7 @@ mod nccl;
 mod optimizer;
 mod overlap;
 mod own_family;
+mod own_vision;
 mod packing;
 mod parity;
 mod parts;

@@ -2,6 +2,7 @@
 
 use crate::distributed::ddp;
 use crate::layout::mixed;
+use crate::own_vision;
 use crate::recompute::{recompute_settings, with_recompute};
 use crate::setting::{
     ONE, Samples, adapters, bits, close, close_tensors, microbatches, no_cache, run_on, small, train, trainer, within_limit,
@@ -24,9 +25,9 @@ const STEPS: u64 = 6;
 const TP2: ParallelSizes = ParallelSizes { tp: 2, ..ONE };
 const PP2: ParallelSizes = ParallelSizes { pp: 2, ..ONE };
 
-/// Returns the registry of the rank program with the family.
+/// Returns the registry of the rank program with the custom families.
 pub(crate) fn registry() -> Registry {
-    Registry::builtin().decoder(layout::NAME, &layout::Parallel, model::build)
+    own_vision::added(Registry::builtin().decoder(layout::NAME, &layout::Parallel, model::build))
 }
 
 /// Returns a small run with a decoder of the family.

@@ -5,6 +5,7 @@ use crate::custom_family::CustomFamily;
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Family of the vision encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,9 +34,14 @@ impl VisionModelType {
         }
     }
 
-    /// Returns whether the patches are preceded by a class token.
+    /// Returns whether the patches are preceded by a class token. A custom family has one, unless its argument
+    /// `class_token` is false.
     pub fn has_class_token(&self) -> bool {
-        !matches!(self, Self::Siglip)
+        match self {
+            Self::Clip | Self::InternVit => true,
+            Self::Siglip => false,
+            Self::Custom(family) => family.0.get("class_token").and_then(Value::as_bool).unwrap_or(true),
+        }
     }
 }
 
