@@ -3,6 +3,7 @@
 use std::{error::Error, ffi::OsStr, fmt};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
+use textwrap::{WordSeparator, WordSplitter};
 
 use super::{
     error::{ConfigError, ProblemKind},
@@ -25,7 +26,13 @@ pub fn render(diagnostic: &dyn Diagnostic, colour: bool) -> String {
     } else {
         GraphicalTheme::unicode_nocolor()
     };
-    let handler = GraphicalReportHandler::new_themed(theme).with_width(WIDTH).with_links(false);
+    // Lines break at spaces only, so that a path can be copied as a whole.
+    let handler = GraphicalReportHandler::new_themed(theme)
+        .with_width(WIDTH)
+        .with_links(false)
+        .with_break_words(false)
+        .with_word_separator(WordSeparator::AsciiSpace)
+        .with_word_splitter(WordSplitter::NoHyphenation);
     let shown = EscapedDiagnostic {
         message: Message::new(diagnostic),
         help: diagnostic.help().map(|help| visible(&help.to_string()).into_owned()),

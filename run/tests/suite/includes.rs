@@ -208,7 +208,7 @@ fn invalid_includes() {
      help: write `"@b.yaml"` to include a value of another kind
     "#);
     insta::assert_snapshot!(mistake(&[("run.yaml", "_include_: a.yaml"), ("a.yaml", "x: '@b.yaml:y'"), ("b.yaml", "y:\n  z: {_include_: [run.yaml]}")]), @r#"
-     × these files include each other in a cycle: run.yaml:1:12 -> 
+     × these files include each other in a cycle: run.yaml:1:12 ->
      │ a.yaml:1:4 -> b.yaml:2:19
       ╭─[b.yaml:2:19]
     1 │ y:
