@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use crate::config::{
     error::{ConfigError, ProblemKind},
+    names,
     node::{Entry, Map, Node, Value},
     origin::{Origin, Source},
     path::Path,
@@ -67,7 +68,8 @@ pub(super) fn tuple(text: &str, origin: &Origin) -> Result<Node, ConfigError> {
 /// Parses the call `text` ([`is_call`]), written at `origin`.
 ///
 /// # Errors
-/// An argument without a name, an argument given twice, and the errors of [`value`].
+/// An argument without a name that is not the first of a class with a [first argument](names::first_argument), an
+/// argument given twice, and the errors of [`value`].
 pub(super) fn call(text: &str, origin: &Origin) -> Result<ParsedCall, ConfigError> {
     let reader = Reader { text, origin };
     let len = name_len(text).unwrap_or_default();
@@ -76,6 +78,12 @@ pub(super) fn call(text: &str, origin: &Origin) -> Result<ParsedCall, ConfigErro
         let written = &text[item.clone()];
         let equals = outside_quotes(written).find(|(_, c)| matches!(c, '=' | '(' | '[' | '{'));
         let Some((at, '=')) = equals else {
+            if let (true, Some(name)) = (arguments.is_empty(), names::first_argument(&text[..len])) {
+                let key = reader.origin(item.clone());
+                let node = reader.value(item, 0)?;
+                arguments.insert(name.to_owned(), Entry { key, node });
+                continue;
+            }
             let help = Some(format!("write `{}(NAME={written})`", &text[..len]));
             return Err(reader.error(item, "this argument needs a name", help));
         };

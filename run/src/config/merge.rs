@@ -3,7 +3,7 @@
 use super::{
     error::{ConfigError, ProblemKind},
     names,
-    node::{Entry, FACTORY, Map, Node, TARGET, Value},
+    node::{CONFIG, Entry, FACTORY, Map, Node, TARGET, Value},
     path::{Path, Segment},
 };
 
@@ -108,6 +108,8 @@ fn has_other_type(base: &Node, over: &Node) -> bool {
     };
     // A class of NeMo that sets all fields of a struct replaces it.
     let whole = base.get(TARGET).is_none() && text(over, TARGET).is_some_and(|name| names::is_whole_config(&name));
+    // So does the argument `config` of a class.
+    let configured = over.get(CONFIG).is_some() && text(over, TARGET).is_some_and(|name| names::takes_config(&name));
     // The result of a factory replaces the value that `base` describes.
-    differs(TARGET) || differs(FACTORY) || whole || (base.get(TARGET).is_some() && over.get(FACTORY).is_some())
+    differs(TARGET) || differs(FACTORY) || whole || configured || (base.get(TARGET).is_some() && over.get(FACTORY).is_some())
 }

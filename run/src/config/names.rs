@@ -9,6 +9,8 @@
 
 use neva_schemas::TextConfig;
 
+use super::node::CONFIG;
+
 /// First modules of Python paths.
 const MODULES: &[&str] = &[
     "nemo",
@@ -49,6 +51,22 @@ const WHOLE_CONFIGS: &[&str] = &[
 pub(super) fn is_whole_config(name: &str) -> bool {
     let name = class(name).unwrap_or(name);
     WHOLE_CONFIGS.contains(&name) || TextConfig::presets().iter().any(|(preset, _)| *preset == name)
+}
+
+/// Classes that take their fields from an argument `config`: `vlm.LlavaModel(config=vlm.Llava15Config7B())`.
+const CONFIGURED: &[&str] = &["CLIPViTModel", "InternViTModel", "LlavaModel", "NevaModel", "SigLIPViTModel"];
+
+/// Returns true if a class may take its fields from an argument `config`.
+pub(super) fn takes_config(name: &str) -> bool {
+    CONFIGURED.contains(&class(name).unwrap_or(name))
+}
+
+/// Returns the name of the argument that a call of a class may give first, without its name, as NeMo's documents do.
+pub(super) fn first_argument(name: &str) -> Option<&'static str> {
+    match class(name).unwrap_or(name) {
+        "HFCLIPVisionConfig" => Some("pretrained_model_name_or_path"),
+        name => CONFIGURED.contains(&name).then_some(CONFIG),
+    }
 }
 
 /// Returns the class of a Python path; `None` for any other text.

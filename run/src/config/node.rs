@@ -17,6 +17,8 @@ pub const ARGS: &str = "_args_";
 pub const PARTIAL: &str = "_partial_";
 /// The key that names a function which returns the value.
 pub const FACTORY: &str = "_factory_";
+/// Argument that describes all fields of a class ([`names::takes_config`](super::names::takes_config)).
+pub(super) const CONFIG: &str = "config";
 /// The enum variant for a custom type of the rank program; it takes the whole map. Its `_target_` is a path,
 /// `my_crate::MyType`, so that a name without `::` means a built-in type.
 pub(super) const CUSTOM: &str = "Custom";

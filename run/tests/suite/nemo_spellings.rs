@@ -390,6 +390,42 @@ fn models_of_nemos_neva_page_are_known() {
             json!(4096),
         ),
         (
+            "finetune.model=vlm.LlavaModel(vlm.Llava15Config13B())".to_owned(),
+            "/text_config/hidden_size",
+            json!(5120),
+        ),
+        (
+            "finetune.model=vlm.NevaModel(vlm.Llava15Config13B, freeze_vision_model=True)".to_owned(),
+            "/freeze_vision_model",
+            json!(true),
+        ),
+        (
+            vision("vlm.HFCLIPVisionConfig(openai/clip-vit-base-patch32)"),
+            "/vision_config/patch_size",
+            json!(32),
+        ),
+        (
+            "finetune.model={_target_: vlm.LlavaModel, config: vlm.Llava15Config13B}".to_owned(),
+            "/text_config/hidden_size",
+            json!(5120),
+        ),
+        (
+            "finetune.model={_target_: nemo.collections.vlm.LlavaModel, config: {_factory_: vlm.Llava15Config13B, freeze_vision_model: true}}"
+                .to_owned(),
+            "/freeze_vision_model",
+            json!(true),
+        ),
+        (
+            "finetune.model={_target_: vlm.NevaModel, config: vlm.Llava15Config13B, freeze_vision_model: true}".to_owned(),
+            "/freeze_vision_model",
+            json!(true),
+        ),
+        (
+            vision("{_target_: vlm.InternViTModel, config: vlm.InternViT_6B_448px_Config}"),
+            "/vision_config/use_qk_norm",
+            json!(true),
+        ),
+        (
             "finetune.model=vlm.NevaModel(config=vlm.NevaConfig(freeze_vision_model=True))".to_owned(),
             "/freeze_vision_model",
             json!(true),
@@ -397,7 +433,7 @@ fn models_of_nemos_neva_page_are_known() {
         (
             neva("vision_transformer_config=vlm.HFCLIPVisionConfig(pretrained_model_name_or_path=openai/clip-vit-large-patch14-336)"),
             "/vision_model_from_pretrained",
-            json!("nemo://openai/clip-vit-large-patch14-336"),
+            json!("hf://openai/clip-vit-large-patch14-336"),
         ),
         (
             neva("vision_transformer_config=vlm.SigLIPViT400M_14_384_Config(), vision_model_from_pretrained=/models/siglip"),
@@ -448,6 +484,11 @@ fn models_of_nemos_neva_page_are_known() {
         (vision("vlm.QwenVisionConfig"), "vlm.QwenVisionConfig"),
         (vision("{_target_: vlm.QwenVisionConfig}"), "vlm.QwenVisionConfig"),
         (vision("vlm.HFCLIPVisionConfig()"), "pretrained_model_name_or_path"),
+        (vision("vlm.SigLIPViT400M_14_384_Config(27)"), "needs a name"),
+        (
+            "finetune.model=vlm.LlavaModel(vlm.Llava15Config13B, vlm.Llava15Config7B)".to_owned(),
+            "needs a name",
+        ),
         (vision("vlm.SigLIPViT400M_14_384_Config(use_qk_norm=true)"), "use_qk_norm"),
         (
             neva("vision_projection_config=vlm.MultimodalProjectorConfig(input_size=3)"),

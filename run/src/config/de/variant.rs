@@ -25,7 +25,7 @@ use crate::config::{
     call::is_call,
     error::{ConfigError, ProblemKind, list},
     names,
-    node::{ARGS, CUSTOM, FACTORY, Node, TARGET, Value},
+    node::{ARGS, CONFIG, CUSTOM, FACTORY, Node, TARGET, Value},
     path::Segment,
 };
 
@@ -71,6 +71,10 @@ impl<'de> Tagged<'de> {
         let is_text = std::ptr::eq(tag, body);
         if is_text && (is_call(name) || !(is_custom || variants.contains(&name))) {
             return Err(unresolved(body, None, type_name, variants));
+        }
+        // The class with its argument `config` is a factory.
+        if !is_text && body.get(CONFIG).is_some() && names::takes_config(name) {
+            return Err(unresolved(tag, Some(TARGET), type_name, variants));
         }
         // May be the name of a factory.
         if !is_custom && !variants.contains(&name) && !variants.contains(&CUSTOM) {

@@ -19,7 +19,7 @@ use crate::config::{
     error::ConfigError,
     merge::merge,
     names,
-    node::{Entry, FACTORY, Map, Node, TARGET, Value},
+    node::{CONFIG, Entry, FACTORY, Map, Node, TARGET, Value},
     ser::to_node,
 };
 
@@ -71,7 +71,7 @@ impl Factories {
         factories = model(factories, "NevaConfig", LlavaModel::default);
         factories = factories.with_nodes("Model", "NevaModel", |arguments, _| only_config(arguments));
         factories.with_nodes("Model", "vlm.LlavaModel", |arguments, _| {
-            if arguments.get("config").is_some() {
+            if arguments.get(CONFIG).is_some() {
                 return only_config(arguments);
             }
             preset(&Model::Llava(LlavaModel::default()), &[], arguments)
@@ -105,7 +105,7 @@ fn take(arguments: &mut Node, name: &str) -> Option<Node> {
 
 /// Returns the argument `config`, with the other arguments merged over it.
 fn only_config(mut arguments: Node) -> Result<Node, ConfigError> {
-    let Some(config) = take(&mut arguments, "config") else {
+    let Some(config) = take(&mut arguments, CONFIG) else {
         return Err(error_at(
             &arguments,
             "the argument `config` is missing",
@@ -225,7 +225,7 @@ fn pretrained_clip(vision: &Node) -> Result<Option<Node>, ConfigError> {
     let address = if text.contains("://") || text.starts_with(['/', '.', '~']) {
         text.to_owned()
     } else {
-        format!("nemo://{text}")
+        format!("hf://{text}")
     };
     Ok(Some(Node::new(id.origin.clone(), Value::Str(address))))
 }
