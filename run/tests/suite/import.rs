@@ -1,6 +1,7 @@
 //! `neva-run import FOLDER`: complete models are imported, others are refused with all their problems.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -33,23 +34,42 @@ fn config(dir: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(dir.join(CONFIG), config.to_string()).unwrap();
 }
 
-/// Returns the header of a safetensors file, and the bytes after it.
-fn opened(file: &Path) -> (Map<String, Value>, Vec<u8>) {
+/// A tensor of a safetensors file.
+struct Stored {
+    name: String,
+    /// Its entry in the header.
+    info: Value,
+    bytes: Vec<u8>,
+}
+
+/// Returns the tensors of a safetensors file.
+fn stored(file: &Path) -> Vec<Stored> {
     let bytes = fs::read(file).unwrap();
     let len = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
-    (serde_json::from_slice(&bytes[8..8 + len]).unwrap(), bytes[8 + len..].to_vec())
+    let (header, data) = bytes[8..].split_at(len);
+    let header: Map<String, Value> = serde_json::from_slice(header).unwrap();
+    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__").map(|(name, info)| {
+        let at = |index: usize| usize::try_from(info["data_offsets"][index].as_u64().unwrap()).unwrap();
+        let bytes = data[at(0)..at(1)].to_vec();
+        Stored { name, info, bytes }
+    });
+    tensors.collect()
 }
 
 /// Writes the tensors that have a new name by `rename`.
 fn write_tensors(from: &Path, to: &Path, rename: impl Fn(&str) -> Option<String>) {
-    let (header, data) = opened(from);
+    let renamed = stored(from).into_iter().filter_map(|tensor| {
+        let name = rename(&tensor.name)?;
+        Some(Stored { name, ..tensor })
+    });
+    write(to, renamed);
+}
+
+fn write(to: &Path, tensors: impl Iterator<Item = Stored>) {
     let (mut head, mut body) = (Map::new(), Vec::new());
-    for (name, mut info) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
-        let Some(name) = rename(&name) else { continue };
-        let at = |index: usize| usize::try_from(info["data_offsets"][index].as_u64().unwrap()).unwrap();
-        let (start, end) = (at(0), at(1));
+    for Stored { name, mut info, bytes } in tensors {
         let first = body.len();
-        body.extend_from_slice(&data[start..end]);
+        body.extend(bytes);
         info["data_offsets"] = json!([first, body.len()]);
         head.insert(name, info);
     }
@@ -106,8 +126,10 @@ fn whole_models_in_every_layout_are_imported() {
             for file in ["a.safetensors", "b.safetensors"] {
                 write_tensors(&whole, &dir.join(file), |name| (shard(name) == file).then(|| name.to_owned()));
             }
-            let names = opened(&whole).0;
-            let map: Map<String, Value> = names.keys().map(|name| (name.clone(), json!(shard(name)))).collect();
+            let map: Map<String, Value> = stored(&whole)
+                .iter()
+                .map(|tensor| (tensor.name.clone(), json!(shard(&tensor.name))))
+                .collect();
             fs::write(dir.join("model.safetensors.index.json"), json!({"weight_map": map}).to_string()).unwrap();
         }),
     ];
@@ -169,6 +191,51 @@ fn every_family_is_imported() {
         }
         check(dir.path(), &source, case, "model");
     }
+}
+
+/// OpenGVLab's own format: other names, and one tensor for query, key and value.
+#[test]
+fn an_encoder_of_opengvlab_is_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("InternViT");
+    part("internvl_6b", "vision_config", &source);
+    config(&source, |config| {
+        config["model_type"] = json!("intern_vit_6b");
+        for (ours, theirs) in [("use_qk_norm", "qk_normalization"), ("attention_bias", "qkv_bias")] {
+            config[theirs] = config.as_object_mut().unwrap().remove(ours).unwrap();
+        }
+        for size in ["image_size", "patch_size"] {
+            config[size] = config[size][0].take();
+        }
+    });
+    let names = [
+        ("encoder.layer.", "encoder.layers."),
+        ("cls_token", "class_embedding"),
+        ("position_embeddings", "position_embedding"),
+        ("patch_embeddings.projection", "patch_embedding"),
+        ("lambda_", "ls"),
+        ("layernorm_before", "norm1"),
+        ("layernorm_after", "norm2"),
+        ("attention.projection_layer", "attn.proj"),
+        ("attention.", "attn."),
+    ];
+    let mut tensors = stored(&source.join(WEIGHTS));
+    let bytes: BTreeMap<_, _> = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.bytes.clone())).collect();
+    tensors.retain(|tensor| !tensor.name.contains(".k_proj.") && !tensor.name.contains(".v_proj."));
+    for tensor in &mut tensors {
+        if tensor.name.contains(".q_proj.") {
+            for part in ["k_proj", "v_proj"] {
+                tensor.bytes.extend(&bytes[&tensor.name.replace("q_proj", part)]);
+            }
+            tensor.info["shape"][0] = json!(3 * tensor.info["shape"][0].as_u64().unwrap());
+            tensor.name = tensor.name.replace("q_proj", "qkv");
+        }
+        for (theirs, native) in names {
+            tensor.name = tensor.name.replace(theirs, native);
+        }
+    }
+    write(&source.join(WEIGHTS), tensors.into_iter());
+    check(dir.path(), &source, "InternViT", "vision encoder");
 }
 
 fn check(dir: &Path, source: &Path, name: &str, kind: &str) {

@@ -87,6 +87,10 @@ impl VisionFamily for Clip {
         name.strip_prefix(HUB_LEVEL).unwrap_or(name).to_owned()
     }
 
+    fn part_types(&self) -> &'static [&'static str] {
+        &["clip_vision_model", "clip"]
+    }
+
     fn part_config(&self, config: &Value) -> Option<Value> {
         match config.get("model_type").and_then(Value::as_str) {
             Some("clip_vision_model") => Some(config.clone()),

@@ -57,6 +57,9 @@ pub trait VisionFamily: Debug + Send + Sync {
     /// Returns the name below the tower's prefix in the hub's files for a name in memory.
     fn hub_name(&self, name: &str) -> String;
 
+    /// Returns the values of `model_type` that [`Self::part_config`] accepts.
+    fn part_types(&self) -> &'static [&'static str];
+
     /// Returns the name below the tower's prefix in memory for a name in the hub's files or in memory.
     fn canonical_name(&self, name: &str) -> String;
 

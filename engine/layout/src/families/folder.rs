@@ -61,7 +61,7 @@ impl Families {
     /// Returns the valid values of `model_type`: of whole models, decoders and vision encoders.
     pub fn model_types(&self) -> impl Iterator<Item = &'static str> {
         let decoders = self.decoders.iter().map(|(_, family)| family.hugging_face_type());
-        let vision = self.vision.iter().map(|(_, family)| family.hugging_face_type());
+        let vision = self.vision.iter().flat_map(|(_, family)| family.part_types().iter().copied());
         COMPOSITES.into_iter().chain(decoders).chain(vision)
     }
 }

@@ -136,6 +136,10 @@ impl VisionFamily for InternVit {
         name.to_owned()
     }
 
+    fn part_types(&self) -> &'static [&'static str] {
+        &["internvl_vision", NATIVE]
+    }
+
     fn part_config(&self, config: &Value) -> Option<Value> {
         match config.get("model_type").and_then(Value::as_str) {
             Some("internvl_vision") => Some(config.clone()),

@@ -94,6 +94,10 @@ impl VisionFamily for Siglip {
         name.strip_prefix(HUB_LEVEL).unwrap_or(name).to_owned()
     }
 
+    fn part_types(&self) -> &'static [&'static str] {
+        &["siglip_vision_model", "siglip"]
+    }
+
     fn part_config(&self, config: &Value) -> Option<Value> {
         match config.get("model_type").and_then(Value::as_str) {
             Some("siglip_vision_model") => Some(config.clone()),
