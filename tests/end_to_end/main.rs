@@ -21,3 +21,4 @@ mod processes;
 mod style;
 mod terminal;
 mod unlabelled;
+mod warnings;

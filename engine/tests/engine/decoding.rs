@@ -5,7 +5,7 @@ use neva_data::IMAGE_TOKEN_INDEX;
 use neva_engine::attention::Segments;
 use neva_engine::batch::Batch;
 use neva_engine::comm::Mesh;
-use neva_schemas::{TextConfig, TextModelType};
+use neva_schemas::{FeatureSelect, Finetune, ProjectorType, RopeScaling, RopeType, TextConfig, TextModelType, VisionModelType, VisionNorm};
 use tch::{Device, Kind, Tensor};
 
 /// A text with an image of 4 positions inside.
@@ -25,8 +25,8 @@ const IDS: [i64; 13] = [
     3,
 ];
 
-/// Returns the positions `start..end` of the text, with the image if it is among them.
-fn batch(start: usize, end: usize) -> Batch {
+/// Returns the positions `start..end` of the text, with the image of `side` pixels a side if it is among them.
+fn batch(start: usize, end: usize, side: i64) -> Batch {
     let ids = &IDS[start..end];
     let image: Vec<i64> = ids
         .iter()
@@ -39,7 +39,11 @@ fn batch(start: usize, end: usize) -> Batch {
         labels_bs: input_ids_bs.shallow_clone(),
         input_ids_bs,
         segments: Segments::rows(&[ids.len()]),
-        pixels: (!image.is_empty()).then(|| Tensor::arange(3 * 28 * 28, (Kind::Float, Device::Cpu)).cos().view([1, 3, 28, 28])),
+        pixels: (!image.is_empty()).then(|| {
+            Tensor::arange(3 * side * side, (Kind::Float, Device::Cpu))
+                .cos()
+                .view([1, 3, side, side])
+        }),
         image_positions: Tensor::from_slice(&image),
         feature_rows: None,
     }
@@ -48,8 +52,38 @@ fn batch(start: usize, end: usize) -> Batch {
 #[test]
 fn of_every_prompt_equals_the_full_forward_pass() {
     for family in families() {
-        check_prompts(family);
+        let mut finetune = small();
+        finetune.model.as_llava_mut().unwrap().text_config = family;
+        check_prompts(finetune);
     }
+}
+
+#[test]
+fn of_every_vision_encoder_equals_the_full_forward_pass() {
+    for encoder in [VisionModelType::Clip, VisionModelType::Siglip, VisionModelType::InternVit] {
+        let mut finetune = small();
+        let model = finetune.model.as_llava_mut().unwrap();
+        model.vision_config.model_type = encoder.clone();
+        // SigLIP has no class token to drop.
+        if encoder == VisionModelType::Siglip {
+            model.vision_feature_select_strategy = FeatureSelect::Full;
+        }
+        if encoder == VisionModelType::InternVit {
+            (model.vision_config.norm_type, model.vision_config.use_qk_norm) = (VisionNorm::RmsNorm, true);
+        }
+        check_prompts(finetune);
+    }
+}
+
+/// The pixel shuffle merges four positions: the image of 4 is one of 56 pixels a side.
+#[test]
+fn of_a_pixel_shuffle_equals_the_full_forward_pass() {
+    let mut finetune = small();
+    let model = finetune.model.as_llava_mut().unwrap();
+    model.vision_config.model_type = VisionModelType::InternVit;
+    model.vision_config.image_size *= 2;
+    model.projector_type = ProjectorType::InternVl;
+    check_prompts(finetune);
 }
 
 /// Returns a config of each family of language models.
@@ -61,6 +95,18 @@ fn families() -> Vec<TextConfig> {
     };
     vec![
         of(TextModelType::Llama),
+        TextConfig {
+            attention_bias: true,
+            mlp_bias: true,
+            rope_scaling: Some(RopeScaling {
+                rope_type: RopeType::Llama3,
+                factor: 4.0,
+                low_freq_factor: Some(1.0),
+                high_freq_factor: Some(4.0),
+                original_max_position_embeddings: Some(8),
+            }),
+            ..of(TextModelType::Llama)
+        },
         TextConfig {
             sliding_window: Some(3),
             ..of(TextModelType::Mistral)
@@ -75,10 +121,10 @@ fn families() -> Vec<TextConfig> {
     ]
 }
 
-fn check_prompts(family: TextConfig) {
+fn check_prompts(finetune: Finetune) {
     within_limit(move || {
-        let mut finetune = small();
-        finetune.model.as_llava_mut().unwrap().text_config = family.clone();
+        let side = finetune.model.as_llava().unwrap().vision_config.image_size as i64;
+        let batch = |start, end| batch(start, end, side);
         let loaded = loaded(&finetune, &Mesh::single());
         tch::no_grad(|| {
             let expected = loaded.whole().unwrap().0.forward(&batch(0, IDS.len()), None).unwrap();
@@ -93,7 +139,7 @@ fn check_prompts(family: TextConfig) {
                 }
                 let got = Tensor::cat(&parts, 1);
                 let off = difference(&got, &expected.narrow(1, 0, got.size()[1]));
-                assert!(off <= 1e-5, "{:?}: a prompt of {prompt}: off by {off:e}", family.model_type);
+                assert!(off <= 1e-5, "{:?}: a prompt of {prompt}: off by {off:e}", finetune.model);
             }
         });
     });
@@ -102,7 +148,10 @@ fn check_prompts(family: TextConfig) {
 #[test]
 fn two_caches_do_not_mix() {
     within_limit(|| {
-        let loaded = loaded(&small(), &Mesh::single());
+        let finetune = small();
+        let side = finetune.model.as_llava().unwrap().vision_config.image_size as i64;
+        let batch = |start, end| batch(start, end, side);
+        let loaded = loaded(&finetune, &Mesh::single());
         tch::no_grad(|| {
             let expected = loaded.whole().unwrap().0.forward(&batch(0, 9), None).unwrap();
             let [mut a, mut b] = [loaded.whole().unwrap().0.decoding(), loaded.whole().unwrap().0.decoding()];

@@ -6,7 +6,7 @@ use neva_engine::attention::Segments;
 use neva_engine::batch::Batch;
 use neva_engine::comm::Mesh;
 use neva_engine::trainer::{LoadedModel, to_device};
-use neva_schemas::{FeatureSelect, Finetune, MixedPrecision, Plugins, Precision};
+use neva_schemas::{FeatureSelect, Finetune, MixedPrecision, Plugins, Precision, ProjectorType};
 use neva_torch_ffi::grad;
 use tch::{Device, Kind, Tensor};
 
@@ -90,6 +90,49 @@ fn check_same_training(loaded: &LoadedModel, a: &Batch, b: &Batch) {
         if !parameter.spec.name.ends_with("k_proj.bias") {
             let off = difference(a, b);
             assert!(off <= 1e-4, "gradient of {} is off by {off:e}", parameter.spec.name);
+        }
+    }
+}
+
+/// Linears with GELU between them, as LLaVA's `build_vision_projector` and Megatron's projectors of these names.
+#[test]
+fn projectors_are_their_formula() {
+    use ProjectorType::{Linear, McoreAffine, McoreMlp, Mlp};
+    for (kind, linears) in [(Linear, 1), (McoreAffine, 1), (McoreMlp, 2), (Mlp(1), 1), (Mlp(2), 2), (Mlp(3), 3)] {
+        for bias in [true, false] {
+            within_limit(move || {
+                let mut finetune = small();
+                let model = finetune.model.as_llava_mut().unwrap();
+                (model.projector_type, model.multimodal_projector_bias) = (kind, bias);
+                let loaded = loaded(&finetune, &Mesh::single());
+                let value = |name: String| {
+                    let name = format!("model.multi_modal_projector.{name}");
+                    let mut all = loaded.parameters.iter();
+                    all.find(|parameter| parameter.spec.name == name)
+                        .map(|parameter| parameter.tensor.detach())
+                };
+                let (model, _) = loaded.whole().unwrap();
+                let (mut expected, got) = tch::no_grad(|| {
+                    (
+                        model.vision_features(&pixels(2)).unwrap(),
+                        model.image_features(&pixels(2)).unwrap(),
+                    )
+                });
+                for number in 1..=linears {
+                    let weight = value(format!("linear_{number}.weight")).unwrap();
+                    if number > 1 {
+                        expected = expected.gelu("none");
+                    }
+                    expected = expected.matmul(&weight.transpose(0, 1));
+                    match value(format!("linear_{number}.bias")) {
+                        Some(own) if bias => expected += own,
+                        own => assert_eq!(own.is_some(), bias, "{kind:?}"),
+                    }
+                }
+                assert!(value(format!("linear_{}.weight", linears + 1)).is_none(), "{kind:?}");
+                let off = difference(&got, &expected);
+                assert!(off <= 1e-5, "{kind:?}, bias {bias}: off by {off:e}");
+            });
         }
     }
 }

@@ -79,6 +79,7 @@ fn invalid_settings_are_refused() {
         "finetune.optim.lr_scheduler={_target_: WSD, decay_steps: 5, decay_type: sqrt}",
         "finetune.optim.lr_scheduler.min_lr=-1",
         "finetune.optim.lr_scheduler.min_lr=1",
+        "finetune.model.text_config.max_position_embeddings=40",
         "finetune.trainer.max_steps=null",
         "finetune.trainer.max_epochs=0",
         "finetune.trainer.val_check_interval=0",
@@ -143,6 +144,8 @@ fn invalid_settings_are_refused() {
         `finetune.optim.lr_scheduler.min_lr`: `min_lr` is -1.0, it must be at least 0 and finite
     finetune.optim.lr_scheduler.min_lr=1
         `finetune.optim.lr`: the learning rate 0.002 is lower than the schedule's minimum 1.0 (set by recipe neva_tiny) / raise it, or lower `lr_scheduler.min_lr`
+    finetune.model.text_config.max_position_embeddings=40
+        `finetune.data.seq_length`: `seq_length` 128 exceeds the 40 positions of the language model (set by recipe neva_tiny) / nearest that fits: 40; or raise finetune.model.text_config.max_position_embeddings if the model can take it
     finetune.trainer.max_steps=null
         `finetune.trainer.max_steps`: neither `max_steps` nor `max_epochs` is set / set one of them; the learning-rate schedule needs it
     finetune.trainer.max_epochs=0
