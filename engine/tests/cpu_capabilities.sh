@@ -21,7 +21,7 @@ fi
 failed=
 for kind in "$@"; do
     started=$(date +%s)
-    if env "$kind" PROPTEST_RNG_SEED=1 "$cargo" test --release -p neva-engine --test engine --test golden --no-fail-fast; then
+    if env "$kind" PROPTEST_RNG_SEED=1 "$cargo" test --release --workspace --test engine --test golden --no-fail-fast; then
         outcome=passed
     else
         outcome=failed

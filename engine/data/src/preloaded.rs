@@ -5,6 +5,8 @@ use std::{path::Path, sync::Arc};
 
 use neva_schemas::{ImageProcessMode, ImageTokenPosition, ModelDescription, NevaPreloadedDataModule as Settings, Problem};
 
+use serde_json::Value;
+
 use crate::{
     error::DataError,
     image::{ImageProcessor, ModelProcessor, ProcessMode, ProcessorOrigin},
@@ -125,7 +127,24 @@ fn tokenizer(data: &Settings, model: &ModelDescription, base: Option<&Path>) -> 
         let section = model.decoder.as_ref().map_or("text_config", |decoder| decoder.section);
         return Err(Problem::error(format!("finetune.model.{section}.vocab_size"), message));
     }
+    let own = base.filter(|_| data.tokenizer.is_none() && model.vision.is_some());
+    if let Some(folder) = own
+        && let Some(index) = image_token_index(folder)
+        && let Some(message) = tokenizer.image_token_problem(index)
+    {
+        let help = format!("add the token to {}, or name another tokenizer", folder.display());
+        return Err(Problem::error(SETTING, message).help(help));
+    }
     Ok(tokenizer.with_bos(data.add_bos.unwrap_or(true)))
+}
+
+/// Returns the id of the image token in the `config.json` of a whole model, if the file has one.
+fn image_token_index(folder: &Path) -> Option<i64> {
+    let text = std::fs::read(folder.join("config.json")).ok()?;
+    let config: Value = serde_json::from_slice(&text).ok()?;
+    ["image_token_index", "image_token_id"]
+        .iter()
+        .find_map(|name| config.get(name)?.as_i64())
 }
 
 /// Returns the image processor that `data` names, or that of the model.

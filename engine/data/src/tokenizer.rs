@@ -195,6 +195,20 @@ impl Tokenizer {
         Ok(())
     }
 
+    /// Compares the image token with `index`, its id in the model's `config.json`. This program marks images without a
+    /// token, but Hugging Face's processor needs one, so that an exported model could not be used.
+    pub fn image_token_problem(&self, index: i64) -> Option<String> {
+        match self.special().image {
+            Some(found) if i64::from(found) == index => None,
+            Some(found) => Some(format!(
+                "the image token has the id {found} in tokenizer.json, but {index} in config.json"
+            )),
+            None => Some(format!(
+                "tokenizer.json has no token `<image>`, but it has the id {index} in config.json"
+            )),
+        }
+    }
+
     /// Decodes token ids to text. Skips image placeholders, and special tokens if `skip_special`.
     ///
     /// # Errors

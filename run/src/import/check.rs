@@ -137,16 +137,6 @@ fn tokenizer(path: &Path, model: &FolderModel) -> Vec<String> {
             "tokenizer.json has {tokens} tokens, but the embedding has only {rows} rows"
         ));
     }
-    if let Some(index) = model.image_token {
-        match tokenizer.special().image {
-            Some(found) if i64::from(found) == index => {}
-            Some(found) => problems.push(format!(
-                "the image token has the id {found} in tokenizer.json, but {index} in {CONFIG}"
-            )),
-            None => problems.push(format!(
-                "tokenizer.json has no token `<image>`, but it has the id {index} in {CONFIG}"
-            )),
-        }
-    }
+    problems.extend(model.image_token.and_then(|index| tokenizer.image_token_problem(index)));
     problems
 }

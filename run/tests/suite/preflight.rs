@@ -50,7 +50,7 @@ fn files(dir: &Path) {
     write("broken.json", "[{\"conversations\": [");
     write("object.json", "{}");
     let config = include_str!("../../../tests/fixtures/hf/llava_clip_llama_gqa/config.json");
-    for model in ["model", "shards", "quantized"] {
+    for model in ["model", "shards", "quantized", "unmarked"] {
         write(&format!("{model}/config.json"), config);
     }
     write("model/model.safetensors", "");
@@ -58,6 +58,11 @@ fn files(dir: &Path) {
     let mut quantized: serde_json::Value = serde_json::from_str(config).unwrap();
     quantized["quantization_config"] = json!({"load_in_4bit": true});
     write("quantized/config.json", &quantized.to_string());
+    write("bert/config.json", &json!({"model_type": "bert"}).to_string());
+    write("bert/model.safetensors", "");
+    let tokenizer = include_str!("../../../engine/data/tokenizers/mistral_2k/tokenizer.json");
+    write("unmarked/tokenizer.json", &tokenizer.replace("<image>", "<photo>"));
+    write("unmarked/model.safetensors", "");
     let index = json!({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}});
     write("shards/model.safetensors.index.json", &index.to_string());
     write("shards/model-1.safetensors", "");
@@ -137,6 +142,14 @@ fn a_missing_or_wrong_file_is_reported_at_its_setting() {
         ),
         (&["finetune.resume.restore_config={path: model}"], "config.json"),
         (&["finetune.resume.restore_config={path: quantized}"], "`quantization_config` is"),
+        (
+            &["finetune.resume.restore_config={path: bert}"],
+            "bert/config.json: `model_type` is \"bert\", supported: llava, internvl",
+        ),
+        (
+            &["finetune.resume.restore_config={path: unmarked}", "finetune.data.tokenizer=null"],
+            "`finetune.data.tokenizer`: tokenizer.json has no token `<image>`, but it has the id 2046 in config.json",
+        ),
         (
             &["finetune.resume.restore_config={path: lora}"],
             "use `adapter_path`: --set '~finetune.resume.restore_config'",
