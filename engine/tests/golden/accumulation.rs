@@ -35,7 +35,7 @@ fn check(root: &std::path::Path, key: &str, normalization: LossNormalization, ra
             ..ParallelSizes::ONE
         },
         |mesh| {
-            // make_fixtures.py: samples "two", "none2" and "one" are these rows of the training batches.
+            // The rows of `accumulation` in tests/fixtures/make_fixtures.py.
             let file = TensorFile::open(&root.join("train_batches.safetensors")).unwrap();
             let row = |batch: &str, row: i64| HfBatch::read(&file, batch).narrow(row, 1, &model).microbatch(&model);
             let all = [row("batch0.", 0), row("batch2.", 1), row("batch1.", 0)];
