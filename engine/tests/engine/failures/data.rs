@@ -39,6 +39,8 @@ fn check_data(records: Option<&str>, change: impl FnOnce(&mut NevaPreloadedDataM
 fn data_are_checked_before_weights_are_loaded() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
+        let config = include_str!("../../../../tests/fixtures/hf/llava_clip_llama/config.json");
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
         std::fs::write(folder.path().join("model.safetensors"), "damaged").unwrap();
         let weights = RestoreConfig::weights(folder.path().display().to_string());
         let data = NevaPreloadedDataModule {
@@ -48,6 +50,7 @@ fn data_are_checked_before_weights_are_loaded() {
         };
         check(
             |finetune| {
+                finetune.model.as_llava_mut().unwrap().text_config.vocab_size = 2048;
                 finetune.resume.restore_config = Some(weights);
                 finetune.data = Data::Preloaded(data);
             },
