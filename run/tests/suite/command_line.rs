@@ -126,3 +126,26 @@ fn a_variable_that_is_too_long_is_reported() {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     assert!(text(&output).contains("MUCH_TOO_LONG"), "{}", text(&output));
 }
+
+#[test]
+fn commands_are_printed_without_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = neva_run(dir.path(), &["render", "neva_tiny"]).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(printed.contains(" train --plan ") && printed.contains("plan.json"), "{printed}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is written");
+}
+
+#[test]
+fn executors_that_are_not_built_yet_are_refused() {
+    for executor in ["slurm", "kubernetes"] {
+        for command in [&["neva_tiny"][..], &["render", "neva_tiny"]] {
+            let dir = tempfile::tempdir().unwrap();
+            let output = neva_run(dir.path(), command).args(["--executor", executor]).output().unwrap();
+            assert_eq!(output.status.code(), Some(2), "{command:?}: {}", text(&output));
+            assert!(text(&output).contains("not supported yet"), "{command:?}: {}", text(&output));
+            assert!(!dir.path().join("nemo_experiments").exists());
+        }
+    }
+}
