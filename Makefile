@@ -1,4 +1,5 @@
-# The commands of the README. One profile for all of them, since torch-sys takes minutes to compile.
+# The commands of the README. One profile and one selection of packages for all of them, since torch-sys takes minutes to
+# compile and other packages would choose other features.
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -40,14 +41,13 @@ lint: libtorch ## check format, lints and documentation
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
-	$(CARGO) bench -p neva-run --bench launch
-	$(CARGO) bench -p neva-engine --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention
+	$(CARGO) bench --workspace --bench launch --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention
 
 soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels
-	PROPTEST_CASES=2500000 $(CARGO) test --release -p neva-run --test config_properties panic
-	NEVA_SOAK_LAYOUTS=1000 $(CARGO) test --release -p neva-engine --test engine any_layout
+	PROPTEST_CASES=2500000 $(CARGO) test --release --workspace --test config_properties panic
+	NEVA_SOAK_LAYOUTS=1000 $(CARGO) test --release --workspace --test engine any_layout
 	engine/tests/cpu_capabilities.sh # seven times the engine's tests, about 30 minutes on two quiet cores
-	NEVA_SOAK_KILLS=100 NEVA_SOAK_FAULTS=100 $(CARGO) test --release -p neva-tests --test end_to_end -- --nocapture faults killed
+	NEVA_SOAK_KILLS=100 NEVA_SOAK_FAULTS=100 $(CARGO) test --release --workspace --test end_to_end -- --nocapture faults killed
 
 # What a machine with a GPU needs, below 60 MiB: carry target/gpu-check there and run its check.py.
 gpu-pack: libtorch ## pack programs and golden cases into target/gpu-check, for a machine with a GPU and without Rust

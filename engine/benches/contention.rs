@@ -1,7 +1,7 @@
 //! Costs of libgomp's spin count on an idle machine, and its savings on a shared one: seconds of a few training steps for
 //! each setting, alone and beside as many busy processes as there are cores.
 //!
-//!     cargo bench -p neva-engine --bench contention
+//!     cargo bench --workspace --bench contention
 //!
 //! The settings alternate, so that other load on the machine affects all of them. Medians are printed.
 

@@ -1,7 +1,7 @@
 //! Time of a step with and without overlap of communication and computation, for two processes over Gloo, and over a link
 //! that is slower than the computation. The variants alternate step by step in one run. The ratio has a bound.
 //!
-//!     cargo bench -p neva-engine --bench overlap
+//!     cargo bench --workspace --bench overlap
 
 mod bounds;
 mod setting;

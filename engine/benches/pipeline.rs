@@ -2,7 +2,7 @@
 //! if each rank had its own device. Prints the bubble beside `(p - 1) / (m v)`, the fraction of idle time for equal stages,
 //! and their ratio, which has a bound.
 //!
-//!     cargo bench -p neva-engine --bench pipeline
+//!     cargo bench --workspace --bench pipeline
 
 mod bounds;
 mod setting;

@@ -1,7 +1,7 @@
 //! Costs and savings of activation recomputation: processor time and peak bytes of tensors of a step on one rank, relative
 //! to a step that saves all activations. Both have bounds.
 //!
-//!     cargo bench -p neva-engine --bench recompute
+//!     cargo bench --workspace --bench recompute
 
 mod bounds;
 mod setting;

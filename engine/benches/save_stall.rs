@@ -1,6 +1,6 @@
 //! Stall of training for a checkpoint of 500 MB. With an asynchronous save, the bound is 5 % of an interval of 10 s.
 //!
-//!     cargo bench -p neva-engine --bench save_stall
+//!     cargo bench --workspace --bench save_stall
 #![expect(clippy::print_stdout, reason = "a benchmark's answer")]
 
 mod bounds;

@@ -1,7 +1,7 @@
 //! Gain of partitioning images among ranks: the processor time of a rank's step with each `vision_placement`, on ranks that
 //! are threads, and the bytes of features and hidden states that a rank sends.
 //!
-//!     cargo bench -p neva-engine --bench vision
+//!     cargo bench --workspace --bench vision
 
 mod bounds;
 mod setting;

@@ -1,6 +1,6 @@
 //! How long the launcher takes: a table of what was measured, the bound that it must keep, and their ratio.
 //!
-//!     cargo bench -p neva-run --bench launch
+//!     cargo bench --workspace --bench launch
 //!
 //! Whole processes are timed, from their start to their end, as a user waits for them. Where nemo-run is installed for
 //! `python3`, the same is done with it, in the same minute on the same machine.

@@ -9,7 +9,7 @@ fn folder(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// `UPDATE=1 cargo test -p neva-schemas` updates the files.
+/// `UPDATE=1 cargo test --release --workspace --test json` updates the files.
 #[test]
 fn schema_files_are_current() {
     for entry in SCHEMAS {
@@ -20,7 +20,7 @@ fn schema_files_are_current() {
         let committed = fs::read_to_string(&path).unwrap_or_default();
         assert!(
             committed == entry.text(),
-            "{} is stale: run `UPDATE=1 cargo test --release -p neva-schemas`",
+            "{} is stale: run `UPDATE=1 cargo test --release --workspace --test json`",
             path.display()
         );
     }

@@ -18,7 +18,7 @@ fn check(name: &str, svg: &str) {
     let stored = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         stored == svg,
-        "docs/parallelism/{name} differs from the code's figure: run UPDATE=1 cargo test --release -p neva-layout"
+        "docs/parallelism/{name} differs from the code's figure: run UPDATE=1 cargo test --release --workspace --test figures"
     );
 }
 
