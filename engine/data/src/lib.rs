@@ -31,7 +31,7 @@ mod split;
 mod template;
 mod tokenizer;
 
-pub use self::image::{ImageProcessor, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size};
+pub use self::image::{Filter, ImageProcessor, ImageSource, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size, Tiling};
 pub use batch::Batch;
 pub use error::{DataError, Problem};
 pub use labels::Unlabelled;

@@ -1,10 +1,9 @@
 //! PIL's conversion of CMYK to RGB, without a colour profile (`cmyk2rgb` in Pillow's `Convert.c`).
 
-/// Converts a row. Files store inverted values, as Adobe's programs write them: 255 is no ink.
-pub(crate) fn to_rgb(cmyk: &[u8], rgb: &mut [u8]) {
-    for (&[c, m, y, k], to) in cmyk.as_chunks().0.iter().zip(rgb.as_chunks_mut().0) {
-        *to = [c, m, y].map(|ink| k - product(255 - ink, k));
-    }
+/// Converts a pixel of inverted values, as Adobe's programs write them to JPEG files: 255 is no ink.
+#[must_use]
+pub fn cmyk_to_rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
+    [cyan, magenta, yellow].map(|ink| black - product(255 - ink, black))
 }
 
 /// Returns `a * b / 255`, rounded. It is never more than `b`.

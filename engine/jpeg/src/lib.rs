@@ -10,6 +10,7 @@ mod cmyk;
 mod decompress;
 mod error_manager;
 
+pub use cmyk::cmyk_to_rgb;
 pub use decompress::has_simd;
 pub use error_manager::JpegError;
 
@@ -69,21 +70,25 @@ impl<'a> Decoder<'a> {
 
     /// Decodes the image to red, green and blue bytes. Shape `[height, width, 3]`. CMYK is converted as PIL converts it.
     ///
-    /// Allocates `3 * width * height` bytes, and twice that for a progressive file: check the header first.
+    /// `buffer`, whose contents are arbitrary, gets the pixels; an empty one is allocated. A file needs `3 * width * height`
+    /// bytes, and a progressive one twice that in addition: check the header first.
     ///
     /// # Errors
     /// Returns [`JpegError::Truncated`] if the bytes end within the image, and otherwise libjpeg's error.
-    pub fn decode(mut self) -> Result<Vec<u8>, JpegError> {
+    pub fn decode(mut self, buffer: Vec<u8>) -> Result<Vec<u8>, JpegError> {
         let Header { width, height, colours } = self.header;
         let channels = if colours == Colours::Cmyk { 4 } else { 3 };
         self.decompress.start(colours == Colours::Cmyk, channels)?;
-        let mut rgb = vec![0; width * height * 3];
+        let mut rgb = buffer;
+        rgb.resize(width * height * 3, 0);
         let rows = rgb.chunks_exact_mut(width * 3);
         if colours == Colours::Cmyk {
             let mut cmyk = vec![0; width * channels];
             for row in rows {
                 self.decompress.read_row(&mut cmyk)?;
-                cmyk::to_rgb(&cmyk, row);
+                for (&pixel, to) in cmyk.as_chunks().0.iter().zip(row.as_chunks_mut().0) {
+                    *to = cmyk_to_rgb(pixel);
+                }
             }
         } else {
             for row in rows {

@@ -8,7 +8,7 @@ const CMYK: &[u8] = include_bytes!("../../data/tests/images/cmyk.jpg");
 const GRAY: &[u8] = include_bytes!("../../data/tests/images/gray.jpg");
 
 fn decode(bytes: &[u8]) -> Result<Vec<u8>, JpegError> {
-    Decoder::new(bytes)?.decode()
+    Decoder::new(bytes)?.decode(Vec::new())
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn broken_bytes_end_no_process() {
             }
             match Decoder::new(&bytes) {
                 Ok(decoder) if decoder.header().width * decoder.header().height > 1_000_000 => {}
-                Ok(decoder) => *if decoder.decode().is_ok() { &mut decoded } else { &mut refused } += 1,
+                Ok(decoder) => *if decoder.decode(Vec::new()).is_ok() { &mut decoded } else { &mut refused } += 1,
                 Err(_) => refused += 1,
             }
         }
