@@ -22,6 +22,7 @@ pub use process::{ImageProcessor, ProcessMode, Size};
 pub use resize::Filter;
 pub use source::ImageSource;
 pub use tiles::Tiling;
+pub(crate) use tiles::repeat_placeholders;
 
 use std::path::Path;
 

@@ -37,6 +37,7 @@ pub use error::{DataError, Problem};
 pub use labels::Unlabelled;
 pub use llava::{ImagePosition, LlavaDataset, LlavaJsonConfig};
 pub use loader::Loader;
+pub use neva_jpeg::has_simd as has_jpeg_simd;
 pub use merge::{ImageSpan, MergeOptions, MergedBatch, merge};
 pub use mock::{MockConfig, MockDataset};
 pub use order::{BatchSampler, Order};

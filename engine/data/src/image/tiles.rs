@@ -1,9 +1,9 @@
 //! Tiles of an image, as InternVL cuts it (`dynamic_preprocess`, and `crop_image_to_patches` of transformers).
 
-use serde::Serialize;
+use crate::sample::{IGNORE_INDEX, IMAGE_TOKEN_INDEX};
 
 /// Limits of the number of tiles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
     /// Minimum number of tiles, without the thumbnail.
     pub min_tiles: usize,
@@ -45,4 +45,20 @@ impl Tiling {
         let (columns, rows) = self.grid(width, height, tile);
         columns * rows + usize::from(self.thumbnail && columns * rows > 1)
     }
+}
+
+/// Repeats the placeholder of each image once for each of its tiles.
+pub(crate) fn repeat_placeholders(ids: &mut Vec<i64>, labels: &mut Vec<i64>, tiles: &[usize]) {
+    if tiles.iter().all(|&count| count == 1) {
+        return;
+    }
+    let (mut tiles, mut repeated) = (tiles.iter(), Vec::with_capacity(ids.len()));
+    let mut repeated_labels = Vec::with_capacity(labels.len());
+    for (&id, &label) in ids.iter().zip(labels.iter()) {
+        let is_image = id == IMAGE_TOKEN_INDEX;
+        let count = if is_image { tiles.next().copied().unwrap_or(1) } else { 1 };
+        repeated.extend(std::iter::repeat_n(id, count));
+        repeated_labels.extend(std::iter::repeat_n(if is_image { IGNORE_INDEX } else { label }, count));
+    }
+    (*ids, *labels) = (repeated, repeated_labels);
 }
