@@ -19,7 +19,11 @@ use neva_data::{ImageProcessor, RgbImage, has_jpeg_simd};
 const ROUNDS: usize = 9;
 
 fn main() {
-    let mut files: Vec<PathBuf> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).map(PathBuf::from).collect();
+    let mut files: Vec<PathBuf> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .map(PathBuf::from)
+        .collect();
     if files.is_empty() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/photos");
         let entries = fs::read_dir(folder).expect("the photographs").flatten();
