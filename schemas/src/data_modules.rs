@@ -154,8 +154,11 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageDataConfig {
-    /// Base folder of the records' image paths; `null` means the folder of the JSON file.
+    /// Base folder of the records' image paths, or an uncompressed `.tar` file that has the images under these paths; `null`
+    /// means the folder of the JSON file.
     pub image_folder: Option<PathBuf>,
+    /// Turns images upright by their EXIF orientation. `false` reads them as they are stored, as PIL and NeVA do.
+    pub apply_exif: bool,
     /// Conversation template, for example `v1` or `plain`.
     pub conv_template: String,
     /// Method to make images square.
@@ -168,6 +171,7 @@ impl Default for ImageDataConfig {
     fn default() -> Self {
         Self {
             image_folder: None,
+            apply_exif: false,
             conv_template: "v1".into(),
             image_process_mode: ImageProcessMode::Pad,
             image_token_position: ImageTokenPosition::Keep,

@@ -24,6 +24,15 @@ pub enum DataError {
         error: std::io::Error,
     },
 
+    /// A file of images that is not a usable archive.
+    #[error("{} {reason}", path.display())]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// Reason for which it cannot be used.
+        reason: String,
+    },
+
     /// A file that is not a complete image.
     #[error("{name}: {reason}")]
     Image {

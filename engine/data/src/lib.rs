@@ -31,12 +31,13 @@ mod split;
 mod template;
 mod tokenizer;
 
-pub use self::image::{ImageProcessor, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size};
+pub use self::image::{Filter, ImageProcessor, ImageSource, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size, Tiling};
 pub use batch::Batch;
 pub use error::{DataError, Problem};
 pub use labels::Unlabelled;
 pub use llava::{ImagePosition, LlavaDataset, LlavaJsonConfig};
 pub use loader::Loader;
+pub use neva_jpeg::has_simd as has_jpeg_simd;
 pub use merge::{ImageSpan, MergeOptions, MergedBatch, merge};
 pub use mock::{MockConfig, MockDataset};
 pub use order::{BatchSampler, Order};

@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::{
     error::{DataError, Problem},
-    image::{ImageProcessor, RgbImage},
+    image::{ImageProcessor, ImageSource, repeat_placeholders},
     sample::{Dataset, Pixels, Sample},
     template::{Template, render},
     tokenizer::Tokenizer,
@@ -37,14 +37,29 @@ use record::Record;
 pub struct LlavaJsonConfig {
     /// JSON files, each a list of records. Their records are concatenated in this order.
     pub paths: Vec<PathBuf>,
-    /// Folder that the records' image paths are relative to. `None`: the folder of the JSON file.
+    /// Folder that the records' image paths are relative to, or a `.tar` file. `None`: the folder of the JSON file.
     pub image_folder: Option<PathBuf>,
+    /// Turns images upright by their EXIF orientation.
+    pub apply_exif: bool,
     /// Name of the conversation template.
     pub template: String,
     /// Position of `<image>` within a question.
     pub image_token_position: ImagePosition,
     /// True if the model reads images; otherwise a record with an image is a problem.
     pub reads_images: bool,
+}
+
+impl LlavaJsonConfig {
+    /// Opens the source of the images of the records in the file `path`.
+    fn images(&self, path: &Path) -> Result<Arc<ImageSource>, DataError> {
+        let source = match &self.image_folder {
+            // A folder that is missing is reported with the first image.
+            Some(archive) if archive.is_file() => ImageSource::open(archive)?,
+            Some(folder) => ImageSource::folder(folder),
+            None => ImageSource::folder(path.parent().unwrap_or(Path::new(""))),
+        };
+        Ok(Arc::new(source.with_exif(self.apply_exif)))
+    }
 }
 
 /// Position of `<image>` within a question.
@@ -77,7 +92,7 @@ impl LlavaDataset {
         let mut records = Vec::new();
         let mut problems = Vec::new();
         for path in &config.paths {
-            let folder = config.image_folder.as_deref().or(path.parent()).unwrap_or(Path::new(""));
+            let images = config.images(path)?;
             let file: Arc<str> = path.display().to_string().into();
             let outcome = each_record(path, |index, value| {
                 let mut report = |id: Option<&str>, field, reason| {
@@ -90,7 +105,7 @@ impl LlavaDataset {
                         reason,
                     });
                 };
-                if let Some(mut record) = Record::check(value, folder, template, config.reads_images, &mut report) {
+                if let Some(mut record) = Record::check(value, &images, template, config.reads_images, &mut report) {
                     if config.image_token_position == ImagePosition::Front {
                         record.conversation.move_images_to_front();
                     }
@@ -137,7 +152,7 @@ impl LlavaDataset {
                 records += 1;
                 continue;
             }
-            let folder = config.image_folder.as_deref().or(path.parent()).unwrap_or(Path::new(""));
+            let images = config.images(path)?;
             let file: Arc<str> = path.display().to_string().into();
             let outcome = first_records(path, |index, value| {
                 records += 1;
@@ -151,7 +166,7 @@ impl LlavaDataset {
                         reason,
                     });
                 };
-                Record::check(value, folder, template, config.reads_images, &mut report);
+                Record::check(value, &images, template, config.reads_images, &mut report);
             });
             if let Err(reason) = outcome {
                 problems.push(Problem {
@@ -178,16 +193,20 @@ impl LlavaDataset {
         self.records.get(index).ok_or(DataError::Index { index, len: self.len() })
     }
 
-    /// Returns the sample at `index`. `load` turns each image file into pixels.
-    fn sample(&self, index: usize, load: impl Fn(&PathBuf) -> Result<Pixels, DataError>) -> Result<Sample, DataError> {
+    /// Returns the sample at `index`. `load` turns each image into the inputs of the vision encoder, one or several tiles.
+    fn sample(&self, index: usize, load: impl Fn(&ImageSource, &str) -> Result<Vec<Pixels>, DataError>) -> Result<Sample, DataError> {
         let record = self.record(index)?;
         let prompt = render(self.template, &record.conversation)?;
-        let encoded = self.tokenizer.encode_prompt(&prompt)?;
+        let mut encoded = self.tokenizer.encode_prompt(&prompt)?;
+        let load = |name: &String| load(&record.source, name);
+        let tiles = record.images.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        let counts: Vec<usize> = tiles.iter().map(Vec::len).collect();
+        repeat_placeholders(&mut encoded.ids, &mut encoded.labels, &counts);
         Ok(Sample {
             name: record.name.clone(),
             ids: encoded.ids,
             labels: encoded.labels,
-            images: record.images.iter().map(load).collect::<Result<_, _>>()?,
+            images: tiles.into_iter().flatten().collect(),
         })
     }
 }
@@ -198,13 +217,21 @@ impl Dataset for LlavaDataset {
     }
 
     fn get(&self, index: usize) -> Result<Sample, DataError> {
-        self.sample(index, |path| RgbImage::open(path).map(|image| self.processor.process(&image)))
+        self.sample(index, |source, name| {
+            source.image(name).map(|image| self.processor.process_tiles(&image))
+        })
     }
 
     fn get_without_pixels(&self, index: usize) -> Result<Sample, DataError> {
-        // The number of positions of an image does not depend on its size, so the file is not read.
+        // The number of positions of a tile does not depend on the image. The number of tiles does, on its size.
         let (height, width) = self.processor.output_size().unwrap_or_default();
-        self.sample(index, |_| Ok(Pixels::empty(height, width)))
+        self.sample(index, |source, name| {
+            let tiles = match self.processor.tiling {
+                None => 1,
+                Some(_) => source.size(name).map(|(width, height)| self.processor.num_tiles(width, height))?,
+            };
+            Ok(vec![Pixels::empty(height, width); tiles])
+        })
     }
 
     fn name(&self, index: usize) -> String {

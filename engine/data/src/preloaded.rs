@@ -89,6 +89,7 @@ impl LlavaJsonConfig {
         Self {
             paths: paths.to_vec(),
             image_folder: data.data_config.image_folder.clone(),
+            apply_exif: data.data_config.apply_exif,
             template: data.data_config.conv_template.clone(),
             image_token_position: match data.data_config.image_token_position {
                 ImageTokenPosition::Keep => ImagePosition::Keep,

@@ -22,6 +22,7 @@ fn config(paths: &[&Path]) -> LlavaJsonConfig {
     LlavaJsonConfig {
         paths: paths.iter().map(|path| path.to_path_buf()).collect(),
         image_folder: None,
+        apply_exif: false,
         template: "v1".to_owned(),
         image_token_position: ImagePosition::Keep,
         reads_images: true,
@@ -130,6 +131,7 @@ fn records_keep_their_images_text_and_order() {
     fs::write(&second, json!([{"image": [], "conversations": turn("Again?", "C.")}]).to_string()).unwrap();
     let keep = LlavaJsonConfig {
         image_folder: Some(images),
+        apply_exif: false,
         ..config(&[&first, &second])
     };
     let dataset = load(&keep).unwrap();

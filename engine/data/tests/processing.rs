@@ -1,11 +1,11 @@
 //! Compares image processing with Hugging Face's processors and PIL, whose output hashes are in
-//! `processing/reference.json`.
+//! `processing/reference.json`, written by `processing/make.py`.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use neva_data::{DataError, ImageProcessor, ModelProcessor, Pixels, ProcessMode, ProcessorOrigin, RgbImage};
+use neva_data::{DataError, Filter, ImageProcessor, ModelProcessor, Pixels, ProcessMode, ProcessorOrigin, RgbImage, Tiling};
 use neva_schemas::{LlavaModel, VisionConfig};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,6 +16,9 @@ struct Reference {
     processors: BTreeMap<String, Value>,
     processed: Vec<Processed>,
     resized: Vec<Resized>,
+    /// Minimum and maximum of tiles, width and height of an image, columns and rows of its grid.
+    grids: Vec<[usize; 6]>,
+    tiled: Vec<Tiled>,
 }
 
 /// Output of a Hugging Face processor.
@@ -29,11 +32,24 @@ struct Processed {
     sum: f64,
 }
 
-/// Output of PIL's `resize(.., BICUBIC)`.
+/// Tiles of transformers' processor of InternVL.
+#[derive(Deserialize)]
+struct Tiled {
+    image: String,
+    min: usize,
+    max: usize,
+    /// Height and width.
+    tile: (usize, usize),
+    count: usize,
+    sha256: String,
+}
+
+/// Output of PIL's `resize(.., resample)`.
 #[derive(Deserialize)]
 struct Resized {
     image: String,
     size: [usize; 2],
+    resample: u32,
     sha256: String,
 }
 
@@ -44,11 +60,85 @@ fn resize_is_bitwise_equal_to_pil() {
     for Resized {
         image,
         size: [width, height],
+        resample,
         sha256,
     } in cases
     {
-        let resized = open(&image).resized(width, height);
-        assert_eq!(hash(&resized.data), sha256, "{image} to {width}x{height}");
+        let resized = open(&image).resized(width, height, Filter::of_code(resample).unwrap());
+        assert_eq!(hash(&resized.data), sha256, "{image} to {width}x{height}, filter {resample}");
+    }
+}
+
+/// A crop has the pixels that a crop of the whole resized image has.
+#[test]
+fn a_crop_is_a_part_of_the_resized_image() {
+    for image in ["wide.png", "tall.png", "strip.png"].map(open) {
+        for mode in [ProcessMode::Pad, ProcessMode::Square] {
+            let mut whole = ImageProcessor::clip(60).with_mode(mode);
+            whole.crop = None;
+            let mut cropped = whole.clone();
+            cropped.crop = Some((20, 31));
+            let (whole, cropped) = (whole.resize_and_crop(&image), cropped.resize_and_crop(&image));
+            let (left, top) = ((whole.width - 31) / 2, (whole.height - 20) / 2);
+            for y in 0..20 {
+                let from = 3 * ((top + y) * whole.width + left);
+                assert_eq!(
+                    whole.data[from..from + 93],
+                    cropped.data[93 * y..93 * (y + 1)],
+                    "row {y} in {mode:?} mode"
+                );
+            }
+        }
+    }
+}
+
+/// The background of a very narrow image is not computed.
+#[test]
+fn a_narrow_image_is_padded_or_cropped() {
+    let image = RgbImage::filled(1, 5000, [255, 0, 0]);
+    for (mode, red) in [(ProcessMode::Pad, 122), (ProcessMode::Square, 255)] {
+        let small = ImageProcessor::clip(28).with_mode(mode).resize_and_crop(&image);
+        assert_eq!((small.width, small.height, small.data[0]), (28, 28, red), "{mode:?}");
+    }
+}
+
+#[test]
+fn grids_of_tiles_are_those_of_transformers() {
+    let grids = reference().grids;
+    assert!(grids.len() > 60);
+    for [min_tiles, max_tiles, width, height, columns, rows] in grids {
+        let tiling = Tiling {
+            min_tiles,
+            max_tiles,
+            thumbnail: true,
+        };
+        let label = format!("{width} x {height}, {min_tiles} to {max_tiles} tiles");
+        assert_eq!(tiling.grid(width, height, (448, 448)), (columns, rows), "{label}");
+        let thumbnail = usize::from(columns * rows > 1);
+        assert_eq!(tiling.count(width, height, (448, 448)), columns * rows + thumbnail, "{label}");
+    }
+}
+
+#[test]
+fn tiles_are_bitwise_equal_to_hugging_face() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("preprocessor_config.json");
+    for case in reference().tiled {
+        let (height, width) = case.tile;
+        let config = json!({
+            "image_processor_type": "GotOcr2ImageProcessorFast", "size": {"height": height, "width": width},
+            "crop_to_patches": true, "min_patches": case.min, "max_patches": case.max,
+        });
+        fs::write(&file, config.to_string()).unwrap();
+        let processor = ImageProcessor::open(&file).unwrap();
+        let image = open(&case.image);
+        let tiles = processor.process_tiles(&image);
+        let label = format!("{} in {} to {} tiles of {height} x {width}", case.image, case.min, case.max);
+        assert_eq!(tiles.len(), case.count, "{label}");
+        assert_eq!(processor.num_tiles(image.width, image.height), case.count, "{label}");
+        let bytes: Vec<u8> = tiles.iter().flat_map(|tile| &tile.chw).flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(hash(&bytes), case.sha256, "{label}");
+        assert_eq!(processor.output_size(), Some((height, width)));
     }
 }
 
@@ -86,8 +176,8 @@ fn an_unsupported_preprocessor_is_rejected() {
             "`Qwen2VLImageProcessor` is not supported",
         ),
         (
-            json!({"image_processor_type": "CLIPImageProcessor", "resample": 2}),
-            "resample 2 is not supported",
+            json!({"image_processor_type": "CLIPImageProcessor", "resample": 0}),
+            "resample 0 is not supported",
         ),
         (
             json!({"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": false}),
@@ -115,8 +205,16 @@ fn an_unsupported_preprocessor_is_rejected() {
             "`Siglip2ImageProcessor` is not supported",
         ),
         (
-            json!({"image_processor_type": "GotOcr2ImageProcessorFast", "crop_to_patches": true}),
-            "crop_to_patches is true",
+            json!({"image_processor_type": "CLIPImageProcessor", "crop_to_patches": true}),
+            "crop_to_patches is true, which only GotOcr2ImageProcessor applies",
+        ),
+        (
+            json!({"image_processor_type": "GotOcr2ImageProcessor", "crop_to_patches": true, "max_patches": 0}),
+            "min_patches 1 and max_patches 0 are not supported",
+        ),
+        (
+            json!({"image_processor_type": "GotOcr2ImageProcessor", "crop_to_patches": true, "size": {"shortest_edge": 4}}),
+            "size is not the height and width of a tile",
         ),
     ];
     let folder = tempfile::tempdir().unwrap();
@@ -167,7 +265,14 @@ fn a_processor_is_written_as_it_is_read() {
     let file = folder.path().join("preprocessor_config.json");
     let mut pads = ImageProcessor::clip(336);
     pads.pads = true;
-    for processor in [ImageProcessor::clip(336), ImageProcessor::siglip(384), pads] {
+    let mut tiles = ImageProcessor::siglip(448);
+    tiles.filter = Filter::Lanczos;
+    tiles.tiling = Some(Tiling {
+        min_tiles: 2,
+        max_tiles: 6,
+        thumbnail: false,
+    });
+    for processor in [ImageProcessor::clip(336), ImageProcessor::siglip(384), pads, tiles] {
         fs::write(&file, processor.to_json().to_string()).unwrap();
         assert_eq!(ImageProcessor::open(&file).unwrap(), processor);
     }

@@ -66,7 +66,7 @@ fn tools(
 }
 
 fn files(data: &NevaPreloadedDataModule, model: &ModelDescription, problems: &mut Vec<Problem>) {
-    if let Some(folder) = data.data_config.image_folder.as_deref().filter(|folder| !folder.is_dir()) {
+    if let Some(folder) = data.data_config.image_folder.as_deref().filter(|folder| !folder.exists()) {
         // Conversations without images need no folder.
         if !data
             .paths

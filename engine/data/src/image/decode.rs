@@ -7,58 +7,125 @@ use gif::MemoryLimit;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::{
-    RgbImage, jpeg,
+    RgbImage, exif, jpeg,
     limits::{MAX_PIXELS, check_size},
+    png, pnm, tiff,
 };
 
-/// Decodes an image, or returns the reason why it cannot.
-pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
-    match bytes {
-        [] => Err("the file is empty".to_owned()),
-        [0xff, 0xd8, 0xff, ..] => jpeg::decode(bytes),
-        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => gif(bytes),
-        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => raster(bytes, ImageFormat::Png),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => raster(bytes, ImageFormat::WebP),
-        [b'B', b'M', ..] => raster(bytes, ImageFormat::Bmp),
-        _ => Err("not an image: the contents are not JPEG, PNG, GIF, WebP or BMP".to_owned()),
+/// Decodes an image, or returns the reason why it cannot. `apply_exif` turns it upright.
+pub(super) fn decode(bytes: &[u8], apply_exif: bool) -> Result<RgbImage, String> {
+    let image = match Format::of(bytes)? {
+        Format::Jpeg => jpeg::decode(bytes),
+        Format::Png => png::decode(bytes),
+        Format::Gif => gif(bytes),
+        Format::WebP => raster(bytes, ImageFormat::WebP),
+        Format::Bmp => raster(bytes, ImageFormat::Bmp),
+        Format::Tiff => tiff::decode(bytes),
+        Format::Pnm => pnm::decode(bytes),
+    }?;
+    Ok(if apply_exif {
+        exif::transposed(image, exif::orientation(bytes))
+    } else {
+        image
+    })
+}
+
+/// Returns width and height without decoding. The first bytes of a file suffice if its header is within them; otherwise
+/// the reason is that it is truncated.
+pub(super) fn size(bytes: &[u8], apply_exif: bool) -> Result<(usize, usize), String> {
+    let (width, height) = match Format::of(bytes)? {
+        Format::Jpeg => jpeg::size(bytes),
+        Format::Png => png::size(bytes),
+        Format::Gif => gif_size(bytes),
+        Format::WebP => raster_size(bytes, ImageFormat::WebP),
+        Format::Bmp => raster_size(bytes, ImageFormat::Bmp),
+        Format::Tiff => tiff::size(bytes),
+        Format::Pnm => pnm::size(bytes),
+    }?;
+    check_size(width, height)?;
+    Ok(if apply_exif {
+        exif::upright(width, height, exif::orientation(bytes))
+    } else {
+        (width, height)
+    })
+}
+
+enum Format {
+    Jpeg,
+    Png,
+    Gif,
+    WebP,
+    Bmp,
+    Tiff,
+    Pnm,
+}
+
+impl Format {
+    fn of(bytes: &[u8]) -> Result<Self, String> {
+        Ok(match bytes {
+            [] => return Err("the file is empty".to_owned()),
+            [0xff, 0xd8, 0xff, ..] => Self::Jpeg,
+            [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Self::Gif,
+            _ if bytes.starts_with(&png::SIGNATURE) => Self::Png,
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Self::WebP,
+            [b'B', b'M', ..] => Self::Bmp,
+            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Self::Tiff,
+            [b'P', b'1'..=b'6', ..] => Self::Pnm,
+            _ => return Err("not an image: the contents are not JPEG, PNG, GIF, WebP, BMP, TIFF or PPM".to_owned()),
+        })
     }
 }
 
 fn raster(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
-    let broken = |error: image::ImageError| format!("broken {format:?} file: {error}");
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.no_limits(); // `check_size` is the limit, and it is PIL's.
-    let decoder = reader.into_decoder().map_err(broken)?;
+    let decoder = decoder(bytes, format)?;
     let (width, height) = decoder.dimensions();
     check_size(width as usize, height as usize)?;
-    let gray16 = format == ImageFormat::Png && bytes.get(24..26) == Some(&[16, 0]); // depth, colour type
-    let image = DynamicImage::from_decoder(decoder).map_err(broken)?;
-
-    // PIL reads 16-bit gray as integers and clips them. For other 16-bit samples it takes the high byte.
-    let byte = |sample: u16| if gray16 { sample.min(255) as u8 } else { (sample >> 8) as u8 };
-    let data = match image {
-        DynamicImage::ImageLuma16(gray) => gray.pixels().flat_map(|p| [byte(p.0[0]); 3]).collect(),
-        DynamicImage::ImageLumaA16(gray) => gray.pixels().flat_map(|p| [byte(p.0[0]); 3]).collect(),
-        DynamicImage::ImageRgb16(rgb) => rgb.into_raw().into_iter().map(byte).collect(),
-        DynamicImage::ImageRgba16(rgb) => rgb.pixels().flat_map(|p| [p.0[0], p.0[1], p.0[2]].map(byte)).collect(),
-        image => image.into_rgb8().into_raw(),
-    };
+    let image = DynamicImage::from_decoder(decoder).map_err(|error| broken(format, &error))?;
     Ok(RgbImage {
         width: width as usize,
         height: height as usize,
-        data,
+        data: image.into_rgb8().into_raw(),
     })
 }
 
-fn gif(bytes: &[u8]) -> Result<RgbImage, String> {
-    let broken = |error: gif::DecodingError| format!("broken GIF file: {error}");
+fn raster_size(bytes: &[u8], format: ImageFormat) -> Result<(usize, usize), String> {
+    let (width, height) = decoder(bytes, format)?.dimensions();
+    Ok((width as usize, height as usize))
+}
+
+fn decoder(bytes: &[u8], format: ImageFormat) -> Result<impl ImageDecoder, String> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.no_limits(); // `check_size` is the limit, and it is PIL's.
+    reader.into_decoder().map_err(|error| broken(format, &error))
+}
+
+fn broken(format: ImageFormat, error: &image::ImageError) -> String {
+    format!("broken {format:?} file: {error}")
+}
+
+fn gif_decoder(bytes: &[u8]) -> Result<gif::Decoder<&[u8]>, String> {
     let mut options = gif::DecodeOptions::new();
     options.set_color_output(gif::ColorOutput::Indexed);
     // A frame may be larger than the logical screen, whose size is checked below.
     options.set_memory_limit(NonZeroU64::new(MAX_PIXELS as u64).map_or(MemoryLimit::Unlimited, MemoryLimit::Bytes));
-    let mut decoder = options.read_info(bytes).map_err(broken)?;
+    let decoder = options.read_info(bytes).map_err(|error| format!("broken GIF file: {error}"))?;
+    check_size(usize::from(decoder.width()), usize::from(decoder.height()))?;
+    Ok(decoder)
+}
+
+fn gif_size(bytes: &[u8]) -> Result<(usize, usize), String> {
+    let mut decoder = gif_decoder(bytes)?;
     let screen = (usize::from(decoder.width()), usize::from(decoder.height()));
-    check_size(screen.0, screen.1)?;
+    let frame = decoder.next_frame_info().map_err(|error| format!("broken GIF file: {error}"))?;
+    let frame = frame.ok_or("the GIF has no frame")?;
+    let [left, top, width, height] = [frame.left, frame.top, frame.width, frame.height].map(usize::from);
+    Ok((screen.0.max(left + width), screen.1.max(top + height)))
+}
+
+fn gif(bytes: &[u8]) -> Result<RgbImage, String> {
+    let broken = |error: gif::DecodingError| format!("broken GIF file: {error}");
+    let mut decoder = gif_decoder(bytes)?;
+    let screen = (usize::from(decoder.width()), usize::from(decoder.height()));
     let global = decoder.global_palette().map(<[u8]>::to_vec);
     let frame = decoder.read_next_frame().map_err(broken)?.ok_or("the GIF has no frame")?;
 

@@ -3,10 +3,8 @@
 /// Maximum number of pixels: above it, PIL raises `DecompressionBombError`.
 pub(super) const MAX_PIXELS: usize = 178_956_970;
 
-/// Maximum length of an edge, and maximum ratio of the edges. PIL has no such limits. But a narrow strip that is expanded
-/// to a square, or whose shorter edge is scaled up, exhausts the memory like a decompression bomb.
+/// Maximum length of an edge. PIL has no such limit. It bounds the memory of a strip that is resized.
 const MAX_EDGE: usize = 30_000;
-const MAX_ASPECT: usize = 200;
 
 /// Rejects images that would exhaust the memory, before anything is allocated.
 pub(super) fn check_size(width: usize, height: usize) -> Result<(), String> {
@@ -15,11 +13,12 @@ pub(super) fn check_size(width: usize, height: usize) -> Result<(), String> {
         Err("the image has no pixels".to_owned())
     } else if long.saturating_mul(short) > MAX_PIXELS {
         Err(format!(
-            "{width} x {height} is more than {MAX_PIXELS} pixels (a decompression bomb?)"
+            "the image of {width} x {height} has more than {MAX_PIXELS} pixels, the limit (PIL's, against decompression bombs): scale it \
+             down"
         ))
-    } else if long > MAX_EDGE || long > short.saturating_mul(MAX_ASPECT) {
+    } else if long > MAX_EDGE {
         Err(format!(
-            "{width} x {height} is longer than {MAX_EDGE} pixels, or than {MAX_ASPECT} times its width"
+            "the image of {width} x {height} has an edge of {long} pixels, the limit is {MAX_EDGE}: cut it or scale it down"
         ))
     } else {
         Ok(())

@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::process::{ImageProcessor, ProcessMode, Size, bytes};
+use super::{
+    process::{ImageProcessor, ProcessMode, Size, bytes},
+    resize::Filter,
+    tiles::Tiling,
+};
 use crate::error::DataError;
 
 impl ImageProcessor {
@@ -52,20 +56,31 @@ impl ImageProcessor {
             Some(Size::Exact { height, width }) => json!({ "height": height, "width": width }),
             None => Value::Null,
         };
+        let kind = match (self.tiling, self.pads) {
+            (Some(_), _) => "GotOcr2ImageProcessor",
+            (None, true) => "LlavaImageProcessor",
+            (None, false) => "CLIPImageProcessor",
+        };
         let mut content = json!({
-            "image_processor_type": if self.pads { "LlavaImageProcessor" } else { "CLIPImageProcessor" },
+            "image_processor_type": kind,
             "do_convert_rgb": true,
             "do_resize": self.size.is_some(),
             "do_center_crop": self.crop.is_some(),
             "do_rescale": true,
             "do_normalize": true,
-            "resample": BICUBIC,
+            "resample": self.filter.code(),
             "rescale_factor": self.rescale,
             "image_mean": self.mean,
             "image_std": self.std,
         });
         if self.pads {
             content["do_pad"] = true.into();
+        }
+        if let Some(tiling) = self.tiling {
+            content["crop_to_patches"] = true.into();
+            content["min_patches"] = tiling.min_tiles.into();
+            content["max_patches"] = tiling.max_tiles.into();
+            content["use_thumbnail"] = tiling.thumbnail.into();
         }
         if !size.is_null() {
             content["size"] = size;
@@ -94,12 +109,13 @@ impl ImageProcessor {
                 ..Self::clip(384)
             },
         };
-        if config.crop_to_patches == Some(true) {
-            return Err("crop_to_patches is true, but only one tile per image is supported: set it to false".to_owned());
-        }
-        if let Some(resample) = config.resample.filter(|&resample| resample != BICUBIC) {
-            return Err(format!("resample {resample} is not supported: use {BICUBIC} (bicubic)"));
-        }
+        let tiling = config.tiling(kind)?;
+        let filter = match config.resample {
+            None => Filter::Bicubic,
+            Some(code) => Filter::of_code(code).ok_or_else(|| {
+                format!("resample {code} is not supported: use 1 (Lanczos), 2 (bilinear), 3 (bicubic), 4 (box) or 5 (Hamming)")
+            })?,
+        };
         if config.do_convert_rgb == Some(false) {
             return Err("do_convert_rgb is false: images are always converted to RGB here".to_owned());
         }
@@ -132,6 +148,9 @@ impl ImageProcessor {
                 Size::ShortestEdge(0) | Size::Exact { height: 0, .. } | Size::Exact { width: 0, .. }
             )
         };
+        if tiling.is_some() && !matches!(size, Some(Size::Exact { .. })) {
+            return Err("crop_to_patches is true, but size is not the height and width of a tile".to_owned());
+        }
         if size.is_some_and(zero) || crop.is_some_and(|(height, width)| height * width == 0) {
             return Err("size and crop_size must be positive".to_owned());
         }
@@ -142,7 +161,9 @@ impl ImageProcessor {
             background: bytes(mean),
             pads,
             size,
+            filter,
             crop,
+            tiling,
             rescale: if config.do_rescale.unwrap_or(true) {
                 config.rescale_factor.unwrap_or(base.rescale)
             } else {
@@ -204,9 +225,6 @@ impl Kind {
     }
 }
 
-/// PIL's code of the bicubic filter.
-const BICUBIC: u32 = 3;
-
 /// The fields of `preprocessor_config.json` that affect the pixels.
 #[derive(Deserialize)]
 struct Preprocessor {
@@ -220,12 +238,44 @@ struct Preprocessor {
     do_normalize: Option<bool>,
     do_convert_rgb: Option<bool>,
     do_pad: Option<bool>,
+    /// InternVL's tiles.
     crop_to_patches: Option<bool>,
+    min_patches: Option<usize>,
+    max_patches: Option<usize>,
+    use_thumbnail: Option<bool>,
     resample: Option<u32>,
     rescale_factor: Option<f64>,
     image_mean: Option<[f64; 3]>,
     image_std: Option<[f64; 3]>,
 }
+
+impl Preprocessor {
+    /// Returns the tiling, by default from 1 to 12 tiles and a thumbnail, as in transformers.
+    fn tiling(&self, kind: Kind) -> Result<Option<Tiling>, String> {
+        if self.crop_to_patches != Some(true) {
+            return Ok(None);
+        }
+        if kind != Kind::GotOcr2 {
+            return Err("crop_to_patches is true, which only GotOcr2ImageProcessor applies: set it to false".to_owned());
+        }
+        let tiling = Tiling {
+            min_tiles: self.min_patches.unwrap_or(1),
+            max_tiles: self.max_patches.unwrap_or(12),
+            thumbnail: self.use_thumbnail.unwrap_or(true),
+        };
+        if (1..=MAX_TILES).contains(&tiling.max_tiles) && (1..=tiling.max_tiles).contains(&tiling.min_tiles) {
+            Ok(Some(tiling))
+        } else {
+            Err(format!(
+                "min_patches {} and max_patches {} are not supported: use 1 <= min_patches <= max_patches <= {MAX_TILES}",
+                tiling.min_tiles, tiling.max_tiles
+            ))
+        }
+    }
+}
+
+/// Maximum number of tiles of an image.
+const MAX_TILES: usize = 256;
 
 /// A size in any of the accepted formats: `336`, `{"shortest_edge": 336}`, `{"height": 336, "width": 336}`.
 #[derive(Deserialize)]

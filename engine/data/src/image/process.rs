@@ -1,9 +1,15 @@
 //! Image processing of NeVA with Hugging Face's CLIP and SigLIP processors.
 
+use std::ops::Range;
+
 use neva_schemas::ModelDescription;
 use serde::Deserialize;
 
-use super::RgbImage;
+use super::{
+    RgbImage,
+    resize::{Canvas, Filter, Window, resize},
+    tiles::Tiling,
+};
 use crate::sample::Pixels;
 
 /// Image processor: pads or crops, resizes and normalizes images for the vision encoder.
@@ -15,10 +21,14 @@ pub struct ImageProcessor {
     pub background: [u8; 3],
     /// The processor itself pads an image to a square, as `LlavaImageProcessor` does with `do_pad`.
     pub pads: bool,
-    /// Size after the bicubic resize. `None`: no resize.
+    /// Size after the resize. `None`: no resize.
     pub size: Option<Size>,
+    /// Filter of the resize.
+    pub filter: Filter,
     /// (height, width) of the center crop after the resize; a smaller image is padded with black. `None`: no crop.
     pub crop: Option<(usize, usize)>,
+    /// Cuts an image into tiles of `size`, instead of `mode` and `crop`. `None`: an image is one tile.
+    pub tiling: Option<Tiling>,
     /// Factor that scales a byte to the range 0 to 1.
     pub rescale: f64,
     /// Mean per channel, which is subtracted.
@@ -65,7 +75,9 @@ impl ImageProcessor {
             background: bytes(mean),
             pads: false,
             size: Some(Size::ShortestEdge(edge)),
+            filter: Filter::Bicubic,
             crop: Some((edge, edge)),
+            tiling: None,
             rescale: RESCALE,
             mean,
             std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
@@ -120,6 +132,9 @@ impl ImageProcessor {
     /// Returns the (height, width) of [`Self::process`]'s output, or `None` if it depends on the image.
     #[must_use]
     pub fn output_size(&self) -> Option<(usize, usize)> {
+        if self.tiling.is_some() {
+            return self.tile();
+        }
         match (self.mode, self.crop, self.size) {
             (ProcessMode::Keep, ..) => None,
             (_, Some(crop), _) => Some(crop),
@@ -129,7 +144,49 @@ impl ImageProcessor {
         }
     }
 
-    /// Processes an image: returns the input of the vision encoder.
+    /// Returns the (height, width) of a tile.
+    fn tile(&self) -> Option<(usize, usize)> {
+        match self.size? {
+            Size::Exact { height, width } => Some((height, width)),
+            Size::ShortestEdge(edge) => Some((edge, edge)),
+        }
+    }
+
+    /// Returns the number of inputs of the vision encoder for an image of this size: 1, or with [`Self::tiling`] its tiles.
+    #[must_use]
+    pub fn num_tiles(&self, width: usize, height: usize) -> usize {
+        match (self.tiling, self.tile()) {
+            (Some(tiling), Some(tile)) => tiling.count(width, height, tile),
+            _ => 1,
+        }
+    }
+
+    /// Processes an image: returns the inputs of the vision encoder, [`Self::num_tiles`] of them, row by row.
+    #[must_use]
+    pub fn process_tiles(&self, image: &RgbImage) -> Vec<Pixels> {
+        let (Some(tiling), Some(tile)) = (self.tiling, self.tile()) else {
+            return vec![self.process(image)];
+        };
+        let (height, width) = tile;
+        let (columns, rows) = tiling.grid(image.width, image.height, tile);
+        let canvas = Canvas::of(image);
+        let mut tiles = Vec::with_capacity(columns * rows + 1);
+        for row in 0..rows {
+            for column in 0..columns {
+                let window = Window {
+                    columns: column * width..(column + 1) * width,
+                    rows: row * height..(row + 1) * height,
+                };
+                tiles.push(self.normalize(&resize(&canvas, columns * width, rows * height, self.filter, &window)));
+            }
+        }
+        if tiling.thumbnail && tiles.len() > 1 {
+            tiles.push(self.normalize(&image.resized(width, height, self.filter)));
+        }
+        tiles
+    }
+
+    /// Processes an image as one tile: returns the input of the vision encoder.
     #[must_use]
     pub fn process(&self, image: &RgbImage) -> Pixels {
         self.normalize(&self.resize_and_crop(image))
@@ -138,22 +195,42 @@ impl ImageProcessor {
     /// Pads, resizes and crops an image, without normalization.
     #[must_use]
     pub fn resize_and_crop(&self, image: &RgbImage) -> RgbImage {
-        match self.mode {
-            ProcessMode::Pad => crop(resize(&expand_to_square(image, self.background), self.size), self.crop),
-            ProcessMode::Keep => resize(image, Some(Size::ShortestEdge(keep_mode_edge(image)))),
-            ProcessMode::Square if self.pads => crop(resize(&expand_to_square(image, self.background), self.size), self.crop),
-            ProcessMode::Square => crop(resize(image, self.size), self.crop),
+        let (canvas, size, crop) = match self.mode {
+            _ if self.tiling.is_some() => (Canvas::of(image), self.size, None),
+            ProcessMode::Keep => (Canvas::of(image), Some(Size::ShortestEdge(keep_mode_edge(image))), None),
+            ProcessMode::Square if !self.pads => (Canvas::of(image), self.size, self.crop),
+            ProcessMode::Pad | ProcessMode::Square => (Canvas::square(image, self.background), self.size, self.crop),
+        };
+        let (width, height) = resized_size(canvas.size(), size);
+        let Some((crop_height, crop_width)) = crop else {
+            return resize(&canvas, width, height, self.filter, &Window::whole(width, height));
+        };
+        let (columns, left) = crop_range(width, crop_width);
+        let (rows, top) = crop_range(height, crop_height);
+        let cropped = resize(&canvas, width, height, self.filter, &Window { columns, rows });
+        if (cropped.width, cropped.height) == (crop_width, crop_height) {
+            return cropped;
         }
+        let mut padded = RgbImage::filled(crop_width, crop_height, [0; 3]);
+        padded.paste(&cropped, left.cast_signed(), top.cast_signed());
+        padded
     }
 
     fn normalize(&self, image: &RgbImage) -> Pixels {
-        let plane = image.width * image.height;
-        let mut chw = Vec::with_capacity(3 * plane);
-        for channel in 0..3 {
+        // NumPy rescales in double precision and normalizes in single precision.
+        let [red, green, blue]: [[f32; 256]; 3] = std::array::from_fn(|channel| {
             let (mean, std) = (self.mean[channel] as f32, self.std[channel] as f32);
-            // NumPy rescales in double precision and normalizes in single precision.
-            let values: [f32; 256] = std::array::from_fn(|byte| ((byte as f64 * self.rescale) as f32 - mean) / std);
-            chw.extend(image.data.iter().skip(channel).step_by(3).map(|&byte| values[usize::from(byte)]));
+            std::array::from_fn(|byte| ((byte as f64 * self.rescale) as f32 - mean) / std)
+        });
+        let plane = image.width * image.height;
+        let mut chw = vec![0.0; 3 * plane];
+        let (first, rest) = chw.split_at_mut(plane);
+        let (second, third) = rest.split_at_mut(plane);
+        let to = first.iter_mut().zip(second).zip(third);
+        for (&[r, g, b], ((to_red, to_green), to_blue)) in image.data.as_chunks().0.iter().zip(to) {
+            *to_red = red[usize::from(r)];
+            *to_green = green[usize::from(g)];
+            *to_blue = blue[usize::from(b)];
         }
         Pixels {
             height: image.height,
@@ -167,22 +244,14 @@ pub(super) fn bytes(colour: [f64; 3]) -> [u8; 3] {
     colour.map(|channel| (channel * 255.0) as u8)
 }
 
-fn expand_to_square(image: &RgbImage, background: [u8; 3]) -> RgbImage {
-    let RgbImage { width, height, .. } = *image;
-    let edge = width.max(height);
-    let mut square = RgbImage::filled(edge, edge, background);
-    square.paste(image, ((edge - width) / 2).cast_signed(), ((edge - height) / 2).cast_signed());
-    square
-}
-
-fn resize(image: &RgbImage, size: Option<Size>) -> RgbImage {
-    let RgbImage { width, height, .. } = *image;
+/// Returns width and height of an image of `width x height` after the resize to `size`.
+fn resized_size((width, height): (usize, usize), size: Option<Size>) -> (usize, usize) {
     match size {
-        None => image.clone(),
-        Some(Size::Exact { height, width }) => image.resized(width, height),
+        None => (width, height),
+        Some(Size::Exact { height, width }) => (width, height),
         // The longer edge is truncated to an integer, not rounded. It is never 0, as it is at least `edge`.
-        Some(Size::ShortestEdge(edge)) if width <= height => image.resized(edge, edge * height / width),
-        Some(Size::ShortestEdge(edge)) => image.resized(edge * width / height, edge),
+        Some(Size::ShortestEdge(edge)) if width <= height => (edge, edge * height / width.max(1)),
+        Some(Size::ShortestEdge(edge)) => (edge * width / height.max(1), edge),
     }
 }
 
@@ -193,22 +262,15 @@ fn keep_mode_edge(image: &RgbImage) -> usize {
     ((448.0 / aspect).min(224.0) as usize).max(1)
 }
 
-/// Crops as `center_crop` of transformers does: the offset is rounded down if the image is larger, up if it is smaller.
-fn crop(image: RgbImage, size: Option<(usize, usize)>) -> RgbImage {
-    let Some((height, width)) = size else { return image };
-    if (image.height, image.width) == (height, width) {
-        return image;
+/// Returns which of `from` pixels a crop to `to` pixels keeps, and at which position. As `center_crop` of transformers, the
+/// offset is rounded down if the image is larger, up if it is smaller.
+fn crop_range(from: usize, to: usize) -> (Range<usize>, usize) {
+    if from >= to {
+        let start = (from - to) / 2;
+        (start..start + to, 0)
+    } else {
+        (0..from, (to - from).div_ceil(2))
     }
-    let offset = |from: usize, to: usize| {
-        if from >= to {
-            -((from - to) / 2).cast_signed()
-        } else {
-            (to - from).div_ceil(2).cast_signed()
-        }
-    };
-    let mut cropped = RgbImage::filled(width, height, [0; 3]);
-    cropped.paste(&image, offset(image.width, width), offset(image.height, height));
-    cropped
 }
 
 /// 1/255 as transformers configs write it.

@@ -1,134 +1,82 @@
-//! PIL's bicubic resize, bit for bit (Pillow's `Resample.c`).
+//! PIL's resize, bit for bit (Pillow's `Resample.c`), with vector instructions.
 //!
-//! The filter is separable and uses 22-bit fixed point: first rows, rounded to 8 bits, then columns, rounded again.
-//! Downscaling widens the filter by the scale (antialiasing). We do not use a general library because it would round at
-//! other places, and the result has to be bitwise equal.
+//! The filter is separable and uses 22-bit fixed point: one pass, rounded to 8 bits, then the other, rounded again.
+//! Downscaling widens the filter by the scale (antialiasing). General libraries round at other places, by up to 9 of 255.
 //!
-//! All of 150 random images and sizes, upscaled and downscaled, were equal to Pillow 11.3's. Since Pillow 13 columns come
-//! first if the height shrinks much more than the width, which rounds differently; we keep the old order. The order makes
-//! no difference if both scales are equal, as for a padded image.
+//! Only the pixels of a window of the output are computed, and a background of one colour costs nothing: a pixel whose
+//! taps are all background is background, since the weights of a pixel sum up to one within the rounding.
+//!
+//! Pillow 13 resizes columns first where the height shrinks by more than twice what the width does; earlier versions
+//! always resize rows first. The order changes the rounding, by one or two of 255. This is Pillow 13's order, found by
+//! comparison: all of 585 random sizes whose result depends on the order agree.
+
+mod canvas;
+mod columns;
+mod filter;
+mod plane;
+mod rows;
+mod taps;
+
+use std::ops::Range;
+
+pub(super) use canvas::Canvas;
+pub use filter::Filter;
 
 use super::RgbImage;
+use plane::Plane;
+use taps::Taps;
 
-/// Fraction bits of a coefficient: an 8-bit sample times a coefficient, with 2 bits for overshoot, fits into an `i32`.
-const PRECISION_BITS: u32 = 32 - 8 - 2;
-
-/// Resizes to `width x height`.
-pub(super) fn bicubic(image: &RgbImage, width: usize, height: usize) -> RgbImage {
-    let widened;
-    let image = if width == image.width {
-        image
-    } else {
-        widened = resize_rows(image, width);
-        &widened
-    };
-    if height == image.height {
-        image.clone()
-    } else {
-        resize_columns(image, height)
-    }
+/// A rectangle of the output, in pixels.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    pub(super) columns: Range<usize>,
+    pub(super) rows: Range<usize>,
 }
 
-fn resize_rows(image: &RgbImage, width: usize) -> RgbImage {
-    let taps = Taps::new(image.width, width);
-    let mut data = Vec::with_capacity(image.height * width * 3);
-    for row in image.data.chunks_exact(image.width * 3) {
-        for (start, coefficients) in taps.iter() {
-            let mut sum = [1 << (PRECISION_BITS - 1); 3];
-            for (pixel, &coefficient) in row[start * 3..].chunks_exact(3).zip(coefficients) {
-                sum[0] += i32::from(pixel[0]) * coefficient;
-                sum[1] += i32::from(pixel[1]) * coefficient;
-                sum[2] += i32::from(pixel[2]) * coefficient;
-            }
-            data.extend(sum.map(clip));
+impl Window {
+    /// Returns the whole output.
+    pub(super) fn whole(width: usize, height: usize) -> Self {
+        Self {
+            columns: 0..width,
+            rows: 0..height,
         }
     }
-    RgbImage {
-        width,
-        height: image.height,
-        data,
-    }
 }
 
-fn resize_columns(image: &RgbImage, height: usize) -> RgbImage {
-    let stride = image.width * 3;
-    let taps = Taps::new(image.height, height);
-    let mut data = Vec::with_capacity(height * stride);
-    let mut sum = vec![0; stride];
-    for (start, coefficients) in taps.iter() {
-        sum.fill(1 << (PRECISION_BITS - 1));
-        for (row, &coefficient) in image.data[start * stride..].chunks_exact(stride).zip(coefficients) {
-            for (sum, &sample) in sum.iter_mut().zip(row) {
-                *sum += i32::from(sample) * coefficient;
+/// Resizes `canvas` to `width x height`, both positive, and returns the pixels of `window`.
+pub(super) fn resize(canvas: &Canvas<'_>, width: usize, height: usize, filter: Filter, window: &Window) -> RgbImage {
+    if width * height * canvas.width * canvas.height == 0 {
+        return RgbImage::filled(window.columns.len(), window.rows.len(), canvas.background);
+    }
+    let horizontal = (width != canvas.width).then(|| Taps::new(filter, canvas.width, width, &window.columns));
+    let vertical = (height != canvas.height).then(|| Taps::new(filter, canvas.height, height, &window.rows));
+    let columns = horizontal.as_ref().map_or(window.columns.clone(), Taps::input);
+    let rows = vertical.as_ref().map_or(window.rows.clone(), Taps::input);
+    let image_rows = canvas.image_rows(&rows);
+    let source = |row: usize, to: &mut [u8]| canvas.copy_row(image_rows.start + row, columns.clone(), to);
+    let mut output = RgbImage::filled(window.columns.len(), window.rows.len(), canvas.background);
+
+    let shrinks_most_in_height = height < canvas.height && canvas.height - height > 2 * canvas.width.saturating_sub(width);
+    match (&horizontal, &vertical) {
+        (Some(horizontal), Some(vertical)) if shrinks_most_in_height => {
+            let middle = Plane::copied(image_rows.len(), columns.len(), source);
+            let mut middle_output = RgbImage::filled(columns.len(), window.rows.len(), canvas.background);
+            columns::resize(&middle, &image_rows, canvas.background, vertical, &mut middle_output);
+            let stride = 3 * columns.len();
+            let source = |row: usize, to: &mut [u8]| to.copy_from_slice(&middle_output.data[row * stride..][..stride]);
+            let result = rows::resize(window.rows.len(), columns.len(), source, horizontal);
+            result.copy_to(&mut output, 0);
+        }
+        _ => {
+            let middle = match &horizontal {
+                Some(taps) => rows::resize(image_rows.len(), columns.len(), source, taps),
+                None => Plane::copied(image_rows.len(), columns.len(), source),
+            };
+            match &vertical {
+                Some(taps) => columns::resize(&middle, &image_rows, canvas.background, taps, &mut output),
+                None => middle.copy_to(&mut output, image_rows.start - window.rows.start),
             }
         }
-        data.extend(sum.iter().map(|&sum| clip(sum)));
     }
-    RgbImage {
-        width: image.width,
-        height,
-        data,
-    }
-}
-
-fn clip(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
-}
-
-/// Filter taps: for each output position, the range of input samples and their weights.
-struct Taps {
-    spans: Vec<(usize, usize)>,
-    coefficients: Vec<i32>,
-    stride: usize,
-}
-
-impl Taps {
-    fn new(input: usize, output: usize) -> Self {
-        let scale = input as f64 / output as f64;
-        let filter_scale = scale.max(1.0);
-        let support = SUPPORT * filter_scale;
-        let stride = support.ceil() as usize * 2 + 1;
-        let mut taps = Self {
-            spans: Vec::with_capacity(output),
-            coefficients: vec![0; output * stride],
-            stride,
-        };
-        let mut weights = Vec::with_capacity(stride);
-        for out in 0..output {
-            let center = (out as f64 + 0.5) * scale;
-            // The cast of a negative bound saturates to 0, as Pillow's clamp does.
-            let start = (center - support + 0.5) as usize;
-            let end = ((center + support + 0.5) as usize).min(input);
-            weights.clear();
-            weights.extend((start..end).map(|x| kernel((x as f64 - center + 0.5) * (1.0 / filter_scale))));
-            let total: f64 = weights.iter().sum();
-            for (coefficient, weight) in taps.coefficients[out * stride..].iter_mut().zip(&weights) {
-                let weight = if total == 0.0 { *weight } else { weight / total };
-                *coefficient = (weight * f64::from(1 << PRECISION_BITS)).round() as i32;
-            }
-            taps.spans.push((start, end - start));
-        }
-        taps
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let rows = self.coefficients.chunks_exact(self.stride);
-        self.spans.iter().zip(rows).map(|(&(start, len), row)| (start, &row[..len]))
-    }
-}
-
-/// Half width of the kernel.
-const SUPPORT: f64 = 2.0;
-
-/// Keys' cubic convolution with a = -0.5, the terms in Pillow's order.
-fn kernel(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
-    }
+    output
 }

@@ -1,17 +1,22 @@
 //! Validation of one record of a LLaVA JSON file.
 
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::template::{Conversation, IMAGE_TOKEN, Template, Turn, render};
+use crate::{
+    image::ImageSource,
+    template::{Conversation, IMAGE_TOKEN, Template, Turn, render},
+};
 
 /// A valid record.
 #[derive(Debug)]
 pub(super) struct Record {
     /// Name of the sample, for messages.
     pub(super) name: String,
-    pub(super) images: Vec<PathBuf>,
+    /// Names of the images in `source`.
+    pub(super) images: Vec<String>,
+    pub(super) source: Arc<ImageSource>,
     pub(super) conversation: Conversation,
 }
 
@@ -20,7 +25,13 @@ pub(super) type Report<'a> = &'a mut dyn FnMut(Option<&str>, Option<&'static str
 
 impl Record {
     /// Validates the record in `value`. Reports every problem, and returns `None` if there is any.
-    pub(super) fn check(value: &Value, folder: &Path, template: &Template, reads_images: bool, report: Report<'_>) -> Option<Self> {
+    pub(super) fn check(
+        value: &Value,
+        source: &Arc<ImageSource>,
+        template: &Template,
+        reads_images: bool,
+        report: Report<'_>,
+    ) -> Option<Self> {
         let Value::Object(fields) = value else {
             report(None, None, format!("must be an object, found {}", type_name(value)));
             return None;
@@ -56,9 +67,9 @@ impl Record {
                 "the model has no vision encoder: remove the image or train vlm.LlavaModel".to_owned(),
             );
         }
-        let images: Vec<PathBuf> = names.iter().flatten().map(|name| folder.join(name)).collect();
-        for path in images.iter().filter(|path| !path.is_file()) {
-            report("image", format!("there is no file {}", path.display()));
+        let images = names.unwrap_or_default();
+        for name in images.iter().filter(|name| !source.contains(name)) {
+            report("image", format!("there is no file {}", source.describe(name)));
         }
         let conversation = conversation?;
         if let Err(error) = render(template, &conversation) {
@@ -68,6 +79,7 @@ impl Record {
         valid.then_some(Self {
             name,
             images,
+            source: Arc::clone(source),
             conversation,
         })
     }
