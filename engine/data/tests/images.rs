@@ -119,10 +119,12 @@ fn broken_files_are_decoded_or_rejected() {
             let mut bytes = bytes.clone();
             for _ in 0..=next(3) {
                 // Most of the structure is at the beginning.
-                let at = next(bytes.len().min(if next(2) == 0 { 64 } else { usize::MAX }));
+                let within = if next(2) == 0 { 64 } else { usize::MAX };
+                let at = next(bytes.len().min(within));
                 bytes[at] = next(256) as u8;
             }
-            bytes.truncate(bytes.len() - if next(4) == 0 { next(bytes.len()) } else { 0 });
+            let cut = if next(4) == 0 { next(bytes.len()) } else { 0 };
+            bytes.truncate(bytes.len() - cut);
             let small = |image: &RgbImage| image.width * image.height < 1 << 26;
             let outcome = RgbImage::decode_upright(&bytes, "broken");
             assert!(outcome.as_ref().map_or(true, small));

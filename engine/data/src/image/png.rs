@@ -27,6 +27,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
     };
     let mut options = DecodeOptions::default();
     options.set_ignore_crc(true);
+    options.set_ignore_adler32(false);
     let mut decoder = Decoder::new_with_options(Cursor::new(stream), options);
     decoder.set_limits(Limits { bytes: usize::MAX }); // `check_size` is the limit.
     decoder.set_transformations(Transformations::EXPAND);

@@ -5,7 +5,7 @@ use super::super::{RgbImage, buffers};
 /// Bytes of a vector.
 pub(super) const VECTOR: usize = 16;
 
-/// RGB rows whose length in memory is a multiple of [`VECTOR`].
+/// RGB rows whose length in memory is a multiple of [`VECTOR`], with at least one byte behind the pixels.
 pub(super) struct Plane {
     width: usize,
     height: usize,
@@ -16,7 +16,7 @@ pub(super) struct Plane {
 impl Plane {
     /// Creates rows of arbitrary contents; `height` is rounded up to a multiple of `rows` in memory.
     pub(super) fn new(width: usize, height: usize, rows: usize) -> Self {
-        let stride = (3 * width).next_multiple_of(VECTOR);
+        let stride = (3 * width + 1).next_multiple_of(VECTOR);
         Self {
             width,
             height,

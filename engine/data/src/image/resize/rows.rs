@@ -32,16 +32,15 @@ pub(super) fn resize(height: usize, width: usize, source: impl Fn(usize, &mut [u
         }
         interleave(&rows, &mut pairs);
         for (x, (first, weights)) in taps.iter().enumerate() {
-            let mut sums = [Sum::ZERO; 4];
+            let mut sums = [Sum::ZERO; 3];
             for (&[red, green, blue], &weights) in pairs[first..].iter().zip(weights) {
                 sums[0].add(red, weights);
                 sums[1].add(green, weights);
                 sums[2].add(blue, weights);
             }
-            let bytes = Sum::bytes(sums);
-            for row in 0..ROWS {
-                let pixel = [bytes[row], bytes[ROWS + row], bytes[2 * ROWS + row]];
-                to[row * stride + 3 * x..][..3].copy_from_slice(&pixel);
+            // The last byte of a pixel is overwritten by the next pixel, or is behind the last one.
+            for (row, pixel) in Sum::pixels(sums).into_iter().enumerate() {
+                to[row * stride + 3 * x..][..4].copy_from_slice(&pixel);
             }
         }
     }

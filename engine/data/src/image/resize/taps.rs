@@ -135,6 +135,17 @@ impl Sum {
         u8x16::narrow_i16x8(left, right).to_array()
     }
 
+    /// Rounds sums of red, green and blue to pixels of four bytes, the last of which is arbitrary.
+    #[inline(always)]
+    pub(super) fn pixels([red, green, blue]: [Self; 3]) -> [[u8; 4]; 4] {
+        let [red, green, blue] = [red, green, blue].map(|sum| {
+            let half = i16x8::from_i32x8_saturate(cast([sum.rounded(); 2]));
+            u8x16::narrow_i16x8(half, half)
+        });
+        let (outer, inner) = (u8x16::unpack_low(red, blue), u8x16::unpack_low(green, blue));
+        cast(u8x16::unpack_low(outer, inner))
+    }
+
     /// Returns the integer part. The sums of the parts may wrap around, but the whole fits: additions are modulo 2^32.
     #[inline(always)]
     fn rounded(self) -> i32x4 {
