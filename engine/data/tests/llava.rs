@@ -275,10 +275,10 @@ fn every_problem_of_a_record_is_reported() {
 fn files_without_a_list_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     for (text, expected) in [
-        ("[{]", "is not JSON: key must be a string at line 1 column 3"),
-        ("", "is not JSON: EOF"),
+        ("[{]", "record 0: is not JSON: key must be a string at byte 3 of the file"),
+        ("", "is empty: expected a list of records"),
         ("{\"a\": 1}", "expected a list of records"),
-        ("[] []", "is not JSON: trailing characters"),
+        ("[] []", "is not JSON: something follows the list of 0 record(s)"),
     ] {
         let file = folder.path().join("data.json");
         fs::write(&file, text).unwrap();
