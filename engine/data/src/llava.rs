@@ -14,18 +14,14 @@ mod record;
 mod source;
 mod steerlm;
 
-use std::{
-    ops::Range,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use serde::Deserialize;
 
 use crate::{
-    error::{DataError, Problem},
+    error::DataError,
     image::{ImageProcessor, RgbImage},
-    record_file::{RecordFile, file_problem},
+    record_file::RecordFile,
     sample::{Dataset, Pixels, Sample},
     skip_list::SkipList,
     template::{Template, render},
@@ -102,7 +98,7 @@ impl LlavaDataset {
     /// Reads and validates all records, as [`open`](Self::open) does with the default [`Reading`].
     ///
     /// # Errors
-    /// Returns one error that lists the problems of all records: see [`Problem`].
+    /// Returns one error that lists the problems of all records: see [`Problem`](crate::Problem).
     pub fn load(config: &LlavaJsonConfig, tokenizer: Arc<Tokenizer>, processor: ImageProcessor) -> Result<Self, DataError> {
         Self::open(config, &Reading::default(), tokenizer, processor)
     }
@@ -110,7 +106,7 @@ impl LlavaDataset {
     /// Opens the files and validates all records.
     ///
     /// # Errors
-    /// Returns one error that lists the problems of all files and records: see [`Problem`]. A file that is not a list of
+    /// Returns one error that lists the problems of all files and records: see [`Problem`](crate::Problem). A file that is not a list of
     /// records, and an image folder that is missing or has none of the images, are errors under every policy.
     pub fn open(
         config: &LlavaJsonConfig,
@@ -164,7 +160,7 @@ impl LlavaDataset {
             let file = RecordFile::open_first(path, FIRST_BYTES).and_then(|file| RecordSource::new(file, config, &Reading::default(), len));
             match file {
                 Ok(file) => {
-                    found.check_first(&file, config, template, FIRST_RECORDS)?;
+                    found.check_records(&file, config, template, 0..file.file_len().min(FIRST_RECORDS))?;
                     len += file.len();
                 }
                 Err(problem) => found.file_problems.push(problem),

@@ -14,6 +14,7 @@ mod spans;
 use std::{
     fs::{File, Metadata},
     io::{self, Read as _},
+    ops::Range,
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -208,16 +209,24 @@ impl RecordFile {
             .map_err(|reason| self.changed().map_or(RecordError::Content(reason), RecordError::Read))
     }
 
-    /// Reads and parses all records in order, a few at a time in memory, until `visit` returns `false`. A record that is
+    /// Reads and parses all records in order, as [`each_of`](Self::each_of) does.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read, or was changed after it was opened.
+    pub fn each(&self, visit: impl FnMut(usize, Result<Value, String>) -> bool) -> io::Result<()> {
+        self.each_of(0..self.len(), visit)
+    }
+
+    /// Reads and parses some records in order, a few at a time in memory, until `visit` returns `false`. A record that is
     /// not JSON is passed with the reason.
     ///
     /// # Errors
     /// Returns an error if the file cannot be read, or was changed after it was opened.
-    pub fn each(&self, mut visit: impl FnMut(usize, Result<Value, String>) -> bool) -> io::Result<()> {
-        let last = (0..self.len()).next_back().and_then(|last| self.index.spans.get(last));
+    pub fn each_of(&self, records: Range<usize>, mut visit: impl FnMut(usize, Result<Value, String>) -> bool) -> io::Result<()> {
+        let last = records.clone().next_back().and_then(|last| self.index.spans.get(last));
         let end = last.map_or(0, |range| range.end);
         let (mut window, mut base) = (Vec::new(), 0);
-        for (index, range) in (0..self.len()).filter_map(|index| Some((index, self.index.spans.get(index)?))) {
+        for (index, range) in records.filter_map(|index| Some((index, self.index.spans.get(index)?))) {
             if range.end > base + window.len() as u64 {
                 let wanted = (range.end - range.start).max((CHUNK as u64).min(end - range.start));
                 base = range.start;

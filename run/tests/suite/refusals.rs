@@ -61,6 +61,14 @@ fn invalid_settings_are_refused() {
         preloaded("val_split: -0.1"),
         preloaded("val_split: 0.1, val_paths: b.json"),
         preloaded("val_split: .nan"),
+        preloaded("weights: [0.5, 0.5]"),
+        preloaded("weights: [-1]"),
+        preloaded("weights: [.inf]"),
+        preloaded("weights: [0]"),
+        preloaded("weights: 1"),
+        preloaded("on_error: ignore"),
+        preloaded("max_skipped: 5"),
+        preloaded("on_error: skip, max_skipped: -5"),
     ];
     let mut sets = vec![
         "finetune.optim={_target_: optim.Adam}",

@@ -1,5 +1,7 @@
 //! Problems that loading finds, and the decision whether the data can be used.
 
+use std::{ops::Range, panic::resume_unwind, thread};
+
 use super::{
     Broken, LlavaJsonConfig,
     source::{RecordSource, lacks_image},
@@ -8,6 +10,12 @@ use crate::{
     error::{DataError, Problem, first_problems},
     template::Template,
 };
+
+/// Most threads that validate a file: there are several ranks on a machine.
+const MAX_THREADS: usize = 8;
+
+/// Least number of records for a thread.
+const MIN_RECORDS: usize = 4096;
 
 /// Findings of all files.
 #[derive(Debug, Default)]
@@ -26,28 +34,53 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Validates all records of a file.
+    /// Validates all records of a file, on several threads.
     ///
     /// # Errors
     /// Returns an error if the image folder does not exist.
     pub(super) fn check(&mut self, file: &RecordSource, config: &LlavaJsonConfig, template: &Template) -> Result<(), DataError> {
-        self.check_first(file, config, template, usize::MAX)
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let each = file.file_len().div_ceil(threads).max(MIN_RECORDS);
+        let starts = (0..file.file_len()).step_by(each);
+        let parts = thread::scope(|scope| {
+            let check = |start: usize| {
+                let mut part = Self::default();
+                let outcome = part.check_records(file, config, template, start..(start + each).min(file.file_len()));
+                (part, outcome)
+            };
+            let threads: Vec<_> = starts.map(|start| scope.spawn(move || check(start))).collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            threads.into_iter().map(join).collect::<Vec<_>>()
+        });
+        self.skipped += file.num_skipped();
+        parts.into_iter().try_for_each(|(part, outcome)| {
+            self.add(part);
+            outcome
+        })
     }
 
-    /// Validates the first `limit` records of a file.
+    /// Adds the findings in the records after those of `self`.
+    fn add(&mut self, later: Self) {
+        self.file_problems.extend(later.file_problems);
+        self.record_problems.extend(later.record_problems);
+        self.broken.extend(later.broken);
+        self.with_images += later.with_images;
+        self.missing_images += later.missing_images;
+    }
+
+    /// Validates the records of a file with these indices in the file.
     ///
     /// # Errors
     /// Returns an error if the image folder does not exist.
-    pub(super) fn check_first(
+    pub(super) fn check_records(
         &mut self,
         file: &RecordSource,
         config: &LlavaJsonConfig,
         template: &Template,
-        limit: usize,
+        records: Range<usize>,
     ) -> Result<(), DataError> {
-        self.skipped += file.num_skipped();
         let mut outcome = Ok(());
-        let visited = file.each(|number, index, value| {
+        let visited = file.each(records, |number, index, value| {
             let before = self.record_problems.len();
             let record = file.check(index, value, config, template, &mut self.record_problems);
             let problems = self.record_problems.get(before..).unwrap_or_default();
@@ -59,7 +92,7 @@ impl Found {
                     outcome = file.require_folder(problems);
                 }
             }
-            outcome.is_ok() && number + 1 < limit
+            outcome.is_ok()
         });
         self.file_problems.extend(visited.err());
         outcome

@@ -1,16 +1,17 @@
 //! One file of a dataset: its records without those of the skip list.
 
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use serde_json::Value;
 
-use super::{ImagePosition, LlavaJsonConfig, Reading, file_problem, record::Record, steerlm};
+use super::{ImagePosition, LlavaJsonConfig, Reading, record::Record, steerlm};
 use crate::{
     error::{DataError, Problem},
-    record_file::{Form, RecordError, RecordFile},
+    record_file::{Form, RecordError, RecordFile, file_problem},
     template::Template,
 };
 
@@ -90,12 +91,22 @@ impl RecordSource {
         number + low
     }
 
-    /// Calls `visit` with number, index in the file and value of each record that is not left out, until it returns
-    /// `false`.
-    pub(super) fn each(&self, mut visit: impl FnMut(usize, usize, Result<Value, String>) -> bool) -> Result<(), Problem> {
-        let mut skipped = self.skipped.iter().copied().peekable();
-        let mut number = 0;
-        let visited = self.file.each(|index, value| {
+    /// Returns the number of records in the file, those that are left out included.
+    pub(super) fn file_len(&self) -> usize {
+        self.file.len()
+    }
+
+    /// Calls `visit` with number, index in the file and value of each record in a range of file indices that is not left
+    /// out, until it returns `false`.
+    pub(super) fn each(
+        &self,
+        records: Range<usize>,
+        mut visit: impl FnMut(usize, usize, Result<Value, String>) -> bool,
+    ) -> Result<(), Problem> {
+        let before = self.skipped.partition_point(|skipped| *skipped < records.start);
+        let mut skipped = self.skipped.iter().skip(before).copied().peekable();
+        let mut number = records.start - before;
+        let visited = self.file.each_of(records, |index, value| {
             if skipped.next_if_eq(&index).is_some() {
                 return true;
             }

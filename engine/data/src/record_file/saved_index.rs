@@ -58,20 +58,20 @@ fn saved_path(cache: &Path, path: &Path) -> PathBuf {
 pub(super) fn read(cache: &Path, path: &Path, identity: &[u8; 32], size: u64) -> Option<Index> {
     let file = File::open(saved_path(cache, path)).ok()?;
     let mut file = Hashed::new(BufReader::new(file));
-    let magic: [u8; 16] = file.bytes().ok()?;
-    let own: [u8; 32] = file.bytes().ok()?;
+    let magic: [u8; 16] = file.array().ok()?;
+    let own: [u8; 32] = file.array().ok()?;
     if magic != *MAGIC || own != *identity {
         return None;
     }
-    let form = match file.bytes::<1>().ok()? {
+    let form = match file.array::<1>().ok()? {
         [0] => Form::List,
         [1] => Form::Lines,
         _ => return None,
     };
-    let fingerprint = file.bytes().ok()?;
+    let fingerprint = file.array().ok()?;
     let spans = Spans::read(&mut file, size).ok()?;
     let hash = *file.hasher.finalize().as_bytes();
-    (file.bytes::<32>().ok()? == hash).then_some(Index { form, spans, fingerprint })
+    (file.array::<32>().ok()? == hash).then_some(Index { form, spans, fingerprint })
 }
 
 /// Saves an index.
@@ -103,7 +103,7 @@ impl<T> Hashed<T> {
 }
 
 impl<T: Read> Hashed<T> {
-    fn bytes<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+    fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
         self.read_exact(&mut bytes)?;
         Ok(bytes)
