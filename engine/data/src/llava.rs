@@ -126,7 +126,7 @@ impl LlavaDataset {
                     len += file.len();
                     files.push(file);
                 }
-                Err(problem) => found.file_problems.push(problem),
+                Err(problem) => found.fail(problem),
             }
         }
         let (broken, warnings) = found.judge(reading.broken, len, config)?;
@@ -163,7 +163,7 @@ impl LlavaDataset {
                     found.check_records(&file, config, template, 0..file.file_len().min(FIRST_RECORDS))?;
                     len += file.len();
                 }
-                Err(problem) => found.file_problems.push(problem),
+                Err(problem) => found.fail(problem),
             }
         }
         if matches!(broken, Broken::Skip(_)) {

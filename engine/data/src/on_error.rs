@@ -45,7 +45,9 @@ impl SkipBroken {
     /// Returns the first whole sample from `index` on, in the dataset's order, as `read` returns it.
     fn next_whole<T>(&self, index: usize, read: impl Fn(usize) -> Result<T, DataError>) -> Result<T, DataError> {
         let len = self.dataset.len();
-        for index in (index..len).chain(0..index.min(len)) {
+        // There is no sample beyond the end, which is not a broken one.
+        let others = if index < len { 0..index } else { 0..0 };
+        for index in (index..len).chain(others) {
             if self.set().contains(&index) {
                 continue;
             }
@@ -70,7 +72,7 @@ impl SkipBroken {
                 self.max_skipped
             );
         }
-        // An index beyond the end, or no sample is whole.
+        // No sample is whole, or the index is beyond the end.
         read(index)
     }
 }

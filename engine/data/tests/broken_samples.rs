@@ -10,7 +10,7 @@ use std::{
 
 use neva_data::{
     Broken, DataError, Dataset, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, Order, PreloadedData, PreloadedTools,
-    Reading, Sample, SampleOrder as _, SkipBroken, Tokenizer, WithoutPixels,
+    Reading, Sample, SkipBroken, Tokenizer, WithoutPixels,
 };
 use neva_schemas::{ImageDataConfig, LlavaModel, NevaPreloadedDataModule, OnError};
 use serde_json::{Value, json};
@@ -172,7 +172,7 @@ fn broken_records_are_listed_in_a_warning() {
     assert_eq!(
         shown,
         "skips 2 broken of 3 records and uses the next one instead:\n  PATH: record 1 (id 1), conversations: is empty\n  PATH: record 2: \
-         `NaN` is not JSON: write null, or leave the field out (byte 169 of the file)"
+         `NaN` is not JSON: write null, or leave the field out (byte 159 of the file)"
     );
 }
 

@@ -90,7 +90,10 @@ fn a_missing_or_wrong_file_is_reported_at_its_setting() {
             &["finetune.data.paths=broken.json", "finetune.data.on_error=skip"],
             "is not JSON: it ends within record 0",
         ),
-        (&["finetune.data.paths=utf16.jsonl"], "is UTF-16, but JSON must be UTF-8: convert it with"),
+        (
+            &["finetune.data.paths=utf16.jsonl"],
+            "is UTF-16, but JSON must be UTF-8: convert it with",
+        ),
         (&["finetune.data.skip_list=/nope"], "`finetune.data.skip_list`: cannot read /nope"),
         (&["finetune.data.skip_list=data.json"], "line 1 is not a line of a skip list"),
         (&["finetune.data.paths=photos.json"], "record 0 (id 7), image: there is no file"),

@@ -20,10 +20,10 @@ const MIN_RECORDS: usize = 4096;
 /// Findings of all files.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Problems of whole files.
-    pub(super) file_problems: Vec<Problem>,
-    /// Problems of records.
-    record_problems: Vec<Problem>,
+    /// Problems in the order of files and records.
+    problems: Vec<Problem>,
+    /// Those that no policy skips: they are of whole files.
+    file_problems: Vec<Problem>,
     /// Dataset indices of records with problems.
     broken: Vec<usize>,
     /// Number of records whose images exist, and of images that do not.
@@ -59,10 +59,16 @@ impl Found {
         })
     }
 
+    /// Adds a problem of a whole file.
+    pub(super) fn fail(&mut self, problem: Problem) {
+        self.problems.push(problem.clone());
+        self.file_problems.push(problem);
+    }
+
     /// Adds the findings in the records after those of `self`.
     fn add(&mut self, later: Self) {
         self.file_problems.extend(later.file_problems);
-        self.record_problems.extend(later.record_problems);
+        self.problems.extend(later.problems);
         self.broken.extend(later.broken);
         self.with_images += later.with_images;
         self.missing_images += later.missing_images;
@@ -81,9 +87,9 @@ impl Found {
     ) -> Result<(), DataError> {
         let mut outcome = Ok(());
         let visited = file.each(records, |number, index, value| {
-            let before = self.record_problems.len();
-            let record = file.check(index, value, config, template, &mut self.record_problems);
-            let problems = self.record_problems.get(before..).unwrap_or_default();
+            let before = self.problems.len();
+            let record = file.check(index, value, config, template, &mut self.problems);
+            let problems = self.problems.get(before..).unwrap_or_default();
             match record {
                 Some(record) => self.with_images += usize::from(!record.images.is_empty()),
                 None => {
@@ -94,13 +100,15 @@ impl Found {
             }
             outcome.is_ok()
         });
-        self.file_problems.extend(visited.err());
+        if let Err(problem) = visited {
+            self.fail(problem);
+        }
         outcome
     }
 
     /// Forgets the problems of records.
     pub(super) fn forget_records(&mut self) {
-        self.record_problems.clear();
+        self.problems.clone_from(&self.file_problems);
         self.broken.clear();
     }
 
@@ -111,21 +119,15 @@ impl Found {
     /// Returns an error if the data cannot be used.
     pub(super) fn judge(self, policy: Broken, len: usize, config: &LlavaJsonConfig) -> Result<(Vec<usize>, Vec<String>), DataError> {
         let Self {
+            problems,
             file_problems,
-            record_problems,
             broken,
             with_images,
             missing_images,
             skipped,
         } = self;
-        let all = || {
-            let problems = file_problems.iter().chain(&record_problems);
-            DataError::Records {
-                problems: problems.cloned().collect(),
-            }
-        };
         if !file_problems.is_empty() {
-            return Err(all());
+            return Err(DataError::Records { problems });
         }
         if len == 0 {
             return Err(DataError::NoRecords {
@@ -136,24 +138,24 @@ impl Found {
         if skipped > 0 {
             warnings.push(format!("the skip list leaves out {skipped} of {} records", skipped + len));
         }
-        if record_problems.is_empty() {
+        if problems.is_empty() {
             return Ok((broken, warnings));
         }
         match policy {
-            Broken::Fail => Err(all()),
+            Broken::Fail => Err(DataError::Records { problems }),
             // A wrong folder looks like this; a single image may be lost.
-            Broken::Skip(_) if with_images == 0 && missing_images > 1 => Err(all()),
-            Broken::Skip(_) if broken.len() == len => Err(all()),
+            Broken::Skip(_) if with_images == 0 && missing_images > 1 => Err(DataError::Records { problems }),
+            Broken::Skip(_) if broken.len() == len => Err(DataError::Records { problems }),
             Broken::Skip(max_skipped) if broken.len() > max_skipped => Err(DataError::TooManyBroken {
                 skipped: broken.len(),
                 max_skipped,
-                error: Box::new(all()),
+                error: Box::new(DataError::Records { problems }),
             }),
             Broken::Skip(_) => {
                 warnings.push(format!(
                     "skips {} broken of {len} records and uses the next one instead:{}",
                     broken.len(),
-                    first_problems(&record_problems)
+                    first_problems(&problems)
                 ));
                 Ok((broken, warnings))
             }

@@ -155,7 +155,7 @@ impl RecordSource {
                 return None;
             }
             (Ok(value), Form::List) => value,
-            (Ok(value), Form::Lines) => match steerlm::to_llava(value, &self.folder) {
+            (Ok(value), Form::Lines) => match steerlm::to_llava(value, |name| self.folder.join(name).is_file()) {
                 Ok(value) => value,
                 Err((field, reason)) => {
                     report(None, Some(field), reason);
@@ -176,7 +176,7 @@ impl RecordSource {
     /// # Errors
     /// An image is missing, and the folder does not exist.
     pub(super) fn require_folder(&self, problems: &[Problem]) -> Result<(), DataError> {
-        if problems.iter().any(lacks_image) && !self.folder.as_os_str().is_empty() && !self.folder.is_dir() {
+        if problems.iter().any(lacks_image) && !self.folder.as_os_str().is_empty() && !self.folder.exists() {
             return Err(DataError::NoImageFolder {
                 folder: self.folder.clone(),
             });

@@ -20,11 +20,11 @@ const TAG: &str = "<img src=";
 /// Converts a record of SteerLM's form to LLaVA's; returns any other record as it is.
 ///
 /// A record has SteerLM's form if it has `mask`, or `<img src=` in a message and neither `image` nor `images`. An image is
-/// the file of this path below `folder`; if there is none, the file of this name in `folder`, as in NeMo.
+/// the file of this path if `exists` finds it; otherwise the file of this name in the image folder, as in NeMo.
 ///
 /// # Errors
 /// Returns field and reason of what cannot be converted.
-pub(super) fn to_llava(value: Value, folder: &Path) -> Result<Value, (&'static str, String)> {
+pub(super) fn to_llava(value: Value, exists: impl Fn(&str) -> bool) -> Result<Value, (&'static str, String)> {
     let Value::Object(fields) = &value else { return Ok(value) };
     let has = |name: &str| fields.get(name).is_some_and(|value| !value.is_null());
     let has_tag = || {
@@ -83,7 +83,7 @@ pub(super) fn to_llava(value: Value, folder: &Path) -> Result<Value, (&'static s
             Some(_) => "gpt",
             None => from,
         };
-        let value = replace_tags(value, folder, &mut images).map_err(|tag| {
+        let value = replace_tags(value, &exists, &mut images).map_err(|tag| {
             (
                 "conversations",
                 format!("message {number} has `{tag}`, which is not of the form `{TAG}\"FILE\">`"),
@@ -112,7 +112,7 @@ fn text<'a>(message: &'a Value, field: &str) -> Option<&'a str> {
 
 /// Replaces each tag by the placeholder of an image, and appends its file to `images`. Returns the start of a tag of
 /// another form.
-fn replace_tags(text: &str, folder: &Path, images: &mut Vec<String>) -> Result<String, String> {
+fn replace_tags(text: &str, exists: &impl Fn(&str) -> bool, images: &mut Vec<String>) -> Result<String, String> {
     let mut replaced = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, tag)) = rest.split_once(TAG) {
@@ -121,7 +121,7 @@ fn replace_tags(text: &str, folder: &Path, images: &mut Vec<String>) -> Result<S
         let after = after.trim_start();
         let after = after.strip_prefix('/').unwrap_or(after).strip_prefix('>').ok_or_else(other)?;
         let name = Path::new(file).file_name().and_then(|name| name.to_str()).ok_or_else(other)?;
-        images.push(if folder.join(file).is_file() { file } else { name }.to_owned());
+        images.push(if exists(file) { file } else { name }.to_owned());
         replaced.push_str(before);
         replaced.push_str(IMAGE_TOKEN);
         rest = after;
