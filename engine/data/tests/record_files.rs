@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
+    process::Command,
     thread,
 };
 
@@ -241,6 +242,22 @@ fn a_file_that_changes_under_a_run_is_reported() {
             .to_string()
             .contains("there is no record 4000 in a file of 4000")
     );
+}
+
+/// A pipe can be read only once, so its content stays in memory and no index is saved.
+#[test]
+fn a_pipe_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, cache) = (folder.path().join("pipe"), folder.path().join("cache"));
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let writer = thread::spawn({
+        let path = path.clone();
+        move || fs::write(path, format!("[{{\"a\": \"{}\"}}, 2]", "x".repeat(3 << 20))).unwrap()
+    });
+    let file = RecordFile::open(&path, Some(&cache)).unwrap();
+    writer.join().unwrap();
+    assert_eq!(records(&file)[1], Ok(json!(2)));
+    assert!(!cache.exists());
 }
 
 #[test]
