@@ -86,7 +86,7 @@ pub fn generate(request: &GenerateRequest, models: &Models, cache: &ModelCache) 
         tokens,
         pixels,
         pixel_shape: [images.len(), 3, edge, edge],
-        samples: Vec::new(),
+        ..neva_data::Batch::default()
     };
 
     let base = Base::of(finetune, cache)?;

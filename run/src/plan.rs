@@ -91,6 +91,7 @@ fn each_path(run: &mut Run, mut change: impl FnMut(&mut PathBuf)) {
         Data::Preloaded(data) => {
             data.paths.iter_mut().chain(&mut data.val_paths).for_each(&mut in_place);
             data.data_config.image_folder.iter_mut().for_each(&mut in_place);
+            data.skip_list.iter_mut().for_each(&mut in_place);
             let processor = data.image_processor.iter_mut();
             let is_path = |path: &&mut PathBuf| !path.to_str().is_some_and(is_model_address);
             processor.filter(is_path).for_each(&mut in_place);

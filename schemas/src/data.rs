@@ -1,7 +1,7 @@
 //! Data modules.
 
 use crate::custom_data::CustomData;
-use crate::data_modules::{MockDataModule, NevaPreloadedDataModule};
+use crate::data_modules::{MockDataModule, NevaPreloadedDataModule, OnError};
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -75,7 +75,7 @@ impl Data {
     }
 
     /// Returns the config reduced to the fields that affect sample content: the microbatch size, packing and the number of
-    /// workers are reset.
+    /// workers are reset, and the policy for broken samples.
     pub fn stream(&self) -> Self {
         let mut data = self.clone();
         match &mut data {
@@ -83,7 +83,11 @@ impl Data {
                 data.seq_length = data.sample_length();
                 (data.micro_batch_size, data.use_packed_sequence, data.num_workers) = (1, false, 0);
             }
-            Self::Preloaded(data) => (data.micro_batch_size, data.use_packed_sequence, data.num_workers) = (1, false, 0),
+            Self::Preloaded(data) => {
+                (data.micro_batch_size, data.use_packed_sequence, data.num_workers) = (1, false, 0);
+                // A replacement has the place of the sample that it replaces.
+                (data.on_error, data.max_skipped) = (OnError::Fail, None);
+            }
             Self::Custom(data) => data.0.extend([
                 ("micro_batch_size".into(), 1.into()),
                 ("use_packed_sequence".into(), false.into()),

@@ -63,16 +63,25 @@ impl MockDataModule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NevaPreloadedDataModule {
-    /// LLaVA-JSON files, concatenated.
+    /// Files of records, concatenated: `.jsonl` has one record a line, any other file is a JSON list.
     #[schemars(with = "OneOrMany")]
     #[serde(deserialize_with = "one_or_many")]
     pub paths: Vec<PathBuf>,
-    /// LLaVA-JSON files for validation.
+    /// Sampling probability of each of `paths`; they need not add up to 1. An epoch then has as many samples as the files
+    /// together, of which a file with weight 0.3 gives 30 %. `null` reads every sample once in an epoch.
+    pub weights: Option<Vec<f64>>,
+    /// Files of records for validation.
     #[schemars(with = "OneOrMany")]
     #[serde(deserialize_with = "one_or_many")]
     pub val_paths: Vec<PathBuf>,
     /// Fraction of `paths` used for validation, chosen by `seed`; instead of `val_paths`.
     pub val_split: f64,
+    /// Policy for broken samples: an invalid record, an image that is missing or cannot be decoded.
+    pub on_error: OnError,
+    /// Maximum number of broken samples that `on_error: skip` skips on a rank before the run fails; `null` means 100.
+    pub max_skipped: Option<u64>,
+    /// File with the records that are left out, written by `neva-run data check`.
+    pub skip_list: Option<PathBuf>,
     /// Image processing and conversation template.
     pub data_config: ImageDataConfig,
     /// Maximum length of the combined text and image sequence; longer samples are truncated on the right.
@@ -103,8 +112,12 @@ impl Default for NevaPreloadedDataModule {
     fn default() -> Self {
         Self {
             paths: Vec::new(),
+            weights: None,
             val_paths: Vec::new(),
             val_split: 0.0,
+            on_error: OnError::Fail,
+            max_skipped: None,
+            skip_list: None,
             data_config: ImageDataConfig::default(),
             seq_length: 2048,
             global_batch_size: 8,
@@ -118,6 +131,48 @@ impl Default for NevaPreloadedDataModule {
             seed: 1234,
         }
     }
+}
+
+/// Maximum number of skipped samples if the run names none.
+const MAX_SKIPPED: u64 = 100;
+
+impl NevaPreloadedDataModule {
+    /// Returns the maximum number of broken samples that `on_error: skip` skips.
+    pub fn max_skipped(&self) -> usize {
+        usize::try_from(self.max_skipped.unwrap_or(MAX_SKIPPED)).unwrap_or(usize::MAX)
+    }
+
+    /// Reports weights that do not fit `paths`.
+    fn validate_weights(&self, path: &str, problems: &mut Vec<Problem>) {
+        let Some(weights) = &self.weights else { return };
+        let at = format!("{path}.weights");
+        if weights.len() != self.paths.len() {
+            let message = format!("{} weight(s) for {} path(s)", weights.len(), self.paths.len());
+            problems.push(Problem::error(at, message).help("give each path one weight, in the same order"));
+            return;
+        }
+        let invalid = (0..).zip(weights).filter(|(_, weight)| !(weight.is_finite() && **weight >= 0.0));
+        let invalid: Vec<_> = invalid
+            .map(|(index, weight)| {
+                let message = format!("`{weight:?}` is not a weight: it must be 0 or more");
+                Problem::error(format!("{at}[{index}]"), message)
+            })
+            .collect();
+        if invalid.is_empty() && !weights.iter().any(|weight| *weight > 0.0) {
+            problems.push(Problem::error(at, "all weights are 0").help("give at least one path a weight above 0"));
+        }
+        problems.extend(invalid);
+    }
+}
+
+/// Policy for broken samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The run ends.
+    Fail,
+    /// The next sample is used instead, and the skipped one is counted in the log. A missing image folder ends the run.
+    Skip,
 }
 
 /// One path or a list of paths.
@@ -205,6 +260,11 @@ impl Validate for NevaPreloadedDataModule {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         if self.paths.is_empty() {
             problems.push(Problem::error(format!("{path}.paths"), "no dataset is named").help("set `paths` to a LLaVA-JSON file"));
+        }
+        self.validate_weights(path, problems);
+        if self.max_skipped.is_some() && self.on_error == OnError::Fail {
+            let message = "`max_skipped` has no effect with `on_error: fail`";
+            problems.push(Problem::error(format!("{path}.max_skipped"), message).help("set `on_error: skip`, or remove `max_skipped`"));
         }
         let at = format!("{path}.val_split");
         if !(0.0..1.0).contains(&self.val_split) {

@@ -51,7 +51,7 @@ pub use contract::{
 pub use custom_data::CustomData;
 pub use custom_family::CustomFamily;
 pub use data::Data;
-pub use data_modules::{ImageDataConfig, ImageProcessMode, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule};
+pub use data_modules::{ImageDataConfig, ImageProcessMode, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule, OnError};
 pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTower};
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};

@@ -3,9 +3,10 @@
 use crate::{
     error::DataError,
     merge::{MergeOptions, MergedBatch, merge},
-    order::{BatchSampler, Order},
+    order::{BatchSampler, SampleOrder},
     sample::{Dataset, Sample},
     sequence::Sequence,
+    truncation::Truncated,
 };
 
 /// Token rows, and the pixels of the images in them.
@@ -20,6 +21,8 @@ pub struct Batch {
     pub pixel_shape: [usize; 4],
     /// Dataset index of each sample. Empty for samples that come from no dataset.
     pub samples: Vec<u64>,
+    /// Samples that were cut at the maximum length.
+    pub truncated: Truncated,
 }
 
 impl Batch {
@@ -30,13 +33,18 @@ impl Batch {
     pub fn collate(samples: &[Sample], options: &MergeOptions) -> Result<Self, DataError> {
         let sequences: Vec<Sequence<'_>> = samples.iter().map(Sample::sequence).collect();
         let tokens = merge(&sequences, options)?;
+        let truncated = Truncated::of(&sequences, options.image_seq_len, options.max_length);
         let all: Vec<_> = samples
             .iter()
             .flat_map(|sample| sample.images.iter().map(move |p| (sample, p)))
             .collect();
         let remaining = tokens.images.iter().map(|span| all[span.image]);
         let Some((_, first)) = remaining.clone().next() else {
-            return Ok(Self { tokens, ..Self::default() });
+            return Ok(Self {
+                tokens,
+                truncated,
+                ..Self::default()
+            });
         };
         let mut pixels = Vec::with_capacity(tokens.images.len() * first.chw.len());
         for (sample, image) in remaining {
@@ -58,6 +66,7 @@ impl Batch {
             pixels,
             pixel_shape,
             samples: Vec::new(),
+            truncated,
         })
     }
 
@@ -90,7 +99,7 @@ impl Batch {
     /// Returns the errors of [`Self::from_indices`], and [`DataError::EmptyBatch`] if the microbatch size is 0.
     pub fn microbatch(
         dataset: &dyn Dataset,
-        order: &Order,
+        order: &dyn SampleOrder,
         sampler: &BatchSampler,
         options: &MergeOptions,
         consumed_samples: u64,

@@ -88,10 +88,55 @@ pub enum DataError {
     },
 
     /// Invalid records.
-    #[error("{} problem(s) in the data:{}", problems.len(), listed(problems))]
+    #[error("{} problem(s) in the data:{}", problems.len(), first_problems(problems))]
     Records {
         /// All problems, in the order of the files.
         problems: Vec<Problem>,
+    },
+
+    /// More broken samples than the limit.
+    #[error(
+        "{skipped} broken samples are more than max_skipped {max_skipped}: mend the data, write a skip list with `neva-run data \
+             check`, or set finetune.data.max_skipped; the last one: {error}"
+    )]
+    TooManyBroken {
+        /// Number of broken samples so far.
+        skipped: usize,
+        /// The limit.
+        max_skipped: usize,
+        /// Error of the last one, or of all.
+        error: Box<Self>,
+    },
+
+    /// The folder of all images does not exist.
+    #[error("there is no image folder {}: set finetune.data.data_config.image_folder", folder.display())]
+    NoImageFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
+
+    /// Weights that do not fit the files.
+    #[error("weights: {0}")]
+    Weights(String),
+
+    /// An invalid line of a skip list.
+    #[error("{}: line {line} {reason}", path.display())]
+    SkipList {
+        /// The skip list.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+        /// Description of the problem.
+        reason: String,
+    },
+
+    /// A file that cannot be written.
+    #[error("cannot write {}: {error}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Error of the operating system.
+        error: std::io::Error,
     },
 
     /// No record in any of the files.
@@ -178,6 +223,20 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// Returns whether the error is that of one sample's content, which is the same on all ranks: an invalid record, or an
+    /// image that is missing or cannot be decoded. Other errors of reading may be those of one machine.
+    #[must_use]
+    pub fn is_of_one_sample(&self) -> bool {
+        match self {
+            Self::Image { .. } | Self::Conversation { .. } | Self::ImageCount { .. } | Self::LabelCount { .. } | Self::Records { .. } => {
+                true
+            }
+            Self::Read { error, .. } => error.kind() == std::io::ErrorKind::NotFound,
+            Self::Sample { error, .. } => error.is_of_one_sample(),
+            _ => false,
+        }
+    }
+
     /// Adds the name of the sample, unless the error names it already.
     pub(crate) fn of_sample(self, sample: impl FnOnce() -> String) -> Self {
         match self {
@@ -229,7 +288,8 @@ impl fmt::Display for Problem {
 /// Number of problems printed in full; the rest are only counted.
 const LISTED: usize = 20;
 
-fn listed(problems: &[Problem]) -> String {
+/// Returns the first problems, one a line, and the number of others.
+pub(crate) fn first_problems(problems: &[Problem]) -> String {
     let mut lines: Vec<String> = problems.iter().take(LISTED).map(|problem| format!("\n  {problem}")).collect();
     if problems.len() > LISTED {
         lines.push(format!("\n  and {} more", problems.len() - LISTED));

@@ -6,36 +6,40 @@
 //! ```
 //!
 //! Loading checks every record of every file, including that the image files exist, so that problems are reported
-//! before the first step. An image is decoded when its sample is read with pixels.
+//! before the first step. Records stay in their files ([`RecordFile`]): a record is parsed when its sample is read, and an
+//! image is decoded when its sample is read with pixels.
 
+mod loading;
 mod record;
+mod source;
+mod steerlm;
 
 use std::{
-    fs::File,
-    io::{BufReader, Read as _},
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use serde::{
-    Deserialize, Deserializer as _,
-    de::{SeqAccess, Visitor},
-};
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::{
-    error::{DataError, Problem},
+    error::DataError,
     image::{ImageProcessor, ImageSource, repeat_placeholders},
+    record_file::RecordFile,
     sample::{Dataset, Pixels, Sample},
+    skip_list::SkipList,
     template::{Template, render},
     tokenizer::Tokenizer,
 };
+use loading::Found;
 use record::Record;
+use source::RecordSource;
 
 /// Settings of a [`LlavaDataset`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LlavaJsonConfig {
-    /// JSON files, each a list of records. Their records are concatenated in this order.
+    /// Files of records: `.jsonl` has one record a line, any other file is a JSON list. Their records are concatenated in
+    /// this order.
     pub paths: Vec<PathBuf>,
     /// Folder that the records' image paths are relative to, or a `.tar` file. `None`: the folder of the JSON file.
     pub image_folder: Option<PathBuf>,
@@ -50,15 +54,24 @@ pub struct LlavaJsonConfig {
 }
 
 impl LlavaJsonConfig {
-    /// Opens the source of the images of the records in the file `path`.
-    fn images(&self, path: &Path) -> Result<Arc<ImageSource>, DataError> {
-        let source = match &self.image_folder {
+    /// Returns the function from a record file to the source of its images. The names in a `.tar` file are read here, once
+    /// for all record files.
+    ///
+    /// # Errors
+    /// The `.tar` file cannot be read.
+    fn images(&self) -> Result<impl Fn(&Path) -> Arc<ImageSource>, DataError> {
+        let shared = match &self.image_folder {
             // A folder that is missing is reported with the first image.
-            Some(archive) if archive.is_file() => ImageSource::open(archive)?,
-            Some(folder) => ImageSource::folder(folder),
-            None => ImageSource::folder(path.parent().unwrap_or(Path::new(""))),
+            Some(archive) if archive.is_file() => Some(ImageSource::open(archive)?),
+            Some(folder) => Some(ImageSource::folder(folder)),
+            None => None,
         };
-        Ok(Arc::new(source.with_exif(self.apply_exif)))
+        let apply_exif = self.apply_exif;
+        let shared = shared.map(|source| Arc::new(source.with_exif(apply_exif)));
+        Ok(move |path: &Path| {
+            let beside = || ImageSource::folder(path.parent().unwrap_or(Path::new(""))).with_exif(apply_exif);
+            shared.clone().unwrap_or_else(|| Arc::new(beside()))
+        })
     }
 }
 
@@ -73,66 +86,87 @@ pub enum ImagePosition {
     Front,
 }
 
-/// A list of validated conversations.
+/// How files are read, and what happens to broken samples. The default saves no index and fails.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Folder of saved indices, usually [`RecordFile::cache_folder`]. `None`: a file is scanned each time.
+    pub cache: Option<PathBuf>,
+    /// Policy for broken samples.
+    pub broken: Broken,
+    /// Records that are left out.
+    pub skip_list: Option<Arc<SkipList>>,
+}
+
+/// Policy for broken samples: records that are invalid, images that are missing or cannot be decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Broken {
+    /// A broken record is an error of loading, a broken image one of reading its sample.
+    #[default]
+    Fail,
+    /// Broken records are only listed in [`LlavaDataset::broken`], for [`SkipBroken`](crate::SkipBroken), as long as there
+    /// are no more than this. Reading without pixels decodes images, too, so that all ranks find the same ones broken.
+    Skip(usize),
+}
+
+/// A list of conversations in files.
 #[derive(Debug)]
 pub struct LlavaDataset {
-    records: Vec<Record>,
+    files: Vec<RecordSource>,
+    len: usize,
+    config: LlavaJsonConfig,
+    decodes_always: bool,
+    broken: Vec<usize>,
+    warnings: Vec<String>,
     template: &'static Template,
     tokenizer: Arc<Tokenizer>,
     processor: ImageProcessor,
 }
 
 impl LlavaDataset {
-    /// Reads and validates all records.
+    /// Reads and validates all records, as [`open`](Self::open) does with the default [`Reading`].
     ///
     /// # Errors
-    /// Returns one error that lists the problems of all records: see [`Problem`].
+    /// Returns one error that lists the problems of all records: see [`Problem`](crate::Problem).
     pub fn load(config: &LlavaJsonConfig, tokenizer: Arc<Tokenizer>, processor: ImageProcessor) -> Result<Self, DataError> {
+        Self::open(config, &Reading::default(), tokenizer, processor)
+    }
+
+    /// Opens the files and validates all records.
+    ///
+    /// # Errors
+    /// Returns one error that lists the problems of all files and records: see [`Problem`](crate::Problem). A file that is not a list of
+    /// records, and an image folder that is missing or has none of the images, are errors under every policy.
+    pub fn open(
+        config: &LlavaJsonConfig,
+        reading: &Reading,
+        tokenizer: Arc<Tokenizer>,
+        processor: ImageProcessor,
+    ) -> Result<Self, DataError> {
         let template = Template::named(&config.template)?;
-        let mut records = Vec::new();
-        let mut problems = Vec::new();
+        let mut found = Found::default();
+        let images = config.images()?;
+        let mut files = Vec::with_capacity(config.paths.len());
+        let mut len = 0;
         for path in &config.paths {
-            let images = config.images(path)?;
-            let file: Arc<str> = path.display().to_string().into();
-            let outcome = each_record(path, |index, value| {
-                let mut report = |id: Option<&str>, field, reason| {
-                    let id = id.map(str::to_owned);
-                    problems.push(Problem {
-                        file: Arc::clone(&file),
-                        record: Some(index),
-                        id,
-                        field,
-                        reason,
-                    });
-                };
-                if let Some(mut record) = Record::check(value, &images, template, config.reads_images, &mut report) {
-                    if config.image_token_position == ImagePosition::Front {
-                        record.conversation.move_images_to_front();
-                    }
-                    record.name = format!("{file}#{index}{}", record.name);
-                    records.push(record);
+            let file = RecordFile::open(path, reading.cache.as_deref())
+                .and_then(|file| RecordSource::new(file, images(path), &reading.skip_list, len));
+            match file {
+                Ok(file) => {
+                    found.check(&file, config, template)?;
+                    len += file.len();
+                    files.push(file);
                 }
-            });
-            if let Err(reason) = outcome {
-                problems.push(Problem {
-                    file,
-                    record: None,
-                    id: None,
-                    field: None,
-                    reason,
-                });
+                Err(problem) => found.fail(problem),
             }
         }
-        if problems.is_empty() && records.is_empty() {
-            return Err(DataError::NoRecords {
-                paths: config.paths.clone(),
-            });
-        }
-        if !problems.is_empty() {
-            return Err(DataError::Records { problems });
-        }
+        let (broken, warnings) = found.judge(reading.broken, len, config)?;
         Ok(Self {
-            records,
+            files,
+            len,
+            config: config.clone(),
+            decodes_always: matches!(reading.broken, Broken::Skip(_)),
+            broken,
+            warnings,
             template,
             tokenizer,
             processor,
@@ -140,57 +174,72 @@ impl LlavaDataset {
     }
 
     /// Validates the first records of each file, within its first few megabytes, so that a launcher can do it before a
-    /// run starts. Pipes are skipped, because they can be read only once, by the run.
+    /// run starts. Pipes are skipped, because they can be read only once, by the run. Under [`Broken::Skip`], broken records
+    /// are left to the run, which counts them.
     ///
     /// # Errors
-    /// Returns the errors of [`load`](Self::load) that these records show.
-    pub fn check_first(config: &LlavaJsonConfig) -> Result<(), DataError> {
+    /// Returns the errors of [`open`](Self::open) that these records show.
+    pub fn check_first(config: &LlavaJsonConfig, broken: Broken) -> Result<(), DataError> {
         let template = Template::named(&config.template)?;
-        let (mut problems, mut records) = (Vec::new(), 0);
+        let images = config.images()?;
+        let (mut found, mut len) = (Found::default(), 0);
         for path in &config.paths {
             if path.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
-                records += 1;
+                len += 1;
                 continue;
             }
-            let images = config.images(path)?;
-            let file: Arc<str> = path.display().to_string().into();
-            let outcome = first_records(path, |index, value| {
-                records += 1;
-                let mut report = |id: Option<&str>, field, reason| {
-                    let id = id.map(str::to_owned);
-                    problems.push(Problem {
-                        file: Arc::clone(&file),
-                        record: Some(index),
-                        id,
-                        field,
-                        reason,
-                    });
-                };
-                Record::check(value, &images, template, config.reads_images, &mut report);
-            });
-            if let Err(reason) = outcome {
-                problems.push(Problem {
-                    file,
-                    record: None,
-                    id: None,
-                    field: None,
-                    reason,
-                });
+            let file = RecordFile::open_first(path, FIRST_BYTES).and_then(|file| RecordSource::new(file, images(path), &None, len));
+            match file {
+                Ok(file) => {
+                    found.check_records(&file, config, template, 0..file.file_len().min(FIRST_RECORDS))?;
+                    len += file.len();
+                }
+                Err(problem) => found.fail(problem),
             }
         }
-        if !problems.is_empty() {
-            return Err(DataError::Records { problems });
+        if matches!(broken, Broken::Skip(_)) {
+            found.forget_records();
         }
-        if records == 0 {
-            return Err(DataError::NoRecords {
-                paths: config.paths.clone(),
-            });
-        }
-        Ok(())
+        found.judge(Broken::Fail, len, config).map(drop)
     }
 
-    fn record(&self, index: usize) -> Result<&Record, DataError> {
-        self.records.get(index).ok_or(DataError::Index { index, len: self.len() })
+    /// Returns the indices of the broken records that loading found, under [`Broken::Skip`].
+    #[must_use]
+    pub fn broken(&self) -> &[usize] {
+        &self.broken
+    }
+
+    /// Returns sentences about the data for the log.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Returns the dataset indices of each file's records.
+    #[must_use]
+    pub fn file_ranges(&self) -> Vec<Range<u64>> {
+        let range = |file: &RecordSource| file.first() as u64..(file.first() + file.len()) as u64;
+        self.files.iter().map(range).collect()
+    }
+
+    /// Returns the file of the record at `index`, and its index in the file.
+    fn place(&self, index: usize) -> Result<(&RecordSource, usize), DataError> {
+        let file = self.files.partition_point(|file| file.first() <= index).checked_sub(1);
+        let file = file.and_then(|file| self.files.get(file)).filter(|_| index < self.len);
+        let file = file.ok_or(DataError::Index { index, len: self.len })?;
+        Ok((file, file.record_index(index - file.first())))
+    }
+
+    /// Reads the record at `index`.
+    fn record(&self, index: usize) -> Result<Record, DataError> {
+        let (file, record) = self.place(index)?;
+        let mut problems = Vec::new();
+        let value = file.value(record)?;
+        if let Some(record) = file.check(record, value, &self.config, self.template, &mut problems) {
+            return Ok(record);
+        }
+        file.require_folder(&problems)?;
+        Err(DataError::Records { problems })
     }
 
     /// Returns the sample at `index`. `load` turns each image into the inputs of the vision encoder, one or several tiles.
@@ -213,7 +262,7 @@ impl LlavaDataset {
 
 impl Dataset for LlavaDataset {
     fn len(&self) -> usize {
-        self.records.len()
+        self.len
     }
 
     fn get(&self, index: usize) -> Result<Sample, DataError> {
@@ -223,85 +272,28 @@ impl Dataset for LlavaDataset {
     }
 
     fn get_without_pixels(&self, index: usize) -> Result<Sample, DataError> {
-        // The number of positions of a tile does not depend on the image. The number of tiles does, on its size.
+        // The number of positions of a tile does not depend on the image, so the file is not read, unless it matters
+        // whether it is broken. The number of tiles depends on the image's size.
         let (height, width) = self.processor.output_size().unwrap_or_default();
         self.sample(index, |source, name| {
-            let tiles = match self.processor.tiling {
-                None => 1,
-                Some(_) => source.size(name).map(|(width, height)| self.processor.num_tiles(width, height))?,
+            let image = self.decodes_always.then(|| source.image(name)).transpose()?;
+            let tiles = match (self.processor.tiling, image) {
+                (None, _) => 1,
+                (Some(_), Some(image)) => self.processor.num_tiles(image.width(), image.height()),
+                (Some(_), None) => source.size(name).map(|(width, height)| self.processor.num_tiles(width, height))?,
             };
             Ok(vec![Pixels::empty(height, width); tiles])
         })
     }
 
     fn name(&self, index: usize) -> String {
-        self.record(index)
-            .map_or_else(|error| error.to_string(), |record| record.name.clone())
+        match self.place(index) {
+            Ok((file, record)) => file.record_name(record),
+            Err(error) => error.to_string(),
+        }
     }
 }
 
 /// Limits of [`LlavaDataset::check_first`] for each file: number of records and number of bytes.
 const FIRST_RECORDS: usize = 64;
-const FIRST_BYTES: u64 = 4 << 20;
-
-/// Calls `visit` with each element of the list in a file, one at a time, so that a file of 665,000 records is never in
-/// memory as a whole.
-fn each_record(path: &Path, mut visit: impl FnMut(usize, &Value)) -> Result<(), String> {
-    let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(file));
-    let list = List(|index, value: &Value| {
-        visit(index, value);
-        true
-    });
-    json.deserialize_seq(list).and_then(|()| json.end()).map_err(reason)
-}
-
-/// Does the same as [`each_record`] for the first records only.
-fn first_records(path: &Path, mut visit: impl FnMut(usize, &Value)) -> Result<(), String> {
-    let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let is_longer = file.metadata().is_ok_and(|metadata| metadata.len() > FIRST_BYTES);
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(file.take(FIRST_BYTES)));
-    let mut stopped = false;
-    let list = List(|index, value: &Value| {
-        visit(index, value);
-        stopped = index + 1 == FIRST_RECORDS;
-        !stopped
-    });
-    match json.deserialize_seq(list) {
-        // serde_json reports an error if a visitor stops in the middle of a list.
-        _ if stopped => Ok(()),
-        Err(error) if is_longer && error.is_eof() => Ok(()),
-        Ok(()) => json.end().map_err(reason),
-        Err(error) => Err(reason(error)),
-    }
-}
-
-/// Visitor that passes the items of a list to its function until the function returns `false`.
-struct List<F>(F);
-
-impl<'de, F: FnMut(usize, &Value) -> bool> Visitor<'de> for List<F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a list of records, `[{\"conversations\": ..}, ..]`")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
-        let mut index = 0;
-        while let Some(value) = list.next_element::<Value>()? {
-            if !self.0(index, &value) {
-                break;
-            }
-            index += 1;
-        }
-        Ok(())
-    }
-}
-
-fn reason(error: serde_json::Error) -> String {
-    match error.classify() {
-        serde_json::error::Category::Data => error.to_string(),
-        serde_json::error::Category::Io => format!("cannot be read: {error}"),
-        _ => format!("is not JSON: {error}"),
-    }
-}
+const FIRST_BYTES: usize = 4 << 20;

@@ -8,6 +8,12 @@
 
 use crate::random::Random;
 
+/// An endless stream of dataset indices. An index is a function of its position, so that a run resumes at any position.
+pub trait SampleOrder: Send + Sync {
+    /// Returns the dataset index at `position` of the stream.
+    fn index(&self, position: u64) -> u64;
+}
+
 /// The endless stream of sample indices over a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
@@ -28,6 +34,12 @@ impl Order {
             return within;
         }
         permute(Random::new(&[self.seed, position / self.len]), within, self.len)
+    }
+}
+
+impl SampleOrder for Order {
+    fn index(&self, position: u64) -> u64 {
+        Self::index(self, position)
     }
 }
 
@@ -83,7 +95,7 @@ impl BatchSampler {
     /// Returns the dataset indices of this rank's `n`-th microbatch, counted from `consumed_samples` of the stream.
     /// Microbatches of one global batch are adjacent: `n / num_microbatches()` is the step.
     #[must_use]
-    pub fn microbatch(&self, order: &Order, consumed_samples: u64, n: u64) -> Vec<u64> {
+    pub fn microbatch(&self, order: &dyn SampleOrder, consumed_samples: u64, n: u64) -> Vec<u64> {
         let start = consumed_samples + (n * self.data_parallel_size + self.data_parallel_rank) * self.micro_batch_size;
         (start..start + self.micro_batch_size)
             .map(|position| order.index(position))
@@ -92,7 +104,7 @@ impl BatchSampler {
 
     /// Returns the dataset indices of the global batch that starts at `consumed_samples` of the stream, over all ranks.
     #[must_use]
-    pub fn global_batch(&self, order: &Order, consumed_samples: u64) -> Vec<u64> {
+    pub fn global_batch(&self, order: &dyn SampleOrder, consumed_samples: u64) -> Vec<u64> {
         (consumed_samples..consumed_samples + self.global_batch_size)
             .map(|position| order.index(position))
             .collect()

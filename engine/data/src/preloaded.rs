@@ -1,16 +1,24 @@
 //! Tokenizer, image processor and settings that read a run's LLaVA-JSON data. The launcher checks them before a run
 //! starts, and every rank opens its data with them, so that both report the same problems.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use neva_schemas::{ImageProcessMode, ImageTokenPosition, ModelDescription, NevaPreloadedDataModule as Settings, Problem};
+use neva_schemas::{ImageProcessMode, ImageTokenPosition, ModelDescription, NevaPreloadedDataModule as Settings, OnError, Problem};
 
 use serde_json::Value;
 
 use crate::{
+    blend::Blended,
     error::DataError,
     image::{ImageProcessor, ModelProcessor, ProcessMode, ProcessorOrigin},
-    llava::{ImagePosition, LlavaJsonConfig},
+    llava::{Broken, ImagePosition, LlavaDataset, LlavaJsonConfig, Reading},
+    on_error::SkipBroken,
+    sample::Dataset,
+    skip_list::SkipList,
+    split::{Subset, split},
     template::Template,
     tokenizer::Tokenizer,
 };
@@ -30,13 +38,15 @@ pub struct PreloadedTools {
     pub files: Vec<(String, Vec<u8>)>,
 }
 
-/// Folders of the base model of a run.
+/// Folders of the base model of a run, and of the indices of its data.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ModelFolders<'a> {
     /// Folder of the tokenizer: that of the language model.
     pub tokenizer: Option<&'a Path>,
     /// Folder of the image processor: that of the vision encoder.
     pub image_processor: Option<&'a Path>,
+    /// Folder in which the indices of record files are saved, usually [`RecordFile::cache_folder`](crate::RecordFile::cache_folder).
+    pub record_cache: Option<&'a Path>,
 }
 
 impl<'a> ModelFolders<'a> {
@@ -45,6 +55,7 @@ impl<'a> ModelFolders<'a> {
         Self {
             tokenizer: folder,
             image_processor: folder,
+            record_cache: None,
         }
     }
 }
@@ -81,6 +92,79 @@ impl PreloadedTools {
             _ => Err(problems),
         }
     }
+}
+
+/// The datasets of a run.
+pub struct PreloadedData {
+    /// Training samples.
+    pub train: Arc<dyn Dataset>,
+    /// Validation samples, if the run has any.
+    pub val: Option<Arc<dyn Dataset>>,
+    /// Sentences for the log.
+    pub warnings: Vec<String>,
+}
+
+impl PreloadedData {
+    /// Opens the files of `data`. The indices of record files are saved in the folder `cache`.
+    ///
+    /// # Errors
+    /// Returns the errors of [`LlavaDataset::open`], [`SkipList::read`], [`split`] and [`Blended::new`].
+    pub fn open(data: &Settings, model: &ModelDescription, tools: &PreloadedTools, cache: Option<&Path>) -> Result<Self, DataError> {
+        let skip_list = data.skip_list.as_deref().map(SkipList::read).transpose()?;
+        let broken = match data.on_error {
+            OnError::Fail => Broken::Fail,
+            OnError::Skip => Broken::Skip(data.max_skipped()),
+        };
+        let reading = Reading {
+            cache: cache.map(Path::to_owned),
+            broken,
+            skip_list: skip_list.map(Arc::new),
+        };
+        let mut warnings = Vec::new();
+        let mut load = |paths: &[PathBuf]| -> Result<Arc<LlavaDataset>, DataError> {
+            let config = LlavaJsonConfig::from_settings(data, model, paths);
+            let dataset = LlavaDataset::open(&config, &reading, Arc::clone(&tools.tokenizer), tools.processor.clone())?;
+            warnings.extend_from_slice(dataset.warnings());
+            Ok(Arc::new(dataset))
+        };
+        let all = load(&data.paths)?;
+        let whole: Vec<u64> = (0..all.len() as u64).collect();
+        let (train, val) = if data.val_split > 0.0 {
+            let cut = split(all.len() as u64, data.val_split, data.seed)?;
+            let val = select(&all, &cut.val, broken)?;
+            (cut.train, Some(val))
+        } else if data.val_paths.is_empty() {
+            (whole, None)
+        } else {
+            let val = load(&data.val_paths)?;
+            let indices: Vec<u64> = (0..val.len() as u64).collect();
+            (whole, Some(select(&val, &indices, broken)?))
+        };
+        let mut dataset = select(&all, &train, broken)?;
+        if let Some(weights) = &data.weights {
+            // Training indices are sorted, so those of a file are a range of positions among them.
+            let position = |index: u64| train.partition_point(|own| *own < index) as u64;
+            let parts = all.file_ranges().into_iter().map(|file| position(file.start)..position(file.end));
+            dataset = Arc::new(Blended::new(dataset, parts.collect(), weights.clone())?);
+        }
+        Ok(Self {
+            train: dataset,
+            val,
+            warnings,
+        })
+    }
+}
+
+/// Returns the samples at `indices`, which are sorted, with the policy for broken ones. A broken sample is replaced by
+/// another one of `indices`: training never reads a validation sample.
+fn select(all: &Arc<LlavaDataset>, indices: &[u64], broken: Broken) -> Result<Arc<dyn Dataset>, DataError> {
+    let dataset: Arc<dyn Dataset> = match indices.len() == all.len() {
+        true => Arc::clone(all) as Arc<dyn Dataset>,
+        false => Arc::new(Subset::new(Arc::clone(all) as Arc<dyn Dataset>, indices.to_vec())?),
+    };
+    let Broken::Skip(max_skipped) = broken else { return Ok(dataset) };
+    let known = all.broken().iter().filter_map(|index| indices.binary_search(&(*index as u64)).ok());
+    Ok(Arc::new(SkipBroken::new(dataset, known, max_skipped)))
 }
 
 impl LlavaJsonConfig {

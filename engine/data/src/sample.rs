@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::{error::DataError, sequence::Sequence};
+use crate::{
+    error::DataError,
+    order::{Order, SampleOrder},
+    sequence::Sequence,
+};
 
 /// Label of a position that the loss ignores (PyTorch's `ignore_index`, LLaVA's `IGNORE_INDEX`).
 pub const IGNORE_INDEX: i64 = -100;
@@ -42,6 +46,12 @@ pub trait Dataset: Send + Sync {
     /// Returns [`Sample::name`] of the sample at `index` without decoding images. If there is no such sample, the text
     /// reports that.
     fn name(&self, index: usize) -> String;
+
+    /// Returns the order in which training reads the samples: by default each one once in an epoch.
+    fn order(&self, seed: u64, shuffle: bool) -> Arc<dyn SampleOrder> {
+        let len = self.len() as u64;
+        Arc::new(Order { seed, len, shuffle })
+    }
 }
 
 /// One tokenized conversation with its images.
@@ -117,5 +127,9 @@ impl Dataset for WithoutPixels {
 
     fn name(&self, index: usize) -> String {
         self.0.name(index)
+    }
+
+    fn order(&self, seed: u64, shuffle: bool) -> Arc<dyn SampleOrder> {
+        self.0.order(seed, shuffle)
     }
 }

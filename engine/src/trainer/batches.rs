@@ -6,7 +6,7 @@ use super::step::Trainer;
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::parallel::zigzag;
-use neva_data::{BatchSampler, Dataset, Loader, MergeOptions, Order, WithoutPixels};
+use neva_data::{BatchSampler, Dataset, Loader, MergeOptions, SampleOrder, TruncationCounter, WithoutPixels};
 use neva_layout::ZigZag;
 use neva_schemas::{Finetune, Problem};
 use std::sync::Arc;
@@ -47,6 +47,7 @@ pub(super) struct Batching {
     pixels: bool,
     workers: usize,
     device: Device,
+    is_first: bool,
 }
 
 impl Batching {
@@ -64,11 +65,12 @@ impl Batching {
             pixels: trainer.needs_pixels(),
             workers: finetune.data.num_workers(),
             device,
+            is_first: mesh.is_first(),
         })
     }
 
     /// Returns the dataset indices of the global batch after `consumed` samples.
-    pub(super) fn global_batch(&self, order: &Order, consumed: u64) -> Vec<u64> {
+    pub(super) fn global_batch(&self, order: &dyn SampleOrder, consumed: u64) -> Vec<u64> {
         self.sampler.global_batch(order, consumed)
     }
 
@@ -99,16 +101,19 @@ impl Batching {
 pub(super) struct TrainBatches {
     loader: Loader<neva_data::Batch>,
     batching: Batching,
+    /// Counts truncated samples; the first rank warns.
+    truncated: TruncationCounter,
 }
 
 impl TrainBatches {
-    pub(super) fn start(batching: Batching, dataset: Arc<dyn Dataset>, order: Order, consumed: u64) -> Result<Self> {
+    pub(super) fn start(batching: Batching, dataset: Arc<dyn Dataset>, order: Arc<dyn SampleOrder>, consumed: u64) -> Result<Self> {
         let Batching { sampler, options, .. } = batching;
         let dataset = batching.without_unused_pixels(dataset);
-        let source = move |n| Some(neva_data::Batch::microbatch(&*dataset, &order, &sampler, &options, consumed, n));
+        let source = move |n| Some(neva_data::Batch::microbatch(&*dataset, &*order, &sampler, &options, consumed, n));
         Ok(Self {
             loader: Loader::new(source, batching.workers, PREFETCH)?,
             batching,
+            truncated: TruncationCounter::new(options.max_length, options.row_multiple),
         })
     }
 
@@ -118,6 +123,9 @@ impl TrainBatches {
             .map(|_| {
                 let batch = self.loader.next();
                 let batch = batch.ok_or_else(|| EngineError::Bug("the endless stream of batches ended".into()))??;
+                if let Some(warning) = self.truncated.add(&batch).filter(|_| self.batching.is_first) {
+                    tracing::warn!("{warning}");
+                }
                 self.batching.microbatch(&batch)
             })
             .collect()

@@ -2,9 +2,9 @@
 
 use crate::checkpoint::Artifacts;
 use crate::error::{EngineError, Result};
-use neva_data::{Dataset, LlavaDataset, LlavaJsonConfig, MockConfig, MockDataset, ModelFolders, PreloadedTools, Subset, split};
+use neva_data::{Dataset, MockConfig, MockDataset, ModelFolders, PreloadedData, PreloadedTools};
 use neva_schemas::{Finetune, MockDataModule, ModelDescription, NevaPreloadedDataModule, Problem};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The samples of a run, and the files that a checkpoint stores with them.
@@ -79,27 +79,15 @@ fn preloaded(data: &NevaPreloadedDataModule, model: &ModelDescription, folders: 
     for sentence in tools.tokenizer.unapplied() {
         tracing::warn!("tokenizer_config.json: {sentence}");
     }
-    let PreloadedTools {
-        tokenizer,
-        processor,
-        files: artifacts,
-        ..
-    } = tools;
-    let load = |paths: &[PathBuf]| -> Result<Arc<dyn Dataset>> {
-        let config = LlavaJsonConfig::from_settings(data, model, paths);
-        Ok(Arc::new(LlavaDataset::load(&config, tokenizer.clone(), processor.clone())?))
-    };
-    let all = load(&data.paths)?;
-    let (train, val) = if data.val_split > 0.0 {
-        let cut = split(all.len() as u64, data.val_split, data.seed)?;
-        let subset = |indices| Subset::new(all.clone(), indices).map(|subset| Arc::new(subset) as Arc<dyn Dataset>);
-        (subset(cut.train)?, Some(subset(cut.val)?))
-    } else if data.val_paths.is_empty() {
-        (all, None)
-    } else {
-        (all, Some(load(&data.val_paths)?))
-    };
-    Ok(RunData { train, val, artifacts })
+    let opened = PreloadedData::open(data, model, &tools, folders.record_cache)?;
+    for warning in &opened.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(RunData {
+        train: opened.train,
+        val: opened.val,
+        artifacts: tools.files,
+    })
 }
 
 fn no_decoder() -> EngineError {

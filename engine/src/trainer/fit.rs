@@ -11,10 +11,11 @@ use super::stop::{Clocks, LocalStatus, Stop, StopRequest};
 use crate::checkpoint::{BaseReference, HostMemory, RunProgress, Saving};
 use crate::comm::{all_succeed, decide_on_first_rank};
 use crate::error::{EngineError, Result};
-use neva_data::Order;
+use neva_data::SampleOrder;
 use neva_schemas::{LaunchPlan, Run, RunReport};
 use neva_track::Outcome;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Trains as one rank until the run ends, or a stop is requested.
@@ -57,7 +58,7 @@ pub(super) struct Fit<'a> {
     pub(super) data: RunData,
     pub(super) batching: Batching,
     pub(super) label_warnings: LabelWarnings,
-    pub(super) order: Order,
+    pub(super) order: Arc<dyn SampleOrder>,
     pub(super) base: BaseReference,
     pub(super) state: State<'a>,
     pub(super) last_saved: Option<u64>,

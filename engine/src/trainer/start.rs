@@ -14,7 +14,7 @@ use crate::checkpoint::{
 };
 use crate::comm::{Axis, Mesh, decide_on_first_rank};
 use crate::error::{EngineError, Result};
-use neva_data::{ImageProcessor, ModelFolders, Order};
+use neva_data::{ImageProcessor, ModelFolders, RecordFile};
 use neva_layout::{is_trainable, unmatched_optim_settings};
 use neva_schemas::{Finetune, LaunchPlan, Problem, RunReport};
 use std::path::{Path, PathBuf};
@@ -41,9 +41,11 @@ impl<'a> Fit<'a> {
             artifact_folder(finetune, &base, context.cache)?,
             processor_folder(finetune, &base, resumed.as_ref(), context.cache)?,
         );
+        let record_cache = RecordFile::cache_folder(context.environment);
         let folders = ModelFolders {
             tokenizer: tokenizer.as_deref(),
             image_processor: images.as_deref(),
+            record_cache: record_cache.as_deref(),
         };
         let data = data_module.open_with(finetune, folders)?;
         same_files_on_all_ranks(&mesh, &data.artifacts)?;
@@ -85,12 +87,8 @@ impl<'a> Fit<'a> {
         // A finished run of this folder has no step left. A run of another folder passed `refuse_past_end`.
         progress.finished &= own;
         let batching = Batching::of(finetune, &trainer, device)?;
-        let order = Order {
-            seed: finetune.data.seed(),
-            len: samples,
-            shuffle: finetune.data.shuffle(),
-        };
-        let batches = TrainBatches::start(batching, data.train.clone(), order, progress.consumed_samples)?;
+        let order = data.train.order(finetune.data.seed(), finetune.data.shuffle());
+        let batches = TrainBatches::start(batching, data.train.clone(), order.clone(), progress.consumed_samples)?;
         let checkpoint = resumed.as_ref().filter(|_| own).map(|checkpoint| checkpoint.path.clone());
         Ok(Self {
             batches,

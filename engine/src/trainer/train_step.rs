@@ -30,7 +30,7 @@ impl Fit<'_> {
             record(progress, name, value);
         }
         if done.labels == 0 {
-            let global_batch = || self.batching.global_batch(&self.order, consumed_before);
+            let global_batch = || self.batching.global_batch(&*self.order, consumed_before);
             self.label_warnings.step(step, &*self.data.train, global_batch);
         }
         let progress = &mut self.state.progress;
@@ -64,7 +64,7 @@ impl Fit<'_> {
             return Ok(());
         };
         if self.state.is_first {
-            let indices = self.batching.global_batch(&self.order, consumed);
+            let indices = self.batching.global_batch(&*self.order, consumed);
             let samples = indices.iter().map(|index| self.data.train.name(*index as usize)).collect();
             let spike = Spike {
                 step,

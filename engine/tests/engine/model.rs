@@ -233,7 +233,7 @@ fn cut(rows: &[&[i64]], max_length: usize, first: i64) -> Batch {
         tokens,
         pixels: pixels.try_into().unwrap(),
         pixel_shape: [kept.len(), 3, 28, 28],
-        samples: Vec::new(),
+        ..neva_data::Batch::default()
     };
     to_device(&batch, IMAGE_LEN, Device::Cpu).unwrap()
 }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use neva_data::{LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools};
+use neva_data::{Broken, LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools, SkipList};
 use neva_layout::ModelCache;
-use neva_schemas::{Data, Finetune, ModelDescription, NevaPreloadedDataModule, Problem};
+use neva_schemas::{Data, Finetune, ModelDescription, NevaPreloadedDataModule, OnError, Problem};
 
 use super::{Artifacts, no_folder};
 
@@ -53,6 +53,7 @@ fn tools(
     let folders = ModelFolders {
         tokenizer: base.as_deref(),
         image_processor: vision.as_deref().or(base.as_deref()),
+        record_cache: None,
     };
     match PreloadedTools::open(&data, &model, folders) {
         Ok(tools) => {
@@ -66,6 +67,9 @@ fn tools(
 }
 
 fn files(data: &NevaPreloadedDataModule, model: &ModelDescription, problems: &mut Vec<Problem>) {
+    if let Some(Err(error)) = data.skip_list.as_deref().map(SkipList::read) {
+        problems.push(Problem::error(format!("{DATA}.skip_list"), error.to_string()));
+    }
     if let Some(folder) = data.data_config.image_folder.as_deref().filter(|folder| !folder.exists()) {
         // Conversations without images need no folder.
         if !data
@@ -104,7 +108,11 @@ fn missing_file(setting: &str, path: &Path) -> Option<Problem> {
 /// Checks the first records of a file. An empty list is an error only if all files are empty, which the ranks report.
 fn check_first_records(data: &NevaPreloadedDataModule, model: &ModelDescription, path: &Path) -> Result<(), String> {
     let paths: [PathBuf; 1] = [path.to_owned()];
-    match LlavaDataset::check_first(&LlavaJsonConfig::from_settings(data, model, &paths)) {
+    let broken = match data.on_error {
+        OnError::Fail => Broken::Fail,
+        OnError::Skip => Broken::Skip(data.max_skipped()),
+    };
+    match LlavaDataset::check_first(&LlavaJsonConfig::from_settings(data, model, &paths), broken) {
         Err(neva_data::DataError::NoRecords { .. } | neva_data::DataError::UnknownTemplate { .. }) | Ok(()) => Ok(()),
         Err(error) => Err(error.to_string()),
     }

@@ -49,6 +49,7 @@ fn files(dir: &Path) {
     write("photos.json", &json!([record(Some("cat.jpg"))]).to_string());
     write("broken.json", "[{\"conversations\": [");
     write("object.json", "{}");
+    fs::write(dir.join("utf16.jsonl"), b"\xff\xfe{\0}\0").unwrap();
     let config = include_str!("../../../tests/fixtures/hf/llava_clip_llama_gqa/config.json");
     for model in ["model", "shards", "quantized", "unmarked"] {
         write(&format!("{model}/config.json"), config);
@@ -90,9 +91,27 @@ fn a_missing_or_wrong_file_is_reported_at_its_setting() {
         ),
         (&["finetune.data.paths=broken.json"], "is not JSON"),
         (&["finetune.data.paths=object.json"], "expected a list of records"),
+        (
+            &["finetune.data.paths=broken.json", "finetune.data.on_error=skip"],
+            "is not JSON: it ends within record 0",
+        ),
+        (
+            &["finetune.data.paths=utf16.jsonl"],
+            "is UTF-16, but JSON must be UTF-8: convert it with",
+        ),
+        (&["finetune.data.skip_list=/nope"], "`finetune.data.skip_list`: cannot read /nope"),
+        (&["finetune.data.skip_list=data.json"], "line 1 is not a line of a skip list"),
         (&["finetune.data.paths=photos.json"], "record 0 (id 7), image: there is no file"),
         (
             &["finetune.data.paths=photos.json", "finetune.data.data_config.image_folder=/nope"],
+            "`finetune.data.data_config.image_folder`: there is no folder /nope",
+        ),
+        (
+            &[
+                "finetune.data.paths=photos.json",
+                "finetune.data.on_error=skip",
+                "finetune.data.data_config.image_folder=/nope",
+            ],
             "`finetune.data.data_config.image_folder`: there is no folder /nope",
         ),
         (
@@ -198,6 +217,8 @@ fn files_that_the_ranks_accept_are_accepted() {
         // Only the first records are checked.
         &["finetune.data.paths=long.json"],
         &["finetune.data.paths=huge.json"],
+        // The ranks count broken samples.
+        &["finetune.data.paths=photos.json", "finetune.data.on_error=skip"],
         // Neither weights nor files are read from there.
         &["finetune.resume.restore_config={path: /nope, load_model_state: false, load_artifacts: false}"],
         // A checkpoint may replace all of the base, which then may be of another model.

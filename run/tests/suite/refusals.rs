@@ -61,6 +61,14 @@ fn invalid_settings_are_refused() {
         preloaded("val_split: -0.1"),
         preloaded("val_split: 0.1, val_paths: b.json"),
         preloaded("val_split: .nan"),
+        preloaded("weights: [0.5, 0.5]"),
+        preloaded("weights: [-1]"),
+        preloaded("weights: [.inf]"),
+        preloaded("weights: [0]"),
+        preloaded("weights: 1"),
+        preloaded("on_error: ignore"),
+        preloaded("max_skipped: 5"),
+        preloaded("on_error: skip, max_skipped: -5"),
     ];
     let mut sets = vec![
         "finetune.optim={_target_: optim.Adam}",
@@ -202,6 +210,22 @@ fn invalid_settings_are_refused() {
         `finetune.data.val_split`: `val_split` is 0.1, but `val_paths` names the validation data already / set `val_split` to 0, or `val_paths` to []
     finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: .nan}
         `finetune.data.val_split`: `val_split` is NaN, it must be at least 0 and below 1 / 0.05 uses 5 % of the samples for validation
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, weights: [0.5, 0.5]}
+        `finetune.data.weights`: 2 weight(s) for 1 path(s) / give each path one weight, in the same order
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, weights: [-1]}
+        `finetune.data.weights[0]`: `-1.0` is not a weight: it must be 0 or more
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, weights: [.inf]}
+        `finetune.data.weights[0]`: `inf` is not a weight: it must be 0 or more
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, weights: [0]}
+        `finetune.data.weights`: all weights are 0 / give at least one path a weight above 0
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, weights: 1}
+        `finetune.data.weights`: expected a list, found `1` / write a list of one item as `[1]`
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, on_error: ignore}
+        `finetune.data.on_error`: unknown name `ignore` / the names here are `fail`, `skip`
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, max_skipped: 5}
+        `finetune.data.max_skipped`: `max_skipped` has no effect with `on_error: fail` / set `on_error: skip`, or remove `max_skipped`
+    finetune.data={_target_: vlm.NevaPreloadedDataModule, paths: a.json, on_error: skip, max_skipped: -5}
+        `finetune.data.max_skipped`: `-5` is out of range: expected 0 to 18446744073709551615
     "#);
 }
 

@@ -78,6 +78,15 @@ impl ImageSource {
         }
     }
 
+    /// Returns the folder of the images if it does not exist.
+    #[must_use]
+    pub fn missing_folder(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::Folder(folder) => Some(folder.as_path()).filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()),
+            Kind::Tar { .. } => None,
+        }
+    }
+
     /// Returns the place of a file, for messages: a path, or `images.tar: name`.
     #[must_use]
     pub fn describe(&self, name: &str) -> String {
