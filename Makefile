@@ -41,6 +41,7 @@ lint: libtorch ## check format, lints and documentation
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
 	$(CARGO) bench -p neva-run --bench launch
+	$(CARGO) bench -p neva-data --bench conversations
 	$(CARGO) bench -p neva-engine --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention
 
 soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels

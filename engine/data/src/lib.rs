@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod conversation;
 mod error;
 mod image;
 mod labels;
@@ -24,25 +25,30 @@ mod mock;
 mod order;
 mod pack;
 mod preloaded;
+mod prompt;
 mod random;
 mod sample;
 mod sequence;
 mod split;
 mod template;
+mod text_tools;
 mod tokenizer;
 
 pub use self::image::{ImageProcessor, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size};
 pub use batch::Batch;
+pub use conversation::{Conversation, IMAGE_TOKEN, Turn};
 pub use error::{DataError, Problem};
 pub use labels::Unlabelled;
-pub use llava::{ImagePosition, LlavaDataset, LlavaJsonConfig};
+pub use llava::{ImagePosition, LlavaDataset, LlavaJsonConfig, RecordCounts};
 pub use loader::Loader;
 pub use merge::{ImageSpan, MergeOptions, MergedBatch, merge};
 pub use mock::{MockConfig, MockDataset};
 pub use order::{BatchSampler, Order};
 pub use preloaded::{ModelFolders, PreloadedTools};
+pub use prompt::Prompt;
 pub use sample::{Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, Pixels, Sample, WithoutPixels};
 pub use sequence::Sequence;
 pub use split::{Split, Subset, split};
-pub use template::{Conversation, IMAGE_TOKEN, Prompt, TEMPLATES, Template, Turn, render};
-pub use tokenizer::{Encoded, SpecialIds, Tokenizer};
+pub use template::{ChatTemplate, ControlStrings, JinjaSettings, JinjaTemplate, TEMPLATES, Template, render};
+pub use text_tools::TextTools;
+pub use tokenizer::{Encoded, ImageText, SpecialIds, Tokenizer};

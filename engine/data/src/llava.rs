@@ -5,10 +5,16 @@
 //!                                                  {"from": "gpt", "value": "A cat."}]}]
 //! ```
 //!
+//! ShareGPT's and OpenAI's forms are read, too (`messages.rs`), and what LLaVA's own loader takes ([`RecordCounts`]).
 //! Loading checks every record of every file, including that the image files exist, so that problems are reported
 //! before the first step. An image is decoded when its sample is read with pixels.
 
+mod counts;
+mod dialogue;
+mod fields;
+mod messages;
 mod record;
+mod roles;
 
 use std::{
     fs::File,
@@ -27,20 +33,21 @@ use crate::{
     error::{DataError, Problem},
     image::{ImageProcessor, RgbImage},
     sample::{Dataset, Pixels, Sample},
-    template::{Template, render},
+    template::ChatTemplate,
     tokenizer::Tokenizer,
 };
+pub use counts::RecordCounts;
 use record::Record;
 
 /// Settings of a [`LlavaDataset`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LlavaJsonConfig {
     /// JSON files, each a list of records. Their records are concatenated in this order.
     pub paths: Vec<PathBuf>,
     /// Folder that the records' image paths are relative to. `None`: the folder of the JSON file.
     pub image_folder: Option<PathBuf>,
-    /// Name of the conversation template.
-    pub template: String,
+    /// The conversation template.
+    pub template: ChatTemplate,
     /// Position of `<image>` within a question.
     pub image_token_position: ImagePosition,
     /// True if the model reads images; otherwise a record with an image is a problem.
@@ -54,7 +61,7 @@ pub enum ImagePosition {
     /// As in the record, like NeMo.
     #[default]
     Keep,
-    /// At the front, on a line of its own, like LLaVA's training code.
+    /// At the front, on a line of its own, like LLaVA's training code. Nothing follows if the question has no other text.
     Front,
 }
 
@@ -62,7 +69,8 @@ pub enum ImagePosition {
 #[derive(Debug)]
 pub struct LlavaDataset {
     records: Vec<Record>,
-    template: &'static Template,
+    counts: RecordCounts,
+    template: ChatTemplate,
     tokenizer: Arc<Tokenizer>,
     processor: ImageProcessor,
 }
@@ -73,8 +81,8 @@ impl LlavaDataset {
     /// # Errors
     /// Returns one error that lists the problems of all records: see [`Problem`].
     pub fn load(config: &LlavaJsonConfig, tokenizer: Arc<Tokenizer>, processor: ImageProcessor) -> Result<Self, DataError> {
-        let template = Template::named(&config.template)?;
-        let mut records = Vec::new();
+        let template = &config.template;
+        let mut records: Vec<Record> = Vec::new();
         let mut problems = Vec::new();
         for path in &config.paths {
             let folder = config.image_folder.as_deref().or(path.parent()).unwrap_or(Path::new(""));
@@ -116,9 +124,12 @@ impl LlavaDataset {
         if !problems.is_empty() {
             return Err(DataError::Records { problems });
         }
+        let mut counts = RecordCounts::default();
+        records.iter().for_each(|record| counts += record.counts);
         Ok(Self {
             records,
-            template,
+            counts,
+            template: config.template.clone(),
             tokenizer,
             processor,
         })
@@ -130,7 +141,7 @@ impl LlavaDataset {
     /// # Errors
     /// Returns the errors of [`load`](Self::load) that these records show.
     pub fn check_first(config: &LlavaJsonConfig) -> Result<(), DataError> {
-        let template = Template::named(&config.template)?;
+        let template = &config.template;
         let (mut problems, mut records) = (Vec::new(), 0);
         for path in &config.paths {
             if path.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
@@ -174,6 +185,12 @@ impl LlavaDataset {
         Ok(())
     }
 
+    /// Returns the numbers of records that are taken with a change.
+    #[must_use]
+    pub fn counts(&self) -> RecordCounts {
+        self.counts
+    }
+
     fn record(&self, index: usize) -> Result<&Record, DataError> {
         self.records.get(index).ok_or(DataError::Index { index, len: self.len() })
     }
@@ -181,7 +198,7 @@ impl LlavaDataset {
     /// Returns the sample at `index`. `load` turns each image file into pixels.
     fn sample(&self, index: usize, load: impl Fn(&PathBuf) -> Result<Pixels, DataError>) -> Result<Sample, DataError> {
         let record = self.record(index)?;
-        let prompt = render(self.template, &record.conversation)?;
+        let prompt = self.template.render(&record.conversation)?;
         let encoded = self.tokenizer.encode_prompt(&prompt)?;
         Ok(Sample {
             name: record.name.clone(),

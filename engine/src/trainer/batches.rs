@@ -99,6 +99,8 @@ impl Batching {
 pub(super) struct TrainBatches {
     loader: Loader<neva_data::Batch>,
     batching: Batching,
+    /// A sample was longer than `seq_length`.
+    truncated: bool,
 }
 
 impl TrainBatches {
@@ -109,6 +111,7 @@ impl TrainBatches {
         Ok(Self {
             loader: Loader::new(source, batching.workers, PREFETCH)?,
             batching,
+            truncated: false,
         })
     }
 
@@ -118,6 +121,10 @@ impl TrainBatches {
             .map(|_| {
                 let batch = self.loader.next();
                 let batch = batch.ok_or_else(|| EngineError::Bug("the endless stream of batches ended".into()))??;
+                if batch.tokens.truncated > 0 && !std::mem::replace(&mut self.truncated, true) {
+                    let length = self.batching.options.max_length;
+                    tracing::warn!("a sample is longer than `seq_length` {length} and is cut at the right (this is reported once)");
+                }
                 self.batching.microbatch(&batch)
             })
             .collect()

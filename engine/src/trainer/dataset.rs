@@ -76,18 +76,23 @@ impl DataModule for NevaPreloadedDataModule {
 fn preloaded(data: &NevaPreloadedDataModule, model: &ModelDescription, folders: ModelFolders<'_>) -> Result<RunData> {
     let tools = PreloadedTools::open(data, model, folders).map_err(EngineError::Run)?;
     tracing::info!("image processor: {}", tools.processor_origin);
-    for sentence in tools.tokenizer.unapplied() {
-        tracing::warn!("tokenizer_config.json: {sentence}");
+    for warning in &tools.warnings {
+        tracing::warn!("{}: {}", warning.path, warning.message);
     }
     let PreloadedTools {
         tokenizer,
+        template,
         processor,
         files: artifacts,
         ..
     } = tools;
     let load = |paths: &[PathBuf]| -> Result<Arc<dyn Dataset>> {
-        let config = LlavaJsonConfig::from_settings(data, model, paths);
-        Ok(Arc::new(LlavaDataset::load(&config, tokenizer.clone(), processor.clone())?))
+        let config = LlavaJsonConfig::from_settings(data, model, template.clone(), paths);
+        let dataset = LlavaDataset::load(&config, tokenizer.clone(), processor.clone())?;
+        for sentence in dataset.counts().sentences() {
+            tracing::warn!("{sentence}");
+        }
+        Ok(Arc::new(dataset))
     };
     let all = load(&data.paths)?;
     let (train, val) = if data.val_split > 0.0 {

@@ -123,7 +123,7 @@ fn weight_files(path: &Path) -> Result<Vec<String>, ImportError> {
 /// Returns the problems of the model's tokenizer.
 fn tokenizer(path: &Path, model: &FolderModel) -> Vec<String> {
     let decoder = model.table.description.decoder.as_ref();
-    let (true, Some(decoder)) = (model.has_decoder() && path.join("tokenizer.json").is_file(), decoder) else {
+    let (true, Some(decoder)) = (model.has_decoder() && Tokenizer::file_in(path).is_some(), decoder) else {
         return Vec::new();
     };
     let tokenizer = match Tokenizer::open(&path.display().to_string()) {
@@ -134,17 +134,17 @@ fn tokenizer(path: &Path, model: &FolderModel) -> Vec<String> {
     let (tokens, rows) = (tokenizer.vocab_size(), decoder.config.vocab_size);
     if tokens > rows {
         problems.push(format!(
-            "tokenizer.json has {tokens} tokens, but the embedding has only {rows} rows"
+            "the tokenizer has {tokens} tokens, but the embedding has only {rows} rows"
         ));
     }
     if let Some(index) = model.image_token {
         match tokenizer.special().image {
             Some(found) if i64::from(found) == index => {}
             Some(found) => problems.push(format!(
-                "the image token has the id {found} in tokenizer.json, but {index} in {CONFIG}"
+                "the image token has the id {found} in the tokenizer, but {index} in {CONFIG}"
             )),
             None => problems.push(format!(
-                "tokenizer.json has no token `<image>`, but it has the id {index} in {CONFIG}"
+                "the tokenizer has no token `<image>`, but it has the id {index} in {CONFIG}"
             )),
         }
     }
