@@ -99,28 +99,28 @@ fn labels_hold_for_templates_of_every_kind() {
         (
             format!("{ASKED}{{{{ m.content }}}}</s>{{% endif %}}{{% endfor %}}"),
             "One.",
-            "One.</s>",
+            " One.</s>",
         ),
         (
             format!("{ASKED}{{{{ m.content }}}}</s>{{% endif %}}{{% endfor %}}"),
             "A: ",
-            "A: </s>",
+            " A: </s>",
         ),
         (
             format!("{ASKED}{{{{ m.content | trim }}}}</s>{{% endif %}}{{% endfor %}}"),
             " One.\n",
-            "One.</s>",
+            " One.</s>",
         ),
         // The answer is looked at: marks would change what is rendered.
         (
             format!("{ASKED}{{{{ '*' if m.content[0] == 'O' }}}}{{{{ m.content }}}}</s>{{% endif %}}{{% endfor %}}"),
             "One.",
-            "*One.</s>",
+            " *One.</s>",
         ),
         (
             format!("{ASKED}{{{{ m.content or 'nothing' }}}}</s>{{% endif %}}{{% endfor %}}"),
             "",
-            "nothing</s>",
+            " nothing</s>",
         ),
     ];
     for (source, answer, expected) in cases {
@@ -131,6 +131,9 @@ fn labels_hold_for_templates_of_every_kind() {
         let labels: Vec<_> = prompt.answers.iter().map(|range| &prompt.text[range.clone()]).collect();
         assert_eq!(labels[0], expected, "{source}");
         assert_eq!(template.stop(), "</s>", "{source}");
+        // A prompt ends with what stands before an answer in training.
+        let asked = template.render(&conversation(&[("Hi", None)])).unwrap();
+        assert_eq!(asked.text, "Q: Hi\nA:", "{source}");
     }
 }
 
@@ -267,7 +270,7 @@ fn the_recipe_s_template_comes_before_the_tokenizer_s() {
     let v1 = text(default(), Some(own));
     assert!(v1.0.ends_with("questions. USER: Hi ASSISTANT: Ho</s>"), "{v1:?}");
     assert_eq!((v1.1.as_str(), v1.2), (" Ho</s>", 1));
-    let expected = (format!("{system} USER: Hi ASSISTANT: Ho</s>"), "Ho</s>".to_owned(), 1);
+    let expected = (format!("{system} USER: Hi ASSISTANT: Ho</s>"), " Ho</s>".to_owned(), 1);
     assert_eq!(text(llava(), Some(own)), expected);
     assert_eq!(text(llava(), None), expected);
     let expected = ("<s>[user]Hi[assistant]Ho</s>".to_owned(), "Ho</s>".to_owned(), 1);
@@ -343,7 +346,7 @@ fn stop_strings_must_be_single_tokens() {
     let tools = TextTools::new(&config, None, Tokenizer::builtin("mistral_2k").unwrap()).unwrap();
     let warning = tools.check_control_strings().unwrap().unwrap();
     assert!(
-        warning.contains("writes `<|user|>`, `<|assistant|>`, which the tokenizer builtin:mistral_2k spells"),
+        warning.contains("writes `<|system|>`, `<|user|>`, `<|assistant|>`, which the tokenizer builtin:mistral_2k spells"),
         "{warning}"
     );
     assert_eq!(ChatTemplate::named("v1").unwrap(), ChatTemplate::from(&neva_data::TEMPLATES[0]));

@@ -148,6 +148,7 @@ impl JinjaTemplate {
             let answers = self.answers(conversation, &text, prompts)?;
             (text, answers)
         };
+        let text = if prompts { text + &self.layout.header } else { text };
         let prompt = Prompt::from_rendered(text, answers);
         let (written, expected) = (prompt.images.len(), conversation.placeholders());
         if written != expected {

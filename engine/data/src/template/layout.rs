@@ -51,8 +51,8 @@ pub(super) struct Layout {
     pub(super) trims: bool,
     /// Text between the generation prompt and an answer; generation has to produce it, so it is part of the labels.
     gap: String,
-    /// Text in front of an answer that a generation prompt does not write, because the template has none.
-    header: String,
+    /// Text in front of `gap` if the template has no generation prompt; it ends a prompt, as in training.
+    pub(super) header: String,
     /// Text after an answer up to the end of its stop string.
     pub(super) stop: String,
     /// What the template writes around a question and its answer.
@@ -92,7 +92,8 @@ impl Layout {
             render(None, false, Place::None).unwrap_or_default(),
             render(None, true, Place::None).unwrap_or_default(),
         );
-        let marked = render(Some(ANSWER), false, Place::Outside)?;
+        let place = if template.marks_answers() { Place::None } else { Place::Outside };
+        let marked = render(Some(ANSWER), false, place)?;
         let (plain, ranges) = marks::split(&marked).unwrap_or_default();
         let mut layout = Self {
             content,
@@ -118,11 +119,10 @@ impl Layout {
             let is_prefix = text.starts_with(rendered) && rendered.len() <= range.start;
             is_prefix.then(|| text[rendered.len()..range.start].to_owned())
         };
-        if prompt == before {
-            layout.header = preceding(&before).unwrap_or_default();
-        } else {
-            layout.gap = preceding(&prompt).unwrap_or_default();
-        }
+        let ahead = preceding(&prompt).unwrap_or_default();
+        let header = if prompt == before { ahead.trim_end_matches(' ') } else { "" };
+        layout.gap = ahead[header.len()..].to_owned();
+        layout.header = header.to_owned();
         let after = &text[range.end..];
         let settings = template.settings();
         let stop =
