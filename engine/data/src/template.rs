@@ -5,12 +5,14 @@
 //! written out, so that no gated tokenizer is needed. Answers are spans of the text and are never searched for in tokens.
 
 mod chat;
+mod content;
 mod control;
 mod extensions;
 mod jinja;
 mod json;
 mod layout;
 mod marks;
+mod renderer;
 mod table;
 
 use crate::{
@@ -20,7 +22,8 @@ use crate::{
 };
 pub use chat::ChatTemplate;
 pub use control::ControlStrings;
-pub use jinja::{JinjaSettings, JinjaTemplate};
+pub use jinja::JinjaTemplate;
+pub use renderer::JinjaSettings;
 pub use table::TEMPLATES;
 
 /// A conversation template: the text between and around the turns.

@@ -46,3 +46,15 @@ fn is_content(value: &Value) -> bool {
         Value::Number(_) => true,
     }
 }
+
+/// Returns the name of a value's type, for messages.
+pub(super) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

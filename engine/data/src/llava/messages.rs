@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::{fields, record::type_name, roles::Role};
+use super::{
+    fields::{self, type_name},
+    roles::Role,
+};
 use crate::conversation::{Conversation, IMAGE_TOKEN};
 
 /// A message.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     counts::RecordCounts,
     dialogue::Dialogue,
-    fields,
+    fields::{self, type_name},
     messages::{self, Messages},
 };
 use crate::{conversation::Conversation, template::ChatTemplate};
@@ -152,15 +152,4 @@ fn system(fields: &Map<String, Value>, report: &mut dyn FnMut(&'static str, Stri
         }
     }
     None
-}
-
-pub(super) fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }

@@ -7,12 +7,10 @@
 
 use std::ops::Range;
 
-use minijinja::{Environment, Value, context};
-
 use super::{
-    extensions::{self, sentence},
-    layout::{Content, Layout},
+    layout::Layout,
     marks::{self, Place},
+    renderer::{JinjaSettings, Renderer},
 };
 use crate::{
     conversation::{Conversation, IMAGE_TOKEN},
@@ -20,43 +18,18 @@ use crate::{
     prompt::Prompt,
 };
 
-/// Settings of a [`JinjaTemplate`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct JinjaSettings {
-    /// Name in messages.
-    pub name: String,
-    /// The template.
-    pub source: String,
-    /// Names and contents of the special tokens that the template can write, such as `bos_token` and `<s>`.
-    pub tokens: Vec<(String, String)>,
-    /// Contents of all special tokens: the first one behind an answer is its stop string.
-    pub special: Vec<String>,
-    /// System text of conversations that have none. `None`: the template gets no system message.
-    pub system: Option<String>,
-    /// Roles of questions and answers. Empty: `user` and `assistant`.
-    pub roles: Vec<String>,
-    /// String at the end of an answer. `None`: the first special token behind an answer.
-    pub stop: Option<String>,
-}
-
 /// A compiled Jinja template.
 #[derive(Debug)]
 pub struct JinjaTemplate {
-    settings: JinjaSettings,
-    environment: Environment<'static>,
-    /// The template marks its answers with `{% generation %}`.
-    marks_answers: bool,
+    renderer: Renderer,
     layout: Layout,
 }
 
 impl PartialEq for JinjaTemplate {
     fn eq(&self, other: &Self) -> bool {
-        self.settings == other.settings
+        self.renderer.settings == other.renderer.settings
     }
 }
-
-/// Name of the template in its environment.
-const CHAT: &str = "chat";
 
 impl JinjaTemplate {
     /// Compiles a template and renders a short conversation with it, to see how it writes answers.
@@ -64,41 +37,18 @@ impl JinjaTemplate {
     /// # Errors
     /// Returns [`DataError::ChatTemplate`] if it is no Jinja template, or cannot render a question with its answer.
     pub fn new(settings: JinjaSettings) -> Result<Self, DataError> {
-        let invalid = |reason: String| DataError::ChatTemplate {
-            name: settings.name.clone(),
-            reason,
-        };
-        if !matches!(settings.roles.len(), 0 | 2) {
-            let roles = settings.roles.len();
-            return Err(invalid(format!(
-                "`roles` must name two roles, those of questions and answers, found {roles}"
-            )));
+        let name = settings.name.clone();
+        let found = Renderer::new(settings).and_then(|renderer| Ok((Layout::of(&renderer)?, renderer)));
+        match found {
+            Ok((layout, renderer)) => Ok(Self { renderer, layout }),
+            Err(reason) => Err(DataError::ChatTemplate { name, reason }),
         }
-        let (source, marks_answers) = marks::with_generation_calls(&settings.source);
-        let mut environment = extensions::environment();
-        for (name, token) in &settings.tokens {
-            environment.add_global(name.clone(), token.clone());
-        }
-        environment
-            .add_template_owned(CHAT, source)
-            .map_err(|error| invalid(format!("is not a Jinja template: {}", sentence(&error))))?;
-        let mut template = Self {
-            settings,
-            environment,
-            marks_answers,
-            layout: Layout::default(),
-        };
-        template.layout = Layout::of(&template).map_err(|reason| DataError::ChatTemplate {
-            name: template.settings.name.clone(),
-            reason,
-        })?;
-        Ok(template)
     }
 
     /// Returns the name in messages.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.settings.name
+        &self.renderer.settings.name
     }
 
     /// Returns the string at the end of an answer; empty if the template writes none.
@@ -112,14 +62,6 @@ impl JinjaTemplate {
         &self.layout.frame
     }
 
-    pub(super) fn settings(&self) -> &JinjaSettings {
-        &self.settings
-    }
-
-    pub(super) fn marks_answers(&self) -> bool {
-        self.marks_answers
-    }
-
     /// Renders `conversation`.
     ///
     /// # Errors
@@ -127,7 +69,7 @@ impl JinjaTemplate {
     /// or changes answers such that they cannot be found again.
     pub fn render(&self, conversation: &Conversation) -> Result<Prompt, DataError> {
         self.rendered(conversation).map_err(|reason| DataError::Conversation {
-            template: self.settings.name.clone(),
+            template: self.renderer.settings.name.clone(),
             reason,
         })
     }
@@ -140,7 +82,7 @@ impl JinjaTemplate {
             return Err("only its last turn may lack an answer".to_owned());
         }
         let prompts = last.answer.is_none();
-        let (text, answers) = if self.marks_answers {
+        let (text, answers) = if self.renderer.marks_answers {
             let marked = self.text(conversation, prompts, Place::None)?;
             marks::split(&marked).ok_or("its answers are not between `{% generation %}` and `{% endgeneration %}`")?
         } else {
@@ -206,36 +148,6 @@ impl JinjaTemplate {
 
     /// Renders `conversation`, with marks around the answers.
     fn text(&self, conversation: &Conversation, prompts: bool, place: Place) -> Result<String, String> {
-        self.text_as(self.layout.content, conversation, prompts, place)
-    }
-
-    /// Renders `conversation` with contents of another form.
-    pub(super) fn text_as(&self, content: Content, conversation: &Conversation, prompts: bool, place: Place) -> Result<String, String> {
-        let role = |index: usize, usual: &'static str| self.settings.roles.get(index).map_or(usual, String::as_str);
-        let mut messages = Vec::with_capacity(2 * conversation.turns.len() + 1);
-        let mut push = |role: &str, text: &str| {
-            messages.push(context! { role => role, content => content.of(text) });
-        };
-        if let Some(system) = conversation.system.as_ref().or(self.settings.system.as_ref()) {
-            push("system", system);
-        }
-        for turn in &conversation.turns {
-            push(role(0, "user"), &turn.question);
-            if let Some(answer) = &turn.answer {
-                push(role(1, "assistant"), &place.mark(answer));
-            }
-        }
-        self.render_messages(&messages, prompts)
-    }
-
-    fn render_messages(&self, messages: &[Value], prompts: bool) -> Result<String, String> {
-        let context = context! {
-            messages => messages,
-            add_generation_prompt => prompts,
-            tools => (),
-            documents => (),
-        };
-        let template = self.environment.get_template(CHAT).map_err(|error| sentence(&error))?;
-        template.render(context).map_err(|error| sentence(&error))
+        self.renderer.text(self.layout.content, conversation, prompts, place)
     }
 }

@@ -2,46 +2,12 @@
 
 use std::ops::Range;
 
-use minijinja::{Value, context};
-
 use super::{
-    jinja::JinjaTemplate,
+    content::Content,
     marks::{self, Place},
+    renderer::Renderer,
 };
-use crate::conversation::{Conversation, IMAGE_TOKEN, Turn};
-
-/// Form of the contents of messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Content {
-    /// A text, as tokenizers' templates have it.
-    #[default]
-    Text,
-    /// A list of parts of the types `text` and `image`, as processors' templates have it.
-    Parts,
-}
-
-impl Content {
-    /// Returns a text in this form.
-    pub(super) fn of(self, text: &str) -> Value {
-        match self {
-            Self::Text => Value::from(text),
-            Self::Parts => {
-                let mut parts = Vec::new();
-                for (i, piece) in text.split(IMAGE_TOKEN).enumerate() {
-                    if i > 0 {
-                        parts.push(context! { type => "image" });
-                    }
-                    // The template writes its own line break after an image.
-                    let piece = piece.trim_matches('\n');
-                    if !piece.is_empty() {
-                        parts.push(context! { type => "text", text => piece });
-                    }
-                }
-                Value::from(parts)
-            }
-        }
-    }
-}
+use crate::conversation::{Conversation, Turn};
 
 /// What a template writes around an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,7 +30,7 @@ const ANSWER: &str = "Answer0";
 
 impl Layout {
     /// Renders a short conversation with `template`.
-    pub(super) fn of(template: &JinjaTemplate) -> Result<Self, String> {
+    pub(super) fn of(template: &Renderer) -> Result<Self, String> {
         let one = |answer: Option<&str>| Conversation {
             system: None,
             turns: vec![Turn {
@@ -75,7 +41,7 @@ impl Layout {
         let mut tried = Vec::new();
         let mut found = None;
         for content in [Content::Text, Content::Parts] {
-            match template.text_as(content, &one(Some(ANSWER)), false, Place::None) {
+            match template.text(content, &one(Some(ANSWER)), false, Place::None) {
                 Ok(text) if text.contains(QUESTION) && text.contains(ANSWER) => {
                     found = Some((content, text));
                     break;
@@ -87,12 +53,12 @@ impl Layout {
         let Some((content, text)) = found else {
             return Err(tried.swap_remove(0));
         };
-        let render = |answer: Option<&str>, prompts, place| template.text_as(content, &one(answer), prompts, place);
+        let render = |answer: Option<&str>, prompts, place| template.text(content, &one(answer), prompts, place);
         let (before, prompt) = (
             render(None, false, Place::None).unwrap_or_default(),
             render(None, true, Place::None).unwrap_or_default(),
         );
-        let place = if template.marks_answers() { Place::None } else { Place::Outside };
+        let place = if template.marks_answers { Place::None } else { Place::Outside };
         let marked = render(Some(ANSWER), false, place)?;
         let (plain, ranges) = marks::split(&marked).unwrap_or_default();
         let mut layout = Self {
@@ -103,7 +69,7 @@ impl Layout {
         let Some(range) = ranges.last().cloned() else {
             return Err("its answers cannot be told from its other text".to_owned());
         };
-        if template.marks_answers() {
+        if template.marks_answers {
             // The template says what an answer is, its end included.
             layout.stop = plain[range]
                 .rsplit_once(ANSWER)
@@ -124,7 +90,7 @@ impl Layout {
         layout.gap = ahead[header.len()..].to_owned();
         layout.header = header.to_owned();
         let after = &text[range.end..];
-        let settings = template.settings();
+        let settings = &template.settings;
         let stop =
             match &settings.stop {
                 Some(stop) => Some(after.find(stop.as_str()).map(|at| at + stop.len()).ok_or_else(|| {

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::sentencepiece::NORMAL;
+/// Type of a piece that merges make.
+pub(super) const NORMAL: i32 = 1;
 
 /// Returns the pairs of pieces that make another piece, the best score first. Pairs of one score are in the order of
 /// decreasing lengths, then of increasing ids.

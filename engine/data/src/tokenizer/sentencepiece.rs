@@ -10,7 +10,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::merges::merges;
+use super::merges::{NORMAL, merges};
 
 /// Symbol of a blank.
 const BLANK: &str = "\u{2581}";
@@ -59,8 +59,7 @@ struct NormalizerSpec {
 const UNIGRAM: i32 = 1;
 const BPE: i32 = 2;
 
-/// Types of pieces.
-pub(super) const NORMAL: i32 = 1;
+/// Types of pieces, beside [`NORMAL`].
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
