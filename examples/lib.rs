@@ -9,6 +9,9 @@ pub mod family {
 /// The Rust code of the documents, as documentation tests.
 #[cfg(doctest)]
 mod documents {
+    #[doc = include_str!("../docs/data.md")]
+    mod data {}
+
     #[doc = include_str!("../docs/extending.md")]
     mod extending {}
 

@@ -8,8 +8,8 @@ use crate::error::{EngineError, Result};
 use crate::model::Models;
 use crate::trainer::{LoadedModel, to_device};
 use neva_data::{
-    Conversation, IGNORE_INDEX, IMAGE_TOKEN, ImageProcessor, MergeOptions, ModelProcessor, RgbImage, Sequence, Template, Tokenizer, Turn,
-    merge, render,
+    ChatTemplate, Conversation, IGNORE_INDEX, IMAGE_TOKEN, ImageProcessor, MergeOptions, ModelProcessor, RgbImage, Sequence, TextTools,
+    Tokenizer, Turn, merge,
 };
 use neva_layout::unapplied_generation_settings;
 use neva_schemas::{Data, Finetune, GenerateRequest, ImageDataConfig, ModelDescription, Problem};
@@ -36,22 +36,24 @@ pub fn generate(request: &GenerateRequest, models: &Models, cache: &ModelCache) 
             reason,
         });
     }
-    let tokenizer = Tokenizer::open(&checkpoint.path.display().to_string())?;
     let data_config = match &finetune.data {
         Data::Preloaded(data) => data.data_config.clone(),
         Data::Mock(_) | Data::Custom(_) => ImageDataConfig::default(),
     };
-    let add_bos = !matches!(&finetune.data, Data::Preloaded(data) if data.add_bos == Some(false));
-    let tokenizer = tokenizer.with_bos(add_bos);
+    let add_bos = match &finetune.data {
+        Data::Preloaded(data) => data.add_bos,
+        Data::Mock(_) | Data::Custom(_) => None,
+    };
+    let tokenizer = Tokenizer::open(&checkpoint.path.display().to_string())?;
+    let TextTools { tokenizer, template } = TextTools::new(&data_config, add_bos, tokenizer)?;
     let processor = processor(&checkpoint, &model, cache)?.with_mode(data_config.image_process_mode.into());
-    let template = Template::named(&data_config.conv_template)?;
 
     let images = request
         .images
         .iter()
         .map(|path| Ok(processor.process(&RgbImage::open(path)?)))
         .collect::<Result<Vec<_>>>()?;
-    let ids = prompt_ids(request, template, &tokenizer)?;
+    let ids = prompt_ids(request, &template, &tokenizer)?;
     let labels = vec![IGNORE_INDEX; ids.len()];
     let sequence = Sequence {
         name: "prompt",
@@ -110,12 +112,13 @@ pub fn generate(request: &GenerateRequest, models: &Models, cache: &ModelCache) 
                 let ended = ids
                     .last()
                     .is_some_and(|last| tokenizer.special().eos.is_some_and(|eos| i64::from(eos) == *last));
-                ended || tokenizer.decode(ids, false).is_ok_and(|text| text.ends_with(template.stop))
+                let stops = |text: String| !template.stop().is_empty() && text.ends_with(template.stop());
+                ended || tokenizer.decode(ids, false).is_ok_and(stops)
             },
         )
     })?;
     let text = tokenizer.decode(&ids, true)?;
-    Ok(text.strip_suffix(template.stop).unwrap_or(&text).trim().to_owned())
+    Ok(text.strip_suffix(template.stop()).unwrap_or(&text).trim().to_owned())
 }
 
 /// Returns the run's config for one rank.
@@ -166,7 +169,7 @@ fn greedy(loaded: &LoadedModel, prompt: Batch, max_new_tokens: usize, done: impl
 }
 
 /// Returns the token ids of the question. Each image is one placeholder.
-fn prompt_ids(request: &GenerateRequest, template: &Template, tokenizer: &Tokenizer) -> Result<Vec<i64>> {
+fn prompt_ids(request: &GenerateRequest, template: &ChatTemplate, tokenizer: &Tokenizer) -> Result<Vec<i64>> {
     let marks = request.prompt.matches(IMAGE_TOKEN).count();
     let question = if marks == 0 {
         format!("{}{}", format!("{IMAGE_TOKEN}\n").repeat(request.images.len()), request.prompt)
@@ -186,7 +189,7 @@ fn prompt_ids(request: &GenerateRequest, template: &Template, tokenizer: &Tokeni
         system: None,
         turns: vec![Turn { question, answer: None }],
     };
-    Ok(tokenizer.encode_prompt(&render(template, &conversation)?)?.ids)
+    Ok(tokenizer.encode_prompt(&template.render(&conversation)?)?.ids)
 }
 
 /// Returns the image processor of the checkpoint, or that of its base.

@@ -49,7 +49,7 @@ fn captions() -> Data {
         paths: vec!["data/LLaVA-Pretrain/blip_laion_cc_sbu_558k.json".into()],
         data_config: ImageDataConfig {
             image_folder: Some("data/LLaVA-Pretrain/images".into()),
-            conv_template: "plain".into(),
+            conv_template: Some("plain".into()),
             ..ImageDataConfig::default()
         },
         seq_length: 4096,

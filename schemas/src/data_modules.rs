@@ -1,5 +1,6 @@
 //! The built-in data modules.
 
+use crate::conversation_template::ConversationTemplateConfig;
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -99,8 +100,8 @@ pub struct NevaPreloadedDataModule {
     pub image_processor: Option<PathBuf>,
     /// Number of threads that prepare samples on each rank; 0 prepares them inline.
     pub num_workers: usize,
-    /// Prepends the tokenizer's BOS token, as LLaVA and Hugging Face do (NeMo does not). `null` means true, or false
-    /// with `nemo_compat`.
+    /// Prepends the tokenizer's BOS token, as LLaVA and Hugging Face do (NeMo does not). `null` is what the tokenizer's files
+    /// say (`add_bos_token`, else the post-processor, else true), or false with `nemo_compat`.
     pub add_bos: Option<bool>,
     /// Shuffles the samples in each epoch; `false` reads them in order.
     pub shuffle: bool,
@@ -214,12 +215,16 @@ pub struct ImageDataConfig {
     pub image_folder: Option<PathBuf>,
     /// Turns images upright by their EXIF orientation. `false` reads them as they are stored, as PIL and NeVA do.
     pub apply_exif: bool,
-    /// Conversation template, for example `v1` or `plain`.
-    pub conv_template: String,
+    /// Conversation template, for example `v1` or `plain`; `null` is the chat template of the tokenizer.
+    pub conv_template: Option<String>,
+    /// Conversation template of your own; instead of `conv_template`.
+    pub conversation_template_config: Option<ConversationTemplateConfig>,
     /// Method to make images square.
     pub image_process_mode: ImageProcessMode,
-    /// Position of `<image>` in the first question.
+    /// Position of `<image>` in a question.
     pub image_token_position: ImageTokenPosition,
+    /// Tokenization of the text around images.
+    pub image_text_tokenization: ImageTextTokenization,
 }
 
 impl Default for ImageDataConfig {
@@ -227,9 +232,11 @@ impl Default for ImageDataConfig {
         Self {
             image_folder: None,
             apply_exif: false,
-            conv_template: "v1".into(),
+            conv_template: Some("v1".into()),
+            conversation_template_config: None,
             image_process_mode: ImageProcessMode::Pad,
             image_token_position: ImageTokenPosition::Keep,
+            image_text_tokenization: ImageTextTokenization::Llava,
         }
     }
 }
@@ -254,6 +261,16 @@ pub enum ImageTokenPosition {
     Keep,
     /// Before the question, followed by a newline (LLaVA).
     Front,
+}
+
+/// Tokenization of the text around images. The two differ for tokenizers whose `prepend_scheme` is `first`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageTextTokenization {
+    /// Each text between images on its own (LLaVA, NeMo).
+    Llava,
+    /// The whole text with a special token for each image (Hugging Face's processors).
+    HuggingFace,
 }
 
 impl Validate for NevaPreloadedDataModule {

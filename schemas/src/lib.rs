@@ -7,6 +7,7 @@
 
 mod callback;
 mod contract;
+mod conversation_template;
 mod custom_data;
 mod custom_family;
 mod cut;
@@ -48,10 +49,13 @@ pub use callback::{CallbackConfig, CustomCallback, EarlyStoppingConfig, METRICS,
 pub use contract::{
     ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankFailure, RunReport, env, exit_class,
 };
+pub use conversation_template::ConversationTemplateConfig;
 pub use custom_data::CustomData;
 pub use custom_family::CustomFamily;
 pub use data::Data;
-pub use data_modules::{ImageDataConfig, ImageProcessMode, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule, OnError};
+pub use data_modules::{
+    ImageDataConfig, ImageProcessMode, ImageTextTokenization, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule, OnError,
+};
 pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTower};
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};

@@ -92,7 +92,8 @@ impl Run {
     /// Fills in defaults that depend on other fields.
     fn with_dependent_defaults(mut self) -> Self {
         if let Data::Preloaded(data) = &mut self.finetune.data {
-            data.add_bos.get_or_insert(!self.nemo_compat);
+            // Without it, the tokenizer's files say whether it adds BOS.
+            data.add_bos = data.add_bos.or(self.nemo_compat.then_some(false));
         }
         self
     }

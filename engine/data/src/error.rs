@@ -73,9 +73,42 @@ pub enum DataError {
     #[error("template `{template}` cannot render this conversation: {reason}")]
     Conversation {
         /// Name of the template.
-        template: &'static str,
+        template: String,
         /// Problem of the conversation.
-        reason: &'static str,
+        reason: String,
+    },
+
+    /// A Jinja template that cannot be used.
+    #[error("chat template {name}: {reason}")]
+    ChatTemplate {
+        /// Its origin.
+        name: String,
+        /// Description of the problem.
+        reason: String,
+    },
+
+    /// Neither the recipe nor the tokenizer has a conversation template.
+    #[error("there is no conversation template: the recipe names none, and the tokenizer {tokenizer} has no chat template")]
+    NoTemplate {
+        /// Name of the tokenizer.
+        tokenizer: String,
+    },
+
+    /// A tokenizer that spells the end of an answer with several tokens.
+    #[error(
+        "template `{template}` {}, so the trained model would not stop{}",
+        stop_problem(strings, tokenizer),
+        fitting(templates)
+    )]
+    StopString {
+        /// Name of the template.
+        template: String,
+        /// Name of the tokenizer.
+        tokenizer: String,
+        /// Strings that are not single tokens. Empty: the template writes no special token after an answer.
+        strings: Vec<String>,
+        /// Templates that fit the tokenizer.
+        templates: Vec<&'static str>,
     },
 
     /// A tokenizer that cannot be used.
@@ -247,6 +280,23 @@ impl DataError {
                 error: Box::new(error),
             },
         }
+    }
+}
+
+fn stop_problem(strings: &[String], tokenizer: &str) -> String {
+    let quoted: Vec<_> = strings.iter().map(|string| format!("`{string}`")).collect();
+    if quoted.is_empty() {
+        return "writes no special token after an answer".to_owned();
+    }
+    let quoted = quoted.join(", ");
+    format!("ends answers with {quoted}, which the tokenizer {tokenizer} spells with several tokens")
+}
+
+fn fitting(templates: &[&str]) -> String {
+    if templates.is_empty() {
+        String::new()
+    } else {
+        format!("; templates that fit the tokenizer: {}", templates.join(", "))
     }
 }
 

@@ -5,12 +5,18 @@
 //!                                                  {"from": "gpt", "value": "A cat."}]}]
 //! ```
 //!
+//! ShareGPT's and OpenAI's forms are read, too (`messages.rs`), and what LLaVA's own loader takes ([`RecordCounts`]).
 //! Loading checks every record of every file, including that the image files exist, so that problems are reported
 //! before the first step. Records stay in their files ([`RecordFile`]): a record is parsed when its sample is read, and an
 //! image is decoded when its sample is read with pixels.
 
+mod counts;
+mod dialogue;
+mod fields;
 mod loading;
+mod messages;
 mod record;
+mod roles;
 mod source;
 mod steerlm;
 
@@ -28,15 +34,16 @@ use crate::{
     record_file::RecordFile,
     sample::{Dataset, Pixels, Sample},
     skip_list::SkipList,
-    template::{Template, render},
+    template::ChatTemplate,
     tokenizer::Tokenizer,
 };
+pub use counts::RecordCounts;
 use loading::Found;
 use record::Record;
 use source::RecordSource;
 
 /// Settings of a [`LlavaDataset`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LlavaJsonConfig {
     /// Files of records: `.jsonl` has one record a line, any other file is a JSON list. Their records are concatenated in
     /// this order.
@@ -45,8 +52,8 @@ pub struct LlavaJsonConfig {
     pub image_folder: Option<PathBuf>,
     /// Turns images upright by their EXIF orientation.
     pub apply_exif: bool,
-    /// Name of the conversation template.
-    pub template: String,
+    /// The conversation template.
+    pub template: ChatTemplate,
     /// Position of `<image>` within a question.
     pub image_token_position: ImagePosition,
     /// True if the model reads images; otherwise a record with an image is a problem.
@@ -82,7 +89,7 @@ pub enum ImagePosition {
     /// As in the record, like NeMo.
     #[default]
     Keep,
-    /// At the front, on a line of its own, like LLaVA's training code.
+    /// At the front, on a line of its own, like LLaVA's training code. Nothing follows if the question has no other text.
     Front,
 }
 
@@ -117,7 +124,7 @@ pub struct LlavaDataset {
     decodes_always: bool,
     broken: Vec<usize>,
     warnings: Vec<String>,
-    template: &'static Template,
+    counts: RecordCounts,
     tokenizer: Arc<Tokenizer>,
     processor: ImageProcessor,
 }
@@ -134,15 +141,14 @@ impl LlavaDataset {
     /// Opens the files and validates all records.
     ///
     /// # Errors
-    /// Returns one error that lists the problems of all files and records: see [`Problem`](crate::Problem). A file that is not a list of
-    /// records, and an image folder that is missing or has none of the images, are errors under every policy.
+    /// Returns one error that lists the problems of all files and records: see [`Problem`](crate::Problem). A file that is
+    /// not a list of records, and an image folder that is missing or has none of the images, are errors under every policy.
     pub fn open(
         config: &LlavaJsonConfig,
         reading: &Reading,
         tokenizer: Arc<Tokenizer>,
         processor: ImageProcessor,
     ) -> Result<Self, DataError> {
-        let template = Template::named(&config.template)?;
         let mut found = Found::default();
         let images = config.images()?;
         let mut files = Vec::with_capacity(config.paths.len());
@@ -152,14 +158,16 @@ impl LlavaDataset {
                 .and_then(|file| RecordSource::new(file, images(path), &reading.skip_list, len));
             match file {
                 Ok(file) => {
-                    found.check(&file, config, template)?;
+                    found.check(&file, config)?;
                     len += file.len();
                     files.push(file);
                 }
                 Err(problem) => found.fail(problem),
             }
         }
-        let (broken, warnings) = found.judge(reading.broken, len, config)?;
+        let counts = found.counts();
+        let (broken, mut warnings) = found.judge(reading.broken, len, config)?;
+        warnings.extend(counts.sentences());
         Ok(Self {
             files,
             len,
@@ -167,7 +175,7 @@ impl LlavaDataset {
             decodes_always: matches!(reading.broken, Broken::Skip(_)),
             broken,
             warnings,
-            template,
+            counts,
             tokenizer,
             processor,
         })
@@ -180,7 +188,6 @@ impl LlavaDataset {
     /// # Errors
     /// Returns the errors of [`open`](Self::open) that these records show.
     pub fn check_first(config: &LlavaJsonConfig, broken: Broken) -> Result<(), DataError> {
-        let template = Template::named(&config.template)?;
         let images = config.images()?;
         let (mut found, mut len) = (Found::default(), 0);
         for path in &config.paths {
@@ -191,7 +198,7 @@ impl LlavaDataset {
             let file = RecordFile::open_first(path, FIRST_BYTES).and_then(|file| RecordSource::new(file, images(path), &None, len));
             match file {
                 Ok(file) => {
-                    found.check_records(&file, config, template, 0..file.file_len().min(FIRST_RECORDS))?;
+                    found.check_records(&file, config, 0..file.file_len().min(FIRST_RECORDS))?;
                     len += file.len();
                 }
                 Err(problem) => found.fail(problem),
@@ -201,6 +208,12 @@ impl LlavaDataset {
             found.forget_records();
         }
         found.judge(Broken::Fail, len, config).map(drop)
+    }
+
+    /// Returns the numbers of records that are taken with a change.
+    #[must_use]
+    pub fn counts(&self) -> RecordCounts {
+        self.counts
     }
 
     /// Returns the indices of the broken records that loading found, under [`Broken::Skip`].
@@ -235,7 +248,7 @@ impl LlavaDataset {
         let (file, record) = self.place(index)?;
         let mut problems = Vec::new();
         let value = file.value(record)?;
-        if let Some(record) = file.check(record, value, &self.config, self.template, &mut problems) {
+        if let Some(record) = file.check(record, value, &self.config, &mut problems) {
             return Ok(record);
         }
         file.require_folder(&problems)?;
@@ -245,7 +258,7 @@ impl LlavaDataset {
     /// Returns the sample at `index`. `load` turns each image into the inputs of the vision encoder, one or several tiles.
     fn sample(&self, index: usize, load: impl Fn(&ImageSource, &str) -> Result<Vec<Pixels>, DataError>) -> Result<Sample, DataError> {
         let record = self.record(index)?;
-        let prompt = render(self.template, &record.conversation)?;
+        let prompt = self.config.template.render(&record.conversation)?;
         let mut encoded = self.tokenizer.encode_prompt(&prompt)?;
         let load = |name: &String| load(&record.source, name);
         let tiles = record.images.iter().map(load).collect::<Result<Vec<_>, _>>()?;

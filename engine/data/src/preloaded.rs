@@ -19,7 +19,8 @@ use crate::{
     sample::Dataset,
     skip_list::SkipList,
     split::{Subset, split},
-    template::Template,
+    template::ChatTemplate,
+    text_tools::TextTools,
     tokenizer::Tokenizer,
 };
 
@@ -30,6 +31,10 @@ const DATA: &str = "finetune.data";
 pub struct PreloadedTools {
     /// The tokenizer.
     pub tokenizer: Arc<Tokenizer>,
+    /// The conversation template.
+    pub template: ChatTemplate,
+    /// Problems of tokenizer and template that do not end a run.
+    pub warnings: Vec<Problem>,
     /// The image processor, in the run's mode.
     pub processor: ImageProcessor,
     /// Origin of the image processor.
@@ -69,21 +74,32 @@ impl PreloadedTools {
     /// `model`.
     pub fn open(data: &Settings, model: &ModelDescription, folders: ModelFolders<'_>) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
-        if let Err(error) = Template::named(&data.data_config.conv_template) {
-            problems.push(Problem::error(format!("{DATA}.data_config.conv_template"), error.to_string()));
-        }
-        let tokenizer = tokenizer(data, model, folders.tokenizer)
-            .map_err(|problem| problems.push(problem))
-            .ok();
+        let text = match tokenizer(data, model, folders.tokenizer) {
+            Ok(tokenizer) => text(data, tokenizer).map_err(|problem| problems.push(problem)).ok(),
+            Err(problem) => {
+                let config = &data.data_config;
+                let name = config
+                    .conv_template
+                    .as_deref()
+                    .filter(|_| config.conversation_template_config.is_none());
+                if let Some(Err(error)) = name.map(ChatTemplate::named) {
+                    problems.push(Problem::error(format!("{DATA}.data_config.conv_template"), error.to_string()));
+                }
+                problems.push(problem);
+                None
+            }
+        };
         let processor = processor(data, model, folders.image_processor)
             .map_err(|problem| problems.push(problem))
             .ok();
-        match (tokenizer, processor) {
-            (Some(tokenizer), Some(processor)) if problems.is_empty() => {
+        match (text, processor) {
+            (Some((TextTools { tokenizer, template }, warnings)), Some(processor)) if problems.is_empty() => {
                 let mut files = tokenizer.files();
                 files.extend(model.vision.is_some().then(|| processor.file()));
                 Ok(Self {
                     tokenizer: Arc::new(tokenizer),
+                    template,
+                    warnings,
                     processor: processor.processor,
                     processor_origin: processor.origin,
                     files,
@@ -122,7 +138,7 @@ impl PreloadedData {
         };
         let mut warnings = Vec::new();
         let mut load = |paths: &[PathBuf]| -> Result<Arc<LlavaDataset>, DataError> {
-            let config = LlavaJsonConfig::from_settings(data, model, paths);
+            let config = LlavaJsonConfig::from_settings(data, model, tools.template.clone(), paths);
             let dataset = LlavaDataset::open(&config, &reading, Arc::clone(&tools.tokenizer), tools.processor.clone())?;
             warnings.extend_from_slice(dataset.warnings());
             Ok(Arc::new(dataset))
@@ -169,12 +185,12 @@ fn select(all: &Arc<LlavaDataset>, indices: &[u64], broken: Broken) -> Result<Ar
 
 impl LlavaJsonConfig {
     /// Creates the config for the files `paths` from the settings of `data`, for the model `model`.
-    pub fn from_settings(data: &Settings, model: &ModelDescription, paths: &[std::path::PathBuf]) -> Self {
+    pub fn from_settings(data: &Settings, model: &ModelDescription, template: ChatTemplate, paths: &[std::path::PathBuf]) -> Self {
         Self {
             paths: paths.to_vec(),
             image_folder: data.data_config.image_folder.clone(),
             apply_exif: data.data_config.apply_exif,
-            template: data.data_config.conv_template.clone(),
+            template,
             image_token_position: match data.data_config.image_token_position {
                 ImageTokenPosition::Keep => ImagePosition::Keep,
                 ImageTokenPosition::Front => ImagePosition::Front,
@@ -220,7 +236,31 @@ fn tokenizer(data: &Settings, model: &ModelDescription, base: Option<&Path>) -> 
         let help = format!("add the token to {}, or name another tokenizer", folder.display());
         return Err(Problem::error(SETTING, message).help(help));
     }
-    Ok(tokenizer.with_bos(data.add_bos.unwrap_or(true)))
+    Ok(tokenizer)
+}
+
+/// Returns the text tools of `data`, with their warnings.
+fn text(data: &Settings, tokenizer: Tokenizer) -> Result<(TextTools, Vec<Problem>), Problem> {
+    const SETTING: &str = "finetune.data.data_config";
+    let config = &data.data_config;
+    let setting = match (&config.conversation_template_config, &config.conv_template) {
+        (Some(_), _) => format!("{SETTING}.conversation_template_config"),
+        (None, _) => format!("{SETTING}.conv_template"),
+    };
+    let unapplied = tokenizer.unapplied().iter();
+    let mut warnings: Vec<_> = unapplied
+        .map(|sentence| Problem::warning("finetune.data.tokenizer", format!("tokenizer_config.json: {sentence}")))
+        .collect();
+    let problem = |error: DataError| Problem::error(setting.as_str(), error.to_string());
+    let tools = TextTools::new(config, data.add_bos, tokenizer).map_err(|error| match &error {
+        DataError::NoTemplate { .. } => problem(error).help("conv_template=v1 is that of LLaVA-1.5"),
+        _ => problem(error),
+    })?;
+    let headers = tools
+        .check_control_strings()
+        .map_err(|error| problem(error).help("choose the template that the language model was trained with, or another tokenizer"))?;
+    warnings.extend(headers.map(|sentence| Problem::warning(setting.as_str(), sentence)));
+    Ok((tools, warnings))
 }
 
 /// Returns the id of the image token in the `config.json` of a whole model, if the file has one.

@@ -4,15 +4,27 @@
 //! three intended differences. Each template has a stop string, so that each one can be trained. Llama templates are
 //! written out, so that no gated tokenizer is needed. Answers are spans of the text and are never searched for in tokens.
 
+mod chat;
+mod content;
+mod control;
+mod extensions;
+mod jinja;
+mod json;
+mod layout;
+mod marks;
+mod renderer;
 mod table;
 
-use std::ops::Range;
-
-use crate::error::DataError;
+use crate::{
+    conversation::{Conversation, IMAGE_TOKEN},
+    error::DataError,
+    prompt::Prompt,
+};
+pub use chat::ChatTemplate;
+pub use control::ControlStrings;
+pub use jinja::JinjaTemplate;
+pub use renderer::JinjaSettings;
 pub use table::TEMPLATES;
-
-/// Placeholder for an image in a text (LLaVA's `DEFAULT_IMAGE_TOKEN`).
-pub const IMAGE_TOKEN: &str = "<image>";
 
 /// A conversation template: the text between and around the turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,44 +57,20 @@ pub struct Template {
     pub trim: bool,
     /// Caption pretraining: a single turn; of the question, only the images are used.
     pub caption_only: bool,
-}
-
-/// A conversation of questions and answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Conversation {
-    /// Replaces the template's system text.
-    pub system: Option<String>,
-    /// Questions and answers.
-    pub turns: Vec<Turn>,
-}
-
-/// A question and its answer. Only the last turn may lack an answer, which is then generated.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Turn {
-    /// Text of the question; may contain [`IMAGE_TOKEN`]s.
-    pub question: String,
-    /// Text of the answer. `None`: the prompt ends where the answer would start.
-    pub answer: Option<String>,
-}
-
-/// A rendered conversation. All ranges are byte ranges of `text`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Prompt {
-    /// The whole text.
-    pub text: String,
-    /// Range of each answer with its stop string: exactly the text that the model has to generate.
-    pub answers: Vec<Range<usize>>,
-    /// Range of each [`IMAGE_TOKEN`].
-    pub images: Vec<Range<usize>>,
+    /// The model's format has no place for a system text: a conversation that has one is refused.
+    pub without_system: bool,
+    /// Strings such as `<|user|>` are text of several tokens in the model's own tokenizer, too.
+    pub text_headers: bool,
 }
 
 impl Template {
-    /// Returns the template with this name or alias.
+    /// Returns the template with this name or alias. Case is ignored, and `-`, `.` and spaces are read as `_`.
     ///
     /// # Errors
     /// Returns [`DataError::UnknownTemplate`], which lists all names.
     pub fn named(name: &str) -> Result<&'static Self, DataError> {
-        let matches = |template: &&Self| template.name == name || template.aliases.contains(&name);
+        let plain = name.trim().to_lowercase().replace(['-', '.', ' '], "_");
+        let matches = |template: &&Self| template.name == plain || template.aliases.contains(&plain.as_str());
         TEMPLATES.iter().find(matches).ok_or_else(|| DataError::UnknownTemplate {
             name: name.to_owned(),
             known: TEMPLATES.iter().map(|template| template.name).collect(),
@@ -90,29 +78,16 @@ impl Template {
     }
 }
 
-impl Conversation {
-    /// Moves the image placeholders of each question to its front, one per line (LLaVA's `preprocess_multimodal`).
-    pub fn move_images_to_front(&mut self) {
-        for turn in &mut self.turns {
-            let count = turn.question.matches(IMAGE_TOKEN).count();
-            if count > 0 {
-                let text = turn.question.replace(IMAGE_TOKEN, "");
-                turn.question = format!("{}{}", format!("{IMAGE_TOKEN}\n").repeat(count), text.trim());
-            }
-        }
-    }
-}
-
 /// Renders `conversation` with `template`.
 ///
 /// # Errors
-/// Returns [`DataError::Conversation`] if there is no turn, if an answer before the last turn is missing, or if a caption
-/// template gets anything other than one image turn.
+/// Returns [`DataError::Conversation`] if there is no turn, if an answer before the last turn is missing, if the template has
+/// no place for a system text, or if a caption template gets anything other than one image turn.
 pub fn render(template: &Template, conversation: &Conversation) -> Result<Prompt, DataError> {
-    let reject = |reason| {
+    let reject = |reason: &str| {
         Err(DataError::Conversation {
-            template: template.name,
-            reason,
+            template: template.name.to_owned(),
+            reason: reason.to_owned(),
         })
     };
     let [earlier @ .., _] = conversation.turns.as_slice() else {
@@ -123,6 +98,10 @@ pub fn render(template: &Template, conversation: &Conversation) -> Result<Prompt
     }
     if template.caption_only && !(earlier.is_empty() && conversation.turns[0].question.contains(IMAGE_TOKEN)) {
         return reject("it needs exactly two messages, the first of which holds `<image>`");
+    }
+    let has_system = conversation.system.as_deref().is_some_and(|system| !system.trim().is_empty());
+    if template.without_system && has_system {
+        return reject("it has no place for the conversation's system text");
     }
 
     let mut text = template.begin.to_owned();
@@ -153,11 +132,7 @@ pub fn render(template: &Template, conversation: &Conversation) -> Result<Prompt
         answers.push(start..text.len());
         text += template.after;
     }
-    let images = text
-        .match_indices(IMAGE_TOKEN)
-        .map(|(start, mark)| start..start + mark.len())
-        .collect();
-    Ok(Prompt { text, answers, images })
+    Ok(Prompt::from_rendered(text, answers))
 }
 
 impl Template {

@@ -1,43 +1,46 @@
 //! Tokenization: encodes a prompt as token ids and labels, and decodes ids to text.
 
 mod config;
+mod encoded;
+mod encoder;
+mod files;
+mod merges;
+mod sentencepiece;
 
-use std::{fmt, fs, ops::Range, path::Path};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use tokenizers::Tokenizer as Inner;
 
-use crate::{
-    error::DataError,
-    sample::{IGNORE_INDEX, IMAGE_TOKEN_INDEX},
-    template::Prompt,
-};
-use config::Config;
+use crate::error::DataError;
 pub use config::SpecialIds;
+pub use encoded::{Encoded, ImageText};
+use files::Files;
 
 /// Prefix of the address of an embedded tokenizer.
 const BUILTIN: &str = "builtin:";
 
-/// A Hugging Face tokenizer with the special tokens of its `tokenizer_config.json`.
+/// A Hugging Face tokenizer with the special tokens of its `tokenizer_config.json`, or a sentencepiece model.
 pub struct Tokenizer {
+    /// Decodes ids and knows all tokens.
     inner: Inner,
+    /// Encodes texts. `None`: `inner` does.
+    encoder: Option<Inner>,
     name: String,
     special: SpecialIds,
+    named: Vec<(String, String)>,
+    chat_template: Option<String>,
     add_bos: bool,
+    image_text: ImageText,
     unapplied: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
 }
 
-/// A tokenized prompt.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Encoded {
-    /// Token ids, [`IMAGE_TOKEN_INDEX`] once per image. Shape `[t]`.
-    pub ids: Vec<i64>,
-    /// The token id where the token is a label, otherwise [`IGNORE_INDEX`]; not shifted. Shape `[t]`.
-    pub labels: Vec<i64>,
-}
-
 impl Tokenizer {
-    /// Opens `builtin:NAME`, a folder with a `tokenizer.json`, or a `tokenizer.json` file.
+    /// Opens `builtin:NAME`, a folder, or a file. A folder has a `tokenizer.json`, or a sentencepiece model
+    /// (`tokenizer.model`, `spiece.model`, `sentencepiece.bpe.model`); a file is one of these.
     ///
     /// # Errors
     /// Returns an error if it does not exist or is not a valid tokenizer.
@@ -45,20 +48,13 @@ impl Tokenizer {
         if let Some(name) = address.strip_prefix(BUILTIN) {
             return Self::builtin(name);
         }
-        let path = Path::new(address);
-        let file = if path.is_dir() {
-            path.join("tokenizer.json")
-        } else {
-            path.to_owned()
-        };
-        let json = fs::read(&file).map_err(|error| DataError::Read { path: file.clone(), error })?;
-        let config = file.with_file_name("tokenizer_config.json");
-        let config = match fs::read(&config) {
-            Ok(bytes) => Some(bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(DataError::Read { path: config, error }),
-        };
-        Self::from_bytes(address, &json, config.as_deref())
+        Self::of_files(address, Files::read(address)?)
+    }
+
+    /// Returns the tokenizer's file in `folder`: `tokenizer.json`, else a sentencepiece model.
+    #[must_use]
+    pub fn file_in(folder: &Path) -> Option<PathBuf> {
+        files::in_folder(folder)
     }
 
     /// Returns the tokenizer that is embedded in the program under `name`: `mistral_2k`.
@@ -84,35 +80,91 @@ impl Tokenizer {
     /// # Errors
     /// Returns an error if either one is malformed.
     pub fn from_bytes(name: &str, json: &[u8], config: Option<&[u8]>) -> Result<Self, DataError> {
-        let invalid = |reason: String| DataError::Tokenizer {
+        Self::of_files(name, Files::of_json(name, json, config)?)
+    }
+
+    fn of_files(name: &str, files: Files) -> Result<Self, DataError> {
+        let invalid = |error: &dyn fmt::Display| DataError::Tokenizer {
             name: name.to_owned(),
-            reason,
+            reason: format!("tokenizer.json: {error}"),
         };
-        let mut files = vec![("tokenizer.json".to_owned(), json.to_vec())];
-        files.extend(config.map(|bytes| ("tokenizer_config.json".to_owned(), bytes.to_vec())));
-        let inner = Inner::from_bytes(json).map_err(|error| invalid(format!("tokenizer.json: {error}")))?;
-        let config: Config = match config {
-            Some(bytes) => serde_json::from_slice(bytes).map_err(|error| invalid(format!("tokenizer_config.json: {error}")))?,
-            None => Config::default(),
-        };
-        let special = config.special_ids(&inner);
-        let add_bos = config.add_bos_token.unwrap_or(true);
-        let unapplied = config.unapplied(&inner);
+        let mut inner = Inner::from_bytes(&files.json).map_err(|error| invalid(&error))?;
+        // Trainers leave these settings in the file, and transformers resets them: they would cut or fill every sample.
+        inner.with_truncation(None).map_err(|error| invalid(&error))?.with_padding(None);
+        let special = files.config.special_ids(&inner);
         Ok(Self {
-            files,
-            inner,
+            encoder: encoder::encoder(&inner, false).map_err(|error| invalid(&error))?,
             name: name.to_owned(),
             special,
-            add_bos,
-            unapplied,
+            named: files.config.named_tokens(),
+            chat_template: files.chat_template,
+            add_bos: files.config.adds_bos(&inner, special.bos),
+            image_text: ImageText::default(),
+            unapplied: files.config.unapplied(&inner),
+            files: files.stored,
+            inner,
         })
     }
 
-    /// Sets whether prompts start with the begin-of-sequence (BOS) token. By default they do if the tokenizer has one and
-    /// its config does not disable it. NeMo's preloaded data has no BOS, although NeMo's generation adds it.
+    /// Sets whether prompts start with the begin-of-sequence (BOS) token. By default they do if the tokenizer adds one to a
+    /// text: see [`adds_bos`](Self::adds_bos). NeMo's preloaded data has no BOS, although NeMo's generation adds it.
     #[must_use]
     pub fn with_bos(self, add_bos: bool) -> Self {
         Self { add_bos, ..self }
+    }
+
+    /// Returns whether prompts start with BOS. Unless set, it is what `add_bos_token` in `tokenizer_config.json` says, else
+    /// what the post-processor of `tokenizer.json` does, else true.
+    #[must_use]
+    pub fn adds_bos(&self) -> bool {
+        self.add_bos && self.special.bos.is_some()
+    }
+
+    /// Sets the tokenization of the text around images.
+    ///
+    /// # Errors
+    /// Returns an error if the tokenizer cannot take a token for images.
+    pub fn with_image_text(self, image_text: ImageText) -> Result<Self, DataError> {
+        let encoder = encoder::encoder(&self.inner, image_text == ImageText::HuggingFace);
+        let encoder = encoder.map_err(|error| self.error(&*error))?;
+        Ok(Self {
+            encoder,
+            image_text,
+            ..self
+        })
+    }
+
+    /// Returns the path or `builtin:NAME` that the tokenizer was opened with.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the Jinja template of conversations in the tokenizer's files.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// Returns the names and contents of the special tokens that chat templates can write, such as `bos_token` and `<s>`.
+    #[must_use]
+    pub fn named_tokens(&self) -> &[(String, String)] {
+        &self.named
+    }
+
+    /// Returns the contents of all special tokens, by id.
+    #[must_use]
+    pub fn special_tokens(&self) -> Vec<String> {
+        let mut tokens: Vec<_> = self.inner.get_added_tokens_decoder().into_iter().collect();
+        tokens.sort_by_key(|token| token.0);
+        let special = tokens.into_iter().filter(|(_, token)| token.special);
+        special.map(|(_, token)| token.content).collect()
+    }
+
+    /// Returns whether the tokenizer has `text` as one token that it finds in texts.
+    #[must_use]
+    pub fn is_one_token(&self, text: &str) -> bool {
+        self.encode(text).is_ok_and(|ids| ids.len() == 1)
     }
 
     /// Returns a sentence for each setting of `tokenizer_config.json` that changes ids and is not applied.
@@ -145,54 +197,17 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Encodes a text without adding special tokens.
+    /// Encodes a text without adding special tokens. `<image>` in it is text.
     ///
     /// # Errors
     /// Returns an error if the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>, DataError> {
-        let encoding = self.inner.encode(text, false).map_err(|error| self.error(&*error))?;
+        let encoding = self.encoder().encode(text, false).map_err(|error| self.error(&*error))?;
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 
-    /// Encodes a prompt as token ids and labels.
-    ///
-    /// The text between two images is tokenized as a whole, so that the ids equal those of the reference. A token is a
-    /// label if its span starts within an answer, or starts before it and overlaps it. With Vicuna's template the labels
-    /// equal LLaVA's own, except for samples that LLaVA ignores with a "tokenization mismatch" warning.
-    ///
-    /// # Errors
-    /// Returns an error if the tokenizer cannot represent the text.
-    pub fn encode_prompt(&self, prompt: &Prompt) -> Result<Encoded, DataError> {
-        let mut encoded = Encoded::default();
-        let mut start = 0;
-        for image in &prompt.images {
-            self.encode_chunk(prompt, start..image.start, &mut encoded)?;
-            encoded.push(IMAGE_TOKEN_INDEX, false);
-            start = image.end;
-        }
-        self.encode_chunk(prompt, start..prompt.text.len(), &mut encoded)?;
-        match self.special.bos.map(i64::from) {
-            Some(bos) if self.add_bos && encoded.ids.first() != Some(&bos) => {
-                encoded.ids.insert(0, bos);
-                encoded.labels.insert(0, IGNORE_INDEX);
-            }
-            _ => {}
-        }
-        Ok(encoded)
-    }
-
-    fn encode_chunk(&self, prompt: &Prompt, chunk: Range<usize>, encoded: &mut Encoded) -> Result<(), DataError> {
-        let text = &prompt.text[chunk.clone()];
-        if text.is_empty() {
-            return Ok(());
-        }
-        let encoding = self.inner.encode(text, false).map_err(|error| self.error(&*error))?;
-        for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
-            let (start, end) = (chunk.start + start, chunk.start + end);
-            let in_answer = |answer: &Range<usize>| start < answer.end && (start >= answer.start || end > answer.start);
-            encoded.push(i64::from(id), prompt.answers.iter().any(in_answer));
-        }
-        Ok(())
+    fn encoder(&self) -> &Inner {
+        self.encoder.as_ref().unwrap_or(&self.inner)
     }
 
     /// Compares the image token with `index`, its id in the model's `config.json`. This program marks images without a
@@ -201,10 +216,10 @@ impl Tokenizer {
         match self.special().image {
             Some(found) if i64::from(found) == index => None,
             Some(found) => Some(format!(
-                "the image token has the id {found} in tokenizer.json, but {index} in config.json"
+                "the image token has the id {found} in the tokenizer, but {index} in config.json"
             )),
             None => Some(format!(
-                "tokenizer.json has no token `<image>`, but it has the id {index} in config.json"
+                "the tokenizer has no token `<image>`, but it has the id {index} in config.json"
             )),
         }
     }
@@ -243,12 +258,5 @@ impl fmt::Debug for Tokenizer {
             .field("name", &self.name)
             .field("special", &self.special)
             .finish_non_exhaustive()
-    }
-}
-
-impl Encoded {
-    fn push(&mut self, id: i64, is_label: bool) {
-        self.ids.push(id);
-        self.labels.push(if is_label { id } else { IGNORE_INDEX });
     }
 }

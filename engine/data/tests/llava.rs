@@ -5,8 +5,8 @@
 use std::{fs, path::Path, sync::Arc};
 
 use neva_data::{
-    Batch, DataError, Dataset, IMAGE_TOKEN_INDEX, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, MergeOptions, RgbImage,
-    Tokenizer, WithoutPixels,
+    Batch, ChatTemplate, DataError, Dataset, IMAGE_TOKEN_INDEX, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, MergeOptions,
+    RgbImage, Tokenizer, WithoutPixels,
 };
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ fn config(paths: &[&Path]) -> LlavaJsonConfig {
         paths: paths.iter().map(|path| path.to_path_buf()).collect(),
         image_folder: None,
         apply_exif: false,
-        template: "v1".to_owned(),
+        template: ChatTemplate::named("v1").unwrap(),
         image_token_position: ImagePosition::Keep,
         reads_images: true,
     }
@@ -186,7 +186,7 @@ fn check_with_template(template: &str, record: Value, expected: &[&str]) {
     )
     .unwrap();
     let error = load(&LlavaJsonConfig {
-        template: template.to_owned(),
+        template: ChatTemplate::named(template).unwrap(),
         ..config(&[&file])
     })
     .unwrap_err();
@@ -210,7 +210,7 @@ fn check_with_template(template: &str, record: Value, expected: &[&str]) {
 #[test]
 fn every_problem_of_a_record_is_reported() {
     check(json!(5), &[": must be an object, found a number"]);
-    check(json!({"id": 7}), &[" (id 7), conversations: is missing"]);
+    check(json!({"id": 7}), &[" (id 7), conversations: is missing: the record has id"]);
     check(
         json!({"id": "x", "conversations": {}}),
         &[" (id x), conversations: must be a list of messages, found an object"],
@@ -218,36 +218,10 @@ fn every_problem_of_a_record_is_reported() {
     check(json!({"conversations": []}), &[", conversations: is empty"]);
     check(
         json!({"conversations": [{"from": "human", "value": 3}]}),
-        &[", conversations: message 0 must be {\"from\": string, \"value\": string}"],
-    );
-    let messages = |roles: &[&str]| roles.iter().map(|role| json!({"from": role, "value": "Hm."})).collect::<Vec<_>>();
-    check(
-        json!({"conversations": messages(&["human", "gpt", "human"])}),
-        &[", conversations: has 3 message(s), the last of which has no answer"],
-    );
-    check(
-        json!({"conversations": messages(&["human"])}),
-        &[", conversations: has 1 message(s), the last of which has no answer"],
-    );
-    check(
-        json!({"conversations": messages(&["human", "gpt", "gpt", "human"])}),
-        &[", conversations: message 2 is from \"gpt\", but the roles must alternate"],
-    );
-    check(
-        json!({"conversations": messages(&["human", "human"])}),
-        &[", conversations: message 1 is from \"human\", but the roles must alternate"],
-    );
-    check(
-        json!({"conversations": messages(&["gpt", "human"])}),
-        &[", conversations: starts with an answer (from \"gpt\"): a question must come first"],
-    );
-    check(
-        json!({"image": "dot.png", "conversations": turn("What?", "A.")}),
-        &[", image: 1 image(s), but the text has `<image>` 0 time(s)"],
-    );
-    check(
-        json!({"conversations": turn("<image>", "An <image>.")}),
-        &[", image: 0 image(s), but the text has `<image>` 2 time(s)"],
+        &[
+            ", conversations: message 0 must be {\"from\": string, \"value\": string} or {\"role\": string, \"content\": string or \
+              list of parts}",
+        ],
     );
     check(
         json!({"image": ["dot.png", "no.png"], "conversations": turn("<image>", "A.")}),
@@ -292,13 +266,6 @@ fn files_without_a_list_are_reported() {
     assert!(matches!(load(&config(&[&file])), Err(DataError::NoRecords { .. })));
     let text = load(&config(&[&folder.path().join("absent.json")])).unwrap_err().to_string();
     assert!(text.contains("absent.json: cannot be read"), "{text}");
-    let text = load(&LlavaJsonConfig {
-        template: "v9".to_owned(),
-        ..config(&[&file])
-    })
-    .unwrap_err()
-    .to_string();
-    assert!(text.contains("`v9`"), "{text}");
 }
 
 #[test]

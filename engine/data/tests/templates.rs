@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use neva_data::{Conversation, IMAGE_TOKEN, TEMPLATES, Template, Turn, render};
+use neva_data::{ChatTemplate, Conversation, IMAGE_TOKEN, TEMPLATES, Template, Turn, render};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -52,6 +52,15 @@ fn llama_templates_render_as_in_hugging_face() {
             "<s>[INST] <<SYS>>\n{system}\n<</SYS>>\n\n<image>\nWhat is this? [/INST] A cat. </s>\
              <s>[INST] Colour? [/INST] Black. </s>"
         ),
+    );
+    // NeMo's mllama, on the date that the chat template has where no clock is given.
+    check(
+        "mllama",
+        &two_turns(),
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n\
+         Today Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n<image>\nWhat is this?<|eot_id|>\
+         <|start_header_id|>assistant<|end_header_id|>\n\nA cat.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n\
+         Colour?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nBlack.<|eot_id|>",
     );
     check(
         "mistral_instruct",
@@ -107,11 +116,21 @@ fn names_are_unique_and_aliases_work() {
         ("default", "v1"),
         ("vicuna_v1", "v1"),
         ("v0_plain", "plain"),
+        ("vicuna", "v1"),
+        ("Vicuna-v1.5", "v1"),
+        ("llava_v1.5", "v1"),
+        ("Llama-3", "llava_llama_3"),
+        ("llama3", "llava_llama_3"),
+        ("llama2", "llama_2"),
+        ("chatml", "qwen_1_5"),
+        ("Qwen2", "qwen_1_5"),
+        ("gemma", "gemma_instruct"),
+        ("zephyr", "mistral_zephyr"),
     ] {
-        assert_eq!(Template::named(alias).unwrap().name, name);
+        assert_eq!(Template::named(alias).unwrap().name, name, "{alias}");
     }
-    let text = Template::named("vicuna").unwrap_err().to_string();
-    assert!(text.contains("`vicuna`") && text.contains("v1, "), "{text}");
+    let text = Template::named("vicuna_v2").unwrap_err().to_string();
+    assert!(text.contains("`vicuna_v2`") && text.contains("v1, "), "{text}");
 }
 
 #[test]
@@ -134,11 +153,71 @@ fn system_text_whitespace_and_image_position() {
     check("v1", &asked, "USER: <image>\n<image>\nLook:  and . ASSISTANT:  Two. </s>");
 }
 
+/// LLaVA's `preprocess_multimodal` strips what is left, so a question of images alone ends in no line break.
+#[test]
+fn images_move_to_the_front_as_in_llava() {
+    for (question, expected) in [
+        ("<image>", "<image>"),
+        (" <image>\n ", "<image>"),
+        ("What? <image>", "<image>\nWhat?"),
+        ("<image>\nWhat?", "<image>\nWhat?"),
+        ("<image><image>", "<image>\n<image>"),
+        ("What?", "What?"),
+    ] {
+        let mut moved = conversation(&[(question, "A.")]);
+        moved.move_images_to_front();
+        assert_eq!(moved.turns[0].question, expected, "{question:?}");
+    }
+}
+
+/// `<image>` as text is no placeholder, and the ranges of answers and images hold in the text without its mark.
+#[test]
+fn a_literal_image_token_is_text() {
+    let literal = Conversation::literal("Write <image> in HTML.").into_owned();
+    let question = format!("<image>\n{literal}");
+    let prompt = render(Template::named("v1").unwrap(), &conversation(&[(&question, &literal)])).unwrap();
+    let text = "USER: <image>\nWrite <image> in HTML. ASSISTANT: Write <image> in HTML.</s>";
+    assert!(prompt.text.ends_with(text), "{}", prompt.text);
+    assert_eq!(prompt.images.len(), 1);
+    assert!(prompt.text[prompt.images[0].end..].starts_with("\nWrite"));
+    assert_eq!(&prompt.text[prompt.answers[0].clone()], " Write <image> in HTML.</s>");
+}
+
+#[test]
+fn control_strings_are_found_in_every_template() {
+    let controls = |name: &str| {
+        let found = ChatTemplate::named(name).unwrap().control_strings();
+        (found.stop, found.headers)
+    };
+    let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    for (name, stop, headers) in [
+        ("v1", &["</s>"][..], &[][..]),
+        ("plain", &[], &[]),
+        ("v0", &[], &[]),
+        (
+            "llama_3",
+            &["<|eot_id|>"],
+            &["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"],
+        ),
+        ("llama_2", &["</s>"], &["<s>"]),
+        ("mistral", &["</s>"], &["<s>"]),
+        ("qwen_1_5", &["<|im_end|>"], &["<|im_start|>"]),
+        ("zephyr", &["</s>"], &[]),
+        ("gemma", &["<end_of_turn>"], &["<start_of_turn>"]),
+        ("nvgpt", &["<extra_id_1>"], &["<extra_id_0>"]),
+    ] {
+        assert_eq!(controls(name), (strings(stop), strings(headers)), "{name}");
+    }
+}
+
 #[test]
 fn conversations_that_cannot_be_rendered_are_rejected() {
     let mut unanswered = two_turns();
     unanswered.turns[0].answer = None;
+    let mut with_system = two_turns();
+    with_system.system = Some("Be brief.".to_owned());
     let cases = [
+        ("gemma_instruct", with_system, "no place for the conversation's system text"),
         ("v1", conversation(&[]), "it has no turn"),
         ("v1", unanswered, "only its last turn may lack an answer"),
         ("plain", two_turns(), "exactly two messages"),

@@ -98,6 +98,95 @@ fn llava_preprocess_v1(tokenizer: &Tokenizer, text: &str) -> (Vec<i64>, Option<V
     (ids, complete.then_some(labels))
 }
 
+/// Texts of 1,000 conversations, with what has tripped label searches: empty answers, digits, other alphabets, emoji, line
+/// breaks, blanks at the edges, role names and stop strings.
+#[test]
+fn labels_of_generated_conversations_are_llava_s() {
+    const WORDS: &[&str] = &[
+        "A",
+        "cat",
+        "sits",
+        "on",
+        "the",
+        "table",
+        "in",
+        "Paris,",
+        "why?",
+        "12",
+        "3.14",
+        "1,000",
+        "10%",
+        "北京",
+        "猫。",
+        "日本語",
+        "🙂",
+        "👩‍🚀",
+        "naïve",
+        "\"quoted\"",
+        "a\nb",
+        "\n",
+        "- one\n- two",
+        "x=y;",
+        "e.g.",
+        "ASSISTANT",
+        "USER:",
+        "</p>",
+        "<b>",
+        "\t",
+        "(see",
+        "below)",
+        "don't",
+    ];
+    const RARE: &[&str] = &[" ASSISTANT: ", "</s>", "", " ", "\nNext", "7", "你好", "🙂"];
+    let mut state: u64 = 42;
+    let mut next = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let tokenizer = tokenizer();
+    let (mut same, mut given_up) = (0, 0);
+    for number in 0..1000 {
+        let mut turns = Vec::new();
+        for turn in 0..=next(4) {
+            let mut text = |words: usize| {
+                let mut words: Vec<&str> = (0..=next(words)).map(|_| WORDS[next(WORDS.len())]).collect();
+                if next(8) == 0 {
+                    let at = next(words.len());
+                    words[at] = RARE[next(RARE.len())];
+                }
+                words.join(" ")
+            };
+            let (mut question, mut answer) = (text(12), text(20));
+            if turn == 0 && next(2) == 0 {
+                question = format!("<image>\n{question}");
+            }
+            if next(10) == 0 {
+                answer = RARE[next(RARE.len())].to_owned();
+            }
+            turns.push((question, answer));
+        }
+        let turns: Vec<(&str, &str)> = turns
+            .iter()
+            .map(|(question, answer)| (question.as_str(), answer.as_str()))
+            .collect();
+        let prompt = render(Template::named("v1").unwrap(), &conversation(&turns)).unwrap();
+        let encoded = tokenizer.encode_prompt(&prompt).unwrap();
+        let (ids, labels) = llava_preprocess_v1(&tokenizer, &prompt.text);
+        assert_eq!(encoded.ids, ids, "{number}: {turns:?}");
+        match labels {
+            Some(labels) => {
+                assert_eq!(encoded.labels, labels, "{number}: {turns:?}");
+                same += 1;
+            }
+            None => given_up += 1,
+        }
+    }
+    // LLaVA ignores a conversation with an empty answer, or with a role name or stop string in a text.
+    assert!(same > 600 && given_up > 50, "{same} {given_up}");
+}
+
 #[test]
 fn a_token_that_overlaps_an_answer_is_a_label() {
     let tokenizer = tokenizer().with_bos(false);

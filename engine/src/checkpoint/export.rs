@@ -21,7 +21,15 @@ use tch::{Device, Kind, Tensor};
 pub const SHARD_BYTES: usize = 5_000_000_000;
 
 /// Tokenizer and image processor of the run's data. They replace those in the base's folder.
-const ARTIFACTS: &[&str] = &["tokenizer.json", "tokenizer_config.json", PROCESSOR];
+const ARTIFACTS: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    PROCESSOR,
+];
 
 /// The file of an image processor.
 const PROCESSOR: &str = "preprocessor_config.json";

@@ -76,8 +76,8 @@ impl DataModule for NevaPreloadedDataModule {
 fn preloaded(data: &NevaPreloadedDataModule, model: &ModelDescription, folders: ModelFolders<'_>) -> Result<RunData> {
     let tools = PreloadedTools::open(data, model, folders).map_err(EngineError::Run)?;
     tracing::info!("image processor: {}", tools.processor_origin);
-    for sentence in tools.tokenizer.unapplied() {
-        tracing::warn!("tokenizer_config.json: {sentence}");
+    for warning in &tools.warnings {
+        tracing::warn!("{}: {}", warning.path, warning.message);
     }
     let opened = PreloadedData::open(data, model, &tools, folders.record_cache)?;
     for warning in &opened.warnings {

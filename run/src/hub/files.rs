@@ -16,6 +16,7 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const TOOLS: &[&str] = &[
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.json",

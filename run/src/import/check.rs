@@ -123,7 +123,7 @@ fn weight_files(path: &Path) -> Result<Vec<String>, ImportError> {
 /// Returns the problems of the model's tokenizer.
 fn tokenizer(path: &Path, model: &FolderModel) -> Vec<String> {
     let decoder = model.table.description.decoder.as_ref();
-    let (true, Some(decoder)) = (model.has_decoder() && path.join("tokenizer.json").is_file(), decoder) else {
+    let (true, Some(decoder)) = (model.has_decoder() && Tokenizer::file_in(path).is_some(), decoder) else {
         return Vec::new();
     };
     let tokenizer = match Tokenizer::open(&path.display().to_string()) {
@@ -134,7 +134,7 @@ fn tokenizer(path: &Path, model: &FolderModel) -> Vec<String> {
     let (tokens, rows) = (tokenizer.vocab_size(), decoder.config.vocab_size);
     if tokens > rows {
         problems.push(format!(
-            "tokenizer.json has {tokens} tokens, but the embedding has only {rows} rows"
+            "the tokenizer has {tokens} tokens, but the embedding has only {rows} rows"
         ));
     }
     problems.extend(model.image_token.and_then(|index| tokenizer.image_token_problem(index)));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use neva_data::{Broken, LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools, SkipList};
+use neva_data::{Broken, ChatTemplate, LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools, SkipList};
 use neva_layout::ModelCache;
 use neva_schemas::{Data, Finetune, ModelDescription, NevaPreloadedDataModule, OnError, Problem};
 
@@ -10,14 +10,17 @@ use super::{Artifacts, no_folder};
 
 const DATA: &str = "finetune.data";
 
+/// Tokenizer in place of one that only the ranks find.
+const STAND_IN: &str = "builtin:mistral_2k";
+
 /// Appends the problems of the data of `finetune`, whose tokenizer may be in `artifacts`. Mock data has no files, and only
 /// the rank program knows the files of a custom type.
 pub(super) fn problems(finetune: &Finetune, artifacts: Artifacts, cache: &ModelCache, problems: &mut Vec<Problem>) {
     if let Data::Preloaded(data) = &cache.with_paths(&finetune.data) {
         let vision = vision_folder(finetune, cache);
         let model = finetune.model.description();
-        tools(data, model.clone(), artifacts, vision, problems);
-        files(data, &model, problems);
+        let template = tools(data, model.clone(), artifacts, vision, problems);
+        files(data, &model, template.as_ref(), problems);
     }
 }
 
@@ -28,21 +31,24 @@ fn vision_folder(finetune: &Finetune, cache: &ModelCache) -> Option<PathBuf> {
     Some(cache.path_of(address))
 }
 
+/// Checks tokenizer, template and image processor. Returns the template, unless there is none.
 fn tools(
     data: &NevaPreloadedDataModule,
     mut model: ModelDescription,
     artifacts: Artifacts,
     vision: Option<PathBuf>,
     problems: &mut Vec<Problem>,
-) {
+) -> Option<ChatTemplate> {
     let mut data = data.clone();
+    let mut stands_in = false;
     let base = match artifacts {
         Artifacts::Folder(folder) => Some(folder),
         Artifacts::None => None,
         Artifacts::Unknown => {
             if data.tokenizer.is_none() {
                 // Only the ranks find the tokenizer: the rest is checked with a stand-in that fits any model.
-                data.tokenizer = Some("builtin:mistral_2k".to_owned());
+                data.tokenizer = Some(STAND_IN.to_owned());
+                stands_in = true;
                 if let Some(decoder) = &mut model.decoder {
                     decoder.config.vocab_size = usize::MAX;
                 }
@@ -57,16 +63,22 @@ fn tools(
     };
     match PreloadedTools::open(&data, &model, folders) {
         Ok(tools) => {
-            let unapplied = tools.tokenizer.unapplied().iter();
-            problems.extend(
-                unapplied.map(|sentence| Problem::warning(format!("{DATA}.tokenizer"), format!("tokenizer_config.json: {sentence}"))),
-            );
+            if !stands_in {
+                problems.extend(tools.warnings);
+            }
+            Some(tools.template)
         }
-        Err(found) => problems.extend(found),
+        Err(found) => {
+            // Whether the template fits the tokenizer depends on the one that the ranks find.
+            let of_stand_in = |problem: &Problem| stands_in && problem.message.contains(STAND_IN);
+            problems.extend(found.into_iter().filter(|problem| !of_stand_in(problem)));
+            let named = data.data_config.conv_template.as_deref();
+            named.and_then(|name| ChatTemplate::named(name).ok())
+        }
     }
 }
 
-fn files(data: &NevaPreloadedDataModule, model: &ModelDescription, problems: &mut Vec<Problem>) {
+fn files(data: &NevaPreloadedDataModule, model: &ModelDescription, template: Option<&ChatTemplate>, problems: &mut Vec<Problem>) {
     if let Some(Err(error)) = data.skip_list.as_deref().map(SkipList::read) {
         problems.push(Problem::error(format!("{DATA}.skip_list"), error.to_string()));
     }
@@ -76,7 +88,7 @@ fn files(data: &NevaPreloadedDataModule, model: &ModelDescription, problems: &mu
             .paths
             .iter()
             .chain(&data.val_paths)
-            .all(|path| check_first_records(data, model, path).is_ok())
+            .all(|path| check_first_records(data, model, template, path).is_ok())
         {
             problems.push(no_folder(&format!("{DATA}.data_config.image_folder"), folder));
             return missing_files(data, problems);
@@ -87,7 +99,7 @@ fn files(data: &NevaPreloadedDataModule, model: &ModelDescription, problems: &mu
             let setting = format!("{DATA}.{name}[{index}]");
             if let Some(problem) = missing_file(&setting, path) {
                 problems.push(problem);
-            } else if let Err(error) = check_first_records(data, model, path) {
+            } else if let Err(error) = check_first_records(data, model, template, path) {
                 problems.push(Problem::error(setting, error));
             }
         }
@@ -106,14 +118,21 @@ fn missing_file(setting: &str, path: &Path) -> Option<Problem> {
 }
 
 /// Checks the first records of a file. An empty list is an error only if all files are empty, which the ranks report.
-fn check_first_records(data: &NevaPreloadedDataModule, model: &ModelDescription, path: &Path) -> Result<(), String> {
+fn check_first_records(
+    data: &NevaPreloadedDataModule,
+    model: &ModelDescription,
+    template: Option<&ChatTemplate>,
+    path: &Path,
+) -> Result<(), String> {
+    // A missing template is another problem, which is reported already.
+    let Some(template) = template else { return Ok(()) };
     let paths: [PathBuf; 1] = [path.to_owned()];
     let broken = match data.on_error {
         OnError::Fail => Broken::Fail,
         OnError::Skip => Broken::Skip(data.max_skipped()),
     };
-    match LlavaDataset::check_first(&LlavaJsonConfig::from_settings(data, model, &paths), broken) {
-        Err(neva_data::DataError::NoRecords { .. } | neva_data::DataError::UnknownTemplate { .. }) | Ok(()) => Ok(()),
+    match LlavaDataset::check_first(&LlavaJsonConfig::from_settings(data, model, template.clone(), &paths), broken) {
+        Err(neva_data::DataError::NoRecords { .. }) | Ok(()) => Ok(()),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -72,10 +72,10 @@ fn direct_trains_in_this_process_and_writes_the_plan() {
 #[test]
 fn nemo_compat_of_a_recipe_applies_to_data_set_from_rust() {
     for (nemo_compat, own, expect) in [
-        (false, None, true),
-        (true, None, false),
-        (true, Some(true), true),
-        (false, Some(false), false),
+        (false, None, None),
+        (true, None, Some(false)),
+        (true, Some(true), Some(true)),
+        (false, Some(false), Some(false)),
     ] {
         let (dir, engine) = (tempfile::tempdir().unwrap(), FakeEngine::default());
         let mut finetune = neva_tiny::finetune_recipe(RecipeArgs {
@@ -95,7 +95,7 @@ fn nemo_compat_of_a_recipe_applies_to_data_set_from_rust() {
         let Data::Preloaded(data) = &run.finetune.data else {
             panic!("{run:?}")
         };
-        assert_eq!((data.add_bos, run.nemo_compat), (Some(expect), nemo_compat), "{own:?}");
+        assert_eq!((data.add_bos, run.nemo_compat), (expect, nemo_compat), "{own:?}");
     }
 }
 

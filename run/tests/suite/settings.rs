@@ -216,14 +216,15 @@ fn nemo_compat_reaches_the_data_and_an_override_still_wins() {
         Data::Mock(_) | Data::Custom(_) => None,
     };
     for (rest, sets, expect) in [
-        ("", vec![], true),
-        ("", vec!["nemo_compat=true"], false),
-        ("add_bos: null", vec!["nemo_compat=true"], false),
-        ("add_bos: true", vec!["nemo_compat=true"], true),
-        ("add_bos: false", vec![], false),
-        ("", vec!["nemo_compat=true", "finetune.data.add_bos=true"], true),
+        ("", vec![], None),
+        ("add_bos: null", vec![], None),
+        ("", vec!["nemo_compat=true"], Some(false)),
+        ("add_bos: null", vec!["nemo_compat=true"], Some(false)),
+        ("add_bos: true", vec!["nemo_compat=true"], Some(true)),
+        ("add_bos: false", vec![], Some(false)),
+        ("", vec!["nemo_compat=true", "finetune.data.add_bos=true"], Some(true)),
     ] {
-        assert_eq!(add_bos(&resolved(&with_data(rest), &sets)), Some(expect), "{rest} {sets:?}");
+        assert_eq!(add_bos(&resolved(&with_data(rest), &sets)), expect, "{rest} {sets:?}");
     }
     let run = resolved(
         "_factory_: llava15_7b",

@@ -3,13 +3,10 @@
 use std::{ops::Range, panic::resume_unwind, thread};
 
 use super::{
-    Broken, LlavaJsonConfig,
+    Broken, LlavaJsonConfig, RecordCounts,
     source::{RecordSource, lacks_image},
 };
-use crate::{
-    error::{DataError, Problem, first_problems},
-    template::Template,
-};
+use crate::error::{DataError, Problem, first_problems};
 
 /// Most threads that validate a file: there are several ranks on a machine.
 const MAX_THREADS: usize = 8;
@@ -31,6 +28,7 @@ pub(super) struct Found {
     missing_images: usize,
     /// Number of records that a skip list leaves out.
     skipped: usize,
+    counts: RecordCounts,
 }
 
 impl Found {
@@ -38,14 +36,14 @@ impl Found {
     ///
     /// # Errors
     /// Returns an error if the image folder does not exist.
-    pub(super) fn check(&mut self, file: &RecordSource, config: &LlavaJsonConfig, template: &Template) -> Result<(), DataError> {
+    pub(super) fn check(&mut self, file: &RecordSource, config: &LlavaJsonConfig) -> Result<(), DataError> {
         let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         let each = file.file_len().div_ceil(threads).max(MIN_RECORDS);
         let starts = (0..file.file_len()).step_by(each);
         let parts = thread::scope(|scope| {
             let check = |start: usize| {
                 let mut part = Self::default();
-                let outcome = part.check_records(file, config, template, start..(start + each).min(file.file_len()));
+                let outcome = part.check_records(file, config, start..(start + each).min(file.file_len()));
                 (part, outcome)
             };
             let threads: Vec<_> = starts.map(|start| scope.spawn(move || check(start))).collect();
@@ -57,6 +55,11 @@ impl Found {
             self.add(part);
             outcome
         })
+    }
+
+    /// Returns the numbers of records that are taken with a change.
+    pub(super) fn counts(&self) -> RecordCounts {
+        self.counts
     }
 
     /// Adds a problem of a whole file.
@@ -72,6 +75,7 @@ impl Found {
         self.broken.extend(later.broken);
         self.with_images += later.with_images;
         self.missing_images += later.missing_images;
+        self.counts += later.counts;
     }
 
     /// Validates the records of a file with these indices in the file.
@@ -82,16 +86,18 @@ impl Found {
         &mut self,
         file: &RecordSource,
         config: &LlavaJsonConfig,
-        template: &Template,
         records: Range<usize>,
     ) -> Result<(), DataError> {
         let mut outcome = Ok(());
         let visited = file.each(records, |number, index, value| {
             let before = self.problems.len();
-            let record = file.check(index, value, config, template, &mut self.problems);
+            let record = file.check(index, value, config, &mut self.problems);
             let problems = self.problems.get(before..).unwrap_or_default();
             match record {
-                Some(record) => self.with_images += usize::from(!record.images.is_empty()),
+                Some(record) => {
+                    self.with_images += usize::from(!record.images.is_empty());
+                    self.counts += record.counts;
+                }
                 None => {
                     self.missing_images += problems.iter().filter(|problem| lacks_image(problem)).count();
                     self.broken.push(file.first() + number);
@@ -125,6 +131,7 @@ impl Found {
             with_images,
             missing_images,
             skipped,
+            counts: _,
         } = self;
         if !file_problems.is_empty() {
             return Err(DataError::Records { problems });

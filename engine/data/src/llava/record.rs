@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::{
-    image::ImageSource,
-    template::{Conversation, IMAGE_TOKEN, Template, Turn, render},
+use super::{
+    counts::RecordCounts,
+    dialogue::Dialogue,
+    fields::{self, type_name},
+    messages::{self, Messages},
 };
+use crate::{conversation::Conversation, image::ImageSource, template::ChatTemplate};
 
 /// A valid record.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub(super) struct Record {
     pub(super) images: Vec<String>,
     pub(super) source: Arc<ImageSource>,
     pub(super) conversation: Conversation,
+    /// 1 for each change with which the record is taken.
+    pub(super) counts: RecordCounts,
 }
 
 /// Callback for a problem: takes the record's id, the invalid field and the reason.
@@ -28,7 +33,7 @@ impl Record {
     pub(super) fn check(
         value: &Value,
         source: &Arc<ImageSource>,
-        template: &Template,
+        template: &ChatTemplate,
         reads_images: bool,
         report: Report<'_>,
     ) -> Option<Self> {
@@ -46,114 +51,113 @@ impl Record {
             valid = false;
             report(id.as_deref(), Some(field), reason);
         };
-        let names = images(fields, &mut report);
-        let conversation = conversation(fields, &mut report);
-
-        if let (Some(names), Some(conversation)) = (&names, &conversation) {
-            let count = |text: &str| text.matches(IMAGE_TOKEN).count();
-            let placeholders: usize = conversation
-                .turns
-                .iter()
-                .map(|turn| count(&turn.question) + turn.answer.as_deref().map_or(0, count))
-                .sum();
-            if placeholders != names.len() {
-                let reason = format!("{} image(s), but the text has `{IMAGE_TOKEN}` {placeholders} time(s)", names.len());
-                report("image", reason);
-            }
+        for field in fields::unread(fields) {
+            report(field, "is not read: remove it, or name images in `image`".to_owned());
         }
-        if !reads_images && names.as_ref().is_some_and(|names| !names.is_empty()) {
+        let images = images(fields, &mut report);
+        let messages = messages::field(fields).and_then(|(field, value)| {
+            let messages = Messages::read(value).map_err(|reason| (field, reason))?;
+            Ok((field, messages))
+        });
+        let (field, messages) = match messages {
+            Ok((field, messages)) => (field, Some(messages)),
+            Err((field, reason)) => {
+                report(field, reason);
+                (field, None)
+            }
+        };
+        let mut counts = RecordCounts::default();
+        let (mut names, mut dialogue) = (images.unwrap_or_default(), None);
+        if let Some(mut messages) = messages {
+            let (of_fields, of_parts) = (names.len(), messages.images.len());
+            match (of_fields, of_parts) {
+                (0, _) => names.append(&mut messages.images),
+                (_, 0) => {}
+                _ => report(
+                    "image",
+                    format!("{of_fields} image(s) here, and {of_parts} in parts of messages: keep one of them"),
+                ),
+            }
+            if names.is_empty() && messages.image_parts > 0 {
+                report(
+                    "image",
+                    format!("0 image(s), but the parts of messages have {}", messages.image_parts),
+                );
+            }
+            dialogue = Dialogue::new(messages.list, &mut counts)
+                .map_err(|reason| report(field, reason))
+                .ok();
+        }
+        let system = system(fields, &mut report);
+        let conversation = dialogue.and_then(|mut dialogue| {
+            dialogue
+                .place_images(&mut names, &mut counts)
+                .map_err(|reason| report("image", reason))
+                .ok()?;
+            dialogue.with_system(system).map_err(|reason| report("system", reason)).ok()
+        });
+
+        if !reads_images && !names.is_empty() {
             report(
                 "image",
                 "the model has no vision encoder: remove the image or train vlm.LlavaModel".to_owned(),
             );
         }
-        let images = names.unwrap_or_default();
-        for name in images.iter().filter(|name| !source.contains(name)) {
+        for name in names.iter().filter(|name| !source.contains(name)) {
             report("image", format!("there is no file {}", source.describe(name)));
         }
         let conversation = conversation?;
-        if let Err(error) = render(template, &conversation) {
-            report("conversations", error.to_string());
+        if let Err(error) = template.render(&conversation) {
+            report(field, error.to_string());
         }
         let name = id.map(|id| format!(" (id {id})")).unwrap_or_default();
         valid.then_some(Self {
             name,
-            images,
+            images: names,
             source: Arc::clone(source),
             conversation,
+            counts,
         })
     }
 }
 
-/// Returns the file names in `image`: none, one, or a list.
+/// Returns the file names in `image` or `images`: none, one, or a list.
 fn images(fields: &Map<String, Value>, report: &mut dyn FnMut(&'static str, String)) -> Option<Vec<String>> {
-    let name = |value: &Value| value.as_str().filter(|name| !name.is_empty()).map(str::to_owned);
-    let names = match fields.get("image") {
-        None | Some(Value::Null) => Some(Vec::new()),
-        Some(Value::Array(list)) => list.iter().map(name).collect(),
-        Some(value) => name(value).map(|name| vec![name]),
+    let name = |value: &Value| {
+        let name = value.as_str().or_else(|| value.get("path").or_else(|| value.get("url"))?.as_str());
+        name.filter(|name| !name.is_empty()).map(str::to_owned)
     };
-    if names.is_none() {
-        report("image", "must be a file name or a list of file names".to_owned());
-    }
-    names
-}
-
-/// Returns the turns in `conversations`. The first two messages define the names of the two roles.
-fn conversation(fields: &Map<String, Value>, report: &mut dyn FnMut(&'static str, String)) -> Option<Conversation> {
-    let mut reject = |reason: String| {
-        report("conversations", reason);
-        None
-    };
-    let list = match fields.get("conversations") {
-        None => return reject("is missing".to_owned()),
-        Some(Value::Array(list)) => list,
-        Some(other) => return reject(format!("must be a list of messages, found {}", type_name(other))),
-    };
-    if list.is_empty() {
-        return reject("is empty".to_owned());
-    }
-    let mut messages = Vec::with_capacity(list.len());
-    for (i, message) in list.iter().enumerate() {
-        let text = |key| message.get(key).and_then(Value::as_str);
-        let (Some(from), Some(value)) = (text("from"), text("value")) else {
-            return reject(format!("message {i} must be {{\"from\": string, \"value\": string}}"));
+    let mut found: Option<(&'static str, Vec<String>)> = None;
+    for field in ["image", "images"] {
+        let names = match fields.get(field) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Array(list)) => list.iter().map(name).collect(),
+            Some(value) => name(value).map(|name| vec![name]),
         };
-        messages.push((from, value));
-    }
-    if matches!(messages[0].0, "gpt" | "assistant") {
-        return reject(format!(
-            "starts with an answer (from \"{}\"): a question must come first",
-            messages[0].0
-        ));
-    }
-    let roles: Vec<&str> = messages.iter().take(2).map(|message| message.0).collect();
-    for (i, (from, _)) in messages.iter().enumerate() {
-        let expected = roles[i % roles.len()];
-        if *from != expected || (i == 1 && roles[0] == roles[1]) {
-            return reject(format!("message {i} is from \"{from}\", but the roles must alternate"));
+        let Some(names) = names else {
+            report(field, "must be a file name or a list of file names".to_owned());
+            return None;
+        };
+        match &found {
+            Some((other, known)) if !known.is_empty() && !names.is_empty() && *known != names => {
+                report(field, format!("differs from `{other}`: keep one of them"));
+                return None;
+            }
+            Some(_) if names.is_empty() => {}
+            _ => found = Some((field, names)),
         }
     }
-    if messages.len() % 2 != 0 {
-        return reject(format!("has {} message(s), the last of which has no answer", messages.len()));
-    }
-    let turn = |pair: &[(&str, &str)]| Turn {
-        question: pair[0].1.to_owned(),
-        answer: Some(pair[1].1.to_owned()),
-    };
-    Some(Conversation {
-        system: None,
-        turns: messages.chunks_exact(2).map(turn).collect(),
-    })
+    Some(found.map(|(_, names)| names).unwrap_or_default())
 }
 
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+/// Returns the text of `system` or `system_prompt`.
+fn system(fields: &Map<String, Value>, report: &mut dyn FnMut(&'static str, String)) -> Option<String> {
+    for field in ["system", "system_prompt"] {
+        match fields.get(field) {
+            None | Some(Value::Null) => {}
+            Some(Value::String(text)) => return Some(text.clone()).filter(|text| !text.is_empty()),
+            Some(other) => report(field, format!("must be a string, found {}", type_name(other))),
+        }
     }
+    None
 }

@@ -10,7 +10,6 @@ use crate::{
     image::ImageSource,
     record_file::{Form, RecordError, RecordFile, file_problem},
     skip_list::SkipList,
-    template::Template,
 };
 
 /// Start of the reason of [`Record::check`] for an image file that does not exist.
@@ -139,7 +138,6 @@ impl RecordSource {
         index: usize,
         value: Result<Value, String>,
         config: &LlavaJsonConfig,
-        template: &Template,
         problems: &mut Vec<Problem>,
     ) -> Option<Record> {
         let mut report = |id: Option<&str>, field, reason| {
@@ -165,7 +163,7 @@ impl RecordSource {
                 }
             },
         };
-        let mut record = Record::check(&value, &self.images, template, config.reads_images, &mut report)?;
+        let mut record = Record::check(&value, &self.images, &config.template, config.reads_images, &mut report)?;
         if config.image_token_position == ImagePosition::Front {
             record.conversation.move_images_to_front();
         }

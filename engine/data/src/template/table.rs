@@ -1,35 +1,38 @@
 //! Table of all templates, one per line, followed by the styles that they share.
 //!
-//! NeMo's `mllama` is missing: its chat template writes today's date, and its model merges tokens differently.
+//! `mllama` writes the date that its chat template has where no clock is given, so that all ranks and days agree.
 
 use super::Template;
 
 /// All templates.
 #[rustfmt::skip]
 pub const TEMPLATES: &[Template] = &[
-    Template { name: "v1", aliases: &["default", "vicuna_v1"], system: A_CURIOUS_USER, ..TWO },
+    Template { name: "v1", aliases: &["default", "vicuna", "vicuna_v1", "vicuna_v1_1", "vicuna_v1_5", "v1_5", "llava", "llava_1_5",
+        "llava_v1_5", "llava15"], system: A_CURIOUS_USER, ..TWO },
     Template { name: "llava_v1", system: A_CURIOUS_HUMAN, ..TWO },
     Template { name: "llava_v1_mmtag", system: MMTAG, ..TWO },
-    Template { name: "plain", aliases: &["v0_plain"], ..PLAIN },
+    Template { name: "plain", aliases: &["v0_plain", "llava_plain", "pretrain", "caption"], ..PLAIN },
     Template { name: "v0", aliases: &["llava_v0"], system: A_CURIOUS_HUMAN, ..SINGLE },
     Template { name: "llava_v0_mmtag", system: MMTAG, ..SINGLE },
-    Template { name: "llava_llama_3", aliases: &["llama_3"], system: VISION_ASSISTANT, ..LLAMA_3 },
-    Template { name: "llama_2", system: HONEST_ASSISTANT, ..LLAMA_2 },
-    Template { name: "llava_llama_2", system: VISION_ASSISTANT, ..LLAMA_2 },
+    Template { name: "llava_llama_3", aliases: &["llama_3", "llama3", "llama_v3", "llava_llama3", "llama_3_instruct"],
+        system: VISION_ASSISTANT, ..LLAMA_3 },
+    Template { name: "mllama", aliases: &["llama_3_2_vision", "llama3_2_vision"], ..MLLAMA },
+    Template { name: "llama_2", aliases: &["llama2", "llama_v2", "llama_2_chat"], system: HONEST_ASSISTANT, ..LLAMA_2 },
+    Template { name: "llava_llama_2", aliases: &["llava_llama2"], system: VISION_ASSISTANT, ..LLAMA_2 },
     Template { name: "llava_llama_2_simple", system: "Answer the questions about the visual content that the user provides.", ..LLAMA_2 },
     Template { name: "llava_llama_2_mmtag", system: "Answer the questions about the visual content that the user provides.The visual \
         content will be provided with the following format: <Image>visual content</Image>.", ..LLAMA_2 },
-    Template { name: "mistral_instruct", aliases: &["llava_mistral_instruct"], ..LLAMA_2 },
-    Template { name: "mistral", ..MISTRAL },
-    Template { name: "qwen_1_5", system: "You are a helpful assistant.", ..CHATML },
+    Template { name: "mistral_instruct", aliases: &["llava_mistral_instruct", "llava_mistral"], ..LLAMA_2 },
+    Template { name: "mistral", aliases: &["vila"], ..MISTRAL },
+    Template { name: "qwen_1_5", aliases: &["qwen", "qwen_2", "qwen2", "chatml"], system: "You are a helpful assistant.", ..CHATML },
     Template { name: "mpt", system: "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest \
         answers.", ..MPT },
-    Template { name: "mistral_orca", system: "You are MistralOrca, a large language model trained by Alignment Lab AI. Write out your \
-        reasoning step-by-step to be sure you get the right answers!", ..MPT },
+    Template { name: "mistral_orca", aliases: &["orca"], system: "You are MistralOrca, a large language model trained by Alignment Lab AI. \
+        Write out your reasoning step-by-step to be sure you get the right answers!", ..MPT },
     Template { name: "mistral_direct", aliases: &["chatml_direct"], system: "Answer the questions.", ..MPT },
-    Template { name: "mistral_zephyr", system: "You are a helpful AI assistant.", ..ZEPHYR },
-    Template { name: "gemma_instruct", ..GEMMA },
-    Template { name: "nvgpt", aliases: &["nv_steerlm"], system: A_CURIOUS_USER, ..NVGPT },
+    Template { name: "mistral_zephyr", aliases: &["zephyr"], system: "You are a helpful AI assistant.", ..ZEPHYR },
+    Template { name: "gemma_instruct", aliases: &["gemma", "gemma_2", "gemma2", "gemma_it"], ..GEMMA },
+    Template { name: "nvgpt", aliases: &["nv_steerlm", "steerlm"], system: A_CURIOUS_USER, ..NVGPT },
     Template { name: "nv_dpo", ..NVGPT },];
 
 const NONE: Template = Template {
@@ -47,6 +50,8 @@ const NONE: Template = Template {
     between: "",
     trim: false,
     caption_only: false,
+    without_system: false,
+    text_headers: false,
 };
 
 /// Vicuna: two separators, a space and the end-of-sequence token.
@@ -63,6 +68,7 @@ const TWO: Template = Template {
 const PLAIN: Template = Template {
     stop: "\n",
     caption_only: true,
+    without_system: true,
     ..NONE
 };
 
@@ -85,6 +91,16 @@ const LLAMA_3: Template = Template {
     stop: "<|eot_id|>",
     trim: true,
     ..NONE
+};
+
+/// Llama-3.2-11B-Vision-Instruct. NeMo passes it the text of a conversation, so it writes a system header in any case.
+const MLLAMA: Template = Template {
+    system_frame: (
+        "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
+        "<|eot_id|>",
+    ),
+    no_system: "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>",
+    ..LLAMA_3
 };
 
 /// Llama-2-7b-chat: the system text is part of the first question, and each turn starts with its own `<s>`.
@@ -130,6 +146,7 @@ const ZEPHYR: Template = Template {
     user: ("<|user|>\n", "</s>"),
     assistant: "<|assistant|>\n",
     stop: "</s>",
+    text_headers: true,
     ..NONE
 };
 
@@ -138,6 +155,7 @@ const GEMMA: Template = Template {
     assistant: "<start_of_turn>model\n",
     stop: "<end_of_turn>",
     after: "\n",
+    without_system: true,
     ..NONE
 };
 

@@ -83,7 +83,7 @@ fn missing_data_is_reported() {
         );
         check_data(
             Some(&records),
-            |data, _| data.data_config.conv_template = "v7".into(),
+            |data, _| data.data_config.conv_template = Some("v7".into()),
             &["v7", "v1"],
         );
         check_data(
