@@ -292,7 +292,7 @@ impl Dataset for LlavaDataset {
             let image = self.decodes_always.then(|| source.image(name)).transpose()?;
             let tiles = match (self.processor.tiling, image) {
                 (None, _) => 1,
-                (Some(_), Some(image)) => self.processor.num_tiles(image.width(), image.height()),
+                (Some(_), Some(image)) => self.processor.num_tiles(image.width, image.height),
                 (Some(_), None) => source.size(name).map(|(width, height)| self.processor.num_tiles(width, height))?,
             };
             Ok(vec![Pixels::empty(height, width); tiles])

@@ -167,7 +167,7 @@ fn a_missing_or_wrong_file_is_reported_at_its_setting() {
         ),
         (
             &["finetune.resume.restore_config={path: unmarked}", "finetune.data.tokenizer=null"],
-            "`finetune.data.tokenizer`: tokenizer.json has no token `<image>`, but it has the id 2046 in config.json",
+            "`finetune.data.tokenizer`: the tokenizer has no token `<image>`, but it has the id 2046 in config.json",
         ),
         (
             &["finetune.resume.restore_config={path: lora}"],

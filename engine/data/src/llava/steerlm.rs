@@ -13,7 +13,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::template::IMAGE_TOKEN;
+use crate::conversation::IMAGE_TOKEN;
 
 const TAG: &str = "<img src=";
 
