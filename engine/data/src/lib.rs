@@ -31,7 +31,9 @@ mod split;
 mod template;
 mod tokenizer;
 
-pub use self::image::{Filter, ImageProcessor, ImageSource, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size, Tiling};
+pub use self::image::{
+    Filter, ImageProcessor, ImageSource, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size, Tiling, repeat_placeholders,
+};
 pub use batch::Batch;
 pub use error::{DataError, Problem};
 pub use labels::Unlabelled;
