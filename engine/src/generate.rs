@@ -9,11 +9,11 @@ use crate::model::Models;
 use crate::trainer::{LoadedModel, to_device};
 use neva_data::{
     ChatTemplate, Conversation, IGNORE_INDEX, IMAGE_TOKEN, ImageProcessor, MergeOptions, ModelProcessor, RgbImage, Sequence, TextTools,
-    Tokenizer, Turn, merge,
+    Tokenizer, Turn, merge, repeat_placeholders,
 };
 use neva_layout::unapplied_generation_settings;
 use neva_schemas::{Data, Finetune, GenerateRequest, ImageDataConfig, ModelDescription, Problem};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
 
 /// Answers the question of `request`.
@@ -48,13 +48,23 @@ pub fn generate(request: &GenerateRequest, models: &Models, cache: &ModelCache) 
     let TextTools { tokenizer, template } = TextTools::new(&data_config, add_bos, tokenizer)?;
     let processor = processor(&checkpoint, &model, cache)?.with_mode(data_config.image_process_mode.into());
 
-    let images = request
+    let open = |path: &PathBuf| {
+        if data_config.apply_exif {
+            RgbImage::open_upright(path)
+        } else {
+            RgbImage::open(path)
+        }
+    };
+    let tiles = request
         .images
         .iter()
-        .map(|path| Ok(processor.process(&RgbImage::open(path)?)))
+        .map(|path| Ok(processor.process_tiles(&open(path)?)))
         .collect::<Result<Vec<_>>>()?;
-    let ids = prompt_ids(request, &template, &tokenizer)?;
-    let labels = vec![IGNORE_INDEX; ids.len()];
+    let counts: Vec<usize> = tiles.iter().map(Vec::len).collect();
+    let images: Vec<_> = tiles.into_iter().flatten().collect();
+    let mut ids = prompt_ids(request, &template, &tokenizer)?;
+    let mut labels = vec![IGNORE_INDEX; ids.len()];
+    repeat_placeholders(&mut ids, &mut labels, &counts);
     let sequence = Sequence {
         name: "prompt",
         ids: &ids,

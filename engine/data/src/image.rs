@@ -21,8 +21,7 @@ pub use model_processor::{ModelProcessor, ProcessorOrigin};
 pub use process::{ImageProcessor, ProcessMode, Size};
 pub use resize::Filter;
 pub use source::ImageSource;
-pub use tiles::Tiling;
-pub(crate) use tiles::repeat_placeholders;
+pub use tiles::{Tiling, repeat_placeholders};
 
 use std::path::Path;
 
@@ -46,11 +45,22 @@ impl RgbImage {
     /// # Errors
     /// Returns an error if the file cannot be read or is not a complete JPEG, PNG, GIF, WebP, BMP, TIFF or PPM image.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let bytes = std::fs::read(path).map_err(|error| DataError::Read {
+        Self::decode(&Self::read(path)?, &path.display().to_string())
+    }
+
+    /// Reads and decodes a file, and turns the image upright: see [`Self::decode_upright`].
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::open`].
+    pub fn open_upright(path: &Path) -> Result<Self, DataError> {
+        Self::decode_upright(&Self::read(path)?, &path.display().to_string())
+    }
+
+    fn read(path: &Path) -> Result<Vec<u8>, DataError> {
+        std::fs::read(path).map_err(|error| DataError::Read {
             path: path.to_owned(),
             error,
-        })?;
-        Self::decode(&bytes, &path.display().to_string())
+        })
     }
 
     /// Decodes an image as PIL's `Image.open(..).convert("RGB")` does, bit for bit. `name` is used in messages.

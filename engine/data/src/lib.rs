@@ -41,7 +41,9 @@ mod text_tools;
 mod tokenizer;
 mod truncation;
 
-pub use self::image::{Filter, ImageProcessor, ImageSource, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size, Tiling};
+pub use self::image::{
+    Filter, ImageProcessor, ImageSource, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size, Tiling, repeat_placeholders,
+};
 pub use batch::Batch;
 pub use blend::{Blended, BlendedOrder};
 pub use conversation::{Conversation, IMAGE_TOKEN, Turn};
@@ -50,9 +52,9 @@ pub use labels::Unlabelled;
 pub use length_index::{FileLengths, LengthIndex};
 pub use llava::{Broken, ImagePosition, LlavaDataset, LlavaJsonConfig, Reading, RecordCounts};
 pub use loader::Loader;
-pub use neva_jpeg::has_simd as has_jpeg_simd;
 pub use merge::{ImageSpan, MergeOptions, MergedBatch, merge};
 pub use mock::{MockConfig, MockDataset};
+pub use neva_jpeg::has_simd as has_jpeg_simd;
 pub use on_error::SkipBroken;
 pub use order::{BatchSampler, Order, SampleOrder};
 pub use preloaded::{ModelFolders, PreloadedData, PreloadedTools};

@@ -47,8 +47,8 @@ impl Tiling {
     }
 }
 
-/// Repeats the placeholder of each image once for each of its tiles.
-pub(crate) fn repeat_placeholders(ids: &mut Vec<i64>, labels: &mut Vec<i64>, tiles: &[usize]) {
+/// Repeats the placeholder of each image once for each of its `tiles`. The repeated ones are not labels.
+pub fn repeat_placeholders(ids: &mut Vec<i64>, labels: &mut Vec<i64>, tiles: &[usize]) {
     if tiles.iter().all(|&count| count == 1) {
         return;
     }
