@@ -24,6 +24,26 @@ pub enum DataError {
         error: std::io::Error,
     },
 
+    /// A file that cannot be written.
+    #[error("cannot write {}: {error}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Error of the operating system.
+        error: std::io::Error,
+    },
+
+    /// A file that is not a skip list.
+    #[error("{}: line {line} {reason}", path.display())]
+    SkipList {
+        /// The file.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+        /// Description of the problem.
+        reason: String,
+    },
+
     /// A file that is not a complete image.
     #[error("{name}: {reason}")]
     Image {

@@ -14,9 +14,12 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod check;
 mod error;
 mod image;
+mod inspect;
 mod labels;
+mod length_index;
 mod llava;
 mod loader;
 mod merge;
@@ -25,24 +28,35 @@ mod order;
 mod pack;
 mod preloaded;
 mod random;
+mod record_file;
 mod sample;
 mod sequence;
+mod skip_list;
 mod split;
+mod staged_file;
 mod template;
 mod tokenizer;
 
 pub use self::image::{ImageProcessor, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size};
 pub use batch::Batch;
+pub use check::{
+    CheckError, CheckOptions, CheckProgress, CheckReport, FileReport, Finding, ImageCheck, ImageReport, Kind, KindReport, LengthRange,
+    LengthReport, Level, Probe, check,
+};
 pub use error::{DataError, Problem};
+pub use inspect::{InspectError, InspectedData, InspectedImage, InspectedSample, Piece, Selection, inspect, page};
 pub use labels::Unlabelled;
+pub use length_index::{FileLengths, LengthIndex};
 pub use llava::{ImagePosition, LlavaDataset, LlavaJsonConfig};
 pub use loader::Loader;
 pub use merge::{ImageSpan, MergeOptions, MergedBatch, merge};
 pub use mock::{MockConfig, MockDataset};
 pub use order::{BatchSampler, Order};
 pub use preloaded::{ModelFolders, PreloadedTools};
+pub use record_file::{Form, RecordError, RecordFile};
 pub use sample::{Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, Pixels, Sample, WithoutPixels};
 pub use sequence::Sequence;
+pub use skip_list::{SkipList, SkippedRecords};
 pub use split::{Split, Subset, split};
 pub use template::{Conversation, IMAGE_TOKEN, Prompt, TEMPLATES, Template, Turn, render};
 pub use tokenizer::{Encoded, SpecialIds, Tokenizer};

@@ -90,7 +90,7 @@ impl LlavaDataset {
                         reason,
                     });
                 };
-                if let Some(mut record) = Record::check(value, folder, template, config.reads_images, &mut report) {
+                if let Some(mut record) = Record::check(value, folder, template, config.reads_images, true, &mut report) {
                     if config.image_token_position == ImagePosition::Front {
                         record.conversation.move_images_to_front();
                     }
@@ -151,7 +151,7 @@ impl LlavaDataset {
                         reason,
                     });
                 };
-                Record::check(value, folder, template, config.reads_images, &mut report);
+                Record::check(value, folder, template, config.reads_images, true, &mut report);
             });
             if let Err(reason) = outcome {
                 problems.push(Problem {
@@ -276,5 +276,23 @@ fn reason(error: serde_json::Error) -> String {
         serde_json::error::Category::Data => error.to_string(),
         serde_json::error::Category::Io => format!("cannot be read: {error}"),
         _ => format!("is not JSON: {error}"),
+    }
+}
+
+impl LlavaJsonConfig {
+    /// Validates one record for [`Probe`](crate::Probe), but not that its image files exist. Reports every problem with id,
+    /// field and reason; without one, returns images and conversation as [`LlavaDataset`] has them.
+    pub(crate) fn check_record(
+        &self,
+        value: &Value,
+        folder: &Path,
+        template: &Template,
+        report: &mut dyn FnMut(Option<&str>, Option<&'static str>, String),
+    ) -> Option<(Vec<PathBuf>, crate::template::Conversation)> {
+        let mut record = Record::check(value, folder, template, self.reads_images, false, report)?;
+        if self.image_token_position == ImagePosition::Front {
+            record.conversation.move_images_to_front();
+        }
+        Some((record.images, record.conversation))
     }
 }

@@ -19,8 +19,16 @@ pub(super) struct Record {
 pub(super) type Report<'a> = &'a mut dyn FnMut(Option<&str>, Option<&'static str>, String);
 
 impl Record {
-    /// Validates the record in `value`. Reports every problem, and returns `None` if there is any.
-    pub(super) fn check(value: &Value, folder: &Path, template: &Template, reads_images: bool, report: Report<'_>) -> Option<Self> {
+    /// Validates the record in `value`. Reports every problem, and returns `None` if there is any. Image files must exist if
+    /// `finds_files`.
+    pub(super) fn check(
+        value: &Value,
+        folder: &Path,
+        template: &Template,
+        reads_images: bool,
+        finds_files: bool,
+        report: Report<'_>,
+    ) -> Option<Self> {
         let Value::Object(fields) = value else {
             report(None, None, format!("must be an object, found {}", type_name(value)));
             return None;
@@ -57,7 +65,7 @@ impl Record {
             );
         }
         let images: Vec<PathBuf> = names.iter().flatten().map(|name| folder.join(name)).collect();
-        for path in images.iter().filter(|path| !path.is_file()) {
+        for path in images.iter().filter(|path| finds_files && !path.is_file()) {
             report("image", format!("there is no file {}", path.display()));
         }
         let conversation = conversation?;

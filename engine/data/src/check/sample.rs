@@ -1,0 +1,117 @@
+//! Check of one record.
+
+use std::path::PathBuf;
+
+use super::{
+    content::{hash, record_hash},
+    image_files::{ImageFile, ImageFiles, Verdict},
+    kind::{Kind, Level},
+    options::ImageCheck,
+    probe::{Lengths, Parsed, Probe, Source},
+};
+use crate::template::Conversation;
+
+/// Result of the check of one record.
+#[derive(Debug, Default)]
+pub(super) struct CheckedRecord {
+    pub(super) index: usize,
+    pub(super) id: Option<String>,
+    /// Kind, field and description of each problem.
+    pub(super) problems: Vec<(Kind, Option<String>, String)>,
+    /// Hash of images and messages.
+    pub(super) content: Option<u64>,
+    /// Hash of the id.
+    pub(super) id_hash: Option<u64>,
+    /// Lengths of the sample; `None` if the record cannot be used.
+    pub(super) lengths: Option<Lengths>,
+    /// Number of uses of images.
+    pub(super) images: usize,
+    /// Image files that no record named before.
+    pub(super) new_images: Vec<ImageFile>,
+}
+
+/// Checks the record at `index` of `source`.
+pub(super) fn check_record(probe: &Probe, images: &ImageFiles, check: ImageCheck, source: &Source, index: usize) -> CheckedRecord {
+    let mut checked = CheckedRecord {
+        index,
+        ..CheckedRecord::default()
+    };
+    let value = match source.value(index) {
+        Ok(value) => value,
+        Err((kind, reason)) => {
+            checked.problems.push((kind, None, reason));
+            return checked;
+        }
+    };
+    let Parsed { id, content, problems } = probe.parse(&source.path, &value);
+    checked.id_hash = id.as_ref().map(|id| hash([id.as_bytes()]));
+    checked.id = id;
+    checked.problems = problems;
+    if let Some((files, conversation)) = content {
+        checked.content = Some(record_hash(files.iter().map(PathBuf::as_path), &conversation));
+        checked.images = files.len();
+        if check != ImageCheck::Skip {
+            check_images(probe, images, &files, &mut checked);
+        }
+        check_text(probe, &conversation, &mut checked);
+    }
+    checked
+}
+
+fn check_images(probe: &Probe, images: &ImageFiles, files: &[PathBuf], checked: &mut CheckedRecord) {
+    for path in files {
+        let (verdict, new) = images.check(path, probe);
+        checked.new_images.extend(new);
+        if let Verdict::Bad(kind, reason) = verdict {
+            checked.problems.push((kind, Some("image".to_owned()), reason.to_string()));
+        }
+    }
+}
+
+fn check_text(probe: &Probe, conversation: &Conversation, checked: &mut CheckedRecord) {
+    let mut report = |kind, reason| checked.problems.push((kind, Some("conversations".to_owned()), reason));
+    for (index, turn) in conversation.turns.iter().enumerate() {
+        let answer = turn.answer.as_deref().unwrap_or_default();
+        if answer.trim().is_empty() {
+            report(Kind::EmptyAnswer, format!("the answer of message {} has no text", index * 2 + 1));
+        }
+        if turn.question.contains('\u{fffd}') || answer.contains('\u{fffd}') {
+            report(
+                Kind::ReplacementCharacter,
+                format!("message {} or its answer has U+FFFD", index * 2),
+            );
+        }
+    }
+    let encoded = match probe.encode(conversation) {
+        Ok((_, encoded)) => encoded,
+        Err((kind, reason)) => return report(kind, reason),
+    };
+    let lengths = match probe.lengths(encoded) {
+        Ok(lengths) => lengths,
+        Err(reason) => return report(Kind::Tokens, reason),
+    };
+    let seq_length = probe.seq_length();
+    if lengths.positions > seq_length {
+        report(
+            Kind::Truncated,
+            format!(
+                "{} positions, {} of them of images, but seq_length is {seq_length}: {} of {} labels remain",
+                lengths.positions, lengths.image_positions, lengths.kept_labels, lengths.labels
+            ),
+        );
+    }
+    if lengths.labels == 0 {
+        report(Kind::NoLabel, "no token is a label".to_owned());
+    } else if lengths.kept_labels == 0 {
+        report(
+            Kind::LabelsCut,
+            format!(
+                "all {} labels are behind position {seq_length}, where the sample is cut",
+                lengths.labels
+            ),
+        );
+    }
+    if checked.problems.iter().all(|(kind, ..)| kind.level() == Level::Warning) {
+        checked.lengths = Some(lengths);
+    }
+}
