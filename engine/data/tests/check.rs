@@ -158,7 +158,7 @@ fn faults() -> Vec<(Kind, &'static str, Vec<u8>)> {
         (
             Kind::ImageCount,
             "2 time(s)",
-            record(json!({"image": "gray.png", "conversations": turns("<image><image>\nWhich?", "Both.")})),
+            record(json!({"image": "gray4.png", "conversations": turns("<image><image>\nWhich?", "Both.")})),
         ),
         (Kind::ImageMissing, "there is no file", record(with_image("nowhere.jpg"))),
         (Kind::ImageUnreadable, "folder", record(with_image("folder"))),
@@ -193,7 +193,7 @@ fn good_records() -> Vec<Value> {
     vec![
         text("Twice?", "Yes, twice."),
         json!({"id": "first", "conversations": turns("Whose id?", "Mine.")}),
-        json!({"id": 12, "image": ["gray.png", "jpeg420.jpg"], "conversations": turns("<image>\nand\n<image>?", "Two.")}),
+        json!({"id": 12, "image": ["gray4.png", "jpeg420.jpg"], "conversations": turns("<image>\nand\n<image>?", "Two.")}),
         with_image("progressive.jpg"),
         with_image("png_named.jpg"),
     ]
@@ -203,7 +203,7 @@ fn good_records() -> Vec<Value> {
 fn planted() -> Folder {
     let folder = Folder::new();
     fs::create_dir(folder.path("folder")).unwrap();
-    let mut png = fs::read(folder.path("gray.png")).unwrap();
+    let mut png = fs::read(folder.path("gray4.png")).unwrap();
     png[25] = 9;
     folder.write("colour.png", png);
     let bmp = fs::read(folder.path("rgb24.bmp")).unwrap();
@@ -394,7 +394,7 @@ fn faults_of_the_whole_data_are_found() {
 fn a_model_without_vision_refuses_images() {
     let mut folder = Folder::new();
     folder.model = Model::Llama(LanguageModel::default()).description();
-    folder.records(&[text("Hi?", "Hi."), with_image("gray.png")]);
+    folder.records(&[text("Hi?", "Hi."), with_image("gray4.png")]);
     let report = folder.check(&options());
     let found: Vec<_> = findings(&report)
         .into_iter()
@@ -410,7 +410,7 @@ fn a_template_that_cannot_render_is_reported() {
         conv_template: "plain".to_owned(),
         ..ImageDataConfig::default()
     };
-    folder.records(&[with_image("gray.png"), text("No image?", "None.")]);
+    folder.records(&[with_image("gray4.png"), text("No image?", "None.")]);
     let report = folder.check(&options());
     let found: Vec<_> = findings(&report)
         .into_iter()
@@ -513,7 +513,7 @@ fn the_result_does_not_depend_on_the_number_of_threads() {
     let folder = Folder::new();
     let many: Vec<Value> = (0..1000)
         .map(|n| match n % 7 {
-            0 => with_image("gray.png"),
+            0 => with_image("gray4.png"),
             1 => json!({"id": n % 50, "conversations": []}),
             _ => text(&format!("What is {n}?"), "A number."),
         })
@@ -543,7 +543,7 @@ fn only_the_first_problems_of_a_kind_are_kept() {
 #[test]
 fn an_unchanged_result_is_reused() {
     let folder = Folder::new();
-    folder.records(&[text("Hi?", "Hi."), with_image("gray.png"), with_image("nowhere.png")]);
+    folder.records(&[text("Hi?", "Hi."), with_image("gray4.png"), with_image("nowhere.png")]);
     let cached = CheckOptions {
         cache: Some(folder.path("cache")),
         ..options()
@@ -561,7 +561,7 @@ fn an_unchanged_result_is_reused() {
     assert_eq!(LengthIndex::read(&folder.path("lengths.bin")).unwrap().files[0].lengths.len(), 3);
 
     // Each change is seen: of an image, of a missing image, of a setting, of an option, of the records.
-    folder.write("gray.png", "changed");
+    folder.write("gray4.png", "changed");
     assert_eq!(folder.check(&cached).errors, 2);
     fs::copy(folder.path("rgba8.png"), folder.path("nowhere.png")).unwrap();
     assert_eq!(folder.check(&cached).errors, 1);

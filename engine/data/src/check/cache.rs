@@ -40,7 +40,7 @@ impl Entry {
         let cache = options.cache.as_ref()?;
         let fingerprints: Option<Vec<_>> = sources.iter().map(Source::fingerprint).collect();
         let files: Vec<_> = sources.iter().map(|source| json!([*source.name, source.is_validation])).collect();
-        let here = std::path::absolute("").ok()?;
+        let here = std::path::absolute(".").ok()?;
         let skip: Vec<_> = options.skip.iter().map(|kind| kind.name()).collect();
         let key = json!([
             FORMAT,
