@@ -33,6 +33,7 @@ use crate::{
 use cache::Entry;
 pub use error::CheckError;
 pub use finding::Finding;
+pub(crate) use image_files::problem as image_problem;
 pub use kind::{Kind, Level};
 pub use options::{CheckOptions, CheckProgress, ImageCheck};
 use outputs::{LENGTH_INDEX, SKIP_LIST, Staging, copy, deliver};

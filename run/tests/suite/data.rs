@@ -6,7 +6,7 @@ use neva_schemas::exit_class;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::process::{Program, end, wait_for};
+use crate::process::{Program, end, reset_signals, wait_for};
 
 const RECIPE: &str = "_factory_: neva_tiny
 name: train
@@ -43,6 +43,7 @@ fn entries(folder: &Path) -> usize {
 
 #[test]
 fn a_signal_stops_a_check_before_it_writes_anything() {
+    reset_signals();
     for signal in [Signal::INT, Signal::TERM] {
         let mut program = program(
             60_000,

@@ -87,6 +87,14 @@ pub(super) fn state(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.len(), u64::try_from(changed.as_nanos()).unwrap_or(u64::MAX)))
 }
 
+/// Returns the problem of an image that cannot be decoded.
+pub(crate) fn problem(path: &Path, probe: &Probe) -> Option<(Kind, String)> {
+    match read(path, ImageCheck::Decode, probe).0 {
+        Verdict::Good(_) => None,
+        Verdict::Bad(kind, reason) => Some((kind, reason.to_string())),
+    }
+}
+
 fn read(path: &Path, check: ImageCheck, probe: &Probe) -> (Verdict, Option<(u64, u64)>) {
     let state = state(path);
     let seen = match look(path) {

@@ -10,7 +10,7 @@ use image::{
 use serde::Serialize;
 
 use crate::{
-    check::{Kind, Probe},
+    check::{Kind, Probe, image_problem},
     image::RgbImage,
 };
 
@@ -56,14 +56,11 @@ impl InspectedImage {
                     processed_png: processed.iter().map(png).collect(),
                 }
             }
-            Err(reason) => {
-                let kind = if path.is_file() { Kind::ImageBroken } else { Kind::ImageMissing };
-                Self {
-                    path,
-                    problem: Some((kind, reason)),
-                    ..Self::default()
-                }
-            }
+            Err(_) => Self {
+                problem: image_problem(&path, probe),
+                path,
+                ..Self::default()
+            },
         }
     }
 }

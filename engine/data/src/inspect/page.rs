@@ -69,6 +69,7 @@ fn write_sample(html: &mut String, number: usize, sample: &InspectedSample, seq_
     if sample.positions > 0 {
         write_counts(html, sample, seq_length)?;
     }
+    writeln!(html, "<div class=\"sample\">")?;
     if !sample.images.is_empty() {
         writeln!(html, "<div class=\"images\">")?;
         for (index, image) in sample.images.iter().enumerate() {
@@ -83,7 +84,7 @@ fn write_sample(html: &mut String, number: usize, sample: &InspectedSample, seq_
         }
         writeln!(html, "</div>")?;
     }
-    writeln!(html, "</article>")
+    writeln!(html, "</div>\n</article>")
 }
 
 fn write_counts(html: &mut String, sample: &InspectedSample, seq_length: usize) -> fmt::Result {
@@ -140,7 +141,7 @@ fn write_image(html: &mut String, number: usize, image: &InspectedImage) -> fmt:
     for ((width, height), png) in image.processed.iter().zip(&image.processed_png) {
         writeln!(
             html,
-            "<span class=\"arrow\">→</span><figure><img src=\"{png}\" alt=\"image {number}, processed\">"
+            "<span class=\"arrow\">→</span><figure><img class=\"processed\" src=\"{png}\" alt=\"image {number}, processed\">"
         )?;
         writeln!(html, "<figcaption>as the model gets it<br>{width} × {height}</figcaption></figure>")?;
     }

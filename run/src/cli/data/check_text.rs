@@ -76,7 +76,11 @@ fn images(f: &mut fmt::Formatter<'_>, images: &ImageReport) -> fmt::Result {
         write!(f, "{}{} {format}", if index == 0 { ": " } else { ", " }, Count(*count))?;
     }
     if let (Some((w1, h1)), Some((w2, h2))) = (images.smallest, images.largest) {
-        write!(f, "; {w1} x {h1} to {w2} x {h2} pixels")?;
+        write!(f, "; {w1} x {h1}")?;
+        if (w1, h1) != (w2, h2) {
+            write!(f, " to {w2} x {h2}")?;
+        }
+        f.write_str(" pixels")?;
     }
     let how = match images.check.as_str() {
         "decoded" => "decoded",
@@ -130,13 +134,13 @@ fn lengths(f: &mut fmt::Formatter<'_>, lengths: &LengthReport) -> fmt::Result {
     let most = histogram.iter().map(|range| range.samples).max().unwrap_or(0).max(1);
     for range in histogram {
         let name = match range.to {
-            Some(to) => format!("{} - {}", Count(range.from), Count(to)),
-            None => format!("over {}", Count(range.from.saturating_sub(1))),
+            Some(to) => format!("{:>9} to {:>7}", Count(range.from), Count(to)),
+            None => format!("{:>9}    {:>7}", "above", Count(range.from.saturating_sub(1))),
         };
         // A range with samples has a bar.
         let width = (range.samples * BAR).div_ceil(most) as usize;
         let bar = "█".repeat(width);
-        let line = format!("  {name:>15}  {:>9}  {bar}", Count(range.samples).to_string());
+        let line = format!("  {name}  {:>9}  {bar}", Count(range.samples).to_string());
         writeln!(f, "{}", line.trim_end())?;
     }
     Ok(())
@@ -148,7 +152,7 @@ fn problems(f: &mut fmt::Formatter<'_>, kind: &KindReport) -> fmt::Result {
         writeln!(f, "    {finding}")?;
     }
     let more = kind.count.saturating_sub(kind.first.len() as u64);
-    if more > 0 {
+    if more > 0 && !kind.first.is_empty() {
         writeln!(f, "    and {} more", Count(more))?;
     }
     writeln!(f, "    help: {}", kind.help)

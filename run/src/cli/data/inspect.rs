@@ -1,18 +1,14 @@
 //! `neva-run data inspect RECIPE`: shows samples as the model gets them.
 
-use std::{
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use neva_data::{InspectedData, RecordFile, Selection, page};
 use serde_json::json;
-use tempfile::NamedTempFile;
 
 use super::sample_text::{Style, samples};
 use crate::{
-    cli::{Globals, OutputArgs, RecipeInput, report::Report},
+    cli::{Globals, OutputArgs, RecipeInput, export::write_file, report::Report},
     environment,
     error::RunError,
     preflight::{RunData, open_data},
@@ -40,7 +36,7 @@ pub(super) struct InspectArgs {
     /// Show this record of the first data file, counted from 0; of another one with `FILE#RECORD`
     #[arg(long, value_name = "RECORD", conflicts_with = "samples")]
     record: Option<String>,
-    /// Write a web page with images and tokens, which needs no other file
+    /// Write a web page with images and tokens, which needs no other file. Replaces an existing file
     #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath)]
     html: Option<PathBuf>,
     /// Print the id of each token
@@ -65,7 +61,7 @@ pub(super) fn inspect(args: &InspectArgs, globals: &Globals, report: &mut Report
     let data = neva_data::inspect(&probe, &selection, indices.as_deref())?;
     match &args.html {
         Some(file) => {
-            write_page(file, &data)?;
+            write_file(file, &page(&title(&data), &data), true)?;
             let count = data.samples.len();
             let text = format!("{}: {count} {}", file.display(), if count == 1 { "sample" } else { "samples" });
             report.result(text, &json!({ "html": file, "samples": count }));
@@ -99,23 +95,10 @@ impl InspectArgs {
     }
 }
 
-fn write_page(file: &Path, data: &InspectedData) -> Result<(), RunError> {
-    let title = match data.files.as_slice() {
+/// Returns the heading of a page.
+fn title(data: &InspectedData) -> String {
+    match data.files.as_slice() {
         [one] => format!("Samples of {one}"),
         several => format!("Samples of {} data files", several.len()),
-    };
-    let parent = file
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let write = || {
-        let mut temporary = NamedTempFile::new_in(parent)?;
-        temporary.write_all(page(&title, data).as_bytes())?;
-        temporary.persist(file).map_err(|error| error.error)
-    };
-    write().map(drop).map_err(|source| RunError::File {
-        action: "write",
-        path: file.to_owned(),
-        source,
-    })
+    }
 }
