@@ -209,13 +209,13 @@ fn sample(probe: &Probe, source: &Source, record: usize) -> InspectedSample {
     let Parsed { id, content, problems } = probe.parse(&source.path, &value);
     sample.id = id;
     let named = problems.into_iter().map(|(kind, field, reason)| match field {
-        Some(field) => (kind, format!("{field}: {reason}")),
-        None => (kind, reason),
+        Some(field) if field != kind.name() => (kind, format!("{field}: {reason}")),
+        _ => (kind, reason),
     });
     sample.problems.extend(named);
     if let Some((images, conversation)) = content {
-        for path in &images {
-            let image = InspectedImage::open(probe, path);
+        for image in &images {
+            let image = InspectedImage::open(probe, image);
             sample.problems.extend(image.problem.clone());
             sample.images.push(image);
         }

@@ -1,7 +1,5 @@
 //! Hashes of records, to find repeated ones.
 
-use std::path::Path;
-
 use crate::template::Conversation;
 
 /// Returns a hash of a list of texts, which differs for other borders of the texts.
@@ -15,7 +13,7 @@ pub(super) fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
 }
 
 /// Returns a hash of the images and the messages of a record. Ids and other fields do not change it.
-pub(super) fn record_hash<'a>(images: impl IntoIterator<Item = &'a Path>, conversation: &Conversation) -> u64 {
+pub(super) fn record_hash<'a>(images: impl IntoIterator<Item = &'a [u8]>, conversation: &Conversation) -> u64 {
     let mut hasher = blake3::Hasher::new();
     let mut add = |tag: u8, part: &[u8]| {
         hasher.update(&[tag]);
@@ -23,7 +21,7 @@ pub(super) fn record_hash<'a>(images: impl IntoIterator<Item = &'a Path>, conver
         hasher.update(part);
     };
     for image in images {
-        add(0, image.as_os_str().as_encoded_bytes());
+        add(0, image);
     }
     if let Some(system) = &conversation.system {
         add(1, system.as_bytes());

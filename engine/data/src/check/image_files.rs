@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,7 +13,7 @@ use super::{
     header::{Doubt, Glance, Header, glance},
     kind::Kind,
     options::ImageCheck,
-    probe::Probe,
+    probe::ImageRef,
 };
 
 /// Number of locks: workers rarely wait for each other.
@@ -53,14 +52,14 @@ impl ImageFiles {
         }
     }
 
-    /// Checks the image at `path`. Returns the verdict, and the file if this is its first use.
-    pub(super) fn check(&self, path: &Path, probe: &Probe) -> (Verdict, Option<ImageFile>) {
-        let key = hash([path.as_os_str().as_encoded_bytes()]);
+    /// Checks an image. Returns the verdict, and the file if this is its first use.
+    pub(super) fn check(&self, image: &ImageRef) -> (Verdict, Option<ImageFile>) {
+        let key = hash([image.key()]);
         if let Some(verdict) = self.shard(key).get(&key) {
             return (verdict.clone(), None);
         }
         // Two workers may read the same image at the same time; the first one counts it.
-        let (verdict, state) = read(path, self.check, probe);
+        let (verdict, state) = read(image, self.check);
         if self.shard(key).insert(key, verdict.clone()).is_some() {
             return (verdict, None);
         }
@@ -68,7 +67,7 @@ impl ImageFiles {
             Verdict::Good(header) => Some(*header),
             Verdict::Bad(..) => None,
         };
-        let path = path.to_owned();
+        let path = image.file().to_owned();
         (verdict, Some(ImageFile { path, state, header }))
     }
 
@@ -88,28 +87,28 @@ pub(super) fn state(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// Returns the problem of an image that cannot be decoded.
-pub(crate) fn problem(path: &Path, probe: &Probe) -> Option<(Kind, String)> {
-    match read(path, ImageCheck::Decode, probe).0 {
+pub(crate) fn problem(image: &ImageRef) -> Option<(Kind, String)> {
+    match read(image, ImageCheck::Decode).0 {
         Verdict::Good(_) => None,
         Verdict::Bad(kind, reason) => Some((kind, reason.to_string())),
     }
 }
 
-fn read(path: &Path, check: ImageCheck, probe: &Probe) -> (Verdict, Option<(u64, u64)>) {
-    let state = state(path);
-    let seen = match look(path) {
+fn read(image: &ImageRef, check: ImageCheck) -> (Verdict, Option<(u64, u64)>) {
+    let state = state(image.file());
+    let seen = match image.open().and_then(|(file, len)| glance(file, len)) {
         Ok(seen) => seen,
         Err(error) => {
             let (kind, reason) = match error.kind() {
-                io::ErrorKind::NotFound => (Kind::ImageMissing, format!("there is no file {}", path.display())),
-                _ => (Kind::ImageUnreadable, format!("cannot read {}: {error}", path.display())),
+                io::ErrorKind::NotFound => (Kind::ImageMissing, format!("there is no file {}", image.describe())),
+                _ => (Kind::ImageUnreadable, format!("cannot read {}: {error}", image.describe())),
             };
             return (Verdict::Bad(kind, reason.into()), state);
         }
     };
     let verdict = match (seen, check) {
         (Glance::Complete(header), ImageCheck::Header | ImageCheck::Skip) => Verdict::Good(header),
-        (seen, _) => match probe.decode(path) {
+        (seen, _) => match image.decode() {
             Ok(image) => Verdict::Good(match seen {
                 Glance::Complete(header) => header,
                 Glance::Doubtful(_) => Header {
@@ -122,12 +121,6 @@ fn read(path: &Path, check: ImageCheck, probe: &Probe) -> (Verdict, Option<(u64,
         },
     };
     (verdict, state)
-}
-
-fn look(path: &Path) -> io::Result<Glance> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
-    glance(file, len)
 }
 
 /// Returns the kind of a problem of an image that cannot be decoded.

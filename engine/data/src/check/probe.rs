@@ -1,6 +1,9 @@
 //! The training's own reading of one record: its fields, text, tokens, labels and images. The only place where `check` and
 //! `inspect` touch the internals of the dataset.
 
+mod image_ref;
+mod source;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,11 +19,12 @@ use crate::{
     llava::LlavaJsonConfig,
     merge::{MergeOptions, merge},
     preloaded::PreloadedTools,
-    record_file::{RecordError, RecordFile},
     sample::{IMAGE_TOKEN_INDEX, Pixels, Sample},
     template::{Conversation, Prompt, Template, render},
     tokenizer::{Encoded, Tokenizer},
 };
+pub(crate) use image_ref::ImageRef;
+pub(crate) use source::Source;
 
 /// Reads records as a run does.
 #[derive(Debug)]
@@ -38,23 +42,12 @@ pub struct Probe {
     length_key: String,
 }
 
-/// A data file of a run.
-#[derive(Debug)]
-pub(crate) struct Source {
-    pub(crate) path: PathBuf,
-    /// The path as the recipe names it, for messages.
-    pub(crate) name: Arc<str>,
-    pub(crate) is_validation: bool,
-    /// Its records; otherwise kind, record and description of the problem of the file.
-    pub(crate) records: Result<RecordFile, (Kind, Option<usize>, String)>,
-}
-
 /// A record as the training reads it.
 #[derive(Debug)]
 pub(crate) struct Parsed {
     pub(crate) id: Option<String>,
     /// Images and conversation; `None` if there are problems.
-    pub(crate) content: Option<(Vec<PathBuf>, Conversation)>,
+    pub(crate) content: Option<(Vec<ImageRef>, Conversation)>,
     pub(crate) problems: Vec<(Kind, Option<String>, String)>,
 }
 
@@ -113,15 +106,7 @@ impl Probe {
 
     /// Opens the data files: those for training, then those for validation. `indices` is the folder of saved indices.
     pub(crate) fn sources(&self, indices: Option<&Path>) -> Vec<Source> {
-        let source = |path: &PathBuf, is_validation| Source {
-            path: path.clone(),
-            name: path.display().to_string().into(),
-            is_validation,
-            records: RecordFile::open(path, indices).map_err(|problem| {
-                let kind = file_kind(&problem.reason);
-                (kind, problem.record, problem.reason)
-            }),
-        };
+        let source = |path: &PathBuf, is_validation| Source::open(path, is_validation, indices);
         let train = self.settings.paths.iter().map(|path| source(path, false));
         train.chain(self.settings.val_paths.iter().map(|path| source(path, true))).collect()
     }
@@ -134,6 +119,10 @@ impl Probe {
             problems.push((kind(field, &reason), field.map(str::to_owned), reason));
         };
         let content = self.config.check_record(value, folder, self.template, &mut report);
+        let content = content.map(|(paths, conversation)| {
+            let images = paths.into_iter().map(|path| ImageRef { path });
+            (images.collect(), conversation)
+        });
         let id = match value.get("id") {
             None | Some(Value::Null) => None,
             Some(Value::String(id)) => Some(id.clone()),
@@ -196,17 +185,6 @@ impl Probe {
         })
     }
 
-    /// Decodes an image.
-    ///
-    /// # Errors
-    /// Returns the reason for which the training cannot decode it.
-    pub(crate) fn decode(&self, path: &Path) -> Result<RgbImage, String> {
-        RgbImage::open(path).map_err(|error| match error {
-            DataError::Image { reason, .. } => format!("{}: {reason}", path.display()),
-            error => error.to_string(),
-        })
-    }
-
     /// Returns the images that the vision encoder gets of one image, before normalization.
     pub(crate) fn process(&self, image: &RgbImage) -> Vec<RgbImage> {
         vec![self.processor.resize_and_crop(image)]
@@ -245,44 +223,6 @@ impl Probe {
     /// Returns everything besides the data files that a result depends on.
     pub(crate) fn key(&self) -> &str {
         &self.key
-    }
-}
-
-impl Source {
-    /// Returns the number of records.
-    pub(crate) fn len(&self) -> usize {
-        self.records.as_ref().map_or(0, RecordFile::len)
-    }
-
-    /// Returns the hash of the file's contents.
-    pub(crate) fn fingerprint(&self) -> Option<String> {
-        self.records.as_ref().ok().map(RecordFile::fingerprint)
-    }
-
-    /// Reads and parses a record.
-    ///
-    /// # Errors
-    /// Returns the kind of the problem and its description.
-    pub(crate) fn value(&self, index: usize) -> Result<Value, (Kind, String)> {
-        match &self.records {
-            Ok(file) => file.value(index).map_err(|error| match error {
-                RecordError::Read(_) => (Kind::Unreadable, error.to_string()),
-                RecordError::Content(reason) => (file_kind(&reason), reason),
-            }),
-            Err((kind, _, reason)) => Err((*kind, reason.clone())),
-        }
-    }
-}
-
-/// Returns the kind of a problem of a file, or of the JSON of a record.
-fn file_kind(reason: &str) -> Kind {
-    let has = |texts: &[&str]| texts.iter().any(|text| reason.contains(text));
-    if has(&["cannot be read", "was changed"]) {
-        Kind::Unreadable
-    } else if has(&["UTF-8", "UTF-16", "UTF-32"]) && !has(&["surrogate"]) {
-        Kind::Encoding
-    } else {
-        Kind::Json
     }
 }
 

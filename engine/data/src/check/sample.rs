@@ -1,13 +1,11 @@
 //! Check of one record.
 
-use std::path::PathBuf;
-
 use super::{
     content::{hash, record_hash},
     image_files::{ImageFile, ImageFiles, Verdict},
     kind::{Kind, Level},
     options::ImageCheck,
-    probe::{Lengths, Parsed, Probe, Source},
+    probe::{ImageRef, Lengths, Parsed, Probe, Source},
 };
 use crate::template::Conversation;
 
@@ -48,19 +46,19 @@ pub(super) fn check_record(probe: &Probe, images: &ImageFiles, check: ImageCheck
     checked.id = id;
     checked.problems = problems;
     if let Some((files, conversation)) = content {
-        checked.content = Some(record_hash(files.iter().map(PathBuf::as_path), &conversation));
+        checked.content = Some(record_hash(files.iter().map(ImageRef::key), &conversation));
         checked.images = files.len();
         if check != ImageCheck::Skip {
-            check_images(probe, images, &files, &mut checked);
+            check_images(images, &files, &mut checked);
         }
         check_text(probe, &conversation, &mut checked);
     }
     checked
 }
 
-fn check_images(probe: &Probe, images: &ImageFiles, files: &[PathBuf], checked: &mut CheckedRecord) {
-    for path in files {
-        let (verdict, new) = images.check(path, probe);
+fn check_images(images: &ImageFiles, files: &[ImageRef], checked: &mut CheckedRecord) {
+    for image in files {
+        let (verdict, new) = images.check(image);
         checked.new_images.extend(new);
         if let Verdict::Bad(kind, reason) = verdict {
             checked.problems.push((kind, Some("image".to_owned()), reason.to_string()));

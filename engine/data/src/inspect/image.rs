@@ -1,7 +1,5 @@
 //! Images of a sample, before and after processing.
 
-use std::path::{Path, PathBuf};
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use image::{
     ExtendedColorType, ImageEncoder as _,
@@ -10,7 +8,7 @@ use image::{
 use serde::Serialize;
 
 use crate::{
-    check::{Kind, Probe, image_problem},
+    check::{ImageRef, Kind, Probe, image_problem},
     image::RgbImage,
 };
 
@@ -20,8 +18,8 @@ const SHOWN: usize = 336;
 /// An image of a sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InspectedImage {
-    /// The file.
-    pub path: PathBuf,
+    /// The file, for messages.
+    pub path: String,
     /// Width in pixels; 0 if the file cannot be decoded.
     pub width: usize,
     /// Height in pixels.
@@ -40,10 +38,10 @@ pub struct InspectedImage {
 }
 
 impl InspectedImage {
-    /// Decodes and processes an image file.
-    pub(super) fn open(probe: &Probe, path: &Path) -> Self {
-        let path = path.to_owned();
-        match probe.decode(&path) {
+    /// Decodes and processes an image.
+    pub(super) fn open(probe: &Probe, image: &ImageRef) -> Self {
+        let path = image.describe();
+        match image.decode() {
             Ok(image) => {
                 let processed = probe.process(&image);
                 Self {
@@ -57,8 +55,8 @@ impl InspectedImage {
                 }
             }
             Err(_) => Self {
-                problem: image_problem(&path, probe),
                 path,
+                problem: image_problem(image),
                 ..Self::default()
             },
         }

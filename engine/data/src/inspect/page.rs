@@ -121,13 +121,13 @@ fn write_counts(html: &mut String, sample: &InspectedSample, seq_length: usize) 
 }
 
 fn write_image(html: &mut String, number: usize, image: &InspectedImage) -> fmt::Result {
-    let path = image.path.display().to_string();
-    let name = image.path.file_name().unwrap_or_default().to_string_lossy();
+    let path = &image.path;
+    let name = path.rsplit('/').next().unwrap_or_default();
     if image.width == 0 {
         return writeln!(
             html,
             "<figure><div class=\"missing\">image {number}</div><figcaption>{}</figcaption></figure>",
-            Text(&path)
+            Text(path)
         );
     }
     let (width, height) = (image.width, image.height);
@@ -135,8 +135,8 @@ fn write_image(html: &mut String, number: usize, image: &InspectedImage) -> fmt:
     writeln!(
         html,
         "<figcaption title=\"{}\">image {number}: {}<br>{width} × {height}</figcaption></figure>",
-        Text(&path),
-        Text(&name)
+        Text(path),
+        Text(name)
     )?;
     for ((width, height), png) in image.processed.iter().zip(&image.processed_png) {
         writeln!(

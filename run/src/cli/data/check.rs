@@ -19,7 +19,7 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  neva-run data check recipes/llava15_7b.yaml --set finetune.data.paths=mix665k.json
+  neva-run data check mine.yaml
   neva-run data check mine.yaml --skip-list skip.jsonl --length-index lengths.bin
   neva-run data check mine.yaml --skip-list skip.jsonl --skip duplicate,labels_cut
   neva-run data check mine.yaml --no-images           the images are on another machine

@@ -94,9 +94,9 @@ fn write_sample(text: &mut String, sample: &InspectedSample, data: &InspectedDat
 }
 
 fn image_line(image: &InspectedImage, positions: usize) -> String {
-    let path = image.path.display().to_string();
+    let path = &image.path;
     if image.width == 0 {
-        return visible(&path).into_owned();
+        return visible(path).into_owned();
     }
     let processed: Vec<_> = image
         .processed
@@ -105,7 +105,7 @@ fn image_line(image: &InspectedImage, positions: usize) -> String {
         .collect();
     format!(
         "{}: {} x {} pixels, to the model {}, {positions} positions",
-        visible(&path),
+        visible(path),
         image.width,
         image.height,
         processed.join(", ")
