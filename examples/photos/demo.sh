@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains on the 16 photographs of this folder, then asks about three of them. Fails if an answer is wrong.
+# Checks the 16 photographs of this folder and their texts, trains on them, then asks about three of them. Fails if an
+# answer is wrong.
 #
 #   examples/photos/demo.sh [FOLDER]      FOLDER of runs, by default nemo_experiments
 set -euo pipefail
@@ -14,6 +15,10 @@ if [[ ! -x $neva_run ]]; then
   exit 1
 fi
 
+echo "Checking the data ..."
+"$neva_run" data check examples/photos/recipe.yaml
+
+echo
 echo "Training on two ranks ..."
 "$neva_run" examples/photos/recipe.yaml --set dir="$runs"
 

@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf};
 
 use miette::Diagnostic;
+use neva_data::{CheckError, InspectError};
 use neva_executors::{ExecutorError, JobFailure, LoaderProblem};
 use neva_schemas::{ExitClass, Problem, RankFailure, Starter, env, exit_class};
 use neva_track::TrackError;
@@ -139,6 +140,22 @@ pub enum RunError {
     /// A model cannot be downloaded.
     #[error(transparent)]
     Hub(#[from] HubError),
+    /// A run's data has errors.
+    #[error("the data has {errors} {}", if *errors == 1 { "error" } else { "errors" })]
+    BrokenData {
+        /// Number of errors.
+        errors: u64,
+        /// Number of records with an error, which a skip list can leave out.
+        records: u64,
+        /// The skip list that was written.
+        skip_list: Option<PathBuf>,
+    },
+    /// A check of data did not finish.
+    #[error(transparent)]
+    DataCheck(#[from] CheckError),
+    /// Samples cannot be shown.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
     /// A model was not imported.
     #[error(transparent)]
     Import(#[from] ImportError),
@@ -194,7 +211,12 @@ impl RunError {
             | Self::StartedAsRank { .. }
             | Self::Track(TrackError::NoMetrics { .. } | TrackError::BrokenMetrics { .. })
             | Self::Exists { .. }
+            | Self::BrokenData { .. }
+            | Self::Inspect(_)
             | Self::Argument(_) => exit_class::INPUT,
+            Self::DataCheck(CheckError::Stopped { .. }) => exit_class::JOB,
+            Self::DataCheck(CheckError::Panicked) => exit_class::BUG,
+            Self::DataCheck(_) => exit_class::CLUSTER,
             Self::NoRankProgram { .. }
             | Self::RankProgram { .. }
             | Self::NoLibtorch { .. }
@@ -256,6 +278,14 @@ impl RunError {
                 format!("start {world_size} ranks with {starter}'s `{option}`, or change `num_gpus_per_node` and `num_nodes`")
             }
             Self::StartedAsRank { .. } => "add `--direct`".to_owned(),
+            Self::BrokenData { records: 0, .. } => "correct the files that are named above".to_owned(),
+            Self::BrokenData { skip_list: None, .. } => {
+                "correct these records, or list them for a run to skip: add `--skip-list FILE`".to_owned()
+            }
+            Self::BrokenData { skip_list: Some(file), .. } => format!(
+                "correct these records, or train without them: `--set finetune.data.skip_list={}`",
+                file.display()
+            ),
             Self::Exists { .. } => "add `--yes` to overwrite it, or name another".to_owned(),
             Self::NoRankProgram { named: None } => "build it with `cargo build --release`, or set NEVA_RANK to its path".to_owned(),
             Self::NoLibtorch { problem, .. } => problem.help().to_owned(),

@@ -92,9 +92,22 @@ fn fetch_config(address: &str, hub: &HubAddress) -> Result<PathBuf, HubError> {
 /// # Errors
 /// A model cannot be downloaded.
 pub(crate) fn fetch(run: &Run, variables: &BTreeMap<String, String>, notice: Notice<'_>) -> Result<(), HubError> {
+    fetch_all(addresses(run), variables, notice)
+}
+
+/// Does the same for tokenizers and image processors alone.
+///
+/// # Errors
+/// A model cannot be downloaded.
+pub(crate) fn fetch_tools(run: &Run, variables: &BTreeMap<String, String>, notice: Notice<'_>) -> Result<(), HubError> {
+    let tools = addresses(run).into_iter().map(|(address, _)| (address, Requested::Tools));
+    fetch_all(tools.collect(), variables, notice)
+}
+
+fn fetch_all(addresses: Vec<(String, Requested)>, variables: &BTreeMap<String, String>, notice: Notice<'_>) -> Result<(), HubError> {
     let lookup = |name: &str| variables.get(name).cloned().or_else(|| environment::variable(name));
     let mut hub = None;
-    for (address, requested) in addresses(run) {
+    for (address, requested) in addresses {
         let Some(named) = HubAddress::of(&address) else { continue };
         let named = named?;
         let cache = ModelCache::locate(lookup);

@@ -10,5 +10,6 @@ fn documents() {
         .register_bin("cat", std::path::Path::new("/bin/cat"))
         .env("NEVA_RUN_HOME", ".neva_run")
         .env("NO_COLOR", "1")
+        .env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
         .timeout(Duration::from_secs(120));
 }

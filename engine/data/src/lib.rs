@@ -15,9 +15,11 @@
 
 mod batch;
 mod blend;
+mod check;
 mod conversation;
 mod error;
 mod image;
+mod inspect;
 mod labels;
 mod length_index;
 mod llava;
@@ -46,8 +48,13 @@ pub use self::image::{
 };
 pub use batch::Batch;
 pub use blend::{Blended, BlendedOrder};
+pub use check::{
+    CheckError, CheckOptions, CheckProgress, CheckReport, FileReport, Finding, ImageCheck, ImageReport, Kind, KindReport, LengthRange,
+    LengthReport, Level, Probe, check,
+};
 pub use conversation::{Conversation, IMAGE_TOKEN, Turn};
 pub use error::{DataError, Problem};
+pub use inspect::{InspectError, InspectedData, InspectedImage, InspectedSample, Piece, Selection, inspect, page};
 pub use labels::Unlabelled;
 pub use length_index::{FileLengths, LengthIndex};
 pub use llava::{Broken, ImagePosition, LlavaDataset, LlavaJsonConfig, Reading, RecordCounts};

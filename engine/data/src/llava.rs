@@ -27,11 +27,12 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     error::DataError,
     image::{ImageProcessor, ImageSource, repeat_placeholders},
-    record_file::RecordFile,
+    record_file::{Form, RecordFile},
     sample::{Dataset, Pixels, Sample},
     skip_list::SkipList,
     template::ChatTemplate,
@@ -39,7 +40,7 @@ use crate::{
 };
 pub use counts::RecordCounts;
 use loading::Found;
-use record::Record;
+use record::{Record, Report};
 use source::RecordSource;
 
 /// Settings of a [`LlavaDataset`].
@@ -79,6 +80,29 @@ impl LlavaJsonConfig {
             let beside = || ImageSource::folder(path.parent().unwrap_or(Path::new(""))).with_exif(apply_exif);
             shared.clone().unwrap_or_else(|| Arc::new(beside()))
         })
+    }
+
+    /// Validates a record of a file of this form. Reports every problem with id, field and reason, and returns `None` if
+    /// there is any. Image files must exist if `finds_files`.
+    pub(crate) fn check_record(
+        &self,
+        value: Value,
+        form: Form,
+        images: &Arc<ImageSource>,
+        finds_files: bool,
+        report: Report<'_>,
+    ) -> Option<Record> {
+        let value = match form {
+            Form::List => value,
+            Form::Lines => steerlm::to_llava(value, |name| images.contains(name))
+                .map_err(|(field, reason)| report(None, Some(field), reason))
+                .ok()?,
+        };
+        let mut record = Record::check(&value, images, &self.template, self.reads_images, finds_files, report)?;
+        if self.image_token_position == ImagePosition::Front {
+            record.conversation.move_images_to_front();
+        }
+        Some(record)
     }
 }
 

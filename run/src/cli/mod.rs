@@ -2,6 +2,7 @@
 
 mod bug;
 mod completions;
+mod data;
 mod diff;
 mod doctor;
 mod dry_run;
@@ -47,6 +48,7 @@ Examples:
   neva-run recipes copy llava15_7b mine.yaml                        start a recipe file of your own
   neva-run show mine.yaml                                           print every resolved value
   neva-run diff llava15_7b mine.yaml                                show what your recipe changes
+  neva-run data check mine.yaml                                     check all of its data, without a GPU
   neva-run mine.yaml --sweep finetune.optim.lr=1e-4,2e-5 --detach   run two tasks in the background
   neva-run experiment list                                          list experiments and states
   neva-run plot RUN_FOLDER OTHER_RUN_FOLDER --out curves.svg        plot two runs in one figure
@@ -79,6 +81,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Print or write what an executor would start: plan and commands
     Render(render::RenderArgs),
+    /// Check the data of a recipe before it trains, or show its samples as the model gets them
+    Data(data::DataArgs),
     /// List the built-in recipes, or copy one
     Recipes(recipes::RecipesArgs),
     /// List, follow, cancel, resume, rerun and compare experiments
@@ -106,6 +110,7 @@ impl Command {
             Self::Diff(args) => args.output.output,
             Self::Validate(args) => args.output.output,
             Self::Render(args) => args.output.output,
+            Self::Data(args) => args.format(),
             Self::Recipes(args) => args.output.output,
             Self::Experiment(args) => args.format(),
             Self::Plot(args) => args.output.output,
@@ -225,6 +230,7 @@ fn dispatch(Cli { globals, command }: Cli) -> u8 {
         Command::Diff(args) => diff::diff(&args, &globals, &mut report),
         Command::Validate(args) => validate::validate(&args, &globals, &mut report),
         Command::Render(args) => render::render(&args, &globals, &mut report),
+        Command::Data(args) => data::data(&args, &globals, &mut report),
         Command::Recipes(args) => recipes::recipes(&args, &mut report),
         Command::Schema(args) => schema::schema(&args, &mut report),
         Command::Generate(args) => generate::generate(&args),

@@ -73,6 +73,28 @@ impl Report {
         self.unwritten = self.unwritten.take().or(written.err());
     }
 
+    /// Prints a result with colours. Control characters of data must be escaped already.
+    pub(super) fn coloured_result(&mut self, text: &str, value: &impl Serialize) {
+        printer::flush();
+        let written = match self.format {
+            Format::Human => writeln!(io::stdout(), "{text}"),
+            Format::Json => json_line(value),
+        };
+        self.unwritten = self.unwritten.take().or(written.err());
+    }
+
+    /// Returns whether results on standard output have colours.
+    pub(super) fn colours_results(&self) -> bool {
+        let is_terminal = io::stdout().is_terminal() && !environment::terminal_is_dumb();
+        let no_color = environment::variable("NO_COLOR");
+        config::wants_colour(is_terminal, no_color.as_deref().map(str::as_ref))
+    }
+
+    /// Returns whether standard error shows progress: it is a terminal that can move its cursor, and not quiet.
+    pub(super) fn shows_progress(&self) -> bool {
+        !self.quiet && io::stderr().is_terminal() && !environment::terminal_is_dumb()
+    }
+
     /// Prints the result of a run. The run has succeeded even if this cannot be written.
     pub(super) fn outcome(&mut self, text: impl Display, value: &impl Serialize) {
         self.result(text, value);
@@ -206,7 +228,11 @@ impl Report {
         match self.format {
             Format::Human => printer::write(self.human(error).into_bytes()),
             // The document that was printed already contains the error.
-            Format::Json if matches!(error, RunError::ChecksFailed { .. } | RunError::Differ { .. } | RunError::Files(_)) => {}
+            Format::Json
+                if matches!(
+                    error,
+                    RunError::ChecksFailed { .. } | RunError::Differ { .. } | RunError::Files(_) | RunError::BrokenData { .. }
+                ) => {}
             Format::Json => {
                 let document = json!({ "error": error_json(error) });
                 let text = self.human(error);

@@ -25,7 +25,7 @@ pub(super) fn problems(finetune: &Finetune, artifacts: Artifacts, cache: &ModelC
 }
 
 /// Returns the folder of the vision encoder, if it has its own.
-fn vision_folder(finetune: &Finetune, cache: &ModelCache) -> Option<PathBuf> {
+pub(super) fn vision_folder(finetune: &Finetune, cache: &ModelCache) -> Option<PathBuf> {
     let parts = finetune.model.pretrained_parts();
     let (_, address) = parts.into_iter().find(|(setting, _)| *setting == "vision_model_from_pretrained")?;
     Some(cache.path_of(address))

@@ -7,6 +7,7 @@
 
 mod data;
 mod json_file;
+mod probe;
 mod weights;
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
 use neva_layout::ModelCache;
 use neva_schemas::{ExecutorConfig, Finetune, LOCAL, Problem, Run, Severity};
 
+pub(crate) use self::probe::{RunData, open_data};
 use crate::{
     config::Problems,
     environment, home, plan,

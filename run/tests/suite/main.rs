@@ -5,6 +5,7 @@
 mod bad_input;
 mod checkpoint_sizes;
 mod command_line;
+mod data;
 mod experiment;
 mod experiment_cancel;
 mod experiment_executor;

@@ -164,8 +164,13 @@ impl ImageProcessor {
     /// Processes an image: returns the inputs of the vision encoder, [`Self::num_tiles`] of them, row by row.
     #[must_use]
     pub fn process_tiles(&self, image: &RgbImage) -> Vec<Pixels> {
+        self.tiles(image).iter().map(|tile| self.normalize(tile)).collect()
+    }
+
+    /// Returns the tiles of an image before they are normalized.
+    pub(crate) fn tiles(&self, image: &RgbImage) -> Vec<RgbImage> {
         let (Some(tiling), Some(tile)) = (self.tiling, self.tile()) else {
-            return vec![self.process(image)];
+            return vec![self.resize_and_crop(image)];
         };
         let (height, width) = tile;
         let (columns, rows) = tiling.grid(image.width, image.height, tile);
@@ -177,11 +182,11 @@ impl ImageProcessor {
                     columns: column * width..(column + 1) * width,
                     rows: row * height..(row + 1) * height,
                 };
-                tiles.push(self.normalize(&resize(&canvas, columns * width, rows * height, self.filter, &window)));
+                tiles.push(resize(&canvas, columns * width, rows * height, self.filter, &window));
             }
         }
         if tiling.thumbnail && tiles.len() > 1 {
-            tiles.push(self.normalize(&image.resized(width, height, self.filter)));
+            tiles.push(image.resized(width, height, self.filter));
         }
         tiles
     }

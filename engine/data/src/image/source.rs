@@ -69,6 +69,12 @@ impl ImageSource {
         Self { apply_exif, ..self }
     }
 
+    /// Returns whether the images are in a `.tar` file.
+    #[must_use]
+    pub fn is_archive(&self) -> bool {
+        matches!(self.kind, Kind::Tar { .. })
+    }
+
     /// Returns whether there is a file of this name.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
@@ -84,6 +90,15 @@ impl ImageSource {
         match &self.kind {
             Kind::Folder(folder) => Some(folder.as_path()).filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()),
             Kind::Tar { .. } => None,
+        }
+    }
+
+    /// Returns the file on disk that holds a file: itself, or the `.tar` file.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        match &self.kind {
+            Kind::Folder(folder) => folder.join(name),
+            Kind::Tar { path, .. } => path.clone(),
         }
     }
 

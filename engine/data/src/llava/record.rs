@@ -14,27 +14,29 @@ use crate::{conversation::Conversation, image::ImageSource, template::ChatTempla
 
 /// A valid record.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// Name of the sample, for messages.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Names of the images in `source`.
-    pub(super) images: Vec<String>,
-    pub(super) source: Arc<ImageSource>,
-    pub(super) conversation: Conversation,
+    pub(crate) images: Vec<String>,
+    pub(crate) source: Arc<ImageSource>,
+    pub(crate) conversation: Conversation,
     /// 1 for each change with which the record is taken.
-    pub(super) counts: RecordCounts,
+    pub(crate) counts: RecordCounts,
 }
 
 /// Callback for a problem: takes the record's id, the invalid field and the reason.
-pub(super) type Report<'a> = &'a mut dyn FnMut(Option<&str>, Option<&'static str>, String);
+pub(crate) type Report<'a> = &'a mut dyn FnMut(Option<&str>, Option<&'static str>, String);
 
 impl Record {
-    /// Validates the record in `value`. Reports every problem, and returns `None` if there is any.
+    /// Validates the record in `value`. Reports every problem, and returns `None` if there is any. Image files must exist if
+    /// `finds_files`.
     pub(super) fn check(
         value: &Value,
         source: &Arc<ImageSource>,
         template: &ChatTemplate,
         reads_images: bool,
+        finds_files: bool,
         report: Report<'_>,
     ) -> Option<Self> {
         let Value::Object(fields) = value else {
@@ -103,7 +105,7 @@ impl Record {
                 "the model has no vision encoder: remove the image or train vlm.LlavaModel".to_owned(),
             );
         }
-        for name in names.iter().filter(|name| !source.contains(name)) {
+        for name in names.iter().filter(|name| finds_files && !source.contains(name)) {
             report("image", format!("there is no file {}", source.describe(name)));
         }
         let conversation = conversation?;

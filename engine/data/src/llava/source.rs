@@ -4,11 +4,11 @@ use std::{ops::Range, sync::Arc};
 
 use serde_json::Value;
 
-use super::{ImagePosition, LlavaJsonConfig, record::Record, steerlm};
+use super::{LlavaJsonConfig, record::Record};
 use crate::{
     error::{DataError, Problem},
     image::ImageSource,
-    record_file::{Form, RecordError, RecordFile, file_problem},
+    record_file::{RecordError, RecordFile, file_problem},
     skip_list::SkipList,
 };
 
@@ -149,24 +149,8 @@ impl RecordSource {
                 reason,
             });
         };
-        let value = match (value, self.file.form()) {
-            (Err(reason), _) => {
-                report(None, None, reason);
-                return None;
-            }
-            (Ok(value), Form::List) => value,
-            (Ok(value), Form::Lines) => match steerlm::to_llava(value, |name| self.images.contains(name)) {
-                Ok(value) => value,
-                Err((field, reason)) => {
-                    report(None, Some(field), reason);
-                    return None;
-                }
-            },
-        };
-        let mut record = Record::check(&value, &self.images, &config.template, config.reads_images, &mut report)?;
-        if config.image_token_position == ImagePosition::Front {
-            record.conversation.move_images_to_front();
-        }
+        let value = value.map_err(|reason| report(None, None, reason)).ok()?;
+        let mut record = config.check_record(value, self.file.form(), &self.images, true, &mut report)?;
         record.name = format!("{}#{index}{}", self.name, record.name);
         Some(record)
     }

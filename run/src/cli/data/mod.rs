@@ -1,0 +1,51 @@
+//! `neva-run data`: looks at the data of a recipe.
+
+mod check;
+mod check_text;
+mod inspect;
+mod sample_text;
+
+use clap::{Args, Subcommand};
+
+use super::{Format, Globals, report::Report};
+use crate::error::RunError;
+
+const EXAMPLES: &str = "\
+Examples:
+  neva-run data check mine.yaml
+  neva-run data check mine.yaml --skip-list skip.jsonl
+  neva-run data inspect mine.yaml --samples 5
+  neva-run data inspect mine.yaml --html samples.html
+
+Data of a custom type is read by its rank program alone.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct DataArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check all records: JSON, conversations, images, tokens, labels, lengths, duplicates
+    Check(check::CheckArgs),
+    /// Show samples as the model gets them: images, text, tokens, labels
+    Inspect(inspect::InspectArgs),
+}
+
+impl DataArgs {
+    pub(super) fn format(&self) -> Format {
+        match &self.command {
+            Command::Check(args) => args.output.output,
+            Command::Inspect(args) => args.output.output,
+        }
+    }
+}
+
+pub(super) fn data(args: &DataArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
+    match &args.command {
+        Command::Check(args) => check::check(args, globals, report),
+        Command::Inspect(args) => inspect::inspect(args, globals, report),
+    }
+}
