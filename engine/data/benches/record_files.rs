@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use neva_data::{ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, RecordFile, Tokenizer};
+use neva_data::{ChatTemplate, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, RecordFile, Tokenizer};
 
 const RECORDS: usize = 1_000_000;
 const ROUNDS: usize = 5;
@@ -84,7 +84,8 @@ fn checked(path: &Path) -> f64 {
     let config = LlavaJsonConfig {
         paths: vec![path.to_owned()],
         image_folder: None,
-        template: "v1".to_owned(),
+        apply_exif: false,
+        template: ChatTemplate::named("v1").unwrap(),
         image_token_position: ImagePosition::Keep,
         reads_images: true,
     };

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::{
     check::{Kind, Parsed, Probe, Source},
     conversation::Conversation,
+    error::DataError,
 };
 pub use image::InspectedImage;
 pub use page::page;

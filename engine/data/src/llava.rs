@@ -67,7 +67,7 @@ impl LlavaJsonConfig {
     ///
     /// # Errors
     /// The `.tar` file cannot be read.
-    fn images(&self) -> Result<impl Fn(&Path) -> Arc<ImageSource>, DataError> {
+    pub(crate) fn images(&self) -> Result<impl Fn(&Path) -> Arc<ImageSource>, DataError> {
         let shared = match &self.image_folder {
             // A folder that is missing is reported with the first image.
             Some(archive) if archive.is_file() => Some(ImageSource::open(archive)?),

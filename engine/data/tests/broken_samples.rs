@@ -9,8 +9,8 @@ use std::{
 };
 
 use neva_data::{
-    Broken, DataError, Dataset, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, Order, PreloadedData, PreloadedTools,
-    Reading, Sample, SkipBroken, Tokenizer, WithoutPixels,
+    Broken, ChatTemplate, DataError, Dataset, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, Order, PreloadedData,
+    PreloadedTools, Reading, Sample, SkipBroken, Tokenizer, WithoutPixels,
 };
 use neva_schemas::{ImageDataConfig, LlavaModel, NevaPreloadedDataModule, OnError};
 use serde_json::{Value, json};
@@ -58,7 +58,8 @@ fn config(path: &Path, images: &Path) -> LlavaJsonConfig {
     LlavaJsonConfig {
         paths: vec![path.to_owned()],
         image_folder: Some(images.to_owned()),
-        template: "v1".to_owned(),
+        apply_exif: false,
+        template: ChatTemplate::named("v1").unwrap(),
         image_token_position: ImagePosition::Keep,
         reads_images: true,
     }

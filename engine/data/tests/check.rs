@@ -64,7 +64,7 @@ impl Folder {
 
     fn probe(&self) -> Arc<Probe> {
         let tools = PreloadedTools::open(&self.settings, &self.model, ModelFolders::default()).unwrap();
-        Arc::new(Probe::new(&self.settings, &self.model, tools).unwrap())
+        Arc::new(Probe::new(&self.settings, &self.model, tools))
     }
 
     fn check(&self, options: &CheckOptions) -> CheckReport {

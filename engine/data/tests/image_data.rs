@@ -10,7 +10,8 @@ use std::{
 };
 
 use neva_data::{
-    DataError, Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, Tiling, Tokenizer,
+    Broken, ChatTemplate, DataError, Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig,
+    Tiling, Tokenizer,
 };
 
 /// Writes two records with three images, and returns the folder with the config of the data.
@@ -37,7 +38,7 @@ fn data() -> (tempfile::TempDir, LlavaJsonConfig) {
         paths: vec![path],
         image_folder: Some(images),
         apply_exif: false,
-        template: "v1".to_owned(),
+        template: ChatTemplate::named("v1").unwrap(),
         image_token_position: ImagePosition::Keep,
         reads_images: true,
     };
@@ -75,7 +76,7 @@ fn a_tar_file_gives_the_samples_of_its_folder() {
     for index in 0..2 {
         assert_eq!(files.get(index).unwrap(), packed_files.get(index).unwrap());
     }
-    LlavaDataset::check_first(&packed).unwrap();
+    LlavaDataset::check_first(&packed, Broken::Fail).unwrap();
     let text = fs::read_to_string(&config.paths[0]).unwrap();
     fs::write(&config.paths[0], text.replace("square.png", "round.png")).unwrap();
     let error = load(&packed, ImageProcessor::clip(28)).unwrap_err().to_string();
@@ -96,7 +97,7 @@ fn a_broken_tar_file_is_named() {
     };
     for error in [
         load(&config, ImageProcessor::clip(28)).unwrap_err(),
-        LlavaDataset::check_first(&config).unwrap_err(),
+        LlavaDataset::check_first(&config, Broken::Fail).unwrap_err(),
     ] {
         assert!(error.to_string().contains("broken.tar is compressed"), "{error}");
     }

@@ -23,7 +23,7 @@ fn probe(dir: &TempDir, files: &[(&str, Value)], seq_length: usize) -> Probe {
     };
     let model = LlavaModel::default().description();
     let tools = PreloadedTools::open(&settings, &model, ModelFolders::default()).unwrap();
-    Probe::new(&settings, &model, tools).unwrap()
+    Probe::new(&settings, &model, tools)
 }
 
 fn record(question: &str, answer: &str) -> Value {

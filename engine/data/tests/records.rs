@@ -19,6 +19,7 @@ fn load(template: &str, record: &Value) -> Result<LlavaDataset, DataError> {
     let config = LlavaJsonConfig {
         paths: vec![file],
         image_folder: None,
+        apply_exif: false,
         template: ChatTemplate::named(template).unwrap(),
         image_token_position: ImagePosition::Keep,
         reads_images: true,

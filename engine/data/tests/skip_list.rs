@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use neva_data::{
-    DataError, Dataset, FileLengths, ImagePosition, ImageProcessor, LengthIndex, LlavaDataset, LlavaJsonConfig, Reading, RecordFile,
-    SkipList, SkippedRecords, Tokenizer,
+    ChatTemplate, DataError, Dataset, FileLengths, ImagePosition, ImageProcessor, LengthIndex, LlavaDataset, LlavaJsonConfig, Reading,
+    RecordFile, SkipList, SkippedRecords, Tokenizer,
 };
 use serde_json::{Value, json};
 
@@ -98,7 +98,8 @@ fn open(paths: &[&Path], skip_list: SkipList) -> Result<LlavaDataset, DataError>
     let config = LlavaJsonConfig {
         paths: paths.iter().map(|path| path.to_path_buf()).collect(),
         image_folder: None,
-        template: "v1".to_owned(),
+        apply_exif: false,
+        template: ChatTemplate::named("v1").unwrap(),
         image_token_position: ImagePosition::Keep,
         reads_images: true,
     };

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use neva_data::{DataError, Dataset, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, Sample, Tokenizer};
+use neva_data::{ChatTemplate, DataError, Dataset, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, Sample, Tokenizer};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -23,7 +23,8 @@ fn sample(folder: &Path, name: &str, content: &str) -> Result<Sample, DataError>
     let config = LlavaJsonConfig {
         paths: vec![path],
         image_folder: None,
-        template: "v1".to_owned(),
+        apply_exif: false,
+        template: ChatTemplate::named("v1").unwrap(),
         image_token_position: ImagePosition::Keep,
         reads_images: true,
     };

@@ -75,7 +75,13 @@ fn broken_bytes_end_no_process() {
             }
             match Decoder::new(&bytes) {
                 Ok(decoder) if decoder.header().width * decoder.header().height > 1_000_000 => {}
-                Ok(decoder) => *if decoder.decode(Vec::new()).is_ok() { &mut decoded } else { &mut refused } += 1,
+                Ok(decoder) => {
+                    *if decoder.decode(Vec::new()).is_ok() {
+                        &mut decoded
+                    } else {
+                        &mut refused
+                    } += 1
+                }
                 Err(_) => refused += 1,
             }
         }

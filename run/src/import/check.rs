@@ -133,9 +133,7 @@ fn tokenizer(path: &Path, model: &FolderModel) -> Vec<String> {
     let mut problems = Vec::new();
     let (tokens, rows) = (tokenizer.vocab_size(), decoder.config.vocab_size);
     if tokens > rows {
-        problems.push(format!(
-            "the tokenizer has {tokens} tokens, but the embedding has only {rows} rows"
-        ));
+        problems.push(format!("the tokenizer has {tokens} tokens, but the embedding has only {rows} rows"));
     }
     problems.extend(model.image_token.and_then(|index| tokenizer.image_token_problem(index)));
     problems

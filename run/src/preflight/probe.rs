@@ -79,7 +79,8 @@ fn open(run: &Run, data: &NevaPreloadedDataModule, cache: &ModelCache) -> Result
     let folders = ModelFolders {
         tokenizer: base.as_deref(),
         image_processor: vision.as_deref().or(base.as_deref()),
+        record_cache: None,
     };
     let tools = PreloadedTools::open(data, &model, folders)?;
-    Probe::new(data, &model, tools).map_err(|error| vec![Problem::error(format!("{DATA}.data_config.conv_template"), error.to_string())])
+    Ok(Probe::new(data, &model, tools))
 }

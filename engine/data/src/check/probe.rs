@@ -67,10 +67,8 @@ pub(crate) struct Lengths {
 
 impl Probe {
     /// Creates the probe of the data `settings` of a run that trains `model`.
-    ///
-    /// # Errors
-    /// Returns an error if the `.tar` file of the images cannot be read.
-    pub fn new(settings: &Settings, model: &ModelDescription, tools: PreloadedTools) -> Result<Self, DataError> {
+    #[must_use]
+    pub fn new(settings: &Settings, model: &ModelDescription, tools: PreloadedTools) -> Self {
         let image_seq_len = model.image_seq_length();
         let config = &settings.data_config;
         let files: Vec<_> = tools
@@ -98,7 +96,7 @@ impl Probe {
             image_seq_len,
             files.iter().filter(|(name, _)| name.starts_with("tokenizer")).collect::<Vec<_>>()
         ]);
-        Ok(Self {
+        Self {
             length_key: blake3::hash(length_key.to_string().as_bytes()).to_hex().to_string(),
             config: LlavaJsonConfig::from_settings(settings, model, tools.template, &settings.paths),
             settings: settings.clone(),
@@ -106,7 +104,7 @@ impl Probe {
             processor: tools.processor,
             image_seq_len,
             key: key.to_string(),
-        })
+        }
     }
 
     /// Opens the data files: those for training, then those for validation. `indices` is the folder of saved indices.

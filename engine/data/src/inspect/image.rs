@@ -1,15 +1,11 @@
 //! Images of a sample, before and after processing.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use image::{
-    ExtendedColorType, ImageEncoder as _,
-    codecs::png::{CompressionType, FilterType, PngEncoder},
-};
 use serde::Serialize;
 
 use crate::{
     check::{ImageRef, Kind, Probe, image_problem},
-    image::RgbImage,
+    image::{Filter, RgbImage},
 };
 
 /// Maximum edge of a shown image, in pixels.
@@ -70,17 +66,26 @@ fn png(image: &RgbImage) -> String {
     let small;
     let shown = if long > SHOWN {
         let scaled = |edge: usize| (edge * SHOWN / long).max(1);
-        small = image.resized(scaled(image.width), scaled(image.height));
+        small = image.resized(scaled(image.width), scaled(image.height), Filter::Bicubic);
         &small
     } else {
         image
     };
+    // Writing to memory does not fail.
+    encoded(shown).map_or_else(
+        |_| String::new(),
+        |bytes| format!("data:image/png;base64,{}", STANDARD.encode(bytes)),
+    )
+}
+
+/// Returns the bytes of a PNG file.
+fn encoded(image: &RgbImage) -> Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Vec::new();
-    let encoder = PngEncoder::new_with_quality(&mut bytes, CompressionType::Default, FilterType::Adaptive);
     let edge = |edge: usize| u32::try_from(edge).unwrap_or(u32::MAX);
-    match encoder.write_image(&shown.data, edge(shown.width), edge(shown.height), ExtendedColorType::Rgb8) {
-        Ok(()) => format!("data:image/png;base64,{}", STANDARD.encode(&bytes)),
-        // Writing to memory does not fail.
-        Err(_) => String::new(),
-    }
+    let mut encoder = png::Encoder::new(&mut bytes, edge(image.width), edge(image.height));
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&image.data)?;
+    writer.finish()?;
+    Ok(bytes)
 }

@@ -1,6 +1,5 @@
 //! Questions and answers of a record, from its messages.
 
-
 use super::{counts::RecordCounts, messages::Message, roles::Role};
 use crate::conversation::{Conversation, IMAGE_TOKEN, Turn};
 

@@ -82,12 +82,7 @@ impl Found {
     ///
     /// # Errors
     /// Returns an error if the image folder does not exist.
-    pub(super) fn check_records(
-        &mut self,
-        file: &RecordSource,
-        config: &LlavaJsonConfig,
-        records: Range<usize>,
-    ) -> Result<(), DataError> {
+    pub(super) fn check_records(&mut self, file: &RecordSource, config: &LlavaJsonConfig, records: Range<usize>) -> Result<(), DataError> {
         let mut outcome = Ok(());
         let visited = file.each(records, |number, index, value| {
             let before = self.problems.len();

@@ -1,6 +1,5 @@
 //! Messages of a record, in the forms of LLaVA and ShareGPT (`conversations`) and of OpenAI (`messages`).
 
-
 use serde_json::{Map, Value};
 
 use super::{

@@ -50,7 +50,7 @@ impl ImageRef {
     ///
     /// # Errors
     /// There is no such file, or it cannot be read.
-    pub(crate) fn glance(&self) -> io::Result<Glance> {
+    pub(in crate::check) fn glance(&self) -> io::Result<Glance> {
         if !self.source.is_archive() {
             let file = File::open(self.file())?;
             let len = file.metadata()?.len();
