@@ -325,7 +325,7 @@ fn scan(path: &Path, read: impl Fn(&mut [u8], u64) -> io::Result<usize>, whole: 
 }
 
 /// Reads until the buffer is full or the file ends.
-fn fill<'a>(read: impl Fn(&mut [u8], u64) -> io::Result<usize>, buffer: &'a mut [u8], offset: u64) -> io::Result<&'a [u8]> {
+fn fill(read: impl Fn(&mut [u8], u64) -> io::Result<usize>, buffer: &mut [u8], offset: u64) -> io::Result<&[u8]> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match read(rest, offset + filled as u64) {
