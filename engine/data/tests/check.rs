@@ -10,8 +10,8 @@ use std::{
 };
 
 use neva_data::{
-    CheckError, CheckOptions, CheckReport, Dataset, Finding, ImageCheck, Kind, LengthIndex, Level, LlavaDataset, LlavaJsonConfig,
-    MergeOptions, ModelFolders, PreloadedTools, Probe, RgbImage, SkipList, check, merge,
+    ChatTemplate, CheckError, CheckOptions, CheckReport, Dataset, Finding, ImageCheck, Kind, LengthIndex, Level, LlavaDataset,
+    LlavaJsonConfig, MergeOptions, ModelFolders, PreloadedTools, Probe, RgbImage, SkipList, check, merge,
 };
 use neva_schemas::{ImageDataConfig, LanguageModel, LlavaModel, Model, ModelDescription, NevaPreloadedDataModule};
 use serde_json::{Value, json};
@@ -299,7 +299,7 @@ fn load(folder: &Folder, records: &[Value]) -> LlavaDataset {
     let file = folder.path("kept.json");
     folder.write("kept.json", Value::from(records.to_vec()).to_string());
     let tools = PreloadedTools::open(&folder.settings, &folder.model, ModelFolders::default()).unwrap();
-    let config = LlavaJsonConfig::from_settings(&folder.settings, &folder.model, &[file]);
+    let config = LlavaJsonConfig::from_settings(&folder.settings, &folder.model, ChatTemplate::named("v1").unwrap(), &[file]);
     LlavaDataset::load(&config, tools.tokenizer, tools.processor).unwrap()
 }
 
@@ -418,7 +418,7 @@ fn a_model_without_vision_refuses_images() {
 fn a_template_that_cannot_render_is_reported() {
     let mut folder = Folder::new();
     folder.settings.data_config = ImageDataConfig {
-        conv_template: "plain".to_owned(),
+        conv_template: Some("plain".to_owned()),
         ..ImageDataConfig::default()
     };
     folder.records(&[with_image("gray4.png"), text("No image?", "None.")]);

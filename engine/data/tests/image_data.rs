@@ -10,8 +10,8 @@ use std::{
 };
 
 use neva_data::{
-    Broken, ChatTemplate, DataError, Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig,
-    Tiling, Tokenizer,
+    Broken, ChatTemplate, DataError, Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, ImagePosition, ImageProcessor, LlavaDataset,
+    LlavaJsonConfig, Tiling, Tokenizer,
 };
 
 /// Writes two records with three images, and returns the folder with the config of the data.
