@@ -340,6 +340,40 @@ fn harmless_fields_are_ignored() {
     check(record, "USER: Hi ASSISTANT: Ho</s>", NONE);
 }
 
+/// Every field of a record and of its messages with a value of every type: a problem or a sample, and no panic.
+#[test]
+fn values_of_every_type_are_reported_or_read() {
+    let values = [
+        json!(null),
+        json!(true),
+        json!(-1.5),
+        json!(""),
+        json!("<image>"),
+        json!("\u{fdd0}\u{fdd1}\u{fdd2}"),
+        json!([]),
+        json!([[]]),
+        json!([null, "a.png"]),
+        json!([{"type": "image"}, {"type": null}, {"text": 3}, "x"]),
+        json!({}),
+        json!({"url": {"url": 3}, "path": "a.png"}),
+    ];
+    let fields = ["id", "image", "images", "system", "conversations", "messages", "video"];
+    let of_messages = ["from", "value", "role", "content", "weight", "tool_calls"];
+    for value in &values {
+        let record = || json!({"image": "a.png", "conversations": from_value(&[("human", "<image>Hi"), ("gpt", "Ho")])});
+        for field in fields {
+            let mut record = record();
+            record[field] = value.clone();
+            let _ = load("v1", &record).map(|dataset| dataset.get_without_pixels(0).unwrap());
+        }
+        for field in of_messages {
+            let mut record = record();
+            record["conversations"][0][field] = value.clone();
+            let _ = load("v1", &record).map(|dataset| dataset.get_without_pixels(0).unwrap());
+        }
+    }
+}
+
 #[test]
 fn a_template_without_a_place_for_system_texts_refuses_them() {
     let record = json!({"system": "Be brief.", "conversations": from_value(&[("human", "Hi"), ("gpt", "Ho")])});

@@ -54,10 +54,6 @@ impl Layout {
             return Err(tried.swap_remove(0));
         };
         let render = |answer: Option<&str>, prompts, place| template.text(content, &one(answer), prompts, place);
-        let (before, prompt) = (
-            render(None, false, Place::None).unwrap_or_default(),
-            render(None, true, Place::None).unwrap_or_default(),
-        );
         let place = if template.marks_answers { Place::None } else { Place::Outside };
         let marked = render(Some(ANSWER), false, place)?;
         let (plain, ranges) = marks::split(&marked).unwrap_or_default();
@@ -85,10 +81,13 @@ impl Layout {
             let is_prefix = text.starts_with(rendered) && rendered.len() <= range.start;
             is_prefix.then(|| text[rendered.len()..range.start].to_owned())
         };
-        let ahead = preceding(&prompt).unwrap_or_default();
-        let header = if prompt == before { ahead.trim_end_matches(' ') } else { "" };
-        layout.gap = ahead[header.len()..].to_owned();
-        layout.header = header.to_owned();
+        // Without a prompt of its own, the template says nothing about what stands before an answer.
+        if let (Ok(before), Ok(prompt)) = (render(None, false, Place::None), render(None, true, Place::None)) {
+            let ahead = preceding(&prompt).unwrap_or_default();
+            let header = if prompt == before { ahead.trim_end_matches(' ') } else { "" };
+            layout.gap = ahead[header.len()..].to_owned();
+            layout.header = header.to_owned();
+        }
         let after = &text[range.end..];
         let settings = &template.settings;
         let stop =
