@@ -1,6 +1,6 @@
 //! Sums over the checked records, which come in the order of the files.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use super::{
     finding::Finding,
