@@ -430,6 +430,9 @@ fn a_template_that_cannot_render_is_reported() {
     assert_eq!(found, [(Kind::Template, Some(1))]);
 }
 
+/// Images whose damage is within their compressed data.
+const HIDDEN: &[&str] = &["bad_adler.png", "bad_text_crc.png", "interrupted_data.png"];
+
 /// For every image of the tests, the check and the decoder of the training agree.
 #[test]
 fn images_are_judged_as_the_decoder_judges_them() {
@@ -448,12 +451,16 @@ fn images_are_judged_as_the_decoder_judges_them() {
             .filter(|finding| finding.kind.level() == Level::Error)
             .filter_map(|finding| finding.record)
             .collect();
-        let mut errors = 0;
+        let (mut errors, mut found_differently) = (0, Vec::new());
         for (index, name) in names.iter().enumerate() {
             let decoded = RgbImage::open(&folder.path(name));
-            errors += usize::from(decoded.is_err());
-            assert_eq!(broken.contains(&index), decoded.is_err(), "{images:?} of {name}");
+            // Damage within compressed data is not seen in a header.
+            let is_hidden = images == ImageCheck::Header && HIDDEN.contains(&name.as_str());
+            assert!(decoded.is_err() || !is_hidden, "{name}");
+            errors += usize::from(decoded.is_err() && !is_hidden);
+            found_differently.extend((broken.contains(&index) != (decoded.is_err() && !is_hidden)).then_some((images, name)));
         }
+        assert_eq!(found_differently, []);
         assert!(errors >= 6, "{errors} broken images");
         let files = report.images.formats.values().sum::<u64>() as usize;
         assert_eq!((files, report.images.files as usize), (names.len() - errors, names.len()));

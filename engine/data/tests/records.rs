@@ -2,13 +2,28 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, ops::Deref, path::Path, sync::Arc};
 
 use neva_data::{ChatTemplate, DataError, Dataset, ImagePosition, ImageProcessor, LlavaDataset, LlavaJsonConfig, RecordCounts, Tokenizer};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A dataset, and the folder of its files, which it reads while it is used.
+struct Loaded {
+    dataset: LlavaDataset,
+    _folder: TempDir,
+}
+
+impl Deref for Loaded {
+    type Target = LlavaDataset;
+
+    fn deref(&self) -> &LlavaDataset {
+        &self.dataset
+    }
+}
 
 /// Loads one record, beside the image `a.png` and `b.png`.
-fn load(template: &str, record: &Value) -> Result<LlavaDataset, DataError> {
+fn load(template: &str, record: &Value) -> Result<Loaded, DataError> {
     let folder = tempfile::tempdir().unwrap();
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/processing/dot.png");
     for name in ["a.png", "b.png"] {
@@ -24,7 +39,8 @@ fn load(template: &str, record: &Value) -> Result<LlavaDataset, DataError> {
         image_token_position: ImagePosition::Keep,
         reads_images: true,
     };
-    LlavaDataset::load(&config, tokenizer(), ImageProcessor::clip(56))
+    let dataset = LlavaDataset::load(&config, tokenizer(), ImageProcessor::clip(56))?;
+    Ok(Loaded { dataset, _folder: folder })
 }
 
 fn tokenizer() -> Arc<Tokenizer> {

@@ -246,6 +246,8 @@ impl Probe {
 /// Returns the kind of a problem that the dataset reports.
 fn kind(field: Option<&str>, reason: &str) -> Kind {
     const TEXTS: &[(&str, Kind)] = &[
+        ("must be {\"from\"", Kind::Message),
+        ("must alternate", Kind::Roles),
         ("must be an object", Kind::NotAnObject),
         ("there is no file", Kind::ImageMissing),
         ("no vision encoder", Kind::ImageUnwanted),

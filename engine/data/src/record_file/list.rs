@@ -190,7 +190,7 @@ impl ListScanner {
             Place::After => return Ok(()),
             Place::Before => "is empty: expected a list of records, `[{\"conversations\": ..}, ..]`".to_owned(),
             Place::Record | Place::Scalar => {
-                format!("is not JSON: it ends within record {records}; was it truncated while it was copied or written?")
+                format!("is not JSON: it ends within record {records}: a quote or bracket is missing there, or the file was truncated")
             }
             Place::First | Place::Next | Place::Separator => {
                 format!("is not JSON: it ends after {records} record(s) without `]`; was it truncated while it was copied or written?")
