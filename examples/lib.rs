@@ -12,6 +12,9 @@ mod documents {
     #[doc = include_str!("../docs/data.md")]
     mod data {}
 
+    #[doc = include_str!("../docs/data_check.md")]
+    mod data_check {}
+
     #[doc = include_str!("../docs/extending.md")]
     mod extending {}
 

@@ -67,8 +67,8 @@ fn missing_data_is_reported() {
         check_data(Some("[{"), |_, _| {}, &["records.json"]);
         check_data(Some(&records), |_, _| {}, &["records.json", "no.jpg"]);
         let image = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/photos/chelsea.jpg");
-        let unmarked = RECORDS.replace("IMAGE", image).replace("<image>\\n", "");
-        check_data(Some(&unmarked), |_, _| {}, &["records.json", "`<image>`"]);
+        let twice = RECORDS.replace("IMAGE", image).replace("<image>\\n", "<image>\\n<image>\\n");
+        check_data(Some(&twice), |_, _| {}, &["records.json", "1 image(s)", "`<image>` 2 time(s)"]);
         check_data(Some("[]"), |_, _| {}, &["records.json"]);
         check_data(
             Some(&records),
