@@ -23,6 +23,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
 
     let broken = |error: png::DecodingError| match error {
         png::DecodingError::IoError(_) => truncated(bytes),
+        // The compressed data end early.
+        error if error.to_string().contains("InsufficientInput") => truncated(bytes),
         error => format!("broken PNG file: {error}"),
     };
     let mut options = DecodeOptions::default();
