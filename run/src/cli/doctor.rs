@@ -152,14 +152,12 @@ fn machine() -> Check {
 
 /// Reports whether images are decoded by vector instructions. `neva-rank`, which decodes them, is built with `neva-run`.
 fn jpeg() -> Check {
-    const NAME: &str = "jpeg";
-    if neva_data::has_jpeg_simd() {
-        return Check::ok(NAME, "decoded with vector instructions".to_owned());
-    }
-    Check {
-        help: Some("install `nasm`, then `cargo clean --release -p mozjpeg-sys` and build again".to_owned()),
-        ..Check::ok(NAME, "decoded without vector instructions, about three times slower".to_owned())
-    }
+    let detail = if neva_data::has_jpeg_simd() {
+        "decoded with vector instructions"
+    } else {
+        "decoded without vector instructions, about three times slower: install nasm, run `cargo clean -p mozjpeg-sys --release`, build again"
+    };
+    Check::ok("jpeg", detail.to_owned())
 }
 
 /// Parses the line `MemAvailable:  123 kB` of /proc/meminfo, in KiB.
