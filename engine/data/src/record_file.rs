@@ -381,7 +381,19 @@ fn explain(path: &Path, fault: ListFault, list: &ListScanner, read: impl Fn(&mut
                     };
                 }
             }
-            reason
+            // A missing quote or bracket makes all that follows a part of this record.
+            let start = list.unfinished();
+            let rest = start.map(|start| bytes(start, CHUNK)).unwrap_or_default();
+            let is_wrong = serde_json::from_slice::<IgnoredAny>(&rest).is_err_and(|error| !error.is_eof());
+            match parse::parse(&rest, start.unwrap_or_default(), path) {
+                Err(reason) if is_wrong => {
+                    return Problem {
+                        record: Some(list.spans.len()),
+                        ..file_problem(path, reason)
+                    };
+                }
+                _ => reason,
+            }
         }
     };
     file_problem(path, reason)

@@ -1,7 +1,5 @@
 //! The blended order: values of an independent script, proportions, and refusals.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
-
 use std::{ops::Range, sync::Arc};
 
 use neva_data::{BatchSampler, Blended, BlendedOrder, Dataset, MockConfig, MockDataset, SampleOrder};

@@ -258,7 +258,8 @@ fn a_pipe_is_read_once() {
 
 #[test]
 fn variables_name_the_cache() {
-    let cases: &[(&[(&str, &str)], Option<&str>)] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+    let cases: &[Case<'_>] = &[
         (&[("HOME", "/h")], Some("/h/.cache/neva-run/records")),
         (&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")], Some("/x/neva-run/records")),
         (&[("HOME", "/h"), ("XDG_CACHE_HOME", "")], Some("/h/.cache/neva-run/records")),

@@ -1,7 +1,5 @@
 //! Samples that are cut at the maximum length are counted, and reported at the first, the tenth, the hundredth.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
-
 use neva_data::{Batch, IMAGE_TOKEN_INDEX, MergeOptions, Pixels, Sample, Truncated, TruncationCounter};
 
 /// Returns a sample of `text` inputs and some images.
@@ -28,7 +26,9 @@ fn options(packed: bool) -> MergeOptions {
 
 #[test]
 fn a_batch_counts_the_samples_that_it_cuts() {
-    let cases: &[(&[(usize, usize)], usize, Option<(&str, usize)>)] = &[
+    // Text and images of each sample, the number of samples that are cut, and the longest of these.
+    type Case<'a> = (&'a [(usize, usize)], usize, Option<(&'a str, usize)>);
+    let cases: &[Case<'_>] = &[
         (&[(16, 0)], 0, None),
         (&[(17, 0)], 1, Some(("0", 17))),
         (&[(12, 1)], 0, None),

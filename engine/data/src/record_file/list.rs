@@ -183,6 +183,11 @@ impl ListScanner {
         }
     }
 
+    /// Returns the start of the record that the scanner is in.
+    pub(super) fn unfinished(&self) -> Option<u64> {
+        matches!(self.place, Place::Record | Place::Scalar).then_some(self.start)
+    }
+
     /// Checks that the file is complete.
     pub(super) fn finish(&self) -> Result<(), ListFault> {
         let records = self.spans.len();
