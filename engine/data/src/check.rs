@@ -58,7 +58,7 @@ pub fn check(
         0 => thread::available_parallelism().map_or(1, NonZero::get),
         workers => workers,
     };
-    let sources = Arc::new(probe.sources(options.indices.as_deref())?);
+    let sources: Arc<[Source]> = probe.sources(options.indices.as_deref())?.into();
     let entry = Entry::of(probe, &sources, options);
     let known = entry.as_ref().and_then(|entry| Some((entry, entry.load(workers)?)));
     if let Some((entry, mut report)) = known {

@@ -101,7 +101,7 @@ fn images_are_unchanged(list: &Path, workers: usize) -> bool {
             let line = line
                 .ok()
                 .and_then(|line| serde_json::from_str::<(PathBuf, Option<(u64, u64)>)>(&line).ok());
-            if !line.is_some_and(|(path, known)| state(&path) == known) {
+            if line.is_none_or(|(path, known)| state(&path) != known) {
                 same.store(false, Ordering::Relaxed);
             }
         }

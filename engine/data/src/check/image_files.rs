@@ -1,7 +1,7 @@
 //! Images that a check has seen. Each file is read once, however many records name it.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -40,7 +40,7 @@ pub(super) struct ImageFile {
 
 /// The verdicts on all image files, by the hash of their path.
 pub(super) struct ImageFiles {
-    shards: Vec<Mutex<HashMap<u64, Verdict>>>,
+    shards: Vec<Mutex<BTreeMap<u64, Verdict>>>,
     check: ImageCheck,
 }
 
@@ -71,7 +71,7 @@ impl ImageFiles {
         (verdict, Some(ImageFile { path, state, header }))
     }
 
-    fn shard(&self, key: u64) -> MutexGuard<'_, HashMap<u64, Verdict>> {
+    fn shard(&self, key: u64) -> MutexGuard<'_, BTreeMap<u64, Verdict>> {
         // The remainder is below the number of shards.
         self.shards[(key % SHARDS as u64) as usize]
             .lock()

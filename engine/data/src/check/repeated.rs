@@ -1,6 +1,6 @@
 //! Records and ids that occur more than once.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::probe::Source;
 
@@ -10,8 +10,8 @@ type Place = (u32, u32);
 /// First places of contents and ids: about 40 bytes for each record.
 #[derive(Debug, Default)]
 pub(super) struct Repeated {
-    contents: HashMap<u64, Place>,
-    ids: HashMap<(u32, u64), u32>,
+    contents: BTreeMap<u64, Place>,
+    ids: BTreeMap<(u32, u64), u32>,
 }
 
 impl Repeated {

@@ -1,6 +1,6 @@
 //! Sums over all records.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -161,7 +161,7 @@ pub(super) struct LengthTotals {
     /// Number of samples of each length up to [`EXACT`].
     exact: Vec<u64>,
     /// Number of samples of each greater length.
-    longer: HashMap<usize, u64>,
+    longer: BTreeMap<usize, u64>,
     report: LengthReport,
 }
 

@@ -51,7 +51,7 @@ pub(super) struct Batch {
 /// What all threads share.
 struct Shared {
     probe: Arc<Probe>,
-    sources: Arc<Vec<Source>>,
+    sources: Arc<[Source]>,
     images: ImageFiles,
     check: ImageCheck,
     stopped: AtomicBool,
@@ -64,7 +64,7 @@ struct Shared {
 /// Returns the error of `visit`. Threads may then end later.
 pub(super) fn check_all(
     probe: &Arc<Probe>,
-    sources: &Arc<Vec<Source>>,
+    sources: &Arc<[Source]>,
     check: ImageCheck,
     workers: usize,
     visit: &mut dyn FnMut(Batch) -> Result<(), CheckError>,

@@ -189,7 +189,7 @@ fn write_piece(html: &mut String, index: usize, piece: &Piece) -> fmt::Result {
     }
     for (line, part) in text.split('\n').enumerate() {
         if line > 0 {
-            write!(html, "<i>↵</i>\n")?;
+            writeln!(html, "<i>↵</i>")?;
         }
         write!(html, "{}", Text(part))?;
     }
