@@ -4,7 +4,7 @@ mod tar_index;
 
 use std::{
     fs::File,
-    io::Read as _,
+    io::{self, Read as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
@@ -143,7 +143,14 @@ impl ImageSource {
 
     /// Reads up to `limit` bytes, and returns whether they are the whole file.
     fn read_first(&self, name: &str, limit: u64) -> Result<(Vec<u8>, bool), DataError> {
-        let failed = |error: std::io::Error| self.broken(name, format!("cannot be read: {error}"));
+        // Whether a disk fails may differ between ranks, so only a missing file is a broken sample.
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => self.broken(name, format!("cannot be read: {error}")),
+            _ => DataError::Read {
+                path: self.file(name),
+                error,
+            },
+        };
         let mut bytes = Vec::new();
         match &self.kind {
             Kind::Folder(folder) => {
