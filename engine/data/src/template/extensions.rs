@@ -26,7 +26,6 @@ pub(super) fn environment() -> Environment<'static> {
 const DATE: DateTime = datetime(2024, 7, 26, 0, 0, 0, 0);
 
 /// `strftime_now`: the date in a format of C.
-#[expect(clippy::needless_pass_by_value, reason = "minijinja's functions take their arguments by value")]
 fn strftime_now(format: String) -> Result<String, Error> {
     let date = jiff::fmt::strtime::format(&format, DATE);
     date.map_err(|error| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}")))
@@ -38,7 +37,6 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 }
 
 /// `{% generation %}`: marks what it renders as an answer.
-#[expect(clippy::needless_pass_by_value, reason = "minijinja's functions take their arguments by value")]
 fn generation(state: &State<'_, '_>, kwargs: Kwargs) -> Result<Value, Error> {
     let rendered = kwargs.get::<Value>("caller")?.call(state, &[])?;
     Ok(Value::from_safe_string(format!("{START}{rendered}{END}")))

@@ -70,7 +70,8 @@ pub(super) fn with_generation_calls(source: &str) -> (String, bool) {
         match call {
             Some(call) => {
                 found = true;
-                rewritten += &format!("{{%{}%}}", inner.replacen(word, call, 1));
+                let inner = inner.replacen(word, call, 1);
+                rewritten.extend(["{%", inner.as_str(), "%}"]);
             }
             None => rewritten += tag,
         }
