@@ -57,7 +57,8 @@ fn missing_labels_are_reported_once_and_shown_without_a_number() {
     let all = format!("{}{}", ended.stdout, ended.stderr);
     for (text, times) in [
         ("step 2: none of the 1 samples has a labelled token", 1),
-        ("train.json#1 (id 1)", 1),
+        // As the first truncated sample, and as the first one without a label.
+        ("train.json#1 (id 1)", 2),
         ("train.json#2", 0),
         ("none of the 10 validation samples has a labelled token", 1),
         ("val.json#7 (id 7) and 2 more", 1),

@@ -1,6 +1,6 @@
 //! Counts samples that are longer than the maximum length and are therefore cut.
 
-use crate::{batch::Batch, sequence::Sequence};
+use crate::sequence::Sequence;
 
 /// Samples of a batch that are longer than the maximum length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,13 +63,14 @@ impl TruncationCounter {
         &self.total
     }
 
-    /// Adds a batch. Returns a warning if the count has reached the next power of ten.
-    pub fn add(&mut self, batch: &Batch) -> Option<String> {
-        self.read += batch.tokens.num_labels.len() as u64;
-        self.total.samples += batch.truncated.samples;
+    /// Adds a batch of `samples` samples with its truncated ones. Returns a warning if the count has reached the next power
+    /// of ten.
+    pub fn add(&mut self, samples: usize, truncated: &Truncated) -> Option<String> {
+        self.read += samples as u64;
+        self.total.samples += truncated.samples;
         let length = |of: &Truncated| of.longest.as_ref().map_or(0, |(_, length)| *length);
-        if length(&batch.truncated) > length(&self.total) {
-            self.total.longest.clone_from(&batch.truncated.longest);
+        if length(truncated) > length(&self.total) {
+            self.total.longest.clone_from(&truncated.longest);
         }
         if self.total.samples < self.next {
             return None;
@@ -79,8 +80,8 @@ impl TruncationCounter {
         }
         let (name, length) = self.total.longest.as_ref()?;
         Some(format!(
-            "{} of the {} samples read so far are longer than seq_length {} and were cut; the longest is {name} with {length} positions: set \
-             finetune.data.seq_length to {} or more to keep all",
+            "{} of the {} samples read so far are longer than seq_length {} and were cut; the longest is {name} with \
+             {length} positions: set finetune.data.seq_length to {} or more to keep all",
             self.total.samples,
             self.read,
             self.max_length,

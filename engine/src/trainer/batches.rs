@@ -123,7 +123,11 @@ impl TrainBatches {
             .map(|_| {
                 let batch = self.loader.next();
                 let batch = batch.ok_or_else(|| EngineError::Bug("the endless stream of batches ended".into()))??;
-                if let Some(warning) = self.truncated.add(&batch).filter(|_| self.batching.is_first) {
+                if let Some(warning) = self
+                    .truncated
+                    .add(batch.tokens.num_labels.len(), &batch.truncated)
+                    .filter(|_| self.batching.is_first)
+                {
                     tracing::warn!("{warning}");
                 }
                 self.batching.microbatch(&batch)

@@ -155,7 +155,8 @@ fn jpeg() -> Check {
     let detail = if neva_data::has_jpeg_simd() {
         "decoded with vector instructions"
     } else {
-        "decoded without vector instructions, about three times slower: install nasm, run `cargo clean -p mozjpeg-sys --release`, build again"
+        "decoded without vector instructions, about three times slower: install nasm, \
+         run `cargo clean -p mozjpeg-sys --release`, build again"
     };
     Check::ok("jpeg", detail.to_owned())
 }

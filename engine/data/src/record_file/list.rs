@@ -142,7 +142,8 @@ impl ListScanner {
             (Place::First | Place::Next, _) => (self.place, self.start) = (Place::Scalar, offset),
             (Place::After, b'[' | b'{') => {
                 return fault(format!(
-                    "is not JSON: something follows the list of {records} record(s): if several files were concatenated, name them in `paths` instead"
+                    "is not JSON: something follows the list of {records} record(s): if several files were concatenated, \
+                     name them in `paths` instead"
                 ));
             }
             (Place::After, _) => return fault(format!("is not JSON: something follows the list of {records} record(s)")),
