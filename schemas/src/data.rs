@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The data module of a run.
+#[expect(clippy::large_enum_variant, reason = "a run has one; a box would be in every match")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub enum Data {
     /// Random tokens and images; needs no file, network or tokenizer.

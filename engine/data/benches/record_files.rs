@@ -85,7 +85,7 @@ fn checked(path: &Path) -> f64 {
         paths: vec![path.to_owned()],
         image_folder: None,
         apply_exif: false,
-        template: ChatTemplate::named("v1").unwrap(),
+        template: ChatTemplate::named("v1").expect("v1 is built in"),
         image_token_position: ImagePosition::Keep,
         reads_images: true,
     };

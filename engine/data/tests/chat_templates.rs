@@ -1,8 +1,6 @@
 //! Jinja templates: the texts of transformers' `apply_chat_template` and the labels within them (`templates/jinja.json`), and
 //! which template a run uses.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
-
 use std::{collections::BTreeMap, fs, path::Path};
 
 use neva_data::{ChatTemplate, Conversation, DataError, JinjaSettings, JinjaTemplate, TextTools, Tokenizer, Turn};

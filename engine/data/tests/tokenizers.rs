@@ -176,7 +176,7 @@ fn settings_of_padding_and_truncation_change_no_ids() {
         assert_eq!(tokenizer.encode(text).unwrap(), expected, "{fields}");
         let prompt = Prompt {
             text: text.to_owned(),
-            answers: vec![80..text.len()],
+            answers: std::iter::once(80..text.len()).collect(),
             images: Vec::new(),
         };
         let encoded = tokenizer.encode_prompt(&prompt).unwrap();

@@ -93,11 +93,12 @@ fn fill_in(format: &str, numbers: &[u32]) -> String {
             continue;
         };
         let number = numbers.next().copied().unwrap_or_default();
-        text += &match piece.as_bytes()[end] {
+        let shown = match piece.as_bytes()[end] {
             b'x' => format!("{number:02x}"),
             b's' => String::new(),
             _ => number.cast_signed().to_string(),
         };
+        text.push_str(&shown);
         text.push_str(&piece[end + 1..]);
     }
     text

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::conversation::Conversation;
 
-/// Settings of a [`JinjaTemplate`].
+/// Settings of a [`JinjaTemplate`](super::JinjaTemplate).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JinjaSettings {
     /// Name in messages.

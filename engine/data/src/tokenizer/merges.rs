@@ -1,6 +1,6 @@
 //! Merges of a sentencepiece BPE vocabulary, which itself has scores only (transformers' `generate_merges`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Type of a piece that merges make.
 pub(super) const NORMAL: i32 = 1;
@@ -11,7 +11,7 @@ pub(super) const NORMAL: i32 = 1;
 /// Pieces are text, score and type. Control pieces, bytes and symbols of users come from no merge.
 pub(super) fn merges<'a>(pieces: &[(&'a str, f32, i32)]) -> Vec<(&'a str, &'a str)> {
     let normal = pieces.iter().enumerate().filter(|(_, piece)| piece.2 == NORMAL);
-    let ids: HashMap<&str, usize> = normal.clone().map(|(id, piece)| (piece.0, id)).collect();
+    let ids: BTreeMap<&str, usize> = normal.clone().map(|(id, piece)| (piece.0, id)).collect();
     let mut found = Vec::new();
     for (_, &(text, score, _)) in normal {
         let mut of_piece: Vec<_> = text
