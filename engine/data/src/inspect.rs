@@ -210,7 +210,7 @@ fn sample(probe: &Probe, source: &Source, record: usize) -> InspectedSample {
             return sample;
         }
     };
-    let Parsed { id, content, problems } = probe.parse(source, value);
+    let Parsed { id, content, problems, .. } = probe.parse(source, value);
     sample.id = id;
     let named = problems.into_iter().map(|(kind, field, reason)| match field {
         Some(field) if field != kind.name() => (kind, format!("{field}: {reason}")),

@@ -467,6 +467,26 @@ fn images_are_judged_as_the_decoder_judges_them() {
     }
 }
 
+/// What training takes with a change, and logs, is no problem.
+#[test]
+fn records_that_are_taken_with_a_change_are_counted() {
+    let folder = Folder::new();
+    let image = fs::read_dir(folder.dir.path()).unwrap().next().unwrap().unwrap().file_name();
+    let unmarked = json!({"image": image.to_str().unwrap(), "conversations": turns("What is it?", "A cat.")});
+    folder.records(&[unmarked, text("What does <image> mean?", "A mark.")]);
+    let report = folder.check(&CheckOptions {
+        images: ImageCheck::Skip,
+        ..options()
+    });
+    assert_eq!((report.errors, report.warnings), (0, 0), "{:?}", findings(&report));
+    let starts: Vec<_> = report.notes.iter().map(|note| note.split(':').next().unwrap()).collect();
+    let expected = [
+        "1 record(s) have images but no `<image>` in their text",
+        "1 record(s) have `<image>` in their text but no image",
+    ];
+    assert_eq!(starts, expected);
+}
+
 #[test]
 fn images_may_be_on_another_machine() {
     let folder = planted();

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     length_index::{FileLengths, LengthIndex},
+    llava::RecordCounts,
     skip_list::{SkipList, SkippedRecords},
 };
 
@@ -41,6 +42,7 @@ pub(super) struct Collector<'a> {
     lengths: LengthTotals,
     repeated: Repeated,
     broken_records: u64,
+    counts: RecordCounts,
     pub(super) progress: CheckProgress,
     /// Folder of the cache that gets the result.
     pub(super) staging: Option<Staging>,
@@ -67,6 +69,7 @@ impl<'a> Collector<'a> {
             lengths: LengthTotals::default(),
             repeated: Repeated::default(),
             broken_records: 0,
+            counts: RecordCounts::default(),
             progress: CheckProgress {
                 total: sources.iter().map(|source| source.len() as u64).sum(),
                 ..CheckProgress::default()
@@ -106,6 +109,7 @@ impl<'a> Collector<'a> {
         }
         let has_error = record.problems.iter().any(|(kind, ..)| kind.level() == Level::Error);
         self.broken_records += u64::from(has_error);
+        self.counts += record.counts;
         let lengths = record.lengths.unwrap_or_default();
         if record.lengths.is_some() {
             self.lengths.add(&lengths, self.probe.seq_length());
@@ -220,6 +224,7 @@ impl<'a> Collector<'a> {
             files,
             images: self.images.report(self.options.images.name()),
             lengths: self.lengths.report(self.probe.seq_length()),
+            notes: self.counts.sentences(),
             problems: self.problems.report(),
             skipped,
             skip_list: None,

@@ -17,7 +17,7 @@ use crate::{
     conversation::Conversation,
     error::DataError,
     image::{ImageProcessor, RgbImage, repeat_placeholders},
-    llava::LlavaJsonConfig,
+    llava::{LlavaJsonConfig, RecordCounts},
     merge::{MergeOptions, merge},
     preloaded::PreloadedTools,
     prompt::Prompt,
@@ -49,6 +49,8 @@ pub(crate) struct Parsed {
     /// Images and conversation; `None` if there are problems.
     pub(crate) content: Option<(Vec<ImageRef>, Conversation)>,
     pub(crate) problems: Vec<(Kind, Option<String>, String)>,
+    /// 1 for each change with which the training takes the record.
+    pub(crate) counts: RecordCounts,
 }
 
 /// Numbers of positions and labels of a sample. Positions are those of the sequence that the model gets, with all positions
@@ -130,11 +132,17 @@ impl Probe {
             Some(other) => Some(other.to_string()),
         };
         let record = self.config.check_record(value, source.form(), &source.images, false, &mut report);
+        let counts = record.as_ref().map_or_else(RecordCounts::default, |record| record.counts);
         let content = record.map(|record| {
             let images = record.images.into_iter().map(|name| ImageRef::new(&source.images, name));
             (images.collect(), record.conversation)
         });
-        Parsed { id, content, problems }
+        Parsed {
+            id,
+            content,
+            problems,
+            counts,
+        }
     }
 
     /// Returns the text of a conversation with its tokens and labels.

@@ -28,6 +28,8 @@ pub struct CheckReport {
     pub images: ImageReport,
     /// Lengths of samples.
     pub lengths: LengthReport,
+    /// Sentences on records that the training takes with a change.
+    pub notes: Vec<String>,
     /// Problems by kind, errors first.
     pub problems: Vec<KindReport>,
     /// Number of records in the skip list.

@@ -7,7 +7,7 @@ use super::{
     options::ImageCheck,
     probe::{ImageRef, Lengths, Parsed, Probe, Source},
 };
-use crate::conversation::Conversation;
+use crate::{conversation::Conversation, llava::RecordCounts};
 
 /// Result of the check of one record.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub(super) struct CheckedRecord {
     pub(super) lengths: Option<Lengths>,
     /// Number of uses of images.
     pub(super) images: usize,
+    /// 1 for each change with which the training takes the record.
+    pub(super) counts: RecordCounts,
     /// Image files that no record named before.
     pub(super) new_images: Vec<ImageFile>,
 }
@@ -41,7 +43,13 @@ pub(super) fn check_record(probe: &Probe, images: &ImageFiles, check: ImageCheck
             return checked;
         }
     };
-    let Parsed { id, content, problems } = probe.parse(source, value);
+    let Parsed {
+        id,
+        content,
+        problems,
+        counts,
+    } = probe.parse(source, value);
+    checked.counts = counts;
     checked.id_hash = id.as_ref().map(|id| hash([id.as_bytes()]));
     checked.id = id;
     checked.problems = problems;

@@ -31,6 +31,10 @@ impl fmt::Display for CheckText<'_> {
         }
         images(f, &report.images)?;
         lengths(f, &report.lengths)?;
+        if !report.notes.is_empty() {
+            writeln!(f, "\n{}", Plural(report.notes.len() as u64, "note"))?;
+            report.notes.iter().try_for_each(|note| writeln!(f, "  {note}"))?;
+        }
         for level in [Level::Error, Level::Warning] {
             let kinds: Vec<_> = report.problems.iter().filter(|kind| kind.level == level).collect();
             let (count, word) = match level {
