@@ -103,11 +103,29 @@ pub enum EngineError {
 /// Operations that change the run's own files.
 const CHANGES: &[&str] = &["create", "write", "remove", "replace"];
 
+/// Returns the exit code of an error of the data: they are wrong, unless a disk failed, or a thread.
+fn data_exit_code(error: &DataError) -> ExitClass {
+    const OF_INPUT: [ErrorKind; 4] = [
+        ErrorKind::NotFound,
+        ErrorKind::PermissionDenied,
+        ErrorKind::IsADirectory,
+        ErrorKind::InvalidData,
+    ];
+    match error {
+        DataError::Sample { error, .. } => data_exit_code(error),
+        DataError::WorkerPanicked { .. } => exit_class::BUG,
+        DataError::Thread(_) => exit_class::CLUSTER,
+        DataError::Read { error, .. } if !OF_INPUT.contains(&error.kind()) => exit_class::JOB,
+        _ => exit_class::INPUT,
+    }
+}
+
 impl EngineError {
     /// Returns the exit code of the failure.
     pub fn exit_code(&self) -> ExitClass {
         match self {
-            Self::Run(_) | Self::Content { .. } | Self::Weights { .. } | Self::Data(_) => exit_class::INPUT,
+            Self::Run(_) | Self::Content { .. } | Self::Weights { .. } => exit_class::INPUT,
+            Self::Data(error) => data_exit_code(error),
             Self::Comm(CommError::HandshakeMismatch(_)) => exit_class::INPUT,
             // The user named the file to read.
             Self::Io { action, source, .. } if !CHANGES.contains(action) && source.kind() == ErrorKind::NotFound => exit_class::INPUT,

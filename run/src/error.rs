@@ -3,7 +3,7 @@
 use std::{fmt, io, path::PathBuf};
 
 use miette::Diagnostic;
-use neva_data::{CheckError, InspectError};
+use neva_data::{CheckError, DataError, InspectError};
 use neva_executors::{ExecutorError, JobFailure, LoaderProblem};
 use neva_schemas::{ExitClass, Problem, RankFailure, Starter, env, exit_class};
 use neva_track::TrackError;
@@ -216,6 +216,7 @@ impl RunError {
             | Self::Argument(_) => exit_class::INPUT,
             Self::DataCheck(CheckError::Stopped { .. }) => exit_class::JOB,
             Self::DataCheck(CheckError::Panicked) => exit_class::BUG,
+            Self::DataCheck(CheckError::Data(error)) if !matches!(error, DataError::Write { .. }) => exit_class::INPUT,
             Self::DataCheck(_) => exit_class::CLUSTER,
             Self::NoRankProgram { .. }
             | Self::RankProgram { .. }

@@ -177,6 +177,10 @@ impl Dataset for Blended {
         self.dataset.len()
     }
 
+    fn identity(&self) -> String {
+        self.dataset.identity()
+    }
+
     fn get(&self, index: usize) -> Result<Sample, DataError> {
         self.dataset.get(index)
     }

@@ -236,7 +236,7 @@ fn tokens(probe: &Probe, conversation: &Conversation, tiles: &[usize], sample: &
         Err(problem) => return sample.problems.push(problem),
     };
     sample.text = prompt.text;
-    sample.pieces = piece::pieces(probe, &encoded);
+    sample.pieces = piece::pieces(probe, &encoded, tiles);
     match probe.lengths(encoded, tiles) {
         Ok(lengths) => {
             sample.positions = lengths.positions;

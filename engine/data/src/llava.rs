@@ -41,6 +41,7 @@ use crate::{
 pub use counts::RecordCounts;
 use loading::Found;
 use record::{Record, Report};
+pub(crate) use source::NOT_LISTED;
 use source::RecordSource;
 
 /// Settings of a [`LlavaDataset`].
@@ -321,6 +322,17 @@ impl Dataset for LlavaDataset {
             };
             Ok(vec![Pixels::empty(height, width); tiles])
         })
+    }
+
+    fn identity(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for file in &self.files {
+            file.identify(&mut hasher);
+        }
+        for index in &self.broken {
+            hasher.update(&(*index as u64).to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
     }
 
     fn name(&self, index: usize) -> String {

@@ -82,6 +82,10 @@ impl Dataset for SkipBroken {
         self.dataset.len()
     }
 
+    fn identity(&self) -> String {
+        self.dataset.identity()
+    }
+
     fn get(&self, index: usize) -> Result<Sample, DataError> {
         self.next_whole(index, |index| self.dataset.get(index))
     }

@@ -47,6 +47,11 @@ pub trait Dataset: Send + Sync {
     /// reports that.
     fn name(&self, index: usize) -> String;
 
+    /// Returns a hash of what decides the samples, which the ranks of a run compare. Empty: they do not.
+    fn identity(&self) -> String {
+        String::new()
+    }
+
     /// Returns the order in which training reads the samples: by default each one once in an epoch.
     fn order(&self, seed: u64, shuffle: bool) -> Arc<dyn SampleOrder> {
         let len = self.len() as u64;
@@ -115,6 +120,10 @@ pub struct WithoutPixels(pub Arc<dyn Dataset>);
 impl Dataset for WithoutPixels {
     fn len(&self) -> usize {
         self.0.len()
+    }
+
+    fn identity(&self) -> String {
+        self.0.identity()
     }
 
     fn get(&self, index: usize) -> Result<Sample, DataError> {

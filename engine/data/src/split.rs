@@ -89,6 +89,10 @@ impl Dataset for Subset {
         self.indices.len()
     }
 
+    fn identity(&self) -> String {
+        self.dataset.identity()
+    }
+
     fn get(&self, index: usize) -> Result<Sample, DataError> {
         self.dataset.get(self.source_index(index)?)
     }

@@ -308,6 +308,19 @@ fn the_recipe_s_template_comes_before_the_tokenizer_s() {
     }
 }
 
+#[test]
+fn tags_that_do_not_close_are_errors() {
+    for source in ["{%}", "{# {%} #}{%", "{% generation", "{{", "{%%}", "%}{%"] {
+        let settings = JinjaSettings {
+            name: "own".to_owned(),
+            source: source.to_owned(),
+            ..JinjaSettings::default()
+        };
+        let error = JinjaTemplate::new(settings).map(|_| ()).unwrap_err().to_string();
+        assert!(error.starts_with("chat template own: "), "{source}: {error}");
+    }
+}
+
 /// A template whose stop string the tokenizer spells with several tokens would train a model that does not stop.
 #[test]
 fn stop_strings_must_be_single_tokens() {

@@ -294,6 +294,25 @@ fn a_run_without_the_records_of_the_skip_list_has_no_error() {
     }
 }
 
+/// A list tells files by their content, so the duplicates of a copy must not take its records out of both.
+#[test]
+fn a_copy_of_a_file_leaves_the_first_one_in_use() {
+    let mut folder = Folder::new();
+    folder.records(&[text("One?", "1."), text("Two?", "2."), text("Two?", "2.")]);
+    let copy = folder.path("copy.jsonl");
+    fs::copy(folder.path("data.jsonl"), &copy).unwrap();
+    folder.settings.paths.push(copy);
+    let skip_list = folder.path("skip.jsonl");
+    let report = folder.check(&CheckOptions {
+        skip_list: Some(skip_list.clone()),
+        skip: vec![Kind::Duplicate],
+        ..options()
+    });
+    let list = SkipList::read(&skip_list).unwrap();
+    let skipped = list.of(report.files[0].fingerprint.as_ref().unwrap()).unwrap();
+    assert_eq!(skipped.skipped.keys().collect::<Vec<_>>(), [&2]);
+}
+
 /// Returns the dataset of these records, as a run reads it.
 fn load(folder: &Folder, records: &[Value]) -> LlavaDataset {
     let file = folder.path("kept.json");

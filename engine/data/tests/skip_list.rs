@@ -111,6 +111,35 @@ fn open(paths: &[&Path], skip_list: SkipList) -> Result<LlavaDataset, DataError>
     LlavaDataset::open(&config, &reading, tokenizer, ImageProcessor::clip(56))
 }
 
+/// Ranks compare it, because ranks with different samples would train on nonsense.
+#[test]
+fn the_identity_of_samples_follows_from_files_lists_and_broken_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.json");
+    let mut seen = Vec::new();
+    for (content, skipped, expected) in [
+        (records(0..3), None, true),
+        (records(0..3), Some(0), true),
+        (records(0..3), Some(1), true),
+        (records(1..4), None, true),
+        (records(0..3), None, false),
+    ] {
+        fs::write(&path, content).unwrap();
+        let mut list = SkipList::default();
+        list.insert(
+            RecordFile::open(&path, None).unwrap().fingerprint(),
+            SkippedRecords {
+                file: String::new(),
+                records: 3,
+                skipped: skipped.into_iter().map(|record| (record, String::new())).collect(),
+            },
+        );
+        let identity = open(&[&path], list).unwrap().identity();
+        assert_eq!(!seen.contains(&identity), expected, "{skipped:?}");
+        seen.push(identity);
+    }
+}
+
 #[test]
 fn listed_records_are_left_out() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,6 +2,7 @@
 
 use super::batches::{Batching, TrainBatches};
 use super::context::RunContext;
+use super::dataset::RunData;
 use super::fit::{Fit, State};
 use super::labels::{LabelWarnings, require_labels};
 use super::loaded::LoadedModel;
@@ -49,6 +50,7 @@ impl<'a> Fit<'a> {
         };
         let data = data_module.open_with(finetune, folders)?;
         same_files_on_all_ranks(&mesh, &data.artifacts)?;
+        same_samples_on_all_ranks(&mesh, &data)?;
         let samples = data.train.len() as u64;
         if samples == 0 {
             return Err(EngineError::Run(vec![Problem::error(
@@ -200,6 +202,18 @@ fn same_files_on_all_ranks(mesh: &Mesh, files: &Artifacts) -> Result<()> {
             .help("make the folders of the model and of the data the same on all machines"),
         ])),
     }
+}
+
+/// Checks that every rank has the samples of the first rank: with other ones, the ranks of a pipeline would train on
+/// different samples.
+fn same_samples_on_all_ranks(mesh: &Mesh, data: &RunData) -> Result<()> {
+    let own = [Some(&data.train), data.val.as_ref()].map(|samples| samples.map(|samples| samples.identity()));
+    if decide_on_first_rank(mesh, || Ok(own.clone()))? == own {
+        return Ok(());
+    }
+    let message = "the samples of this rank differ from those of the first rank: their files, the skip list, or which records are broken";
+    let help = "make the data files and images the same on all machines";
+    Err(EngineError::Run(vec![Problem::error("finetune.data", message).help(help)]))
 }
 
 /// Returns the folder of the tokenizer.

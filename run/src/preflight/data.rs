@@ -70,7 +70,8 @@ fn tools(
         }
         Err(found) => {
             // Whether the template fits the tokenizer depends on the one that the ranks find.
-            let of_stand_in = |problem: &Problem| stands_in && problem.message.contains(STAND_IN);
+            let is_of_tokenizer = |text: &str| text.contains(STAND_IN) || text.contains("writes no special token after an answer");
+            let of_stand_in = |problem: &Problem| stands_in && is_of_tokenizer(&problem.message);
             problems.extend(found.into_iter().filter(|problem| !of_stand_in(problem)));
             let named = data.data_config.conv_template.as_deref();
             named.and_then(|name| ChatTemplate::named(name).ok())
@@ -128,6 +129,8 @@ fn check_first_records(
     let Some(template) = template else { return Ok(()) };
     let paths: [PathBuf; 1] = [path.to_owned()];
     let broken = match data.on_error {
+        // A skip list knows a file by the hash of its whole content, so only the run can apply it.
+        _ if data.skip_list.is_some() => Broken::Skip(data.max_skipped()),
         OnError::Fail => Broken::Fail,
         OnError::Skip => Broken::Skip(data.max_skipped()),
     };

@@ -85,7 +85,7 @@ fn errors_in_the_data_are_wrong_input() {
 
     let checked = program(0, &["data", "check", "mine.yaml", "--output", "json", "--skip-list", "skip.jsonl"]);
     broken(&checked);
-    let (code, stdout, stderr, _dir) = checked.run();
+    let (code, stdout, stderr, dir) = checked.run();
     assert_eq!((code, stderr.as_str()), (i32::from(exit_class::INPUT), ""));
     // One document, without a second one for the error.
     let document: Value = serde_json::from_str(&stdout).unwrap();
@@ -94,6 +94,19 @@ fn errors_in_the_data_are_wrong_input() {
         (&json!(1), &json!(1), &json!("skip.jsonl"))
     );
     assert_eq!(document["problems"][0]["first"][0]["record"], json!(1));
+    // With the list, the data can be trained on, and a check agrees.
+    let list = fs::read(dir.path().join("skip.jsonl")).unwrap();
+    for command in [&["mine.yaml"][..], &["data", "check", "mine.yaml"]] {
+        for (records, code) in [(true, 0), (false, i32::from(exit_class::INPUT))] {
+            let set = ["--set", "finetune.data.skip_list=skip.jsonl"];
+            let listed = program(0, &command.iter().copied().chain(set).collect::<Vec<_>>());
+            broken(&listed);
+            let list = if records { list.clone() } else { b"{}".to_vec() };
+            fs::write(listed.dir.path().join("skip.jsonl"), list).unwrap();
+            let (found, stdout, stderr, _dir) = listed.run();
+            assert_eq!(found, code, "{command:?}: {stdout}{stderr}");
+        }
+    }
 }
 
 #[test]

@@ -99,6 +99,14 @@ impl<'a> Collector<'a> {
 
     fn record(&mut self, file: usize, mut record: CheckedRecord) {
         self.progress.records += 1;
+        if self.sources.get(file).is_some_and(|source| source.skipped.contains(&record.index)) {
+            if let Some(sums) = self.files.get_mut(file) {
+                sums.lengths.push(0);
+                sums.skipped
+                    .insert(record.index as u64, "in the skip list of the recipe".to_owned());
+            }
+            return;
+        }
         self.repeats(file, &mut record);
         self.images.add_uses(record.images);
         for image in &record.new_images {
@@ -208,7 +216,10 @@ impl<'a> Collector<'a> {
                 records: source.len() as u64,
                 skipped: sums.skipped,
             };
-            skip_list.insert(fingerprint.clone(), records);
+            // The list tells files by their content: what a copy repeats must not remove the records of the first file.
+            if skip_list.of(&fingerprint).is_none() {
+                skip_list.insert(fingerprint.clone(), records);
+            }
             lengths.files.push(FileLengths {
                 file,
                 fingerprint,

@@ -22,6 +22,7 @@ use crate::{
     preloaded::PreloadedTools,
     prompt::Prompt,
     sample::{IMAGE_TOKEN_INDEX, Pixels, Sample},
+    skip_list::SkipList,
     tokenizer::{Encoded, Tokenizer},
 };
 pub(crate) use image_ref::ImageRef;
@@ -84,7 +85,11 @@ impl Probe {
             image_seq_len,
             model.vision.is_some(),
             files,
-            tools.processor_origin.to_string()
+            tools.processor_origin.to_string(),
+            settings
+                .skip_list
+                .as_ref()
+                .map(|path| std::fs::read(path).ok().map(|list| blake3::hash(&list).to_hex().to_string()))
         ]);
         let texts = (
             &config.conv_template,
@@ -112,10 +117,11 @@ impl Probe {
     /// Opens the data files: those for training, then those for validation. `indices` is the folder of saved indices.
     ///
     /// # Errors
-    /// The `.tar` file of the images cannot be read.
+    /// The `.tar` file of the images, or the skip list of the recipe, cannot be read.
     pub(crate) fn sources(&self, indices: Option<&Path>) -> Result<Vec<Source>, DataError> {
         let images = self.config.images()?;
-        let source = |path: &PathBuf, is_validation| Source::open(path, images(path), is_validation, indices);
+        let skip_list = self.settings.skip_list.as_deref().map(SkipList::read).transpose()?;
+        let source = |path: &PathBuf, is_validation| Source::open(path, images(path), is_validation, skip_list.as_ref(), indices);
         let train = self.settings.paths.iter().map(|path| source(path, false));
         Ok(train.chain(self.settings.val_paths.iter().map(|path| source(path, true))).collect())
     }
@@ -164,7 +170,8 @@ impl Probe {
         if self.processor.tiling.is_none() {
             return 1;
         }
-        let size = known.or_else(|| image.size());
+        // The check knows sizes as they are stored.
+        let size = known.filter(|_| !self.config.apply_exif).or_else(|| image.size());
         size.map_or(1, |(width, height)| self.processor.num_tiles(width, height))
     }
 

@@ -134,9 +134,11 @@ impl ImageSource {
     /// Returns the errors of [`Self::read`], and an error if the header is broken or the image is too large.
     pub fn size(&self, name: &str) -> Result<(usize, usize), DataError> {
         let (first, is_all) = self.read_first(name, HEADER_BYTES)?;
+        // The orientation of a JPEG file is in its header; that of other files may be behind the first bytes.
+        let may_lack_exif = self.apply_exif && !first.starts_with(&[0xff, 0xd8]);
         match decode::size(&first, self.apply_exif) {
-            Err(_) if !is_all => decode::size(&self.read(name)?, self.apply_exif),
-            outcome => outcome,
+            outcome if is_all || (outcome.is_ok() && !may_lack_exif) => outcome,
+            _ => decode::size(&self.read(name)?, self.apply_exif),
         }
         .map_err(|reason| self.broken(name, reason))
     }

@@ -23,14 +23,17 @@ pub struct Piece {
     pub is_cut: bool,
 }
 
-/// Returns the tokens of a sample.
-pub(super) fn pieces(probe: &Probe, encoded: &Encoded) -> Vec<Piece> {
+/// Returns the tokens of a sample whose images have these numbers of tiles.
+pub(super) fn pieces(probe: &Probe, encoded: &Encoded, tiles: &[usize]) -> Vec<Piece> {
     let (mut pieces, mut position, mut images) = (Vec::new(), 0, 0);
     let mut texts = Texts::default();
     let mut previous = None;
     for (&id, &label) in encoded.ids.iter().zip(&encoded.labels) {
         let is_image = id == IMAGE_TOKEN_INDEX;
-        let len = if is_image { probe.image_seq_len() } else { 1 };
+        let len = match is_image {
+            true => probe.image_seq_len() * tiles.get(images).copied().unwrap_or(1),
+            false => 1,
+        };
         let text = if is_image {
             texts = Texts::default();
             String::new()

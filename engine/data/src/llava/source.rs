@@ -15,6 +15,10 @@ use crate::{
 /// Start of the reason of [`Record::check`] for an image file that does not exist.
 const NO_IMAGE: &str = "there is no file ";
 
+/// Reason against a file that a skip list does not know.
+pub(crate) const NOT_LISTED: &str =
+    "is not in the skip list, or was changed after the list was written: write the list again with `neva-run data check`";
+
 /// A record file in a dataset.
 #[derive(Debug)]
 pub(super) struct RecordSource {
@@ -44,11 +48,9 @@ impl RecordSource {
         let skipped = match skip_list {
             None => Vec::new(),
             Some(list) => {
-                let known = list.of(&file.fingerprint()).ok_or_else(|| {
-                    let reason = "is not in the skip list, or was changed after the list was written: write the list again with \
-                                  `neva-run data check`";
-                    file_problem(path, reason.to_owned())
-                })?;
+                let known = list
+                    .of(&file.fingerprint())
+                    .ok_or_else(|| file_problem(path, NOT_LISTED.to_owned()))?;
                 let indices = known.skipped.keys().filter_map(|index| usize::try_from(*index).ok());
                 indices.filter(|index| *index < file.len()).collect()
             }
@@ -60,6 +62,14 @@ impl RecordSource {
             first,
             skipped,
         })
+    }
+
+    /// Adds the content of the file and the records that are left out.
+    pub(super) fn identify(&self, hasher: &mut blake3::Hasher) {
+        hasher.update(self.file.fingerprint().as_bytes());
+        for index in &self.skipped {
+            hasher.update(&(*index as u64).to_le_bytes());
+        }
     }
 
     /// Returns the dataset index of the first record.

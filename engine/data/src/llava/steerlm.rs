@@ -78,18 +78,18 @@ pub(super) fn to_llava(value: Value, exists: impl Fn(&str) -> bool) -> Result<Va
             conversations.push(message.clone());
             continue;
         };
-        let role = match mask {
-            Some(mask) if from == mask => "human",
-            Some(_) => "gpt",
-            None => from,
-        };
+        // The other roles are known by their names, or refused by the check of a LLaVA record.
+        let role = if mask == Some(from) { "human" } else { from };
         let value = replace_tags(value, &exists, &mut images).map_err(|tag| {
             (
                 "conversations",
                 format!("message {number} has `{tag}`, which is not of the form `{TAG}\"FILE\">`"),
             )
         })?;
-        conversations.push(json!({"from": role, "value": value}));
+        let mut message = message.clone();
+        message["from"] = json!(role);
+        message["value"] = json!(value);
+        conversations.push(message);
     }
     let mut converted = Map::new();
     for (name, value) in fields {

@@ -56,7 +56,9 @@ pub(super) fn split(marked: &str) -> Option<(String, Vec<Range<usize>>)> {
 pub(super) fn with_generation_calls(source: &str) -> (String, bool) {
     let (mut rewritten, mut rest, mut found) = (String::with_capacity(source.len()), source, false);
     while let Some(open) = rest.find("{%") {
-        let Some(length) = rest[open..].find("%}") else { break };
+        let Some(length) = rest[open + 2..].find("%}").map(|at| at + 2) else {
+            break;
+        };
         let (before, from) = rest.split_at(open);
         let (tag, after) = from.split_at(length + 2);
         let inner = &tag[2..tag.len() - 2];

@@ -4,6 +4,7 @@ mod data;
 mod plans;
 
 use crate::setting::{ONE, Samples, files, loaded, microbatches, on_mesh, reseal, run, small, trainer, weights, within_limit};
+use neva_data::DataError;
 use neva_engine::EngineError;
 use neva_engine::checkpoint::write_tensors;
 use neva_engine::comm::{CommError, Mesh};
@@ -89,6 +90,30 @@ fn a_failing_step_is_recorded() {
         assert!(files(&checkpoint) == before);
         assert_eq!(std::fs::read_dir(second.join("checkpoints")).unwrap().count(), 0);
     });
+}
+
+/// A disk may recover, so such a run can be retried; a wrong record cannot.
+#[test]
+fn errors_of_data_are_told_from_those_of_disks() {
+    let read = |kind: std::io::ErrorKind| DataError::Read {
+        path: "a.jpg".into(),
+        error: kind.into(),
+    };
+    let of_sample = |error: DataError| DataError::Sample {
+        sample: "a.json#1".into(),
+        error: error.into(),
+    };
+    for (error, class) in [
+        (read(std::io::ErrorKind::NotFound), exit_class::INPUT),
+        (read(std::io::ErrorKind::PermissionDenied), exit_class::INPUT),
+        (read(std::io::ErrorKind::StaleNetworkFileHandle), exit_class::JOB),
+        (of_sample(read(std::io::ErrorKind::TimedOut)), exit_class::JOB),
+        (of_sample(read(std::io::ErrorKind::NotFound)), exit_class::INPUT),
+        (DataError::WorkerPanicked { worker: 1 }, exit_class::BUG),
+    ] {
+        let text = error.to_string();
+        assert_eq!(EngineError::Data(error).exit_code(), class, "{text}");
+    }
 }
 
 #[test]

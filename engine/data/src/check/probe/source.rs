@@ -1,6 +1,7 @@
 //! Data files of a run.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,7 +11,9 @@ use serde_json::Value;
 use crate::{
     check::kind::Kind,
     image::ImageSource,
+    llava::NOT_LISTED,
     record_file::{Form, RecordError, RecordFile},
+    skip_list::SkipList,
 };
 
 /// A data file of a run.
@@ -22,22 +25,40 @@ pub(crate) struct Source {
     /// The path as the recipe names it, for messages.
     pub(crate) name: Arc<str>,
     pub(crate) is_validation: bool,
+    /// Records that the recipe's skip list leaves out.
+    pub(crate) skipped: BTreeSet<usize>,
     /// Its records; otherwise kind, record and description of the problem of the file.
     pub(crate) records: Result<RecordFile, (Kind, Option<usize>, String)>,
 }
 
 impl Source {
     /// Opens the data file at `path`. `indices` is the folder of saved indices.
-    pub(super) fn open(path: &Path, images: Arc<ImageSource>, is_validation: bool, indices: Option<&Path>) -> Self {
+    pub(super) fn open(
+        path: &Path,
+        images: Arc<ImageSource>,
+        is_validation: bool,
+        skip_list: Option<&SkipList>,
+        indices: Option<&Path>,
+    ) -> Self {
+        let mut skipped = BTreeSet::new();
         let records = RecordFile::open(path, indices).map_err(|problem| {
             let kind = file_kind(&problem.reason);
             (kind, problem.record, problem.reason)
+        });
+        let records = records.and_then(|file| match skip_list.map(|list| list.of(&file.fingerprint())) {
+            Some(None) => Err((Kind::Unreadable, None, NOT_LISTED.to_owned())),
+            known => {
+                let indices = known.flatten().into_iter().flat_map(|known| known.skipped.keys());
+                skipped.extend(indices.filter_map(|index| usize::try_from(*index).ok()));
+                Ok(file)
+            }
         });
         Self {
             path: path.to_owned(),
             images,
             name: path.display().to_string().into(),
             is_validation,
+            skipped,
             records,
         }
     }
