@@ -8,6 +8,7 @@ mod encoding;
 mod lines;
 mod list;
 mod parse;
+mod pipe;
 mod saved_index;
 mod spans;
 
@@ -15,9 +16,10 @@ use std::{
     fs::{File, Metadata},
     io::{self, Read as _},
     ops::Range,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use neva_schemas::env;
@@ -31,6 +33,9 @@ use saved_index::Index;
 
 /// Number of bytes that are read at once.
 const CHUNK: usize = 1 << 20;
+
+/// Longest wait for a program that writes to a pipe.
+const PIPE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Form of a record file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +102,10 @@ impl RecordFile {
     /// are checked when they are read.
     pub fn open(path: &Path, cache: Option<&Path>) -> Result<Self, Problem> {
         let unreadable = |error: io::Error| file_problem(path, format!("cannot be read: {error}"));
+        if path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+            let bytes = pipe::read(path, PIPE_DEADLINE).map_err(unreadable)?;
+            return Self::in_memory(path, bytes, true);
+        }
         let mut file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {

@@ -131,20 +131,19 @@ fn require_optimizer_state(checkpoint: CheckpointFolder) -> Result<CheckpointFol
 /// No step is left, and the run does not set `resume_past_end`.
 pub fn refuse_past_end(finetune: &Finetune, checkpoint: &CheckpointFolder, total_steps: u64) -> Result<()> {
     let progress = &checkpoint.state.progress;
-    let past = progress.finished && progress.steps_done >= total_steps.min(progress.total_steps);
+    let (done, path) = (progress.steps_done, checkpoint.path.display());
+    let finished = progress.finished && done >= total_steps.min(progress.total_steps);
+    // This run is shorter than what is done already.
+    let beyond = done > total_steps;
     let more = total_steps > progress.total_steps;
-    if !past || more || finetune.resume.resume_past_end {
+    if !(finished || beyond) || more || finetune.resume.resume_past_end {
         return Ok(());
     }
-    let path = checkpoint.path.display();
-    Err(EngineError::Run(vec![
-        Problem::error(
-            "finetune.resume",
-            format!(
-                "the run of {path} is already done: {} steps of {}",
-                progress.steps_done, progress.total_steps
-            ),
-        )
-        .help("raise finetune.trainer.max_steps to train on, or set finetune.resume.resume_past_end=true to accept that"),
-    ]))
+    let message = match finished {
+        true => format!("the run of {path} is already done: {done} steps of {}", progress.total_steps),
+        false => format!("the run of {path} has done {done} steps, but this run ends after {total_steps}"),
+    };
+    Err(EngineError::Run(vec![Problem::error("finetune.resume", message).help(
+        "raise finetune.trainer.max_steps to train on, or set finetune.resume.resume_past_end=true to accept that",
+    )]))
 }

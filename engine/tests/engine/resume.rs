@@ -252,6 +252,27 @@ fn if_exists_resumes_from_the_newest() {
     });
 }
 
+/// Such a run would end at once, and leave nothing but a copy of the checkpoint.
+#[test]
+fn a_run_shorter_than_its_checkpoint_is_refused() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut finetune = saving();
+        run(&finetune, &folder.path().join("first")).unwrap();
+        finetune.resume.resume_from_path = Some(folder.path().join("first").join(AFTER_3));
+        finetune.trainer.max_steps = Some(2);
+        let failure = run(&finetune, &folder.path().join("second")).unwrap_err();
+        assert_eq!(failure.class, exit_class::INPUT);
+        assert!(
+            failure.to_string().contains("has done 3 steps, but this run ends after 2"),
+            "{failure}"
+        );
+        finetune.trainer.max_steps = Some(3);
+        let third = run(&finetune, &folder.path().join("third")).unwrap();
+        assert_eq!((third.steps, third.losses.len()), (3, 0));
+    });
+}
+
 #[test]
 fn restoring_reads_the_weights_only() {
     within_limit(|| {

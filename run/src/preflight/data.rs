@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use neva_data::{Broken, ChatTemplate, LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools, SkipList};
+use neva_data::{Broken, ChatTemplate, ImageSource, LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools, SkipList};
 use neva_layout::ModelCache;
 use neva_schemas::{Data, Finetune, ModelDescription, NevaPreloadedDataModule, OnError, Problem};
 
@@ -94,6 +94,11 @@ fn files(data: &NevaPreloadedDataModule, model: &ModelDescription, template: Opt
             problems.push(no_folder(&format!("{DATA}.data_config.image_folder"), folder));
             return missing_files(data, problems);
         }
+    }
+    let archive = data.data_config.image_folder.as_deref().filter(|path| path.is_file());
+    if let Some(Err(error)) = archive.map(ImageSource::open) {
+        problems.push(Problem::error(format!("{DATA}.data_config.image_folder"), error.to_string()));
+        return missing_files(data, problems);
     }
     for (name, paths) in [("paths", &data.paths), ("val_paths", &data.val_paths)] {
         for (index, path) in paths.iter().enumerate() {

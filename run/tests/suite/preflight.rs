@@ -47,6 +47,7 @@ fn files(dir: &Path) {
     write("mine.yaml", RECIPE);
     write("data.json", &json!([record(None)]).to_string());
     write("photos.json", &json!([record(Some("cat.jpg"))]).to_string());
+    write("urls.json", &json!([record(Some("https://a.b/c.jpg"))]).to_string());
     write("broken.json", "[{\"conversations\": [");
     write("object.json", "{}");
     fs::write(dir.join("utf16.jsonl"), b"\xff\xfe{\0}\0").unwrap();
@@ -98,6 +99,17 @@ fn a_missing_or_wrong_file_is_reported_at_its_setting() {
         (
             &["finetune.data.paths=utf16.jsonl"],
             "is UTF-16, but JSON must be UTF-8: convert it with",
+        ),
+        (
+            &[
+                "finetune.data.paths=photos.json",
+                "finetune.data.data_config.image_folder=data.json",
+            ],
+            "data.json is no tar archive, or not a complete one",
+        ),
+        (
+            &["finetune.data.paths=urls.json"],
+            "image: `https://a.b/c.jpg` is an address: download the image",
         ),
         (&["finetune.data.skip_list=/nope"], "`finetune.data.skip_list`: cannot read /nope"),
         (&["finetune.data.skip_list=data.json"], "line 1 is not a line of a skip list"),

@@ -143,14 +143,8 @@ impl Kind {
     fn row(self) -> (&'static str, &'static str) {
         match self {
             Self::Unreadable => ("unreadable", "check that the file exists and that you may read it"),
-            Self::Encoding => (
-                "encoding",
-                "convert the file to UTF-8: `iconv -f LATIN1 -t UTF-8 OLD > NEW`, or `-f UTF-16`",
-            ),
-            Self::Json => (
-                "json",
-                "correct the text at this line; `python3 -m json.tool FILE` shows the same place",
-            ),
+            Self::Encoding => ("encoding", "JSON must be UTF-8: convert the file as the message says"),
+            Self::Json => ("json", "correct the file as the message says"),
             Self::NoRecords => ("no_records", "remove the file from `paths`, or write records into it"),
             Self::NotAnObject => ("not_an_object", "write a record as `{\"image\": .., \"conversations\": [..]}`"),
             Self::Field => ("field", "correct or remove the field"),

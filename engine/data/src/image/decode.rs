@@ -71,6 +71,9 @@ impl Format {
             [b'B', b'M', ..] => Self::Bmp,
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Self::Tiff,
             [b'P', b'1'..=b'6', ..] => Self::Pnm,
+            _ if bytes.starts_with(b"version https://git-lfs") => {
+                return Err("a pointer of Git LFS, not the image: run `git lfs pull` in its repository".to_owned());
+            }
             _ => return Err("not an image: the contents are not JPEG, PNG, GIF, WebP, BMP, TIFF or PPM".to_owned()),
         })
     }

@@ -106,7 +106,11 @@ impl Record {
             );
         }
         for name in names.iter().filter(|name| finds_files && !source.contains(name)) {
-            report("image", format!("there is no file {}", source.describe(name)));
+            let reason = match name.contains("://") {
+                true => format!("`{name}` is an address: download the image and name its file"),
+                false => format!("there is no file {}", source.describe(name)),
+            };
+            report("image", reason);
         }
         let conversation = conversation?;
         if let Err(error) = template.render(&conversation) {

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     os::unix::fs::FileExt as _,
     path::{Component, Path},
 };
@@ -33,7 +34,12 @@ impl TarIndex {
                 "is compressed: files within it cannot be read in any order; unpack it with `{program}`"
             ));
         }
-        let broken = |error: std::io::Error| format!("is no tar archive: {error}");
+        let broken = |error: io::Error| match error.kind() {
+            io::ErrorKind::Other | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                "is no tar archive, or not a complete one".to_owned()
+            }
+            _ => format!("cannot be read: {error}"),
+        };
         let mut archive = Archive::new(file);
         let mut members = Vec::new();
         for entry in archive.entries_with_seek().map_err(broken)? {
