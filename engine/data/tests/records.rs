@@ -288,13 +288,20 @@ fn records_that_would_train_on_something_else_are_refused() {
             json!({"system": 3, "conversations": turns()}),
             "system: must be a string, found a number",
         ),
-        (json!({"video": "a.mp4", "conversations": turns()}), "video: is not read"),
-        (json!({"audio": ["a.wav"], "conversations": turns()}), "audio: is not read"),
+        (
+            json!({"video": "a.mp4", "conversations": turns()}),
+            "video: is not supported: the model gets text and images only",
+        ),
+        (json!({"audio": ["a.wav"], "conversations": turns()}), "audio: is not supported"),
         (
             json!({"img": "a.png", "conversations": turns()}),
             "img: is not read: remove it, or name images in `image`",
         ),
-        (json!({"tools": [{"name": "f"}], "conversations": turns()}), "tools: is not read"),
+        (json!({"chosen": "Yes.", "conversations": turns()}), "chosen: is of preference data"),
+        (
+            json!({"tools": [{"name": "f"}], "conversations": turns()}),
+            "tools: is of calls of tools, which are not supported",
+        ),
         (
             json!({"image": "a.png", "images": ["b.png"], "conversations": turns()}),
             "images: differs from `image`",

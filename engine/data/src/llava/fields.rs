@@ -12,6 +12,9 @@ const OF_RECORDS: &[&str] = &[
     "chosen", "rejected",
 ];
 
+/// Starts of the fields that name images.
+const OF_IMAGES: &[&str] = &["im", "picture", "photo", "pixel"];
+
 /// Fields of a message.
 #[rustfmt::skip]
 const OF_MESSAGES: &[&str] = &[
@@ -22,6 +25,16 @@ const OF_MESSAGES: &[&str] = &[
 /// Returns the fields of a record that carry content which is not read.
 pub(super) fn unread(record: &Map<String, Value>) -> impl Iterator<Item = &'static str> + '_ {
     OF_RECORDS.iter().copied().filter(|name| record.get(*name).is_some_and(is_content))
+}
+
+/// Returns the reason against a field of a record that is not read.
+pub(super) fn advice(field: &str) -> &'static str {
+    match field {
+        "chosen" | "rejected" => "is of preference data, which are not supported: write the wanted answer as a message",
+        "tools" | "functions" | "function_call" | "tool_calls" => "is of calls of tools, which are not supported: remove it",
+        _ if OF_IMAGES.iter().any(|start| field.starts_with(start)) => "is not read: remove it, or name images in `image`",
+        _ => "is not supported: the model gets text and images only; remove it",
+    }
 }
 
 /// Returns a field of a message that carries content which is not read, or takes the message out of training.

@@ -54,7 +54,7 @@ impl Record {
             report(id.as_deref(), Some(field), reason);
         };
         for field in fields::unread(fields) {
-            report(field, "is not read: remove it, or name images in `image`".to_owned());
+            report(field, fields::advice(field).to_owned());
         }
         let images = images(fields, &mut report);
         let messages = messages::field(fields).and_then(|(field, value)| {
