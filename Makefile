@@ -51,8 +51,7 @@ soak: build ## look for rare faults, for about 90 minutes: odd texts, random lay
 	NEVA_SOAK_KILLS=100 NEVA_SOAK_FAULTS=100 $(CARGO) test --release --workspace --test end_to_end -- --nocapture faults killed
 
 # What a machine with a GPU needs, below 60 MiB: carry target/gpu-check there and run its check.py.
-gpu-pack: libtorch ## pack programs and golden cases into target/gpu-check, for a machine with a GPU and without Rust
-	$(CARGO) build --release --package neva-run --package neva-tests --bins
+gpu-pack: build ## pack programs and golden cases into target/gpu-check, for a machine with a GPU and without Rust
 	$(PYTHON) -B engine/gpu_check/pack.py --programs $${CARGO_TARGET_DIR:-target}/release --out target/gpu-check
 
 gpu-check: gpu-pack ## check this machine's GPU within 8 minutes: golden cases, a kill and a resume, steps of a 7B model

@@ -54,8 +54,6 @@ pub struct MergedBatch {
     pub segments: Vec<Vec<usize>>,
     /// Number of labels of each sample. A sample without labels stays in the batch and does not affect the loss.
     pub num_labels: Vec<usize>,
-    /// Number of samples that are longer than `max_length` and are truncated on the right.
-    pub truncated: usize,
     /// Images (the last of a sample possibly truncated) that remain after truncation, row by row from left to right.
     pub images: Vec<ImageSpan>,
     /// Number of images of the samples, before truncation.
@@ -154,9 +152,10 @@ pub fn merge(sequences: &[Sequence<'_>], options: &MergeOptions) -> Result<Merge
     }
     sequences.iter().try_for_each(check)?;
 
-    let merged_length = |sequence: &Sequence<'_>| sequence.ids.len() - sequence.num_images + sequence.num_images * image_seq_len;
-    let lengths: Vec<_> = sequences.iter().map(|sequence| merged_length(sequence).min(max_length)).collect();
-    let truncated = sequences.iter().filter(|sequence| merged_length(sequence) > max_length).count();
+    let lengths: Vec<_> = sequences
+        .iter()
+        .map(|sequence| sequence.merged_length(image_seq_len).min(max_length))
+        .collect();
     let rows = if packed {
         pack(&lengths, max_length)
     } else {
@@ -181,7 +180,6 @@ pub fn merge(sequences: &[Sequence<'_>], options: &MergeOptions) -> Result<Merge
         labels: vec![IGNORE_INDEX; rows.len() * s],
         segments: Vec::with_capacity(rows.len()),
         num_labels: vec![0; sequences.len()],
-        truncated,
         images: Vec::new(),
         num_images: sequences.iter().map(|sequence| sequence.num_images).sum(),
     };

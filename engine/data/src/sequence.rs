@@ -13,3 +13,11 @@ pub struct Sequence<'a> {
     /// Number of images of the sample.
     pub num_images: usize,
 }
+
+impl Sequence<'_> {
+    /// Returns the number of positions after the merge, not truncated, with `image_seq_len` positions per image.
+    #[must_use]
+    pub fn merged_length(&self, image_seq_len: usize) -> usize {
+        self.ids.len().saturating_sub(self.num_images) + self.num_images * image_seq_len
+    }
+}

@@ -11,14 +11,6 @@ pub struct Truncated {
     pub longest: Option<(String, usize)>,
 }
 
-impl Sequence<'_> {
-    /// Returns the number of positions after the merge, not truncated, with `image_seq_len` positions per image.
-    #[must_use]
-    pub fn merged_length(&self, image_seq_len: usize) -> usize {
-        self.ids.len().saturating_sub(self.num_images) + self.num_images * image_seq_len
-    }
-}
-
 impl Truncated {
     /// Measures sequences.
     pub(crate) fn of(sequences: &[Sequence<'_>], image_seq_len: usize, max_length: usize) -> Self {

@@ -6,19 +6,10 @@ use neva_schemas::exit_class;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::process::{Program, end, reset_signals, wait_for};
-
-const RECIPE: &str = "_factory_: neva_tiny
-name: train
-finetune:
-  data:
-    _target_: vlm.NevaPreloadedDataModule
-    paths: data.json
-    tokenizer: builtin:mistral_2k
-    seq_length: 128
-    global_batch_size: 8
-    micro_batch_size: 4
-";
+use crate::{
+    preflight::RECIPE,
+    process::{Program, end, reset_signals, wait_for},
+};
 
 fn record(n: usize) -> Value {
     json!({"id": n, "conversations": [

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::{experiment::options, experiment_home::Home, process::Program};
 
-const RECIPE: &str = "_factory_: neva_tiny
+/// A recipe with data of its own, `data.json`.
+pub(crate) const RECIPE: &str = "_factory_: neva_tiny
 name: train
 finetune:
   data:
