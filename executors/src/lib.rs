@@ -19,6 +19,7 @@ mod results;
 mod run_folder;
 mod submission;
 mod topology;
+pub mod tunnel;
 
 pub use error::ExecutorError;
 pub use event::{JobEnd, JobEvent, JobResults, JobStatus, WatchFrom};
