@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::job::JobHandle;
+use crate::{job::JobHandle, tunnel_error::TunnelError};
 
 /// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +110,9 @@ pub enum ExecutorError {
         /// The cause.
         source: io::Error,
     },
+    /// The machine that submits jobs cannot be used.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
     /// The handle belongs to another executor, or its job does not exist.
     #[error("there is no job {job}")]
     UnknownJob {
@@ -140,6 +143,7 @@ impl ExecutorError {
             | Self::AlreadyRunning { .. }
             | Self::Connection { .. } => exit_class::CLUSTER,
             Self::NoMesh { .. } | Self::Plan(_) => exit_class::BUG,
+            Self::Tunnel(error) => error.exit_code(),
         }
     }
 
@@ -162,6 +166,7 @@ impl ExecutorError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "name a writable folder with `--set dir=...`".to_owned()
             }
+            Self::Tunnel(error) => return error.help(),
             _ => return None,
         })
     }

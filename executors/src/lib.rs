@@ -20,6 +20,7 @@ mod run_folder;
 mod submission;
 mod topology;
 pub mod tunnel;
+mod tunnel_error;
 
 pub use error::ExecutorError;
 pub use event::{JobEnd, JobEvent, JobResults, JobStatus, WatchFrom};
@@ -34,3 +35,4 @@ pub use poll::{PollInterval, poll};
 pub use run_folder::create_run_folder;
 pub use submission::{BatchScript, JobKind, Manifests, Payload, Process, Processes, Submission, script_argv, train_argv};
 pub use topology::{Coordinates, Topology};
+pub use tunnel_error::TunnelError;
