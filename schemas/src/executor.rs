@@ -2,6 +2,7 @@
 
 use crate::contract::env;
 use crate::secret::is_secret_name;
+use crate::slurm::SlurmExecutorConfig;
 use crate::validate::{Problem, Validate};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ pub enum ExecutorConfig {
     /// Processes on this machine.
     #[serde(rename = "run.LocalExecutor")]
     Local(LocalExecutorConfig),
+    /// A job of a Slurm cluster.
+    #[serde(rename = "run.SlurmExecutor")]
+    Slurm(Box<SlurmExecutorConfig>),
 }
 
 impl Default for ExecutorConfig {
@@ -27,6 +31,7 @@ impl ExecutorConfig {
     pub fn env_vars(&self) -> &BTreeMap<String, String> {
         match self {
             Self::Local(local) => &local.env_vars,
+            Self::Slurm(slurm) => &slurm.env_vars,
         }
     }
 
@@ -34,6 +39,7 @@ impl ExecutorConfig {
     pub fn env_from(&self) -> &[String] {
         match self {
             Self::Local(local) => &local.env_from,
+            Self::Slurm(slurm) => &slurm.env_from,
         }
     }
 
@@ -41,6 +47,15 @@ impl ExecutorConfig {
     pub fn retries(&self) -> u32 {
         match self {
             Self::Local(local) => local.retries,
+            Self::Slurm(slurm) => slurm.retries,
+        }
+    }
+
+    /// Returns the maximum number of retries that the launcher makes itself. A Slurm job requeues itself.
+    pub fn launcher_retries(&self) -> u32 {
+        match self {
+            Self::Local(local) => local.retries,
+            Self::Slurm(_) => 0,
         }
     }
 
@@ -48,6 +63,7 @@ impl ExecutorConfig {
     pub fn set_retries(&mut self, retries: u32) {
         match self {
             Self::Local(local) => local.retries = retries,
+            Self::Slurm(slurm) => slurm.retries = retries,
         }
     }
 }
@@ -56,6 +72,7 @@ impl Validate for ExecutorConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         match self {
             Self::Local(local) => local.validate(path, problems),
+            Self::Slurm(slurm) => slurm.validate(path, problems),
         }
     }
 }
@@ -146,7 +163,7 @@ pub(crate) fn validate_variable(map: &str, name: &str, value: &str, problems: &m
 }
 
 /// Returns an error if `name` is not a valid variable name, one that a shell can set.
-fn variable_name_error(name: &str) -> Option<String> {
+pub(crate) fn variable_name_error(name: &str) -> Option<String> {
     let good = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.starts_with(|c: char| c.is_ascii_digit());
     (name.is_empty() || !good).then(|| format!("{name:?} is not a valid name of an environment variable: use letters, digits and `_`"))
 }

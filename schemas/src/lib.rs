@@ -24,6 +24,7 @@ mod model;
 mod name;
 mod openmp;
 mod optim;
+mod packager;
 mod parallel;
 mod peft;
 mod period;
@@ -36,11 +37,13 @@ mod schedule;
 mod schema;
 mod script;
 mod secret;
+mod slurm;
 mod stop_signal;
 mod strategy;
 mod sweep;
 mod task;
 mod trainer;
+mod tunnel;
 mod unsupported;
 mod validate;
 mod workspace;
@@ -70,6 +73,9 @@ pub use model::{
 pub use name::MAX_NAME_LENGTH;
 pub use openmp::{spin_count, thread_count};
 pub use optim::{AdamW, Lion, Optim, ParamGroup, Sgd};
+pub use packager::{
+    GitArchivePackagerConfig, HybridPackagerConfig, NoPackagerConfig, OutsideCommit, PackagerConfig, PatternPackagerConfig, TextOrList,
+};
 pub use parallel::{MeshCoordinates, ParallelSizes};
 pub use peft::{LoRA, Peft};
 pub use period::Period;
@@ -82,11 +88,16 @@ pub use schedule::{LrScheduler, RampType};
 pub use schema::{SCHEMAS, SchemaEntry};
 pub use script::{MAX_SCRIPT_LENGTH, Script, ScriptPlan};
 pub use secret::{is_secret_name, mask_secrets};
+pub use slurm::{
+    ContainerRuntime, LauncherConfig, MAX_REQUEUES, SlurmArray, SlurmExecutorConfig, SlurmJobDetails, SlurmParameter, SlurmSignal, TorchrunConfig,
+    time_limit_s,
+};
 pub use stop_signal::{SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
 pub use strategy::{CpCommType, DistributedDataParallelConfig, MegatronStrategy, VisionPlacement};
 pub use sweep::{SweepMode, SweepOrder};
 pub use task::{Dependency, Task, TaskSpec, When};
 pub use trainer::{Accelerator, LossNormalization, MixedPrecision, NanPolicy, Plugins, Precision, TrainerConfig};
+pub use tunnel::{LocalTunnelConfig, SshProgram, SshTunnelConfig, TunnelConfig};
 pub use unsupported::{UNSUPPORTED, Unsupported, unsupported};
 pub use validate::{Problem, Severity, Validate};
 pub use workspace::{LOCAL, WorkspaceConfig};

@@ -9,28 +9,32 @@ pub struct Unsupported {
     pub help: &'static str,
 }
 
-const SLURM: &str = "start the ranks in your own batch script: `srun --ntasks=N neva-run RECIPE --direct`";
 const KUBERNETES: &str = "start the ranks in your own pods with torchrun: `torchrun --no-python neva-run RECIPE --direct`";
+const CLOUD: &str = "it drives a vendor's own service: start the ranks there with torchrun, `torchrun --no-python neva-run RECIPE --direct`";
+const RAY: &str = "neva-run has no Ray: its ranks are started by srun and talk through NCCL or Gloo";
+const TEMPLATE: &str = "use `setup_lines`, `srun_args` and `additional_parameters`; `neva-run render` prints the script";
+const FAULT_TOLERANCE: &str = "set `retries` and `signal_s` of the executor, and `finetune.trainer.timeout_s`";
 
 /// All unsupported names.
 pub const UNSUPPORTED: &[Unsupported] = &[
-    Unsupported {
-        name: "slurm",
-        help: SLURM,
-    },
-    Unsupported {
-        name: "run.SlurmExecutor",
-        help: SLURM,
-    },
-    Unsupported {
-        name: "kubernetes",
-        help: KUBERNETES,
-    },
-    Unsupported {
-        name: "run.KubernetesExecutor",
-        help: KUBERNETES,
-    },
+    entry("kubernetes", KUBERNETES),
+    entry("run.KubernetesExecutor", KUBERNETES),
+    entry("run.KubeflowExecutor", KUBERNETES),
+    entry("run.KubeRayExecutor", RAY),
+    entry("run.SkypilotExecutor", CLOUD),
+    entry("run.SkypilotJobsExecutor", CLOUD),
+    entry("run.LeptonExecutor", CLOUD),
+    entry("run.DGXCloudExecutor", CLOUD),
+    entry("slurm_ray", RAY),
+    entry("run.SlurmRay", RAY),
+    entry("run.SlurmTemplate", TEMPLATE),
+    entry("ft", FAULT_TOLERANCE),
+    entry("run.FaultTolerance", FAULT_TOLERANCE),
 ];
+
+const fn entry(name: &'static str, help: &'static str) -> Unsupported {
+    Unsupported { name, help }
+}
 
 /// Returns the entry of `name`, if there is one.
 pub fn unsupported(name: &str) -> Option<&'static Unsupported> {

@@ -4,7 +4,30 @@ use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
 /// Types that are not part of a recipe, so their values are neither references nor deletable.
-const NOT_IN_RECIPES: &[&str] = &["Executor", "LocalExecutor", "Dependency", "When", "SweepMode"];
+const NOT_IN_RECIPES: &[&str] = &[
+    "ContainerRuntime",
+    "Dependency",
+    "Executor",
+    "GitArchivePackager",
+    "HybridPackager",
+    "Launcher",
+    "LocalExecutor",
+    "LocalTunnel",
+    "NoPackager",
+    "OutsideCommit",
+    "Packager",
+    "PatternPackager",
+    "SSHTunnel",
+    "SlurmExecutor",
+    "SlurmJobDetails",
+    "SlurmParameter",
+    "SshProgram",
+    "SweepMode",
+    "TextOrList",
+    "Torchrun",
+    "Tunnel",
+    "When",
+];
 
 /// Pattern of a reference, which replaces a value of any type.
 const REFERENCE: &str = r"\$\{";
