@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::{job::JobHandle, tunnel_error::TunnelError};
+use crate::{batch_error::BatchError, job::JobHandle, tunnel_error::TunnelError};
 
 /// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,9 @@ pub enum ExecutorError {
     /// The machine that submits jobs cannot be used.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
+    /// The batch system refused a job, or cannot be used.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
     /// The handle belongs to another executor, or its job does not exist.
     #[error("there is no job {job}")]
     UnknownJob {
@@ -125,6 +128,25 @@ impl ExecutorError {
     /// Returns true if the host or API server could not be reached, so that a retry may succeed.
     pub fn is_connection_lost(&self) -> bool {
         matches!(self, Self::Connection { .. })
+    }
+
+    /// Returns the error and its cause on one line.
+    pub fn reason(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
+    /// Returns the same error for another job of one query.
+    pub(crate) fn repeated(&self) -> Self {
+        match self {
+            Self::Connection { place, source } => Self::Connection {
+                place: place.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            other => BatchError::Query { reason: other.reason() }.into(),
+        }
     }
 
     /// Returns the launcher's exit code for this error.
@@ -144,6 +166,7 @@ impl ExecutorError {
             | Self::Connection { .. } => exit_class::CLUSTER,
             Self::NoMesh { .. } | Self::Plan(_) => exit_class::BUG,
             Self::Tunnel(error) => error.exit_code(),
+            Self::Batch(error) => error.exit_code(),
         }
     }
 
@@ -167,6 +190,7 @@ impl ExecutorError {
                 "name a writable folder with `--set dir=...`".to_owned()
             }
             Self::Tunnel(error) => return error.help(),
+            Self::Batch(error) => return error.help(),
             _ => return None,
         })
     }
