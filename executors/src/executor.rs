@@ -35,6 +35,21 @@ pub trait Executor: Send + Sync {
         false
     }
 
+    /// Returns true if jobs run on the launcher's own machine and share its cores and GPUs. The default is false.
+    fn is_this_machine(&self) -> bool {
+        false
+    }
+
+    /// Returns the absolute folder of runs that name none; `None` for the default in the launcher's working directory.
+    fn runs_folder(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Returns the folder that relative paths of a job in `dir` are relative to; `None` for the launcher's working directory.
+    fn paths_folder(&self, _dir: &Path) -> Option<PathBuf> {
+        None
+    }
+
     /// Renders the submission of a plan. Pure: it uses neither I/O nor a clock.
     ///
     /// # Errors

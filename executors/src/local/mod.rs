@@ -81,6 +81,10 @@ impl Executor for LocalExecutor {
         true
     }
 
+    fn is_this_machine(&self) -> bool {
+        true
+    }
+
     /// The rendezvous port is 0 here; a free one is chosen when the ranks start.
     fn render(&self, plan: &LaunchPlan) -> Result<Submission, ExecutorError> {
         if plan.num_nodes != 1 {

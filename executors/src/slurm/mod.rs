@@ -36,7 +36,7 @@ use std::{
     time::Duration,
 };
 
-use neva_schemas::{LaunchPlan, ScriptPlan, SlurmExecutorConfig, StopSignal};
+use neva_schemas::{LaunchPlan, PackagerConfig, ScriptPlan, SlurmExecutorConfig, StopSignal};
 
 pub use handle::job_number;
 
@@ -52,9 +52,12 @@ use crate::{
     job::JobHandle,
     local::rank_log,
     poll::{PollInterval, poll},
-    submission::Submission,
+    submission::{JobKind, Submission},
     tunnel::Tunnel,
 };
+
+/// Folder of the packaged code in the job's folder.
+const CODE: &str = "code";
 
 const CANCEL: &str = include_str!("scripts/cancel.sh");
 
@@ -77,6 +80,10 @@ pub struct SlurmExecutor {
     pub program: PathBuf,
     /// Variables of the launcher that jobs receive and no file shows.
     pub environment: BTreeMap<String, String>,
+    /// Folder of the launcher, from which code is packed.
+    pub folder: PathBuf,
+    /// The rank program on this machine, if it is uploaded to [`Self::program`].
+    pub upload: Option<PathBuf>,
     /// Jobs are submitted on this machine, which sees the files of the nodes.
     pub is_here: bool,
     /// Time for which a submission waits for a controller that cannot be reached.
@@ -91,6 +98,8 @@ impl SlurmExecutor {
             tunnel,
             program: program.into(),
             environment: BTreeMap::new(),
+            folder: PathBuf::new(),
+            upload: None,
             is_here: false,
             patience: Duration::from_secs(600),
         }
@@ -134,8 +143,16 @@ impl SlurmExecutor {
         Vec::new()
     }
 
+    /// Returns true if the job has packaged code.
+    fn has_code(&self) -> bool {
+        !matches!(&self.config.packager, PackagerConfig::None(none) if none.symlink_from_remote_dir.is_none())
+    }
+
     /// Copies what the job needs to the machine.
-    async fn ship(&self, _submission: &Submission) -> Result<(), ExecutorError> {
+    async fn ship(&self, submission: &Submission) -> Result<(), ExecutorError> {
+        if let Some(program) = self.upload.as_ref().filter(|_| submission.kind == JobKind::Ranks) {
+            self.tunnel.upload(program, &self.program).await?;
+        }
         Ok(())
     }
 }
@@ -147,6 +164,20 @@ impl Executor for SlurmExecutor {
 
     fn shares_files(&self) -> bool {
         self.is_here
+    }
+
+    fn runs_folder(&self) -> Option<&Path> {
+        self.config.tunnel.job_dir().map(PathBuf::as_path)
+    }
+
+    fn paths_folder(&self, dir: &Path) -> Option<PathBuf> {
+        if self.has_code() {
+            Some(dir.join(CODE))
+        } else if self.is_here {
+            None
+        } else {
+            self.runs_folder().map(Path::to_owned)
+        }
     }
 
     fn render(&self, plan: &LaunchPlan) -> Result<Submission, ExecutorError> {
