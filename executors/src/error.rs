@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::{job::JobHandle, tunnel_error::TunnelError};
+use crate::{job::JobHandle, packager_error::PackagerError, tunnel_error::TunnelError};
 
 /// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,9 @@ pub enum ExecutorError {
     /// The machine that submits jobs cannot be used.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
+    /// The code of a run cannot be packed or unpacked.
+    #[error(transparent)]
+    Packager(#[from] PackagerError),
     /// The handle belongs to another executor, or its job does not exist.
     #[error("there is no job {job}")]
     UnknownJob {
@@ -144,6 +147,7 @@ impl ExecutorError {
             | Self::Connection { .. } => exit_class::CLUSTER,
             Self::NoMesh { .. } | Self::Plan(_) => exit_class::BUG,
             Self::Tunnel(error) => error.exit_code(),
+            Self::Packager(error) => error.exit_code(),
         }
     }
 
@@ -167,6 +171,7 @@ impl ExecutorError {
                 "name a writable folder with `--set dir=...`".to_owned()
             }
             Self::Tunnel(error) => return error.help(),
+            Self::Packager(error) => return error.help(),
             _ => return None,
         })
     }
