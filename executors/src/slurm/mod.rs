@@ -51,13 +51,14 @@ use crate::{
     executor::{BoxFuture, Executor, JobEvents, LogChunk},
     job::JobHandle,
     local::rank_log,
+    packager::{CODE_FOLDER, pack},
     poll::{PollInterval, poll},
     submission::{JobKind, Submission},
     tunnel::Tunnel,
 };
 
-/// Folder of the packaged code in the job's folder.
-const CODE: &str = "code";
+/// Folder of packed code in the folder of runs.
+const ARCHIVES: &str = ".neva-run/archives";
 
 const CANCEL: &str = include_str!("scripts/cancel.sh");
 
@@ -153,6 +154,14 @@ impl SlurmExecutor {
         if let Some(program) = self.upload.as_ref().filter(|_| submission.kind == JobKind::Ranks) {
             self.tunnel.upload(program, &self.program).await?;
         }
+        if let Some(package) = pack(&self.config.packager, &self.folder).await? {
+            for warning in package.warnings() {
+                tracing::warn!("{warning}");
+            }
+            let beside = submission.dir.parent().unwrap_or(&submission.dir);
+            let archives = self.runs_folder().unwrap_or(beside).join(ARCHIVES);
+            package.send(&*self.tunnel, &submission.dir, &archives).await?;
+        }
         Ok(())
     }
 }
@@ -172,7 +181,7 @@ impl Executor for SlurmExecutor {
 
     fn paths_folder(&self, dir: &Path) -> Option<PathBuf> {
         if self.has_code() {
-            Some(dir.join(CODE))
+            Some(dir.join(CODE_FOLDER))
         } else if self.is_here {
             None
         } else {

@@ -118,7 +118,11 @@ pub(super) async fn upload(tunnel: &dyn Tunnel, from: &Path, to: &Path) -> Resul
         send(tunnel, &source, hash, file.mode, &place(file)).await
     });
     let sends: Vec<_> = sends.collect();
-    stream::iter(sends).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await.map(|_| ())
+    stream::iter(sends)
+        .buffer_unordered(PARALLEL)
+        .try_collect::<Vec<()>>()
+        .await
+        .map(|_| ())
 }
 
 /// As [`Tunnel::read`].
@@ -150,7 +154,10 @@ impl Source<'_> {
     fn chunk(&self, offset: u64) -> Result<Vec<u8>, ExecutorError> {
         match self {
             Self::Bytes(bytes) => {
-                let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+                let rest = usize::try_from(offset)
+                    .ok()
+                    .and_then(|offset| bytes.get(offset..))
+                    .unwrap_or_default();
                 Ok(rest.chunks(CHUNK as usize).next().unwrap_or_default().to_vec())
             }
             Self::File(path, _) => {
@@ -279,10 +286,16 @@ fn succeeded(tunnel: &dyn Tunnel, action: &'static str, path: &Path, output: Com
 
 fn file_error(tunnel: &dyn Tunnel, action: &'static str, path: &Path, output: &CommandOutput) -> ExecutorError {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let reason = match stderr.lines().rfind(|line| !line.trim().is_empty()) {
-        Some(line) => line.trim().to_owned(),
-        None => format!("{:?}", output.end),
+    let reason = match (stderr.lines().rfind(|line| !line.trim().is_empty()), &output.end) {
+        (Some(line), _) => line.trim().to_owned(),
+        (None, CommandEnd::Exit(code)) => format!("the command ended with exit code {code}"),
+        (None, CommandEnd::Signal(signal)) => format!("the command was killed by SIG{signal}"),
     };
+    // A shell's exit code for a program that is not there.
+    if output.end == CommandEnd::Exit(127) {
+        let place = tunnel.place();
+        return TunnelError::NoShell { place, reason }.into();
+    }
     TunnelError::File {
         place: tunnel.place(),
         action,
@@ -297,7 +310,8 @@ fn changed(tunnel: &dyn Tunnel, path: &Path) -> ExecutorError {
         place: tunnel.place(),
         action: "write",
         path: path.display().to_string(),
-        reason: "its content is another one there than here: the local file changed while it was sent, or the disk there is full".to_owned(),
+        reason: "its content is another one there than here: the local file changed while it was sent, or the disk there is full"
+            .to_owned(),
     }
     .into()
 }
@@ -305,7 +319,8 @@ fn changed(tunnel: &dyn Tunnel, path: &Path) -> ExecutorError {
 /// Returns a path as text for a script's line.
 fn path_text(path: &Path) -> Result<String, ExecutorError> {
     let text = path.to_str().filter(|text| !text.contains('\n'));
-    text.map(str::to_owned).ok_or_else(|| ExecutorError::NotUtf8 { path: path.to_owned() })
+    text.map(str::to_owned)
+        .ok_or_else(|| ExecutorError::NotUtf8 { path: path.to_owned() })
 }
 
 fn local(path: &Path, source: io::Error) -> ExecutorError {

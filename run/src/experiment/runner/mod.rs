@@ -108,15 +108,13 @@ impl Runner {
     pub(super) async fn resume(&mut self, earlier: Vec<TaskReport>) {
         for (index, task) in earlier.into_iter().enumerate() {
             let is_alive = match (&task.state, &task.job) {
-                (TaskState::Running, Some(job)) => {
-                    match self.lowering.executor(&self.record, &self.record.experiment.tasks[index]) {
-                        Ok(executor) => {
-                            let status = executor.status(job).await;
-                            status.is_ok_and(|status| !matches!(status.state, JobState::Failed(_) | JobState::Cancelled))
-                        }
-                        Err(_) => false,
+                (TaskState::Running, Some(job)) => match self.lowering.executor(&self.record, &self.record.experiment.tasks[index]) {
+                    Ok(executor) => {
+                        let status = executor.status(job).await;
+                        status.is_ok_and(|status| !matches!(status.state, JobState::Failed(_) | JobState::Cancelled))
                     }
-                }
+                    Err(_) => false,
+                },
                 _ => false,
             };
             if task.state == TaskState::Succeeded {
