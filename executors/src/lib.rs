@@ -17,6 +17,7 @@ pub mod local;
 mod poll;
 mod results;
 mod run_folder;
+pub mod slurm;
 mod submission;
 mod topology;
 pub mod tunnel;

@@ -1,0 +1,3 @@
+//! Runs jobs on a Slurm cluster.
+
+pub mod render;
