@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::job::JobHandle;
+use crate::{batch_error::BatchError, job::JobHandle, tunnel_error::TunnelError};
 
 /// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +118,12 @@ pub enum ExecutorError {
         /// The cause.
         source: io::Error,
     },
+    /// The machine that submits jobs cannot be used.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    /// The batch system refused a job, or cannot be used.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
     /// The handle belongs to another executor, or its job does not exist.
     #[error("there is no job {job}")]
     UnknownJob {
@@ -130,6 +136,25 @@ impl ExecutorError {
     /// Returns true if the host or API server could not be reached, so that a retry may succeed.
     pub fn is_connection_lost(&self) -> bool {
         matches!(self, Self::Connection { .. })
+    }
+
+    /// Returns the error and its cause on one line.
+    pub fn reason(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
+    /// Returns the same error for another job of one query.
+    pub(crate) fn repeated(&self) -> Self {
+        match self {
+            Self::Connection { place, source } => Self::Connection {
+                place: place.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            other => BatchError::Query { reason: other.reason() }.into(),
+        }
     }
 
     /// Returns the launcher's exit code for this error.
@@ -149,6 +174,8 @@ impl ExecutorError {
             | Self::AlreadyRunning { .. }
             | Self::Connection { .. } => exit_class::CLUSTER,
             Self::NoMesh { .. } | Self::Plan(_) => exit_class::BUG,
+            Self::Tunnel(error) => error.exit_code(),
+            Self::Batch(error) => error.exit_code(),
         }
     }
 
@@ -172,6 +199,8 @@ impl ExecutorError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "name a writable folder with `--set dir=...`".to_owned()
             }
+            Self::Tunnel(error) => return error.help(),
+            Self::Batch(error) => return error.help(),
             _ => return None,
         })
     }

@@ -3,7 +3,18 @@
 //! A tunnel knows no batch system. An executor for a cluster builds everything else on these few operations, so that it
 //! behaves the same on a login node and over SSH.
 
-use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
+mod content;
+mod local;
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+pub use local::LocalTunnel;
 
 use crate::{error::ExecutorError, executor::BoxFuture};
 
@@ -65,6 +76,27 @@ impl TunnelCommand {
             deadline: Duration::from_secs(60),
         }
     }
+
+    /// Sets the time that the command has.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets the standard input.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// Returns the error of a command that did not end in time.
+    pub(crate) fn timed_out(&self) -> io::Error {
+        let program = self.argv.first().map_or("the command", String::as_str);
+        let reason = format!("`{program}` did not end within {} s", self.deadline.as_secs());
+        io::Error::new(io::ErrorKind::TimedOut, reason)
+    }
 }
 
 impl fmt::Debug for TunnelCommand {
@@ -110,9 +142,17 @@ impl CommandOutput {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelFile {
     /// Absolute path on the machine.
-    pub path: std::path::PathBuf,
+    pub path: PathBuf,
     /// Its content.
     pub bytes: Vec<u8>,
     /// Its permissions, such as `0o644`.
     pub mode: u32,
+}
+
+/// Returns the temporary name of a file that is being written.
+fn part_name(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}-{}.part", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    name.into()
 }

@@ -36,10 +36,11 @@ impl Resources {
     /// caller runs all tasks.
     pub(super) fn new(experiment: &ExperimentConfig, executor: &ExecutorConfig, elsewhere: bool, machine: Machine) -> Self {
         let request = |task: &Task| match &task.task {
-            TaskSpec::Finetune(run) if !elsewhere => {
-                let variables = task.executor.as_ref().unwrap_or(executor).env_vars();
-                Some(request(run, variables, &machine))
-            }
+            TaskSpec::Finetune(run) if !elsewhere => match task.executor.as_ref().unwrap_or(executor) {
+                ExecutorConfig::Local(local) => Some(request(run, &local.env_vars, &machine)),
+                // A cluster schedules it.
+                ExecutorConfig::Slurm(_) => None,
+            },
             _ => None,
         };
         Self {

@@ -3,6 +3,7 @@
 
 mod failure_filter;
 mod retry;
+mod schedule;
 mod sink;
 mod stop_requests;
 
@@ -14,13 +15,14 @@ use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport};
 use tokio::{sync::watch, time::sleep};
 
 pub use self::retry::Retry;
+pub(crate) use self::schedule::status as schedule_status;
 pub(crate) use self::stop_requests::{StopRequests, forward_signals, is_stop_requested, next_request};
 use self::{
     failure_filter::FailureFilter,
     retry::{is_retryable, pause},
     sink::Sink,
 };
-use crate::{block_on, error::RunError};
+use crate::{block_on, error::RunError, plan};
 
 /// Callback for the output of rank 0.
 pub(crate) type Output = Box<dyn FnMut(&[u8]) + Send>;
@@ -38,6 +40,8 @@ pub(crate) struct JobOptions {
     pub(crate) on_retry: Box<dyn FnMut(&Retry) + Send>,
     /// Called for each submitted job.
     pub(crate) on_submit: OnSubmit,
+    /// Called with a sentence for each change of a job that a cluster schedules.
+    pub(crate) on_status: Box<dyn FnMut(&str) + Send>,
 }
 
 impl Default for JobOptions {
@@ -47,6 +51,7 @@ impl Default for JobOptions {
             output: Box::new(|_| {}),
             on_retry: Box::new(|retry| tracing::warn!("{retry}")),
             on_submit: Box::new(|attempt, job| tracing::info!(attempt, %job, "submitted")),
+            on_status: Box::new(|text| tracing::info!("{text}")),
         }
     }
 }
@@ -59,7 +64,8 @@ pub(crate) fn run(mut plan: LaunchPlan, executor: &dyn Executor, options: JobOpt
         // Before the first process starts, so that an early signal leaves none behind.
         let (requests, stop) = watch::channel(StopRequests::default());
         forward_signals(requests)?;
-        plan.run_dir = executor.create_folder(&plan.run_dir).await?;
+        let folder = executor.create_folder(&plan.run_dir).await?;
+        plan::move_to(&mut plan, folder);
         let submission = executor.render(&plan)?;
         let report = Job::new(executor, submission, options, stop).run().await?;
         // A job of ranks that succeeds has a report.
@@ -195,6 +201,9 @@ impl<'a> Job<'a> {
             None => {
                 let job = self.executor.submit(&self.submission).await?;
                 (self.options.on_submit)(self.attempt, &job);
+                if let Some(text) = schedule::submitted(&job) {
+                    (self.options.on_status)(&text);
+                }
                 job
             }
         };
@@ -219,6 +228,7 @@ impl<'a> Job<'a> {
         let executor = self.executor;
         let mut filter = FailureFilter::new(self.submission.kind);
         let mut events = executor.watch(job, WatchFrom::rank0());
+        let mut told = String::new();
         loop {
             // A slow reader delays reading, so that no output is lost. A job that is being stopped does not wait for
             // its reader.
@@ -238,6 +248,10 @@ impl<'a> Job<'a> {
                     Some(Ok(JobEvent::Status(status))) => {
                         let JobStatus { reason, nodes, restarts, .. } = &status;
                         tracing::info!(%job, state = status.state.name(), reason, ?nodes, restarts, "job status");
+                        if let Some(text) = schedule::status(job, &status).filter(|text| *text != told) {
+                            (self.options.on_status)(&text);
+                            told = text;
+                        }
                     }
                     Some(Ok(JobEvent::ConnectionLost { reason, retry_in })) => {
                         tracing::warn!("{reason}; the job keeps running; retrying every {} s", retry_in.as_secs().max(1));

@@ -109,9 +109,13 @@ impl Runner {
         for (index, task) in earlier.into_iter().enumerate() {
             let is_alive = match (&task.state, &task.job) {
                 (TaskState::Running, Some(job)) => {
-                    let executor = self.lowering.executor(&self.record, &self.record.experiment.tasks[index]);
-                    let status = executor.status(job).await;
-                    status.is_ok_and(|status| !matches!(status.state, JobState::Failed(_) | JobState::Cancelled))
+                    match self.lowering.executor(&self.record, &self.record.experiment.tasks[index]) {
+                        Ok(executor) => {
+                            let status = executor.status(job).await;
+                            status.is_ok_and(|status| !matches!(status.state, JobState::Failed(_) | JobState::Cancelled))
+                        }
+                        Err(_) => false,
+                    }
                 }
                 _ => false,
             };

@@ -77,6 +77,7 @@ impl Runner {
             output: self.output_of(&name),
             on_submit: Box::new(move |attempt, job| submitted(Message::Submitted(attempt, job.clone()))),
             on_retry: Box::new(move |retry| retried(Message::Retried(retry.clone()))),
+            ..JobOptions::default()
         };
         let attempt = self.tasks[index].attempts.max(1);
         let sender = self.sender.clone();

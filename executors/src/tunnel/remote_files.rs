@@ -1,0 +1,317 @@
+//! Files on a machine that runs commands: they are written, sent and read by small POSIX scripts.
+//!
+//! A file is sent in chunks to a temporary file beside its place, checked by its SHA-256 hash there and then renamed. After
+//! a lost connection the rest is sent.
+
+use std::{
+    fs,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    CommandEnd, CommandOutput, Tunnel, TunnelCommand, TunnelFile,
+    content::{self, SourceFile, hash_bytes, hash_file},
+    part_name,
+};
+use crate::{error::ExecutorError, tunnel_error::TunnelError};
+
+/// Maximum number of bytes that one command carries.
+const CHUNK: u64 = 8 << 20;
+
+/// Files up to this length are sent at once, without a question before.
+const SMALL: u64 = 256 << 10;
+
+/// Time for a chunk: 64 KiB/s.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(180);
+
+/// Number of failures in a row, without a chunk between them, after which an upload gives up.
+const TRIES: u32 = 4;
+
+/// Files that are sent at the same time.
+const PARALLEL: usize = 4;
+
+/// Number of files whose hashes one command compares.
+const BATCH: usize = 500;
+
+/// Prints the SHA-256 hash of a file; nothing where no program for it is installed.
+const HASH: &str = "hash() { { sha256sum <\"$1\" || shasum -a 256 <\"$1\" || openssl dgst -sha256 -r <\"$1\"; } 2>/dev/null; }
+same() { sum=$(hash \"$1\") && [ \"${sum%% *}\" = \"$2\" ]; }
+";
+
+/// Reads lines `HASH MODE PATH`, and prints the numbers of those whose file differs.
+const CHECK: &str = "n=0
+while IFS=' ' read -r want mode path; do
+  if [ -f \"$path\" ] && same \"$path\" \"$want\"; then chmod \"$mode\" \"$path\"; else echo $n; fi
+  n=$((n + 1))
+done";
+
+/// Arguments: file, temporary file, hash. Prints `same`, or the number of bytes in the temporary file.
+const STATE: &str = "if [ -f \"$1\" ] && same \"$1\" \"$3\"; then echo same
+elif [ -f \"$2\" ]; then wc -c <\"$2\"; else echo 0; fi";
+
+/// Arguments: file, temporary file, hash, mode, offset, length of the file. Appends its input to the temporary file, and
+/// completes the file with its last chunk. Prints `done`, `same` if the file has this hash, `wrong` for another hash, or the
+/// number of bytes.
+const PUT: &str = "folder=${1%/*}
+[ -z \"$folder\" ] || mkdir -p \"$folder\" || exit 74
+if [ -d \"$1\" ]; then echo 'Is a directory' >&2; exit 74; fi
+if [ \"$5\" = 0 ]; then
+  if [ -f \"$1\" ] && same \"$1\" \"$3\"; then cat >/dev/null; chmod \"$4\" \"$1\"; echo same; exit 0; fi
+  : >\"$2\" || exit 74
+fi
+have=$(wc -c <\"$2\") || exit 74
+if [ \"$have\" -eq \"$5\" ]; then
+  cat >>\"$2\" || exit 74
+  have=$(wc -c <\"$2\") || exit 74
+fi
+if [ \"$have\" -ne \"$6\" ]; then echo $((have)); exit 0; fi
+sum=$(hash \"$2\")
+if [ -n \"$sum\" ] && [ \"${sum%% *}\" != \"$3\" ]; then rm -f \"$2\"; echo wrong; exit 0; fi
+chmod \"$4\" \"$2\" && mv -f \"$2\" \"$1\" || exit 74
+echo done";
+
+/// Arguments: file, number of the first byte from 1, number of bytes.
+const READ: &str = "[ -e \"$1\" ] || exit 44
+if [ ! -r \"$1\" ]; then echo 'Permission denied' >&2; exit 74; fi
+if [ -d \"$1\" ]; then echo 'Is a directory' >&2; exit 74; fi
+tail -c \"+$2\" \"$1\" | head -c \"$3\"";
+
+/// Exit code of [`READ`] for a missing file.
+const MISSING: i32 = 44;
+
+/// As [`Tunnel::write`].
+pub(super) async fn write(tunnel: &dyn Tunnel, files: &[TunnelFile]) -> Result<(), ExecutorError> {
+    for file in files {
+        let source = Source::Bytes(&file.bytes);
+        send(tunnel, &source, &hash_bytes(&file.bytes), file.mode, &file.path).await?;
+    }
+    Ok(())
+}
+
+/// As [`Tunnel::upload`].
+pub(super) async fn upload(tunnel: &dyn Tunnel, from: &Path, to: &Path) -> Result<(), ExecutorError> {
+    let source = from.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || {
+        let files = content::tree(&source)?;
+        let hashed = files.into_iter().map(|file| Ok((hash_file(&file.from)?, file)));
+        hashed.collect::<Result<Vec<_>, ExecutorError>>()
+    });
+    let hashed = hashed.await.map_err(|error| local(from, error.into()))??;
+    let place = |file: &SourceFile| match file.relative.as_os_str().is_empty() {
+        true => to.to_owned(),
+        false => to.join(&file.relative),
+    };
+    let mut missing = Vec::new();
+    for batch in hashed.chunks(BATCH) {
+        let line = |(hash, file): &(String, SourceFile)| Ok(format!("{hash} {:o} {}\n", file.mode, path_text(&place(file))?));
+        let lines = batch.iter().map(line).collect::<Result<String, ExecutorError>>()?;
+        let output = script(tunnel, CHECK, &[], lines.into_bytes(), CHUNK_DEADLINE).await?;
+        let numbers = succeeded(tunnel, "compare files below", to, output)?;
+        missing.extend(numbers.lines().filter_map(|number| batch.get(number.trim().parse::<usize>().ok()?)));
+    }
+    let sends = missing.into_iter().map(|(hash, file)| async move {
+        let source = Source::File(&file.from, file.len);
+        send(tunnel, &source, hash, file.mode, &place(file)).await
+    });
+    let sends: Vec<_> = sends.collect();
+    stream::iter(sends).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await.map(|_| ())
+}
+
+/// As [`Tunnel::read`].
+pub(super) async fn read(tunnel: &dyn Tunnel, file: &Path, offset: u64, limit: u64) -> Result<Option<Vec<u8>>, ExecutorError> {
+    let arguments = [path_text(file)?, (offset + 1).to_string(), limit.to_string()];
+    let output = script(tunnel, READ, &arguments, Vec::new(), CHUNK_DEADLINE).await?;
+    match output.end {
+        CommandEnd::Exit(0) => Ok(Some(output.stdout)),
+        CommandEnd::Exit(MISSING) => Ok(None),
+        _ => Err(file_error(tunnel, "read", file, &output)),
+    }
+}
+
+/// Bytes to send.
+enum Source<'a> {
+    Bytes(&'a [u8]),
+    File(&'a Path, u64),
+}
+
+impl Source<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(_, len) => *len,
+        }
+    }
+
+    /// Returns at most [`CHUNK`] bytes from `offset` on.
+    fn chunk(&self, offset: u64) -> Result<Vec<u8>, ExecutorError> {
+        match self {
+            Self::Bytes(bytes) => {
+                let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+                Ok(rest.chunks(CHUNK as usize).next().unwrap_or_default().to_vec())
+            }
+            Self::File(path, _) => {
+                let mut bytes = Vec::new();
+                let read = fs::File::open(path).and_then(|mut file| {
+                    file.seek(SeekFrom::Start(offset))?;
+                    file.take(CHUNK).read_to_end(&mut bytes)
+                });
+                read.map(|_| bytes).map_err(|source| local(path, source))
+            }
+        }
+    }
+}
+
+/// Sends a file unless it is there already.
+async fn send(tunnel: &dyn Tunnel, source: &Source<'_>, hash: &str, mode: u32, to: &Path) -> Result<(), ExecutorError> {
+    if source.len() > SMALL {
+        return send_in_chunks(tunnel, source, hash, mode, to).await;
+    }
+    let part = part_name(to);
+    let mut failures = 0;
+    loop {
+        match put(tunnel, source, (hash, mode), (&part, to), 0).await {
+            Ok(answer) if answer == "done" || answer == "same" => return Ok(()),
+            Ok(_) => return Err(changed(tunnel, to)),
+            Err(error) => pause_before_retry(&mut failures, error).await?,
+        }
+    }
+}
+
+/// Sends the chunk of a file that begins at `offset`, and returns what [`PUT`] prints.
+async fn put(
+    tunnel: &dyn Tunnel,
+    source: &Source<'_>,
+    (hash, mode): (&str, u32),
+    (part, to): (&Path, &Path),
+    offset: u64,
+) -> Result<String, ExecutorError> {
+    let (mode, length) = (format!("{mode:o}"), source.len().to_string());
+    let arguments = [path_text(to)?, path_text(part)?, hash.to_owned(), mode, offset.to_string(), length];
+    let output = script(tunnel, PUT, &arguments, source.chunk(offset)?, CHUNK_DEADLINE).await?;
+    succeeded(tunnel, "write", to, output)
+}
+
+async fn send_in_chunks(tunnel: &dyn Tunnel, source: &Source<'_>, hash: &str, mode: u32, to: &Path) -> Result<(), ExecutorError> {
+    // Any launcher continues an upload that was cut. Where two send the same file, one of them takes a name of its own.
+    let mut part = to.as_os_str().to_owned();
+    part.push(format!(".{}.part", hash.get(..12).unwrap_or(hash)));
+    let mut part = PathBuf::from(part);
+    let mut failures = 0;
+    let mut is_own = false;
+    'state: loop {
+        let arguments = [path_text(to)?, path_text(&part)?, hash.to_owned()];
+        let state = match script(tunnel, STATE, &arguments, Vec::new(), CHUNK_DEADLINE).await {
+            Ok(output) => succeeded(tunnel, "write", to, output)?,
+            Err(error) => {
+                pause_before_retry(&mut failures, error).await?;
+                continue;
+            }
+        };
+        if state == "same" {
+            return Ok(());
+        }
+        let mut offset = state.parse().unwrap_or(0);
+        if offset > source.len() {
+            offset = 0;
+        }
+        loop {
+            let answer = match put(tunnel, source, (hash, mode), (&part, to), offset).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    pause_before_retry(&mut failures, error).await?;
+                    continue 'state;
+                }
+            };
+            match answer.parse::<u64>() {
+                Ok(have) if have > offset && have < source.len() => {
+                    failures = 0;
+                    offset = have;
+                }
+                _ if answer == "done" || answer == "same" => return Ok(()),
+                // Another launcher wrote to the temporary file.
+                _ if !is_own => {
+                    is_own = true;
+                    part = part_name(to);
+                    continue 'state;
+                }
+                _ => return Err(changed(tunnel, to)),
+            }
+        }
+    }
+}
+
+/// Waits before a lost connection is tried again, longer each time; an upload may be repeated.
+async fn pause_before_retry(failures: &mut u32, error: ExecutorError) -> Result<(), ExecutorError> {
+    *failures += 1;
+    if !error.is_connection_lost() || *failures >= TRIES {
+        return Err(error);
+    }
+    tracing::info!("{error}; the upload goes on when it is back");
+    tokio::time::sleep(Duration::from_millis(500 << *failures)).await;
+    Ok(())
+}
+
+/// Runs one of the scripts above.
+async fn script(
+    tunnel: &dyn Tunnel,
+    text: &str,
+    arguments: &[String],
+    stdin: Vec<u8>,
+    deadline: Duration,
+) -> Result<CommandOutput, ExecutorError> {
+    let argv = ["sh".to_owned(), "-c".to_owned(), format!("{HASH}{text}"), "neva-run".to_owned()];
+    let argv = argv.into_iter().chain(arguments.iter().cloned());
+    tunnel.run(&TunnelCommand::new(argv).stdin(stdin).deadline(deadline)).await
+}
+
+/// Returns the trimmed output of a script that succeeded.
+fn succeeded(tunnel: &dyn Tunnel, action: &'static str, path: &Path, output: CommandOutput) -> Result<String, ExecutorError> {
+    if output.is_success() {
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    } else {
+        Err(file_error(tunnel, action, path, &output))
+    }
+}
+
+fn file_error(tunnel: &dyn Tunnel, action: &'static str, path: &Path, output: &CommandOutput) -> ExecutorError {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let reason = match stderr.lines().rfind(|line| !line.trim().is_empty()) {
+        Some(line) => line.trim().to_owned(),
+        None => format!("{:?}", output.end),
+    };
+    TunnelError::File {
+        place: tunnel.place(),
+        action,
+        path: path.display().to_string(),
+        reason,
+    }
+    .into()
+}
+
+fn changed(tunnel: &dyn Tunnel, path: &Path) -> ExecutorError {
+    TunnelError::File {
+        place: tunnel.place(),
+        action: "write",
+        path: path.display().to_string(),
+        reason: "its content is another one there than here: the local file changed while it was sent, or the disk there is full".to_owned(),
+    }
+    .into()
+}
+
+/// Returns a path as text for a script's line.
+fn path_text(path: &Path) -> Result<String, ExecutorError> {
+    let text = path.to_str().filter(|text| !text.contains('\n'));
+    text.map(str::to_owned).ok_or_else(|| ExecutorError::NotUtf8 { path: path.to_owned() })
+}
+
+fn local(path: &Path, source: io::Error) -> ExecutorError {
+    ExecutorError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,178 @@
+//! How a command travels over SSH.
+//!
+//! An SSH server passes one text to the user's login shell, which may be any. So the text is always the same short line,
+//! which every shell reads alike; it starts a POSIX shell that reads a script from the first bytes of its standard input.
+//! The script sets the environment and starts the program: neither is on a command line, where others could see them, and
+//! neither has its length limited. A cut script misses its last brace, so nothing of it is run.
+//!
+//! The script prints a marker before the program starts, because start-up files of shells may print text, and after it has
+//! ended, with its exit code: an answer without the second marker is incomplete, whatever the SSH client's exit code says.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{CommandEnd, CommandOutput, TunnelCommand};
+use crate::exit::signal_name;
+
+/// Settings of the shell that starts programs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct RemoteShell {
+    /// Shell that runs the script, such as `bash -l`; `/bin/sh` if it is not set.
+    pub(super) shell: Option<String>,
+    /// Command before each program, such as `module load slurm`.
+    pub(super) pre_command: Option<String>,
+}
+
+/// A command as it is sent.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    /// Text for the login shell.
+    pub(super) line: String,
+    /// Standard input: the script and the command's own input.
+    pub(super) input: Vec<u8>,
+    marker: String,
+}
+
+/// Answer of the server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct RawOutput {
+    /// Exit code of the shell, if the server sent one.
+    pub(super) code: Option<i32>,
+    /// Signal that ended the shell, if one did.
+    pub(super) signal: Option<String>,
+    /// Standard output.
+    pub(super) stdout: Vec<u8>,
+    /// Standard error.
+    pub(super) stderr: Vec<u8>,
+}
+
+/// Meaning of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The program ended.
+    Done(CommandOutput),
+    /// The command before the program failed; its words.
+    PreCommandFailed(String),
+    /// The account has no usable shell, as one that only transfers files; the server's words.
+    NoShell(String),
+    /// The connection was cut; the last words.
+    Cut(String),
+}
+
+impl RemoteShell {
+    /// Returns a command as it is sent.
+    ///
+    /// # Errors
+    /// A text of it holds a NUL character, or a variable has a name that shells cannot set.
+    pub(super) fn wrap(&self, command: &TunnelCommand) -> Result<Parcel, String> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let marker = format!("neva-run-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut texts = command.argv.iter().chain(command.env.values());
+        if texts.any(|text| text.contains('\0')) {
+            return Err("it holds a NUL character".to_owned());
+        }
+        let is_name = |name: &str| {
+            let mut letters = name.chars();
+            let first = letters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
+            first && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+        };
+        if let Some(name) = command.env.keys().find(|name| !is_name(name)) {
+            return Err(format!("{name:?} is not a name of a variable that a shell can set"));
+        }
+        let mut script = format!("{{\necho {marker}; echo {marker} >&2\n");
+        for (name, value) in &command.env {
+            script += &format!("export {name}={}\n", quote(value));
+        }
+        if let Some(pre) = self.pre_command.as_deref().filter(|pre| !pre.trim().is_empty()) {
+            script += &format!("{{ {pre}\n}} </dev/null >&2 || {{ echo \"{marker} before $?\" >&2; exit 1; }}\n");
+        }
+        let words: Vec<_> = command.argv.iter().map(|word| quote(word)).collect();
+        script += &words.join(" ");
+        script += &format!("\nneva_code=$?\necho >&2; echo \"{marker} $neva_code\" >&2\n}}");
+        let shell = self.shell.as_deref().unwrap_or("/bin/sh");
+        let line = format!("exec {shell} -c 'eval \"$(dd bs=1 count={} 2>/dev/null)\"'", script.len());
+        let mut input = script.into_bytes();
+        input.extend_from_slice(&command.stdin);
+        Ok(Parcel { line, input, marker })
+    }
+}
+
+impl Parcel {
+    /// Returns the meaning of an answer.
+    pub(super) fn read(&self, raw: RawOutput) -> Answer {
+        let start = format!("{}\n", self.marker);
+        let after_start = |bytes: &[u8]| find(bytes, start.as_bytes()).map(|at| bytes[at + start.len()..].to_vec());
+        let words = last_words(&raw.stderr, &self.marker);
+        let Some(mut stderr) = after_start(&raw.stderr) else {
+            // A signal of the shell, or an exit code that no SSH client makes up for a lost connection.
+            return match (raw.signal, raw.code) {
+                (None, Some(code)) if code != SSH_FAILED => Answer::NoShell(last_words_or(&raw, &words)),
+                _ => Answer::Cut(words),
+            };
+        };
+        let end = format!("\n{} ", self.marker);
+        if let Some(at) = rfind(&stderr, end.as_bytes()) {
+            let rest = String::from_utf8_lossy(&stderr[at + end.len()..]).into_owned();
+            let code = rest.lines().next().unwrap_or_default().trim();
+            if let Ok(code) = code.parse() {
+                stderr.truncate(at);
+                return Answer::Done(CommandOutput {
+                    end: end_of(code),
+                    stdout: after_start(&raw.stdout).unwrap_or_default(),
+                    stderr,
+                });
+            }
+        }
+        if find(&stderr, format!("{} before ", self.marker).as_bytes()).is_some() {
+            return Answer::PreCommandFailed(words);
+        }
+        match raw.signal {
+            // The shell itself was killed.
+            Some(signal) => Answer::Done(CommandOutput {
+                end: CommandEnd::Signal(signal),
+                stdout: after_start(&raw.stdout).unwrap_or_default(),
+                stderr,
+            }),
+            None => Answer::Cut(words),
+        }
+    }
+}
+
+/// Exit code of `ssh` when it failed itself.
+const SSH_FAILED: i32 = 255;
+
+/// Returns the end for a shell's `$?`, in which 128 + N means signal N.
+fn end_of(code: i32) -> CommandEnd {
+    match code.checked_sub(128) {
+        Some(signal @ 1..=64) => CommandEnd::Signal(signal_name(signal).trim_start_matches("SIG").to_owned()),
+        _ => CommandEnd::Exit(code),
+    }
+}
+
+/// Quotes a word for a POSIX shell.
+pub(super) fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Returns the last line that is not a marker.
+fn last_words(bytes: &[u8], marker: &str) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(marker));
+    lines.next_back().unwrap_or_default().to_owned()
+}
+
+/// Returns `words`, or what the server printed to the standard output.
+fn last_words_or(raw: &RawOutput, words: &str) -> String {
+    if words.is_empty() {
+        last_words(&raw.stdout, "\0")
+    } else {
+        words.to_owned()
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+fn rfind(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).rposition(|window| window == what)
+}
