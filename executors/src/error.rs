@@ -32,6 +32,14 @@ pub enum ExecutorError {
         /// Ranks of the plan.
         ranks: u64,
     },
+    /// The plan does not fit the executor's settings.
+    #[error("{message}")]
+    Refused {
+        /// What does not fit.
+        message: String,
+        /// Suggested fix.
+        help: String,
+    },
     /// A path is not UTF-8, as JSON and command lines need.
     #[error("{path:?} is not UTF-8")]
     NotUtf8 {
@@ -157,6 +165,7 @@ impl ExecutorError {
         match self {
             Self::SeveralNodes { .. }
             | Self::TooManyRanks { .. }
+            | Self::Refused { .. }
             | Self::NotUtf8 { .. }
             | Self::TooLong { .. }
             | Self::UnknownJob { .. } => exit_class::INPUT,
@@ -178,6 +187,7 @@ impl ExecutorError {
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::SeveralNodes { .. } => "add `--set num_nodes=1`, or start one `neva-run --direct` per rank with torchrun".to_owned(),
+            Self::Refused { help, .. } => help.clone(),
             Self::TooManyRanks { .. } => "set `num_gpus_per_node` to the number of GPUs".to_owned(),
             Self::TooLong { variable, .. } => format!("shorten {variable}, or move it to a file that the run reads"),
             Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {

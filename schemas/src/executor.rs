@@ -115,6 +115,21 @@ pub(crate) fn text_map(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
 }
 
+/// Schema of a text, which a file may write as a number without quotes: `time: 90`.
+pub(crate) fn text(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "number"] })
+}
+
+/// As [`text`], or `null`.
+pub(crate) fn optional_text(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "number", "null"] })
+}
+
+/// Schema of a list of texts as [`text`].
+pub(crate) fn texts(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": { "type": ["string", "number"] } })
+}
+
 /// Maximum wait for ranks to exit, in seconds: a day.
 const MAX_WAIT_S: u64 = 86_400;
 
