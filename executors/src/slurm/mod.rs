@@ -36,7 +36,7 @@ use std::{
     time::Duration,
 };
 
-use neva_schemas::{LaunchPlan, PackagerConfig, ScriptPlan, SlurmExecutorConfig, StopSignal};
+use neva_schemas::{LaunchPlan, PackagerConfig, ScriptPlan, SlurmExecutorConfig, StopSignal, When};
 
 pub use handle::job_number;
 
@@ -139,11 +139,6 @@ impl SlurmExecutor {
             .unwrap_or_else(|| Err(ExecutorError::UnknownJob { job: job.clone() }))
     }
 
-    /// Returns the options of sbatch for the jobs that a submission depends on.
-    fn dependencies(&self, _submission: &Submission) -> Vec<String> {
-        Vec::new()
-    }
-
     /// Returns true if the job has packaged code.
     fn has_code(&self) -> bool {
         !matches!(&self.config.packager, PackagerConfig::None(none) if none.symlink_from_remote_dir.is_none())
@@ -202,7 +197,19 @@ impl Executor for SlurmExecutor {
     }
 
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
-        Box::pin(submit::submit(self, submission))
+        Box::pin(submit::submit(self, submission, &[]))
+    }
+
+    fn queues(&self) -> bool {
+        true
+    }
+
+    fn submit_after<'a>(
+        &'a self,
+        submission: &'a Submission,
+        after: &'a [(JobHandle, When)],
+    ) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
+        Box::pin(submit::submit(self, submission, after))
     }
 
     fn watch<'a>(&'a self, job: &'a JobHandle, from: WatchFrom) -> JobEvents<'a> {

@@ -5,6 +5,7 @@ mod scheduler;
 mod task_job;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -49,6 +50,8 @@ pub(super) struct Runner {
     tasks: Vec<TaskReport>,
     /// Jobs of an earlier launch that are still alive, by task.
     attached: Vec<Option<JobHandle>>,
+    /// Jobs that the executor cancelled although nobody asked for it: tasks whose parents have to tell why.
+    undecided: BTreeSet<usize>,
     /// Senders of stop requests to running tasks.
     stops: Vec<Option<watch::Sender<StopRequests>>>,
     /// Offset of this launcher's first request in the file of cancel requests.
@@ -80,6 +83,7 @@ impl Runner {
             graph: TaskGraph::new(experiment),
             tasks: experiment.tasks.keys().map(|name| TaskReport::new(name)).collect(),
             attached: vec![None; experiment.tasks.len()],
+            undecided: BTreeSet::new(),
             stops: vec![None; experiment.tasks.len()],
             requests_from,
             resources,
