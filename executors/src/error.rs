@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::{batch_error::BatchError, job::JobHandle, tunnel_error::TunnelError};
+use crate::{batch_error::BatchError, job::JobHandle, packager_error::PackagerError, tunnel_error::TunnelError};
 
 /// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +124,9 @@ pub enum ExecutorError {
     /// The batch system refused a job, or cannot be used.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// The code of a run cannot be packed or unpacked.
+    #[error(transparent)]
+    Packager(#[from] PackagerError),
     /// The handle belongs to another executor, or its job does not exist.
     #[error("there is no job {job}")]
     UnknownJob {
@@ -176,6 +179,7 @@ impl ExecutorError {
             Self::NoMesh { .. } | Self::Plan(_) => exit_class::BUG,
             Self::Tunnel(error) => error.exit_code(),
             Self::Batch(error) => error.exit_code(),
+            Self::Packager(error) => error.exit_code(),
         }
     }
 
@@ -201,6 +205,7 @@ impl ExecutorError {
             }
             Self::Tunnel(error) => return error.help(),
             Self::Batch(error) => return error.help(),
+            Self::Packager(error) => return error.help(),
             _ => return None,
         })
     }

@@ -24,6 +24,22 @@ pub enum TunnelError {
         /// Error of the system.
         reason: String,
     },
+    /// The command before each program failed.
+    #[error("the tunnel's `pre_command` failed on {place}: {reason}")]
+    PreCommand {
+        /// The machine.
+        place: String,
+        /// Its last words.
+        reason: String,
+    },
+    /// The account has no shell that runs commands, or one without the usual programs.
+    #[error("{place} does not run commands: {reason}")]
+    NoShell {
+        /// The machine.
+        place: String,
+        /// The server's words.
+        reason: String,
+    },
     /// The server refused the login.
     #[error("{place} refused the login: {reason}")]
     Login {
@@ -81,7 +97,7 @@ impl TunnelError {
     pub fn exit_code(&self) -> ExitClass {
         match self {
             Self::Command { .. } | Self::Settings { .. } => exit_class::INPUT,
-            Self::Start { .. } | Self::Login { .. } | Self::HostKey { .. } | Self::NoMaster { .. } | Self::File { .. } => {
+            Self::Start { .. } | Self::PreCommand { .. } | Self::NoShell { .. } | Self::Login { .. } | Self::HostKey { .. } | Self::NoMaster { .. } | Self::File { .. } => {
                 exit_class::CLUSTER
             }
         }
@@ -95,6 +111,8 @@ impl TunnelError {
             }
             Self::Start { .. } => Some("install it there, or add its folder to PATH with the tunnel's `pre_command`".to_owned()),
             Self::Command { .. } => None,
+            Self::PreCommand { .. } => Some("try it in a shell there; it is a line for a POSIX shell".to_owned()),
+            Self::NoShell { .. } => Some("use an account that may run commands, or set the tunnel's `shell` to a POSIX shell there".to_owned()),
             Self::File { reason, .. } if reason.contains("space") || reason.contains("quota") => {
                 Some("free disk space there, or name another folder with the tunnel's `job_dir`".to_owned())
             }

@@ -64,7 +64,7 @@ fn visit(path: &Path, relative: &Path, depth: usize, found: &mut Vec<SourceFile>
 }
 
 /// Returns the SHA-256 hash of a file, as `sha256sum` prints it.
-pub(super) fn hash_file(path: &Path) -> Result<String, ExecutorError> {
+pub(crate) fn hash_file(path: &Path) -> Result<String, ExecutorError> {
     let mut hash = Sha256::new();
     fs::File::open(path)
         .and_then(|mut file| io::copy(&mut file, &mut hash))

@@ -5,18 +5,39 @@
 
 mod content;
 mod local;
+mod remote_files;
+mod shell;
+mod ssh;
 
 use std::{
     collections::BTreeMap,
     fmt, io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use neva_schemas::TunnelConfig;
+
+pub(crate) use content::hash_file;
 pub use local::LocalTunnel;
+pub use ssh::SshTunnel;
 
 use crate::{error::ExecutorError, executor::BoxFuture};
+
+/// Creates the tunnel that `config` describes. It connects when it is first used. `home` is the user's home folder.
+///
+/// # Errors
+/// The tunnel's program is not installed, or the SSH config file does not let it connect.
+pub fn tunnel(config: &TunnelConfig, home: Option<&Path>) -> Result<Arc<dyn Tunnel>, ExecutorError> {
+    Ok(match config {
+        TunnelConfig::Local(_) => Arc::new(LocalTunnel),
+        TunnelConfig::Ssh(ssh) => Arc::new(SshTunnel::new(ssh, home)?),
+    })
+}
 
 /// A connection to the machine that submits jobs. Implementations reconnect by themselves and hold no state of a job.
 ///

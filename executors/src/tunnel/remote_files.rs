@@ -279,10 +279,16 @@ fn succeeded(tunnel: &dyn Tunnel, action: &'static str, path: &Path, output: Com
 
 fn file_error(tunnel: &dyn Tunnel, action: &'static str, path: &Path, output: &CommandOutput) -> ExecutorError {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let reason = match stderr.lines().rfind(|line| !line.trim().is_empty()) {
-        Some(line) => line.trim().to_owned(),
-        None => format!("{:?}", output.end),
+    let reason = match (stderr.lines().rfind(|line| !line.trim().is_empty()), &output.end) {
+        (Some(line), _) => line.trim().to_owned(),
+        (None, CommandEnd::Exit(code)) => format!("the command ended with exit code {code}"),
+        (None, CommandEnd::Signal(signal)) => format!("the command was killed by SIG{signal}"),
     };
+    // A shell's exit code for a program that is not there.
+    if output.end == CommandEnd::Exit(127) {
+        let place = tunnel.place();
+        return TunnelError::NoShell { place, reason }.into();
+    }
     TunnelError::File {
         place: tunnel.place(),
         action,

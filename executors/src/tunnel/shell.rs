@@ -16,7 +16,7 @@ use crate::exit::signal_name;
 /// Settings of the shell that starts programs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct RemoteShell {
-    /// Shell that runs the script, such as `bash -l`; `/bin/sh` if it is not set.
+    /// Shell that runs the script as a login shell, so that it reads its profile; `/bin/sh` without one if it is not set.
     pub(super) shell: Option<String>,
     /// Command before each program, such as `module load slurm`.
     pub(super) pre_command: Option<String>,
@@ -88,7 +88,7 @@ impl RemoteShell {
         let words: Vec<_> = command.argv.iter().map(|word| quote(word)).collect();
         script += &words.join(" ");
         script += &format!("\nneva_code=$?\necho >&2; echo \"{marker} $neva_code\" >&2\n}}");
-        let shell = self.shell.as_deref().unwrap_or("/bin/sh");
+        let shell = self.shell.as_deref().map_or_else(|| "/bin/sh".to_owned(), |shell| format!("{shell} -l"));
         let line = format!("exec {shell} -c 'eval \"$(dd bs=1 count={} 2>/dev/null)\"'", script.len());
         let mut input = script.into_bytes();
         input.extend_from_slice(&command.stdin);
@@ -104,7 +104,7 @@ impl Parcel {
         let words = last_words(&raw.stderr, &self.marker);
         let Some(mut stderr) = after_start(&raw.stderr) else {
             // A signal of the shell, or an exit code that no SSH client makes up for a lost connection.
-            return match (raw.signal, raw.code) {
+            return match (&raw.signal, raw.code) {
                 (None, Some(code)) if code != SSH_FAILED => Answer::NoShell(last_words_or(&raw, &words)),
                 _ => Answer::Cut(words),
             };
