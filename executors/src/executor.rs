@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::stream::BoxStream;
-use neva_schemas::{LaunchPlan, ScriptPlan, StopSignal};
+use neva_schemas::{LaunchPlan, ScriptPlan, StopSignal, When};
 
 use crate::{
     error::ExecutorError,
@@ -77,6 +77,25 @@ pub trait Executor: Send + Sync {
     /// # Errors
     /// The job did not start, and none of its processes is running.
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>>;
+
+    /// Returns true if the executor can hold a job back until other jobs of it have ended, so that the launcher may be gone
+    /// when they do. The default is false.
+    fn queues(&self) -> bool {
+        false
+    }
+
+    /// As [`submit`](Self::submit), but the job starts only after these jobs of the same executor ended as required. A job
+    /// whose requirement cannot be met any more is cancelled. Called only if [`queues`](Self::queues) returns true.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    fn submit_after<'a>(
+        &'a self,
+        submission: &'a Submission,
+        _after: &'a [(JobHandle, When)],
+    ) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
+        self.submit(submission)
+    }
 
     /// Returns the events of the job until it ends, polled at an interval that suits the executor. Several watches of one
     /// job return the same events. Dropping the stream ends the watch, not the job.

@@ -17,7 +17,10 @@ pub(crate) fn for_executor(run: &Run, executor: &dyn Executor) -> Result<Run, Ru
     } else {
         let mut run = run.clone();
         plan::expand_home(&mut run, None).map_err(|path| {
-            let text = format!("`{}` begins with `~`, but the run starts on another machine: write the whole path", path.display());
+            let text = format!(
+                "`{}` begins with `~`, but the run starts on another machine: write the whole path",
+                path.display()
+            );
             RunError::Argument(text)
         })?;
         run

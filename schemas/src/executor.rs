@@ -59,6 +59,14 @@ impl ExecutorConfig {
         }
     }
 
+    /// Returns true if jobs of both are in one queue, so that one can wait for another.
+    pub fn same_queue(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Slurm(one), Self::Slurm(other)) => one.tunnel == other.tunnel,
+            _ => false,
+        }
+    }
+
     /// Sets the maximum number of retries.
     pub fn set_retries(&mut self, retries: u32) {
         match self {

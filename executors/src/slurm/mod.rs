@@ -36,7 +36,7 @@ use std::{
     time::Duration,
 };
 
-use neva_schemas::{LaunchPlan, PackagerConfig, ScriptPlan, SlurmExecutorConfig, StopSignal};
+use neva_schemas::{LaunchPlan, PackagerConfig, ScriptPlan, SlurmExecutorConfig, StopSignal, When};
 
 pub use handle::job_number;
 
@@ -51,13 +51,14 @@ use crate::{
     executor::{BoxFuture, Executor, JobEvents, LogChunk},
     job::JobHandle,
     local::rank_log,
+    packager::{CODE_FOLDER, pack},
     poll::{PollInterval, poll},
     submission::{JobKind, Submission},
     tunnel::Tunnel,
 };
 
-/// Folder of the packaged code in the job's folder.
-const CODE: &str = "code";
+/// Folder of packed code in the folder of runs.
+const ARCHIVES: &str = ".neva-run/archives";
 
 const CANCEL: &str = include_str!("scripts/cancel.sh");
 
@@ -138,11 +139,6 @@ impl SlurmExecutor {
             .unwrap_or_else(|| Err(ExecutorError::UnknownJob { job: job.clone() }))
     }
 
-    /// Returns the options of sbatch for the jobs that a submission depends on.
-    fn dependencies(&self, _submission: &Submission) -> Vec<String> {
-        Vec::new()
-    }
-
     /// Returns true if the job has packaged code.
     fn has_code(&self) -> bool {
         !matches!(&self.config.packager, PackagerConfig::None(none) if none.symlink_from_remote_dir.is_none())
@@ -152,6 +148,14 @@ impl SlurmExecutor {
     async fn ship(&self, submission: &Submission) -> Result<(), ExecutorError> {
         if let Some(program) = self.upload.as_ref().filter(|_| submission.kind == JobKind::Ranks) {
             self.tunnel.upload(program, &self.program).await?;
+        }
+        if let Some(package) = pack(&self.config.packager, &self.folder).await? {
+            for warning in package.warnings() {
+                tracing::warn!("{warning}");
+            }
+            let beside = submission.dir.parent().unwrap_or(&submission.dir);
+            let archives = self.runs_folder().unwrap_or(beside).join(ARCHIVES);
+            package.send(&*self.tunnel, &submission.dir, &archives).await?;
         }
         Ok(())
     }
@@ -172,7 +176,7 @@ impl Executor for SlurmExecutor {
 
     fn paths_folder(&self, dir: &Path) -> Option<PathBuf> {
         if self.has_code() {
-            Some(dir.join(CODE))
+            Some(dir.join(CODE_FOLDER))
         } else if self.is_here {
             None
         } else {
@@ -193,7 +197,19 @@ impl Executor for SlurmExecutor {
     }
 
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
-        Box::pin(submit::submit(self, submission))
+        Box::pin(submit::submit(self, submission, &[]))
+    }
+
+    fn queues(&self) -> bool {
+        true
+    }
+
+    fn submit_after<'a>(
+        &'a self,
+        submission: &'a Submission,
+        after: &'a [(JobHandle, When)],
+    ) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
+        Box::pin(submit::submit(self, submission, after))
     }
 
     fn watch<'a>(&'a self, job: &'a JobHandle, from: WatchFrom) -> JobEvents<'a> {

@@ -163,13 +163,18 @@ fn rank_failure(evidence: &Evidence, tail: impl Fn(u32) -> Vec<String>) -> Optio
     }
 }
 
-/// Returns the message of Slurm if it could not start the program of a rank.
+/// Returns the message of Slurm or of the shell if the program of a rank could not be started.
 fn not_started(tail: &[String]) -> Option<String> {
-    let line = tail
-        .iter()
-        .rev()
-        .find(|line| line.starts_with("slurmstepd") && line.contains("execve(): "))?;
-    Some(format!("the node could not start it: {}", line.split_once("execve(): ")?.1))
+    let words = tail.iter().rev().find_map(|line| {
+        if line.starts_with("slurmstepd") {
+            return Some(line.split_once("execve(): ")?.1);
+        }
+        // `rank: 2: /opt/neva-rank: not found`; the shell that starts a rank has this name.
+        let (_, words) = line.strip_prefix("rank: ")?.split_once(": ")?;
+        let is_missing = ["not found", "No such file or directory", "Permission denied"];
+        is_missing.iter().any(|end| words.ends_with(end)).then_some(words)
+    })?;
+    Some(format!("the node could not start it: {words}"))
 }
 
 /// Returns the failure of a batch script none of whose ranks failed.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use neva_schemas::When;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 
@@ -48,7 +49,11 @@ pub(super) async fn create_folder(executor: &SlurmExecutor, dir: &Path) -> Resul
 }
 
 /// Submits a job.
-pub(super) async fn submit(executor: &SlurmExecutor, submission: &Submission) -> Result<JobHandle, ExecutorError> {
+pub(super) async fn submit(
+    executor: &SlurmExecutor,
+    submission: &Submission,
+    after: &[(JobHandle, When)],
+) -> Result<JobHandle, ExecutorError> {
     let Payload::BatchScript(batch) = &submission.payload else {
         return Err(not_ours(executor));
     };
@@ -56,7 +61,7 @@ pub(super) async fn submit(executor: &SlurmExecutor, submission: &Submission) ->
     let number = prepare(executor, submission).await?;
     executor.ship(submission).await?;
     let files = files(submission, batch);
-    let command = submit_command(executor, submission, batch, number);
+    let command = submit_command(executor, submission, &with_dependencies(executor, batch, after)?, number);
     let mut patience = Patience::new(executor);
     loop {
         match write_and_submit(executor, &files, &command).await {
@@ -115,13 +120,13 @@ fn files(submission: &Submission, batch: &BatchScript) -> Vec<TunnelFile> {
 }
 
 /// Returns the command that submits the job once.
-fn submit_command(executor: &SlurmExecutor, submission: &Submission, batch: &BatchScript, number: u32) -> TunnelCommand {
+fn submit_command(executor: &SlurmExecutor, submission: &Submission, argv: &[String], number: u32) -> TunnelCommand {
     let key = key(executor, &submission.dir, number);
     let kind = match submission.kind {
         JobKind::Ranks => "ranks",
         JobKind::Script => "script",
     };
-    let mut argv = batch.submit_argv.iter().cloned();
+    let mut argv = argv.iter().cloned();
     let mut words = vec![submission.dir.display().to_string(), key.clone(), kind.to_owned()];
     words.extend(argv.next());
     let comment = executor
@@ -130,12 +135,37 @@ fn submit_command(executor: &SlurmExecutor, submission: &Submission, batch: &Bat
         .as_deref()
         .map_or_else(String::new, |comment| format!("{comment} "));
     words.push(format!("--comment={comment}{KEY}{key}"));
-    words.extend(executor.dependencies(submission));
     words.extend(argv);
     let mut command = script(SUBMIT, words);
     command.deadline = SUBMIT_TIMEOUT;
     command.env.extend(executor.environment.clone());
     command
+}
+
+/// Returns the command line of sbatch with these dependencies in addition to its own.
+fn with_dependencies(executor: &SlurmExecutor, batch: &BatchScript, after: &[(JobHandle, When)]) -> Result<Vec<String>, ExecutorError> {
+    const OPTION: &str = "--dependency=";
+    let mut argv = batch.submit_argv.clone();
+    let mut wanted = Vec::new();
+    for (job, when) in after {
+        let kind = match when {
+            When::AfterOk => "afterok",
+            When::AfterAny => "afterany",
+            When::AfterNotOk => "afternotok",
+        };
+        wanted.push(format!("{kind}:{}", executor.parse(job)?.id));
+    }
+    if wanted.is_empty() {
+        return Ok(argv);
+    }
+    // A comma means that all must be met. sbatch takes only one such option.
+    let wanted = wanted.join(",");
+    if let Some(own) = argv.iter_mut().find(|word| word.starts_with(OPTION)) {
+        *own += &format!(",{wanted}");
+    } else {
+        argv.splice(1..1, [format!("{OPTION}{wanted}"), "--kill-on-invalid-dep=yes".to_owned()]);
+    }
+    Ok(argv)
 }
 
 /// Returns the key of a job: the same for the same job in a folder, whichever launcher submits it.

@@ -10,12 +10,7 @@ use neva_executors::{Executor, Submission};
 use neva_schemas::{Problem, ScriptPlan, Task, TaskSpec, env};
 
 use super::{folder::ExperimentFolder, record::ExperimentRecord};
-use crate::{
-    error::RunError,
-    executor, launch, plan,
-    preflight::Preflight,
-    pretrained,
-};
+use crate::{error::RunError, executor, launch, plan, preflight::Preflight, pretrained};
 
 /// A task that is ready to be submitted.
 pub(super) struct Job {

@@ -11,7 +11,7 @@ use std::{io, path::PathBuf};
 
 use futures_util::StreamExt as _;
 use neva_executors::{Executor, ExecutorError, JobEnd, JobEvent, JobHandle, JobKind, JobState, JobStatus, Submission, WatchFrom};
-use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport};
+use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport, When};
 use tokio::{sync::watch, time::sleep};
 
 pub use self::retry::Retry;
@@ -109,6 +109,8 @@ pub(crate) struct Job<'a> {
     attempt: u32,
     /// A job that another process submitted.
     submitted: Option<JobHandle>,
+    /// Jobs that have to end before the first attempt starts.
+    after: Vec<(JobHandle, When)>,
     /// The newest known checkpoint.
     checkpoint: Option<PathBuf>,
 }
@@ -131,6 +133,7 @@ impl<'a> Job<'a> {
             forwarded: 0,
             attempt: 1,
             submitted: None,
+            after: Vec::new(),
             checkpoint: None,
         }
     }
@@ -146,6 +149,13 @@ impl<'a> Job<'a> {
     #[must_use]
     pub(crate) fn submitted(mut self, job: Option<JobHandle>) -> Self {
         self.submitted = job;
+        self
+    }
+
+    /// Lets the executor start the first attempt only after these jobs ended as required.
+    #[must_use]
+    pub(crate) fn after(mut self, jobs: Vec<(JobHandle, When)>) -> Self {
+        self.after = jobs;
         self
     }
 
@@ -199,7 +209,12 @@ impl<'a> Job<'a> {
         let job = match self.submitted.take() {
             Some(job) => job,
             None => {
-                let job = self.executor.submit(&self.submission).await?;
+                let after = std::mem::take(&mut self.after);
+                let job = if after.is_empty() {
+                    self.executor.submit(&self.submission).await?
+                } else {
+                    self.executor.submit_after(&self.submission, &after).await?
+                };
                 (self.options.on_submit)(self.attempt, &job);
                 if let Some(text) = schedule::submitted(&job) {
                     (self.options.on_status)(&text);

@@ -78,8 +78,14 @@ fn explain(reason: &str) -> Option<&'static str> {
 
 /// Returns the local time of day, with the date if it is another day.
 fn time(unix_ms: u64) -> Option<String> {
-    let at = Timestamp::from_millisecond(i64::try_from(unix_ms).ok()?).ok()?.to_zoned(TimeZone::system());
-    let format = if at.date() == crate::environment::now().date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
+    let at = Timestamp::from_millisecond(i64::try_from(unix_ms).ok()?)
+        .ok()?
+        .to_zoned_datetime(TimeZone::system());
+    let format = if at.date() == crate::environment::now().date() {
+        "%H:%M:%S"
+    } else {
+        "%Y-%m-%d %H:%M"
+    };
     Some(at.strftime(format).to_string())
 }
 
@@ -102,7 +108,8 @@ mod tests {
                 status.reason = Some("Resources".into());
                 status.estimated_start_unix_ms = Some(4_000_000_000_000);
             })
-            .split(", estimated").next(),
+            .split(", estimated")
+            .next(),
             Some("job 12 waits for Resources (the nodes are busy)")
         );
         let running = |nodes: &[&str], restarts| {
@@ -113,7 +120,10 @@ mod tests {
             })
         };
         assert_eq!(running(&["n1", "n2"], 0), "job 12 runs on n1, n2");
-        assert_eq!(running(&["a", "b", "c", "d", "e"], 1), "job 12 was requeued and runs on a, b, c, d and 1 more nodes");
+        assert_eq!(
+            running(&["a", "b", "c", "d", "e"], 1),
+            "job 12 was requeued and runs on a, b, c, d and 1 more nodes"
+        );
         assert_eq!(super::status(&JobHandle("local:///x".into()), &JobState::Running.into()), None);
     }
 }
