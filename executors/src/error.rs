@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::{job::JobHandle, packager_error::PackagerError, tunnel_error::TunnelError};
+use crate::{batch_error::BatchError, job::JobHandle, packager_error::PackagerError, tunnel_error::TunnelError};
 
 /// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,14 @@ pub enum ExecutorError {
     NoMesh {
         /// Ranks of the plan.
         ranks: u64,
+    },
+    /// The plan does not fit the executor's settings.
+    #[error("{message}")]
+    Refused {
+        /// What does not fit.
+        message: String,
+        /// Suggested fix.
+        help: String,
     },
     /// A path is not UTF-8, as JSON and command lines need.
     #[error("{path:?} is not UTF-8")]
@@ -113,6 +121,9 @@ pub enum ExecutorError {
     /// The machine that submits jobs cannot be used.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
+    /// The batch system refused a job, or cannot be used.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
     /// The code of a run cannot be packed or unpacked.
     #[error(transparent)]
     Packager(#[from] PackagerError),
@@ -130,11 +141,31 @@ impl ExecutorError {
         matches!(self, Self::Connection { .. })
     }
 
+    /// Returns the error and its cause on one line.
+    pub fn reason(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
+    /// Returns the same error for another job of one query.
+    pub(crate) fn repeated(&self) -> Self {
+        match self {
+            Self::Connection { place, source } => Self::Connection {
+                place: place.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            other => BatchError::Query { reason: other.reason() }.into(),
+        }
+    }
+
     /// Returns the launcher's exit code for this error.
     pub fn exit_code(&self) -> ExitClass {
         match self {
             Self::SeveralNodes { .. }
             | Self::TooManyRanks { .. }
+            | Self::Refused { .. }
             | Self::NotUtf8 { .. }
             | Self::TooLong { .. }
             | Self::UnknownJob { .. } => exit_class::INPUT,
@@ -147,6 +178,7 @@ impl ExecutorError {
             | Self::Connection { .. } => exit_class::CLUSTER,
             Self::NoMesh { .. } | Self::Plan(_) => exit_class::BUG,
             Self::Tunnel(error) => error.exit_code(),
+            Self::Batch(error) => error.exit_code(),
             Self::Packager(error) => error.exit_code(),
         }
     }
@@ -155,6 +187,7 @@ impl ExecutorError {
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::SeveralNodes { .. } => "add `--set num_nodes=1`, or start one `neva-run --direct` per rank with torchrun".to_owned(),
+            Self::Refused { help, .. } => help.clone(),
             Self::TooManyRanks { .. } => "set `num_gpus_per_node` to the number of GPUs".to_owned(),
             Self::TooLong { variable, .. } => format!("shorten {variable}, or move it to a file that the run reads"),
             Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {
@@ -171,6 +204,7 @@ impl ExecutorError {
                 "name a writable folder with `--set dir=...`".to_owned()
             }
             Self::Tunnel(error) => return error.help(),
+            Self::Batch(error) => return error.help(),
             Self::Packager(error) => return error.help(),
             _ => return None,
         })

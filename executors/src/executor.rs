@@ -1,12 +1,13 @@
 //! The executor trait.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     pin::Pin,
 };
 
 use futures_util::stream::BoxStream;
-use neva_schemas::{LaunchPlan, ScriptPlan, StopSignal};
+use neva_schemas::{LaunchPlan, ScriptPlan, StopSignal, When};
 
 use crate::{
     error::ExecutorError,
@@ -28,6 +29,26 @@ pub type JobEvents<'a> = BoxStream<'a, Result<JobEvent, ExecutorError>>;
 pub trait Executor: Send + Sync {
     /// Returns the executor's name for the command line.
     fn name(&self) -> &'static str;
+
+    /// Returns true if the jobs' processes see the files of the launcher's machine. The default is false.
+    fn shares_files(&self) -> bool {
+        false
+    }
+
+    /// Returns true if jobs run on the launcher's own machine and share its cores and GPUs. The default is false.
+    fn is_this_machine(&self) -> bool {
+        false
+    }
+
+    /// Returns the absolute folder of runs that name none; `None` for the default in the launcher's working directory.
+    fn runs_folder(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Returns the folder that relative paths of a job in `dir` are relative to; `None` for the launcher's working directory.
+    fn paths_folder(&self, _dir: &Path) -> Option<PathBuf> {
+        None
+    }
 
     /// Renders the submission of a plan. Pure: it uses neither I/O nor a clock.
     ///
@@ -57,6 +78,25 @@ pub trait Executor: Send + Sync {
     /// The job did not start, and none of its processes is running.
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>>;
 
+    /// Returns true if the executor can hold a job back until other jobs of it have ended, so that the launcher may be gone
+    /// when they do. The default is false.
+    fn queues(&self) -> bool {
+        false
+    }
+
+    /// As [`submit`](Self::submit), but the job starts only after these jobs of the same executor ended as required. A job
+    /// whose requirement cannot be met any more is cancelled. Called only if [`queues`](Self::queues) returns true.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    fn submit_after<'a>(
+        &'a self,
+        submission: &'a Submission,
+        _after: &'a [(JobHandle, When)],
+    ) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
+        self.submit(submission)
+    }
+
     /// Returns the events of the job until it ends, polled at an interval that suits the executor. Several watches of one
     /// job return the same events. Dropping the stream ends the watch, not the job.
     fn watch<'a>(&'a self, job: &'a JobHandle, from: WatchFrom) -> JobEvents<'a>;
@@ -83,6 +123,25 @@ pub trait Executor: Send + Sync {
     /// # Errors
     /// The output cannot be read, or the job does not exist.
     fn logs<'a>(&'a self, job: &'a JobHandle, rank: u32, offset: u64) -> BoxFuture<'a, Result<LogChunk, ExecutorError>>;
+
+    /// Returns a bounded chunk of the output of each rank in `from`, from its offset on; ranks without new output may be
+    /// absent. An executor that can read several at once overrides this.
+    ///
+    /// # Errors
+    /// As [`Self::logs`].
+    fn output<'a>(
+        &'a self,
+        job: &'a JobHandle,
+        from: &'a BTreeMap<u32, u64>,
+    ) -> BoxFuture<'a, Result<BTreeMap<u32, LogChunk>, ExecutorError>> {
+        Box::pin(async move {
+            let mut chunks = BTreeMap::new();
+            for (rank, offset) in from {
+                chunks.insert(*rank, self.logs(job, *rank, *offset).await?);
+            }
+            Ok(chunks)
+        })
+    }
 
     /// Returns the results of the latest attempt so far.
     ///

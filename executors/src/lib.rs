@@ -5,6 +5,7 @@
 //! decisions: the caller that watches a job acts on the events.
 #![forbid(unsafe_code)]
 
+mod batch_error;
 mod error;
 mod event;
 mod executor;
@@ -19,11 +20,13 @@ mod packager_error;
 mod poll;
 mod results;
 mod run_folder;
+pub mod slurm;
 mod submission;
 mod topology;
 pub mod tunnel;
 mod tunnel_error;
 
+pub use batch_error::BatchError;
 pub use error::ExecutorError;
 pub use event::{JobEnd, JobEvent, JobResults, JobStatus, WatchFrom};
 pub use executor::{BoxFuture, Executor, JobEvents, LogChunk};
@@ -36,6 +39,7 @@ pub use local::LocalExecutor;
 pub use packager_error::PackagerError;
 pub use poll::{PollInterval, poll};
 pub use run_folder::create_run_folder;
+pub use slurm::SlurmExecutor;
 pub use submission::{BatchScript, JobKind, Manifests, Payload, Process, Processes, Submission, script_argv, train_argv};
 pub use topology::{Coordinates, Topology};
 pub use tunnel_error::TunnelError;

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use futures_util::stream::{self, BoxStream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     error::ExecutorError,
@@ -20,6 +20,9 @@ pub struct PollInterval {
     pub first: Duration,
     /// Maximum pause.
     pub max: Duration,
+    /// Maximum pause between two queries of the status; output is read more often. The pause doubles like the other one, and
+    /// is short again after a change.
+    pub max_status: Duration,
 }
 
 /// Watches `job` by polling its status, output and results through `executor`. Errors for which
@@ -37,6 +40,8 @@ pub fn poll<'a>(
         from,
         interval,
         pause: Duration::ZERO,
+        status_pause: interval.first,
+        next_status: None,
         status: None,
         is_connected: true,
         is_over: false,
@@ -55,7 +60,11 @@ struct Poll<'a> {
     interval: PollInterval,
     /// Pause before the next poll.
     pause: Duration,
-    /// Last reported status.
+    /// Pause before the next query of the status.
+    status_pause: Duration,
+    /// Time of the next query of the status.
+    next_status: Option<Instant>,
+    /// Last status.
     status: Option<JobStatus>,
     is_connected: bool,
     is_over: bool,
@@ -82,7 +91,7 @@ impl Poll<'_> {
                 if std::mem::replace(&mut self.is_connected, false) {
                     self.pause = self.interval.first;
                     self.events.push_back(JobEvent::ConnectionLost {
-                        reason: error.to_string(),
+                        reason: error.reason(),
                         retry_in: self.pause,
                     });
                 }
@@ -93,23 +102,26 @@ impl Poll<'_> {
     /// Polls everything once.
     async fn poll_once(&mut self) -> Result<(), ExecutorError> {
         // The status is queried before the output, so that the end of the output is not missed.
-        let status = self.executor.status(self.job).await?;
+        if let Some(status) = self.due_status().await?
+            && self.status.as_ref() != Some(&status)
+        {
+            self.status_pause = self.interval.first;
+            if !status.state.is_end() {
+                self.events.push_back(JobEvent::Status(status.clone()));
+            }
+            self.status = Some(status);
+        }
+        let mut is_silent = true;
+        let chunks = self.executor.output(self.job, &self.from.0).await?;
         if !std::mem::replace(&mut self.is_connected, true) {
             self.events.push_back(JobEvent::ConnectionRestored);
         }
-        let has_ended = status.state.is_end();
-        if self.status.as_ref() != Some(&status) && !has_ended {
-            self.events.push_back(JobEvent::Status(status.clone()));
-            self.status = Some(status.clone());
-        }
-        let mut is_silent = true;
-        for (rank, offset) in &mut self.from.0 {
-            let chunk = self.executor.logs(self.job, *rank, *offset).await?;
+        for (rank, chunk) in chunks {
             if !chunk.bytes.is_empty() {
                 is_silent = false;
-                *offset = chunk.next;
+                self.from.0.insert(rank, chunk.next);
                 self.events.push_back(JobEvent::Output {
-                    rank: *rank,
+                    rank,
                     bytes: chunk.bytes,
                     next: chunk.next,
                 });
@@ -118,7 +130,7 @@ impl Poll<'_> {
         if !is_silent {
             // More output may be available already.
             self.pause = Duration::ZERO;
-        } else if has_ended {
+        } else if let Some(status) = self.status.clone().filter(|status| status.state.is_end()) {
             let results = self.executor.results(self.job).await;
             match results {
                 Err(error) if error.is_connection_lost() => return Err(error),
@@ -128,11 +140,21 @@ impl Poll<'_> {
         Ok(())
     }
 
+    /// Queries the status if it is time for that. The end is not queried again.
+    async fn due_status(&mut self) -> Result<Option<JobStatus>, ExecutorError> {
+        let has_ended = self.status.as_ref().is_some_and(|status| status.state.is_end());
+        if has_ended || self.next_status.is_some_and(|next| Instant::now() < next) {
+            return Ok(None);
+        }
+        let status = self.executor.status(self.job).await?;
+        self.next_status = Instant::now().checked_add(self.status_pause);
+        self.status_pause = (2 * self.status_pause).min(self.interval.max_status);
+        Ok(Some(status))
+    }
+
     fn end(&mut self, status: JobStatus, results: Result<JobResults, ExecutorError>) {
         self.is_over = true;
-        if self.status.as_ref() != Some(&status) {
-            self.events.push_back(JobEvent::Status(status.clone()));
-        }
+        self.events.push_back(JobEvent::Status(status.clone()));
         self.events.push_back(JobEvent::Ended(Box::new(JobEnd {
             state: status.state,
             results,

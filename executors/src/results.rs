@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::{error::ExecutorError, event::JobResults};
 
 /// Checkpoint folder within a run's folder.
-const CHECKPOINTS: &str = "checkpoints";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 /// File of a checkpoint that is written last.
 const STATE_FILE: &str = "checkpoint.json";
 
@@ -59,7 +59,15 @@ fn unreadable(path: PathBuf, source: io::Error) -> ExecutorError {
 /// Returns the checkpoint with the most steps. Only the engine reads checkpoints; here a valid one has a name without a
 /// leading dot and a `checkpoint.json` with its number of steps.
 fn newest_checkpoint(run_dir: &Path) -> Option<PathBuf> {
-    /// The fields of `checkpoint.json` that are used here.
+    let entries = fs::read_dir(run_dir.join(CHECKPOINTS)).into_iter().flatten().flatten();
+    let whole = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+    let steps = |path: PathBuf| Some((steps_done(&fs::read(path.join(STATE_FILE)).ok()?)?, path));
+    whole.filter_map(|entry| steps(entry.path())).max().map(|(_, path)| path)
+}
+
+/// Returns the number of steps in the text of a `checkpoint.json`; `None` if it is not whole.
+pub(crate) fn steps_done(text: &[u8]) -> Option<u64> {
+    /// The fields that are used here.
     #[derive(Deserialize)]
     struct State {
         progress: Progress,
@@ -70,11 +78,6 @@ fn newest_checkpoint(run_dir: &Path) -> Option<PathBuf> {
         steps_done: u64,
     }
 
-    let entries = fs::read_dir(run_dir.join(CHECKPOINTS)).into_iter().flatten().flatten();
-    let whole = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
-    let steps = |path: PathBuf| {
-        let state: State = serde_json::from_slice(&fs::read(path.join(STATE_FILE)).ok()?).ok()?;
-        Some((state.progress.steps_done, path))
-    };
-    whole.filter_map(|entry| steps(entry.path())).max().map(|(_, path)| path)
+    let state: State = serde_json::from_slice(text).ok()?;
+    Some(state.progress.steps_done)
 }

@@ -97,9 +97,13 @@ impl TunnelError {
     pub fn exit_code(&self) -> ExitClass {
         match self {
             Self::Command { .. } | Self::Settings { .. } => exit_class::INPUT,
-            Self::Start { .. } | Self::PreCommand { .. } | Self::NoShell { .. } | Self::Login { .. } | Self::HostKey { .. } | Self::NoMaster { .. } | Self::File { .. } => {
-                exit_class::CLUSTER
-            }
+            Self::Start { .. }
+            | Self::PreCommand { .. }
+            | Self::NoShell { .. }
+            | Self::Login { .. }
+            | Self::HostKey { .. }
+            | Self::NoMaster { .. }
+            | Self::File { .. } => exit_class::CLUSTER,
         }
     }
 
@@ -112,7 +116,9 @@ impl TunnelError {
             Self::Start { .. } => Some("install it there, or add its folder to PATH with the tunnel's `pre_command`".to_owned()),
             Self::Command { .. } => None,
             Self::PreCommand { .. } => Some("try it in a shell there; it is a line for a POSIX shell".to_owned()),
-            Self::NoShell { .. } => Some("use an account that may run commands, or set the tunnel's `shell` to a POSIX shell there".to_owned()),
+            Self::NoShell { .. } => {
+                Some("use an account that may run commands, or set the tunnel's `shell` to a POSIX shell there".to_owned())
+            }
             Self::File { reason, .. } if reason.contains("space") || reason.contains("quota") => {
                 Some("free disk space there, or name another folder with the tunnel's `job_dir`".to_owned())
             }

@@ -1,9 +1,13 @@
 //! Creates an executor from its configuration.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use neva_executors::{Executor, LocalExecutor};
-use neva_schemas::{self as schemas, LOCAL, Problem, Severity, Validate as _};
+use neva_executors::{Executor, ExecutorError, LocalExecutor, SlurmExecutor, tunnel};
+use neva_schemas::{self as schemas, LOCAL, Problem, Severity, TunnelConfig, Validate as _, env};
 use serde::Deserialize;
 
 use crate::{
@@ -18,15 +22,60 @@ const EXECUTOR: &str = "executor";
 
 /// Creates the executor that `config` describes. If the rank program is not found, its bare name is used, so that a job
 /// fails when it starts and not when it is printed.
-pub fn executor(config: &schemas::ExecutorConfig) -> Arc<dyn Executor> {
-    match config {
+///
+/// # Errors
+/// The way to the executor's machine cannot be used.
+pub fn executor(config: &schemas::ExecutorConfig) -> Result<Arc<dyn Executor>, ExecutorError> {
+    let own_program = || program::find_here().unwrap_or_else(|_| program::name().into());
+    Ok(match config {
         schemas::ExecutorConfig::Local(local) => Arc::new(LocalExecutor {
-            program: program::find_here().unwrap_or_else(|_| program::name().into()),
+            program: own_program(),
             settle: Duration::from_secs(local.settle_s),
             grace: Duration::from_secs(local.grace_s),
         }),
+        schemas::ExecutorConfig::Slurm(slurm) => {
+            let home = environment::path(env::HOME);
+            let tunnel = tunnel::tunnel(&slurm.tunnel, home.as_deref())?;
+            let is_here = matches!(slurm.tunnel, TunnelConfig::Local(_));
+            let (program, upload) = match (&slurm.rank_program, slurm.tunnel.job_dir()) {
+                (Some(program), _) => (program.into(), None),
+                (None, Some(folder)) if !is_here => uploaded(own_program(), folder),
+                (None, _) => (own_program(), None),
+            };
+            let variables = slurm.env_from.iter();
+            Arc::new(SlurmExecutor {
+                environment: variables
+                    .filter_map(|name| Some((name.clone(), environment::variable(name)?)))
+                    .collect(),
+                folder: environment::working_directory().unwrap_or_default(),
+                upload,
+                is_here,
+                ..SlurmExecutor::new((**slurm).clone(), tunnel, program)
+            })
+        }
+    })
+}
+
+/// Returns whether the executor starts the rank program of this machine.
+pub(crate) fn needs_own_program(config: &schemas::ExecutorConfig) -> bool {
+    match config {
+        schemas::ExecutorConfig::Local(_) => true,
+        schemas::ExecutorConfig::Slurm(slurm) => slurm.rank_program.is_none(),
     }
 }
+
+/// Returns the place of this machine's rank program below `folder` on another one, by its content, and the program itself.
+/// A program that is missing here keeps its name, so that a job can be printed.
+fn uploaded(program: PathBuf, folder: &Path) -> (PathBuf, Option<PathBuf>) {
+    let name = program.file_name().map_or_else(|| program::name().into(), PathBuf::from);
+    match program::hash(&program) {
+        Some(hash) => (folder.join(PROGRAMS).join(hash).join(name), Some(program)),
+        None => (name, None),
+    }
+}
+
+/// Folder of uploaded programs.
+const PROGRAMS: &str = ".neva-run/programs";
 
 /// The executor configuration selected for a run.
 #[derive(Debug, Clone)]

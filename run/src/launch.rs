@@ -1,6 +1,10 @@
 //! Starts a run in this process or through an executor, and waits for its end.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use neva_executors::{Executor, LocalExecutor};
 use neva_schemas::{Engine, Finetune, LaunchPlan, Problem, RankEnv, Run, RunReport, Severity};
@@ -101,6 +105,14 @@ impl RunOptions {
         self
     }
 
+    /// Calls `sink` when the job is submitted, waits, starts and is requeued, with a sentence about it. A job on this machine
+    /// starts at once, without a sentence. By default they are logged.
+    #[must_use]
+    pub fn on_status(mut self, sink: impl FnMut(&str) + Send + 'static) -> Self {
+        self.job.on_status = Box::new(sink);
+        self
+    }
+
     /// Calls `sink` before each retry. Without it, retries are logged as warnings.
     #[must_use]
     pub fn on_retry(mut self, sink: impl FnMut(&Retry) + Send + 'static) -> Self {
@@ -125,7 +137,7 @@ pub fn launch(run: &Run, options: RunOptions) -> Result<RunReport, RunError> {
     reject_errors(adapters::problems(run))?;
     let is_here = match &options.place {
         Place::Direct(_) | Place::Local => true,
-        Place::Executor(executor) => preflight::shares_files_with(executor.name()),
+        Place::Executor(executor) => executor.shares_files(),
     };
     if is_here {
         pretrained::fetch(run, &options.env, &mut |text| tracing::info!("{text}"))?;
@@ -136,7 +148,10 @@ pub fn launch(run: &Run, options: RunOptions) -> Result<RunReport, RunError> {
         preflight::log_warnings(&problems);
         reject_errors(problems)?;
     }
-    let mut plan = lower_now(run, options.working_directory)?;
+    let mut plan = match &options.place {
+        Place::Direct(_) | Place::Local => lower_now(run, options.working_directory)?,
+        Place::Executor(executor) => lower_for(run, options.working_directory, &**executor)?,
+    };
     plan.env = options.env;
     match options.place {
         Place::Direct(engine) => direct(plan, &*engine),
@@ -159,6 +174,19 @@ pub(crate) fn reject_errors(problems: Vec<Problem>) -> Result<(), RunError> {
 pub(crate) fn lower_now(run: &Run, working_directory: Option<PathBuf>) -> Result<LaunchPlan, RunError> {
     let folder = working_directory.map_or_else(current_directory, Ok)?;
     Ok(plan::lower(&home::with_home(run)?, &folder, environment::now()))
+}
+
+/// Lowers `run` to a plan that starts now through `executor`.
+pub(crate) fn lower_for(run: &Run, working_directory: Option<PathBuf>, executor: &dyn Executor) -> Result<LaunchPlan, RunError> {
+    let folder = working_directory.map_or_else(current_directory, Ok)?;
+    // A relative folder of runs on another machine is relative to that machine's folder of runs.
+    let folder = match executor.runs_folder() {
+        Some(runs) if !executor.shares_files() => runs.to_owned(),
+        _ => folder,
+    };
+    let run = home::for_executor(run, executor)?;
+    let paths = |dir: &Path| executor.paths_folder(dir);
+    Ok(plan::lower_with(&run, &folder, paths, environment::now()))
 }
 
 /// Returns the working directory.

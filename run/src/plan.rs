@@ -16,14 +16,20 @@ const DEFAULT_DIR: &str = "nemo_experiments";
 /// The run's folder is `<log_dir, else dir, else ./nemo_experiments>/<name>/<date>`, as NeMo's logger
 /// names it. Every relative path of the run becomes absolute, because ranks may start in another folder.
 pub fn lower(run: &Run, cwd: &Path, started: DateTime) -> LaunchPlan {
+    lower_with(run, cwd, |_| None, started)
+}
+
+/// As [`lower`], but relative paths of the run are relative to the folder that `paths` returns for the run's folder, if any.
+pub(crate) fn lower_with(run: &Run, cwd: &Path, paths: impl FnOnce(&Path) -> Option<PathBuf>, started: DateTime) -> LaunchPlan {
     let mut run = run.clone();
     let log = &mut run.finetune.log;
     let parent = log
         .log_dir
         .get_or_insert_with(|| run.dir.clone().unwrap_or_else(|| DEFAULT_DIR.into()));
+    *parent = absolute(cwd, parent);
     let run_dir = parent.join(&log.name).join(started.strftime("%Y-%m-%d_%H-%M-%S").to_string());
-    let run_dir = absolute(cwd, &run_dir);
-    absolute_paths(&mut run, cwd);
+    run.dir.iter_mut().for_each(|dir| *dir = absolute(cwd, dir));
+    absolute_paths(&mut run, paths(&run_dir).as_deref().unwrap_or(cwd));
     LaunchPlan {
         format: PLAN_FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -34,6 +40,16 @@ pub fn lower(run: &Run, cwd: &Path, started: DateTime) -> LaunchPlan {
         env: Default::default(),
         run,
     }
+}
+
+/// Moves a plan that has not started to another folder, with the paths of its run that are within the old one.
+pub(crate) fn move_to(plan: &mut LaunchPlan, folder: PathBuf) {
+    let old = std::mem::replace(&mut plan.run_dir, folder.clone());
+    each_path(&mut plan.run, |path| {
+        if let Ok(rest) = path.strip_prefix(&old) {
+            *path = folder.join(rest);
+        }
+    });
 }
 
 /// Makes every path of the run absolute.

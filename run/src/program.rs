@@ -1,10 +1,12 @@
 //! Finds the rank program and queries its version.
 
 use std::{
+    collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::OnceLock,
-    time::Duration,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use neva_executors::LoaderProblem;
@@ -77,6 +79,22 @@ pub(crate) fn find_here() -> Result<PathBuf, RunError> {
     let beside = exe.as_deref().and_then(Path::parent);
     let above = beside.filter(|folder| folder.ends_with("examples") && !folder.join(name()).is_file());
     find(crate::environment::variable, above.and_then(Path::parent).or(beside))
+}
+
+/// Returns the start of the hash of the file `program`, which is computed once; `None` if it cannot be read.
+pub(crate) fn hash(program: &Path) -> Option<String> {
+    const LENGTH: usize = 16;
+    static KNOWN: Mutex<BTreeMap<PathBuf, (SystemTime, String)>> = Mutex::new(BTreeMap::new());
+    let modified = fs::metadata(program).and_then(|file| file.modified()).ok()?;
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, hash)) = known.get(program).filter(|(time, _)| *time == modified) {
+        return Some(hash.clone());
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(program).ok()?;
+    let hash = hasher.finalize().to_hex()[..LENGTH].to_owned();
+    known.insert(program.to_owned(), (modified, hash.clone()));
+    Some(hash)
 }
 
 /// Queries the version of `program`; a response also shows that libtorch was found.

@@ -59,6 +59,14 @@ impl ExecutorConfig {
         }
     }
 
+    /// Returns true if jobs of both are in one queue, so that one can wait for another.
+    pub fn same_queue(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Slurm(one), Self::Slurm(other)) => one.tunnel == other.tunnel,
+            _ => false,
+        }
+    }
+
     /// Sets the maximum number of retries.
     pub fn set_retries(&mut self, retries: u32) {
         match self {
@@ -113,6 +121,21 @@ impl Default for LocalExecutorConfig {
 /// Schema of a map of strings, in which a file may write `OMP_NUM_THREADS: 4` without quotes.
 pub(crate) fn text_map(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
+}
+
+/// Schema of a text, which a file may write as a number without quotes: `time: 90`.
+pub(crate) fn text(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "number"] })
+}
+
+/// As [`text`], or `null`.
+pub(crate) fn optional_text(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "number", "null"] })
+}
+
+/// Schema of a list of texts as [`text`].
+pub(crate) fn texts(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": { "type": ["string", "number"] } })
 }
 
 /// Maximum wait for ranks to exit, in seconds: a day.

@@ -89,8 +89,8 @@ pub use schema::{SCHEMAS, SchemaEntry};
 pub use script::{MAX_SCRIPT_LENGTH, Script, ScriptPlan};
 pub use secret::{is_secret_name, mask_secrets};
 pub use slurm::{
-    ContainerRuntime, LauncherConfig, MAX_REQUEUES, SlurmArray, SlurmExecutorConfig, SlurmJobDetails, SlurmParameter, SlurmSignal, TorchrunConfig,
-    time_limit_s,
+    ContainerRuntime, LauncherConfig, MAX_REQUEUES, SlurmArray, SlurmExecutorConfig, SlurmJobDetails, SlurmParameter, SlurmSignal,
+    TorchrunConfig, time_limit_s,
 };
 pub use stop_signal::{SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
 pub use strategy::{CpCommType, DistributedDataParallelConfig, MegatronStrategy, VisionPlacement};

@@ -194,7 +194,12 @@ impl Validate for PackagerConfig {
                     problems.push(Problem::error(format!("{path}.ref"), format!("{:?} is not a commit", git.r#ref)).help("write `HEAD`"));
                 }
                 for (flag, field, is_set, own) in [
-                    ("check_uncommitted_changes", "uncommitted", git.check_uncommitted_changes, git.uncommitted),
+                    (
+                        "check_uncommitted_changes",
+                        "uncommitted",
+                        git.check_uncommitted_changes,
+                        git.uncommitted,
+                    ),
                     ("check_untracked_files", "untracked", git.check_untracked_files, git.untracked),
                 ] {
                     if is_set && !matches!(own, OutsideCommit::Warn | OutsideCommit::Refuse) {
@@ -202,11 +207,17 @@ impl Validate for PackagerConfig {
                         problems.push(Problem::error(format!("{path}.{field}"), message).help("remove one of them"));
                     }
                 }
-                pairs(path, &git.include_pattern, ("include_pattern_relative_path", &git.include_pattern_relative_path), problems);
+                pairs(
+                    path,
+                    &git.include_pattern,
+                    ("include_pattern_relative_path", &git.include_pattern_relative_path),
+                    problems,
+                );
             }
             Self::Pattern(pattern) => {
                 if pattern.include_pattern.0.is_empty() {
-                    problems.push(Problem::error(format!("{path}.include_pattern"), "there is no pattern").help("write one, as `src/**/*.py`"));
+                    problems
+                        .push(Problem::error(format!("{path}.include_pattern"), "there is no pattern").help("write one, as `src/**/*.py`"));
                 }
                 pairs(path, &pattern.include_pattern, ("relative_path", &pattern.relative_path), problems);
             }
@@ -217,7 +228,9 @@ impl Validate for PackagerConfig {
                 for (name, packager) in &hybrid.sub_packagers {
                     let place = format!("{path}.sub_packagers.\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""));
                     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
-                        problems.push(Problem::error(&place, format!("{name:?} is the name of a folder")).help("use letters, digits, `-` and `_`"));
+                        problems.push(
+                            Problem::error(&place, format!("{name:?} is the name of a folder")).help("use letters, digits, `-` and `_`"),
+                        );
                     }
                     if matches!(packager, Self::Hybrid(_)) {
                         problems.push(Problem::error(&place, "a hybrid packager contains no other one").help("list its packagers here"));

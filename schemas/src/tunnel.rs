@@ -121,7 +121,8 @@ impl Validate for TunnelConfig {
             && (!dir.is_absolute() || dir.to_str().is_none_or(|dir| dir.contains(char::is_control)))
         {
             let message = format!("{} is not an absolute path", dir.display());
-            problems.push(Problem::error(format!("{path}.job_dir"), message).help("name a folder that the nodes share, as `/scratch/me/runs`"));
+            problems
+                .push(Problem::error(format!("{path}.job_dir"), message).help("name a folder that the nodes share, as `/scratch/me/runs`"));
         }
         if let Self::Ssh(ssh) = self {
             ssh.validate(path, problems);
@@ -133,18 +134,30 @@ impl Validate for SshTunnelConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         let field = |name: &str| format!("{path}.{name}");
         if self.host.is_empty() {
-            problems.push(Problem::error(field("host"), "the host is missing").help("set `host` to the login node, or to an entry of ~/.ssh/config"));
+            problems.push(
+                Problem::error(field("host"), "the host is missing").help("set `host` to the login node, or to an entry of ~/.ssh/config"),
+            );
         }
         if self.job_dir.is_none() {
             problems.push(
-                Problem::error(field("job_dir"), "the folder of jobs is missing: runs are on the host, not on this machine")
-                    .help("set `job_dir` to a folder that the nodes share, as `/scratch/me/runs`"),
+                Problem::error(
+                    field("job_dir"),
+                    "the folder of jobs is missing: runs are on the host, not on this machine",
+                )
+                .help("set `job_dir` to a folder that the nodes share, as `/scratch/me/runs`"),
             );
         }
-        let words = [("host", Some(&self.host)), ("user", self.user.as_ref()), ("shell", self.shell.as_ref())];
+        let words = [
+            ("host", Some(&self.host)),
+            ("user", self.user.as_ref()),
+            ("shell", self.shell.as_ref()),
+        ];
         for (name, word) in words {
             if word.is_some_and(|word| word.starts_with('-') || word.contains(|c: char| c.is_control() || c.is_whitespace())) {
-                problems.push(Problem::error(field(name), format!("`{name}` must not begin with `-` or contain blanks")));
+                problems.push(Problem::error(
+                    field(name),
+                    format!("`{name}` must not begin with `-` or contain blanks"),
+                ));
             }
         }
         if self.host.contains('@') {

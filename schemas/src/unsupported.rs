@@ -10,7 +10,8 @@ pub struct Unsupported {
 }
 
 const KUBERNETES: &str = "start the ranks in your own pods with torchrun: `torchrun --no-python neva-run RECIPE --direct`";
-const CLOUD: &str = "it drives a vendor's own service: start the ranks there with torchrun, `torchrun --no-python neva-run RECIPE --direct`";
+const CLOUD: &str =
+    "it drives a vendor's own service: start the ranks there with torchrun, `torchrun --no-python neva-run RECIPE --direct`";
 const RAY: &str = "neva-run has no Ray: its ranks are started by srun and talk through NCCL or Gloo";
 const TEMPLATE: &str = "use `setup_lines`, `srun_args` and `additional_parameters`; `neva-run render` prints the script";
 const FAULT_TOLERANCE: &str = "set `retries` and `signal_s` of the executor, and `finetune.trainer.timeout_s`";

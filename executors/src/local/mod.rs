@@ -41,6 +41,7 @@ const SCRIPT_FILE: &str = "script";
 const WATCH: PollInterval = PollInterval {
     first: Duration::from_millis(2),
     max: Duration::from_millis(50),
+    max_status: Duration::from_millis(50),
 };
 
 /// Rendezvous address of local ranks.
@@ -74,6 +75,14 @@ impl LocalExecutor {
 impl Executor for LocalExecutor {
     fn name(&self) -> &'static str {
         "local"
+    }
+
+    fn shares_files(&self) -> bool {
+        true
+    }
+
+    fn is_this_machine(&self) -> bool {
+        true
     }
 
     /// The rendezvous port is 0 here; a free one is chosen when the ranks start.

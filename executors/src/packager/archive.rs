@@ -70,7 +70,11 @@ impl Archive {
         if counted.bytes == len {
             Ok(())
         } else {
-            Err(failed("read", name, io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter meanwhile")))
+            Err(failed(
+                "read",
+                name,
+                io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter meanwhile"),
+            ))
         }
     }
 
@@ -85,7 +89,10 @@ impl Archive {
 
     /// Writes the end, and returns the archive and its hash.
     pub(super) fn finish(self) -> Result<(NamedTempFile, String), PackagerError> {
-        let mut file = self.builder.into_inner().map_err(|source| failed("write", Path::new("the archive"), source))?;
+        let mut file = self
+            .builder
+            .into_inner()
+            .map_err(|source| failed("write", Path::new("the archive"), source))?;
         file.flush().map_err(|source| failed("write", file.path(), source))?;
         let hash = hash_file(file.path()).map_err(|source| failed("read", file.path(), io::Error::other(source)))?;
         Ok((file, hash))

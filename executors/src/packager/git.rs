@@ -49,7 +49,12 @@ pub(super) async fn collect(
     let root = git(config, &base, &["rev-parse", "--show-toplevel"]).await;
     let root = root.map_err(|error| no_repository(error, &base))?;
     let root = PathBuf::from(text(&root));
-    let commit = git(config, &root, &["rev-parse", "--verify", "--end-of-options", &format!("{}^{{commit}}", config.r#ref)]).await?;
+    let commit = git(
+        config,
+        &root,
+        &["rev-parse", "--verify", "--end-of-options", &format!("{}^{{commit}}", config.r#ref)],
+    )
+    .await?;
     let repository = Repository {
         config,
         commit: text(&commit),
@@ -108,7 +113,10 @@ impl Repository<'_> {
             }
             if self.config.include_submodules {
                 for (path, commit) in &submodules {
-                    self.submodule(path, commit, changed.contains(path)).await?.collect(collected).await?;
+                    self.submodule(path, commit, changed.contains(path))
+                        .await?
+                        .collect(collected)
+                        .await?;
                 }
             }
             Ok(())
@@ -146,7 +154,11 @@ impl Repository<'_> {
         if files.is_empty() {
             return Ok(files);
         }
-        let names: Vec<_> = files.iter().take(LISTED).map(|path| self.at.join(path).display().to_string()).collect();
+        let names: Vec<_> = files
+            .iter()
+            .take(LISTED)
+            .map(|path| self.at.join(path).display().to_string())
+            .collect();
         let more = files.len() - names.len();
         let mut names = names.join(", ");
         if more > 0 {
@@ -173,7 +185,12 @@ impl Repository<'_> {
 
     /// Returns the tracked files that differ from the current commit.
     async fn changed(&self) -> Result<BTreeSet<PathBuf>, PackagerError> {
-        let names = git(self.config, &self.root, &["diff", "HEAD", "--name-only", "--no-renames", "--ignore-submodules=dirty", "-z"]).await?;
+        let names = git(
+            self.config,
+            &self.root,
+            &["diff", "HEAD", "--name-only", "--no-renames", "--ignore-submodules=dirty", "-z"],
+        )
+        .await?;
         Ok(self.copied(&names))
     }
 
@@ -268,7 +285,9 @@ fn add_entry(archive: &mut Archive, name: &Path, entry: &mut tar::Entry<'_, std:
         EntryType::Regular => {
             let is_executable = header.mode().map_err(EntryError::Read)? & 0o100 != 0;
             let len = entry.size();
-            archive.add_file(name, len, is_executable, entry.take(len)).map_err(EntryError::Packager)
+            archive
+                .add_file(name, len, is_executable, entry.take(len))
+                .map_err(EntryError::Packager)
         }
         _ => Ok(()),
     }
@@ -308,9 +327,9 @@ async fn git(config: &GitArchivePackagerConfig, folder: &Path, arguments: &[&str
 /// Tells a folder without a repository from other failures.
 fn no_repository(error: PackagerError, folder: &Path) -> PackagerError {
     match error {
-        PackagerError::Git { reason, .. } if reason.contains("not a git repository") => PackagerError::NoRepository {
-            folder: folder.to_owned(),
-        },
+        PackagerError::Git { reason, .. } if reason.contains("not a git repository") => {
+            PackagerError::NoRepository { folder: folder.to_owned() }
+        }
         error => error,
     }
 }

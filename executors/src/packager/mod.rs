@@ -123,7 +123,11 @@ fn collect<'a>(
             PackagerConfig::Pattern(pattern) => pattern::collect(pattern, folder, prefix, &mut collected.archive),
             PackagerConfig::Hybrid(hybrid) => {
                 for (name, config) in &hybrid.sub_packagers {
-                    let below = if hybrid.extract_at_root { prefix.to_owned() } else { prefix.join(name) };
+                    let below = if hybrid.extract_at_root {
+                        prefix.to_owned()
+                    } else {
+                        prefix.join(name)
+                    };
                     collect(config, folder, &below, collected).await?;
                 }
                 Ok(())

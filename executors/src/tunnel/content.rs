@@ -52,7 +52,9 @@ fn visit(path: &Path, relative: &Path, depth: usize, found: &mut Vec<SourceFile>
         return Ok(());
     }
     if depth > MAX_DEPTH {
-        return Err(failed(io::Error::other("its folders are nested too deeply; a symbolic link may lead back to it")));
+        return Err(failed(io::Error::other(
+            "its folders are nested too deeply; a symbolic link may lead back to it",
+        )));
     }
     for entry in fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();

@@ -16,12 +16,7 @@ use tokio::{
 };
 
 use super::{CommandEnd, CommandOutput, Tunnel, TunnelCommand, TunnelFile, content, content::hash_file, part_name};
-use crate::{
-    error::ExecutorError,
-    executor::BoxFuture,
-    exit::signal_name,
-    tunnel_error::TunnelError,
-};
+use crate::{error::ExecutorError, executor::BoxFuture, exit::signal_name, tunnel_error::TunnelError};
 
 /// Runs commands on this machine and copies files on its disks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,7 +53,12 @@ impl Tunnel for LocalTunnel {
     fn upload<'a>(&'a self, from: &'a Path, to: &'a Path) -> BoxFuture<'a, Result<(), ExecutorError>> {
         Box::pin(async move {
             let (from, to) = (from.to_owned(), to.to_owned());
-            blocking(move || content::tree(&from)?.iter().try_for_each(|file| copy(&file.from, &to.join(&file.relative)))).await
+            blocking(move || {
+                content::tree(&from)?
+                    .iter()
+                    .try_for_each(|file| copy(&file.from, &to.join(&file.relative)))
+            })
+            .await
         })
     }
 

@@ -118,7 +118,11 @@ pub(super) async fn upload(tunnel: &dyn Tunnel, from: &Path, to: &Path) -> Resul
         send(tunnel, &source, hash, file.mode, &place(file)).await
     });
     let sends: Vec<_> = sends.collect();
-    stream::iter(sends).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await.map(|_| ())
+    stream::iter(sends)
+        .buffer_unordered(PARALLEL)
+        .try_collect::<Vec<()>>()
+        .await
+        .map(|_| ())
 }
 
 /// As [`Tunnel::read`].
@@ -150,7 +154,10 @@ impl Source<'_> {
     fn chunk(&self, offset: u64) -> Result<Vec<u8>, ExecutorError> {
         match self {
             Self::Bytes(bytes) => {
-                let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+                let rest = usize::try_from(offset)
+                    .ok()
+                    .and_then(|offset| bytes.get(offset..))
+                    .unwrap_or_default();
                 Ok(rest.chunks(CHUNK as usize).next().unwrap_or_default().to_vec())
             }
             Self::File(path, _) => {
@@ -303,7 +310,8 @@ fn changed(tunnel: &dyn Tunnel, path: &Path) -> ExecutorError {
         place: tunnel.place(),
         action: "write",
         path: path.display().to_string(),
-        reason: "its content is another one there than here: the local file changed while it was sent, or the disk there is full".to_owned(),
+        reason: "its content is another one there than here: the local file changed while it was sent, or the disk there is full"
+            .to_owned(),
     }
     .into()
 }
@@ -311,7 +319,8 @@ fn changed(tunnel: &dyn Tunnel, path: &Path) -> ExecutorError {
 /// Returns a path as text for a script's line.
 fn path_text(path: &Path) -> Result<String, ExecutorError> {
     let text = path.to_str().filter(|text| !text.contains('\n'));
-    text.map(str::to_owned).ok_or_else(|| ExecutorError::NotUtf8 { path: path.to_owned() })
+    text.map(str::to_owned)
+        .ok_or_else(|| ExecutorError::NotUtf8 { path: path.to_owned() })
 }
 
 fn local(path: &Path, source: io::Error) -> ExecutorError {

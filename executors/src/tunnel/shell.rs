@@ -88,7 +88,10 @@ impl RemoteShell {
         let words: Vec<_> = command.argv.iter().map(|word| quote(word)).collect();
         script += &words.join(" ");
         script += &format!("\nneva_code=$?\necho >&2; echo \"{marker} $neva_code\" >&2\n}}");
-        let shell = self.shell.as_deref().map_or_else(|| "/bin/sh".to_owned(), |shell| format!("{shell} -l"));
+        let shell = self
+            .shell
+            .as_deref()
+            .map_or_else(|| "/bin/sh".to_owned(), |shell| format!("{shell} -l"));
         let line = format!("exec {shell} -c 'eval \"$(dd bs=1 count={} 2>/dev/null)\"'", script.len());
         let mut input = script.into_bytes();
         input.extend_from_slice(&command.stdin);
@@ -156,7 +159,10 @@ pub(super) fn quote(word: &str) -> String {
 /// Returns the last line that is not a marker.
 fn last_words(bytes: &[u8], marker: &str) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(marker));
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.contains(marker));
     lines.next_back().unwrap_or_default().to_owned()
 }
 

@@ -39,6 +39,11 @@ pub(crate) trait Fixture: Send + Sync {
 
     /// Returns true if jobs continue when their launcher is killed.
     fn outlives_launcher(&self) -> bool;
+
+    /// Returns a time in which every watch queries the status.
+    fn poll_interval(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Loss of a connection.

@@ -14,11 +14,18 @@ fn a_command_is_run_as_on_this_machine() {
         block_on(async {
             let run = async |script: &str, stdin: &str| {
                 let output = tunnel.run(&sh(script).stdin(stdin)).await.unwrap();
-                (output.end, String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+                (
+                    output.end,
+                    String::from_utf8(output.stdout).unwrap(),
+                    String::from_utf8(output.stderr).unwrap(),
+                )
             };
             let exit = CommandEnd::Exit;
             assert_eq!(run("cat; echo e >&2; exit 3", "in").await, (exit(3), "in".into(), "e\n".into()));
-            assert_eq!(run("printf 'no end'; printf 'nor here' >&2", "").await, (exit(0), "no end".into(), "nor here".into()));
+            assert_eq!(
+                run("printf 'no end'; printf 'nor here' >&2", "").await,
+                (exit(0), "no end".into(), "nor here".into())
+            );
             assert_eq!(run("exit 127", "").await.0, exit(127));
             assert_eq!(run("exit 255", "").await.0, exit(255));
             assert_eq!(run("kill -KILL $$", "").await.0, CommandEnd::Signal("KILL".to_owned()));
@@ -31,7 +38,23 @@ fn a_command_is_run_as_on_this_machine() {
             assert!(echoed.stdout == bytes, "{program:?}");
             // Words are words: no shell reads them, however long they are.
             let long = "x".repeat(100_000);
-            let words = ["printf", "<%s>", "a b", "$HOME", "'", "\"", "*", "new\nline", "\\", "", "-n", "é", &long, &long, &long];
+            let words = [
+                "printf",
+                "<%s>",
+                "a b",
+                "$HOME",
+                "'",
+                "\"",
+                "*",
+                "new\nline",
+                "\\",
+                "",
+                "-n",
+                "é",
+                &long,
+                &long,
+                &long,
+            ];
             let printed = tunnel.run(&TunnelCommand::new(words)).await.unwrap();
             let expect: String = words[2..].iter().map(|word| format!("<{word}>")).collect();
             assert_eq!(String::from_utf8(printed.stdout).unwrap(), expect);
@@ -47,8 +70,10 @@ fn the_environment_is_on_no_command_line() {
     let server = Server::start();
     for program in PROGRAMS {
         let tunnel = connect(&server.config(program));
-        let mut command = sh("printf '%s' \"$TOKEN\"; for f in /proc/[0-9]*/cmdline; do tr '\\0' '\\n' <$f; done 2>/dev/null >all; \
-                              printf '%s\\n' \"$TOKEN\" >word; grep -cF -f word all >&2; rm -f all word");
+        let mut command = sh(
+            "printf '%s' \"$TOKEN\"; for f in /proc/[0-9]*/cmdline; do tr '\\0' '\\n' <$f; done 2>/dev/null >all; \
+                              printf '%s\\n' \"$TOKEN\" >word; grep -cF -f word all >&2; rm -f all word",
+        );
         command.env.insert("TOKEN".to_owned(), "hf_0123456789 'x' \"$y\"".to_owned());
         let output = block_on(tunnel.run(&command)).unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "hf_0123456789 'x' \"$y\"");
@@ -77,7 +102,10 @@ fn a_command_before_each_program_sets_the_environment() {
 
         config.pre_command = Some("module() { echo \"no module $1\" >&2; return 1; }; module slurm".into());
         let error = message(&block_on(connect(&config).run(&sh("echo ran > /tmp/neva-must-not-run"))).unwrap_err());
-        assert!(error.contains("`pre_command` failed") && error.contains("no module slurm") && error.ends_with("exit 3"), "{error}");
+        assert!(
+            error.contains("`pre_command` failed") && error.contains("no module slurm") && error.ends_with("exit 3"),
+            "{error}"
+        );
         assert!(!std::path::Path::new("/tmp/neva-must-not-run").exists());
     }
 }

@@ -27,7 +27,10 @@ fn a_command_that_is_cut_is_not_repeated() {
             output(&*tunnel, "true").await;
             let cut = cut_after(&server, Duration::from_secs(1));
             let start = Instant::now();
-            let error = tunnel.run(&sh(&format!("echo ran >> {}; sleep 30", log.display()))).await.unwrap_err();
+            let error = tunnel
+                .run(&sh(&format!("echo ran >> {}; sleep 30", log.display())))
+                .await
+                .unwrap_err();
             assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
             assert!(error.is_connection_lost(), "{}", message(&error));
             assert!(message(&error).ends_with("exit 3"));
@@ -62,7 +65,9 @@ fn a_server_that_is_away_is_reported_and_found_again() {
 fn an_upload_that_is_cut_goes_on() {
     let server = Arc::new(Server::start());
     let local = server.dir.path().join("large");
-    let bytes: Vec<u8> = (0..96_u32 << 18).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let bytes: Vec<u8> = (0..96_u32 << 18)
+        .flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
     fs::write(&local, &bytes).unwrap();
     for program in PROGRAMS {
         let tunnel = connect(&server.config(program));
@@ -70,7 +75,10 @@ fn an_upload_that_is_cut_goes_on() {
         let there = folder.join("large");
         block_on(async {
             output(&*tunnel, "true").await;
-            let cuts = [cut_after(&server, Duration::from_millis(700)), cut_after(&server, Duration::from_millis(1600))];
+            let cuts = [
+                cut_after(&server, Duration::from_millis(700)),
+                cut_after(&server, Duration::from_millis(1600)),
+            ];
             tunnel.upload(&local, &there).await.unwrap();
             for cut in cuts {
                 cut.join().unwrap();
@@ -97,7 +105,8 @@ fn an_upload_to_a_server_that_stays_away_ends_and_goes_on_later() {
                 let (server, folder) = (server.clone(), folder.clone());
                 std::thread::spawn(move || {
                     // Something of it is there.
-                    let has_part = || fs::read_dir(&folder).is_ok_and(|mut files| files.any(|file| file.unwrap().metadata().unwrap().len() > 0));
+                    let has_part =
+                        || fs::read_dir(&folder).is_ok_and(|mut files| files.any(|file| file.unwrap().metadata().unwrap().len() > 0));
                     while !has_part() {
                         std::thread::park_timeout(Duration::from_millis(5));
                     }

@@ -30,7 +30,11 @@ async fn check(tunnel: &dyn Tunnel, dir: &Path) {
     };
     tunnel.write(&[other]).await.unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"9876543210");
-    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file was left");
+    assert_eq!(
+        fs::read_dir(path.parent().unwrap()).unwrap().count(),
+        1,
+        "a temporary file was left"
+    );
 
     assert_eq!(tunnel.read(&path, 3, 4).await.unwrap(), Some(b"6543".to_vec()));
     assert_eq!(tunnel.read(&path, 8, 4).await.unwrap(), Some(b"10".to_vec()));
@@ -68,7 +72,10 @@ async fn check(tunnel: &dyn Tunnel, dir: &Path) {
         let error = tunnel.write(&[file]).await.unwrap_err();
         assert!(!error.is_connection_lost(), "{}", message(&error));
         let message = message(&error);
-        assert!(message.starts_with(&format!("cannot write {} on root@127.0.0.1:", target.display())), "{message}");
+        assert!(
+            message.starts_with(&format!("cannot write {} on root@127.0.0.1:", target.display())),
+            "{message}"
+        );
         assert!(message.ends_with("exit 3"), "{message}");
     }
     assert!(fs::metadata(&to).unwrap().is_dir());
@@ -88,7 +95,11 @@ fn files_are_written_sent_and_read() {
 fn files_are_transferred_without_a_shell() {
     let server = Server::start();
     let keys = fs::read_to_string(server.file("authorized_keys")).unwrap();
-    fs::write(server.file("authorized_keys"), keys.replace("ssh-rsa", "command=\"internal-sftp\" ssh-rsa")).unwrap();
+    fs::write(
+        server.file("authorized_keys"),
+        keys.replace("ssh-rsa", "command=\"internal-sftp\" ssh-rsa"),
+    )
+    .unwrap();
     let mut config = server.config(SshProgram::Ssh2);
     config.identity = Some(server.file("id_rsa"));
     let tunnel = connect(&config);

@@ -1,6 +1,9 @@
 //! Trust in hosts, the SSH config file, and jump hosts.
 
-use std::{fs, time::{Duration, Instant}};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use neva_executors::tunnel::SshTunnel;
 use neva_schemas::{SshProgram, SshTunnelConfig};
@@ -49,7 +52,10 @@ fn an_unknown_host_is_refused_or_recorded() {
         config.known_hosts = Some(known_hosts.clone());
         let message = refusal(&config);
         assert!(message.contains("key of it is in"), "{message}");
-        assert!(message.contains("log in once by hand, with `ssh ") && message.ends_with("exit 3"), "{message}");
+        assert!(
+            message.contains("log in once by hand, with `ssh ") && message.ends_with("exit 3"),
+            "{message}"
+        );
         assert!(!known_hosts.exists());
         config.strict_host_key_checking = false;
         assert_eq!(block_on(output(&*connect(&config), "echo in")), "in\n");
@@ -58,7 +64,15 @@ fn an_unknown_host_is_refused_or_recorded() {
         let name = format!("[127.0.0.1]:{} ", server.port());
         assert!(fs::read_to_string(&known_hosts).unwrap().starts_with(&name));
         // A file in which `ssh-keygen -H` hid the names.
-        assert!(std::process::Command::new("ssh-keygen").arg("-Hf").arg(&known_hosts).output().unwrap().status.success());
+        assert!(
+            std::process::Command::new("ssh-keygen")
+                .arg("-Hf")
+                .arg(&known_hosts)
+                .output()
+                .unwrap()
+                .status
+                .success()
+        );
         assert!(!fs::read_to_string(&known_hosts).unwrap().contains("127.0.0.1"));
         assert_eq!(block_on(output(&*connect(&config), "echo in")), "in\n");
     }
@@ -69,7 +83,11 @@ fn an_unknown_host_is_refused_or_recorded() {
 fn a_known_key_of_any_type_is_enough() {
     let server = Server::start();
     let all = fs::read_to_string(server.file("known_hosts")).unwrap();
-    let ecdsa: String = all.lines().filter(|line| line.contains("ecdsa")).map(|line| format!("{line}\n")).collect();
+    let ecdsa: String = all
+        .lines()
+        .filter(|line| line.contains("ecdsa"))
+        .map(|line| format!("{line}\n"))
+        .collect();
     fs::write(server.file("known_hosts"), ecdsa).unwrap();
     for program in PROGRAMS {
         assert_eq!(block_on(output(&*connect(&server.config(program)), "echo in")), "in\n");
@@ -107,7 +125,10 @@ fn an_entry_of_the_config_file_is_used() {
     // What the built-in client cannot do is refused, and not skipped.
     let config = entry(&server, SshProgram::Ssh2, "Host *\n  ProxyCommand nc %h %p\n");
     let error = message(&SshTunnel::new(&config, None).unwrap_err());
-    assert!(error.contains("ProxyCommand") && error.contains("program: openssh") && error.ends_with("exit 2"), "{error}");
+    assert!(
+        error.contains("ProxyCommand") && error.contains("program: openssh") && error.ends_with("exit 2"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -115,8 +136,12 @@ fn a_host_is_reached_through_others() {
     let (first, second, target) = (Server::start(), Server::start(), Server::start());
     for program in PROGRAMS {
         // All keys of the three are accepted by all.
-        let keys: String = [&first, &second, &target].map(|server| fs::read_to_string(server.file("id_ed25519.pub")).unwrap()).concat();
-        let known: String = [&first, &second, &target].map(|server| fs::read_to_string(server.file("known_hosts")).unwrap()).concat();
+        let keys: String = [&first, &second, &target]
+            .map(|server| fs::read_to_string(server.file("id_ed25519.pub")).unwrap())
+            .concat();
+        let known: String = [&first, &second, &target]
+            .map(|server| fs::read_to_string(server.file("known_hosts")).unwrap())
+            .concat();
         let (known_hosts, key) = (target.dir.path().join("known_hosts"), target.file("id_ed25519"));
         fs::write(&known_hosts, known).unwrap();
         for server in [&first, &second, &target] {
@@ -130,14 +155,22 @@ fn a_host_is_reached_through_others() {
             target.port(),
             second.port(),
         );
-        let jumps = |server: &Server| fs::read_to_string(server.file("sshd.log")).unwrap().matches("Accepted publickey").count();
+        let jumps = |server: &Server| {
+            fs::read_to_string(server.file("sshd.log"))
+                .unwrap()
+                .matches("Accepted publickey")
+                .count()
+        };
         let before = [&first, &second, &target].map(jumps);
         let mut config = entry(&target, program, &text);
         let check = |config: &SshTunnelConfig| {
             let tunnel = connect(config);
             block_on(async {
                 assert_eq!(output(&*tunnel, "echo in").await, "in\n");
-                let flood = tunnel.run(&sh("cat; head -c 3000000 /dev/zero >&2").stdin(vec![5; 3_000_000])).await.unwrap();
+                let flood = tunnel
+                    .run(&sh("cat; head -c 3000000 /dev/zero >&2").stdin(vec![5; 3_000_000]))
+                    .await
+                    .unwrap();
                 assert!(flood.stdout == vec![5; 3_000_000] && flood.stderr.len() == 3_000_000);
             });
         };
@@ -153,7 +186,10 @@ fn a_host_is_reached_through_others() {
         // A jump host that is away is named.
         second.down();
         let error = message(&block_on(connect(&config).run(&sh("true"))).unwrap_err());
-        assert!(error.contains("Connection refused") || error.contains("Connection closed"), "{error}");
+        assert!(
+            error.contains("Connection refused") || error.contains("Connection closed"),
+            "{error}"
+        );
         second.up(&[]);
     }
 }

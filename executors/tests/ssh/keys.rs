@@ -33,7 +33,10 @@ fn a_refused_key_is_named() {
         assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
         assert!(!error.is_connection_lost());
         let error = message(&error);
-        assert!(error.starts_with(&format!("root@127.0.0.1:{} refused the login: ", server.port())), "{error}");
+        assert!(
+            error.starts_with(&format!("root@127.0.0.1:{} refused the login: ", server.port())),
+            "{error}"
+        );
         assert!(error.contains("publickey") && error.ends_with("exit 3"), "{error}");
         assert_ne!(error.lines().nth(1), Some("help: "), "{error}");
     }
@@ -44,7 +47,10 @@ fn a_refused_key_is_named() {
 fn a_key_with_a_passphrase_is_used_through_the_agent() {
     let server = Server::start();
     let key = server.dir.path().join("id_secret");
-    let keygen = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "passphrase", "-C", "secret", "-f"]).arg(&key).status();
+    let keygen = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "passphrase", "-C", "secret", "-f"])
+        .arg(&key)
+        .status();
     assert!(keygen.unwrap().success());
     let public = fs::read_to_string(key.with_extension("pub")).unwrap();
     fs::write(server.file("authorized_keys"), &public).unwrap();
@@ -73,7 +79,12 @@ struct Agent {
 impl Agent {
     fn start(server: &Server) -> Self {
         let socket = server.dir.path().join("agent");
-        let process = Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).spawn().unwrap();
+        let process = Command::new("ssh-agent")
+            .args(["-D", "-a"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         while !socket.exists() {
             assert!(Instant::now() < deadline, "ssh-agent does not start");
@@ -86,7 +97,10 @@ impl Agent {
         let ask = server.dir.path().join("ask");
         crate::master::write_program(&ask, &format!("echo {passphrase}"));
         let mut add = Command::new("ssh-add");
-        add.arg(key).env("SSH_AUTH_SOCK", &self.socket).env("SSH_ASKPASS", ask).env("SSH_ASKPASS_REQUIRE", "force");
+        add.arg(key)
+            .env("SSH_AUTH_SOCK", &self.socket)
+            .env("SSH_ASKPASS", ask)
+            .env("SSH_ASKPASS_REQUIRE", "force");
         assert!(add.stdin(Stdio::null()).status().unwrap().success());
     }
 }

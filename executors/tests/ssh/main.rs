@@ -24,7 +24,11 @@ const PROGRAMS: [SshProgram; 2] = [SshProgram::Ssh2, SshProgram::OpenSsh];
 
 /// Runs a future to its end, which must come within two minutes.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let done = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), future).await });
     runtime.shutdown_timeout(Duration::from_secs(5));
     done.expect("the test hung for two minutes")
@@ -49,5 +53,10 @@ async fn output(tunnel: &dyn Tunnel, script: &str) -> String {
 fn message(error: &ExecutorError) -> String {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
     let chain: Vec<_> = causes.map(ToString::to_string).collect();
-    format!("{}\nhelp: {}\nexit {}", chain.join(": "), error.help().unwrap_or_default(), error.exit_code())
+    format!(
+        "{}\nhelp: {}\nexit {}",
+        chain.join(": "),
+        error.help().unwrap_or_default(),
+        error.exit_code()
+    )
 }

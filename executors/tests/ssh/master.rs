@@ -35,7 +35,10 @@ impl AskingServer {
         let program = dir.join(&name);
         symlink("/usr/sbin/sshd", &program).unwrap();
         let check = dir.join("check");
-        write_program(&check, &format!("read -r code; echo \"$code\" >>{}/asked; [ \"$code\" = 123456 ]", dir.display()));
+        write_program(
+            &check,
+            &format!("read -r code; echo \"$code\" >>{}/asked; [ \"$code\" = 123456 ]", dir.display()),
+        );
         let pam = Path::new("/etc/pam.d").join(&name);
         let text = format!(
             "auth required pam_exec.so expose_authtok quiet {}\naccount required pam_permit.so\nsession required pam_permit.so\n",
@@ -88,8 +91,17 @@ fn type_command(command: &str, dir: &Path, code: &str) -> bool {
     let ask = dir.join("ask");
     write_program(&ask, &format!("echo {code}"));
     let mut shell = Command::new("sh");
-    shell.args(["-c", command]).env("SSH_ASKPASS", ask).env("SSH_ASKPASS_REQUIRE", "force");
-    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+    shell
+        .args(["-c", command])
+        .env("SSH_ASKPASS", ask)
+        .env("SSH_ASKPASS_REQUIRE", "force");
+    shell
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
 }
 
 #[test]
@@ -109,7 +121,11 @@ fn two_submissions_over_the_users_connection_cost_one_question() {
     for (required, expect) in [(true, "no open connection"), (false, "refused the login")] {
         let error = block_on(connect(&config(required, SshProgram::OpenSsh)).run(&sh("true"))).unwrap_err();
         help = error.help().unwrap();
-        assert!(message(&error).contains(expect) && message(&error).ends_with("exit 3"), "{}", message(&error));
+        assert!(
+            message(&error).contains(expect) && message(&error).ends_with("exit 3"),
+            "{}",
+            message(&error)
+        );
     }
     let error = message(&block_on(connect(&config(false, SshProgram::Ssh2)).run(&sh("true"))).unwrap_err());
     assert!(error.contains("program: openssh"), "{error}");

@@ -16,7 +16,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 #[test]
 fn commands_report_their_end_and_both_outputs() {
     let run = |script: &str, stdin: &str| {
-        let mut command = TunnelCommand::new(["sh", "-c", script]).stdin(stdin).deadline(Duration::from_secs(30));
+        let mut command = TunnelCommand::new(["sh", "-c", script])
+            .stdin(stdin)
+            .deadline(Duration::from_secs(30));
         command.env.insert("TOKEN".to_owned(), "two words\n$HOME 'x' \"y\"".to_owned());
         let output = block_on(LocalTunnel.run(&command)).unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -70,7 +72,11 @@ fn files_are_written_read_and_copied_once() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
     block_on(LocalTunnel.write(&[file])).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().ino(), metadata.ino(), "the file was written again");
-    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file was left");
+    assert_eq!(
+        fs::read_dir(path.parent().unwrap()).unwrap().count(),
+        1,
+        "a temporary file was left"
+    );
 
     let read = |offset, limit| block_on(LocalTunnel.read(&path, offset, limit)).unwrap();
     assert_eq!(read(3, 4), Some(b"3456".to_vec()));

@@ -34,13 +34,19 @@ impl DryRun {
     /// Plans the run and renders it through the executor, or for this process if there is none.
     pub(super) fn new(resolved: &Resolved, selected: Option<&SelectedExecutor>, workspace: Option<&Workspace>) -> Result<Self, RunError> {
         let run = &resolved.run;
-        let mut plan = launch::lower_now(run, None)?;
-        let submission = match selected {
+        let (plan, submission) = match selected {
             Some(selected) => {
+                let executor = executor::executor(&selected.config)?;
+                let mut plan = launch::lower_for(run, None, &*executor)?;
                 plan.env = selected.config.env_vars().clone();
-                executor::executor(&selected.config).render(&plan)?
+                let submission = executor.render(&plan)?;
+                (plan, submission)
             }
-            None => in_this_process(&plan)?,
+            None => {
+                let plan = launch::lower_now(run, None)?;
+                let submission = in_this_process(&plan)?;
+                (plan, submission)
+            }
         };
         let file = workspace.map(|workspace| workspace.file.display().to_string());
         let mut from_workspace = Vec::new();

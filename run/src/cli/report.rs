@@ -171,12 +171,18 @@ impl Report {
 
     /// Returns the callback for failed attempts: prints a note for each.
     pub(super) fn retries(&self) -> impl FnMut(&Retry) + Send + 'static {
+        let mut note = self.job_status();
+        move |retry| note(&retry.to_string())
+    }
+
+    /// Returns the callback for sentences about a running job: prints each as a note, above its progress bar.
+    pub(super) fn job_status(&self) -> impl FnMut(&str) + Send + 'static {
         let (progress, quiet) = (self.progress.share(), self.quiet);
-        move |retry| {
+        move |text| {
             if quiet {
                 return;
             }
-            let (progress, text) = (progress.share(), config::visible(&retry.to_string()).into_owned());
+            let (progress, text) = (progress.share(), config::visible(text).into_owned());
             printer::print(move || {
                 progress.suspend(|| {
                     let _ = writeln!(Lossy(io::stderr()), "{text}");

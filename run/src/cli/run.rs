@@ -28,7 +28,7 @@ use crate::{
     error::RunError,
     executor, folder,
     launch::{self, RunOptions},
-    preflight, pretrained, program,
+    pretrained, program,
 };
 
 const EXAMPLES: &str = "\
@@ -125,17 +125,25 @@ pub(super) fn run(args: RunArgs, globals: &Globals, report: &mut Report) -> Resu
         });
     }
     // A missing program is reported before anything is written.
-    program::find_here()?;
-    if preflight::shares_files_with(executor::executor(&selected.config).name()) {
-        fetch(report)?;
+    if executor::needs_own_program(executor) {
+        program::find_here()?;
     }
-    report.warnings(&check_files()?);
-    let options = RunOptions::executor(executor::executor(&selected.config))
+    let mut config = selected.config.clone();
+    if let Some(retries) = args.retries {
+        config.set_retries(retries);
+    }
+    let place = executor::executor(&config)?;
+    if place.shares_files() {
+        fetch(report)?;
+        report.warnings(&check_files()?);
+    }
+    let options = RunOptions::executor(place)
         .env(selected.config.env_vars().clone())
         // Done above, with locations in the file.
         .preflight(false)
         .output(report.rank_output(args.tail))
-        .retries(args.retries.unwrap_or_else(|| selected.config.retries()))
+        .retries(config.launcher_retries())
+        .on_status(report.job_status())
         .on_retry(report.retries());
     let done = launch::launch(&resolved.run, options)?;
     // Rank 0 plots them, if it can.

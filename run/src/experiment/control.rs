@@ -94,7 +94,7 @@ impl ExperimentFolder {
         let Some(job) = job.and_then(|entry| entry.job.as_ref()) else {
             return Ok(Vec::new());
         };
-        let executor = status.executor(task);
+        let executor = status.executor(task)?;
         runtime()?.block_on(async {
             let mut output = Vec::new();
             loop {

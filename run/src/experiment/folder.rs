@@ -21,8 +21,8 @@ use std::{
     sync::Arc,
 };
 
-use neva_executors::{Executor, FolderLock, Submission};
-use neva_schemas::{StopSignal, env};
+use neva_executors::{Executor, FolderLock, JobHandle, JobStatus, Submission};
+use neva_schemas::{ExecutorConfig, StopSignal, env};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -30,7 +30,7 @@ use super::{
     event::{EVENTS_FILE, EVENTS_FORMAT, EventLog, Timeline},
     git::{self, GitState},
     record::{ExperimentRecord, file_error, read_json, write_json_unsynced},
-    report::{ExperimentReport, TaskReport},
+    report::{ExperimentReport, TaskReport, TaskState},
 };
 use crate::{error::RunError, executor};
 
@@ -100,15 +100,51 @@ impl Status {
     }
 
     /// Returns the executor of a task.
-    pub(crate) fn executor(&self, task: &str) -> Arc<dyn Executor> {
+    ///
+    /// # Errors
+    /// The way to its machine cannot be used.
+    pub(crate) fn executor(&self, task: &str) -> Result<Arc<dyn Executor>, RunError> {
+        Ok(executor::executor(self.executor_config(task))?)
+    }
+
+    fn executor_config(&self, task: &str) -> &ExecutorConfig {
         let task = self.record.experiment.tasks.get(task);
-        executor::executor(task.and_then(|task| task.executor.as_ref()).unwrap_or(&self.record.executor))
+        task.and_then(|task| task.executor.as_ref()).unwrap_or(&self.record.executor)
+    }
+
+    /// Queries the status of the jobs of running tasks that a cluster schedules; those of one executor in one query. Empty
+    /// where all tasks run on this machine.
+    pub(crate) async fn jobs(&self) -> BTreeMap<String, Result<JobStatus, String>> {
+        let mut groups: Vec<(&ExecutorConfig, Vec<(&str, &JobHandle)>)> = Vec::new();
+        for task in self.report.tasks.iter().filter(|task| task.state == TaskState::Running) {
+            let config = self.executor_config(&task.name);
+            let (false, Some(job)) = (matches!(config, ExecutorConfig::Local(_)), &task.job) else {
+                continue;
+            };
+            match groups.iter_mut().find(|(known, _)| *known == config) {
+                Some((_, jobs)) => jobs.push((&task.name, job)),
+                None => groups.push((config, vec![(&task.name, job)])),
+            }
+        }
+        let mut found = BTreeMap::new();
+        for (config, jobs) in groups {
+            let handles: Vec<_> = jobs.iter().map(|(_, job)| (*job).clone()).collect();
+            let statuses: Vec<Result<JobStatus, String>> = match executor::executor(config) {
+                Ok(executor) => {
+                    let statuses = executor.statuses(&handles).await;
+                    statuses.into_iter().map(|status| status.map_err(|error| error.reason())).collect()
+                }
+                Err(error) => jobs.iter().map(|_| Err(error.reason())).collect(),
+            };
+            found.extend(jobs.iter().map(|(name, _)| (*name).to_owned()).zip(statuses));
+        }
+        found
     }
 
     /// Cancels the job of a task whose launcher died.
     pub(crate) async fn cancel_job(&self, task: &TaskReport) -> Result<(), RunError> {
         match &task.job {
-            Some(job) => Ok(self.executor(&task.name).cancel(job, StopSignal::Terminate).await?),
+            Some(job) => Ok(self.executor(&task.name)?.cancel(job, StopSignal::Terminate).await?),
             None => Ok(()),
         }
     }

@@ -1,18 +1,16 @@
 //! Lowering of a task to its submission.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use neva_executors::{Executor, Submission};
 use neva_schemas::{Problem, ScriptPlan, Task, TaskSpec, env};
 
 use super::{folder::ExperimentFolder, record::ExperimentRecord};
-use crate::{
-    environment,
-    error::RunError,
-    executor, home, launch, plan,
-    preflight::{self, Preflight},
-    pretrained,
-};
+use crate::{error::RunError, executor, launch, plan, preflight::Preflight, pretrained};
 
 /// A task that is ready to be submitted.
 pub(super) struct Job {
@@ -39,7 +37,7 @@ impl Lowering {
         let submitted = self.folder.submitted_dir(name);
         let mut job = self.render(record, name, task, submitted.clone())?;
         // A folder that the user chose may exist already; one within the experiment is exclusive.
-        if submitted.is_none() && !job.submission.dir.starts_with(&self.folder.dir) {
+        if submitted.is_none() && !job.submission.dir.starts_with(self.dir(record, &*job.executor)) {
             let dir = job.executor.create_folder(&job.submission.dir).await?;
             job = self.render(record, name, task, Some(dir))?;
         }
@@ -49,25 +47,29 @@ impl Lowering {
     /// Like [`job`](Self::job), but without side effects; reads the clock.
     pub(super) fn render(&self, record: &ExperimentRecord, name: &str, task: &Task, dir: Option<PathBuf>) -> Result<Job, RunError> {
         let config = task.executor.as_ref().unwrap_or(&record.executor);
-        let executor = self.executor(record, task);
+        let executor = self.executor(record, task)?;
+        let experiment_dir = self.dir(record, &*executor);
+        let own_dir = experiment_dir.join("tasks").join(name);
+        let task_env = |layers| self.env(name, &experiment_dir, &*executor, layers);
         let submission = match &task.task {
             TaskSpec::Script(script) => executor.render_script(&ScriptPlan {
                 name: name.to_owned(),
-                run_dir: dir.unwrap_or_else(|| self.folder.task(name)),
+                run_dir: dir.unwrap_or(own_dir),
                 working_directory: record.working_directory.clone(),
                 text: record.script_text(script),
                 entrypoint: script.entrypoint.split_whitespace().map(str::to_owned).collect(),
                 args: script.args.clone(),
-                env: self.env(name, [config.env_vars(), &script.env]),
+                env: task_env([config.env_vars(), &script.env]),
             })?,
             TaskSpec::Finetune(run) => {
-                let mut plan = plan::lower(&home::with_home(run)?, &record.working_directory, environment::now());
-                plan.env = self.env(name, [&plan.env, config.env_vars()]);
-                match dir {
-                    Some(dir) => plan.run_dir = dir,
-                    None if run.dir.is_none() && run.finetune.log.log_dir.is_none() => plan.run_dir = self.folder.task(name),
-                    None => plan.run_dir.set_file_name(format!("{}_{name}", self.folder.id)),
-                }
+                let mut plan = launch::lower_for(run, Some(record.working_directory.clone()), &*executor)?;
+                plan.env = task_env([&plan.env, config.env_vars()]);
+                let dir = match dir {
+                    Some(dir) => dir,
+                    None if run.dir.is_none() && run.finetune.log.log_dir.is_none() => own_dir,
+                    None => plan.run_dir.with_file_name(format!("{}_{name}", self.folder.id)),
+                };
+                plan::move_to(&mut plan, dir);
                 executor.render(&plan)?
             }
             work => return Err(RunError::Argument(format!("this version runs no task of the kind {}", work.kind()))),
@@ -75,7 +77,7 @@ impl Lowering {
         Ok(Job {
             executor,
             submission,
-            retries: config.retries(),
+            retries: config.launcher_retries(),
         })
     }
 
@@ -85,7 +87,7 @@ impl Lowering {
     /// A model cannot be downloaded.
     pub(super) fn fetch(&self, record: &ExperimentRecord, task: &Task) -> Result<(), RunError> {
         let TaskSpec::Finetune(run) = &task.task else { return Ok(()) };
-        if preflight::shares_files_with(self.executor(record, task).name()) {
+        if self.executor(record, task)?.shares_files() {
             let config = task.executor.as_ref().unwrap_or(&record.executor);
             pretrained::fetch(run, config.env_vars(), &mut |text| tracing::info!("{text}"))?;
         }
@@ -98,7 +100,7 @@ impl Lowering {
     /// A file is missing or does not match the run.
     pub(super) fn preflight(&self, preflight: &mut Preflight, record: &ExperimentRecord, name: &str, task: &Task) -> Result<(), RunError> {
         let TaskSpec::Finetune(run) = &task.task else { return Ok(()) };
-        let is_here = preflight::shares_files_with(self.executor(record, task).name());
+        let is_here = self.executor(record, task)?.shares_files();
         if record.no_preflight || !is_here || self.folder.submitted_dir(name).is_some() {
             return Ok(());
         }
@@ -112,26 +114,38 @@ impl Lowering {
     }
 
     /// Returns the environment of a task. The second layer overrides the first; the `NEVA_*` variables override both.
-    fn env(&self, name: &str, layers: [&BTreeMap<String, String>; 2]) -> BTreeMap<String, String> {
+    fn env(&self, name: &str, dir: &Path, executor: &dyn Executor, layers: [&BTreeMap<String, String>; 2]) -> BTreeMap<String, String> {
         let mut env = layers[0].clone();
         env.extend(layers[1].clone());
         let own = [
-            (env::NEVA_EXPERIMENT_DIR, self.folder.dir.display().to_string()),
+            (env::NEVA_EXPERIMENT_DIR, dir.display().to_string()),
             (env::NEVA_EXPERIMENT_DEPTH, self.depth.to_string()),
             (env::NEVA_TASK, name.to_owned()),
         ];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(command) = &self.command {
+        if let Some(command) = self.command.as_ref().filter(|_| executor.shares_files()) {
             env.insert(env::NEVA_RUN.to_owned(), command.display().to_string());
         }
         env
     }
 
     /// Returns the executor of a task.
-    pub(super) fn executor(&self, record: &ExperimentRecord, task: &Task) -> Arc<dyn Executor> {
+    ///
+    /// # Errors
+    /// The way to the executor's machine cannot be used.
+    pub(super) fn executor(&self, record: &ExperimentRecord, task: &Task) -> Result<Arc<dyn Executor>, RunError> {
         match &self.through {
-            Some(executor) => Arc::clone(executor),
-            None => executor::executor(task.executor.as_ref().unwrap_or(&record.executor)),
+            Some(executor) => Ok(Arc::clone(executor)),
+            None => Ok(executor::executor(task.executor.as_ref().unwrap_or(&record.executor))?),
+        }
+    }
+
+    /// Returns the experiment's folder as the tasks of `executor` see it: this machine's, or one of the same name in the
+    /// executor's folder of runs.
+    fn dir(&self, record: &ExperimentRecord, executor: &dyn Executor) -> PathBuf {
+        match executor.runs_folder() {
+            Some(runs) => runs.join("experiments").join(&record.experiment.name).join(&self.folder.id),
+            None => self.folder.dir.clone(),
         }
     }
 }

@@ -25,6 +25,8 @@ struct Request {
 pub(super) struct Resources {
     machine: Machine,
     max_parallel: Option<u32>,
+    /// By the number of the task: a cluster schedules it.
+    scheduled: Vec<bool>,
     /// By the number of the task; `None` for a task that takes nothing.
     requests: Vec<Option<Request>>,
     /// Running tasks with the GPUs that they hold.
@@ -36,13 +38,19 @@ impl Resources {
     /// caller runs all tasks.
     pub(super) fn new(experiment: &ExperimentConfig, executor: &ExecutorConfig, elsewhere: bool, machine: Machine) -> Self {
         let request = |task: &Task| match &task.task {
-            TaskSpec::Finetune(run) if !elsewhere => {
-                let variables = task.executor.as_ref().unwrap_or(executor).env_vars();
-                Some(request(run, variables, &machine))
-            }
+            TaskSpec::Finetune(run) if !elsewhere => match task.executor.as_ref().unwrap_or(executor) {
+                ExecutorConfig::Local(local) => Some(request(run, &local.env_vars, &machine)),
+                // A cluster schedules it.
+                ExecutorConfig::Slurm(_) => None,
+            },
             _ => None,
         };
+        let is_scheduled = |task: &Task| match task.executor.as_ref().unwrap_or(executor) {
+            ExecutorConfig::Local(_) => false,
+            ExecutorConfig::Slurm(_) => !elsewhere,
+        };
         Self {
+            scheduled: experiment.tasks.values().map(is_scheduled).collect(),
             requests: experiment.tasks.values().map(request).collect(),
             max_parallel: experiment.max_parallel,
             running: BTreeMap::new(),
@@ -61,8 +69,11 @@ impl Resources {
         if self.running.is_empty() {
             return true;
         }
+        // Without a limit of the user, a cluster gets all its tasks at once.
+        let counts = |task: &&usize| self.max_parallel.is_some() || !self.scheduled[**task];
         let most = self.max_parallel.unwrap_or(MAX_PARALLEL) as usize;
-        if self.running.len() + members.len() > most {
+        let new = members.iter().filter(counts).count();
+        if new > 0 && self.running.keys().filter(counts).count() + new > most {
             return false;
         }
         let (mut cores, mut gpus) = (0_u32, 0_usize);

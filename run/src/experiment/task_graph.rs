@@ -76,6 +76,12 @@ impl TaskGraph {
         members.any(|member| !self.parents[*member].is_empty())
     }
 
+    /// Returns the parents of `task` that have not ended, each with how it has to end.
+    pub(super) fn open_parents<'a>(&'a self, task: usize, tasks: &'a [TaskReport]) -> impl Iterator<Item = (usize, When)> + 'a {
+        let parents = self.parents[task].iter().copied();
+        parents.filter(|(parent, _)| !tasks[*parent].state.is_end())
+    }
+
     /// Returns the other members of `task`'s group.
     pub(super) fn gang(&self, task: usize) -> &[usize] {
         &self.gangs[task]

@@ -3,6 +3,7 @@
 
 mod failure_filter;
 mod retry;
+mod schedule;
 mod sink;
 mod stop_requests;
 
@@ -10,17 +11,18 @@ use std::{io, path::PathBuf};
 
 use futures_util::StreamExt as _;
 use neva_executors::{Executor, ExecutorError, JobEnd, JobEvent, JobHandle, JobKind, JobState, JobStatus, Submission, WatchFrom};
-use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport};
+use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport, When};
 use tokio::{sync::watch, time::sleep};
 
 pub use self::retry::Retry;
+pub(crate) use self::schedule::status as schedule_status;
 pub(crate) use self::stop_requests::{StopRequests, forward_signals, is_stop_requested, next_request};
 use self::{
     failure_filter::FailureFilter,
     retry::{is_retryable, pause},
     sink::Sink,
 };
-use crate::{block_on, error::RunError};
+use crate::{block_on, error::RunError, plan};
 
 /// Callback for the output of rank 0.
 pub(crate) type Output = Box<dyn FnMut(&[u8]) + Send>;
@@ -38,6 +40,8 @@ pub(crate) struct JobOptions {
     pub(crate) on_retry: Box<dyn FnMut(&Retry) + Send>,
     /// Called for each submitted job.
     pub(crate) on_submit: OnSubmit,
+    /// Called with a sentence for each change of a job that a cluster schedules.
+    pub(crate) on_status: Box<dyn FnMut(&str) + Send>,
 }
 
 impl Default for JobOptions {
@@ -47,6 +51,7 @@ impl Default for JobOptions {
             output: Box::new(|_| {}),
             on_retry: Box::new(|retry| tracing::warn!("{retry}")),
             on_submit: Box::new(|attempt, job| tracing::info!(attempt, %job, "submitted")),
+            on_status: Box::new(|text| tracing::info!("{text}")),
         }
     }
 }
@@ -59,7 +64,8 @@ pub(crate) fn run(mut plan: LaunchPlan, executor: &dyn Executor, options: JobOpt
         // Before the first process starts, so that an early signal leaves none behind.
         let (requests, stop) = watch::channel(StopRequests::default());
         forward_signals(requests)?;
-        plan.run_dir = executor.create_folder(&plan.run_dir).await?;
+        let folder = executor.create_folder(&plan.run_dir).await?;
+        plan::move_to(&mut plan, folder);
         let submission = executor.render(&plan)?;
         let report = Job::new(executor, submission, options, stop).run().await?;
         // A job of ranks that succeeds has a report.
@@ -103,6 +109,8 @@ pub(crate) struct Job<'a> {
     attempt: u32,
     /// A job that another process submitted.
     submitted: Option<JobHandle>,
+    /// Jobs that have to end before the first attempt starts.
+    after: Vec<(JobHandle, When)>,
     /// The newest known checkpoint.
     checkpoint: Option<PathBuf>,
 }
@@ -125,6 +133,7 @@ impl<'a> Job<'a> {
             forwarded: 0,
             attempt: 1,
             submitted: None,
+            after: Vec::new(),
             checkpoint: None,
         }
     }
@@ -140,6 +149,13 @@ impl<'a> Job<'a> {
     #[must_use]
     pub(crate) fn submitted(mut self, job: Option<JobHandle>) -> Self {
         self.submitted = job;
+        self
+    }
+
+    /// Lets the executor start the first attempt only after these jobs ended as required.
+    #[must_use]
+    pub(crate) fn after(mut self, jobs: Vec<(JobHandle, When)>) -> Self {
+        self.after = jobs;
         self
     }
 
@@ -193,8 +209,16 @@ impl<'a> Job<'a> {
         let job = match self.submitted.take() {
             Some(job) => job,
             None => {
-                let job = self.executor.submit(&self.submission).await?;
+                let after = std::mem::take(&mut self.after);
+                let job = if after.is_empty() {
+                    self.executor.submit(&self.submission).await?
+                } else {
+                    self.executor.submit_after(&self.submission, &after).await?
+                };
                 (self.options.on_submit)(self.attempt, &job);
+                if let Some(text) = schedule::submitted(&job) {
+                    (self.options.on_status)(&text);
+                }
                 job
             }
         };
@@ -219,6 +243,7 @@ impl<'a> Job<'a> {
         let executor = self.executor;
         let mut filter = FailureFilter::new(self.submission.kind);
         let mut events = executor.watch(job, WatchFrom::rank0());
+        let mut told = String::new();
         loop {
             // A slow reader delays reading, so that no output is lost. A job that is being stopped does not wait for
             // its reader.
@@ -238,6 +263,10 @@ impl<'a> Job<'a> {
                     Some(Ok(JobEvent::Status(status))) => {
                         let JobStatus { reason, nodes, restarts, .. } = &status;
                         tracing::info!(%job, state = status.state.name(), reason, ?nodes, restarts, "job status");
+                        if let Some(text) = schedule::status(job, &status).filter(|text| *text != told) {
+                            (self.options.on_status)(&text);
+                            told = text;
+                        }
                     }
                     Some(Ok(JobEvent::ConnectionLost { reason, retry_in })) => {
                         tracing::warn!("{reason}; the job keeps running; retrying every {} s", retry_in.as_secs().max(1));

@@ -16,7 +16,7 @@ use std::{
 };
 
 use neva_layout::ModelCache;
-use neva_schemas::{ExecutorConfig, Finetune, LOCAL, Problem, Run, Severity};
+use neva_schemas::{ExecutorConfig, Finetune, Problem, Run, Severity};
 
 pub(crate) use self::probe::{RunData, open_data};
 use crate::{
@@ -74,11 +74,6 @@ impl Preflight {
         check(&resolved.tree, errors)?;
         Ok(warnings)
     }
-}
-
-/// Returns whether the ranks of the executor `name` see the files of this machine.
-pub(crate) fn shares_files_with(name: &str) -> bool {
-    name == LOCAL
 }
 
 /// Writes the warnings among `problems` to the log.

@@ -133,7 +133,16 @@ impl neva_executors::Executor for Cluster {
 
     fn watch<'a>(&'a self, job: &'a JobHandle, from: WatchFrom) -> JobEvents<'a> {
         let (first, max) = (Duration::from_millis(2), Duration::from_millis(20));
-        poll(self, job, from, PollInterval { first, max })
+        poll(
+            self,
+            job,
+            from,
+            PollInterval {
+                first,
+                max,
+                max_status: max,
+            },
+        )
     }
 
     fn status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>> {

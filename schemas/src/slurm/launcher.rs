@@ -30,7 +30,8 @@ pub struct TorchrunConfig {
     pub nsys_filename: String,
     /// What is traced.
     pub nsys_trace: Vec<String>,
-    /// Further arguments of nsys.
+    /// Further arguments of nsys. NeMo-Run's default also has `--capture-range=cudaProfilerApi`, which records only what a
+    /// callback of NeMo selects.
     pub nsys_extra_args: Vec<String>,
     /// Samples the GPUs' metrics, on the first rank of each node.
     pub nsys_gpu_metrics: bool,
@@ -53,8 +54,6 @@ impl Default for TorchrunConfig {
             nsys_trace: texts(&["nvtx", "cuda"]),
             nsys_extra_args: texts(&[
                 "--force-overwrite=true",
-                "--capture-range=cudaProfilerApi",
-                "--capture-range-end=stop",
                 "--cuda-graph-trace=node",
                 "--cuda-event-trace=false",
             ]),

@@ -7,7 +7,7 @@ mod signal;
 mod time;
 mod validate;
 
-use crate::executor::text_map;
+use crate::executor::{optional_text, text, text_map, texts};
 use crate::packager::PackagerConfig;
 use crate::tunnel::TunnelConfig;
 use schemars::JsonSchema;
@@ -38,6 +38,7 @@ pub struct SlurmExecutorConfig {
     pub reservation: Option<String>,
     /// Time limit: `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`, `days-hours:minutes` or
     /// `days-hours:minutes:seconds`.
+    #[schemars(schema_with = "text")]
     pub time: String,
     /// Nodes. By default those of the run, and 1 for a script; a fine-tune cannot have others.
     pub nodes: Option<u32>,
@@ -55,10 +56,13 @@ pub struct SlurmExecutorConfig {
     /// default of `gpus_per_node`.
     pub gres: Option<String>,
     /// Memory of each node: `64G`; 0 is all memory.
+    #[schemars(schema_with = "optional_text")]
     pub mem: Option<String>,
     /// Memory for each GPU.
+    #[schemars(schema_with = "optional_text")]
     pub mem_per_gpu: Option<String>,
     /// Memory for each CPU core.
+    #[schemars(schema_with = "optional_text")]
     pub mem_per_cpu: Option<String>,
     /// Required features of the nodes: `h100`, `a100&nvlink`.
     pub constraint: Option<String>,
@@ -70,9 +74,9 @@ pub struct SlurmExecutorConfig {
     pub segment: Option<u32>,
     /// Network options of the interconnect.
     pub network: Option<String>,
-    /// Comment of the job. Behind it stand the key by which a submitted job is found again, and the job's progress.
+    /// Comment of the job. The key that identifies the job and its progress are appended.
     pub comment: Option<String>,
-    /// Beginning of the job's name: `<prefix><name>`. By default `<account>-`, as in NeMo-Run, or nothing.
+    /// Beginning of the job's name: `<prefix><name>`.
     pub job_name_prefix: Option<String>,
     /// Name of the job.
     pub job_details: SlurmJobDetails,
@@ -88,8 +92,10 @@ pub struct SlurmExecutorConfig {
     /// may be gone. Wrong input and bugs are not retried.
     pub retries: u32,
     /// Range of an array, as `0-7%2`. A sweep is one array with its own range; only the cap (`%2`) is used for it.
+    #[schemars(schema_with = "optional_text")]
     pub array: Option<String>,
     /// Job numbers that this job depends on, as `123` or `123_4`.
+    #[schemars(schema_with = "texts")]
     pub dependencies: Vec<String>,
     /// Type of the dependencies: `afterok`, `afterany`, `afternotok`, `after`, `aftercorr`, `afterburstbuffer` or
     /// `singleton`.
@@ -134,7 +140,7 @@ pub struct SlurmExecutorConfig {
     pub launcher: Option<LauncherConfig>,
     /// Ranks on each node, as for torchrun. A fine-tune cannot have others than its own.
     pub torchrun_nproc_per_node: Option<u32>,
-    /// Records the memory of each GPU once a second, in `logs/memory.csv`.
+    /// Records the memory of each GPU once a second, in `logs/memory<node>.csv`.
     pub memory_measure: bool,
     /// Path of the rank program on the cluster; `null`: the launcher's own is uploaded.
     pub rank_program: Option<String>,
@@ -145,6 +151,7 @@ pub struct SlurmExecutorConfig {
     /// Files that are copied to the cluster.
     pub packager: PackagerConfig,
     /// Version of the cluster's Slurm, as `17.11`; options that it does not have are replaced by older ones.
+    #[schemars(schema_with = "optional_text")]
     pub slurm_version: Option<String>,
     /// Seconds between two queries of a running job.
     #[schemars(range(min = 1, max = 3600))]

@@ -42,7 +42,11 @@ impl SlurmSignal {
             upper == full || full.strip_prefix("SIG") == Some(&upper) || upper == signal.number().to_string()
         });
         match known {
-            Some(signal) => Ok(Self { to_script, signal, seconds }),
+            Some(signal) => Ok(Self {
+                to_script,
+                signal,
+                seconds,
+            }),
             None if upper.chars().all(|c| c.is_ascii_alphanumeric()) && !upper.is_empty() => Err(format!(
                 "the ranks do not save and stop on the signal {name}: use one of {}",
                 StopSignal::ALL.map(|signal| signal.name().trim_start_matches("SIG")).join(", ")
@@ -73,7 +77,11 @@ mod tests {
 
     #[test]
     fn reads_signals_on_which_ranks_stop() {
-        let signal = |to_script, signal, seconds| SlurmSignal { to_script, signal, seconds };
+        let signal = |to_script, signal, seconds| SlurmSignal {
+            to_script,
+            signal,
+            seconds,
+        };
         for (text, expected) in [
             ("USR1@120", signal(false, StopSignal::User1, 120)),
             ("sigterm@30", signal(false, StopSignal::Terminate, 30)),
@@ -82,7 +90,11 @@ mod tests {
         ] {
             assert_eq!(SlurmSignal::parse(text), Ok(expected), "{text}");
         }
-        for (text, message) in [("USR2@10", "the ranks do not save"), ("KILL", "the ranks do not save"), ("@60", "not a signal")] {
+        for (text, message) in [
+            ("USR2@10", "the ranks do not save"),
+            ("KILL", "the ranks do not save"),
+            ("@60", "not a signal"),
+        ] {
             assert!(SlurmSignal::parse(text).unwrap_err().contains(message), "{text}");
         }
         for text in ["", "USR1@", "USR1@x", "X:USR1@1", "USR1@70000", "USR1 @1"] {

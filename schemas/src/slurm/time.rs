@@ -23,7 +23,9 @@ pub fn time_limit_s(text: &str) -> Option<u64> {
         _ => return None,
     };
     let total = [(days.unwrap_or(0), 86_400), (hours, 3_600), (minutes, 60), (seconds, 1)];
-    total.iter().try_fold(0_u64, |sum, (count, unit)| sum.checked_add(count.checked_mul(*unit)?))
+    total
+        .iter()
+        .try_fold(0_u64, |sum, (count, unit)| sum.checked_add(count.checked_mul(*unit)?))
 }
 
 /// Parses digits only: a sign or a blank is not a number here.
@@ -51,7 +53,19 @@ mod tests {
         ] {
             assert_eq!(time_limit_s(text), Some(seconds), "{text}");
         }
-        for text in ["", "4h", "1:2:3:4", "1-", "-1", "1-2-3", "1:", " 5", "1.5", "1-2:3:4:5", "99999999999999999999"] {
+        for text in [
+            "",
+            "4h",
+            "1:2:3:4",
+            "1-",
+            "-1",
+            "1-2-3",
+            "1:",
+            " 5",
+            "1.5",
+            "1-2:3:4:5",
+            "99999999999999999999",
+        ] {
             assert_eq!(time_limit_s(text), None, "{text}");
         }
     }

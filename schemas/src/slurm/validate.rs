@@ -5,7 +5,15 @@ use crate::executor::{validate_variable, variable_name_error};
 use crate::validate::{Problem, Validate};
 
 /// Types of dependencies.
-const DEPENDENCY_TYPES: &[&str] = &["afterok", "afterany", "afternotok", "after", "aftercorr", "afterburstbuffer", "singleton"];
+const DEPENDENCY_TYPES: &[&str] = &[
+    "afterok",
+    "afterany",
+    "afternotok",
+    "after",
+    "aftercorr",
+    "afterburstbuffer",
+    "singleton",
+];
 /// Values of `exclusive` beside `true`.
 const EXCLUSIVE: &[&str] = &["user", "mcs", "topo"];
 /// Options of sbatch that have a field.
@@ -20,7 +28,18 @@ const FIELDS: &[(&str, &str)] = &[
     ("comment", "comment"),
 ];
 /// Options of sbatch on which the launcher depends.
-const OURS: &[&str] = &["output", "error", "parsable", "wrap", "wait", "test-only", "export", "export-file", "chdir", "hold"];
+const OURS: &[&str] = &[
+    "output",
+    "error",
+    "parsable",
+    "wrap",
+    "wait",
+    "test-only",
+    "export",
+    "export-file",
+    "chdir",
+    "hold",
+];
 
 impl Validate for SlurmExecutorConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
@@ -45,7 +64,8 @@ impl SlurmExecutorConfig {
         if self.ray_template.is_some() {
             let message = "neva-run has no Ray: its ranks are started by srun and talk through NCCL or Gloo";
             problems.push(
-                Problem::error(field("ray_template"), message).help("remove it; start a Ray cluster in a `run.Script` of its own if you need one"),
+                Problem::error(field("ray_template"), message)
+                    .help("remove it; start a Ray cluster in a `run.Script` of its own if you need one"),
             );
         }
         if self.job_details.folder.is_some() {
@@ -125,7 +145,9 @@ impl SlurmExecutorConfig {
         ];
         for (name, text) in words {
             if let Some(text) = text
-                && (text.is_empty() || text.starts_with('-') || text.chars().any(|c| c.is_whitespace() || c.is_control() || "'\"\\#".contains(c)))
+                && (text.is_empty()
+                    || text.starts_with('-')
+                    || text.chars().any(|c| c.is_whitespace() || c.is_control() || "'\"\\#".contains(c)))
             {
                 let message = format!("{text:?} is not a value that Slurm accepts for `{name}`");
                 problems.push(Problem::error(field(name), message).help("remove blanks and quotes, or remove the field"));
@@ -141,7 +163,10 @@ impl SlurmExecutorConfig {
         ];
         for (name, text) in lines {
             if text.as_ref().is_some_and(|text| text.chars().any(char::is_control)) {
-                problems.push(Problem::error(field(name), format!("`{name}` must be one line without control characters")));
+                problems.push(Problem::error(
+                    field(name),
+                    format!("`{name}` must be one line without control characters"),
+                ));
             }
         }
         for (name, text) in [
@@ -165,7 +190,10 @@ impl SlurmExecutorConfig {
         for (name, texts) in lists {
             for (index, text) in texts.iter().enumerate() {
                 if text.is_empty() || text.contains('\0') || (name != "srun_args" && text.chars().any(char::is_control)) {
-                    problems.push(Problem::error(format!("{}[{index}]", field(name)), format!("{text:?} is not valid here")));
+                    problems.push(Problem::error(
+                        format!("{}[{index}]", field(name)),
+                        format!("{text:?} is not valid here"),
+                    ));
                 }
             }
         }
@@ -209,7 +237,8 @@ impl SlurmExecutorConfig {
         for (name, size) in memory {
             if size.as_ref().is_some_and(|size| !is_size(size)) {
                 let message = format!("{:?} is not an amount of memory", size.as_deref().unwrap_or_default());
-                problems.push(Problem::error(field(name), message).help("write a number with K, M, G or T, as `64G`; without one it is in MB"));
+                problems
+                    .push(Problem::error(field(name), message).help("write a number with K, M, G or T, as `64G`; without one it is in MB"));
             }
         }
         let set: Vec<_> = memory.iter().filter(|(_, size)| size.is_some()).map(|(name, _)| *name).collect();
@@ -219,7 +248,10 @@ impl SlurmExecutorConfig {
         if self.cpus_per_task.is_some() && self.cpus_per_gpu.is_some() {
             problems.push(exclusive_fields(field("cpus_per_gpu"), "cpus_per_task", "cpus_per_gpu"));
         }
-        if self.gres.as_ref().is_some_and(|gres| gres.split(',').any(|item| item.split(':').next() == Some("gpu")))
+        if self
+            .gres
+            .as_ref()
+            .is_some_and(|gres| gres.split(',').any(|item| item.split(':').next() == Some("gpu")))
             && let (Some(gres), Some(gpus)) = (self.gres.as_ref().and_then(|gres| gres_gpus(gres)), self.gpus_per_node)
             && gres != gpus
         {
@@ -236,7 +268,9 @@ impl SlurmExecutorConfig {
             && SlurmArray::parse(array).is_none()
         {
             let message = format!("{array:?} is not a range of an array");
-            problems.push(Problem::error(field("array"), message).help("write `0-7`, `1,3,5`, `0-15:4`, each with a cap as in `0-7%2`, or only `%2`"));
+            problems.push(
+                Problem::error(field("array"), message).help("write `0-7`, `1,3,5`, `0-15:4`, each with a cap as in `0-7%2`, or only `%2`"),
+            );
         }
         if self.het_group_indices.is_some() && !self.heterogeneous {
             problems.push(
@@ -266,7 +300,11 @@ impl SlurmExecutorConfig {
 
     fn validate_parameters(&self, field: &dyn Fn(&str) -> String, problems: &mut Vec<Problem>) {
         for (name, value) in self.additional_parameters.iter().flatten() {
-            let place = format!("{}.\"{}\"", field("additional_parameters"), name.replace('\\', "\\\\").replace('"', "\\\""));
+            let place = format!(
+                "{}.\"{}\"",
+                field("additional_parameters"),
+                name.replace('\\', "\\\\").replace('"', "\\\"")
+            );
             let option = option_name(name);
             let is_name = !option.is_empty() && option.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !option.starts_with('-');
             if !is_name {
@@ -296,8 +334,15 @@ impl SlurmExecutorConfig {
             problems.extend(variable_name_error(name).map(|message| Problem::error(path, message)));
         }
         if self.container_image.is_none() && (!self.container_mounts.is_empty() || self.container_env.is_some()) {
-            let name = if self.container_env.is_some() { "container_env" } else { "container_mounts" };
-            problems.push(Problem::error(field(name), format!("`{name}` has no effect without `container_image`")).help("remove it, or set the image"));
+            let name = if self.container_env.is_some() {
+                "container_env"
+            } else {
+                "container_mounts"
+            };
+            problems.push(
+                Problem::error(field(name), format!("`{name}` has no effect without `container_image`"))
+                    .help("remove it, or set the image"),
+            );
         }
     }
 
@@ -341,7 +386,9 @@ fn gres_gpus(gres: &str) -> Option<u32> {
 }
 
 fn is_size(size: &str) -> bool {
-    let digits = size.trim_end_matches(['B', 'b']).trim_end_matches(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't']);
+    let digits = size
+        .trim_end_matches(['B', 'b'])
+        .trim_end_matches(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't']);
     !digits.is_empty() && size.len() - digits.len() <= 2 && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 

@@ -57,7 +57,9 @@ impl Reader<'_> {
         let text = fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
         for (index, line) in text.lines().enumerate() {
             let mut words = words(line).into_iter();
-            let Some(keyword) = words.next().map(|word| word.to_lowercase()) else { continue };
+            let Some(keyword) = words.next().map(|word| word.to_lowercase()) else {
+                continue;
+            };
             let arguments: Vec<_> = words.collect();
             let at = || format!("{}:{}", file.display(), index + 1);
             match keyword.as_str() {
@@ -102,7 +104,10 @@ impl Reader<'_> {
 
     /// Expands a leading `~` and the tokens of paths.
     fn path(&self, text: &str) -> PathBuf {
-        let text = text.replace("%d", &self.home.to_string_lossy()).replace("%h", self.host).replace("%%", "%");
+        let text = text
+            .replace("%d", &self.home.to_string_lossy())
+            .replace("%h", self.host)
+            .replace("%%", "%");
         match text.strip_prefix("~/") {
             Some(rest) => self.home.join(rest),
             None => text.into(),
@@ -113,7 +118,9 @@ impl Reader<'_> {
     fn entry(&self) -> HostEntry {
         let first = |keyword: &str| {
             let found = self.values.iter().find(|(known, _)| known == keyword);
-            found.map(|(_, arguments)| arguments.as_slice()).filter(|arguments| !arguments.is_empty())
+            found
+                .map(|(_, arguments)| arguments.as_slice())
+                .filter(|arguments| !arguments.is_empty())
         };
         let text = |keyword: &str| first(keyword).map(|arguments| arguments[0].clone());
         let files = self.values.iter().filter(|(keyword, _)| keyword == "identityfile");
@@ -125,11 +132,17 @@ impl Reader<'_> {
             host_name: text("hostname").map(|name| name.replace("%h", self.host)),
             user: text("user"),
             port: text("port").and_then(|port| port.parse().ok()),
-            identity_files: files.flat_map(|(_, arguments)| arguments.iter().map(|file| self.path(file))).collect(),
+            identity_files: files
+                .flat_map(|(_, arguments)| arguments.iter().map(|file| self.path(file)))
+                .collect(),
             identity_agent: text("identityagent"),
             identities_only: text("identitiesonly").is_some_and(|value| value.eq_ignore_ascii_case("yes")),
             jump,
-            known_hosts: first("userknownhostsfile").into_iter().flatten().map(|file| self.path(file)).collect(),
+            known_hosts: first("userknownhostsfile")
+                .into_iter()
+                .flatten()
+                .map(|file| self.path(file))
+                .collect(),
             host_key_alias: text("hostkeyalias"),
             unsupported: self.unsupported.clone(),
         }

@@ -28,7 +28,10 @@ pub(super) struct Entry {
 enum Names {
     Patterns(Vec<String>),
     /// HMAC-SHA1 of the name.
-    Hashed { salt: Vec<u8>, hash: Vec<u8> },
+    Hashed {
+        salt: Vec<u8>,
+        hash: Vec<u8>,
+    },
 }
 
 /// What is known of a host's key.
@@ -49,7 +52,8 @@ impl KnownHosts {
     /// which the client cannot check.
     pub(super) fn add(&mut self, file: &Path, text: &str) {
         let numbered = text.lines().enumerate();
-        self.entries.extend(numbered.filter_map(|(index, line)| Entry::parse(line, &format!("{}:{}", file.display(), index + 1))));
+        self.entries
+            .extend(numbered.filter_map(|(index, line)| Entry::parse(line, &format!("{}:{}", file.display(), index + 1))));
     }
 
     /// Returns the keys of a host. `name` is [`host_name`].
@@ -247,9 +251,14 @@ mod tests {
     #[test]
     fn another_key_is_shown_with_its_place() {
         let text = format!("\nlogin ssh-ed25519 {OTHER}\n");
-        let Verdict::Changed(known) = verdict(&text, "login") else { panic!("not changed") };
+        let Verdict::Changed(known) = verdict(&text, "login") else {
+            panic!("not changed")
+        };
         assert_eq!(known.len(), 1);
-        assert!(known[0].starts_with("SHA256:") && known[0].ends_with("(ssh-ed25519 in kh:2)"), "{known:?}");
+        assert!(
+            known[0].starts_with("SHA256:") && known[0].ends_with("(ssh-ed25519 in kh:2)"),
+            "{known:?}"
+        );
         // A second line with the right key, as after a move to new hardware.
         assert_eq!(verdict(&format!("{text}login ssh-ed25519 {KEY}\n"), "login"), Verdict::Trusted);
     }
@@ -257,7 +266,10 @@ mod tests {
     /// RFC 2202, test case 2.
     #[test]
     fn the_hash_is_rfc_2104() {
-        let hex: String = hmac_sha1(b"Jefe", b"what do ya want for nothing?").iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = hmac_sha1(b"Jefe", b"what do ya want for nothing?")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         assert_eq!(hex, "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
     }
 

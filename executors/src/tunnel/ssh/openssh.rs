@@ -50,7 +50,10 @@ impl std::fmt::Debug for OpenSsh {
 enum Try {
     Answered(RawOutput),
     /// The connection refused or was gone before the command was sent.
-    NotStarted { is_gone: bool, words: String },
+    NotStarted {
+        is_gone: bool,
+        words: String,
+    },
 }
 
 impl OpenSsh {
@@ -70,7 +73,10 @@ impl OpenSsh {
         add("-p", self.config.port.map(|port| port.to_string()));
         add("-l", self.config.user.clone());
         add("-i", self.config.identity.as_deref().map(|file| file.display().to_string()));
-        add("-J", self.config.jump.as_ref().filter(|jump| !jump.is_empty()).map(|jump| jump.join(",")));
+        add(
+            "-J",
+            self.config.jump.as_ref().filter(|jump| !jump.is_empty()).map(|jump| jump.join(",")),
+        );
         let known_hosts = self.config.known_hosts.as_deref();
         add("-o", known_hosts.map(|file| format!("UserKnownHostsFile={}", file.display())));
         options
@@ -79,8 +85,20 @@ impl OpenSsh {
     /// Returns the command by which the user logs in once for all later commands.
     fn login_command(&self) -> String {
         let options = self.options();
-        let words = ["ssh", "-fN", "-o", "ControlMaster=yes", "-o", CONTROL_PATH, "-o", "ControlPersist=12h"];
-        let words = words.into_iter().chain(options.iter().map(String::as_str)).chain([self.config.host.as_str()]);
+        let words = [
+            "ssh",
+            "-fN",
+            "-o",
+            "ControlMaster=yes",
+            "-o",
+            CONTROL_PATH,
+            "-o",
+            "ControlPersist=12h",
+        ];
+        let words = words
+            .into_iter()
+            .chain(options.iter().map(String::as_str))
+            .chain([self.config.host.as_str()]);
         words.map(word).collect::<Vec<_>>().join(" ")
     }
 
@@ -154,7 +172,10 @@ impl OpenSsh {
         let options = self.options();
         let mut command = Command::new("ssh");
         command.args(own).args(&options).arg("-G").arg(&self.config.host);
-        let output = timeout(LOCAL, command.stdin(Stdio::null()).kill_on_drop(true).output()).await.ok()?.ok()?;
+        let output = timeout(LOCAL, command.stdin(Stdio::null()).kill_on_drop(true).output())
+            .await
+            .ok()?
+            .ok()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let path = text.lines().find_map(|line| line.strip_prefix("controlpath "))?;
         let path = PathBuf::from(path).into_boxed_path();
@@ -179,7 +200,12 @@ impl OpenSsh {
             return TunnelError::HostKey { place, reason, help }.into();
         }
         if text.contains("Permission denied") || text.contains("Too many authentication failures") {
-            return TunnelError::Login { place, reason: last(), help }.into();
+            return TunnelError::Login {
+                place,
+                reason: last(),
+                help,
+            }
+            .into();
         }
         if let openssh::Error::Ssh(error) = error {
             let (reason, help) = (format!("`ssh` does not start: {error}"), "set `program: ssh2`".to_owned());
@@ -197,7 +223,10 @@ impl OpenSsh {
 
     async fn try_once(&self, session: &Session, line: &str, input: &[u8]) -> Result<Try, openssh::Error> {
         let mut command = session.raw_command(line);
-        command.stdin(openssh::Stdio::piped()).stdout(openssh::Stdio::piped()).stderr(openssh::Stdio::piped());
+        command
+            .stdin(openssh::Stdio::piped())
+            .stdout(openssh::Stdio::piped())
+            .stderr(openssh::Stdio::piped());
         let mut child = command.spawn().await?;
         let (stdin, stdout, stderr) = (child.stdin().take(), child.stdout().take(), child.stderr().take());
         let mut raw = RawOutput::default();
@@ -225,7 +254,11 @@ impl OpenSsh {
         let text = String::from_utf8_lossy(&raw.stderr).into_owned();
         let has = |words: &[&str]| raw.code == Some(255) && words.iter().any(|words| text.contains(words));
         // Words of the local `ssh`, which then had not sent the command.
-        let is_gone = has(&["Control socket connect", "mux_client_hello_exchange", "master hello exchange failed"]);
+        let is_gone = has(&[
+            "Control socket connect",
+            "mux_client_hello_exchange",
+            "master hello exchange failed",
+        ]);
         if is_gone || has(&["mux_client_request_session: session request failed"]) {
             let words = text.lines().next().unwrap_or_default().trim().to_owned();
             return Ok(Try::NotStarted { is_gone, words });
@@ -290,8 +323,14 @@ impl Transport for OpenSsh {
 /// Returns what is wrong with a host's key and what to type, from the words of `ssh`.
 fn host_key_problem(text: &str, host: &str) -> (String, String) {
     let after = |words: &str| text.lines().find_map(|line| Some(line.split_once(words)?.1.trim().to_owned()));
-    let sent = text.split_whitespace().find(|word| word.starts_with("SHA256:")).map(|word| word.trim_end_matches('.'));
-    let offending = text.lines().find(|line| line.starts_with("Offending")).and_then(|line| Some(line.split_once(" in ")?.1.trim()));
+    let sent = text
+        .split_whitespace()
+        .find(|word| word.starts_with("SHA256:"))
+        .map(|word| word.trim_end_matches('.'));
+    let offending = text
+        .lines()
+        .find(|line| line.starts_with("Offending"))
+        .and_then(|line| Some(line.split_once(" in ")?.1.trim()));
     if let Some(at) = offending {
         let known = known_hosts::fingerprint_at(at).unwrap_or_else(|| "another one".to_owned());
         let sent = sent.unwrap_or("another one");
@@ -306,7 +345,10 @@ fn host_key_problem(text: &str, host: &str) -> (String, String) {
     }
     let kind = after("No ").and_then(|rest| Some(rest.split_once(" host key is known for ")?.0.to_owned()));
     let reason = format!("no {} key of it is in the file of known hosts", kind.unwrap_or_default()).replace("no  key", "no key");
-    let help = format!("log in once by hand, with `ssh {}`, and compare the fingerprint that it shows", word(host));
+    let help = format!(
+        "log in once by hand, with `ssh {}`, and compare the fingerprint that it shows",
+        word(host)
+    );
     (reason, help)
 }
 

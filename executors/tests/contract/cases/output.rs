@@ -1,6 +1,7 @@
 //! Output of ranks.
 
 use neva_executors::{JobState, WatchFrom};
+use tokio::time::sleep;
 
 use crate::fixture::{Fixture, Job, Watched};
 
@@ -52,6 +53,7 @@ pub(crate) async fn two_watches_see_the_same(fixture: &dyn Fixture) {
     let other = fixture.executor("exit 9");
     let go = async {
         job.wait_for("logs/rank0.log", "before").await;
+        sleep(fixture.poll_interval()).await;
         job.write("go");
     };
     let (one, two, ()) = tokio::join!(job.watch(), Watched::of(&*other, &job.handle, WatchFrom::rank0()), go);

@@ -20,6 +20,7 @@ use super::machine::Machine;
 const WATCH: PollInterval = PollInterval {
     first: Duration::from_millis(5),
     max: Duration::from_millis(50),
+    max_status: Duration::from_millis(50),
 };
 
 /// Executor without direct access: it does everything through [`Machine::call`].

@@ -20,8 +20,11 @@ use crate::{
     runtime,
 };
 
-/// Interval at which new output is polled.
+/// Interval at which new output is polled on this machine.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Interval for other machines.
+const REMOTE_TICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
@@ -65,6 +68,12 @@ pub(super) fn logs(args: &LogsArgs, store: &Store, report: &mut Report) -> Resul
     let mut texts = IndexMap::<String, String>::new();
     let json = args.output.output == Format::Json && !args.follow;
     let mut last = String::new();
+    let mut tick = TICK;
+    for name in cursors.keys() {
+        if !status.executor(name)?.shares_files() {
+            tick = REMOTE_TICK;
+        }
+    }
     let read = runtime()?.block_on(async {
         loop {
             for (name, cursor) in &mut cursors {
@@ -88,7 +97,7 @@ pub(super) fn logs(args: &LogsArgs, store: &Store, report: &mut Report) -> Resul
             if !args.follow || !status.alive {
                 return Ok::<_, RunError>(());
             }
-            sleep(TICK).await;
+            sleep(tick).await;
             // Before the output is read, so that its end is not missed.
             status.refresh(&folder)?;
         }
@@ -118,7 +127,7 @@ impl Cursor {
                 offset: 0,
             };
         }
-        let executor = status.executor(name);
+        let executor = status.executor(name)?;
         loop {
             let chunk = executor.logs(job, 0, self.offset).await?;
             if chunk.bytes.is_empty() {

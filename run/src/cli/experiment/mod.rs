@@ -17,6 +17,7 @@ use crate::{
     config, environment,
     error::RunError,
     experiment::{self, ExperimentError, ExperimentFolder, ExperimentOptions, Store},
+    runtime,
 };
 use launch::report_end;
 pub(super) use launch::{Launch, LaunchArgs, launch};
@@ -164,7 +165,11 @@ pub(super) fn experiment(args: ExperimentArgs, report: &mut Report) -> Result<()
                 report.note(format_args!("warning: line {line} of events.jsonl is damaged and was ignored"));
             }
             let git = folder.git()?;
-            report.result(table::status(&status, git.as_ref()), &table::status_json(&status, git.as_ref()));
+            let jobs = runtime()?.block_on(status.jobs());
+            report.result(
+                table::status(&status, git.as_ref(), &jobs),
+                &table::status_json(&status, git.as_ref(), &jobs),
+            );
             Ok(())
         }
         Command::Logs(args) => logs::logs(&args, &store, report),

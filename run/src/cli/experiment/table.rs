@@ -1,13 +1,16 @@
 //! Experiments as text and as JSON.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use indexmap::IndexMap;
 use jiff::{Timestamp, tz::TimeZone};
-use neva_executors::Submission;
+use neva_executors::{JobStatus, Submission};
 use serde_json::{Value, json};
 
-use crate::experiment::{Comparison, ExperimentReport, GitState, Row, Status, TaskReport, TaskState};
+use crate::{
+    experiment::{Comparison, ExperimentReport, GitState, Row, Status, TaskReport, TaskState},
+    job::schedule_status,
+};
 
 /// Formats a list of experiments, one per line.
 pub(super) fn rows(rows: &[Row]) -> Vec<String> {
@@ -19,7 +22,7 @@ pub(super) fn rows(rows: &[Row]) -> Vec<String> {
 }
 
 /// Formats an experiment and its tasks.
-pub(super) fn status(status: &Status, git: Option<&GitState>) -> String {
+pub(super) fn status(status: &Status, git: Option<&GitState>, jobs: &Jobs) -> String {
     let mut text = format!("{}: {}\n", status.report.id, status.name());
     let mut fact = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<10}{value}");
@@ -43,12 +46,15 @@ pub(super) fn status(status: &Status, git: Option<&GitState>) -> String {
         );
     }
     fact("folder", &status.report.dir.display().to_string());
-    text.push_str(&tasks(&status.report, !status.alive).join("\n"));
+    text.push_str(&tasks(&status.report, !status.alive, jobs).join("\n"));
     text
 }
 
-pub(super) fn status_json(status: &Status, git: Option<&GitState>) -> Value {
-    json!({
+/// Status of the jobs that a cluster schedules, by task.
+type Jobs = BTreeMap<String, Result<JobStatus, String>>;
+
+pub(super) fn status_json(status: &Status, git: Option<&GitState>, jobs: &Jobs) -> Value {
+    let mut value = json!({
         "id": status.report.id,
         "state": status.name(),
         "class": status.class,
@@ -61,13 +67,21 @@ pub(super) fn status_json(status: &Status, git: Option<&GitState>) -> Value {
         "git": git,
         "tasks": status.report.tasks,
         "damaged_events": status.broken_events,
-    })
+    });
+    if !jobs.is_empty() {
+        let job = |status: &Result<JobStatus, String>| match status {
+            Ok(status) => json!(status),
+            Err(reason) => json!({ "error": reason }),
+        };
+        value["jobs"] = jobs.iter().map(|(name, status)| (name.clone(), job(status))).collect();
+    }
+    value
 }
 
 /// Formats the end of an experiment.
 pub(super) fn end(report: &ExperimentReport) -> String {
     let word = if report.exit_code() == 0 { "done" } else { "failed" };
-    let mut text = tasks(report, false).join("\n");
+    let mut text = tasks(report, false, &Jobs::new()).join("\n");
     let _ = write!(text, "\n{word}: {}\n  folder      {}", report.id, report.dir.display());
     text
 }
@@ -114,15 +128,24 @@ pub(super) fn comparison_json(comparison: &Comparison) -> Value {
     json!({ "differences": differences.collect::<Vec<_>>(), "metrics": comparison.metrics })
 }
 
-/// Formats tasks, one per line. With `orphaned`, running tasks have no launcher.
-fn tasks(report: &ExperimentReport, orphaned: bool) -> Vec<String> {
+/// Formats tasks, one per line. With `orphaned`, running tasks have no launcher: those on this machine have ended, and a
+/// cluster goes on with its own.
+fn tasks(report: &ExperimentReport, orphaned: bool, jobs: &Jobs) -> Vec<String> {
     let line = |task: &TaskReport| {
-        let state = match &task.state {
-            TaskState::Running if orphaned => "interrupted".to_owned(),
-            state => state.name().to_owned(),
+        let job = jobs.get(&task.name);
+        let state = match (&task.state, job) {
+            (TaskState::Running, Some(Ok(status))) => status.state.name().to_owned(),
+            (TaskState::Running, Some(Err(_))) => "unknown".to_owned(),
+            (TaskState::Running, None) if orphaned => "interrupted".to_owned(),
+            (state, _) => state.name().to_owned(),
         };
         let duration = task.duration_ms().map_or_else(String::new, seconds);
-        vec![format!("  {}", task.name), state, duration, detail(task)]
+        let detail = match (job, &task.job) {
+            (Some(Ok(status)), Some(job)) => schedule_status(job, status).unwrap_or_else(|| detail(task)),
+            (Some(Err(reason)), _) => reason.clone(),
+            _ => detail(task),
+        };
+        vec![format!("  {}", task.name), state, duration, detail]
     };
     columns(report.tasks.iter().map(line).collect())
 }

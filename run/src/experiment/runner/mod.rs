@@ -5,6 +5,7 @@ mod scheduler;
 mod task_job;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -49,6 +50,8 @@ pub(super) struct Runner {
     tasks: Vec<TaskReport>,
     /// Jobs of an earlier launch that are still alive, by task.
     attached: Vec<Option<JobHandle>>,
+    /// Jobs that the executor cancelled although nobody asked for it: tasks whose parents have to tell why.
+    undecided: BTreeSet<usize>,
     /// Senders of stop requests to running tasks.
     stops: Vec<Option<watch::Sender<StopRequests>>>,
     /// Offset of this launcher's first request in the file of cancel requests.
@@ -80,6 +83,7 @@ impl Runner {
             graph: TaskGraph::new(experiment),
             tasks: experiment.tasks.keys().map(|name| TaskReport::new(name)).collect(),
             attached: vec![None; experiment.tasks.len()],
+            undecided: BTreeSet::new(),
             stops: vec![None; experiment.tasks.len()],
             requests_from,
             resources,
@@ -108,11 +112,13 @@ impl Runner {
     pub(super) async fn resume(&mut self, earlier: Vec<TaskReport>) {
         for (index, task) in earlier.into_iter().enumerate() {
             let is_alive = match (&task.state, &task.job) {
-                (TaskState::Running, Some(job)) => {
-                    let executor = self.lowering.executor(&self.record, &self.record.experiment.tasks[index]);
-                    let status = executor.status(job).await;
-                    status.is_ok_and(|status| !matches!(status.state, JobState::Failed(_) | JobState::Cancelled))
-                }
+                (TaskState::Running, Some(job)) => match self.lowering.executor(&self.record, &self.record.experiment.tasks[index]) {
+                    Ok(executor) => {
+                        let status = executor.status(job).await;
+                        status.is_ok_and(|status| !matches!(status.state, JobState::Failed(_) | JobState::Cancelled))
+                    }
+                    Err(_) => false,
+                },
                 _ => false,
             };
             if task.state == TaskState::Succeeded {

@@ -24,12 +24,14 @@ impl Runner {
                 continue;
             }
             match self.graph.readiness(index, &self.tasks) {
-                Readiness::Waiting => {}
+                Readiness::Waiting => self.queue_task(index).await,
                 Readiness::Never(reason) => {
                     self.end(index, TaskState::Skipped(reason), None);
                     // Tasks that are listed before this one may depend on it.
                     queue.extend(0..index);
                 }
+                // Its job was cancelled from outside.
+                Readiness::Ready if self.undecided.contains(&index) => self.end(index, TaskState::Cancelled, None),
                 Readiness::Ready => {
                     let gang = self.graph.gang(index).iter();
                     let gang = gang.filter(|other| self.tasks[**other].state == TaskState::Pending);
@@ -46,6 +48,31 @@ impl Runner {
                     }
                 }
             }
+        }
+    }
+
+    /// Submits a task that waits for others, if its executor can hold it back until they have ended: then the experiment goes
+    /// on without this launcher. The launcher itself holds tasks back that `max_parallel` limits, and groups.
+    async fn queue_task(&mut self, index: usize) {
+        let is_limited = self.record.experiment.max_parallel.is_some() || !self.graph.gang(index).is_empty();
+        if is_limited || self.undecided.contains(&index) {
+            return;
+        }
+        let config = |task: usize| {
+            let task = &self.record.experiment.tasks[task];
+            task.executor.as_ref().unwrap_or(&self.record.executor)
+        };
+        let mut after = Vec::new();
+        for (parent, when) in self.graph.open_parents(index, &self.tasks) {
+            // Jobs of another cluster, or with other ways to it, cannot be named.
+            let Some(job) = self.tasks[parent].job.clone().filter(|_| config(parent).same_queue(config(index))) else {
+                return;
+            };
+            after.push((job, when));
+        }
+        let executor = self.lowering.executor(&self.record, &self.record.experiment.tasks[index]);
+        if executor.is_ok_and(|executor| executor.queues()) {
+            self.start_after(index, after).await;
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use neva_executors::{JobHandle, Submission};
-use neva_schemas::{RunReport, env};
+use neva_schemas::{RunReport, When, env};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -41,10 +41,16 @@ impl Drop for EndGuard {
 impl Runner {
     /// Starts the job of a task. Returns false if that failed.
     pub(super) async fn start(&mut self, index: usize) -> bool {
+        self.start_after(index, Vec::new()).await
+    }
+
+    /// Starts the job of a task that its executor holds back until the jobs `after` have ended. Returns false if that failed.
+    pub(super) async fn start_after(&mut self, index: usize, after: Vec<(JobHandle, When)>) -> bool {
         let name = self.tasks[index].name.clone();
         let task = &self.record.experiment.tasks[index];
         let attached = self.attached[index].take();
-        let checked = if attached.is_none() && self.graph.has_parents(index) {
+        // Files that its parents create are not there yet; the ranks check them.
+        let checked = if attached.is_none() && after.is_empty() && self.graph.has_parents(index) {
             self.lowering.preflight(&mut self.preflight, &self.record, &name, task)
         } else {
             Ok(())
@@ -77,6 +83,7 @@ impl Runner {
             output: self.output_of(&name),
             on_submit: Box::new(move |attempt, job| submitted(Message::Submitted(attempt, job.clone()))),
             on_retry: Box::new(move |retry| retried(Message::Retried(retry.clone()))),
+            ..JobOptions::default()
         };
         let attempt = self.tasks[index].attempts.max(1);
         let sender = self.sender.clone();
@@ -87,7 +94,7 @@ impl Runner {
                 result: None,
             };
             let job = job::Job::new(&*lowered.executor, lowered.submission, options, requests);
-            guard.result = Some(job.submitted(attached).attempt(attempt).run().await);
+            guard.result = Some(job.submitted(attached).after(after).attempt(attempt).run().await);
         });
         self.tasks[index].state = TaskState::Running;
         self.stops[index] = Some(stop);
@@ -145,7 +152,13 @@ impl Runner {
             }
             Message::Ended(ended) => {
                 self.resources.release(index);
-                self.stops[index] = None;
+                let is_stopped = self.stops[index].take().is_some_and(|stop| stop.borrow().count > 0);
+                if matches!(*ended, Err(RunError::Cancelled { .. })) && !is_stopped && self.graph.has_parents(index) {
+                    // The executor cancels a job whose parents did not end as required; their ends may arrive later.
+                    self.undecided.insert(index);
+                    self.tasks[index].state = TaskState::Pending;
+                    return;
+                }
                 let (state, report) = match *ended {
                     Ok(report) => (TaskState::Succeeded, report),
                     Err(RunError::Cancelled { .. }) => (TaskState::Cancelled, None),

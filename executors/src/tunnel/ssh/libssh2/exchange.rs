@@ -109,10 +109,8 @@ fn wait(session: &Session, socket: &OwnedFd, deadline: Instant, keepalive: Optio
     if matches!(session.block_directions(), BlockDirections::Outbound | BlockDirections::Both) {
         events |= PollFlags::OUT;
     }
-    let timeout = rustix::time::Timespec::try_from(left.min(Duration::from_secs(3600))).unwrap_or(rustix::time::Timespec {
-        tv_sec: 1,
-        tv_nsec: 0,
-    });
+    let timeout =
+        rustix::time::Timespec::try_from(left.min(Duration::from_secs(3600))).unwrap_or(rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 });
     poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), events)], Some(&timeout))?;
     Ok(())
 }

@@ -67,10 +67,17 @@ fn put(sftp: &Sftp, from: &Content, part: &Path, to: &Path, mode: u32) -> Result
         }
     }
     // What an earlier try sent of this very file.
-    let sent = sftp.stat(part).ok().and_then(|stat| stat.size).filter(|sent| *sent <= len).unwrap_or(0);
+    let sent = sftp
+        .stat(part)
+        .ok()
+        .and_then(|stat| stat.size)
+        .filter(|sent| *sent <= len)
+        .unwrap_or(0);
     source.seek(SeekFrom::Start(sent)).map_err(local)?;
     let flags = OpenFlags::WRITE | OpenFlags::CREATE;
-    let mut file = sftp.open_mode(part, flags, i32::try_from(mode).unwrap_or(0o600), OpenType::File).map_err(failed)?;
+    let mut file = sftp
+        .open_mode(part, flags, i32::try_from(mode).unwrap_or(0o600), OpenType::File)
+        .map_err(failed)?;
     file.seek(SeekFrom::Start(sent)).map_err(stream)?;
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -83,12 +90,13 @@ fn put(sftp: &Sftp, from: &Content, part: &Path, to: &Path, mode: u32) -> Result
     file.close().map_err(failed)?;
     sftp.setstat(part, permissions()).map_err(failed)?;
     let flags = RenameFlags::ATOMIC | RenameFlags::OVERWRITE | RenameFlags::NATIVE;
-    sftp.rename(part, to, Some(flags)).or_else(|_| {
-        // Servers of version 3 of the protocol do not replace files.
-        let _ = sftp.unlink(to);
-        sftp.rename(part, to, None)
-    })
-    .map_err(failed)
+    sftp.rename(part, to, Some(flags))
+        .or_else(|_| {
+            // Servers of version 3 of the protocol do not replace files.
+            let _ = sftp.unlink(to);
+            sftp.rename(part, to, None)
+        })
+        .map_err(failed)
 }
 
 fn read(sftp: &Sftp, path: &Path, offset: u64, limit: u64) -> Result<Option<Vec<u8>>, TransferError> {

@@ -136,9 +136,15 @@ fn handshake(
     session.set_tcp_stream(stream);
     session.set_timeout(left_ms(deadline));
     // A server has several keys: it shall show one of a type that is known.
-    let of_type = |wanted: &str| known.of(&name).any(|entry| entry.key_type == wanted || (entry.key_type == "ssh-rsa" && wanted.contains("rsa")));
+    let of_type = |wanted: &str| {
+        known
+            .of(&name)
+            .any(|entry| entry.key_type == wanted || (entry.key_type == "ssh-rsa" && wanted.contains("rsa")))
+    };
     let (first, rest): (Vec<_>, Vec<_>) = KEY_TYPES.iter().copied().partition(|wanted| of_type(wanted));
-    session.method_pref(MethodType::HostKey, &[first, rest].concat().join(",")).map_err(lost)?;
+    session
+        .method_pref(MethodType::HostKey, &[first, rest].concat().join(","))
+        .map_err(lost)?;
     session.handshake().map_err(lost)?;
     check_host_key(endpoint, &session, &known, &name, settings.is_strict).map_err(ConnectError::Refused)?;
     Ok(Connection { session, socket })
@@ -236,10 +242,17 @@ fn login(endpoint: &Endpoint, session: &Session) -> Result<(), ConnectError> {
             endpoint.port, endpoint.user, endpoint.host
         )
     };
-    let tried = if tried.is_empty() { "no key was found".to_owned() } else { tried.join("; ") };
+    let tried = if tried.is_empty() {
+        "no key was found".to_owned()
+    } else {
+        tried.join("; ")
+    };
     Err(ConnectError::Refused(TunnelError::Login {
         place: endpoint.to_string(),
-        reason: format!("{tried} (it accepts {})", if methods.is_empty() { "nothing that was tried" } else { &methods }),
+        reason: format!(
+            "{tried} (it accepts {})",
+            if methods.is_empty() { "nothing that was tried" } else { &methods }
+        ),
         help,
     }))
 }
@@ -269,8 +282,13 @@ fn is_encrypted(text: &str) -> bool {
         return true;
     }
     let body: String = text.lines().filter(|line| !line.starts_with("-----")).collect();
-    let Ok(bytes) = base64::engine::general_purpose::STANDARD.decode(body.trim()) else { return false };
-    bytes.strip_prefix(b"openssh-key-v1\0").and_then(key_type).is_some_and(|cipher| cipher != "none")
+    let Ok(bytes) = base64::engine::general_purpose::STANDARD.decode(body.trim()) else {
+        return false;
+    };
+    bytes
+        .strip_prefix(b"openssh-key-v1\0")
+        .and_then(key_type)
+        .is_some_and(|cipher| cipher != "none")
 }
 
 fn by_agent(endpoint: &Endpoint, session: &Session, tried: &mut Vec<String>) -> bool {

@@ -20,7 +20,7 @@ use neva_schemas::SshTunnelConfig;
 use tokio::sync::Semaphore;
 
 use self::{
-    login::{Connection, ConnectError},
+    login::{ConnectError, Connection},
     settings::{Endpoint, Settings},
 };
 use super::{

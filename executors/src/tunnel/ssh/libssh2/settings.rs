@@ -8,7 +8,10 @@ use std::{
 
 use neva_schemas::SshTunnelConfig;
 
-use crate::{tunnel::ssh::config_file::{self, HostEntry}, tunnel_error::TunnelError};
+use crate::{
+    tunnel::ssh::config_file::{self, HostEntry},
+    tunnel_error::TunnelError,
+};
 
 /// Keys that OpenSSH tries when no file names others.
 const DEFAULT_KEYS: &[&str] = &["id_ed25519", "id_ecdsa", "id_rsa"];
@@ -152,7 +155,9 @@ impl Reader<'_> {
             keys,
             keys_are_named,
             uses_agent: !(entry.identities_only && keys_are_named) && agent.as_deref() != Some("none"),
-            agent: agent.filter(|agent| agent != "SSH_AUTH_SOCK").map(|agent| self.expand(Path::new(&agent))),
+            agent: agent
+                .filter(|agent| agent != "SSH_AUTH_SOCK")
+                .map(|agent| self.expand(Path::new(&agent))),
             known_hosts,
         })
     }

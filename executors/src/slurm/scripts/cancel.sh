@@ -1,0 +1,30 @@
+# Requests the stop of a job: `cancel DIR NUMBER SIGNAL`. The first request sends SIGNAL to the ranks, which save and exit; the
+# second kills. A job that waits is removed. Nothing happens to one that has ended.
+dir=$1 id=$2 signal=$3
+if ! states=$(squeue --noheader --states=all --array --format=%T --jobs="$id" 2>&1); then
+  case $states in
+    *'Invalid job id'*) exit 0 ;;
+  esac
+  printf '%s\n' "$states" >&2
+  exit 1
+fi
+alive='' waits=''
+for state in $states; do
+  case $state in
+    RUNNING | COMPLETING | SUSPENDED | STOPPED | SIGNALING | STAGE_OUT | RESIZING) alive=1 ;;
+    PENDING | CONFIGURING | REQUEUED | REQUEUE_HOLD | REQUEUE_FED | SPECIAL_EXIT | RESV_DEL_HOLD) waits=1 ;;
+  esac
+done
+[ -n "$alive$waits" ] || exit 0
+before=$(grep -c "^$id " "$dir/cancel" 2>/dev/null)
+printf '%s %s\n' "$id" "$signal" >>"$dir/cancel" || exit 1
+if [ -z "$alive" ]; then
+  scancel "$id"
+elif [ "${before:-0}" = 0 ]; then
+  # To the steps, not to the batch script. A step that does not run yet is not started: the script reads `cancel`.
+  scancel --quiet --signal="$signal" "$id"
+else
+  scancel --quiet --full --signal=KILL "$id"
+  scancel --quiet "$id"
+fi
+exit 0

@@ -1,0 +1,14 @@
+//! Runs on a real Slurm cluster and a real sshd, which `make e2e-slurm` starts; `cargo test` does not run this.
+//!
+//! Tests that stop nodes or the controller have a cluster of their own.
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod controller;
+mod experiment;
+mod refusals;
+mod requeue;
+mod secrets;
+mod speed;
+mod states;
+mod training;

@@ -1,0 +1,48 @@
+//! Time of a submission.
+
+use std::{fs, time::Instant};
+
+use crate::cluster::Cluster;
+
+const TASKS: usize = 20;
+
+/// Submitting an experiment takes at most 1.5 times as long as that many bare calls of sbatch, and the time in which the
+/// launcher starts.
+#[test]
+fn an_experiment_is_submitted_about_as_fast_as_by_hand() {
+    let cluster = Cluster::start("speed", &["--set", "SlurmdTimeout=60"]);
+    let mut text = "name: twenty\nmax_parallel: 64\ntasks:\n".to_owned();
+    for task in 0..TASKS {
+        text += &format!("  task{task}:\n    task: {{_target_: run.Script, inline: \"true\"}}\n");
+    }
+    let file = cluster.dir.path().join("twenty.yaml");
+    fs::write(&file, text).unwrap();
+    let executor = cluster.executor("held", "additional_parameters: {hold: true}");
+    let best = |measure: &dyn Fn() -> f64| (0..3).map(|_| measure()).fold(f64::INFINITY, f64::min);
+
+    let script = cluster.dir.path().join("bare.sh");
+    fs::write(&script, "#!/bin/bash\ntrue\n").unwrap();
+    let script = script.display().to_string();
+    let bare = best(&|| {
+        let started = Instant::now();
+        for _ in 0..TASKS {
+            let _ = cluster.output(&["sbatch", "--hold", "--parsable", &script]);
+        }
+        started.elapsed().as_secs_f64()
+    });
+    let _ = cluster.output(&["scancel", "--user", "root"]);
+    let ours = best(&|| {
+        let launcher = neva_tests::start(cluster.neva_run(&[&file.display().to_string(), "--executor", &executor]));
+        // Without the start of the program and the reading of the file.
+        let jobs = || cluster.output(&["squeue", "-h", "-t", "pending", "-o", "%i"]).lines().count();
+        neva_tests::wait_for("the first job", || (jobs() > 0).then_some(()));
+        let started = Instant::now();
+        neva_tests::wait_for("all jobs", || (jobs() == TASKS).then_some(()));
+        let elapsed = started.elapsed().as_secs_f64() * TASKS as f64 / (TASKS - 1) as f64;
+        let _ = cluster.output(&["scancel", "--user", "root"]);
+        let _ = neva_tests::finish(launcher);
+        elapsed
+    });
+    println!("{TASKS} submissions: {bare:.2} s by hand, {ours:.2} s as an experiment");
+    assert!(ours <= 1.5 * bare, "{ours:.2} s, and {bare:.2} s by hand");
+}

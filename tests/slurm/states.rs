@@ -1,0 +1,350 @@
+//! Each way in which a job can end or wait on Slurm is reported rightly: the rows of the table that was seen on 22.05.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use neva_executors::{Executor, JobHandle, JobState, JobStatus, SlurmExecutor, slurm::job_number, tunnel::LocalTunnel};
+use neva_schemas::{ScriptPlan, SlurmExecutorConfig, exit_class};
+use neva_tests::DEADLINE;
+
+use crate::cluster::Cluster;
+
+/// A way to end or wait.
+struct Case {
+    name: &'static str,
+    /// Text of the script, for `sh`.
+    script: &'static str,
+    settings: fn(&mut SlurmExecutorConfig),
+    /// What happens to the job with this number, once it runs.
+    disturb: fn(&Cluster, &str),
+    expected: Expected,
+}
+
+/// Expected report.
+enum Expected {
+    Succeeded,
+    Cancelled,
+    /// Class, and a part of the message.
+    Failed(u8, &'static str),
+    /// It waits for this reason, with at least so many requeues; it is cancelled then.
+    Waits(&'static str, u32),
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "exit 0",
+        script: "exit 0",
+        settings: |_| {},
+        disturb: |_, _| {},
+        expected: Expected::Succeeded,
+    },
+    Case {
+        name: "exit 7",
+        script: "echo last words; exit 7",
+        settings: |_| {},
+        disturb: |_, _| {},
+        expected: Expected::Failed(exit_class::JOB, "exit code 7"),
+    },
+    Case {
+        name: "the process is killed",
+        script: "kill -KILL $$",
+        settings: |_| {},
+        disturb: |_, _| {},
+        expected: Expected::Failed(exit_class::JOB, "killed by SIGKILL"),
+    },
+    Case {
+        name: "a segmentation fault",
+        script: "kill -SEGV $$",
+        settings: |_| {},
+        disturb: |_, _| {},
+        expected: Expected::Failed(exit_class::JOB, "killed by SIGSEGV"),
+    },
+    Case {
+        name: "the batch script is killed",
+        script: "sleep 100",
+        settings: |_| {},
+        disturb: |cluster, id| drop(cluster.output(&["scancel", "--batch", "--signal=KILL", id])),
+        expected: Expected::Failed(exit_class::JOB, "the batch script was killed by SIGKILL"),
+    },
+    Case {
+        name: "a program is missing",
+        script: "exec nowhere/at/all",
+        settings: |_| {},
+        disturb: |_, _| {},
+        expected: Expected::Failed(exit_class::CLUSTER, "not found"),
+    },
+    Case {
+        name: "setup_lines fail",
+        script: "exit 0",
+        settings: |config| config.setup_lines = Some("module_that_is_missing || exit 127".into()),
+        disturb: |_, _| {},
+        expected: Expected::Failed(exit_class::CLUSTER, "exit code 127"),
+    },
+    Case {
+        name: "scancel while it runs",
+        script: "sleep 100",
+        settings: |_| {},
+        disturb: |cluster, id| drop(cluster.output(&["scancel", id])),
+        expected: Expected::Cancelled,
+    },
+    Case {
+        name: "scancel of a script that exits with 0 then",
+        script: "trap 'exit 0' TERM; while :; do sleep 0.1; done",
+        settings: |_| {},
+        disturb: |cluster, id| drop(cluster.output(&["scancel", id])),
+        expected: Expected::Cancelled,
+    },
+    Case {
+        name: "scancel while it waits",
+        script: "exit 0",
+        settings: |config| config.additional_parameters = parameter("hold"),
+        disturb: |cluster, id| drop(cluster.output(&["scancel", id])),
+        expected: Expected::Cancelled,
+    },
+    Case {
+        name: "held",
+        script: "exit 0",
+        settings: |config| config.additional_parameters = parameter("hold"),
+        disturb: |_, _| {},
+        expected: Expected::Waits("JobHeldUser", 0),
+    },
+    Case {
+        name: "requeued by scontrol",
+        script: "[ -n \"$SLURM_RESTART_COUNT\" ] || sleep 100",
+        settings: |_| {},
+        disturb: |cluster, id| drop(cluster.output(&["scontrol", "requeue", id])),
+        expected: Expected::Succeeded,
+    },
+    Case {
+        name: "requeued and held",
+        script: "sleep 100",
+        settings: |_| {},
+        disturb: |cluster, id| drop(cluster.output(&["scontrol", "requeuehold", id])),
+        expected: Expected::Waits("job_requeued_in_held_state", 1),
+    },
+    Case {
+        name: "a dependency that failed",
+        script: "exit 0",
+        settings: |config| {
+            config.dependencies = vec!["1".into()];
+            config.dependency_type = "afternotok".into();
+        },
+        disturb: |_, _| {},
+        expected: Expected::Cancelled,
+    },
+    Case {
+        name: "more nodes than there are",
+        script: "exit 0",
+        settings: |config| config.nodes = Some(5),
+        disturb: |_, _| {},
+        expected: Expected::Waits("PartitionNodeLimit", 0),
+    },
+];
+
+/// Rows that take a minute or more, in `make soak`.
+const SLOW: &[Case] = &[Case {
+    name: "the time limit",
+    script: "sleep 1000",
+    settings: |config| config.time = "1".into(),
+    disturb: |_, _| {},
+    expected: Expected::Failed(exit_class::JOB, "time limit"),
+}];
+
+fn parameter(name: &str) -> Option<std::collections::BTreeMap<String, Option<neva_schemas::SlurmParameter>>> {
+    serde_json::from_value(serde_json::json!({ name: true })).unwrap()
+}
+
+/// Returns an executor for jobs of one process.
+pub(crate) fn executor(cluster: &Cluster, settings: impl FnOnce(&mut SlurmExecutorConfig)) -> SlurmExecutor {
+    let mut config = SlurmExecutorConfig {
+        gpus_per_node: Some(0),
+        status_interval_s: 1,
+        ..SlurmExecutorConfig::default()
+    };
+    settings(&mut config);
+    SlurmExecutor::new(config, Arc::new(cluster.tunnel()), "neva-rank")
+}
+
+/// Submits a script in the folder `name`.
+pub(crate) async fn submit(cluster: &Cluster, executor: &SlurmExecutor, name: &str, script: &str) -> JobHandle {
+    let run_dir = cluster.dir.path().join(name);
+    let plan = ScriptPlan {
+        name: "state".into(),
+        working_directory: run_dir.clone(),
+        run_dir,
+        text: script.into(),
+        entrypoint: vec!["sh".into()],
+        args: Vec::new(),
+        env: std::collections::BTreeMap::new(),
+    };
+    executor.submit(&executor.render_script(&plan).unwrap()).await.unwrap()
+}
+
+/// Polls the status of a job until `done`.
+pub(crate) async fn wait(executor: &dyn Executor, job: &JobHandle, what: &str, done: impl Fn(&JobStatus) -> bool) -> JobStatus {
+    let started = Instant::now();
+    loop {
+        let status = executor.status(job).await.unwrap();
+        if done(&status) {
+            return status;
+        }
+        assert!(started.elapsed() < DEADLINE, "{what}: {status:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn check(cluster: &Cluster, case: &Case) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let executor = executor(cluster, case.settings);
+        let job = submit(cluster, &executor, &case.name.replace(' ', "-"), case.script).await;
+        let number = job_number(&job).unwrap();
+        let waits_at_first = matches!(case.expected, Expected::Waits(..)) || case.name.contains("waits");
+        if !waits_at_first || case.script.starts_with("sleep") {
+            // A job that nobody disturbs may have ended already.
+            wait(&executor, &job, case.name, |status| status.state != JobState::Pending).await;
+        }
+        (case.disturb)(cluster, &number);
+        match case.expected {
+            Expected::Waits(reason, restarts) => {
+                let status = wait(&executor, &job, case.name, |status| {
+                    status.state == JobState::Pending && status.reason.as_deref() == Some(reason)
+                })
+                .await;
+                assert!(status.restarts >= restarts, "{}: {status:?}", case.name);
+                let _ = cluster.output(&["scancel", &number]);
+            }
+            _ => {
+                let status = wait(&executor, &job, case.name, |status| status.state.is_end()).await;
+                match (&case.expected, &status.state) {
+                    (Expected::Succeeded, JobState::Succeeded) | (Expected::Cancelled, JobState::Cancelled) => {}
+                    (Expected::Failed(class, message), JobState::Failed(failure)) => {
+                        assert_eq!(failure.class, *class, "{}: {failure}", case.name);
+                        assert!(failure.to_string().contains(message), "{}: {failure}", case.name);
+                    }
+                    _ => panic!("{}: {status:?}", case.name),
+                }
+            }
+        }
+    });
+}
+
+fn check_all(cluster: &Cluster, cases: &[Case]) {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = cases.iter().map(|case| (case.name, scope.spawn(|| check(cluster, case)))).collect();
+        let failed: Vec<_> = threads.into_iter().filter_map(|(name, thread)| thread.join().is_err().then_some(name)).collect();
+        assert!(failed.is_empty(), "{failed:?}");
+    });
+}
+
+#[test]
+fn each_row_of_the_table_is_reported() {
+    let cluster = Cluster::start("states", &["--set", "SlurmdTimeout=60"]);
+    // Job 1, which succeeds.
+    let _ = cluster.output(&["sbatch", "--wait", "--wrap", "true"]);
+    check_all(&cluster, CASES);
+    // Rows that take minutes: `make soak`.
+    if std::env::var_os("NEVA_SOAK_SLURM").is_some() {
+        check_all(&cluster, SLOW);
+    }
+}
+
+/// A job of lower priority gives way: it is requeued in one partition, and cancelled in the other.
+#[test]
+fn preempted_jobs_are_reported() {
+    let cluster = Cluster::start("preempt", &["--nodes", "1", "--cpus", "2", "--set", "SlurmdTimeout=60"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for (partition, name) in [("low", "requeued"), ("lowkill", "ended")] {
+            let low = executor(&cluster, |config| {
+                config.partition = Some(partition.into());
+                config.exclusive = serde_json::from_value(true.into()).unwrap();
+            });
+            let job = submit(&cluster, &low, name, "sleep 100").await;
+            wait(&low, &job, name, |status| status.state == JobState::Running).await;
+            let high = executor(&cluster, |config| config.exclusive = serde_json::from_value(true.into()).unwrap());
+            let other = submit(&cluster, &high, &format!("high-{name}"), "sleep 5").await;
+            if partition == "low" {
+                wait(&low, &job, name, |status| status.state == JobState::Pending && status.restarts == 1).await;
+                let _ = cluster.output(&["scancel", &job_number(&job).unwrap()]);
+            } else {
+                let status = wait(&low, &job, name, |status| status.state.is_end()).await;
+                let JobState::Failed(failure) = status.state else { panic!("{status:?}") };
+                assert!(failure.to_string().contains("preempted") && failure.class == exit_class::CLUSTER, "{failure}");
+            }
+            wait(&high, &other, "the other one", |status| status.state == JobState::Succeeded).await;
+        }
+    });
+}
+
+/// A node that crashes under a job that may not be requeued.
+#[test]
+fn a_lost_node_is_reported() {
+    let cluster = Cluster::start("lost", &["--set", "SlurmdTimeout=10"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let executor = executor(&cluster, |config| {
+            config.additional_parameters = serde_json::from_value(serde_json::json!({ "requeue": false, "no-requeue": true })).unwrap();
+        });
+        let job = submit(&cluster, &executor, "lost", "sleep 300").await;
+        let status = wait(&executor, &job, "a start", |status| status.state == JobState::Running).await;
+        let _ = cluster.node(&status.nodes[0], "crash");
+        let status = wait(&executor, &job, "an end", |status| status.state.is_end()).await;
+        let JobState::Failed(failure) = status.state else { panic!("{status:?}") };
+        assert_eq!(failure.class, exit_class::CLUSTER);
+        assert!(failure.to_string().contains(&format!("node {} failed", status.nodes[0])), "{failure}");
+    });
+}
+
+/// The controller forgets ended jobs. The accounting database knows them, and where there is none, the jobs' own files.
+#[test]
+fn a_forgotten_job_is_reported() {
+    for (name, options) in [("forgets", &[][..]), ("account", &["--accounting"])] {
+        let options = [&["--set", "MinJobAge=2", "--set", "SlurmdTimeout=60"][..], options].concat();
+        let cluster = Cluster::start(name, &options);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let executor = executor(&cluster, |_| {});
+            let good = submit(&cluster, &executor, "good", "exit 0").await;
+            let bad = submit(&cluster, &executor, "bad", "echo words; exit 5").await;
+            for job in [&good, &bad] {
+                wait(&executor, job, "an end", |status| status.state.is_end()).await;
+            }
+            neva_tests::wait_for("the controller forgets them", || {
+                cluster.output(&["squeue", "-h", "-t", "all"]).is_empty().then_some(())
+            });
+            if name == "account" {
+                // Only the database is left.
+                for job in ["good", "bad"] {
+                    std::fs::remove_file(cluster.dir.path().join(job).join("slurm.status")).unwrap();
+                }
+            }
+            assert_eq!(executor.status(&good).await.unwrap().state, JobState::Succeeded);
+            let JobState::Failed(failure) = executor.status(&bad).await.unwrap().state else { panic!("it failed") };
+            assert!(failure.to_string().contains("exit code 5"), "{failure}");
+        });
+    }
+}
+
+/// The folder of a job is not on the node.
+#[test]
+fn a_folder_that_is_not_shared_is_reported() {
+    let cluster = Cluster::start("unshared", &["--set", "SlurmdTimeout=60"]);
+    let hidden: PathBuf = cluster.dir.path().join("hidden");
+    std::fs::create_dir(&hidden).unwrap();
+    for node in ["n1", "n2"] {
+        cluster.hide(node, &hidden);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let executor = executor(&cluster, |_| {});
+        let job = submit(&cluster, &executor, "hidden/run", "exit 0").await;
+        let status = wait(&executor, &job, "an end", |status| status.state.is_end()).await;
+        let JobState::Failed(failure) = status.state else { panic!("{status:?}") };
+        assert!(failure.to_string().contains("cannot write") && failure.class == exit_class::CLUSTER, "{failure}");
+        assert!(failure.help.unwrap().contains("nodes share"));
+    });
+}
