@@ -47,7 +47,10 @@ impl Server {
         let home = self.dir.path().join("home");
         fs::create_dir_all(&home).unwrap();
         let mut up = script("sshd-up");
-        up.arg("--setenv").arg(format!("HOME={}", home.display())).args(options).arg(self.state());
+        up.arg("--setenv")
+            .arg(format!("HOME={}", home.display()))
+            .args(options)
+            .arg(self.state());
         let output = up.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
