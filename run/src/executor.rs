@@ -29,33 +29,39 @@ const EXECUTOR: &str = "executor";
 /// # Errors
 /// The way to the executor's machine cannot be used.
 pub fn executor(config: &schemas::ExecutorConfig) -> Result<Arc<dyn Executor>, ExecutorError> {
-    let own_program = || program::find_here().unwrap_or_else(|_| program::name().into());
     Ok(match config {
         schemas::ExecutorConfig::Local(local) => Arc::new(LocalExecutor {
-            program: own_program(),
+            program: program::find_here().unwrap_or_else(|_| program::name().into()),
             settle: Duration::from_secs(local.settle_s),
             grace: Duration::from_secs(local.grace_s),
         }),
-        schemas::ExecutorConfig::Slurm(slurm) => {
-            let home = environment::path(env::HOME);
-            let tunnel = tunnel::tunnel(&slurm.tunnel, home.as_deref())?;
-            let is_here = matches!(slurm.tunnel, TunnelConfig::Local(_));
-            let (program, upload) = match (&slurm.rank_program, slurm.tunnel.job_dir()) {
-                (Some(program), _) => (program.into(), None),
-                (None, Some(folder)) if !is_here => uploaded(own_program(), folder),
-                (None, _) => (own_program(), None),
-            };
-            let variables = slurm.env_from.iter();
-            Arc::new(SlurmExecutor {
-                environment: variables
-                    .filter_map(|name| Some((name.clone(), environment::variable(name)?)))
-                    .collect(),
-                folder: environment::working_directory().unwrap_or_default(),
-                upload,
-                is_here,
-                ..SlurmExecutor::new((**slurm).clone(), tunnel, program)
-            })
-        }
+        schemas::ExecutorConfig::Slurm(slurm) => Arc::new(slurm_executor(slurm)?),
+    })
+}
+
+/// Creates the executor for Slurm that `config` describes.
+///
+/// # Errors
+/// The way to the cluster cannot be used.
+pub(crate) fn slurm_executor(slurm: &schemas::SlurmExecutorConfig) -> Result<SlurmExecutor, ExecutorError> {
+    let own_program = || program::find_here().unwrap_or_else(|_| program::name().into());
+    let home = environment::path(env::HOME);
+    let tunnel = tunnel::tunnel(&slurm.tunnel, home.as_deref())?;
+    let is_here = matches!(slurm.tunnel, TunnelConfig::Local(_));
+    let (program, upload) = match (&slurm.rank_program, slurm.tunnel.job_dir()) {
+        (Some(program), _) => (program.into(), None),
+        (None, Some(folder)) if !is_here => uploaded(own_program(), folder),
+        (None, _) => (own_program(), None),
+    };
+    let variables = slurm.env_from.iter();
+    Ok(SlurmExecutor {
+        environment: variables
+            .filter_map(|name| Some((name.clone(), environment::variable(name)?)))
+            .collect(),
+        folder: environment::working_directory().unwrap_or_default(),
+        upload,
+        is_here,
+        ..SlurmExecutor::new(slurm.clone(), tunnel, program)
     })
 }
 
