@@ -208,14 +208,22 @@ fn refused(place: &str, code: i32, stderr: &[u8]) -> ExecutorError {
     BatchError::Refused {
         program: "sbatch".into(),
         help: known.map(|(_, help)| (*help).to_owned()),
-        is_input: known.is_some(),
+        // Nothing that the user set: Slurm's programs are there, but no cluster.
+        is_input: known.is_some_and(|(text, _)| *text != NO_CLUSTER),
         words,
     }
     .into()
 }
 
+/// Words of Slurm's programs on a machine that belongs to no cluster.
+const NO_CLUSTER: &str = "could not establish a configuration source";
+
 /// Words of sbatch that mean a wrong setting, and what to type instead.
 const REFUSALS: &[(&str, &str)] = &[
+    (
+        NO_CLUSTER,
+        "this machine belongs to no cluster: work on a login node, or name one with the executor's `tunnel`",
+    ),
     ("invalid partition", "set `executor.partition` to one that `sinfo` lists"),
     (
         "invalid account",
