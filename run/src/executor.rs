@@ -17,6 +17,9 @@ use crate::{
     workspace::Workspace,
 };
 
+/// Name of the Slurm executor with default settings.
+const SLURM: &str = "slurm";
+
 /// The first segment of paths into an executor.
 const EXECUTOR: &str = "executor";
 
@@ -26,33 +29,39 @@ const EXECUTOR: &str = "executor";
 /// # Errors
 /// The way to the executor's machine cannot be used.
 pub fn executor(config: &schemas::ExecutorConfig) -> Result<Arc<dyn Executor>, ExecutorError> {
-    let own_program = || program::find_here().unwrap_or_else(|_| program::name().into());
     Ok(match config {
         schemas::ExecutorConfig::Local(local) => Arc::new(LocalExecutor {
-            program: own_program(),
+            program: program::find_here().unwrap_or_else(|_| program::name().into()),
             settle: Duration::from_secs(local.settle_s),
             grace: Duration::from_secs(local.grace_s),
         }),
-        schemas::ExecutorConfig::Slurm(slurm) => {
-            let home = environment::path(env::HOME);
-            let tunnel = tunnel::tunnel(&slurm.tunnel, home.as_deref())?;
-            let is_here = matches!(slurm.tunnel, TunnelConfig::Local(_));
-            let (program, upload) = match (&slurm.rank_program, slurm.tunnel.job_dir()) {
-                (Some(program), _) => (program.into(), None),
-                (None, Some(folder)) if !is_here => uploaded(own_program(), folder),
-                (None, _) => (own_program(), None),
-            };
-            let variables = slurm.env_from.iter();
-            Arc::new(SlurmExecutor {
-                environment: variables
-                    .filter_map(|name| Some((name.clone(), environment::variable(name)?)))
-                    .collect(),
-                folder: environment::working_directory().unwrap_or_default(),
-                upload,
-                is_here,
-                ..SlurmExecutor::new((**slurm).clone(), tunnel, program)
-            })
-        }
+        schemas::ExecutorConfig::Slurm(slurm) => Arc::new(slurm_executor(slurm)?),
+    })
+}
+
+/// Creates the executor for Slurm that `config` describes.
+///
+/// # Errors
+/// The way to the cluster cannot be used.
+pub(crate) fn slurm_executor(slurm: &schemas::SlurmExecutorConfig) -> Result<SlurmExecutor, ExecutorError> {
+    let own_program = || program::find_here().unwrap_or_else(|_| program::name().into());
+    let home = environment::path(env::HOME);
+    let tunnel = tunnel::tunnel(&slurm.tunnel, home.as_deref())?;
+    let is_here = matches!(slurm.tunnel, TunnelConfig::Local(_));
+    let (program, upload) = match (&slurm.rank_program, slurm.tunnel.job_dir()) {
+        (Some(program), _) => (program.into(), None),
+        (None, Some(folder)) if !is_here => uploaded(own_program(), folder),
+        (None, _) => (own_program(), None),
+    };
+    let variables = slurm.env_from.iter();
+    Ok(SlurmExecutor {
+        environment: variables
+            .filter_map(|name| Some((name.clone(), environment::variable(name)?)))
+            .collect(),
+        folder: environment::working_directory().unwrap_or_default(),
+        upload,
+        is_here,
+        ..SlurmExecutor::new(slurm.clone(), tunnel, program)
     })
 }
 
@@ -128,8 +137,13 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     if let Some(node) = workspace.and_then(|workspace| workspace.executor(name)) {
         return Ok(node.clone());
     }
-    if name == LOCAL {
-        return to_node(&schemas::ExecutorConfig::default(), Origin::Default);
+    let built_in = match name {
+        LOCAL => Some(schemas::ExecutorConfig::default()),
+        SLURM => Some(schemas::ExecutorConfig::Slurm(Box::default())),
+        _ => None,
+    };
+    if let Some(config) = built_in {
+        return to_node(&config, Origin::Default);
     }
     if name.contains(['/', '.']) {
         return config::load(Path::new(name));
@@ -137,8 +151,8 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     let known = workspace
         .into_iter()
         .flat_map(|workspace| workspace.settings.executors.keys().cloned());
-    let mut allowed: Vec<_> = known.filter(|name| name != LOCAL).collect();
-    allowed.insert(0, LOCAL.to_owned());
+    let own = known.filter(|name| ![LOCAL, SLURM].contains(&name.as_str()));
+    let allowed: Vec<_> = [LOCAL, SLURM].map(str::to_owned).into_iter().chain(own).collect();
     Err(ConfigError {
         path: config::Path(vec![Segment::Key(EXECUTOR.to_owned())]),
         origin: None,

@@ -147,7 +147,7 @@ fn a_log_that_is_cut_goes_on_at_its_byte() {
                     Err(error) => {
                         assert!(error.is_connection_lost(), "{}", message(&error));
                         failures += 1;
-                        assert!(failures < 10);
+                        assert!(failures < 10, "{program:?}: {}", message(&error));
                     }
                 }
             }

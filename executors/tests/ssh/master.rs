@@ -49,8 +49,9 @@ impl AskingServer {
         let config = dir.join("sshd_config");
         let text = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nPidFile none\nUsePAM yes\nPermitRootLogin yes\nPubkeyAuthentication no\n\
-             PasswordAuthentication no\nKbdInteractiveAuthentication yes\nUseDNS no\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\n",
-            keys.file("host_ed25519").display()
+             PasswordAuthentication no\nKbdInteractiveAuthentication yes\nUseDNS no\nSetEnv HOME={}\nLogLevel VERBOSE\n",
+            keys.file("host_ed25519").display(),
+            dir.display(),
         );
         fs::write(&config, text).unwrap();
         let key = fs::read_to_string(keys.file("host_ed25519.pub")).unwrap();

@@ -24,9 +24,7 @@ impl Server {
         let server = Self {
             dir: TempDir::with_prefix("neva-sshd-").unwrap(),
         };
-        // The script wants a folder that it made itself.
-        let state = server.state();
-        assert!(script("sshd-up").args(options).arg(&state).status().unwrap().success());
+        server.up(options);
         server
     }
 
@@ -43,9 +41,18 @@ impl Server {
         fs::read_to_string(self.file("port")).unwrap().trim().parse().unwrap()
     }
 
-    /// Starts the server again, with the same keys and port.
+    /// Starts the server, again with the same keys and port. The account's own start-up files are not read: they may do
+    /// anything, and the tests kill them.
     pub(crate) fn up(&self, options: &[&str]) {
-        assert!(script("sshd-up").args(options).arg(self.state()).status().unwrap().success());
+        let home = self.dir.path().join("home");
+        fs::create_dir_all(&home).unwrap();
+        let mut up = script("sshd-up");
+        up.arg("--setenv")
+            .arg(format!("HOME={}", home.display()))
+            .args(options)
+            .arg(self.state());
+        let output = up.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Stops the server and all connections.

@@ -4,5 +4,6 @@
 
 mod local;
 mod local_tunnel;
+mod packager;
 mod render;
 mod support;

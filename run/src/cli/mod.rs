@@ -237,7 +237,7 @@ fn dispatch(Cli { globals, command }: Cli) -> u8 {
         Command::Experiment(args) => experiment::experiment(args, &mut report),
         Command::Import(args) => import::import(args, &mut report),
         Command::Plot(args) => plot::plot(&args, &mut report),
-        Command::Doctor(_) => doctor::doctor(&globals, &mut report),
+        Command::Doctor(args) => doctor::doctor(&args, &globals, &mut report),
         Command::Completions(args) => completions::completions(&args),
     });
     match done.and_then(|()| report.finish()) {

@@ -258,6 +258,9 @@ impl OpenSsh {
             "Control socket connect",
             "mux_client_hello_exchange",
             "master hello exchange failed",
+            // The host's name, where there is no connection to share.
+            "resolve hostname none",
+            "connect to host none",
         ]);
         if is_gone || has(&["mux_client_request_session: session request failed"]) {
             let words = text.lines().next().unwrap_or_default().trim().to_owned();

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     os::fd::{AsFd as _, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,19 @@ use crate::tunnel::shell::RawOutput;
 
 /// Time to close a channel after its end.
 const CLOSE: Duration = Duration::from_secs(5);
+
+/// Time between two looks whether the result is still wanted.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Limits of an exchange.
+pub(super) struct Limits<'a> {
+    /// Its end.
+    pub(super) deadline: Instant,
+    /// Time between two keepalive messages, if they are wanted.
+    pub(super) keepalive: Option<Duration>,
+    /// False once nobody waits for the result.
+    pub(super) is_wanted: &'a AtomicBool,
+}
 
 /// Opens a channel for `line`. Nothing of the command has run if this fails: its script is sent later.
 pub(super) fn start(session: &Session, line: &str, deadline: Instant) -> io::Result<Channel> {
@@ -30,10 +44,10 @@ pub(super) fn communicate(
     connection: &Connection,
     mut channel: Channel,
     input: &[u8],
-    deadline: Instant,
-    keepalive: Option<Duration>,
+    limits: &Limits<'_>,
 ) -> io::Result<(RawOutput, bool)> {
     let session = &connection.session;
+    let deadline = limits.deadline;
     session.set_blocking(false);
     let mut raw = RawOutput::default();
     let mut rest = Some(input);
@@ -63,10 +77,10 @@ pub(super) fn communicate(
             }
         }
         if is_idle && !channel.eof() {
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline || !limits.is_wanted.load(Ordering::Relaxed) {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the command did not end in time"));
             }
-            if wait(session, &connection.socket, deadline, keepalive).is_err() {
+            if wait(session, &connection.socket, limits).is_err() {
                 return Ok((raw, false));
             }
         }
@@ -98,9 +112,9 @@ fn is_blocked(error: &io::Error) -> bool {
 }
 
 /// Waits for the connection, at most until a keepalive message is due.
-fn wait(session: &Session, socket: &OwnedFd, deadline: Instant, keepalive: Option<Duration>) -> io::Result<()> {
-    let mut left = deadline.saturating_duration_since(Instant::now());
-    if keepalive.is_some() {
+fn wait(session: &Session, socket: &OwnedFd, limits: &Limits<'_>) -> io::Result<()> {
+    let mut left = limits.deadline.saturating_duration_since(Instant::now()).min(LOOK);
+    if limits.keepalive.is_some() {
         // Blocked is no error here: the message goes out with the next one.
         let next = session.keepalive_send().unwrap_or(1);
         left = left.min(Duration::from_secs(next.max(1).into()));
@@ -109,8 +123,7 @@ fn wait(session: &Session, socket: &OwnedFd, deadline: Instant, keepalive: Optio
     if matches!(session.block_directions(), BlockDirections::Outbound | BlockDirections::Both) {
         events |= PollFlags::OUT;
     }
-    let timeout =
-        rustix::time::Timespec::try_from(left.min(Duration::from_secs(3600))).unwrap_or(rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 });
+    let timeout = rustix::time::Timespec::try_from(left).unwrap_or(rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 });
     poll(&mut [PollFd::from_borrowed_fd(socket.as_fd(), events)], Some(&timeout))?;
     Ok(())
 }

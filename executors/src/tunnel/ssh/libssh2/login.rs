@@ -225,13 +225,16 @@ fn login(endpoint: &Endpoint, session: &Session) -> Result<(), ConnectError> {
             return Ok(());
         }
     }
-    if let Some(source) = lost(session) {
-        return Err(ConnectError::Lost {
-            place: endpoint.to_string(),
-            source,
-        });
-    }
-    let methods = session.auth_methods(&endpoint.user).unwrap_or_default().to_owned();
+    let methods = match session.auth_methods(&endpoint.user) {
+        Ok(methods) => methods.to_owned(),
+        Err(error) if is_lost(&error) => {
+            return Err(ConnectError::Lost {
+                place: endpoint.to_string(),
+                source: error.into(),
+            });
+        }
+        Err(_) => String::new(),
+    };
     let asks = methods.contains("keyboard-interactive") || methods.contains("password");
     let help = if asks {
         "the server asks questions at a login: set `program: openssh`, which uses a connection that you opened yourself".to_owned()
@@ -257,11 +260,9 @@ fn login(endpoint: &Endpoint, session: &Session) -> Result<(), ConnectError> {
     }))
 }
 
-/// Returns the error of a connection that was cut during the login.
-fn lost(session: &Session) -> Option<io::Error> {
-    let error = session.auth_methods("").err()?;
-    // -13, -43, -7, -9: disconnected, receive, send, timeout.
-    matches!(error.code(), ssh2::ErrorCode::Session(-13 | -43 | -7 | -9)).then(|| error.into())
+/// Returns true for the error of a connection that was cut: disconnected, receive, send, timeout.
+fn is_lost(error: &ssh2::Error) -> bool {
+    matches!(error.code(), ssh2::ErrorCode::Session(-13 | -43 | -7 | -9))
 }
 
 fn key_error(file: &std::path::Path, error: &ssh2::Error) -> String {

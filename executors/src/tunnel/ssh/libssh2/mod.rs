@@ -12,7 +12,10 @@ mod settings;
 use std::{
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -65,11 +68,10 @@ impl Libssh2 {
         })
     }
 
-    /// Runs `action` with a connection on a thread that may block, and keeps the connection if it succeeds. `deadline` is
-    /// for the caller's wait; the action has its own.
+    /// Runs `action` on a thread that may block. It can look whether its result is still wanted.
     async fn with_connection<T: Send + 'static>(
         &self,
-        action: impl FnOnce(&Shared) -> Result<T, ExecutorError> + Send + 'static,
+        action: impl FnOnce(&Shared, &AtomicBool) -> Result<T, ExecutorError> + Send + 'static,
     ) -> Result<T, ExecutorError> {
         let lost = |source| ExecutorError::Connection {
             place: self.place(),
@@ -77,8 +79,19 @@ impl Libssh2 {
         };
         let _permit = self.permits.acquire().await.map_err(|error| lost(io::Error::other(error)))?;
         let shared = self.shared.clone();
-        let result = tokio::task::spawn_blocking(move || action(&shared)).await;
+        let wanted = Wanted(Arc::new(AtomicBool::new(true)));
+        let is_wanted = wanted.0.clone();
+        let result = tokio::task::spawn_blocking(move || action(&shared, &is_wanted)).await;
         result.map_err(|error| lost(error.into()))?
+    }
+}
+
+/// Says to a thread, when it is dropped, that nobody waits any more: a program that ends waits for its threads.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -107,7 +120,7 @@ impl Shared {
     }
 
     /// Runs a command. A connection that turns out to be closed is replaced: the command was not sent then.
-    fn exchange(&self, line: &str, input: &[u8], deadline: Instant) -> Result<RawOutput, ExecutorError> {
+    fn exchange(&self, line: &str, input: &[u8], deadline: Instant, is_wanted: &AtomicBool) -> Result<RawOutput, ExecutorError> {
         loop {
             let kept = self.idle().pop();
             let is_fresh = kept.is_none();
@@ -118,7 +131,12 @@ impl Shared {
                 Err(_) => continue,
             };
             let keepalive = self.settings.keepalive;
-            let result = exchange::communicate(&connection, channel, input, deadline, keepalive);
+            let limits = exchange::Limits {
+                deadline,
+                keepalive,
+                is_wanted,
+            };
+            let result = exchange::communicate(&connection, channel, input, &limits);
             return match result {
                 Ok((raw, is_whole)) => {
                     if is_whole {
@@ -169,9 +187,9 @@ impl Transport for Libssh2 {
 
     fn exchange<'a>(&'a self, line: &'a str, input: &'a [u8], deadline: Instant) -> BoxFuture<'a, Result<RawOutput, ExecutorError>> {
         let (line, input) = (line.to_owned(), input.to_vec());
-        // Whoever waits gives up at the deadline; a reply that arrives a moment earlier still counts.
-        let deadline = deadline.checked_sub(Duration::from_millis(100)).unwrap_or(deadline);
-        Box::pin(self.with_connection(move |shared| shared.exchange(&line, &input, deadline)))
+        // Whoever waits gives up at the deadline, and says so.
+        let deadline = deadline + Duration::from_secs(1);
+        Box::pin(self.with_connection(move |shared, is_wanted| shared.exchange(&line, &input, deadline, is_wanted)))
     }
 
     fn sftp(&self) -> Option<&dyn SftpTransport> {
@@ -182,6 +200,6 @@ impl Transport for Libssh2 {
 impl SftpTransport for Libssh2 {
     fn perform(&self, request: SftpRequest, deadline: Duration) -> BoxFuture<'_, Result<Option<Vec<u8>>, ExecutorError>> {
         let deadline = Instant::now() + deadline;
-        Box::pin(self.with_connection(move |shared| shared.transfer(&request, deadline)))
+        Box::pin(self.with_connection(move |shared, _| shared.transfer(&request, deadline)))
     }
 }

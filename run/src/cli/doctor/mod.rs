@@ -1,14 +1,24 @@
-//! `neva-run doctor`: checks that this machine has everything that a run needs.
+//! `neva-run doctor`: checks that this machine, or a cluster, has everything that a run needs.
 
-use std::{fmt, fs, path::Path, thread::available_parallelism};
+mod cluster;
+mod site;
 
-use clap::Args;
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+};
+
+use clap::{Args, ValueHint};
+use neva_schemas::{ExecutorConfig, SlurmExecutorConfig, TunnelConfig};
 use serde::Serialize;
 
-use super::{Globals, OutputArgs, report::Report};
+use super::{Globals, OutputArgs, export::write_file, report::Report};
 use crate::{
+    config::{Origin, Override, to_node, to_yaml_string},
     environment,
     error::RunError,
+    executor,
     program::{self, LIBTORCH_VERSION, RankVersion},
     workspace::WORKSPACE_FILE,
 };
@@ -16,11 +26,27 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   neva-run doctor                   check before the first run
-  neva-run doctor --output json     for programs; exit code 3 if something is missing";
+  neva-run doctor --output json     for programs; exit code 3 if something is missing
+  neva-run doctor --executor hpc.yaml
+                                    check a cluster: login, Slurm, partition, GPUs, shared folder, libtorch on a node
+  neva-run doctor --executor slurm --write site.yaml
+                                    draft an executor file for the cluster of this login node";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DoctorArgs {
+    /// Check the cluster of this executor: a name of the workspace file, or an executor file
+    #[arg(long, value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
+    executor: Option<String>,
+    /// Draft an executor file for the cluster, from what sinfo and scontrol say
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "executor")]
+    write: Option<PathBuf>,
+    /// Override a value of the executor: `executor.partition=gpu`
+    #[arg(long = "set", value_name = "PATH=VALUE", requires = "executor")]
+    sets: Vec<String>,
+    /// Replace an existing file
+    #[arg(long, requires = "write")]
+    yes: bool,
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
@@ -54,14 +80,62 @@ impl Check {
     }
 }
 
-pub(super) fn doctor(globals: &Globals, report: &mut Report) -> Result<(), RunError> {
+pub(super) fn doctor(args: &DoctorArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
+    if let Some(name) = &args.executor {
+        let overrides = args.sets.iter().map(|set| Override::parse(set)).collect::<Result<Vec<_>, _>>()?;
+        let selected = executor::select(Some(name), globals.workspace()?.as_ref(), &overrides)?;
+        report.warnings(&selected.warnings);
+        if let ExecutorConfig::Slurm(slurm) = &selected.config {
+            return cluster_checks(slurm, args, report);
+        }
+    }
     let mut checks = rank_program();
     checks.push(workspace(globals));
     checks.push(machine());
     checks.push(jpeg());
     checks.extend(disk());
+    finish(&checks, report)
+}
+
+/// Checks a cluster, and drafts an executor file for it if that is wanted.
+fn cluster_checks(slurm: &SlurmExecutorConfig, args: &DoctorArgs, report: &mut Report) -> Result<(), RunError> {
+    let executor = executor::slurm_executor(slurm)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| RunError::System {
+        action: "start the launcher's runtime",
+        source,
+    })?;
+    let (checks, cluster) = runtime.block_on(cluster::check(&executor));
+    if let Some(file) = &args.write
+        && !cluster.partitions.is_empty()
+    {
+        write_file(file, &site::draft(&cluster, &tunnel_lines(&slurm.tunnel)?), args.yes)?;
+        report.note(format_args!("wrote {}: check its values", file.display()));
+    }
+    finish(&checks, report)
+}
+
+/// Returns the lines of a tunnel in an executor file, without the values that are defaults.
+fn tunnel_lines(tunnel: &TunnelConfig) -> Result<String, RunError> {
+    if *tunnel == TunnelConfig::default() {
+        return Ok(String::new());
+    }
+    let yaml = to_yaml_string(&to_node(tunnel, Origin::Default)?);
+    let defaults = match tunnel {
+        TunnelConfig::Local(_) => TunnelConfig::default(),
+        TunnelConfig::Ssh(_) => TunnelConfig::Ssh(neva_schemas::SshTunnelConfig::default()),
+    };
+    let defaults = to_yaml_string(&to_node(&defaults, Origin::Default)?);
+    let own = yaml
+        .lines()
+        .filter(|line| line.starts_with("_target_") || !defaults.lines().any(|default| default == *line));
+    Ok("tunnel:\n".to_owned() + &own.map(|line| format!("  {line}\n")).collect::<String>())
+}
+
+/// Prints the checks.
+fn finish(checks: &[Check], report: &mut Report) -> Result<(), RunError> {
     let missing = checks.iter().filter(|check| !check.ok).count();
-    report.result(Checks(&checks), &checks);
+    report.result(Checks(checks), &checks);
     if missing > 0 {
         Err(RunError::ChecksFailed { missing })
     } else {
