@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup lint bench soak gpu-pack gpu-check clean
+.PHONY: help setup libtorch test-tools build demo test test-setup e2e-slurm lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,18 +36,23 @@ test: setup ## run all tests
 test-setup: ## test the set-up itself
 	$(PYTHON) -B -m unittest discover --start-directory engine/ffi/tests_setup
 
+# Installs Slurm and sshd where they are missing. With NEVA_TEST_SLURM_HOST it uses a cluster of your own, without root.
+e2e-slurm: build ## run the tests on a real Slurm cluster and a real sshd, both started here; needs root and Debian
+	tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract --test slurm --test ssh
+
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
-	$(CARGO) bench --workspace --bench launch --bench images --bench record_files --bench conversations --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention
+	$(CARGO) bench --workspace --bench launch --bench slurm --bench images --bench record_files --bench conversations --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention
 
-soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels
+soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels, slow ends on Slurm
 	PROPTEST_CASES=2500000 $(CARGO) test --release --workspace --test config_properties panic
 	NEVA_SOAK_LAYOUTS=1000 $(CARGO) test --release --workspace --test engine any_layout
 	engine/tests/cpu_capabilities.sh # seven times the engine's tests, about 30 minutes on two quiet cores
+	NEVA_SOAK_SLURM=1 tests/slurm/with-servers $(CARGO) test --release --workspace --test slurm states
 	NEVA_SOAK_KILLS=100 NEVA_SOAK_FAULTS=100 $(CARGO) test --release --workspace --test end_to_end -- --nocapture faults killed
 
 # What a machine with a GPU needs, below 60 MiB: carry target/gpu-check there and run its check.py.

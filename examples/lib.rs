@@ -30,6 +30,9 @@ mod documents {
     #[doc = include_str!("../docs/parallelism.md")]
     mod parallelism {}
 
+    #[doc = include_str!("../docs/slurm.md")]
+    mod slurm {}
+
     #[doc = include_str!("../docs/ssh.md")]
     mod ssh {}
 

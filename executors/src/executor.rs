@@ -107,6 +107,14 @@ pub trait Executor: Send + Sync {
     /// The status cannot be queried, or the job does not exist.
     fn status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>>;
 
+    /// As [`status`](Self::status), for a watch: many watched jobs may share a query, so the status may be a second old.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    fn watched_status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>> {
+        self.status(job)
+    }
+
     /// Returns the status of each of `jobs`, in order. An executor that can query many jobs at once overrides this.
     fn statuses<'a>(&'a self, jobs: &'a [JobHandle]) -> BoxFuture<'a, Vec<Result<JobStatus, ExecutorError>>> {
         Box::pin(async move {

@@ -25,6 +25,9 @@ pub struct PollInterval {
     pub max_status: Duration,
 }
 
+/// Length of a chunk of output behind which more may be available already.
+const LARGE: usize = 16 << 10;
+
 /// Watches `job` by polling its status, output and results through `executor`. Errors for which
 /// [`ExecutorError::is_connection_lost`] holds become events, and the poll is repeated after a pause; any other error
 /// ends the watch.
@@ -111,7 +114,8 @@ impl Poll<'_> {
             }
             self.status = Some(status);
         }
-        let mut is_silent = true;
+        let has_ended = self.status.as_ref().is_some_and(|status| status.state.is_end());
+        let (mut is_silent, mut has_more) = (true, has_ended);
         let chunks = self.executor.output(self.job, &self.from.0).await?;
         if !std::mem::replace(&mut self.is_connected, true) {
             self.events.push_back(JobEvent::ConnectionRestored);
@@ -119,6 +123,7 @@ impl Poll<'_> {
         for (rank, chunk) in chunks {
             if !chunk.bytes.is_empty() {
                 is_silent = false;
+                has_more |= chunk.bytes.len() >= LARGE;
                 self.from.0.insert(rank, chunk.next);
                 self.events.push_back(JobEvent::Output {
                     rank,
@@ -128,8 +133,10 @@ impl Poll<'_> {
             }
         }
         if !is_silent {
-            // More output may be available already.
-            self.pause = Duration::ZERO;
+            // Ranks that write all the time are not read all the time.
+            if has_more {
+                self.pause = Duration::ZERO;
+            }
         } else if let Some(status) = self.status.clone().filter(|status| status.state.is_end()) {
             let results = self.executor.results(self.job).await;
             match results {
@@ -146,7 +153,7 @@ impl Poll<'_> {
         if has_ended || self.next_status.is_some_and(|next| Instant::now() < next) {
             return Ok(None);
         }
-        let status = self.executor.status(self.job).await?;
+        let status = self.executor.watched_status(self.job).await?;
         self.next_status = Instant::now().checked_add(self.status_pause);
         self.status_pause = (2 * self.status_pause).min(self.interval.max_status);
         Ok(Some(status))

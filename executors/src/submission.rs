@@ -34,6 +34,14 @@ impl Submission {
         }
     }
 
+    /// Returns the text of the batch script, if a batch system starts the job.
+    pub fn batch_text(&self) -> Option<&str> {
+        match &self.payload {
+            Payload::BatchScript(script) => self.files.get(&script.batch_script).map(String::as_str),
+            Payload::Processes(_) | Payload::Manifests(_) => None,
+        }
+    }
+
     /// Sets a variable of every process that the launcher starts itself.
     pub fn set_variable(&mut self, name: &str, value: &str) {
         if let Payload::Processes(Processes { processes, .. }) = &mut self.payload {

@@ -17,6 +17,9 @@ use crate::{
     workspace::Workspace,
 };
 
+/// Name of the Slurm executor with default settings.
+const SLURM: &str = "slurm";
+
 /// The first segment of paths into an executor.
 const EXECUTOR: &str = "executor";
 
@@ -134,8 +137,13 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     if let Some(node) = workspace.and_then(|workspace| workspace.executor(name)) {
         return Ok(node.clone());
     }
-    if name == LOCAL {
-        return to_node(&schemas::ExecutorConfig::default(), Origin::Default);
+    let built_in = match name {
+        LOCAL => Some(schemas::ExecutorConfig::default()),
+        SLURM => Some(schemas::ExecutorConfig::Slurm(Box::default())),
+        _ => None,
+    };
+    if let Some(config) = built_in {
+        return to_node(&config, Origin::Default);
     }
     if name.contains(['/', '.']) {
         return config::load(Path::new(name));
@@ -143,8 +151,8 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     let known = workspace
         .into_iter()
         .flat_map(|workspace| workspace.settings.executors.keys().cloned());
-    let mut allowed: Vec<_> = known.filter(|name| name != LOCAL).collect();
-    allowed.insert(0, LOCAL.to_owned());
+    let own = known.filter(|name| ![LOCAL, SLURM].contains(&name.as_str()));
+    let allowed: Vec<_> = [LOCAL, SLURM].map(str::to_owned).into_iter().chain(own).collect();
     Err(ConfigError {
         path: config::Path(vec![Segment::Key(EXECUTOR.to_owned())]),
         origin: None,

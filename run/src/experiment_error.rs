@@ -51,14 +51,14 @@ pub enum ExperimentError {
         id: String,
     },
     /// A task outlives the launcher.
-    #[error("the task `{task}` of the experiment {id} is still running: process {}", numbers(processes))]
+    #[error("the task `{task}` of the experiment {id} is still running: {what}")]
     TaskRunning {
         /// The experiment.
         id: String,
         /// The task.
         task: String,
-        /// Its processes.
-        processes: Vec<i32>,
+        /// Its processes, or its job.
+        what: String,
     },
     /// The experiment is not running, so it cannot be cancelled.
     #[error("the experiment {id} is not running")]
@@ -182,10 +182,6 @@ impl ExperimentError {
             Self::Declined => return None,
         })
     }
-}
-
-fn numbers(processes: &[i32]) -> String {
-    processes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn cannot_write(kind: io::ErrorKind) -> bool {

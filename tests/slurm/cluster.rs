@@ -32,7 +32,9 @@ fn script(name: &str) -> Command {
 #[track_caller]
 fn variable(name: &str) -> PathBuf {
     let value = std::env::var_os(name);
-    value.unwrap_or_else(|| panic!("{name} is not set: start this with `make e2e-slurm`")).into()
+    value
+        .unwrap_or_else(|| panic!("{name} is not set: start this with `make e2e-slurm`"))
+        .into()
 }
 
 impl Cluster {
@@ -91,9 +93,7 @@ impl Cluster {
         command
             .env("SLURM_CONF", &self.conf)
             .env("NEVA_RUN_HOME", self.dir.path().join("home"))
-            .env("OMP_WAIT_POLICY", "passive")
-            // Polling shows in `squeue`'s load only.
-            .env("NEVA_LOG", "warn");
+            .env("OMP_WAIT_POLICY", "passive");
         command
     }
 
@@ -217,7 +217,9 @@ impl Cluster {
         let pids = self.node(node, "pids");
         let inside = pids.split_whitespace().last().expect("a process of the node");
         let mut command = Command::new("nsenter");
-        command.args(["-t", inside, "-m", "mount", "-t", "tmpfs", "-o", "ro", "none"]).arg(folder);
+        command
+            .args(["-t", inside, "-m", "mount", "-t", "tmpfs", "-o", "ro", "none"])
+            .arg(folder);
         let _ = run(command).with_code(0);
     }
 }

@@ -29,7 +29,7 @@ fn nothing_is_lost_while_the_controller_is_away() {
     let first = cluster.job_of(&run);
     wait_for("steps", || (steps(&run) > 10).then_some(()));
 
-    let _ = cluster.node("controller", "crash");
+    let _ = cluster.node("controller", "shutdown");
     let short = tiny(&dir, "submitted", &["finetune.trainer.max_steps=10"]);
     let submitted = start(cluster.neva_run(&words(&short, &["--executor", &executor])));
     away();
@@ -37,7 +37,11 @@ fn nothing_is_lost_while_the_controller_is_away() {
 
     let ended = finish(submitted).with_code(0);
     let waited = "the submission waits for it";
-    assert!(ended.stderr.contains("Unable to contact slurm controller") && ended.stderr.contains(waited), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("Unable to contact slurm controller") && ended.stderr.contains(waited),
+        "{}",
+        ended.stderr
+    );
     let jobs = cluster.output(&["squeue", "-h", "-t", "all", "-o", "%i %j"]);
     assert_eq!(jobs.lines().count(), 2, "one job for each run: {jobs}");
 

@@ -57,17 +57,17 @@ fn another_launcher_takes_over() {
     let mut launcher = start(command(&cluster, &dir, &["experiment.yaml", "--executor", &executor]));
     let folder = wait_for("an experiment", || experiment(&dir));
     wait_for("steps of one", || {
-        TRAINED
-            .iter()
-            .any(|task| steps(&folder.join("tasks").join(task)) > 3)
-            .then_some(())
+        TRAINED.iter().any(|task| steps(&folder.join("tasks").join(task)) > 3).then_some(())
     });
     launcher.kill().unwrap();
     let _ = launcher.wait().unwrap();
 
     // Slurm goes on without it.
     wait_for("the end of both", || {
-        TRAINED.iter().all(|task| steps(&folder.join("tasks").join(task)) == 20).then_some(())
+        TRAINED
+            .iter()
+            .all(|task| steps(&folder.join("tasks").join(task)) == 20)
+            .then_some(())
     });
     let resumed = start(command(&cluster, &dir, &["experiment", "resume", NAME]));
     let ended = finish(resumed).with_code(0);

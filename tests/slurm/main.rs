@@ -5,6 +5,7 @@
 
 mod cluster;
 mod controller;
+mod documents;
 mod experiment;
 mod refusals;
 mod requeue;

@@ -84,5 +84,8 @@ fn a_run_that_reaches_its_time_limit_goes_on() {
     let stopped = std::process::Command::new("kill").arg(launcher.id().to_string()).status().unwrap();
     assert!(stopped.success());
     assert_eq!(finish(launcher).code, Some(1));
-    check_same(&run, &reference(&cluster, before + 20, &[LONG, "finetune.log.ckpt.every_n_train_steps=null"]));
+    check_same(
+        &run,
+        &reference(&cluster, before + 20, &[LONG, "finetune.log.ckpt.every_n_train_steps=null"]),
+    );
 }

@@ -12,7 +12,11 @@ fn holding(dir: &Path) -> Vec<String> {
     for entry in fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path()) {
         if entry.is_dir() {
             found.extend(holding(&entry));
-        } else if fs::read(&entry).unwrap_or_default().windows(SECRET.len()).any(|bytes| bytes == SECRET.as_bytes()) {
+        } else if fs::read(&entry)
+            .unwrap_or_default()
+            .windows(SECRET.len())
+            .any(|bytes| bytes == SECRET.as_bytes())
+        {
             found.push(entry.display().to_string());
         }
     }
@@ -31,13 +35,21 @@ fn a_secret_reaches_the_job_and_no_file() {
     );
     let file = cluster.dir.path().join("experiment.yaml");
     let inline: String = script.lines().map(|line| format!("        {line}\n")).collect();
-    let text = format!("name: secret\ntasks:\n  look:\n    task:\n      _target_: run.Script\n      entrypoint: python3\n      inline: |\n{inline}");
+    let text = format!(
+        "name: secret\ntasks:\n  look:\n    task:\n      _target_: run.Script\n      entrypoint: python3\n      inline: |\n{inline}"
+    );
     fs::write(&file, text).unwrap();
     for (name, executor) in [
         ("here", cluster.executor("here", "env_from: [HF_TOKEN]\nretries: 1")),
         ("far", cluster.ssh_executor("far", "env_from: [HF_TOKEN]\nretries: 1")),
     ] {
-        let mut command = cluster.neva_run(&[&file.display().to_string(), "--executor", &executor, "--set", &format!("name=secret_{name}")]);
+        let mut command = cluster.neva_run(&[
+            &file.display().to_string(),
+            "--executor",
+            &executor,
+            "--set",
+            &format!("name=secret_{name}"),
+        ]);
         command.env("HF_TOKEN", SECRET).env("NEVA_LOG", "trace");
         let ended = neva_tests::run(command).with_code(0);
         assert!(!ended.stderr.contains(SECRET) && !ended.stdout.contains(SECRET));

@@ -235,7 +235,10 @@ fn check(cluster: &Cluster, case: &Case) {
 fn check_all(cluster: &Cluster, cases: &[Case]) {
     std::thread::scope(|scope| {
         let threads: Vec<_> = cases.iter().map(|case| (case.name, scope.spawn(|| check(cluster, case)))).collect();
-        let failed: Vec<_> = threads.into_iter().filter_map(|(name, thread)| thread.join().is_err().then_some(name)).collect();
+        let failed: Vec<_> = threads
+            .into_iter()
+            .filter_map(|(name, thread)| thread.join().is_err().then_some(name))
+            .collect();
         assert!(failed.is_empty(), "{failed:?}");
     });
 }
@@ -272,8 +275,13 @@ fn preempted_jobs_are_reported() {
                 let _ = cluster.output(&["scancel", &job_number(&job).unwrap()]);
             } else {
                 let status = wait(&low, &job, name, |status| status.state.is_end()).await;
-                let JobState::Failed(failure) = status.state else { panic!("{status:?}") };
-                assert!(failure.to_string().contains("preempted") && failure.class == exit_class::CLUSTER, "{failure}");
+                let JobState::Failed(failure) = status.state else {
+                    panic!("{status:?}")
+                };
+                assert!(
+                    failure.to_string().contains("preempted") && failure.class == exit_class::CLUSTER,
+                    "{failure}"
+                );
             }
             wait(&high, &other, "the other one", |status| status.state == JobState::Succeeded).await;
         }
@@ -293,9 +301,14 @@ fn a_lost_node_is_reported() {
         let status = wait(&executor, &job, "a start", |status| status.state == JobState::Running).await;
         let _ = cluster.node(&status.nodes[0], "crash");
         let status = wait(&executor, &job, "an end", |status| status.state.is_end()).await;
-        let JobState::Failed(failure) = status.state else { panic!("{status:?}") };
+        let JobState::Failed(failure) = status.state else {
+            panic!("{status:?}")
+        };
         assert_eq!(failure.class, exit_class::CLUSTER);
-        assert!(failure.to_string().contains(&format!("node {} failed", status.nodes[0])), "{failure}");
+        assert!(
+            failure.to_string().contains(&format!("node {} failed", status.nodes[0])),
+            "{failure}"
+        );
     });
 }
 
@@ -323,7 +336,9 @@ fn a_forgotten_job_is_reported() {
                 }
             }
             assert_eq!(executor.status(&good).await.unwrap().state, JobState::Succeeded);
-            let JobState::Failed(failure) = executor.status(&bad).await.unwrap().state else { panic!("it failed") };
+            let JobState::Failed(failure) = executor.status(&bad).await.unwrap().state else {
+                panic!("it failed")
+            };
             assert!(failure.to_string().contains("exit code 5"), "{failure}");
         });
     }
@@ -343,8 +358,13 @@ fn a_folder_that_is_not_shared_is_reported() {
         let executor = executor(&cluster, |_| {});
         let job = submit(&cluster, &executor, "hidden/run", "exit 0").await;
         let status = wait(&executor, &job, "an end", |status| status.state.is_end()).await;
-        let JobState::Failed(failure) = status.state else { panic!("{status:?}") };
-        assert!(failure.to_string().contains("cannot write") && failure.class == exit_class::CLUSTER, "{failure}");
+        let JobState::Failed(failure) = status.state else {
+            panic!("{status:?}")
+        };
+        assert!(
+            failure.to_string().contains("cannot write") && failure.class == exit_class::CLUSTER,
+            "{failure}"
+        );
         assert!(failure.help.unwrap().contains("nodes share"));
     });
 }

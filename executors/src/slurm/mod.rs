@@ -24,6 +24,7 @@ mod handle;
 mod nodes;
 mod query;
 mod queue;
+mod recent;
 pub mod render;
 mod results;
 mod state;
@@ -39,6 +40,7 @@ use std::{
 use neva_schemas::{LaunchPlan, PackagerConfig, ScriptPlan, SlurmExecutorConfig, StopSignal, When};
 
 pub use handle::job_number;
+pub use recent::Recent;
 
 use self::{
     command::script,
@@ -89,6 +91,8 @@ pub struct SlurmExecutor {
     pub is_here: bool,
     /// Time for which a submission waits for a controller that cannot be reached.
     pub patience: Duration,
+    /// Answers of the controller that the jobs of this executor share.
+    pub recent: Arc<Recent>,
 }
 
 impl SlurmExecutor {
@@ -103,6 +107,7 @@ impl SlurmExecutor {
             upload: None,
             is_here: false,
             patience: Duration::from_secs(600),
+            recent: Arc::default(),
         }
     }
 
@@ -218,6 +223,14 @@ impl Executor for SlurmExecutor {
 
     fn status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>> {
         Box::pin(self.one_status(job))
+    }
+
+    fn watched_status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>> {
+        Box::pin(async move {
+            let job = self.parse(job)?;
+            let rows = self.recent.rows(&*self.tunnel, &job.id).await?;
+            query::status(&*self.tunnel, &job, rows.to_vec()).await
+        })
     }
 
     fn statuses<'a>(&'a self, jobs: &'a [JobHandle]) -> BoxFuture<'a, Vec<Result<JobStatus, ExecutorError>>> {

@@ -33,9 +33,26 @@ pub(super) async fn statuses(tunnel: &dyn Tunnel, jobs: &[SlurmJob]) -> Vec<Resu
     found
 }
 
+/// Returns the status of a job from rows of squeue, and from what else it needs.
+pub(super) async fn status(tunnel: &dyn Tunnel, job: &SlurmJob, rows: Vec<QueueRow>) -> Result<JobStatus, ExecutorError> {
+    let mut statuses = complete(tunnel, std::slice::from_ref(job), rows).await?;
+    statuses
+        .pop()
+        .unwrap_or_else(|| Err(ExecutorError::UnknownJob { job: job.handle() }))
+}
+
 async fn some_statuses(tunnel: &dyn Tunnel, jobs: &[SlurmJob]) -> Result<Vec<Result<JobStatus, ExecutorError>>, ExecutorError> {
     let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
-    let queued = Rows::new(queue(tunnel, &ids).await?);
+    complete(tunnel, jobs, queue(tunnel, &ids).await?).await
+}
+
+/// Adds to rows of squeue what the accounting database and the jobs' folders tell.
+async fn complete(
+    tunnel: &dyn Tunnel,
+    jobs: &[SlurmJob],
+    queued: Vec<QueueRow>,
+) -> Result<Vec<Result<JobStatus, ExecutorError>>, ExecutorError> {
+    let queued = Rows::new(queued);
     let mut rows: Vec<Option<QueueRow>> = jobs.iter().map(|job| queued.of(job)).collect();
 
     let forgotten: Vec<&str> = (rows.iter().zip(jobs))

@@ -132,7 +132,10 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         array(),
         group("group", json!({"monitor_group_job_wait_time": 10})),
-        group("heterogeneous", json!({"heterogeneous": true, "wait_time_for_group_job": 0, "retries": 1})),
+        group(
+            "heterogeneous",
+            json!({"heterogeneous": true, "wait_time_for_group_job": 0, "retries": 1}),
+        ),
     ]
 }
 

@@ -29,7 +29,12 @@ fn scripts_are_those_of_the_golden_files() {
             fs::write(&file, text(&case.submission)).unwrap();
         }
         let golden = fs::read_to_string(&file).unwrap_or_default();
-        assert_eq!(text(&case.submission), golden, "{}: run with UPDATE=1 and read the diff", file.display());
+        assert_eq!(
+            text(&case.submission),
+            golden,
+            "{}: run with UPDATE=1 and read the diff",
+            file.display()
+        );
         names.insert(file);
     }
     let files: BTreeSet<_> = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -50,7 +55,12 @@ fn bash_accepts_every_script() {
         let file = dir.path().join(case.name);
         fs::write(&file, text(&case.submission)).unwrap();
         let output = Command::new("bash").arg("-n").arg(&file).output().unwrap();
-        assert!(output.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}: {}",
+            case.name,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 

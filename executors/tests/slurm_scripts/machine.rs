@@ -115,7 +115,9 @@ impl Machine {
         self.write(submission);
         let mut command = Command::new("bash");
         command.arg(submission.dir.join(BATCH_FILE));
-        let path = std::env::vars().find(|(name, _)| name == "PATH").map_or_else(String::new, |(_, path)| path);
+        let path = std::env::vars()
+            .find(|(name, _)| name == "PATH")
+            .map_or_else(String::new, |(_, path)| path);
         command
             .env("PATH", format!("{}:{path}", self.path("bin").display()))
             .env("CALLS", self.path("calls"))

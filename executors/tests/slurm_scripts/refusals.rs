@@ -29,8 +29,16 @@ fn contradictions_are_refused_with_a_fix() {
         ),
         (json!({"gres": "gpu:a100:1"}), "requests 1 GPUs", "num_gpus_per_node=1"),
         (json!({"array": "0-7%2"}), "would all train in the same folder", "sweep"),
-        (json!({"segment": 4, "slurm_version": "22.05"}), "`executor.segment` needs Slurm 23.11", "remove"),
-        (json!({"gpus_per_task": 1, "slurm_version": "18.08"}), "need Slurm 19.05", "use `gres`"),
+        (
+            json!({"segment": 4, "slurm_version": "22.05"}),
+            "`executor.segment` needs Slurm 23.11",
+            "remove",
+        ),
+        (
+            json!({"gpus_per_task": 1, "slurm_version": "18.08"}),
+            "need Slurm 19.05",
+            "use `gres`",
+        ),
     ];
     let mut plan = tiny(Path::new("/runs/x"), 2, 2);
     plan.run.finetune.trainer.accelerator = Accelerator::Gpu;
@@ -64,7 +72,10 @@ fn folders_that_slurm_reads_otherwise_are_refused() {
 
 #[test]
 fn arrays_and_groups_that_cannot_be_one_job_are_refused() {
-    let (config, program) = (config(&json!({"heterogeneous": true, "het_group_indices": [0, 2]})), Path::new(PROGRAM));
+    let (config, program) = (
+        config(&json!({"heterogeneous": true, "het_group_indices": [0, 2]})),
+        Path::new(PROGRAM),
+    );
     let root = Path::new("/runs");
     let (one, two) = (tiny(&root.join("a"), 1, 1), tiny(&root.join("b"), 1, 2));
     let array = render_array(&config, "x", root, &[one.clone(), two.clone()], program).unwrap_err();

@@ -34,7 +34,10 @@ fn odd_values_reach_the_ranks() {
     ];
     let machine = Machine::new();
     let names: Vec<_> = values.iter().map(|(name, _)| format!("printf '%s\\0' \"${name}\"")).collect();
-    let ranks = format!("{{ {}; }} >env.$SLURM_PROCID; echo ${{RANK:-unset}} ${{WORLD_SIZE:-unset}}", names.join("; "));
+    let ranks = format!(
+        "{{ {}; }} >env.$SLURM_PROCID; echo ${{RANK:-unset}} ${{WORLD_SIZE:-unset}}",
+        names.join("; ")
+    );
     let job = machine.job(&json!({"progress_interval_s": 0}), &ranks, &values);
     let (code, errors) = machine.run(&job, 0);
     assert_eq!(code, 0, "{errors}");
@@ -59,11 +62,19 @@ fn the_exit_code_is_that_of_the_first_failure_that_no_other_rank_caused() {
         ("kill -SEGV $$".to_owned(), 1),
         // The rank that failed first wrote last.
         (
-            format!("echo '{}' >>failures.jsonl; echo '{}' >>failures.jsonl; exit 1", record(1, 50, true), record(2, 60, false)),
+            format!(
+                "echo '{}' >>failures.jsonl; echo '{}' >>failures.jsonl; exit 1",
+                record(1, 50, true),
+                record(2, 60, false)
+            ),
             2,
         ),
         (
-            format!("echo '{}' >>failures.jsonl; echo '{}' >>failures.jsonl; exit 4", record(1, 70, false), record(3, 60, false)),
+            format!(
+                "echo '{}' >>failures.jsonl; echo '{}' >>failures.jsonl; exit 4",
+                record(1, 70, false),
+                record(3, 60, false)
+            ),
             3,
         ),
         (format!("echo '{}' >>failures.jsonl; exit 1", record(3, 50, true)), 3),
@@ -130,7 +141,11 @@ fn a_run_that_stopped_before_its_time_limit_is_requeued() {
         fs::create_dir_all(&job.dir).unwrap();
         fs::write(job.dir.join("slurm.requeues"), before).unwrap();
         let (code, errors) = machine.run(&job, 0);
-        assert_eq!(machine.calls("scontrol") == ["requeue 7"], *is_requeued, "{settings} {signal}: {errors}");
+        assert_eq!(
+            machine.calls("scontrol") == ["requeue 7"],
+            *is_requeued,
+            "{settings} {signal}: {errors}"
+        );
         assert_eq!(code, 1, "{settings}: {errors}");
     }
 }
@@ -139,7 +154,11 @@ fn a_run_that_stopped_before_its_time_limit_is_requeued() {
 fn a_cancelled_job_is_not_requeued() {
     let machine = Machine::new();
     let settings = json!({"signal": "TERM@60", "retries": 3});
-    let job = machine.job(&settings, &format!("echo '7 TERM' >cancel; {}", STOPPED.replace("SIGNAL", "SIGTERM")), &[]);
+    let job = machine.job(
+        &settings,
+        &format!("echo '7 TERM' >cancel; {}", STOPPED.replace("SIGNAL", "SIGTERM")),
+        &[],
+    );
     let (code, errors) = machine.run(&job, 0);
     assert_eq!((code, machine.calls("scontrol")), (1, vec![]), "{errors}");
     // The request may come before the ranks start.
@@ -155,7 +174,11 @@ fn a_cancelled_job_is_not_requeued() {
 #[test]
 fn a_new_start_removes_what_the_last_one_left_and_continues_the_logs() {
     let machine = Machine::new();
-    let job = machine.job(&json!({}), "echo start $SLURM_RESTART_COUNT; [ ! -e report.json ] && [ ! -e slurm.status ]", &[]);
+    let job = machine.job(
+        &json!({}),
+        "echo start $SLURM_RESTART_COUNT; [ ! -e report.json ] && [ ! -e slurm.status ]",
+        &[],
+    );
     machine.write(&job);
     fs::write(job.dir.join("report.json"), r#"{"stopped": "SIGUSR1"}"#).unwrap();
     fs::write(job.dir.join("slurm.status"), "7 0 1\n").unwrap();
@@ -317,8 +340,14 @@ fn the_tasks_of_a_group_run_together() {
     );
     assert_eq!(code, 0, "{errors}");
     let at = |file: &str| read(machine.path("group").join(file));
-    assert_eq!((at("train/logs/rank1.log"), at("serve/logs/rank0.log")), ("trainer\n".into(), "none\n".into()));
-    assert_eq!((at("train/slurm.status"), at("serve/slurm.status")), ("7 0 0\n".into(), "7 0 0\n".into()));
+    assert_eq!(
+        (at("train/logs/rank1.log"), at("serve/logs/rank0.log")),
+        ("trainer\n".into(), "none\n".into())
+    );
+    assert_eq!(
+        (at("train/slurm.status"), at("serve/slurm.status")),
+        ("7 0 0\n".into(), "7 0 0\n".into())
+    );
 }
 
 #[test]

@@ -77,13 +77,17 @@ impl DryRun {
             from_workspace,
             ..
         } = self;
-        json!({
+        let mut value = json!({
             "plan": plan,
             "processes": submission.processes(),
             "executor": executor,
             "workspace": workspace,
             "from_workspace": from_workspace,
-        })
+        });
+        if let Some(script) = submission.batch_text() {
+            value["batch_script"] = json!(script);
+        }
+        value
     }
 }
 
@@ -174,6 +178,9 @@ impl fmt::Display for DryRun {
         }
         for process in submission.processes().iter().take(SHOWN_RANKS) {
             write!(f, "\n# {process}")?;
+        }
+        for line in submission.batch_text().unwrap_or_default().lines() {
+            write!(f, "\n# {line}")?;
         }
         match submission.processes().len().saturating_sub(SHOWN_RANKS) {
             0 => Ok(()),

@@ -96,13 +96,16 @@ impl ExperimentFolder {
         };
         let executor = status.executor(task)?;
         runtime()?.block_on(async {
-            let mut output = Vec::new();
+            let (mut output, mut longest) = (Vec::new(), 0);
             loop {
                 let chunk = executor.logs(job, 0, output.len() as u64).await?;
-                if chunk.bytes.is_empty() {
+                let length = chunk.bytes.len();
+                output.extend(chunk.bytes);
+                // A shorter chunk reaches the end, also of a job that writes all the time.
+                if length == 0 || length < longest {
                     return Ok(output);
                 }
-                output.extend(chunk.bytes);
+                longest = length;
             }
         })
     }

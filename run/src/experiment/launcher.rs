@@ -1,6 +1,10 @@
 //! Launcher of an experiment: creates its folder, then runs its event loop.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use neva_executors::Executor;
 use neva_schemas::env;
@@ -87,6 +91,7 @@ impl Launcher {
             depth: depth()?,
             through: self.through.clone(),
             command: self.command.clone(),
+            executors: Mutex::default(),
         })
     }
 

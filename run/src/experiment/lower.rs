@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use neva_executors::{Executor, Submission};
-use neva_schemas::{Problem, ScriptPlan, Task, TaskSpec, env};
+use neva_schemas::{ExecutorConfig, Problem, ScriptPlan, Task, TaskSpec, env};
 
 use super::{folder::ExperimentFolder, record::ExperimentRecord};
 use crate::{error::RunError, executor, launch, plan, preflight::Preflight, pretrained};
@@ -29,6 +29,8 @@ pub(super) struct Lowering {
     /// The `neva-run` program that scripts can call. `None` if a user's Rust program started the experiment: a script
     /// that called that program would start the experiment again.
     pub(super) command: Option<PathBuf>,
+    /// Executors by their settings: tasks of one cluster share a connection and its answers.
+    pub(super) executors: Mutex<Vec<(ExecutorConfig, Arc<dyn Executor>)>>,
 }
 
 impl Lowering {
@@ -136,7 +138,17 @@ impl Lowering {
     pub(super) fn executor(&self, record: &ExperimentRecord, task: &Task) -> Result<Arc<dyn Executor>, RunError> {
         match &self.through {
             Some(executor) => Ok(Arc::clone(executor)),
-            None => Ok(executor::executor(task.executor.as_ref().unwrap_or(&record.executor))?),
+            None => {
+                let config = task.executor.as_ref().unwrap_or(&record.executor);
+                // It is valid after a panic of another thread: the only change is an insertion.
+                let mut known = self.executors.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some((_, executor)) = known.iter().find(|(known, _)| known == config) {
+                    return Ok(Arc::clone(executor));
+                }
+                let executor = executor::executor(config)?;
+                known.push((config.clone(), Arc::clone(&executor)));
+                Ok(executor)
+            }
         }
     }
 

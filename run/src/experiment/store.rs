@@ -19,7 +19,7 @@ use super::{
     record::{RECORD_FILE, file_error},
     report::TaskState,
 };
-use crate::{environment, error::RunError};
+use crate::{environment, error::RunError, runtime};
 
 /// Default folder of the store in the user's home.
 const DEFAULT_HOME: &str = ".neva_run";
@@ -209,10 +209,23 @@ fn refuse_running_tasks(folder: &ExperimentFolder, status: &Status) -> Result<()
             return Err(ExperimentError::TaskRunning {
                 id: folder.id.clone(),
                 task: task.name.clone(),
-                processes,
+                what: format!(
+                    "process {}",
+                    processes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                ),
             }
             .into());
         }
+    }
+    // A job of a cluster that cannot be asked may be running too.
+    for (task, job) in runtime()?.block_on(status.jobs()) {
+        let what = match job {
+            Ok(job) if job.state.is_end() => continue,
+            Ok(job) => format!("its job is {}", job.state.name()),
+            Err(reason) => reason,
+        };
+        let id = folder.id.clone();
+        return Err(ExperimentError::TaskRunning { id, task, what }.into());
     }
     Ok(())
 }

@@ -52,11 +52,7 @@ impl Default for TorchrunConfig {
             nsys_folder: "nsys_profile".into(),
             nsys_filename: "profile_%p".into(),
             nsys_trace: texts(&["nvtx", "cuda"]),
-            nsys_extra_args: texts(&[
-                "--force-overwrite=true",
-                "--cuda-graph-trace=node",
-                "--cuda-event-trace=false",
-            ]),
+            nsys_extra_args: texts(&["--force-overwrite=true", "--cuda-graph-trace=node", "--cuda-event-trace=false"]),
             nsys_gpu_metrics: false,
             rdzv_backend: "c10d".into(),
             rdzv_port: None,

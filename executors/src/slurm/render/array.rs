@@ -132,7 +132,11 @@ fn main(config: &SlurmExecutorConfig, plan: &LaunchPlan, shape: Shape, rank_prog
         shares_nodes: false,
     };
     let (before, command) = step.render()?;
-    let folder = if has_code(config) { format!("\"$root/{CODE}\"") } else { "\"$dir\"".to_owned() };
+    let folder = if has_code(config) {
+        format!("\"$root/{CODE}\"")
+    } else {
+        "\"$dir\"".to_owned()
+    };
     let mut text = String::new();
     let _ = write!(
         text,

@@ -133,7 +133,13 @@ pub(super) fn progress(config: &SlurmExecutorConfig, plan: &LaunchPlan) -> Strin
     if seconds == 0 {
         return String::new();
     }
-    let steps = plan.run.finetune.trainer.max_steps.map(|steps| steps.to_string()).unwrap_or_default();
+    let steps = plan
+        .run
+        .finetune
+        .trainer
+        .max_steps
+        .map(|steps| steps.to_string())
+        .unwrap_or_default();
     format!("\nshow_progress \"$dir\" '{steps}' {seconds} </dev/null >/dev/null 2>&1 &\nhelpers=\"$helpers $!\"\n")
 }
 

@@ -45,7 +45,9 @@ impl<'a> Container<'a> {
             mounts.push("\"$PWD:$PWD\"".to_owned());
         }
         // An uploaded program is not in the image.
-        let folder = rank_program.parent().filter(|folder| folder.is_absolute() && config.rank_program.is_none());
+        let folder = rank_program
+            .parent()
+            .filter(|folder| folder.is_absolute() && config.rank_program.is_none());
         if let (Some(folder), Work::Ranks(_)) = (folder, work) {
             let folder = path_text(folder)?;
             mounts.push(quoted(&format!("{folder}:{folder}:ro")));

@@ -22,7 +22,10 @@ const FOREIGN: &[&str] = &[
 
 /// Returns the lines that set the environment up, before any function of the script is used.
 pub(super) fn set_up(config: &SlurmExecutorConfig, variables: &BTreeMap<String, String>) -> String {
-    let mut text = format!("\n# The launcher's own, which ranks would take for theirs.\nunset {}\n", FOREIGN.join(" "));
+    let mut text = format!(
+        "\n# The launcher's own, which ranks would take for theirs.\nunset {}\n",
+        FOREIGN.join(" ")
+    );
     text += &exports(variables);
     if let Some(port) = config.launcher.as_ref().and_then(|launcher| launcher.settings()?.rdzv_port) {
         let _ = writeln!(text, "export {}={port}", env::MASTER_PORT);

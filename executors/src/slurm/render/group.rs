@@ -47,7 +47,10 @@ pub fn render_group(name: &str, dir: &Path, tasks: &[GroupTask<'_>], rank_progra
     let group = Group {
         config,
         tasks,
-        shapes: tasks.iter().map(|task| Shape::new(task.config, task.work)).collect::<Result<_, _>>()?,
+        shapes: tasks
+            .iter()
+            .map(|task| Shape::new(task.config, task.work))
+            .collect::<Result<_, _>>()?,
         components: components(config, tasks.len())?,
     };
     let root = job_folder(dir)?;
@@ -121,7 +124,13 @@ impl Group<'_> {
 
     /// Returns the shape that holds each of the chosen tasks.
     fn largest(&self, chosen: impl Fn(usize) -> bool) -> Shape {
-        let shapes = || self.shapes.iter().enumerate().filter(|(task, _)| chosen(*task)).map(|(_, shape)| shape);
+        let shapes = || {
+            self.shapes
+                .iter()
+                .enumerate()
+                .filter(|(task, _)| chosen(*task))
+                .map(|(_, shape)| shape)
+        };
         let max = |value: fn(&Shape) -> u32| shapes().map(value).max().unwrap_or_default();
         Shape {
             nodes: max(|shape| shape.nodes),
@@ -172,8 +181,14 @@ impl Group<'_> {
             Work::Ranks(_) => "$(records_length \"${dirs[NUMBER]}\")".replace("NUMBER", &number.to_string()),
             Work::Script(_) => "''".to_owned(),
         };
-        let mut text = format!("\n# {}\ndirs[{number}]={dir}\nset_up \"${{dirs[{number}]}}\"\nrecords[{number}]={records}\n(\n", work.name());
-        let _ = write!(text, "dir={dir}\ncd {folder} || fail 3 \"cannot change to the working directory\"\n");
+        let mut text = format!(
+            "\n# {}\ndirs[{number}]={dir}\nset_up \"${{dirs[{number}]}}\"\nrecords[{number}]={records}\n(\n",
+            work.name()
+        );
+        let _ = write!(
+            text,
+            "dir={dir}\ncd {folder} || fail 3 \"cannot change to the working directory\"\n"
+        );
         text += &exports(work.env());
         let _ = write!(text, "{before}exec {command}\n) &\npids[{number}]=$!\n");
         if number == 0

@@ -53,7 +53,13 @@ impl Shape {
         let (nodes, ranks) = (plan.num_nodes, plan.ranks_per_node);
         let written = [
             ("nodes", config.nodes, nodes, "nodes", "num_nodes"),
-            ("ntasks_per_node", config.ntasks_per_node, ranks, "ranks on each node", "num_gpus_per_node"),
+            (
+                "ntasks_per_node",
+                config.ntasks_per_node,
+                ranks,
+                "ranks on each node",
+                "num_gpus_per_node",
+            ),
             (
                 "torchrun_nproc_per_node",
                 config.torchrun_nproc_per_node,

@@ -34,15 +34,17 @@ pub(super) struct Step<'a> {
 impl Step<'_> {
     /// Returns the lines before the command, and the command.
     pub(super) fn render(&self) -> Result<(String, String), ExecutorError> {
-        let Self {
-            config, work, shape, ..
-        } = self;
+        let Self { config, work, shape, .. } = self;
         let has_gpus = shape.gpus_per_node > 0 || config.gres.is_some() || config.gpus_per_task.is_some();
         let container = Container::new(config, *work, self.rank_program, has_gpus)?;
         let mut words = Words::default();
         words.word("srun");
         if let Some(component) = self.component {
-            let name = if config.is_older_than(HET_GROUP) { "pack-group" } else { "het-group" };
+            let name = if config.is_older_than(HET_GROUP) {
+                "pack-group"
+            } else {
+                "het-group"
+            };
             words.word(format!("--{name}={component}"));
         }
         words.word(format!("--nodes={}", shape.nodes));

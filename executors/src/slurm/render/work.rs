@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use neva_schemas::{LaunchPlan, PLAN_FILE, PackagerConfig, ScriptPlan, SlurmExecutorConfig, TunnelConfig};
 
 use super::text::{path_text, quoted};
-use crate::{
-    error::ExecutorError,
-    submission::JobKind,
-};
+use crate::{error::ExecutorError, submission::JobKind};
 
 /// File in a script's folder with its text.
 pub(super) const SCRIPT_FILE: &str = "script";

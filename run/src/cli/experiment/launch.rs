@@ -224,8 +224,12 @@ pub(super) fn detached(folder: &ExperimentFolder, report: &mut Report) -> Result
 }
 
 fn plan_json(planned: &IndexMap<String, Submission>) -> serde_json::Value {
-    let tasks = planned
-        .iter()
-        .map(|(name, submission)| json!({ "name": name, "dir": submission.dir, "processes": submission.processes() }));
+    let tasks = planned.iter().map(|(name, submission)| {
+        let mut task = json!({ "name": name, "dir": submission.dir, "processes": submission.processes() });
+        if let Some(script) = submission.batch_text() {
+            task["batch_script"] = json!(script);
+        }
+        task
+    });
     json!({ "tasks": tasks.collect::<Vec<_>>() })
 }

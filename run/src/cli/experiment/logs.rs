@@ -128,6 +128,7 @@ impl Cursor {
             };
         }
         let executor = status.executor(name)?;
+        let mut longest = 0;
         loop {
             let chunk = executor.logs(job, 0, self.offset).await?;
             if chunk.bytes.is_empty() {
@@ -135,6 +136,11 @@ impl Cursor {
             }
             self.offset = chunk.next;
             sink(&chunk.bytes).map_err(|source| RunError::Output { source })?;
+            // A shorter one reaches the end. A job that writes all the time must not keep this from ending.
+            if chunk.bytes.len() < longest {
+                return Ok(());
+            }
+            longest = chunk.bytes.len();
         }
     }
 }

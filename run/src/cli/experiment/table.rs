@@ -101,6 +101,9 @@ pub(super) fn plan(planned: &IndexMap<String, Submission>) -> String {
         for process in submission.processes() {
             let _ = writeln!(text, "{process}");
         }
+        if let Some(script) = submission.batch_text() {
+            text.push_str(script);
+        }
     }
     text.truncate(text.trim_end().len());
     text
