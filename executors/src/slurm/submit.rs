@@ -4,7 +4,6 @@
 //! after a lost connection finds the number in `slurm.job`, or searches Slurm for the key in the job's comment.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -53,7 +52,7 @@ pub(super) async fn submit(
     after: &[(JobHandle, When)],
 ) -> Result<JobHandle, ExecutorError> {
     let Payload::BatchScript(batch) = &submission.payload else {
-        return Err(not_ours(executor));
+        return Err(not_ours());
     };
     check_folder(&submission.dir)?;
     let number = prepare(executor, submission).await?;
@@ -212,11 +211,9 @@ fn unexpected(executor: &SlurmExecutor, program: &str, text: &str, expected: &'s
 }
 
 /// Returns the error of a submission that another executor rendered.
-fn not_ours(executor: &SlurmExecutor) -> ExecutorError {
-    ExecutorError::Connection {
-        place: executor.tunnel.place(),
-        source: io::Error::other("the submission holds no batch script"),
-    }
+fn not_ours() -> ExecutorError {
+    let reason = "the submission holds no batch script: another executor rendered it".to_owned();
+    BatchError::Query { reason }.into()
 }
 
 #[cfg(test)]
