@@ -39,7 +39,7 @@ test-setup: ## test the set-up itself
 # Installs Slurm and sshd where they are missing. With NEVA_TEST_SLURM_HOST, the contract of executors is tested on a cluster of
 # your own, without root: NEVA_TEST_SLURM_HOST=login NEVA_TEST_SLURM_FOLDER=/scratch/me make e2e-slurm
 e2e-slurm: build ## run the tests on a real Slurm cluster and a real sshd, both started here; needs root and Debian
-	tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract $(if $(NEVA_TEST_SLURM_HOST),,--test slurm) --test ssh
+	tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract $(if $(NEVA_TEST_SLURM_HOST),,--test slurm --test ssh)
 
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
