@@ -43,6 +43,8 @@ mod retry;
 mod schemas;
 mod settings;
 mod signals;
+mod sites;
+mod slurm_settings;
 mod sweep;
 mod terminal;
 mod unwritable;
