@@ -38,7 +38,7 @@ test-setup: ## test the set-up itself
 
 # Installs Slurm and sshd where they are missing. With NEVA_TEST_SLURM_HOST it uses a cluster of your own, without root.
 e2e-slurm: build ## run the tests on a real Slurm cluster and a real sshd, both started here; needs root and Debian
-	tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract --test slurm
+	tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract --test slurm --test ssh
 
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check

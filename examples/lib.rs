@@ -36,6 +36,9 @@ mod documents {
     #[doc = include_str!("../docs/slurm.md")]
     mod slurm {}
 
+    #[doc = include_str!("../docs/ssh.md")]
+    mod ssh {}
+
     #[doc = include_str!("../docs/training.md")]
     mod training {}
 }

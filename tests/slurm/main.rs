@@ -5,6 +5,7 @@
 
 mod cluster;
 mod controller;
+mod doctor;
 mod documents;
 mod experiment;
 mod refusals;

@@ -17,7 +17,7 @@ fn an_experiment_is_submitted_about_as_fast_as_by_hand() {
     }
     let file = cluster.dir.path().join("twenty.yaml");
     fs::write(&file, text).unwrap();
-    let executor = cluster.executor("held", "additional_parameters: {hold: true}");
+    let executor = cluster.executor("held", "additional_parameters: {begin: now+1hour}");
     let best = |measure: &dyn Fn() -> f64| (0..3).map(|_| measure()).fold(f64::INFINITY, f64::min);
 
     let script = cluster.dir.path().join("bare.sh");
@@ -26,7 +26,7 @@ fn an_experiment_is_submitted_about_as_fast_as_by_hand() {
     let bare = best(&|| {
         let started = Instant::now();
         for _ in 0..TASKS {
-            let _ = cluster.output(&["sbatch", "--hold", "--parsable", &script]);
+            let _ = cluster.output(&["sbatch", "--begin=now+1hour", "--parsable", &script]);
         }
         started.elapsed().as_secs_f64()
     });

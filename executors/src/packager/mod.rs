@@ -4,6 +4,7 @@
 //! uploads it by its content's hash and unpacks it into the job's folder, where relative paths of the run lead.
 
 mod archive;
+mod command;
 mod git;
 mod include;
 mod pattern;

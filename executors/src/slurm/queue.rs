@@ -150,6 +150,8 @@ fn reason_text(reason: &str) -> String {
     let reason = reason.trim().trim_start_matches('(').trim_end_matches(')');
     match reason {
         "None" | "null" | "N/A" => String::new(),
+        // `scontrol` writes these as one word.
+        "job requeued in held state" | "launch failed requeued held" => reason.replace(' ', "_"),
         reason => reason.to_owned(),
     }
 }

@@ -119,7 +119,9 @@ const MEMORY_HELP: &str = "request more with the executor's `mem`, or try a smal
 
 /// Returns the failure of a job in the state FAILED.
 fn failure(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> JobFailure {
-    if let Some(failure) = rank_failure(evidence, |_| evidence.tail.clone()) {
+    // Slurm ends the ranks of a batch script that was killed, and srun then reports them.
+    let is_killed = row.signal != 0 && evidence.records.iter().all(|record| record.peer_failure);
+    if let Some(failure) = rank_failure(evidence, |_| evidence.tail.clone()).filter(|_| !is_killed) {
         let rank = match evidence.kind {
             JobKind::Ranks => failure.rank,
             JobKind::Script => Some(0),

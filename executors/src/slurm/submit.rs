@@ -208,14 +208,22 @@ fn refused(place: &str, code: i32, stderr: &[u8]) -> ExecutorError {
     BatchError::Refused {
         program: "sbatch".into(),
         help: known.map(|(_, help)| (*help).to_owned()),
-        is_input: known.is_some(),
+        // Nothing that the user set: Slurm's programs are there, but no cluster.
+        is_input: known.is_some_and(|(text, _)| *text != NO_CLUSTER),
         words,
     }
     .into()
 }
 
+/// Words of Slurm's programs on a machine that belongs to no cluster.
+const NO_CLUSTER: &str = "could not establish a configuration source";
+
 /// Words of sbatch that mean a wrong setting, and what to type instead.
 const REFUSALS: &[(&str, &str)] = &[
+    (
+        NO_CLUSTER,
+        "this machine belongs to no cluster: work on a login node, or name one with the executor's `tunnel`",
+    ),
     ("invalid partition", "set `executor.partition` to one that `sinfo` lists"),
     (
         "invalid account",
@@ -340,5 +348,93 @@ fn not_ours(executor: &SlurmExecutor) -> ExecutorError {
     ExecutorError::Connection {
         place: executor.tunnel.place(),
         source: io::Error::other("the submission holds no batch script"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use neva_schemas::SlurmExecutorConfig;
+
+    use super::*;
+    use crate::tunnel::LocalTunnel;
+
+    fn executor() -> SlurmExecutor {
+        SlurmExecutor {
+            is_here: true,
+            ..SlurmExecutor::new(SlurmExecutorConfig::default(), Arc::new(LocalTunnel), "neva-rank")
+        }
+    }
+
+    #[test]
+    fn dependencies_join_those_of_the_user() {
+        let after = |number: u32, when| (JobHandle(format!("slurm:///{number}/runs/{number}")), when);
+        let parents = [after(3, When::AfterOk), after(4, When::AfterAny), after(5, When::AfterNotOk)];
+        let argv = |own: &[&str]| {
+            let words = ["sbatch", "--parsable"].iter().chain(own).chain(&["job.sbatch"]);
+            let batch = BatchScript {
+                batch_script: "job.sbatch".into(),
+                submit_argv: words.map(ToString::to_string).collect(),
+            };
+            with_dependencies(&executor(), &batch, &parents).unwrap().join(" ")
+        };
+        let wanted = "afterok:3,afterany:4,afternotok:5";
+        assert_eq!(
+            argv(&[]),
+            format!("sbatch --dependency={wanted} --kill-on-invalid-dep=yes --parsable job.sbatch")
+        );
+        assert_eq!(
+            argv(&["--dependency=afterok:1", "--kill-on-invalid-dep=yes"]),
+            format!("sbatch --parsable --dependency=afterok:1,{wanted} --kill-on-invalid-dep=yes job.sbatch")
+        );
+        let foreign = [(JobHandle("local:///runs/1".into()), When::AfterOk)];
+        let batch = BatchScript {
+            batch_script: "job.sbatch".into(),
+            submit_argv: vec!["sbatch".into()],
+        };
+        assert!(with_dependencies(&executor(), &batch, &foreign).is_err());
+    }
+
+    /// Words of sbatch 22.05.
+    #[test]
+    fn refusals_say_what_to_type() {
+        for (code, words, class, help) in [
+            (
+                1,
+                "sbatch: error: Batch job submission failed: Invalid partition name specified",
+                2,
+                "sinfo",
+            ),
+            (
+                1,
+                "sbatch: error: Batch job submission failed: Requested node configuration is not available",
+                2,
+                "executor.mem",
+            ),
+            (255, "sbatch: unrecognized option '--segment=4'", 2, "additional_parameters"),
+            (1, "sbatch: error: Batch job submission failed: Something new", 3, ""),
+            (127, "sh: 1: sbatch: not found", 3, "login node"),
+        ] {
+            let error = refused("this machine", code, words.as_bytes());
+            assert_eq!(error.exit_code(), class, "{words}");
+            assert!(error.help().unwrap_or_default().contains(help), "{words}: {error:?}");
+        }
+        assert!(
+            refused(
+                "x",
+                1,
+                b"sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+            )
+            .is_connection_lost()
+        );
+    }
+
+    #[test]
+    fn keys_differ_by_folder_and_number() {
+        let key = |dir: &str, number| key(&executor(), Path::new(dir), number);
+        assert_eq!(key("/runs/a", 1), key("/runs/a", 1));
+        assert_eq!(key("/runs/a", 1).len(), 16);
+        assert!(key("/runs/a", 1) != key("/runs/a", 2) && key("/runs/a", 1) != key("/runs/b", 1));
     }
 }

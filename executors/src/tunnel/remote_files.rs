@@ -38,47 +38,21 @@ const PARALLEL: usize = 4;
 const BATCH: usize = 500;
 
 /// Prints the SHA-256 hash of a file; nothing where no program for it is installed.
-const HASH: &str = "hash() { { sha256sum <\"$1\" || shasum -a 256 <\"$1\" || openssl dgst -sha256 -r <\"$1\"; } 2>/dev/null; }
-same() { sum=$(hash \"$1\") && [ \"${sum%% *}\" = \"$2\" ]; }
-";
+const HASH: &str = include_str!("scripts/hash.sh");
 
 /// Reads lines `HASH MODE PATH`, and prints the numbers of those whose file differs.
-const CHECK: &str = "n=0
-while IFS=' ' read -r want mode path; do
-  if [ -f \"$path\" ] && same \"$path\" \"$want\"; then chmod \"$mode\" \"$path\"; else echo $n; fi
-  n=$((n + 1))
-done";
+const CHECK: &str = include_str!("scripts/check.sh");
 
 /// Arguments: file, temporary file, hash. Prints `same`, or the number of bytes in the temporary file.
-const STATE: &str = "if [ -f \"$1\" ] && same \"$1\" \"$3\"; then echo same
-elif [ -f \"$2\" ]; then wc -c <\"$2\"; else echo 0; fi";
+const STATE: &str = include_str!("scripts/state.sh");
 
 /// Arguments: file, temporary file, hash, mode, offset, length of the file. Appends its input to the temporary file, and
 /// completes the file with its last chunk. Prints `done`, `same` if the file has this hash, `wrong` for another hash, or the
 /// number of bytes.
-const PUT: &str = "folder=${1%/*}
-[ -z \"$folder\" ] || mkdir -p \"$folder\" || exit 74
-if [ -d \"$1\" ]; then echo 'Is a directory' >&2; exit 74; fi
-if [ \"$5\" = 0 ]; then
-  if [ -f \"$1\" ] && same \"$1\" \"$3\"; then cat >/dev/null; chmod \"$4\" \"$1\"; echo same; exit 0; fi
-  : >\"$2\" || exit 74
-fi
-have=$(wc -c <\"$2\") || exit 74
-if [ \"$have\" -eq \"$5\" ]; then
-  cat >>\"$2\" || exit 74
-  have=$(wc -c <\"$2\") || exit 74
-fi
-if [ \"$have\" -ne \"$6\" ]; then echo $((have)); exit 0; fi
-sum=$(hash \"$2\")
-if [ -n \"$sum\" ] && [ \"${sum%% *}\" != \"$3\" ]; then rm -f \"$2\"; echo wrong; exit 0; fi
-chmod \"$4\" \"$2\" && mv -f \"$2\" \"$1\" || exit 74
-echo done";
+const PUT: &str = include_str!("scripts/put.sh");
 
 /// Arguments: file, number of the first byte from 1, number of bytes.
-const READ: &str = "[ -e \"$1\" ] || exit 44
-if [ ! -r \"$1\" ]; then echo 'Permission denied' >&2; exit 74; fi
-if [ -d \"$1\" ]; then echo 'Is a directory' >&2; exit 74; fi
-tail -c \"+$2\" \"$1\" | head -c \"$3\"";
+const READ: &str = include_str!("scripts/read.sh");
 
 /// Exit code of [`READ`] for a missing file.
 const MISSING: i32 = 44;

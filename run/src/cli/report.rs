@@ -23,7 +23,7 @@ use crate::{
     config, environment,
     error::RunError,
     experiment::{Change, Event},
-    job::Retry,
+    job::{Retry, schedule_submitted},
 };
 
 /// Callback for the output of rank 0.
@@ -211,8 +211,13 @@ impl Report {
         move |event| {
             let (Some(task), false) = (&event.task, quiet) else { return };
             match &event.change {
-                Change::Submitted { attempt: 1, .. } => printer::line(format_args!("{task}: started")),
-                Change::Submitted { attempt, .. } => printer::line(format_args!("{task}: started, attempt {attempt}")),
+                Change::Submitted { attempt, job } => {
+                    let what = schedule_submitted(job).unwrap_or_else(|| "started".to_owned());
+                    match attempt {
+                        1 => printer::line(format_args!("{task}: {what}")),
+                        attempt => printer::line(format_args!("{task}: {what}, attempt {attempt}")),
+                    }
+                }
                 Change::Retried {
                     attempt,
                     failure,

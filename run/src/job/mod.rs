@@ -15,7 +15,7 @@ use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport, When};
 use tokio::{sync::watch, time::sleep};
 
 pub use self::retry::Retry;
-pub(crate) use self::schedule::status as schedule_status;
+pub(crate) use self::schedule::{status as schedule_status, submitted as schedule_submitted};
 pub(crate) use self::stop_requests::{StopRequests, forward_signals, is_stop_requested, next_request};
 use self::{
     failure_filter::FailureFilter,

@@ -7,7 +7,7 @@ use neva_executors::{JobHandle, JobState, JobStatus, slurm::job_number};
 const SHOWN_NODES: usize = 4;
 
 /// Returns a sentence about a submission; `None` for a job on this machine.
-pub(super) fn submitted(job: &JobHandle) -> Option<String> {
+pub(crate) fn submitted(job: &JobHandle) -> Option<String> {
     Some(format!("submitted as job {}", job_number(job)?))
 }
 
@@ -59,7 +59,7 @@ fn explain(reason: &str) -> Option<&'static str> {
         "Resources" => "the nodes are busy",
         "Priority" => "jobs of higher priority come first",
         "Dependency" => "other jobs have to end first",
-        "BeginTime" => "a requeued job pauses before it starts",
+        "BeginTime" => "its earliest start has not come yet",
         "DependencyNeverSatisfied" => "a job that it depends on did not end as required, so it never starts: cancel it",
         "PartitionNodeLimit" => "the partition has fewer nodes than it needs, so it never starts: cancel it",
         "PartitionTimeLimit" => "its `time` is over the partition's limit, so it never starts: cancel it",

@@ -6,6 +6,7 @@ mod bad_input;
 mod checkpoint_sizes;
 mod command_line;
 mod data;
+mod doctor;
 mod experiment;
 mod experiment_cancel;
 mod experiment_executor;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::known_hosts::{any_pattern_fits, fits};
+use super::patterns::{any_pattern_fits, fits};
 
 /// What the file sets for a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,6 +4,8 @@ mod config_file;
 mod known_hosts;
 mod libssh2;
 mod openssh;
+mod openssh_words;
+mod patterns;
 mod sftp;
 mod transport;
 

@@ -1,6 +1,11 @@
 //! A tunnel that loses connections.
 
-use std::{collections::VecDeque, io, path::Path, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    io,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use neva_executors::{
     BoxFuture, ExecutorError,
@@ -11,13 +16,13 @@ use crate::fixture::Loss;
 
 /// Passes everything on to another tunnel, and loses some of it.
 #[derive(Debug)]
-pub(crate) struct LossyTunnel<T> {
-    inner: T,
+pub(crate) struct LossyTunnel {
+    inner: Arc<dyn Tunnel>,
     losses: Mutex<VecDeque<Loss>>,
 }
 
-impl<T: Tunnel> LossyTunnel<T> {
-    pub(crate) fn new(inner: T) -> Self {
+impl LossyTunnel {
+    pub(crate) fn new(inner: Arc<dyn Tunnel>) -> Self {
         Self {
             inner,
             losses: Mutex::default(),
@@ -46,7 +51,7 @@ impl<T: Tunnel> LossyTunnel<T> {
     }
 }
 
-impl<T: Tunnel> Tunnel for LossyTunnel<T> {
+impl Tunnel for LossyTunnel {
     fn place(&self) -> String {
         self.inner.place()
     }

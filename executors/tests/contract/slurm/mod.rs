@@ -3,41 +3,126 @@
 mod lossy;
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
+    io::Write as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    process::{Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
-use neva_executors::{Executor, SlurmExecutor, tunnel::LocalTunnel};
-use neva_schemas::SlurmExecutorConfig;
-use tempfile::TempDir;
+use neva_executors::{
+    Executor, SlurmExecutor,
+    tunnel::{LocalTunnel, Tunnel, tunnel},
+};
+use neva_schemas::{SlurmExecutorConfig, SshTunnelConfig, TunnelConfig};
 
 use self::lossy::LossyTunnel;
 use crate::fixture::{Fixture, Loss};
 
-/// Variable with the settings of Slurm's programs: set by `make e2e-slurm` for its own cluster, or by the user.
-const SLURM_CONF: &str = "SLURM_CONF";
-
-/// A cluster whose programs run on this machine.
+/// A cluster.
 pub(crate) struct SlurmFixture {
-    dir: TempDir,
-    tunnel: Arc<LossyTunnel<LocalTunnel>>,
+    /// Folder of one test.
+    dir: PathBuf,
+    tunnel: Arc<LossyTunnel>,
+    /// Login node of one's own cluster; the tests look at its files with `ssh`.
+    host: Option<String>,
     /// Texts of the created rank programs.
     programs: Mutex<Vec<String>>,
 }
 
+#[track_caller]
+fn variable(name: &str) -> String {
+    let value = std::env::var_os(name).and_then(|value| value.into_string().ok());
+    value.unwrap_or_else(|| panic!("{name} is not set: start this with `make e2e-slurm`"))
+}
+
+/// Returns the login node of one's own cluster.
+fn own_host() -> Option<String> {
+    std::env::var_os("NEVA_TEST_SLURM_HOST").and_then(|host| host.into_string().ok())
+}
+
 impl SlurmFixture {
-    pub(crate) fn here() -> Self {
-        assert!(
-            std::env::var_os(SLURM_CONF).is_some(),
-            "{SLURM_CONF} is not set: start this with `make e2e-slurm`"
-        );
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-            tunnel: Arc::new(LossyTunnel::new(LocalTunnel)),
+    /// Slurm's programs run on this machine; on one's own cluster, on its login node.
+    pub(crate) fn on_a_login_node() -> Self {
+        match own_host() {
+            Some(_) => Self::through_ssh(),
+            None => {
+                let _ = variable("SLURM_CONF");
+                Self::new(Arc::new(LocalTunnel), None)
+            }
+        }
+    }
+
+    /// Slurm's programs run behind sshd.
+    pub(crate) fn through_ssh() -> Self {
+        let host = own_host();
+        let config = match &host {
+            Some(host) => SshTunnelConfig {
+                host: host.clone(),
+                ..SshTunnelConfig::default()
+            },
+            None => SshTunnelConfig {
+                host: variable("SSHD_FIXTURE_HOST"),
+                port: Some(variable("SSHD_FIXTURE_PORT").parse().unwrap()),
+                user: Some(variable("SSHD_FIXTURE_USER")),
+                identity: Some(variable("SSHD_FIXTURE_KEY").into()),
+                known_hosts: Some(variable("SSHD_FIXTURE_KNOWN_HOSTS").into()),
+                config_file: Some("/dev/null".into()),
+                ..SshTunnelConfig::default()
+            },
+        };
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        Self::new(tunnel(&TunnelConfig::Ssh(config), home.as_deref()).unwrap(), host)
+    }
+
+    fn new(tunnel: Arc<dyn Tunnel>, host: Option<String>) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let parent = match &host {
+            Some(_) => variable("NEVA_TEST_SLURM_FOLDER"),
+            None => variable("NEVA_TEST_SLURM_DIR"),
+        };
+        let name = format!("contract-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let fixture = Self {
+            dir: Path::new(&parent).join(name),
+            tunnel: Arc::new(LossyTunnel::new(tunnel)),
+            host,
             programs: Mutex::default(),
+        };
+        fixture.shell("mkdir -p \"$1/jobs\"", &fixture.dir, "");
+        fixture
+    }
+
+    /// Runs a shell text on the machine with the jobs' files, with a path as `$1`, and returns its output.
+    fn shell(&self, text: &str, path: &Path, input: &str) -> String {
+        let mut command = match &self.host {
+            None => {
+                let mut command = Command::new("sh");
+                command.args(["-c", text, "sh"]).arg(path);
+                command
+            }
+            Some(host) => {
+                let mut command = Command::new("ssh");
+                let path = path.display().to_string();
+                // The folder of tests has no odd characters.
+                command
+                    .args(["-o", "BatchMode=yes", host, "--"])
+                    .arg(format!("set -- {path}; {text}"));
+                command
+            }
+        };
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
+    }
+}
+
+impl Drop for SlurmFixture {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.shell("rm -rf \"$1\"", &self.dir, "");
         }
     }
 }
@@ -45,16 +130,14 @@ impl SlurmFixture {
 impl Fixture for SlurmFixture {
     fn executor(&self, ranks: &str) -> Arc<dyn Executor> {
         let mut programs = self.programs.lock().unwrap();
-        let number = programs.iter().position(|known| known == ranks).unwrap_or_else(|| {
+        let known = programs.iter().position(|known| known == ranks);
+        let program = |number: usize| self.dir.join(format!("rank-{number}"));
+        let program = program(known.unwrap_or(programs.len()));
+        if known.is_none() {
             programs.push(ranks.to_owned());
-            programs.len() - 1
-        });
-        let program = self.dir.path().join(format!("rank-{number}"));
-        if !program.exists() {
             let text =
                 format!("#!/bin/sh\nRANK=$SLURM_PROCID WORLD_SIZE=$SLURM_STEP_NUM_TASKS\ncd \"$(dirname \"$3\")\" || exit 4\n{ranks}\n");
-            fs::write(&program, text).unwrap();
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            self.shell("cat >\"$1\" && chmod +x \"$1\"", &program, &text);
         }
         let config = SlurmExecutorConfig {
             gpus_per_node: Some(0),
@@ -66,17 +149,15 @@ impl Fixture for SlurmFixture {
     }
 
     fn jobs(&self) -> PathBuf {
-        let jobs = self.dir.path().join("jobs");
-        fs::create_dir_all(&jobs).unwrap();
-        jobs
+        self.dir.join("jobs")
     }
 
     fn read(&self, path: &Path) -> String {
-        fs::read_to_string(path).unwrap_or_default()
+        self.shell("cat \"$1\" 2>/dev/null", path, "")
     }
 
     fn write(&self, path: &Path, text: &str) {
-        fs::write(path, text).unwrap();
+        self.shell("cat >\"$1\"", path, text);
     }
 
     fn lose(&self, losses: &[Loss]) -> bool {

@@ -1,6 +1,9 @@
 //! `neva-run doctor`: checks that this machine, or a cluster, has everything that a run needs.
 
 mod cluster;
+mod node;
+mod parse;
+mod partition;
 mod site;
 
 use std::{

@@ -1,8 +1,7 @@
 //! Connecting: the way through jump hosts, the check of the host's key, and the login.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
+    fs, io,
     net::{TcpStream, ToSocketAddrs as _},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     time::{Duration, Instant},
@@ -12,10 +11,11 @@ use ssh2::{MethodType, Session};
 
 use super::{
     hop,
+    host_key::check_host_key,
     settings::{Endpoint, Settings},
 };
 use crate::{
-    tunnel::ssh::known_hosts::{KnownHosts, Verdict, fingerprint, host_name, key_type, line},
+    tunnel::ssh::known_hosts::{KnownHosts, host_name, key_type},
     tunnel_error::TunnelError,
 };
 
@@ -148,50 +148,6 @@ fn handshake(
     session.handshake().map_err(lost)?;
     check_host_key(endpoint, &session, &known, &name, settings.is_strict).map_err(ConnectError::Refused)?;
     Ok(Connection { session, socket })
-}
-
-fn check_host_key(endpoint: &Endpoint, session: &Session, known: &KnownHosts, name: &str, is_strict: bool) -> Result<(), TunnelError> {
-    let key = session.host_key().map(|(key, _)| key).unwrap_or_default();
-    let sent = format!("{} ({})", fingerprint(key), key_type(key).unwrap_or_default());
-    let place = endpoint.to_string();
-    let by_hand = format!("ssh -p {} {}@{}", endpoint.port, endpoint.user, endpoint.host);
-    let first_file = endpoint.known_hosts.first();
-    let file = first_file.map_or_else(String::new, |file| file.display().to_string());
-    match known.check(name, key) {
-        Verdict::Trusted => Ok(()),
-        Verdict::Unknown if !is_strict => {
-            let line = line(name, key);
-            let record = |file: &std::path::PathBuf| {
-                if let Some(folder) = file.parent() {
-                    fs::create_dir_all(folder)?;
-                }
-                OpenOptions::new().create(true).append(true).open(file)?.write_all(line.as_bytes())
-            };
-            if let Some(Err(error)) = first_file.map(record) {
-                tracing::warn!("the host key of {place} cannot be recorded in {file}: {error}");
-            }
-            tracing::warn!("the host key of {place} is new and trusted from now on: {sent}");
-            Ok(())
-        }
-        Verdict::Unknown => Err(TunnelError::HostKey {
-            place,
-            reason: format!("no key of it is in {file}; the server sent {sent}"),
-            help: format!("log in once by hand, with `{by_hand}`, and compare the fingerprint that it shows"),
-        }),
-        Verdict::Changed(others) => Err(TunnelError::HostKey {
-            place,
-            reason: format!("it has changed: known is {}, the server sent {sent}", others.join(" and ")),
-            help: format!(
-                "somebody may listen in, or the server was set up anew: ask its administrator for its fingerprint; if it is the new \
-                 one, type `ssh-keygen -f {file} -R '{name}'`, then `{by_hand}`, and compare"
-            ),
-        }),
-        Verdict::Revoked(at) => Err(TunnelError::HostKey {
-            place,
-            reason: format!("{at} says that it was revoked: {sent}"),
-            help: "ask the server's administrator for its new key".to_owned(),
-        }),
-    }
 }
 
 /// Logs in with the keys of files and of the agent.

@@ -6,6 +6,7 @@
 mod exchange;
 mod files;
 mod hop;
+mod host_key;
 mod login;
 mod settings;
 

@@ -114,7 +114,7 @@ impl Reader<'_> {
     }
 
     fn entry(&self, host: &str) -> Result<HostEntry, TunnelError> {
-        if self.config.config_file.is_some() && !self.file.is_file() {
+        if self.config.config_file.is_some() && !self.file.exists() {
             let reason = format!("there is no {}", self.file.display());
             return Err(self.settings_error(reason, "correct `config_file`".to_owned()));
         }
