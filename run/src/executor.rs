@@ -7,7 +7,7 @@ use std::{
 };
 
 use neva_executors::{Executor, ExecutorError, LocalExecutor, SlurmExecutor, tunnel};
-use neva_schemas::{self as schemas, LOCAL, Problem, Severity, TunnelConfig, Validate as _, env};
+use neva_schemas::{self as schemas, LOCAL, Problem, SLURM, Severity, TunnelConfig, Validate as _, env};
 use serde::Deserialize;
 
 use crate::{
@@ -16,9 +16,6 @@ use crate::{
     resolve::check,
     workspace::Workspace,
 };
-
-/// Name of the Slurm executor with default settings.
-const SLURM: &str = "slurm";
 
 /// The first segment of paths into an executor.
 const EXECUTOR: &str = "executor";

@@ -100,4 +100,4 @@ pub use trainer::{Accelerator, LossNormalization, MixedPrecision, NanPolicy, Plu
 pub use tunnel::{LocalTunnelConfig, SshProgram, SshTunnelConfig, TunnelConfig};
 pub use unsupported::{UNSUPPORTED, Unsupported, unsupported};
 pub use validate::{Problem, Severity, Validate};
-pub use workspace::{LOCAL, WorkspaceConfig};
+pub use workspace::{LOCAL, SLURM, WorkspaceConfig};

@@ -9,6 +9,7 @@
 mod cases;
 mod fixture;
 mod local;
+mod pbs;
 mod remote;
 #[macro_use]
 mod suite;
@@ -19,4 +20,8 @@ mod on_this_machine {
 
 mod on_another_machine {
     contract!(remote, crate::remote::RemoteFixture::new());
+}
+
+mod of_the_example {
+    contract!(pbs, crate::pbs::PbsFixture::new());
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use neva_executors::{JobKind, Payload, Process, Processes, Submission, Topology, train_argv};
-use neva_schemas::{LaunchPlan, PLAN_FILE};
+use neva_schemas::{LaunchPlan, PLAN_FILE, Run};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -23,6 +23,8 @@ pub(super) struct DryRun {
     yaml: String,
     pub(super) plan: LaunchPlan,
     pub(super) submission: Submission,
+    /// Hash of the resolved run, which no executor changes.
+    pub(super) run_hash: String,
     /// Name of the executor; `None` for a run in this process.
     executor: Option<String>,
     workspace: Option<String>,
@@ -61,6 +63,7 @@ impl DryRun {
             yaml: to_yaml_string(&to_node(run, Origin::recipe(&run.factory))?),
             plan,
             submission,
+            run_hash: run_hash(run)?,
             executor: selected.map(|selected| selected.name.clone()),
             workspace: file,
             from_workspace,
@@ -72,6 +75,7 @@ impl DryRun {
         let Self {
             plan,
             submission,
+            run_hash,
             executor,
             workspace,
             from_workspace,
@@ -79,6 +83,7 @@ impl DryRun {
         } = self;
         let mut value = json!({
             "plan": plan,
+            "run_hash": run_hash,
             "processes": submission.processes(),
             "executor": executor,
             "workspace": workspace,
@@ -89,6 +94,14 @@ impl DryRun {
         }
         value
     }
+}
+
+/// Returns the hash of a resolved run: the same for every executor, folder and date.
+fn run_hash(run: &Run) -> Result<String, RunError> {
+    /// Digits of the hash.
+    const DIGITS: usize = 16;
+    let text = serde_json::to_vec(run).map_err(neva_executors::ExecutorError::from)?;
+    Ok(blake3::hash(&text).to_hex().chars().take(DIGITS).collect())
 }
 
 fn in_this_process(plan: &LaunchPlan) -> Result<Submission, RunError> {

@@ -26,7 +26,8 @@ const EXAMPLES: &str = "\
 Examples:
   neva-run render recipes/llava15_7b.yaml                     print the commands
   neva-run render recipes/llava15_7b.yaml --out rendered      write plan, submission and commands
-  neva-run render mine.yaml --executor retrying --out rendered --yes";
+  neva-run render mine.yaml --executor slurm                  print the script for sbatch
+  neva-run render mine.yaml --executor sites/a.yaml --out rendered --yes";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -35,7 +36,7 @@ pub(super) struct RenderArgs {
     input: RecipeInput,
     #[command(flatten)]
     executor: ExecutorArgs,
-    /// Folder to write to, created if missing; by default the commands are printed
+    /// Folder to write to, created if missing; by default the commands or the script are printed
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     out: Option<PathBuf>,
     /// Overwrite existing files
@@ -47,10 +48,11 @@ pub(super) struct RenderArgs {
 
 pub(super) fn render(args: &RenderArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
     let (workspace, resolved, selected) = globals.prepare(&args.input, args.input.load()?, &args.executor, report)?;
-    let DryRun { submission, .. } = DryRun::new(&resolved, Some(&selected), workspace.as_ref())?;
+    let DryRun { submission, run_hash, .. } = DryRun::new(&resolved, Some(&selected), workspace.as_ref())?;
     let (file, payload) = payload(&selected.name, &submission)?;
     let Some(out) = &args.out else {
-        let value = json!(submission);
+        let mut value = json!(submission);
+        value["run_hash"] = json!(run_hash);
         report.result(payload.trim_end(), &value);
         return Ok(());
     };

@@ -44,6 +44,8 @@ mod retry;
 mod schemas;
 mod settings;
 mod signals;
+mod sites;
+mod slurm_settings;
 mod sweep;
 mod terminal;
 mod unwritable;

@@ -156,6 +156,7 @@ fn main(config: &SlurmExecutorConfig, plan: &LaunchPlan, shape: Shape, rank_prog
     let _ = write!(
         text,
         "\n{before}{command} &\nwait_for $!\ncode=$(exit_code \"$dir\" \"$records\" $?)\n\
+         if [ \"$terminated\" -eq 1 ] && [ \"$code\" -eq 0 ]; then\n    code=143\nfi\n\
          echo \"neva-run: exit code $code of job $job\" >&2\n\
          if [ \"$code\" -eq 0 ] || [ \"$terminated\" -eq 1 ] || is_cancelled; then\n    exit \"$code\"\nfi\n{}exit \"$code\"\n",
         again(config, true)

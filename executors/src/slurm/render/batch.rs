@@ -150,6 +150,8 @@ fn end(config: &SlurmExecutorConfig, work: Work<'_>) -> String {
     if is_ranks {
         text += "code=$(exit_code \"$dir\" \"$records\" \"$code\")\n";
     }
+    // srun that was killed exits with 0.
+    text += "if [ \"$terminated\" -eq 1 ] && [ \"$code\" -eq 0 ]; then\n    code=143\nfi\n";
     text += "echo \"neva-run: exit code $code of job $job\" >&2\n";
     text += "if [ \"$code\" -eq 0 ] || [ \"$terminated\" -eq 1 ] || is_cancelled; then\n    exit \"$code\"\nfi\n";
     text += &again(config, is_ranks);

@@ -107,7 +107,7 @@ impl Group<'_> {
     fn directives(&self, name: &str, dir: &Path) -> Result<String, ExecutorError> {
         let log = dir.join(BATCH_LOG);
         let Some(components) = &self.components else {
-            return Ok(Directives::new(self.config, name, self.largest(|_| true), &log)?.lines());
+            return Ok(self.component(self.config, name, &log, |_| true)?.lines());
         };
         let count = components.iter().max().map_or(0, |last| last + 1);
         let mut text = String::new();
@@ -116,10 +116,26 @@ impl Group<'_> {
             if component > 0 {
                 text += component_line(self.config);
             }
-            let shape = self.largest(|task| components[task] == component);
-            text += &Directives::new(self.tasks[first].config, name, shape, &log)?.lines();
+            text += &self
+                .component(self.tasks[first].config, name, &log, |task| components[task] == component)?
+                .lines();
         }
         Ok(text)
+    }
+
+    /// Returns the options of an allocation that holds each of the chosen tasks.
+    fn component(
+        &self,
+        config: &SlurmExecutorConfig,
+        name: &str,
+        log: &Path,
+        chosen: impl Fn(usize) -> bool,
+    ) -> Result<Directives, ExecutorError> {
+        let cpus = self.tasks.iter().enumerate().filter(|(task, _)| chosen(*task));
+        let cpus = cpus.filter_map(|(_, task)| task.config.cpus_per_task).max();
+        let mut directives = Directives::new(config, name, self.largest(chosen), log)?;
+        cpus.iter().for_each(|cpus| directives.set("cpus-per-task", cpus));
+        Ok(directives)
     }
 
     /// Returns the shape that holds each of the chosen tasks.
@@ -155,6 +171,7 @@ impl Group<'_> {
             false => String::new(),
         };
         let _ = writeln!(text, "\nwait_for_tasks {} '{patience}'", self.tasks.len());
+        text += "if [ \"$terminated\" -eq 1 ] && [ \"$code\" -eq 0 ]; then\n    code=143\nfi\n";
         text += "echo \"neva-run: exit code $code of job $job${failed:+, first failure in $failed}\" >&2\n";
         text += "if [ \"$code\" -eq 0 ] || [ \"$terminated\" -eq 1 ] || is_cancelled; then\n    exit \"$code\"\nfi\n";
         let has_ranks = self.tasks.iter().any(|task| matches!(task.work, Work::Ranks(_)));
