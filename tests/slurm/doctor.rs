@@ -7,7 +7,10 @@ use crate::cluster::Cluster;
 #[test]
 fn doctor_finds_a_cluster_in_order() {
     let cluster = Cluster::shared();
-    let here = cluster.executor("here", &format!("tunnel:\n  _target_: run.LocalTunnel\n  job_dir: {}", cluster.dir.path().display()));
+    let here = cluster.executor(
+        "here",
+        &format!("tunnel:\n  _target_: run.LocalTunnel\n  job_dir: {}", cluster.dir.path().display()),
+    );
     let far = cluster.ssh_executor("far", "");
     for (file, client) in [(&here, "openssh"), (&far, "openssh"), (&far, "ssh2")] {
         let site = cluster.dir.path().join("site.yaml");
@@ -18,8 +21,22 @@ fn doctor_finds_a_cluster_in_order() {
             arguments.extend(["--set", &set]);
         }
         let ended = cluster.run(&arguments).with_code(0);
-        let names: Vec<_> = ended.stdout.lines().map(|line| line.split_whitespace().nth(1).unwrap_or_default()).collect();
-        let all = ["login", "sbatch", "controller", "accounting", "partition", "gpu", "node", "folder", "neva-rank"];
+        let names: Vec<_> = ended
+            .stdout
+            .lines()
+            .map(|line| line.split_whitespace().nth(1).unwrap_or_default())
+            .collect();
+        let all = [
+            "login",
+            "sbatch",
+            "controller",
+            "accounting",
+            "partition",
+            "gpu",
+            "node",
+            "folder",
+            "neva-rank",
+        ];
         assert_eq!(names, all, "{}", ended.stdout);
         assert!(ended.stdout.contains(" is shared with the nodes"), "{}", ended.stdout);
         assert!(ended.stdout.contains(" with libtorch 2.11"), "{}", ended.stdout);
@@ -31,7 +48,10 @@ fn doctor_finds_a_cluster_in_order() {
         cluster.run(&again).with_code(0);
     }
     // Nothing stays in the folder of runs but the uploaded program.
-    let mut left: Vec<_> = fs::read_dir(cluster.dir.path().join(".neva-run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut left: Vec<_> = fs::read_dir(cluster.dir.path().join(".neva-run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     left.retain(|name| name != "programs");
     assert!(left.is_empty(), "{left:?}");
 }
@@ -39,7 +59,10 @@ fn doctor_finds_a_cluster_in_order() {
 #[test]
 fn doctor_names_what_a_cluster_does_not_have() {
     let cluster = Cluster::shared();
-    let file = cluster.executor("here", &format!("tunnel:\n  _target_: run.LocalTunnel\n  job_dir: {}", cluster.dir.path().display()));
+    let file = cluster.executor(
+        "here",
+        &format!("tunnel:\n  _target_: run.LocalTunnel\n  job_dir: {}", cluster.dir.path().display()),
+    );
     for (set, expect) in [
         ("executor.partition=nope", "there is no partition nope"),
         ("executor.gpus_per_node=99", "`gpus_per_node` is 99"),
