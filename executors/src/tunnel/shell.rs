@@ -182,3 +182,134 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 fn rfind(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).rposition(|window| window == what)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::{
+        io::Write as _,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    /// Does what an SSH server does: a login shell runs the line, here after `noise`. It gets `len` bytes of the input.
+    fn serve(parcel: &Parcel, noise: &str, len: usize) -> RawOutput {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{noise}\n{}", parcel.line)]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It may exit without reading its input.
+        let _ = child.stdin.take().unwrap().write_all(&parcel.input[..len]);
+        let output = child.wait_with_output().unwrap();
+        RawOutput {
+            code: output.status.code(),
+            signal: None,
+            stdout: output.stdout,
+            stderr: output.stderr,
+        }
+    }
+
+    fn parcel(shell: &RemoteShell, words: &[&str], stdin: &str) -> Parcel {
+        let mut command = TunnelCommand::new(words.iter().copied()).stdin(stdin);
+        command.env.insert("A".to_owned(), "x'y\"$HOME\nz\\".to_owned());
+        shell.wrap(&command).unwrap()
+    }
+
+    fn answer(shell: &RemoteShell, words: &[&str], stdin: &str) -> Answer {
+        let parcel = parcel(shell, words, stdin);
+        // Start-up files of shells print texts.
+        parcel.read(serve(&parcel, "echo welcome; echo welcome >&2", parcel.input.len()))
+    }
+
+    fn done(end: CommandEnd, stdout: &str, stderr: &str) -> Answer {
+        Answer::Done(CommandOutput {
+            end,
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        })
+    }
+
+    #[test]
+    fn a_command_arrives_as_it_is() {
+        let plain = RemoteShell::default();
+        let exit = CommandEnd::Exit;
+        assert_eq!(answer(&plain, &["cat"], "in\n"), done(exit(0), "in\n", ""));
+        assert_eq!(
+            answer(&plain, &["sh", "-c", "printf %s \"$A\"; echo e >&2; exit 7"], ""),
+            done(exit(7), "x'y\"$HOME\nz\\", "e\n")
+        );
+        assert_eq!(
+            answer(&plain, &["printf", "<%s>", "a b", "*", "'", "$A", ""], ""),
+            done(exit(0), "<a b><*><'><$A><>", "")
+        );
+        // The shell adds a word of its own to the standard error.
+        let Answer::Done(killed) = answer(&plain, &["sh", "-c", "kill -TERM $$"], "") else {
+            panic!("it ended")
+        };
+        assert_eq!(killed.end, CommandEnd::Signal("TERM".into()));
+        let with_before = |pre: &str| RemoteShell {
+            pre_command: Some(pre.to_owned()),
+            ..RemoteShell::default()
+        };
+        let before = with_before("B=1; export B; cat; echo noise");
+        assert_eq!(
+            answer(&before, &["sh", "-c", "echo $B; cat"], "in"),
+            done(exit(0), "1\nin", "noise\n")
+        );
+        assert_eq!(
+            answer(&with_before("echo no module >&2; false"), &["echo", "ran"], ""),
+            Answer::PreCommandFailed("no module".into())
+        );
+    }
+
+    #[test]
+    fn what_is_cut_does_not_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("ran");
+        let shell = RemoteShell {
+            pre_command: Some("true".to_owned()),
+            ..RemoteShell::default()
+        };
+        let parcel = parcel(&shell, &["touch", mark.to_str().unwrap()], "");
+        for len in 0..parcel.input.len() {
+            let raw = serve(&parcel, "", len);
+            assert!(!mark.exists(), "{len} of {} bytes ran", parcel.input.len());
+            // `ssh` exits with 255 where the connection is cut.
+            let cut = parcel.read(RawOutput { code: Some(255), ..raw });
+            assert!(matches!(cut, Answer::Cut(_)), "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_its_end_is_cut() {
+        let parcel = parcel(&RemoteShell::default(), &["echo", "x"], "");
+        let whole = serve(&parcel, "", parcel.input.len());
+        let part = RawOutput {
+            stderr: whole.stderr[..whole.stderr.len() / 2].to_vec(),
+            code: Some(0),
+            ..whole.clone()
+        };
+        assert!(matches!(parcel.read(part.clone()), Answer::Cut(_)));
+        let killed = RawOutput {
+            code: None,
+            signal: Some("KILL".to_owned()),
+            ..part
+        };
+        assert!(matches!(parcel.read(killed), Answer::Done(output) if output.end == CommandEnd::Signal("KILL".to_owned())));
+        let sftp_only = RawOutput {
+            code: Some(1),
+            stdout: b"This service allows sftp connections only.\n".to_vec(),
+            ..RawOutput::default()
+        };
+        assert_eq!(
+            parcel.read(sftp_only),
+            Answer::NoShell("This service allows sftp connections only.".to_owned())
+        );
+    }
+}

@@ -10,7 +10,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, poll};
 use ssh2::{BlockDirections, Channel, Session};
 
-use super::login::{Connection, left_ms};
+use super::connection::{Connection, left_ms};
 use crate::tunnel::shell::RawOutput;
 
 /// Time to close a channel after its end.

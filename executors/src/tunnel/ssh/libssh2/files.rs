@@ -8,7 +8,7 @@ use std::{
 
 use ssh2::{ErrorCode, FileStat, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
-use super::login::left_ms;
+use super::connection::left_ms;
 use crate::tunnel::ssh::sftp::{Content, SftpRequest};
 
 /// Error of a transfer.

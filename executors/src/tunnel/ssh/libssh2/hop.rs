@@ -12,7 +12,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, poll};
 use ssh2::{BlockDirections, Channel, Session};
 
-use super::login::{Connection, left_ms};
+use super::connection::{Connection, left_ms};
 
 /// Returns a stream to a host as `connection`'s host sees it. The connection lives as long as the stream.
 pub(super) fn through(connection: Connection, host: &str, port: u16, deadline: Instant) -> io::Result<UnixStream> {

@@ -3,6 +3,8 @@
 //! A connection carries one command at a time, and several connections are kept. libssh2 blocks, so it runs on threads of
 //! its own, and every call has a deadline.
 
+mod connect;
+mod connection;
 mod exchange;
 mod files;
 mod hop;
@@ -24,7 +26,7 @@ use neva_schemas::SshTunnelConfig;
 use tokio::sync::Semaphore;
 
 use self::{
-    login::{ConnectError, Connection},
+    connection::{ConnectError, Connection},
     settings::{Endpoint, Settings},
 };
 use super::{
@@ -114,7 +116,7 @@ impl Shared {
     }
 
     fn connect(&self, deadline: Instant) -> Result<Connection, ExecutorError> {
-        Connection::open(&self.settings, deadline).map_err(|error| match error {
+        connect::open(&self.settings, deadline).map_err(|error| match error {
             ConnectError::Lost { place, source } => ExecutorError::Connection { place, source },
             ConnectError::Refused(error) => error.into(),
         })
