@@ -73,7 +73,7 @@ pub use optim::{AdamW, Lion, Optim, ParamGroup, Sgd};
 pub use parallel::{MeshCoordinates, ParallelSizes};
 pub use peft::{LoRA, Peft};
 pub use period::Period;
-pub use plan::{GenerateRequest, LaunchPlan, PLAN_FORMAT};
+pub use plan::{LaunchPlan, PLAN_FORMAT};
 pub use rank_env::{RankEnv, Starter};
 pub use recipe::{PeftScheme, RecipeArgs, Run};
 pub use recompute::{RecomputeGranularity, RecomputeMethod, RecomputeModule};
