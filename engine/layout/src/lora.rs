@@ -18,13 +18,19 @@ pub struct Adapters {
     pub unmatched: Vec<String>,
 }
 
-/// Adapter of one linear: the names of its two parameters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Adapter of one linear: `W' = W + scale * B A`; with a magnitude `m`, each row of `W'` is scaled to the length `m`.
+#[derive(Debug, Clone, PartialEq)]
 pub struct LinearAdapter {
     /// `[dim, in]`, shared by the linears of a fused module.
     pub a: String,
     /// `[out, dim]`.
     pub b: String,
+    /// `dim`.
+    pub rank: usize,
+    /// Factor of `B A`.
+    pub scale: f64,
+    /// `[out]`, the lengths of the rows with weight decomposition (DoRA).
+    pub magnitude: Option<String>,
 }
 
 /// A module that a pattern can match.
@@ -83,7 +89,14 @@ pub fn lora_adapters(parameters: &[ParamSpec], lora: &LoRA, path: &str) -> Resul
             adapters
                 .parameters
                 .push(adapter(*linear, &b, [out, lora.dim], cut, heads, Init::Zeros));
-            if adapters.linears.insert(name.clone(), LinearAdapter { a: a.clone(), b }).is_some() {
+            let adapter = LinearAdapter {
+                a: a.clone(),
+                b,
+                rank: lora.dim,
+                scale: lora.alpha / lora.dim as f64,
+                magnitude: None,
+            };
+            if adapters.linears.insert(name.clone(), adapter).is_some() {
                 problems.push(Problem::error(
                     format!("{path}.target_modules"),
                     format!("`{name}` would get two adapters: it is named alone and as part of a fused module"),

@@ -200,7 +200,6 @@ fn write_weights(
         Some(lora) => lora_adapters(&plain, lora, "finetune.peft").map_err(EngineError::Run)?,
         None => Adapters::default(),
     };
-    let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
     let specs: Vec<_> = plain.iter().chain(&adapters.parameters).cloned().collect();
     let sources = Sources {
         checkpoint: Some(checkpoint),
@@ -232,7 +231,7 @@ fn write_weights(
             let mut weight = parameters.get(&spec.name)?.tensor.detach();
             if let Some(adapter) = adapter(spec) {
                 let (a, b) = (&parameters.get(&adapter.a)?.tensor, &parameters.get(&adapter.b)?.tensor);
-                weight = weight.f_add(&b.detach().f_matmul(&a.detach())?.f_mul_scalar(scale)?)?;
+                weight = weight.f_add(&b.detach().f_matmul(&a.detach())?.f_mul_scalar(adapter.scale)?)?;
             }
             Ok((table.hub_name(&spec.name), weight.to_kind(kind)))
         };

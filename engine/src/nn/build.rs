@@ -29,7 +29,6 @@ type Taken = Rc<RefCell<BTreeMap<usize, Tensor>>>;
 pub struct Build<'a> {
     parameters: &'a Parameters,
     adapters: &'a Adapters,
-    adapter_scale: f64,
     region: TensorRegion,
     attention: Arc<dyn CausalAttention>,
     images: ImagePartition,
@@ -46,14 +45,12 @@ impl<'a> Build<'a> {
     pub fn new(
         parameters: &'a Parameters,
         adapters: &'a Adapters,
-        adapter_scale: f64,
         region: TensorRegion,
         strategy: &'a MegatronStrategy,
     ) -> Self {
         Self {
             parameters,
             adapters,
-            adapter_scale,
             region,
             attention: Arc::new(LocalAttention),
             images: ImagePartition::new(&Mesh::single(), VisionPlacement::Duplicated),
@@ -154,7 +151,7 @@ impl<'a> Build<'a> {
             Some(adapter) => Some(Lora {
                 a: self.take(&adapter.a)?,
                 b: self.take(&adapter.b)?,
-                scale: self.adapter_scale,
+                scale: adapter.scale,
             }),
             None => None,
         };

@@ -77,9 +77,8 @@ impl LoadedModel {
         let wanted = |spec: &ParamSpec| chunk_specs.iter().any(|chunk| chunk.holds(spec));
         let parameters = load_parameters(&table, &specs, &wanted, finetune, sources, placement)?;
         let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).collect();
-        let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
         let region = TensorRegion::new(group, strategy.sequence_parallel);
-        let build = Build::new(&parameters, &adapters, scale, region, strategy)
+        let build = Build::new(&parameters, &adapters, region, strategy)
             .sharing(attention(mesh, strategy), ImagePartition::new(mesh, strategy.vision_placement));
         let numbers = (0..stages.chunks()).map(|chunk| stages.chunk_number(mesh.axis(Axis::Pipeline).rank(), chunk));
         let load_chunk = |(chunk, number): (&ChunkSpec, usize)| {
