@@ -18,6 +18,7 @@ mod engine;
 mod executor;
 mod experiment;
 mod finetune;
+mod generate;
 mod layers;
 mod log;
 mod model;
@@ -61,6 +62,7 @@ pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
 pub use experiment::{ExperimentConfig, MAX_PARALLEL};
 pub use finetune::Finetune;
+pub use generate::{GenerateRequest, GenerateSource};
 pub use layers::{LayerSplit, UnevenLayers};
 pub use log::{Log, MlflowLogger, ModelCheckpoint};
 pub use model::{

@@ -40,6 +40,6 @@ pub use recompute::{LayerGroup, layer_groups};
 pub use schedule::{Action, Pass, Timeline, forward_schedule, most_in_flight, schedule};
 pub use stages::{ChunkSpec, Stages};
 pub use trainable::{PartSummary, is_trainable, summary};
-pub use unapplied::{unapplied_generation_settings, unapplied_model_settings};
+pub use unapplied::{end_tokens, unapplied_generation_settings, unapplied_model_settings};
 pub use window::Window;
 pub use zigzag::{Block, Mask, ZigZag};

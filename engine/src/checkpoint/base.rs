@@ -8,7 +8,7 @@ use super::hugging_face::hugging_face_files;
 use super::state::BaseReference;
 use crate::error::{EngineError, Result};
 use neva_layout::{ModelCache, Part, adapter_as_base};
-use neva_schemas::Finetune;
+use neva_schemas::{Finetune, Problem};
 use std::path::{Path, PathBuf};
 
 /// Source of the parameters that no checkpoint overrides.
@@ -81,6 +81,21 @@ impl Base {
             None => Self::Seed(finetune.trainer.seed),
         };
         Ok(Self::Parts(Box::new(PartBases::open(finetune, cache, rest)?)))
+    }
+
+    /// Returns the model at `address`, where the base of a run lies now: a path, `nemo://ORG/NAME` or `hf://ORG/NAME`.
+    ///
+    /// # Errors
+    /// There is no such folder.
+    pub fn at(address: &str, cache: &ModelCache) -> Result<Self> {
+        let path = cache.path_of(address);
+        if path.is_dir() {
+            return Ok(Self::folder_of_model(path));
+        }
+        let message = format!("there is no model in {}", path.display());
+        Err(EngineError::Run(vec![
+            Problem::error("--base", message).help("name the folder of the weights that the run started from"),
+        ]))
     }
 
     fn folder_of_model(path: PathBuf) -> Self {

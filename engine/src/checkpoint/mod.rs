@@ -17,6 +17,7 @@ mod marker;
 mod newest;
 mod part;
 mod peft;
+mod peft_settings;
 mod placement;
 mod restore;
 mod resume;

@@ -16,9 +16,9 @@ use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
-const PREFIX: &str = "base_model.model.";
-const A: &str = ".lora_A.weight";
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub(super) const PREFIX: &str = "base_model.model.";
+pub(super) const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
 
 /// A folder with a plain LoRA adapter that PEFT wrote.

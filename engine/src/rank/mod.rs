@@ -4,6 +4,7 @@ mod cli;
 mod device;
 mod environment;
 mod failure;
+mod generate_args;
 mod log;
 mod openmp;
 mod run;
