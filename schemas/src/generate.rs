@@ -23,8 +23,8 @@ pub enum GenerateSource {
     Checkpoint {
         /// A checkpoint folder, or a run's folder, of which the newest checkpoint is used.
         path: PathBuf,
-        /// Present place of the weights that the run started from, if they have moved: a path or an address.
-        base: Option<String>,
+        /// Folders of the weights that the run started from, if they are no longer where the run found them.
+        base: Vec<PathBuf>,
     },
     /// A model in Hugging Face's format, with its own tokenizer, chat template, image processor and generation config.
     Model {

@@ -26,7 +26,7 @@ mod zigzag;
 
 pub use bucket::{Bucket, Member, buckets};
 pub use context_traffic::{KeysValues, SharedImages};
-pub use families::{Families, HfConfigError, ModelTable, from_hf_config};
+pub use families::{ExportedFiles, Families, HfConfigError, ModelTable, ReaderSlot, VLLM_VERSION, from_hf_config};
 pub use gradient_traffic::{DpCpTraffic, tensor_gradient_bytes};
 pub use groups::{Hyperparameters, hyperparameters, unmatched_optim_settings};
 pub use hub_cache::{HubAddress, HubAddressError, HubCache};

@@ -43,6 +43,7 @@ pub use export::{SHARD_BYTES, export_hugging_face};
 pub use fault::{Fault, UnusableCheckpoint};
 pub use folder::CheckpointFolder;
 pub use host_memory::HostMemory;
+pub(crate) use hugging_face::hugging_face_files;
 pub use neva_layout::ModelCache;
 pub use newest::newest_checkpoint;
 pub use peft::PeftFolder;

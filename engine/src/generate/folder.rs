@@ -101,8 +101,8 @@ fn folder(address: &str, cache: &ModelCache) -> Result<PathBuf> {
         let help = format!("ask it with --checkpoint {shown}");
         (format!("{shown} is a checkpoint of this program"), help)
     } else {
-        let help = "name a folder with config.json, *.safetensors and tokenizer.json".to_owned();
-        (format!("{shown} has no config.json"), help)
+        let help = "name a folder with config.json, *.safetensors and tokenizer.json; a run's folder goes with --checkpoint";
+        (format!("{shown} has no config.json"), help.to_owned())
     };
     Err(refused(MODEL, message, help))
 }

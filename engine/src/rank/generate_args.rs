@@ -6,19 +6,20 @@ use crate::checkpoint::ModelCache;
 use crate::error::Result;
 use crate::generate::{AnsweringModel, write_logits};
 use crate::model::Models;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use neva_schemas::{GenerateRequest, GenerateSource, Precision};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("source").required(true).args(["checkpoint", "model"])))]
 pub(super) struct GenerateArgs {
     /// A checkpoint; or a run's folder, for its newest checkpoint; or the folder of all runs of a name, for its newest
     /// run.
-    #[arg(long, required_unless_present = "model", conflicts_with_all = ["model", "adapter", "conv_template", "dtype"])]
+    #[arg(long, conflicts_with_all = ["adapter", "conv_template", "dtype"])]
     checkpoint: Option<PathBuf>,
-    /// Present place of the checkpoint's base.
+    /// Present place of the checkpoint's base weights. Repeat it for each part that has weights of its own.
     #[arg(long, conflicts_with = "model")]
-    base: Option<String>,
+    base: Vec<PathBuf>,
     /// A model in Hugging Face's format: a folder, nemo://ORG/NAME or hf://ORG/NAME.
     #[arg(long)]
     model: Option<String>,

@@ -2,7 +2,7 @@
 
 use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use crate::{error::RunError, program};
 
@@ -15,15 +15,14 @@ Examples:
   neva-run generate --model BASE_FOLDER --adapter PEFT_FOLDER --prompt \"Hello\"";
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group(ArgGroup::new("source").required(true).args(["checkpoint", "model"])))]
 pub(super) struct GenerateArgs {
     /// Folder of a checkpoint, of a run (its newest checkpoint), or of all runs of a name (the newest run)
-    #[arg(long, value_name = "FOLDER", required_unless_present = "model")]
-    #[arg(conflicts_with_all = ["model", "adapter", "conv_template", "dtype"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["adapter", "conv_template", "dtype"])]
     checkpoint: Option<PathBuf>,
     /// Present place of the weights that the run started from, if they have moved
-    #[arg(long, value_name = "MODEL", requires = "checkpoint")]
-    base: Option<String>,
+    #[arg(long, value_name = "MODEL", num_args = 1.., conflicts_with = "model")]
+    base: Vec<PathBuf>,
     /// Model in Hugging Face's format: a folder, `nemo://ORG/NAME` or `hf://ORG/NAME`; it answers with its own chat template
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
@@ -57,8 +56,10 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<(), RunError> {
             command.arg(option).arg(path);
         }
     }
+    for path in &args.base {
+        command.arg("--base").arg(path);
+    }
     for (option, text) in [
-        ("--base", &args.base),
         ("--model", &args.model),
         ("--conv-template", &args.conv_template),
         ("--dtype", &args.dtype),
