@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod comm;
 mod comm_error;
 mod error;
+pub mod export;
 pub mod generate;
 pub mod loss;
 pub mod model;

@@ -17,6 +17,7 @@ mod description;
 mod engine;
 mod executor;
 mod experiment;
+mod export;
 mod finetune;
 mod layers;
 mod log;
@@ -60,6 +61,7 @@ pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTowe
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
 pub use experiment::{ExperimentConfig, MAX_PARALLEL};
+pub use export::{ExportDtype, ExportFormat, ExportRequest, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter};
 pub use finetune::Finetune;
 pub use layers::{LayerSplit, UnevenLayers};
 pub use log::{Log, MlflowLogger, ModelCheckpoint};

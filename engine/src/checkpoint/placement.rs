@@ -57,7 +57,7 @@ impl Placement {
 }
 
 /// This rank's local shards of parameters, by name.
-pub(super) type Values = BTreeMap<String, Tensor>;
+pub(crate) type Values = BTreeMap<String, Tensor>;
 
 /// Canonical name to (file, name in the file, shape).
 pub(super) type Names = BTreeMap<String, (usize, String, Vec<usize>)>;
@@ -78,6 +78,11 @@ pub(super) fn read_all(
             problems,
         });
     }
+    read_named(path, files, names, wanted, placement)
+}
+
+/// Reads `wanted` from the files that hold them under `names`.
+pub(super) fn read_named(path: &Path, files: &[TensorFile], names: &Names, wanted: &[ParamSpec], placement: Placement) -> Result<Values> {
     let read = |spec: &ParamSpec| {
         let (index, name, _) = &names[&spec.name];
         Ok((spec.name.clone(), placement.read(&files[*index], name, spec)?))

@@ -42,12 +42,7 @@ pub struct Build<'a> {
 impl<'a> Build<'a> {
     /// Starts at the root of the parameter names. This rank holds whole sequences and encodes every image; blocks are
     /// recomputed in the backward pass as `strategy` says.
-    pub fn new(
-        parameters: &'a Parameters,
-        adapters: &'a Adapters,
-        region: TensorRegion,
-        strategy: &'a MegatronStrategy,
-    ) -> Self {
+    pub fn new(parameters: &'a Parameters, adapters: &'a Adapters, region: TensorRegion, strategy: &'a MegatronStrategy) -> Self {
         Self {
             parameters,
             adapters,

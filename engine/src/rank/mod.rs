@@ -3,6 +3,7 @@
 mod cli;
 mod device;
 mod environment;
+mod export_args;
 mod failure;
 mod log;
 mod openmp;
