@@ -56,4 +56,4 @@ pub use saving::Saving;
 pub use snapshot::{Artifacts, Snapshot};
 pub use state::{BaseReference, CHECKPOINT_FORMAT, CheckpointState, RunProgress};
 pub use stored_tensors::StoredTensors;
-pub use weights::{Sources, load_parameters};
+pub use weights::{Sources, load_parameters, load_run_parameters};
