@@ -22,8 +22,10 @@ pub mod parallel;
 pub mod param_sync;
 pub mod parameters;
 mod precision;
+pub mod quantization;
 mod random;
 mod rank;
+pub mod sample_keys;
 pub mod trainer;
 
 pub use error::{EngineError, Result};

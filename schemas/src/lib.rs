@@ -73,7 +73,7 @@ pub use name::MAX_NAME_LENGTH;
 pub use openmp::{spin_count, thread_count};
 pub use optim::{AdamW, Lion, Optim, ParamGroup, Sgd};
 pub use parallel::{MeshCoordinates, ParallelSizes};
-pub use peft::{LoRA, Peft};
+pub use peft::{DropoutPosition, LoRA, LoraInit, Peft, Quantization};
 pub use period::Period;
 pub use plan::{GenerateRequest, LaunchPlan, PLAN_FORMAT};
 pub use rank_env::{RankEnv, Starter};

@@ -59,5 +59,5 @@ pub use saving::Saving;
 pub use snapshot::{Artifacts, Snapshot};
 pub use state::{BaseReference, CHECKPOINT_FORMAT, CheckpointState, RunProgress};
 pub use stored_tensors::StoredTensors;
-pub use weights::{Sources, load_parameters};
+pub use weights::{Sources, load_parameters, load_run_parameters};
 pub(crate) use whole::seal_whole;

@@ -52,7 +52,9 @@ impl OpenBase {
             Base::Seed(seed) => Self::Seed(*seed),
             Base::HuggingFace(folder) => {
                 check_config(folder, &model.finetune.model, model.table.families())?;
-                Self::Whole(ModelFiles::open(model.table, folder, model.specs)?)
+                // Weights may be read in several turns, of which one warns.
+                let is_first = |spec: &ParamSpec| model.specs.first().is_some_and(|first| first.name == spec.name);
+                Self::Whole(ModelFiles::open(model.table, folder, model.specs, wanted.iter().any(is_first))?)
             }
             Base::Parts(parts) => {
                 let (mut opened, mut rest) = (Vec::new(), Vec::new());
@@ -201,7 +203,7 @@ pub(crate) struct ModelFiles {
 impl ModelFiles {
     /// Opens a folder, which must hold all of `specs`: in one file or several with an index, under any accepted spelling of
     /// the names. Tensors that are not part of the model are skipped, with a warning.
-    fn open(table: &ModelTable, folder: &Path, specs: &[ParamSpec]) -> Result<Self> {
+    fn open(table: &ModelTable, folder: &Path, specs: &[ParamSpec], warns: bool) -> Result<Self> {
         let files = hugging_face_files(folder)?
             .iter()
             .map(|path| TensorFile::open(path))
@@ -226,7 +228,7 @@ impl ModelFiles {
         }
         let mismatches = mismatches(&names, specs);
         if problems.is_empty() && mismatches.is_empty() {
-            if !skipped.is_empty() {
+            if warns && !skipped.is_empty() {
                 tracing::warn!(
                     "{}: skipped tensors that are not part of the model: {}",
                     folder.display(),
