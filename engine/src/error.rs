@@ -2,7 +2,7 @@
 
 use crate::comm_error::{CommError, IN_GROUP};
 use neva_data::DataError;
-use neva_schemas::{ExitClass, Problem, Reader, exit_class};
+use neva_schemas::{ExitClass, Problem, exit_class};
 use neva_track::TrackError;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub enum EngineError {
         /// The folder.
         path: PathBuf,
         /// The program that reads it.
-        reader: Reader,
+        reader: &'static str,
         /// Each tensor or setting that is wrong.
         problems: Vec<String>,
     },

@@ -75,7 +75,7 @@ impl Validate for Finetune {
         self.log.validate(&format!("{path}.log"), problems);
         self.resume.validate(&format!("{path}.resume"), problems);
         match &self.peft {
-            Some(Peft::LoRA(lora)) => lora.validate(&format!("{path}.peft"), problems),
+            Some(peft) => peft.lora().validate(&format!("{path}.peft"), problems),
             None if self.model.description().is_frozen() => {
                 problems.push(Problem::error(
                     format!("{path}.model"),

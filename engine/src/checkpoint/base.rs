@@ -8,7 +8,7 @@ use super::hugging_face::hugging_face_files;
 use super::state::BaseReference;
 use crate::error::{EngineError, Result};
 use neva_layout::{ModelCache, Part, adapter_as_base};
-use neva_schemas::{Finetune, Problem};
+use neva_schemas::Finetune;
 use std::path::{Path, PathBuf};
 
 /// Source of the parameters that no checkpoint overrides.
@@ -22,6 +22,13 @@ pub enum Base {
     Seed(u64),
     /// Separate folders for some parts of the model.
     Parts(Box<PartBases>),
+    /// A checkpoint of this program whose own base is no longer where its run found it.
+    Rebased {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Its own base.
+        base: Box<Self>,
+    },
 }
 
 /// Sources of the parts of a model.
@@ -83,22 +90,7 @@ impl Base {
         Ok(Self::Parts(Box::new(PartBases::open(finetune, cache, rest)?)))
     }
 
-    /// Returns the model at `address`, where the base of a run lies now: a path, `nemo://ORG/NAME` or `hf://ORG/NAME`.
-    ///
-    /// # Errors
-    /// There is no such folder.
-    pub fn at(address: &str, cache: &ModelCache) -> Result<Self> {
-        let path = cache.path_of(address);
-        if path.is_dir() {
-            return Ok(Self::folder_of_model(path));
-        }
-        let message = format!("there is no model in {}", path.display());
-        Err(EngineError::Run(vec![
-            Problem::error("--base", message).help("name the folder of the weights that the run started from"),
-        ]))
-    }
-
-    fn folder_of_model(path: PathBuf) -> Self {
+    pub(super) fn folder_of_model(path: PathBuf) -> Self {
         if CheckpointFolder::is_checkpoint(&path) {
             Self::Checkpoint(path)
         } else {
@@ -126,7 +118,7 @@ impl Base {
     /// Returns the folder. Of several, returns that of the language model, which has the tokenizer.
     pub fn folder(&self) -> Option<&Path> {
         match self {
-            Self::HuggingFace(path) | Self::Checkpoint(path) => Some(path),
+            Self::HuggingFace(path) | Self::Checkpoint(path) | Self::Rebased { checkpoint: path, .. } => Some(path),
             Self::Seed(_) => None,
             Self::Parts(parts) => parts.language_model.as_ref().unwrap_or(&parts.rest).folder(),
         }
@@ -135,7 +127,7 @@ impl Base {
     /// Returns the folder of the vision encoder, which has the image processor.
     pub fn vision_folder(&self) -> Option<&Path> {
         match self {
-            Self::HuggingFace(path) | Self::Checkpoint(path) => Some(path),
+            Self::HuggingFace(path) | Self::Checkpoint(path) | Self::Rebased { checkpoint: path, .. } => Some(path),
             Self::Seed(_) => None,
             Self::Parts(parts) => parts.vision_model.as_ref().unwrap_or(&parts.rest).vision_folder(),
         }
@@ -157,7 +149,7 @@ impl Base {
                 }
             }
             Self::Seed(seed) => BaseReference::Seed { seed: *seed },
-            Self::Checkpoint(path) => BaseReference::Checkpoint {
+            Self::Checkpoint(path) | Self::Rebased { checkpoint: path, .. } => BaseReference::Checkpoint {
                 path: path.clone(),
                 blake3: Checksum::of(&path.join("checkpoint.json"))?.blake3,
             },

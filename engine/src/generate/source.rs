@@ -9,7 +9,7 @@ use neva_data::{ImageProcessor, ModelProcessor, TextTools, Tokenizer};
 use neva_layout::{end_tokens, unapplied_generation_settings};
 use neva_schemas::{Data, Finetune, GenerateSource, ImageDataConfig, ModelDescription, Problem};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tch::Device;
 
 /// The model that answers, with everything that makes a prompt of a question. Its weights are loaded later, so that a wrong
@@ -41,7 +41,7 @@ impl AnsweringModel {
     /// It does not exist, lacks a tokenizer or a template, or cannot be read by this program.
     pub fn open(source: &GenerateSource, models: &Models, cache: &ModelCache) -> Result<Self> {
         match source {
-            GenerateSource::Checkpoint { path, base } => Self::of_checkpoint(path, base.as_deref(), cache),
+            GenerateSource::Checkpoint { path, base } => Self::of_checkpoint(path, base, cache),
             GenerateSource::Model { .. } => Self::of_model(source, models, cache),
         }
     }
@@ -61,7 +61,7 @@ impl AnsweringModel {
         LoadedModel::load(&self.finetune, models, sources, &Mesh::single(), Device::Cpu)
     }
 
-    fn of_checkpoint(path: &Path, moved: Option<&str>, cache: &ModelCache) -> Result<Self> {
+    fn of_checkpoint(path: &Path, moved: &[PathBuf], cache: &ModelCache) -> Result<Self> {
         let checkpoint = CheckpointFolder::find(path)?;
         let finetune = &checkpoint.run.finetune;
         let model = finetune.model.description();
@@ -78,13 +78,9 @@ impl AnsweringModel {
         };
         let tokenizer = Tokenizer::open(&checkpoint.path.display().to_string())?;
         let text = TextTools::new(&data_config, add_bos, tokenizer)?;
-        let base = match moved {
-            Some(address) => Base::at(address, cache)?,
-            None => Base::of(finetune, cache)?,
-        };
+        let base = Base::of_checkpoint(&checkpoint, moved, cache)?;
         let processor = processor(&checkpoint, &model, &base)?.with_mode(data_config.image_process_mode.into());
         let ends = base.folder().map_or_else(Vec::new, generation_ends);
-        checkpoint.check_base(&base.reference()?, if moved.is_some() { "--base" } else { "--checkpoint" })?;
         let mut finetune = finetune.clone();
         finetune.trainer.strategy.set_one_rank();
         Ok(Self {

@@ -2,17 +2,17 @@
 
 use super::device::check_libtorch;
 use super::environment::lookup;
+use super::export_args::{ExportArgs, run_export};
 use super::failure::{record, record_panic};
 use super::generate_args::GenerateArgs;
 use super::log::Log;
 use super::openmp::restart_with_spin_count;
 use super::run::engine;
-use super::run_folder::newest_run;
-use crate::checkpoint::{Base, CheckpointFolder, ModelCache, SHARD_BYTES, export_hugging_face};
+use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
 use crate::trainer::{Registry, StopRequest};
 use clap::{Args, ColorChoice, Parser, Subcommand};
-use neva_schemas::{Engine, ExitClass, LaunchPlan, Problem, RankEnv, RankFailure, env, exit_class};
+use neva_schemas::{Engine, ExitClass, LaunchPlan, RankEnv, RankFailure, env, exit_class};
 use rustix::fs::FileType;
 use std::io::{ErrorKind, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,8 +35,8 @@ enum Command {
     Train(Train),
     /// Answers a question about images.
     Generate(GenerateArgs),
-    /// Writes the model of a checkpoint in the layout of Hugging Face's transformers, adapters merged.
-    Export(Export),
+    /// Writes the model of a checkpoint in the format of another program.
+    Export(ExportArgs),
     /// Prints the versions of this program and libtorch as one line of JSON.
     Version,
 }
@@ -49,15 +49,6 @@ struct Train {
     /// Deletes the plan once it is read.
     #[arg(long)]
     remove_plan: bool,
-}
-
-#[derive(Debug, Args)]
-struct Export {
-    /// A checkpoint of any layout; or a run's folder, for its newest checkpoint; or the folder of all runs of a name, for
-    /// its newest run.
-    checkpoint: PathBuf,
-    /// The folder to create.
-    out: PathBuf,
 }
 
 /// Runs the program: parses arguments, executes the subcommand, and returns the exit code. A recipe may name the types of
@@ -107,19 +98,7 @@ fn run(command: Command, registry: Registry) -> Result<ExitClass, RankFailure> {
     match command {
         Command::Train(args) => train(&args, registry),
         Command::Generate(args) => outcome(|| print(&args.answer(registry.models())?)),
-        Command::Export(args) => outcome(|| {
-            let cache = ModelCache::locate(lookup);
-            if args.out.exists() {
-                let message = format!("{} exists already", args.out.display());
-                let problem = Problem::error("OUT", message).help("name a folder that does not exist, or remove this one");
-                return Err(EngineError::Run(vec![problem]));
-            }
-            let checkpoint = CheckpointFolder::find(&newest_run(&args.checkpoint))?;
-            checkpoint.verify()?;
-            let base = Base::of(&checkpoint.run.finetune, &cache)?;
-            checkpoint.check_base(&base.reference()?, "CHECKPOINT")?;
-            export_hugging_face(&checkpoint, registry.models().families(), &base, &cache, &args.out, SHARD_BYTES)
-        }),
+        Command::Export(args) => outcome(|| print(&run_export(&args, registry.models(), &ModelCache::locate(lookup))?)),
         Command::Version => outcome(|| {
             let libtorch = neva_torch_ffi::libtorch_version()?;
             let cuda = neva_torch_ffi::load_cuda()? && tch::Cuda::is_available();

@@ -3,6 +3,7 @@
 mod cli;
 mod device;
 mod environment;
+mod export_args;
 mod failure;
 mod generate_args;
 mod log;

@@ -5,6 +5,8 @@ mod config_reader;
 mod decoder;
 mod decoder_config;
 mod decoder_structure;
+mod export_config;
+mod exported_names;
 mod family;
 mod folder;
 mod intern_vit;

@@ -14,6 +14,7 @@ const CONFIG: &str = "adapter_config.json";
 /// Returns the run's adapters with the scales that the reader computes.
 pub(super) fn reader_adapters(subject: &Subject<'_>, expected: &Expected<'_>) -> Result<Adapters> {
     let mut adapters = expected.adapters.clone();
+    adapters.linears.retain(|linear, _| !expected.merges(linear));
     let Some(config) = subject.adapter.map(AdapterConfig::open).transpose()? else {
         return Ok(adapters);
     };
@@ -31,7 +32,8 @@ pub(super) fn problems(subject: &Subject<'_>, expected: &Expected<'_>) -> Result
     let mut problems = Vec::new();
     let targets = config.targets()?;
     let matches = |linear: &str| targets.matches(&expected.module(linear));
-    for (linear, adapter) in &expected.adapters.linears {
+    let adapted: Vec<_> = expected.adapters.linears.iter().filter(|(linear, _)| !expected.merges(linear)).collect();
+    for (linear, adapter) in &adapted {
         let (rank, scale) = {
             let module = expected.module(linear);
             (config.rank(&module)?, config.scale(&module)?)
@@ -48,7 +50,7 @@ pub(super) fn problems(subject: &Subject<'_>, expected: &Expected<'_>) -> Result
     }
     // An adapter without tensors gets fresh ones, and a warning of missing keys.
     let linears = expected.rows.iter().filter_map(|row| row.lora.as_ref()).map(|module| module.linear.as_str());
-    let others = linears.filter(|linear| !expected.adapters.linears.contains_key(*linear) && matches(linear));
+    let others = linears.filter(|linear| !adapted.iter().any(|(own, _)| own == linear) && matches(linear));
     problems.extend(others.map(|linear| format!("`target_modules` of {CONFIG} also matches `{linear}`, which has no adapter")));
     let saved = config.strings("modules_to_save");
     if subject.form.2 == Reader::Vllm {
@@ -61,7 +63,7 @@ pub(super) fn problems(subject: &Subject<'_>, expected: &Expected<'_>) -> Result
         let whole = expected.rows.iter().filter(|row| expected.trained().contains(&row.name) && !is_saved(&row.name));
         problems.extend(whole.map(|row| format!("`{}` was trained, but no name in `modules_to_save` is one of its modules", row.name)));
     }
-    let dora = expected.adapters.linears.values().any(|adapter| adapter.magnitude.is_some());
+    let dora = adapted.iter().any(|(_, adapter)| adapter.magnitude.is_some());
     if dora != (config.content["use_dora"] == true) {
         problems.push(format!("`use_dora` of {CONFIG} is {}", config.content["use_dora"]));
     }
@@ -137,7 +139,7 @@ impl Targets {
 fn regex(pattern: &str) -> Result<Regex> {
     Regex::new(&format!("^(?:{pattern})$")).map_err(|error| EngineError::Export {
         path: CONFIG.into(),
-        reader: Reader::Peft,
+        reader: "PEFT",
         problems: vec![format!("its pattern {pattern:?} cannot be read: {error}")],
     })
 }

@@ -26,7 +26,7 @@ pub(super) fn canary(model: &ModelDescription) -> Batch {
     Batch {
         labels_bs: input_ids_bs.full_like(neva_data::IGNORE_INDEX),
         input_ids_bs,
-        segments: Segments::rows(&[ids.len() as i64]),
+        segments: Segments::rows(&[ids.len()]),
         pixels: model.vision.is_some().then(|| pixels(model.image_size() as i64)),
         image_positions: Tensor::from_slice(&positions),
         feature_rows: (shown < features).then(|| Tensor::from_slice(&rows)),

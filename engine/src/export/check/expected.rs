@@ -65,9 +65,19 @@ impl<'a> Expected<'a> {
         &self.trained
     }
 
-    /// Returns whether the adapters are merged into the weights.
-    pub(super) fn merges(&self) -> bool {
-        self.subject.form.0 != ExportFormat::HfPeft
+    /// Returns whether the adapter of a linear is merged into its weight: in a whole model; and with PEFT in a module that was
+    /// trained itself, since `modules_to_save` replaces it. Vision encoder and projector are saved as a whole.
+    pub(super) fn merges(&self, linear: &str) -> bool {
+        if self.subject.form.0 != ExportFormat::HfPeft {
+            return true;
+        }
+        let weight = format!("{linear}.weight");
+        let part = self.rows.iter().find(|row| row.name == weight).map(|row| row.part);
+        let is_saved = |row: &ParamSpec| match part {
+            Some(part @ (Part::Vision | Part::Projection)) => row.part == part,
+            _ => row.name == weight,
+        };
+        self.rows.iter().any(|row| is_saved(row) && self.trained.contains(&row.name))
     }
 
     /// Returns every place that must have a tensor, and whether its tensor was trained.
@@ -105,7 +115,7 @@ impl<'a> Expected<'a> {
         for (linear, LinearAdapter { a, b, magnitude, .. }) in &self.adapters.linears {
             let own = [(Some(a), ReaderSlot::A as fn(String) -> ReaderSlot), (Some(b), ReaderSlot::B), (magnitude.as_ref(), ReaderSlot::Magnitude)];
             for (_, slot) in own.into_iter().filter(|(own, _)| own.is_some_and(|own| own == name)) {
-                slots.push(if self.merges() {
+                slots.push(if self.merges(linear) {
                     ReaderSlot::Parameter(format!("{linear}.weight"))
                 } else {
                     slot(linear.clone())

@@ -78,7 +78,7 @@ pub(super) fn of_all(
     tch::no_grad(|| {
         let batch = canary(&table.description);
         let (own, none) = (&expected.adapters, Adapters::default());
-        let adapters = if expected.merges() { none.clone() } else { reader_adapters(subject, expected)? };
+        let adapters = reader_adapters(subject, expected)?;
         let mut found = Found {
             from_run: 0.0,
             from_base: None,
@@ -175,10 +175,7 @@ fn slots_of(expected: &Expected<'_>, name: &str) -> Vec<ReaderSlot> {
     if expected.rows.iter().any(|row| row.name == name) {
         return vec![ReaderSlot::Parameter(name.to_owned())];
     }
-    if expected.merges() {
-        return Vec::new();
-    }
-    let linears = expected.adapters.linears.iter();
+    let linears = expected.adapters.linears.iter().filter(|(linear, _)| !expected.merges(linear));
     let slots = linears.filter_map(|(linear, LinearAdapter { a, b, magnitude, .. })| match () {
         () if a == name => Some(ReaderSlot::A(linear.clone())),
         () if b == name => Some(ReaderSlot::B(linear.clone())),
@@ -192,8 +189,8 @@ impl Found {
     /// Compares the trained tensors of a chunk with what was written.
     fn compare(&mut self, expected: &Expected<'_>, reading: &Reading, run: &Parameters) -> Result<()> {
         for Parameter { spec, tensor, .. } in run.iter() {
-            let adapter = spec.lora.as_ref().and_then(|module| expected.adapters.linears.get(&module.linear));
-            if let Some(adapter) = adapter.filter(|_| expected.merges()) {
+            let module = spec.lora.as_ref().filter(|module| expected.merges(&module.linear));
+            if let Some(adapter) = module.and_then(|module| expected.adapters.linears.get(&module.linear)) {
                 let slot = ReaderSlot::Parameter(spec.name.clone());
                 self.compare_tensor(reading, &slot, &merged(run, tensor, adapter)?, false)?;
             } else if expected.trained().contains(&spec.name) {

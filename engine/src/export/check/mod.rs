@@ -40,13 +40,26 @@ pub(crate) struct Subject<'a> {
     pub(crate) base: &'a Base,
 }
 
+impl Subject<'_> {
+    /// Returns the program that reads the export, for people.
+    fn reader(&self) -> &'static str {
+        match self.form {
+            (ExportFormat::Neva, ..) => "neva-run",
+            (ExportFormat::Llava, ..) => "LLaVA's code",
+            (_, _, Reader::Transformers) => "transformers",
+            (_, _, Reader::Peft) => "PEFT",
+            (_, _, Reader::Vllm) => "vLLM",
+        }
+    }
+}
+
 /// Result of a check without problems.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Checked {
     /// Number of tensors that the run trained.
     pub trained: usize,
-    /// Program that loads them.
-    pub reader: Reader,
+    /// Program that loads them, for people.
+    pub reader: &'static str,
     /// Largest difference between the logits of the export and of the run.
     pub from_run: f64,
     /// Largest difference between the logits of the export and of the base; `None` if the run trained nothing.
@@ -57,9 +70,10 @@ impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { trained, reader, .. } = self;
         write!(f, "checked: {trained} of {trained} trained tensors in keys that {reader} loads")?;
-        write!(f, "; canary logits differ by {:.0e} from the run's", self.from_run)?;
+        let difference = |value: f64| if value == 0.0 { "0".to_owned() } else { format!("{value:.1e}") };
+        write!(f, "; canary logits differ by {} from the run's", difference(self.from_run))?;
         match self.from_base {
-            Some(from_base) => write!(f, ", by {from_base:.1e} from the base's"),
+            Some(from_base) => write!(f, ", by {} from the base's", difference(from_base)),
             None => Ok(()),
         }
     }
@@ -82,7 +96,7 @@ pub(crate) fn check(subject: &Subject<'_>, models: &Models, cache: &ModelCache) 
     fail(subject, found.problems())?;
     Ok(Checked {
         trained: expected.trained().len(),
-        reader: subject.form.2,
+        reader: subject.reader(),
         from_run: found.from_run,
         from_base: found.from_base,
     })
@@ -94,7 +108,7 @@ fn fail(subject: &Subject<'_>, problems: Vec<String>) -> Result<()> {
     }
     Err(EngineError::Export {
         path: subject.dir.to_owned(),
-        reader: subject.form.2,
+        reader: subject.reader(),
         problems,
     })
 }

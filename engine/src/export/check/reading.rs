@@ -5,7 +5,7 @@ use super::{Subject, shown};
 use crate::checkpoint::{CheckpointFolder, StoredTensors, TensorFile, hugging_face_files};
 use crate::error::{EngineError, Result};
 use neva_layout::{ExportedFiles, ModelTable, ReaderSlot};
-use neva_schemas::{ExportFormat, Reader};
+use neva_schemas::ExportFormat;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -20,7 +20,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The tensors of an export by the places where its reader puts them.
 #[derive(Debug)]
 pub(super) struct Reading {
-    reader: Reader,
+    reader: &'static str,
     stores: Vec<Store>,
     /// Index of a store, and a key in it.
     slots: BTreeMap<ReaderSlot, (usize, String)>,
@@ -54,7 +54,7 @@ impl Store {
 impl Reading {
     pub(super) fn open(subject: &Subject<'_>, table: &ModelTable) -> Result<Self> {
         let mut reading = Self {
-            reader: subject.form.2,
+            reader: subject.reader(),
             stores: Vec::new(),
             slots: BTreeMap::new(),
             problems: Vec::new(),
@@ -66,7 +66,7 @@ impl Reading {
                 }
                 let shown = format!("`{key}` of {}", shown(store.path()));
                 let Some(slot) = table.reader_slot(subject.form, files, &key) else {
-                    let problem = format!("{shown} has a name that {} does not look for", subject.form.2);
+                    let problem = format!("{shown} has a name that {} does not look for", subject.reader());
                     reading.problems.push(problem);
                     continue;
                 };

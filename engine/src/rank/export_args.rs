@@ -1,0 +1,126 @@
+//! `neva-rank export` and `neva-rank merge`: arguments, and what is printed.
+
+use super::run_folder::newest_run;
+use crate::checkpoint::ModelCache;
+use crate::error::{EngineError, Result};
+use crate::export::{ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, NameLayout, Reader, check_export, export};
+use crate::model::Models;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use neva_schemas::Problem;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// A checkpoint of any layout; or a run's folder, for its newest checkpoint; or the folder of all runs of a name, for
+    /// its newest run; or a Hugging Face folder.
+    checkpoint: PathBuf,
+    /// The folder to create. Default: `<checkpoint>/<format>`.
+    out: Option<PathBuf>,
+    /// The folder to create.
+    #[arg(long, conflicts_with = "out")]
+    output: Option<PathBuf>,
+    /// Format.
+    #[arg(long, default_value = ExportFormat::Hf.word(), value_parser = word::<ExportFormat>(ExportFormat::WORDS))]
+    format: ExportFormat,
+    /// Program that reads the export.
+    #[arg(long = "for", value_parser = word::<Reader>(Reader::WORDS))]
+    reader: Option<Reader>,
+    /// Folder of base weights that were moved. Repeat it for each.
+    #[arg(long)]
+    base: Vec<PathBuf>,
+    /// Checks an existing export instead of writing one.
+    #[arg(long)]
+    check_only: bool,
+    #[command(flatten)]
+    tensors: TensorArgs,
+}
+
+/// How tensors are written.
+#[derive(Debug, Args)]
+pub(super) struct TensorArgs {
+    /// Names of tensors.
+    #[arg(long, value_parser = word::<NameLayout>(NameLayout::WORDS))]
+    pub(super) names: Option<NameLayout>,
+    /// Data type of tensors.
+    #[arg(long, value_parser = word::<ExportDtype>(ExportDtype::WORDS))]
+    pub(super) dtype: Option<ExportDtype>,
+    /// Most bytes of tensors in one file.
+    #[arg(long, default_value_t = MAX_SHARD_SIZE, value_parser = size)]
+    pub(super) max_shard_size: u64,
+    /// Replaces an existing model.
+    #[arg(long)]
+    pub(super) overwrite: bool,
+}
+
+/// Exports, and returns the text for standard output.
+pub(super) fn run_export(args: &ExportArgs, models: &Models, cache: &ModelCache) -> Result<String> {
+    if let Some(out) = args.out.as_ref().filter(|out| out.exists() && !args.tensors.overwrite && !args.check_only) {
+        let message = format!("{} exists already", out.display());
+        let problem = Problem::error("OUT", message).help("name a folder that does not exist, remove this one, or add --overwrite");
+        return Err(EngineError::Run(vec![problem]));
+    }
+    let request = ExportRequest {
+        checkpoint: newest_run(&args.checkpoint),
+        out: args.out.clone().or_else(|| args.output.clone()),
+        format: args.format,
+        names: args.tensors.names,
+        reader: args.reader,
+        base: args.base.clone(),
+        dtype: args.tensors.dtype,
+        max_shard_size: args.tensors.max_shard_size,
+        overwrite: args.tensors.overwrite,
+    };
+    if args.check_only {
+        return Ok(check_export(&request, models, cache)?.to_string());
+    }
+    export(&request, models, cache).map(|exported| text("exported", &exported))
+}
+
+/// Returns a result for people.
+pub(super) fn text(done: &str, exported: &Exported) -> String {
+    let Exported {
+        dir,
+        format,
+        reader,
+        notes,
+        checked,
+        ..
+    } = exported;
+    let mut text = format!("{done}: {format}, for {reader}\n  folder  {}", dir.display());
+    text += &format!("\n  {checked}");
+    for note in notes {
+        text += &format!("\n  note    {note}");
+    }
+    text
+}
+
+/// Returns the parser of an option that takes one of some words.
+fn word<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = String> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
+}
+
+/// Reads a number of bytes: `5GB`, `500MB`, `2GiB` or `100000`.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    const UNITS: &[(&str, u64)] = &[
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("", 1),
+    ];
+    let invalid = || format!("`{text}` is not a size: write a whole number with a unit, as 5GB, 500MB or 2GiB");
+    let (number, factor) = UNITS
+        .iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
+        .ok_or_else(invalid)?;
+    let number: u64 = number.trim().parse().map_err(|_| invalid())?;
+    number.checked_mul(*factor).filter(|bytes| *bytes > 0).ok_or_else(invalid)
+}
