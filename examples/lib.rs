@@ -15,8 +15,14 @@ mod documents {
     #[doc = include_str!("../docs/data_check.md")]
     mod data_check {}
 
+    #[doc = include_str!("../docs/export_check.md")]
+    mod export_check {}
+
     #[doc = include_str!("../docs/extending.md")]
     mod extending {}
+
+    #[doc = include_str!("../docs/generate.md")]
+    mod generate {}
 
     #[doc = include_str!("../docs/models.md")]
     mod models {}

@@ -70,7 +70,7 @@ class Exports(unittest.TestCase):
             return model(**inputs, attention_mask=torch.ones_like(inputs["input_ids"])).logits
 
     def test_there_are_exports(self):
-        self.assertGreaterEqual(len(EXPORTS), 12)
+        self.assertGreaterEqual(len(EXPORTS), 14)
 
     def test_keys_and_logits(self):
         for export in EXPORTS:

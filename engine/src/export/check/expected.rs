@@ -60,6 +60,11 @@ impl<'a> Expected<'a> {
         })
     }
 
+    /// Returns whether the export has only some tensors of the model.
+    pub(super) fn is_partial(&self) -> bool {
+        self.subject.model.is_none() || self.subject.form.0 == ExportFormat::Llava
+    }
+
     /// Returns the names of the tensors that the run trained.
     pub(super) fn trained(&self) -> &BTreeSet<String> {
         &self.trained

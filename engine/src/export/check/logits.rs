@@ -93,14 +93,12 @@ pub(super) fn of_all(
             let holds = |spec: &ParamSpec| chunk.holds(spec);
             let run = expected.of_run(&holds)?;
             found.compare(expected, reading, &run)?;
-            let written = written(expected, reading, &run)?;
             let place = (models, table, &chunk);
             let mut step = |index: usize, parameters: &Parameters, adapters: &Adapters| -> Result<()> {
                 hidden[index] = Some(forward(place, (parameters, adapters), &batch, hidden[index].as_ref())?);
                 Ok(())
             };
             step(0, &run, own)?;
-            step(1, &written, &adapters)?;
             if compares_base {
                 match base(expected, &run, &holds) {
                     Ok(base) => step(2, &base, &none)?,
@@ -110,6 +108,9 @@ pub(super) fn of_all(
                     }
                 }
             }
+            // A whole model has all tensors, and the memory of the run's is free before they are read.
+            let run = expected.is_partial().then_some(run);
+            step(1, &written(expected, reading, &holds, run.as_ref())?, &adapters)?;
         }
         let [run, export, base] = hidden;
         let (run, export) = run.zip(export).ok_or_else(|| EngineError::Bug("a model without layers".into()))?;
@@ -143,21 +144,30 @@ fn base(expected: &Expected<'_>, run: &Parameters, holds: &dyn Fn(&ParamSpec) ->
     Ok(parameters)
 }
 
-/// Returns the parameters that the reader has. What was not written is the base's.
-fn written(expected: &Expected<'_>, reading: &Reading, run: &Parameters) -> Result<Parameters> {
+/// Returns the parameters that the reader has. What was not written is the base's, which `run` holds.
+fn written(
+    expected: &Expected<'_>,
+    reading: &Reading,
+    holds: &dyn Fn(&ParamSpec) -> bool,
+    run: Option<&Parameters>,
+) -> Result<Parameters> {
     let mut parameters = Parameters::default();
-    for Parameter { spec, tensor, .. } in run.iter() {
-        let value = match slots_of(expected, &spec.name).first() {
-            Some(slot) => reading.read(slot)?,
-            // Merged.
-            None => continue,
+    for spec in expected.specs.iter().filter(|spec| holds(spec)) {
+        // Without a place it is merged.
+        let Some(slot) = slots_of(expected, &spec.name).into_iter().next() else { continue };
+        let value = match (reading.read(&slot)?, run) {
+            (Some(value), _) => value.to_kind(Kind::Float),
+            (None, Some(run)) => run.get(&spec.name)?.tensor.shallow_clone(),
+            (None, None) => return Err(EngineError::Bug(format!("no value for `{}`", spec.name))),
         };
-        let value = value.unwrap_or_else(|| tensor.shallow_clone());
-        if value.size() != tensor.size() {
-            let message = format!("`{}` has shape {:?} in the export, not {:?}", spec.name, value.size(), tensor.size());
-            return Err(EngineError::Bug(message));
+        let shape: Vec<_> = spec.shape.iter().map(|size| *size as i64).collect();
+        if value.size() != shape {
+            return Err(EngineError::Weights {
+                path: reading.path(&slot).to_owned(),
+                problems: vec![format!("{} has shape {:?}, not {shape:?}", told(&slot), value.size())],
+            });
         }
-        parameters.insert(parameter(spec, value.to_kind(Kind::Float)));
+        parameters.insert(parameter(spec, value));
     }
     Ok(parameters)
 }

@@ -146,6 +146,12 @@ impl Reading {
         problems
     }
 
+    /// Returns the file of the tensor of a place.
+    pub(super) fn path(&self, slot: &ReaderSlot) -> &Path {
+        let store = self.slots.get(slot).map(|(store, _)| &self.stores[*store]);
+        store.map_or(Path::new(""), Store::path)
+    }
+
     /// Reads the tensor of a place.
     pub(super) fn read(&self, slot: &ReaderSlot) -> Result<Option<Tensor>> {
         let Some((store, key)) = self.slots.get(slot) else { return Ok(None) };

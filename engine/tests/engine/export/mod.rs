@@ -1,5 +1,6 @@
 //! Export of checkpoints of any layout, to every format.
 
+mod check;
 mod whole;
 
 use crate::setting::{no_cache, run_on};

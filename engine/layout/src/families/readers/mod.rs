@@ -35,11 +35,14 @@ pub enum ExportedFiles {
 /// Prefix of the names in PEFT's files: the wrapper and the wrapped model.
 const PEFT: &str = "base_model.model.";
 
+/// Ending of the magnitude of an adapter (DoRA), which vLLM does not have.
+const MAGNITUDE: &str = ".lora_magnitude_vector";
+
 /// Endings of the tensors of an adapter in PEFT's files.
 const ENDINGS: [(&str, fn(String) -> ReaderSlot); 3] = [
     (".lora_A.weight", ReaderSlot::A),
     (".lora_B.weight", ReaderSlot::B),
-    (".lora_magnitude_vector", ReaderSlot::Magnitude),
+    (MAGNITUDE, ReaderSlot::Magnitude),
 ];
 
 impl ModelTable {
@@ -62,7 +65,7 @@ impl ModelTable {
         let name = key.strip_prefix(PEFT)?;
         for (ending, slot) in ENDINGS {
             let Some(module) = name.strip_suffix(ending) else { continue };
-            if reader == Reader::Vllm && !self.is_adapted_in_vllm(module) {
+            if reader == Reader::Vllm && (ending == MAGNITUDE || !self.is_adapted_in_vllm(module)) {
                 return None;
             }
             // A module is known by its weight.
