@@ -36,6 +36,8 @@ class Export:
     base: Optional[str] = None
     # The same run with its adapters merged.
     merged: Optional[str] = None
+    # The prompt of the check, in place of a question.
+    is_canary: bool = False
     # Versions of transformers that read it.
     versions: list[int] = field(default_factory=lambda: [4, 5])
 
@@ -81,6 +83,12 @@ finetune:
         run(str(recipe), "--set", f"dir={self.folder / 'runs'}", *[word for setting in settings for word in ("--set", setting)])
         return self.folder / "runs" / name
 
+    def train_mock(self, name: str, *settings: str) -> Path:
+        """Trains three steps on random images and tokens. Returns the run's folder."""
+        words = [word for setting in ("finetune.trainer.max_steps=3", *settings) for word in ("--set", setting)]
+        run("recipes/neva_tiny.yaml", "--set", f"name={name}", "--set", f"dir={self.folder / 'runs'}", *words)
+        return self.folder / "runs" / name
+
     def export(self, run_folder: Path, name: str, *options: str) -> tuple[Path, str]:
         """Exports a run. Returns the folder, and what was printed."""
         out = self.folder / "exports" / name
@@ -94,6 +102,12 @@ finetune:
         answer = rank("generate", *ask, *images, "--prompt", QUESTION, "--logits", str(logits))
         path = str(PHOTOS / image) if image else None
         self.exports.append(Export(name, kind, str(folder), path, QUESTION, answer.strip(), str(logits), **more))
+
+    def add_canary(self, name: str, kind: str, folder: Path, run_folder: Path, options: list[str], **more: object) -> None:
+        """Adds an export of a run without text, with our logits of the prompt of its check."""
+        logits = self.folder / f"{name}.logits.safetensors"
+        rank("export", str(run_folder), "--output", str(folder), "--check-only", "--canary", str(logits), *options)
+        self.exports.append(Export(name, kind, str(folder), None, "", "", str(logits), is_canary=True, **more))
 
     def write(self) -> None:
         (self.folder / "exports.json").write_text(json.dumps([asdict(export) for export in self.exports], indent=1))
@@ -113,6 +127,19 @@ def program(command: list[str]) -> str:
         raise RuntimeError(f"{' '.join(command)}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
 
+
+# Models of tests/fixtures/hf, and the versions of transformers that have their class.
+FAMILIES = {
+    "llava_siglip_llama": [4, 5],
+    "clip_layers": [5],
+    "mistral_window": [4, 5],
+    "qwen2_window": [4, 5],
+    "nemotron_bias": [4, 5],
+    "llama3_bias": [4, 5],
+    "internvl_qwen2": [5],
+    "internvl_6b": [5],
+    "llava_internvit": [5],
+}
 
 # Runs on top of the base, by name: settings, and versions of transformers that read the adapter.
 ADAPTED = {
@@ -156,7 +183,26 @@ def train_and_export(folder: Path) -> None:
             adapter, _ = runs.export(adapted, f"{name}-peft-{names}", "--format", "hf-peft", "--names", names)
             more = {"base": str(original), "merged": str(merged), "versions": versions}
             runs.add(f"{name}-peft-{names}", "adapter", adapter, ["--checkpoint", str(adapted)], **more)
+    for case, versions in FAMILIES.items():
+        add_family(runs, case, versions)
     runs.write()
+
+
+def add_family(runs: Runs, case: str, versions: list[int]) -> None:
+    """Trains a model of a family on random images, then adapters on its export."""
+    full = runs.train_mock(case, f"finetune.model.from_pretrained={ROOT / 'tests' / 'fixtures' / 'hf' / case}")
+    model, _ = runs.export(full, case)
+    runs.add_canary(case, "model", model, full, [], versions=versions)
+    name = f"{case}-lora"
+    adapted = runs.train_mock(name, f"finetune.model.from_pretrained={model}", "peft_scheme=lora", "finetune.model.freeze_vision_model=true")
+    merged, _ = runs.export(adapted, f"{name}-merged")
+    runs.add_canary(f"{name}-merged", "model", merged, adapted, [], versions=versions)
+    for names, version in (("newer", 5), ("original", 4)):
+        if version in versions:
+            options = ["--format", "hf-peft", "--names", names]
+            adapter, _ = runs.export(adapted, f"{name}-peft-{names}", *options)
+            more = {"base": str(model), "merged": str(merged), "versions": [version]}
+            runs.add_canary(f"{name}-peft-{names}", "adapter", adapter, adapted, options, **more)
 
 
 def real_model(folder: Path, gguf: Path) -> None:

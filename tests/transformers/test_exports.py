@@ -18,7 +18,7 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
+from transformers import AutoProcessor, AutoTokenizer
 
 FOLDER = Path(os.environ["NEVA_EXPORTS"])
 VERSION = int(transformers.__version__.split(".")[0])
@@ -32,7 +32,7 @@ PIXELS = 1e-4
 
 def load(folder: str) -> torch.nn.Module:
     """Loads a model without a missing or unexpected key."""
-    kind = AutoModelForCausalLM if json.loads((Path(folder) / "config.json").read_text())["model_type"] == "llama" else LlavaForConditionalGeneration
+    kind = getattr(transformers, json.loads((Path(folder) / "config.json").read_text())["architectures"][0])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model, info = kind.from_pretrained(folder, output_loading_info=True)
@@ -63,14 +63,17 @@ class Exports(unittest.TestCase):
         torch.set_num_threads(1)
 
     def logits(self, model, ours):
-        inputs = {"input_ids": ours["input_ids"]}
+        ids = ours["input_ids"]
+        config = model.config
+        image = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
+        inputs = {"input_ids": ids if image is None else ids.where(ids >= 0, image)}
         if "pixel_values" in ours:
             inputs["pixel_values"] = ours["pixel_values"]
         with torch.no_grad():
             return model(**inputs, attention_mask=torch.ones_like(inputs["input_ids"])).logits
 
     def test_there_are_exports(self):
-        self.assertGreaterEqual(len(EXPORTS), 14)
+        self.assertGreaterEqual(len(EXPORTS), 28)
 
     def test_keys_and_logits(self):
         for export in EXPORTS:
@@ -84,16 +87,14 @@ class Exports(unittest.TestCase):
                 # A model that ignores what was trained would pass with the base's logits.
                 if export["base"]:
                     base = (self.logits(load(export["base"]), ours)[..., :vocabulary] - ours["logits"]).abs().max().item()
-                    self.assertGreater(base, 1e-2)
+                    self.assertGreater(base, 10 * LOGITS)
                 if export["merged"]:
                     merged = self.logits(load(export["merged"]), ours)
                     self.assertLess((merged - theirs).abs().max().item(), LOGITS)
 
     def test_processor_and_chat_template(self):
-        for export in EXPORTS:
+        for export in (export for export in EXPORTS if export["image"]):
             with self.subTest(export["name"]):
-                if not export["image"]:
-                    continue
                 ours = load_file(export["logits"])
                 processor = AutoProcessor.from_pretrained(export["folder"])
                 inputs = self.inputs(processor, export)
@@ -107,7 +108,7 @@ class Exports(unittest.TestCase):
             return processor(images=image.convert("RGB"), text=text, return_tensors="pt")
 
     def test_answers(self):
-        for export in EXPORTS:
+        for export in (export for export in EXPORTS if not export["is_canary"]):
             with self.subTest(export["name"]):
                 model = opened(export)
                 if export["image"]:

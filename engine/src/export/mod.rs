@@ -19,8 +19,8 @@ mod tokenizer_files;
 mod whole;
 
 pub use check::Checked;
-use check::{Subject, check};
-use crate::checkpoint::ModelCache;
+use check::{CanaryTensors, Subject, check};
+use crate::checkpoint::{ModelCache, write_tensors};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
 use neva_schemas::Problem;
@@ -68,7 +68,7 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
         ExportFormat::HfPeft => peft::write(&source, request, cache, staging.folder())?,
         ExportFormat::Neva => neva::write(&source, request, cache, staging.folder())?,
     };
-    let checked = check_written(&source, request, &written, staging.folder(), models, cache)?;
+    let (checked, _) = check_written(&source, request, &written, staging.folder(), models, cache)?;
     let dir = staging.publish()?;
     Ok(Exported {
         format: request.format,
@@ -87,6 +87,21 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
 /// # Errors
 /// A file is missing, or the reader would load another model than the run's: everything is listed.
 pub fn check_export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> Result<Checked> {
+    check_existing(request, models, cache).map(|(checked, _)| checked)
+}
+
+/// As [`check_export`]. Also writes the canary and the run's logits to a safetensors file: `input_ids` `[1, s]`, negative at
+/// the positions of an image, `pixel_values`, and `logits` `[s, v]`.
+///
+/// # Errors
+/// As [`check_export`], or the file cannot be written.
+pub fn check_export_with_canary(request: &ExportRequest, canary: &Path, models: &Models, cache: &ModelCache) -> Result<Checked> {
+    let (checked, run) = check_existing(request, models, cache)?;
+    write_tensors(canary, run)?;
+    Ok(checked)
+}
+
+fn check_existing(request: &ExportRequest, models: &Models, cache: &ModelCache) -> Result<(Checked, CanaryTensors)> {
     check_request(request)?;
     let source = Source::open(&request.checkpoint, &request.base, models.families(), cache)?;
     let dir = request.out.clone().unwrap_or_else(|| source.path.join(request.format.word()));
@@ -112,7 +127,7 @@ fn check_written(
     folder: &Path,
     models: &Models,
     cache: &ModelCache,
-) -> Result<Checked> {
+) -> Result<(Checked, CanaryTensors)> {
     let [model, adapter] = [written.model, written.adapter].map(|name| name.map(|name| below(folder, name)));
     let subject = Subject {
         dir: folder,

@@ -3,7 +3,7 @@
 use super::run_folder::newest_run;
 use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
-use crate::export::{ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, NameLayout, Reader, check_export, export};
+use crate::export::{ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, NameLayout, Reader, check_export, check_export_with_canary, export};
 use crate::model::Models;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -34,6 +34,9 @@ pub(super) struct ExportArgs {
     /// Checks an existing export instead of writing one.
     #[arg(long)]
     check_only: bool,
+    /// Also writes the prompt of the check and the run's logits to this safetensors file.
+    #[arg(long, requires = "check_only")]
+    canary: Option<PathBuf>,
     #[command(flatten)]
     tensors: TensorArgs,
 }
@@ -74,7 +77,11 @@ pub(super) fn run_export(args: &ExportArgs, models: &Models, cache: &ModelCache)
         overwrite: args.tensors.overwrite,
     };
     if args.check_only {
-        return Ok(check_export(&request, models, cache)?.to_string());
+        let checked = match &args.canary {
+            Some(path) => check_export_with_canary(&request, path, models, cache)?,
+            None => check_export(&request, models, cache)?,
+        };
+        return Ok(checked.to_string());
     }
     export(&request, models, cache).map(|exported| text("exported", &exported))
 }

@@ -5,7 +5,7 @@ use super::canary::canary;
 use super::expected::Expected;
 use super::forward::{chunks, forward};
 use super::reading::{Reading, told};
-use super::Subject;
+use super::{CanaryTensors, Subject};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
 use crate::parameters::{Parameter, Parameters};
@@ -24,6 +24,7 @@ pub(super) struct Found {
     /// Least precise kind of the written tensors.
     kind: Kind,
     values: Vec<String>,
+    pub(super) canary: CanaryTensors,
 }
 
 /// Largest difference of logits from the run's, relative to the largest logit, for weights that are stored in a kind.
@@ -86,6 +87,7 @@ pub(super) fn of_all(
             largest: 0.0,
             kind: Kind::Float,
             values: Vec::new(),
+            canary: Vec::new(),
         };
         let mut compares_base = !expected.trained().is_empty();
         let mut hidden: [Option<Tensor>; 3] = [None, None, None];
@@ -120,6 +122,8 @@ pub(super) fn of_all(
             found.from_base = Some(largest(&export, &base));
             found.run_from_base = Some(largest(&run, &base));
         }
+        found.canary = vec![("input_ids".to_owned(), batch.input_ids_bs), ("logits".to_owned(), run)];
+        found.canary.extend(batch.pixels.map(|pixels| ("pixel_values".to_owned(), pixels)));
         Ok(found)
     })
 }

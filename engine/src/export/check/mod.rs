@@ -20,6 +20,7 @@ use neva_schemas::{ExportFormat, Finetune, NameLayout, Reader};
 use reading::Reading;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use tch::Tensor;
 
 /// What to check.
 #[derive(Debug, Clone, Copy)]
@@ -79,11 +80,14 @@ impl fmt::Display for Checked {
     }
 }
 
+/// The canary and the run's logits, by name.
+pub(crate) type CanaryTensors = Vec<(String, Tensor)>;
+
 /// Checks an export.
 ///
 /// # Errors
 /// Every tensor that the reader would not load or that has another value; logits that are not the run's.
-pub(crate) fn check(subject: &Subject<'_>, models: &Models, cache: &ModelCache) -> Result<Checked> {
+pub(crate) fn check(subject: &Subject<'_>, models: &Models, cache: &ModelCache) -> Result<(Checked, CanaryTensors)> {
     let table = models.resolve(&subject.finetune.model)?;
     let reading = Reading::open(subject, &table)?;
     let expected = Expected::open(subject, &table, cache)?;
@@ -94,12 +98,13 @@ pub(crate) fn check(subject: &Subject<'_>, models: &Models, cache: &ModelCache) 
     fail(subject, problems)?;
     let found = logits::of_all(subject, &table, &expected, &reading, models)?;
     fail(subject, found.problems())?;
-    Ok(Checked {
+    let checked = Checked {
         trained: expected.trained().len(),
         reader: subject.reader(),
         from_run: found.from_run,
         from_base: found.from_base,
-    })
+    };
+    Ok((checked, found.canary))
 }
 
 fn fail(subject: &Subject<'_>, problems: Vec<String>) -> Result<()> {
