@@ -21,6 +21,24 @@ ANSWERS = {"chelsea.jpg": "A tabby cat.", "coffee.jpg": "A cup of coffee on a sa
 NEW_ANSWERS = {"chelsea.jpg": "An old friend.", "coffee.jpg": "A warm drink.", "rocket.jpg": "A long journey."}
 
 
+# What a language model learns. It is asked the first question.
+TEXTS = [(QUESTION, "There is no picture."), ("Who are you?", "I am a small model."), ("What is one and one?", "Two.")]
+
+# A language model alone, with a tied head.
+LANGUAGE_MODEL = """  model:
+    _target_: llm.LlamaModel
+    config:
+      vocab_size: 2048
+      hidden_size: 64
+      intermediate_size: 128
+      num_hidden_layers: 2
+      num_attention_heads: 4
+      num_key_value_heads: 2
+      max_position_embeddings: 512
+      tie_word_embeddings: true
+"""
+
+
 @dataclass
 class Export:
     """An export and what our program makes of the exported run."""
@@ -51,15 +69,18 @@ class Runs:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write_records(self, name: str, answers: dict[str, str]) -> Path:
-        records = [
-            {"id": image, "image": image, "conversations": [{"from": "human", "value": f"<image>\n{QUESTION}"}, {"from": "gpt", "value": answer}]}
-            for image, answer in answers.items()
-        ]
+        def turns(question: str, answer: str) -> list[dict[str, str]]:
+            return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+        asked = f"<image>\n{QUESTION}"
+        records: list[dict] = [{"id": image, "image": image, "conversations": turns(asked, answer)} for image, answer in answers.items()]
+        if not answers:
+            records = [{"conversations": turns(question, answer)} for question, answer in TEXTS]
         path = self.folder / f"{name}.json"
         path.write_text(json.dumps(records))
         return path
 
-    def train(self, name: str, records: Path, steps: int, *settings: str) -> Path:
+    def train(self, name: str, records: Path, steps: int, *settings: str, model: str = "") -> Path:
         """Trains a small NeVA on one rank. Returns the run's folder."""
         recipe = self.folder / f"{name}.yaml"
         recipe.write_text(
@@ -78,7 +99,7 @@ finetune:
     num_workers: 0
   trainer:
     max_steps: {steps}
-"""
+{model}"""
         )
         run(str(recipe), "--set", f"dir={self.folder / 'runs'}", *[word for setting in settings for word in ("--set", setting)])
         return self.folder / "runs" / name
@@ -183,6 +204,10 @@ def train_and_export(folder: Path) -> None:
             adapter, _ = runs.export(adapted, f"{name}-peft-{names}", "--format", "hf-peft", "--names", names)
             more = {"base": str(original), "merged": str(merged), "versions": versions}
             runs.add(f"{name}-peft-{names}", "adapter", adapter, ["--checkpoint", str(adapted)], **more)
+    language = runs.train("language", runs.write_records("texts", {}), 100, model=LANGUAGE_MODEL)
+    folder, _ = runs.export(language, "language-hf")
+    runs.add("language", "model", folder, ["--checkpoint", str(language)], image=None)
+    runs.add("language-as-model", "model", folder, ["--model", str(folder)], image=None)
     for case, versions in FAMILIES.items():
         add_family(runs, case, versions)
     runs.write()
@@ -194,7 +219,8 @@ def add_family(runs: Runs, case: str, versions: list[int]) -> None:
     model, _ = runs.export(full, case)
     runs.add_canary(case, "model", model, full, [], versions=versions)
     name = f"{case}-lora"
-    adapted = runs.train_mock(name, f"finetune.model.from_pretrained={model}", "peft_scheme=lora", "finetune.model.freeze_vision_model=true")
+    settings = ["peft_scheme=lora", "finetune.model.freeze_vision_model=true"]
+    adapted = runs.train_mock(name, f"finetune.model.from_pretrained={model}", *settings)
     merged, _ = runs.export(adapted, f"{name}-merged")
     runs.add_canary(f"{name}-merged", "model", merged, adapted, [], versions=versions)
     for names, version in (("newer", 5), ("original", 4)):

@@ -21,6 +21,8 @@ LIMIT = 400
 
 
 def main() -> int:
+    if setup.main() != 0:
+        return 1
     packages = setup.installed()
     with tempfile.TemporaryDirectory(prefix="neva-transformers-") as name:
         folder = Path(os.environ.get("NEVA_EXPORTS") or name)

@@ -8,8 +8,8 @@ no network.
 
 import sys
 
-if sys.version_info < (3, 10):
-    sys.exit("setup: transformers 5 needs Python 3.10 or newer, this is %d.%d" % sys.version_info[:2])
+if sys.version_info < (3, 11):
+    sys.exit("setup: the pinned packages need Python 3.11 or newer, this is %d.%d" % sys.version_info[:2])
 
 import fcntl
 import os
@@ -50,7 +50,8 @@ def main() -> int:
     except KeyboardInterrupt:
         problem = "interrupted; the next set-up starts over"
     except subprocess.CalledProcessError as error:
-        problem = f"{' '.join(map(str, error.cmd[:6]))} ... failed; see its message above.\nCheck the network and pip's settings (`pip config list`)."
+        problem = f"`{' '.join(map(str, error.cmd[:4]))}` failed; see its message above.\n"
+        problem += "Check the network and pip's settings (`pip config list`)."
     except (SetupError, OSError) as error:
         problem = str(error)
     print(f"setup: {problem}", file=sys.stderr)
@@ -138,7 +139,8 @@ def unpack_torch(target: Path) -> None:
 
 def pip(*arguments: object) -> None:
     command = [sys.executable, "-m", "pip", arguments[0], "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-    subprocess.run([*command, *map(str, arguments[1:])], check=True, env={**os.environ, "PIP_REQUIRE_VIRTUALENV": "false", "PIP_ROOT_USER_ACTION": "ignore"})
+    environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "false", "PIP_ROOT_USER_ACTION": "ignore"}
+    subprocess.run([*command, *map(str, arguments[1:])], check=True, env=environment)
 
 
 def say(text: str) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 # Members of the wheel that a CPU does not need.
 LEFT_OUT = re.compile(
-    r"torch/(include|test|share)/|torch/bin/(?!torch_shm_manager)|torch/lib/lib(torch_cuda|torch_nvshmem|caffe2_nvrtc|torch_cuda_linalg)\.so|torch/lib/libtorch\.so"
+    r"torch/(include|test|share)/"
+    r"|torch/bin/(?!torch_shm_manager)"
+    r"|torch/lib/lib(torch_cuda|torch_nvshmem|caffe2_nvrtc|torch_cuda_linalg|torch)\.so"
 )
 # Libraries of other wheels that the wheel's own libraries name.
 LIBRARIES = ("libcudart.so.13", "libcupti.so.13")
@@ -82,9 +84,9 @@ def link(library: Path, names: list[str]) -> None:
             code += [f".globl {name}", f".type {name},@function", f"{name}: {body}"]
     text = "\n".join([*data, *code, '.section .note.GNU-stack,"",@progbits', ""])
     version = library.with_name(f"{library.name}.map")
-    # The versions of these symbols are called as their library.
+    # The symbols of cuDNN have a version of its name.
     version.write_text(f"{library.name} {{ global: *; }};\n")
-    versioned = [f"-Wl,--version-script={version}"] if library.name in ("libcudnn.so.9",) else []
+    versioned = [f"-Wl,--version-script={version}"] if library.name.startswith("libcudnn") else []
     command = ["cc", "-shared", "-nostdlib", f"-Wl,-soname,{library.name}", *versioned, "-o", library, "-x", "assembler", "-"]
     subprocess.run(command, input=text, check=True, text=True)
     version.unlink()

@@ -59,7 +59,11 @@ pub(super) fn problems(subject: &Subject<'_>, expected: &Expected<'_>) -> Result
             problems.push("vLLM refuses adapters with `use_dora`".to_owned());
         }
     } else {
-        let is_saved = |name: &str| saved.iter().any(|module| name.split('.').any(|part| part == module));
+        // PEFT saves each module whose name ends with one of these.
+        let is_saved = |name: &str| {
+            let name = format!(".{}", expected.module(name));
+            saved.iter().any(|module| name.contains(&format!(".{module}.")))
+        };
         let whole = expected.rows.iter().filter(|row| expected.trained().contains(&row.name) && !is_saved(&row.name));
         problems.extend(whole.map(|row| format!("`{}` was trained, but no name in `modules_to_save` is one of its modules", row.name)));
     }
