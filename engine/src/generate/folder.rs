@@ -164,7 +164,7 @@ fn adapter_on(path: &Path, finetune: &mut Finetune, models: &Models) -> Result<A
         let message = format!("{} has no adapter_config.json", path.display());
         return Err(refused(OPTION, message, "name a folder that PEFT wrote"));
     }
-    let folder = PeftFolder::open(path)?;
+    let folder = PeftFolder::open(path, OPTION)?;
     finetune.peft = Some(folder.settings(&models.resolve(&finetune.model)?)?);
     Ok(Adapter::Peft(folder))
 }

@@ -181,6 +181,7 @@ fn parameter(spec: &ParamSpec, tensor: Tensor) -> Parameter {
         spec: spec.clone(),
         tensor,
         trainable: false,
+        quantized: None,
     }
 }
 
