@@ -15,6 +15,9 @@ mod documents {
     #[doc = include_str!("../docs/data_check.md")]
     mod data_check {}
 
+    #[doc = include_str!("../docs/export.md")]
+    mod export {}
+
     #[doc = include_str!("../docs/extending.md")]
     mod extending {}
 

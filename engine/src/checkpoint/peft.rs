@@ -6,6 +6,7 @@
 
 mod advice;
 mod check;
+mod settings;
 mod tensors;
 
 use super::json::read_json;
@@ -68,7 +69,7 @@ impl PeftFolder {
     ///
     /// # Errors
     /// The adapters are not those of the run, or tensors are missing, unknown or misshapen: all of them are listed.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         table: &ModelTable,
         specs: &[ParamSpec],

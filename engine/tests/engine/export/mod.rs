@@ -1,5 +1,10 @@
 //! Export of checkpoints of any layout, to every format.
 
+mod adapters;
+mod companions;
+mod faults;
+mod formats;
+mod moved_base;
 mod whole;
 
 use crate::setting::{no_cache, run_on};
