@@ -76,6 +76,8 @@ fn dora_with_dropout_is_the_same_in_every_layout() {
     within_limit(|| {
         let mut alone = adapted(|lora| (lora.use_dora, lora.dropout) = (true, 0.2));
         alone.trainer.strategy.vision_placement = VisionPlacement::Cut;
-        check("DoRA with dropout", &alone, &layouts(), Layout::of);
+        // The encoder has two heads to cut.
+        let layouts: Vec<_> = layouts().into_iter().filter(|layout| layout.sizes.tp <= 2).collect();
+        check("DoRA with dropout", &alone, &layouts, Layout::of);
     });
 }
