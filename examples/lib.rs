@@ -15,6 +15,8 @@ mod documents {
     #[doc = include_str!("../docs/data_check.md")]
     mod data_check {}
 
+    #[doc = include_str!("../docs/export.md")]
+    mod export {}
     #[doc = include_str!("../docs/export_check.md")]
     mod export_check {}
 

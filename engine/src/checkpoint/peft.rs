@@ -69,7 +69,7 @@ impl PeftFolder {
     ///
     /// # Errors
     /// The adapters are not those of the run, or tensors are missing, unknown or misshapen: all of them are listed.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         table: &ModelTable,
         specs: &[ParamSpec],

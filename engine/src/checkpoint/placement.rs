@@ -76,25 +76,6 @@ pub(crate) type Values = BTreeMap<String, Tensor>;
 /// Canonical name to (file, name in the file, shape).
 pub(super) type Names = BTreeMap<String, (usize, String, Vec<usize>)>;
 
-/// Reads `wanted`, a subset of `specs`, from files that must hold exactly `specs`.
-pub(super) fn read_all(
-    path: &Path,
-    files: &[TensorFile],
-    names: &Names,
-    wanted: &[ParamSpec],
-    specs: &[ParamSpec],
-    placement: Placement,
-) -> Result<Values> {
-    let problems = mismatches(names, specs);
-    if !problems.is_empty() {
-        return Err(EngineError::Weights {
-            path: path.to_owned(),
-            problems,
-        });
-    }
-    read_named(path, files, names, wanted, placement)
-}
-
 /// Reads `wanted` from the files that hold them under `names`.
 pub(super) fn read_named(path: &Path, files: &[TensorFile], names: &Names, wanted: &[ParamSpec], placement: Placement) -> Result<Values> {
     let read = |spec: &ParamSpec| {

@@ -8,6 +8,7 @@ mod companions;
 mod config;
 mod files;
 mod generation;
+mod merge;
 mod neva;
 mod peft;
 mod peft_config;
@@ -23,6 +24,7 @@ use check::{CanaryTensors, Subject, check};
 use crate::checkpoint::{ModelCache, write_tensors};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
+pub use merge::merge;
 use neva_schemas::Problem;
 pub use neva_schemas::{ExportDtype, ExportFormat, ExportRequest, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter};
 use serde::Serialize;
@@ -47,8 +49,8 @@ pub struct Exported {
     pub adapter: Option<PathBuf>,
     /// What a user must know to load it; one sentence each.
     pub notes: Vec<String>,
-    /// What the check of the written files found.
-    pub checked: Checked,
+    /// What the check of the written files found; `None` if several adapters were merged, of which no run has the logits.
+    pub checked: Option<Checked>,
 }
 
 /// Exports the model of a checkpoint or of a folder.
@@ -77,7 +79,7 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
         model: written.model.map(|name| below(&dir, name)),
         adapter: written.adapter.map(|name| below(&dir, name)),
         notes: written.notes,
-        checked,
+        checked: Some(checked),
         dir,
     })
 }

@@ -10,7 +10,7 @@ use super::{ExportRequest, NameLayout, Reader, Written};
 use crate::checkpoint::{Base, ModelCache};
 use crate::error::{EngineError, Result};
 use neva_layout::{LinearAdapter, ParamSpec, Part};
-use neva_schemas::{Peft, Problem};
+use neva_schemas::{LoRA, Peft, Problem};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tch::Tensor;
@@ -34,6 +34,8 @@ pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache
         linears: &contents.linears,
         names: request.names(),
         reader: request.reader(),
+        // vLLM is given one scale for all.
+        rslora: lora(source).is_some_and(|lora| lora.use_rslora) && request.reader() != Reader::Vllm,
     };
     if request.reader() == Reader::Vllm && !contents.saved.is_empty() {
         let (base, adapter) = (folder.join(BASE), folder.join(ADAPTER));
@@ -66,6 +68,10 @@ pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache
         notes,
         ..Written::default()
     })
+}
+
+fn lora(source: &Source) -> Option<&LoRA> {
+    source.finetune.peft.as_ref().map(Peft::lora)
 }
 
 /// What a run trained, in PEFT's terms.
@@ -203,7 +209,7 @@ impl<'a> Contents<'a> {
             };
             group.iter().map(read).collect()
         })?;
-        let dropout = source.finetune.peft.as_ref().map_or(0.0, |peft: &Peft| peft.lora().dropout);
+        let dropout = lora(source).map_or(0.0, |lora| lora.dropout);
         write_json(&folder.join(CONFIG), &adapters.config(dropout, &saved, base))
     }
 }

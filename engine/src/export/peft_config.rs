@@ -18,6 +18,8 @@ pub(super) struct PeftAdapters<'a> {
     pub(super) names: NameLayout,
     /// Program that reads them.
     pub(super) reader: Reader,
+    /// The scale is `lora_alpha / sqrt(r)`.
+    pub(super) rslora: bool,
 }
 
 /// Rank and `alpha` that most adapters have.
@@ -41,7 +43,7 @@ impl PeftAdapters<'_> {
         let (mut ranks, mut alphas) = (BTreeMap::new(), BTreeMap::new());
         for adapter in self.linears.values() {
             *ranks.entry(adapter.rank).or_insert(0) += 1;
-            *alphas.entry(alpha(adapter).to_bits()).or_insert(0) += 1;
+            *alphas.entry(self.alpha(adapter).to_bits()).or_insert(0) += 1;
         }
         let rank = match self.reader {
             Reader::Vllm => ranks.keys().max().copied(),
@@ -63,8 +65,8 @@ impl PeftAdapters<'_> {
                 if adapter.rank != usual.rank {
                     ranks.insert(self.module(linear), adapter.rank.into());
                 }
-                if alpha(adapter) != usual.alpha {
-                    alphas.insert(self.module(linear), number(alpha(adapter)));
+                if self.alpha(adapter) != usual.alpha {
+                    alphas.insert(self.module(linear), number(self.alpha(adapter)));
                 }
             }
         }
@@ -86,11 +88,23 @@ impl PeftAdapters<'_> {
             "rank_pattern": ranks,
             "alpha_pattern": alphas,
             "use_dora": self.linears.values().any(|adapter| adapter.magnitude.is_some()),
-            "use_rslora": false,
+            "use_rslora": self.rslora,
             "bias": "none",
             "fan_in_fan_out": false,
             "init_lora_weights": true,
         })
+    }
+
+    /// Returns `lora_alpha` of an adapter.
+    fn alpha(&self, adapter: &LinearAdapter) -> f64 {
+        let rank = adapter.rank as f64;
+        let alpha = adapter.scale * if self.rslora { rank.sqrt() } else { rank };
+        // The scale is a quotient, which may be off by a rounding.
+        if (alpha - alpha.round()).abs() < 1e-9 * alpha.abs() {
+            alpha.round()
+        } else {
+            alpha
+        }
     }
 
     fn last_components(&self) -> BTreeSet<&str> {
@@ -159,11 +173,6 @@ struct Place<'a> {
     before: String,
     layer: Option<&'a str>,
     after: String,
-}
-
-/// Returns `lora_alpha` of an adapter.
-pub(super) fn alpha(adapter: &LinearAdapter) -> f64 {
-    adapter.scale * adapter.rank as f64
 }
 
 /// Returns a number without a fraction as an integer, which PEFT's type is.

@@ -1,12 +1,13 @@
 //! The model to export, opened: a checkpoint with its base, or a Hugging Face folder.
 
 use super::files::read_json;
-use crate::checkpoint::{Base, CheckpointFolder, ModelCache, OfModel, OpenBase, Placement, TrainedTensors, Values};
+use crate::checkpoint::{Base, CheckpointFolder, ModelCache, OfModel, OpenBase, PeftFolder, Placement, TrainedTensors, Values};
 use crate::error::{EngineError, Result};
 use neva_layout::{Adapters, Families, LinearAdapter, ModelTable, ParamSpec, Part, lora_adapters};
 use neva_schemas::{AdamW, AutoResume, Data, Finetune, Log, MockDataModule, Model, Optim, Peft, Problem, RestoreConfig, TrainerConfig};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 /// Whole tensors on the CPU. Their kind is the file's.
@@ -34,8 +35,51 @@ pub(super) struct Source {
     pub(super) rows: Vec<ParamSpec>,
     /// Adapters of the run.
     pub(super) adapters: Adapters,
-    trained: Option<TrainedTensors>,
+    trained: Trained,
     opened: OpenBase,
+}
+
+/// The tensors that a run trained.
+#[derive(Debug)]
+enum Trained {
+    /// None: a Hugging Face folder.
+    Nothing,
+    /// Those of a checkpoint.
+    Checkpoint(TrainedTensors),
+    /// Those of a folder of PEFT, in memory: they are small. A tensor may not be shared by threads.
+    Peft { values: Mutex<Values>, names: BTreeSet<String> },
+}
+
+impl Trained {
+    fn holds(&self, spec: &ParamSpec) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Checkpoint(tensors) => tensors.holds(spec),
+            Self::Peft { names, .. } => names.contains(&spec.name),
+        }
+    }
+
+    fn names(&self) -> BTreeSet<&str> {
+        match self {
+            Self::Nothing => BTreeSet::new(),
+            Self::Checkpoint(tensors) => tensors.names().collect(),
+            Self::Peft { names, .. } => names.iter().map(String::as_str).collect(),
+        }
+    }
+
+    fn read(&self, wanted: &[ParamSpec]) -> Result<Values> {
+        match self {
+            Self::Nothing => Ok(Values::new()),
+            Self::Checkpoint(tensors) => tensors.read(wanted.iter(), WHOLE),
+            Self::Peft { values, .. } => {
+                let values = values.lock().unwrap_or_else(PoisonError::into_inner);
+                let own = wanted
+                    .iter()
+                    .filter_map(|spec| Some((spec.name.clone(), values.get(&spec.name)?.shallow_clone())));
+                Ok(own.collect())
+            }
+        }
+    }
 }
 
 impl Source {
@@ -65,7 +109,7 @@ impl Source {
     /// As [`Self::open`].
     pub(super) fn of_checkpoint(checkpoint: CheckpointFolder, base: Base, families: &Families, cache: &ModelCache) -> Result<Self> {
         let finetune = checkpoint.run.finetune.clone();
-        Self::new(checkpoint.path.clone(), Some(checkpoint), finetune, base, families, cache)
+        Self::new(checkpoint.path.clone(), Some(checkpoint), None, finetune, base, families, cache)
     }
 
     /// Opens a Hugging Face folder.
@@ -75,12 +119,42 @@ impl Source {
     pub(super) fn of_folder(path: &Path, families: &Families, cache: &ModelCache) -> Result<Self> {
         let finetune = run_of_folder(path, families)?;
         let base = Base::HuggingFace(path.to_owned());
-        Self::new(path.to_owned(), None, finetune, base, families, cache)
+        Self::new(path.to_owned(), None, None, finetune, base, families, cache)
+    }
+
+    /// Opens the base of this model alone.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) fn base(&self, families: &Families, cache: &ModelCache) -> Result<Self> {
+        let finetune = Finetune {
+            peft: None,
+            ..self.finetune.clone()
+        };
+        let path = self.base.folder().unwrap_or(&self.path).to_owned();
+        Self::new(path, None, None, finetune, self.base.clone(), families, cache)
+    }
+
+    /// Opens this whole model with the adapter of a folder of PEFT.
+    ///
+    /// # Errors
+    /// The adapter does not fit the model.
+    pub(super) fn with_peft(&self, folder: &PeftFolder, families: &Families, cache: &ModelCache) -> Result<Self> {
+        let finetune = Finetune {
+            peft: Some(folder.settings(&self.table)?),
+            ..self.finetune.clone()
+        };
+        let base = match &self.checkpoint {
+            Some(checkpoint) => Base::Checkpoint(checkpoint.path.clone()),
+            None => self.base.clone(),
+        };
+        Self::new(folder.path.clone(), None, Some(folder), finetune, base, families, cache)
     }
 
     fn new(
         path: PathBuf,
         checkpoint: Option<CheckpointFolder>,
+        peft: Option<&PeftFolder>,
         finetune: Finetune,
         base: Base,
         families: &Families,
@@ -96,10 +170,19 @@ impl Source {
             _ => Adapters::default(),
         };
         let specs: Vec<_> = rows.iter().chain(&adapters.parameters).cloned().collect();
-        let open = |checkpoint: &CheckpointFolder| TrainedTensors::open(checkpoint, &finetune, &specs);
-        let trained = checkpoint.as_ref().map(open).transpose()?;
-        let is_rest = |spec: &&ParamSpec| trained.as_ref().is_none_or(|trained| !trained.holds(spec));
-        let rest: Vec<_> = rows.iter().filter(is_rest).cloned().collect();
+        let trained = match (&checkpoint, peft) {
+            (Some(checkpoint), _) => Trained::Checkpoint(TrainedTensors::open(checkpoint, &finetune, &specs)?),
+            (None, Some(folder)) => {
+                let values = folder.read(&table, &specs, &|_| true, &finetune, WHOLE)?;
+                let names = values.keys().cloned().collect();
+                Trained::Peft {
+                    values: Mutex::new(values),
+                    names,
+                }
+            }
+            (None, None) => Trained::Nothing,
+        };
+        let rest: Vec<_> = rows.iter().filter(|spec| !trained.holds(spec)).cloned().collect();
         let model = OfModel {
             table: &table,
             specs: &rows,
@@ -126,12 +209,17 @@ impl Source {
 
     /// Returns the names of the tensors that the run trained.
     pub(super) fn trained(&self) -> BTreeSet<&str> {
-        self.trained.iter().flat_map(TrainedTensors::names).collect()
+        self.trained.names()
     }
 
     /// Returns whether the run trained a parameter itself.
     pub(super) fn trains(&self, spec: &ParamSpec) -> bool {
-        self.trained.as_ref().is_some_and(|trained| trained.holds(spec))
+        self.trained.holds(spec)
+    }
+
+    /// Returns whether the run changed a parameter: trained it itself, or an adapter of it.
+    pub(super) fn changes(&self, spec: &ParamSpec) -> bool {
+        self.trains(spec) || self.adapter(spec).is_some()
     }
 
     /// Returns the adapter of the linear whose weight is `spec`.
@@ -151,15 +239,11 @@ impl Source {
     /// # Errors
     /// A file cannot be read, or holds NaN or infinite values.
     pub(super) fn read(&self, wanted: &[ParamSpec]) -> Result<Values> {
-        let held = |spec: &ParamSpec| self.trained.as_ref().is_some_and(|trained| trained.holds(spec));
-        let (own, rest): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(held);
+        let (own, rest): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|spec| self.trained.holds(spec));
         if let Some(adapter) = rest.iter().find(|spec| spec.part == Part::Adapter) {
             return Err(EngineError::Bug(format!("the checkpoint holds no `{}`", adapter.name)));
         }
-        let mut values = match &self.trained {
-            Some(trained) => trained.read(own.iter(), WHOLE)?,
-            None => Values::new(),
-        };
+        let mut values = self.trained.read(&own)?;
         if !rest.is_empty() {
             values.append(&mut self.opened.read(&rest, WHOLE)?);
         }

@@ -2,7 +2,7 @@
 
 use super::device::check_libtorch;
 use super::environment::lookup;
-use super::export_args::{ExportArgs, run_export};
+use super::export_args::{ExportArgs, MergeArgs, run_export, run_merge};
 use super::failure::{record, record_panic};
 use super::generate_args::GenerateArgs;
 use super::log::Log;
@@ -37,6 +37,8 @@ enum Command {
     Generate(GenerateArgs),
     /// Writes the model of a checkpoint in the format of another program.
     Export(ExportArgs),
+    /// Merges adapters into their base, and writes a model of Hugging Face's transformers.
+    Merge(MergeArgs),
     /// Prints the versions of this program and libtorch as one line of JSON.
     Version,
 }
@@ -99,6 +101,7 @@ fn run(command: Command, registry: Registry) -> Result<ExitClass, RankFailure> {
         Command::Train(args) => train(&args, registry),
         Command::Generate(args) => outcome(|| print(&args.answer(registry.models())?)),
         Command::Export(args) => outcome(|| print(&run_export(&args, registry.models(), &ModelCache::locate(lookup))?)),
+        Command::Merge(args) => outcome(|| print(&run_merge(&args, registry.models(), &ModelCache::locate(lookup))?)),
         Command::Version => outcome(|| {
             let libtorch = neva_torch_ffi::libtorch_version()?;
             let cuda = neva_torch_ffi::load_cuda()? && tch::Cuda::is_available();

@@ -3,7 +3,10 @@
 use super::run_folder::newest_run;
 use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
-use crate::export::{ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, NameLayout, Reader, check_export, check_export_with_canary, export};
+use crate::export::{
+    ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter, check_export, check_export_with_canary,
+    export, merge,
+};
 use crate::model::Models;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -31,6 +34,9 @@ pub(super) struct ExportArgs {
     /// Folder of base weights that were moved. Repeat it for each.
     #[arg(long)]
     base: Vec<PathBuf>,
+    /// Prints the result as JSON.
+    #[arg(long, hide = true)]
+    json: bool,
     /// Checks an existing export instead of writing one.
     #[arg(long)]
     check_only: bool,
@@ -83,7 +89,65 @@ pub(super) fn run_export(args: &ExportArgs, models: &Models, cache: &ModelCache)
         };
         return Ok(checked.to_string());
     }
-    export(&request, models, cache).map(|exported| text("exported", &exported))
+    let exported = export(&request, models, cache)?;
+    if args.json {
+        return serde_json::to_string(&exported).map_err(|error| EngineError::Bug(format!("cannot be written as JSON: {error}")));
+    }
+    Ok(text("exported", &exported))
+}
+
+/// Arguments of `merge`.
+#[derive(Debug, Args)]
+pub(super) struct MergeArgs {
+    /// Folder of the base: of transformers, or a checkpoint of a whole model. Default: the base that the adapters name.
+    #[arg(long)]
+    base: Option<PathBuf>,
+    /// A checkpoint of a LoRA run or a folder of PEFT, with its weight as in `adapter=0.5`. Repeat it for each.
+    #[arg(long = "adapter", required = true, value_parser = weighted_adapter)]
+    adapters: Vec<WeightedAdapter>,
+    /// The folder to create.
+    #[arg(long)]
+    output: PathBuf,
+    /// Program that reads the model.
+    #[arg(long = "for", default_value = Reader::Transformers.word(), value_parser = word::<Reader>(Reader::WORDS))]
+    reader: Reader,
+    #[command(flatten)]
+    tensors: TensorArgs,
+}
+
+/// Merges, and returns the text for standard output.
+pub(super) fn run_merge(args: &MergeArgs, models: &Models, cache: &ModelCache) -> Result<String> {
+    let adapter = |adapter: &WeightedAdapter| WeightedAdapter {
+        path: newest_run(&adapter.path),
+        ..adapter.clone()
+    };
+    let request = MergeRequest {
+        base: args.base.clone(),
+        adapters: args.adapters.iter().map(adapter).collect(),
+        out: args.output.clone(),
+        names: args.tensors.names.unwrap_or(NameLayout::Original),
+        reader: args.reader,
+        dtype: args.tensors.dtype,
+        max_shard_size: args.tensors.max_shard_size,
+        overwrite: args.tensors.overwrite,
+    };
+    merge(&request, models, cache).map(|merged| text("merged", &merged))
+}
+
+/// Reads `PATH` or `PATH=WEIGHT`. The name of a checkpoint holds `=`, so that a path that exists has no weight.
+fn weighted_adapter(text: &str) -> Result<WeightedAdapter, String> {
+    let whole = |path: &str, weight: f64| WeightedAdapter {
+        path: PathBuf::from(path),
+        weight,
+    };
+    match text.rsplit_once('=') {
+        Some((path, weight)) if !PathBuf::from(text).exists() => match weight.parse::<f64>() {
+            Ok(weight) if weight.is_finite() => Ok(whole(path, weight)),
+            Ok(weight) => Err(format!("the weight is {weight}, it must be finite")),
+            Err(_) => Ok(whole(text, 1.0)),
+        },
+        _ => Ok(whole(text, 1.0)),
+    }
 }
 
 /// Returns a result for people.
@@ -97,7 +161,9 @@ pub(super) fn text(done: &str, exported: &Exported) -> String {
         ..
     } = exported;
     let mut text = format!("{done}: {format}, for {reader}\n  folder  {}", dir.display());
-    text += &format!("\n  {checked}");
+    if let Some(checked) = checked {
+        text += &format!("\n  {checked}");
+    }
     for note in notes {
         text += &format!("\n  note    {note}");
     }

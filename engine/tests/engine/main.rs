@@ -27,6 +27,7 @@ mod images;
 mod language;
 mod layout;
 mod layout_invariance;
+mod lora;
 mod model;
 mod moving;
 mod nccl;

@@ -1,6 +1,11 @@
 //! Export of checkpoints of any layout, to every format.
 
+mod adapters;
 mod check;
+mod companions;
+mod faults;
+mod formats;
+mod moved_base;
 mod whole;
 
 use crate::setting::{no_cache, run_on};
