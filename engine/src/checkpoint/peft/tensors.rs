@@ -58,7 +58,9 @@ impl AdapterFile {
         let whole = Window::whole(&tensor.info.shape);
         let matrix = Tensor::f_from_slice(&values)?.f_view([whole.rows.len() as i64, whole.columns.len() as i64])?;
         let rows = matrix.f_narrow(0, window.rows.start as i64, window.rows.len() as i64)?;
-        Ok(rows.f_narrow(1, window.columns.start as i64, window.columns.len() as i64)?.f_contiguous()?)
+        Ok(rows
+            .f_narrow(1, window.columns.start as i64, window.columns.len() as i64)?
+            .f_contiguous()?)
     }
 }
 

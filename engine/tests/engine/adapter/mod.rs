@@ -125,7 +125,11 @@ fn a_pickle_is_read_as_the_safetensors() {
         let parent = tempfile::tempdir().unwrap();
         let folder = folder(parent.path());
         std::fs::remove_file(folder.join("adapter_model.safetensors")).unwrap();
-        std::fs::copy(fixtures().join("train_lora_proj/adapter_model.bin"), folder.join("adapter_model.bin")).unwrap();
+        std::fs::copy(
+            fixtures().join("train_lora_proj/adapter_model.bin"),
+            folder.join("adapter_model.bin"),
+        )
+        .unwrap();
         let finetune = finetune(&folder);
         check_loaded(&finetune, &folder, ONE);
         check_loaded(&finetune, &folder, ParallelSizes { tp: 2, ..ONE });
