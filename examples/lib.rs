@@ -25,6 +25,8 @@ mod documents {
 
     #[doc = include_str!("../docs/generate.md")]
     mod generate {}
+    #[doc = include_str!("../docs/lora.md")]
+    mod lora {}
 
     #[doc = include_str!("../docs/models.md")]
     mod models {}
