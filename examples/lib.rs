@@ -18,6 +18,9 @@ mod documents {
     #[doc = include_str!("../docs/extending.md")]
     mod extending {}
 
+    #[doc = include_str!("../docs/import.md")]
+    mod import {}
+
     #[doc = include_str!("../docs/models.md")]
     mod models {}
 
