@@ -17,6 +17,7 @@ mod documents {
 
     #[doc = include_str!("../docs/export.md")]
     mod export {}
+
     #[doc = include_str!("../docs/export_check.md")]
     mod export_check {}
 
@@ -25,8 +26,12 @@ mod documents {
 
     #[doc = include_str!("../docs/generate.md")]
     mod generate {}
+
     #[doc = include_str!("../docs/lora.md")]
     mod lora {}
+
+    #[doc = include_str!("../docs/import.md")]
+    mod import {}
 
     #[doc = include_str!("../docs/models.md")]
     mod models {}

@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use neva_schemas::exit_class;
+use neva_run::{ImportOptions, import_ckpt};
+use neva_schemas::{Model, exit_class};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -408,4 +409,44 @@ fn another_target(option: &str) {
     let (code, _, stderr) = import(dir.path(), &["/nope"]);
     assert_eq!(code, i32::from(exit_class::INPUT));
     assert!(stderr.contains("there is no folder or file /nope"), "{stderr}");
+}
+
+#[test]
+fn import_ckpt_compares_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    model(&source);
+    let config: Value = serde_json::from_slice(&fs::read(source.join(CONFIG)).unwrap()).unwrap();
+    let mut expected = Model::Llava(neva_layout::from_hf_config(&config).unwrap());
+    let options = ImportOptions {
+        output: Some(dir.path().join("target")),
+        ..ImportOptions::default()
+    };
+    let imported = import_ckpt(&expected, source.to_str().unwrap(), &options).unwrap();
+    assert_eq!((imported.kind.as_str(), imported.reused), ("model", false));
+    assert_eq!(all_stored(&imported.path), hub_tensors());
+    if let Model::Llava(model) = &mut expected {
+        model.text_config.intermediate_size = 161;
+    }
+    let error = import_ckpt(&expected, source.to_str().unwrap(), &options).unwrap_err();
+    assert!(error.to_string().contains("`intermediate_size` is 161, but 160"), "{error}");
+    // A part of a model is no model.
+    part("llava_clip_llama", "vision_config", &dir.path().join("clip"));
+    let error = import_ckpt(&expected, dir.path().join("clip").to_str().unwrap(), &options).unwrap_err();
+    assert!(error.to_string().contains("it is a vision encoder"), "{error}");
+}
+
+#[test]
+fn one_process_at_a_time_imports_to_a_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    model(&source);
+    fs::create_dir(dir.path().join("models")).unwrap();
+    let lock = fs::File::create(dir.path().join("models/.source.lock")).unwrap();
+    lock.try_lock().unwrap();
+    let (code, _, stderr) = import(dir.path(), &[source.to_str().unwrap()]);
+    assert_eq!(code, i32::from(exit_class::CLUSTER), "{stderr}");
+    assert!(stderr.contains("another process is importing"), "{stderr}");
+    drop(lock);
+    assert_eq!(import(dir.path(), &[source.to_str().unwrap()]).0, 0);
 }
