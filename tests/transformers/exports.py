@@ -114,7 +114,7 @@ finetune:
         """Exports a run. Returns the folder, and what was printed."""
         out = self.folder / "exports" / name
         out.parent.mkdir(exist_ok=True)
-        return out, rank("export", str(run_folder), "--output", str(out), *options)
+        return out, run("export", str(run_folder), "--output", str(out), *options)
 
     def add(self, name: str, kind: str, folder: Path, ask: list[str], image: Optional[str] = "chelsea.jpg", **more: object) -> None:
         """Adds an export, with our answer and our logits."""
