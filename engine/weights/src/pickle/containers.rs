@@ -36,8 +36,7 @@ impl Machine<'_> {
             _ => u64::from(u32::from_le_bytes(self.input.array()?)),
         };
         let value = self.arena.recall(key);
-        self.stack
-            .push(value.ok_or_else(|| self.wrong(format!("the memo has no value {key}")))?);
+        self.push(value.ok_or_else(|| self.wrong(format!("the memo has no value {key}")))?);
         Ok(())
     }
 
@@ -57,7 +56,7 @@ impl Machine<'_> {
             }
             _ => self.arena.sequence(items),
         };
-        self.stack.push(made.ok_or_else(|| self.wrong("it has too many values"))?);
+        self.push(made.ok_or_else(|| self.wrong("it has too many values"))?);
         Ok(())
     }
 

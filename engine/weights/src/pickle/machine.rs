@@ -200,6 +200,10 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    pub(super) fn push(&mut self, value: Value) {
+        self.stack.push(value);
+    }
+
     pub(super) fn top(&self) -> Result<&Value> {
         self.stack.last().ok_or_else(|| self.wrong("the stack is empty"))
     }
