@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup lint bench soak gpu-pack gpu-check clean
+.PHONY: help setup libtorch test-tools build demo test test-setup test-transformers lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: setup ## run all tests
 
 test-setup: ## test the set-up itself
 	$(PYTHON) -B -m unittest discover --start-directory engine/ffi/tests_setup
+
+test-transformers: build ## load exports with transformers 4 and 5 and PEFT, which it installs into the cache (1.2 GB)
+	$(PYTHON) -B tests/transformers/run.py
 
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check

@@ -57,7 +57,7 @@ pub use experiment::{
 };
 pub use folder::create_run_folder;
 pub use hub::HubError;
-pub use import::{ImportError, Imported};
+pub use import::{ImportError, ImportOptions, Imported, import_ckpt};
 pub use job::Retry;
 pub use launch::{RunOptions, launch, run};
 pub use model_export::export_ckpt;

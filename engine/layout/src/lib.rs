@@ -27,7 +27,7 @@ mod zigzag;
 
 pub use bucket::{Bucket, Member, buckets};
 pub use context_traffic::{KeysValues, SharedImages};
-pub use families::{Families, HfConfigError, ModelTable, from_hf_config};
+pub use families::{ExportedFiles, Families, HfConfigError, ModelTable, ReaderSlot, VLLM_VERSION, from_hf_config};
 pub use gradient_traffic::{DpCpTraffic, tensor_gradient_bytes};
 pub use groups::{Hyperparameters, hyperparameters, unmatched_optim_settings};
 pub use hub_cache::{HubAddress, HubAddressError, HubCache};
@@ -42,6 +42,6 @@ pub use recompute::{LayerGroup, layer_groups};
 pub use schedule::{Action, Pass, Timeline, forward_schedule, most_in_flight, schedule};
 pub use stages::{ChunkSpec, Stages};
 pub use trainable::{PartSummary, is_trainable, summary};
-pub use unapplied::{unapplied_generation_settings, unapplied_model_settings};
+pub use unapplied::{end_tokens, unapplied_generation_settings, unapplied_model_settings};
 pub use window::Window;
 pub use zigzag::{Block, Mask, ZigZag};

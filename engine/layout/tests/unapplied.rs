@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use neva_layout::{HfConfigError, PeftConfig, from_hf_config, unapplied_generation_settings, unapplied_model_settings};
+use neva_layout::{HfConfigError, PeftConfig, end_tokens, from_hf_config, unapplied_generation_settings, unapplied_model_settings};
 use neva_schemas::LoRA;
 use serde_json::{Value, json};
 
@@ -118,18 +118,31 @@ fn settings_of_generation_are_reported() {
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "do_sample": false, "num_beams": 1, "temperature": 1.0,
         "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "max_length": 4096, "transformers_version": "5.0.0",
     });
-    assert_eq!(unapplied_generation_settings(&neutral, Some(2)), [""; 0]);
+    assert_eq!(unapplied_generation_settings(&neutral), [""; 0]);
     for (name, value) in [
         ("do_sample", json!(true)),
         ("num_beams", json!(4)),
         ("repetition_penalty", json!(1.2)),
         ("no_repeat_ngram_size", json!(3)),
         ("suppress_tokens", json!([7])),
-        ("eos_token_id", json!([2, 9])),
     ] {
         let mut config = neutral.clone();
         config[name] = value;
-        let sentences = unapplied_generation_settings(&config, Some(2));
+        let sentences = unapplied_generation_settings(&config);
         assert!(sentences.len() == 1 && sentences[0].contains(name), "{name}: {sentences:?}");
+    }
+}
+
+#[test]
+fn tokens_that_end_an_answer() {
+    for (config, expected) in [
+        (json!({}), &[][..]),
+        (json!({"eos_token_id": null}), &[]),
+        (json!({"eos_token_id": 2}), &[2]),
+        (json!({"eos_token_id": [128_001, 128_009]}), &[128_001, 128_009]),
+        (json!({"text_config": {"eos_token_id": 7}}), &[7]),
+        (json!({"eos_token_id": 2, "text_config": {"eos_token_id": 7}}), &[2]),
+    ] {
+        assert_eq!(end_tokens(&config), expected, "{config}");
     }
 }

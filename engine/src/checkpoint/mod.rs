@@ -43,6 +43,7 @@ pub use checksum::{Checksum, Checksums, SEAL};
 pub use fault::{Fault, UnusableCheckpoint};
 pub use folder::CheckpointFolder;
 pub use host_memory::HostMemory;
+pub(crate) use hugging_face::hugging_face_files;
 pub use neva_layout::ModelCache;
 pub use newest::newest_checkpoint;
 pub(crate) use opened_base::{OfModel, OpenBase, TrainedTensors};

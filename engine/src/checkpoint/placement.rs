@@ -23,7 +23,7 @@ pub struct Placement {
 }
 
 impl Placement {
-    pub(super) fn place(&self, spec: &ParamSpec, value: Tensor, trainable: bool) -> Parameter {
+    pub(crate) fn place(&self, spec: &ParamSpec, value: Tensor, trainable: bool) -> Parameter {
         let tensor = value.to_device(self.device).to_kind(self.kind).set_requires_grad(trainable);
         Parameter {
             spec: spec.clone(),

@@ -4,7 +4,7 @@ use super::source::Source;
 use super::staging::Staging;
 use super::tensors::Named;
 use super::whole::{Form, WholeModel, check_complete};
-use super::{ExportFormat, Exported, MergeRequest, Reader, WeightedAdapter};
+use super::{Checked, ExportFormat, ExportRequest, Exported, MergeRequest, Reader, WeightedAdapter, Written, check_written};
 use crate::checkpoint::{CheckpointFolder, ModelCache, PeftFolder};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
@@ -37,8 +37,10 @@ pub fn merge(request: &MergeRequest, models: &Models, cache: &ModelCache) -> Res
         max_shard_size: request.max_shard_size,
     };
     let notes = model.write(staging.folder(), &|group| merge.values(group))?;
+    let checked = merge.check(request, staging.folder(), models, cache)?;
     let dir = staging.publish()?;
     Ok(Exported {
+        checked,
         format: ExportFormat::Hf,
         names: request.names,
         reader: request.reader,
@@ -83,6 +85,31 @@ impl Merge {
         let adapters = request.adapters.iter().map(open).collect::<Result<Vec<_>>>()?;
         check_bases(&adapters)?;
         Ok(Self { base, adapters })
+    }
+
+    /// Checks what was written into `folder`: a run's model as its export. Of others, every tensor is read again.
+    fn check(&self, request: &MergeRequest, folder: &Path, models: &Models, cache: &ModelCache) -> Result<Option<Checked>> {
+        match &self.adapters[..] {
+            [(weight, source)] if *weight == 1.0 && source.checkpoint.is_some() => {
+                let of_export = ExportRequest {
+                    names: Some(request.names),
+                    reader: Some(request.reader),
+                    ..ExportRequest::new(&source.path, ExportFormat::Hf)
+                };
+                let written = Written {
+                    model: Some(""),
+                    ..Written::default()
+                };
+                check_written(source, &of_export, &written, folder, models, cache).map(|(checked, _)| Some(checked))
+            }
+            _ => {
+                let written = Source::of_folder(folder, models.families(), cache)?;
+                for spec in &written.rows {
+                    written.plain(std::iter::once(spec))?;
+                }
+                Ok(None)
+            }
+        }
     }
 
     /// Returns the source of the files beside the weights: the last run, or the base.

@@ -3,6 +3,7 @@
 //! A format is a list of tensors, each made of parameters of the model, and of files beside them. Tensors are read, converted
 //! and written one group at a time. The folder appears under its name only when it is complete.
 
+mod check;
 mod companions;
 mod config;
 mod files;
@@ -18,9 +19,11 @@ mod tensors;
 mod tokenizer_files;
 mod whole;
 
-use crate::checkpoint::ModelCache;
+use crate::checkpoint::{ModelCache, write_tensors};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
+pub use check::Checked;
+use check::{CanaryTensors, Subject, check};
 pub use merge::merge;
 use neva_schemas::Problem;
 pub use neva_schemas::{ExportDtype, ExportFormat, ExportRequest, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter};
@@ -46,6 +49,8 @@ pub struct Exported {
     pub adapter: Option<PathBuf>,
     /// What a user must know to load it; one sentence each.
     pub notes: Vec<String>,
+    /// What the check of the written files found; `None` for a merge that is no run's model.
+    pub checked: Option<Checked>,
 }
 
 /// Exports the model of a checkpoint or of a folder.
@@ -65,6 +70,7 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
         ExportFormat::HfPeft => peft::write(&source, request, cache, staging.folder())?,
         ExportFormat::Neva => neva::write(&source, request, cache, staging.folder())?,
     };
+    let (checked, _) = check_written(&source, request, &written, staging.folder(), models, cache)?;
     let dir = staging.publish()?;
     Ok(Exported {
         format: request.format,
@@ -73,8 +79,68 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
         model: written.model.map(|name| below(&dir, name)),
         adapter: written.adapter.map(|name| below(&dir, name)),
         notes: written.notes,
+        checked: Some(checked),
         dir,
     })
+}
+
+/// Checks an export that [`export`] wrote for this request.
+///
+/// # Errors
+/// A file is missing, or the reader would load another model than the run's: everything is listed.
+pub fn check_export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> Result<Checked> {
+    check_existing(request, models, cache).map(|(checked, _)| checked)
+}
+
+/// As [`check_export`]. Also writes the canary and the run's logits to a safetensors file: `input_ids` `[1, s]`, negative at
+/// the positions of an image, `pixel_values`, and `logits` `[s, v]`.
+///
+/// # Errors
+/// As [`check_export`], or the file cannot be written.
+pub fn check_export_with_canary(request: &ExportRequest, canary: &Path, models: &Models, cache: &ModelCache) -> Result<Checked> {
+    let (checked, run) = check_existing(request, models, cache)?;
+    write_tensors(canary, run)?;
+    Ok(checked)
+}
+
+fn check_existing(request: &ExportRequest, models: &Models, cache: &ModelCache) -> Result<(Checked, CanaryTensors)> {
+    check_request(request)?;
+    let source = Source::open(&request.checkpoint, &request.base, models.families(), cache)?;
+    let dir = request.out.clone().unwrap_or_else(|| source.path.join(request.format.word()));
+    let is_split = dir.join(peft::ADAPTER).is_dir();
+    let (model, adapter) = match request.format {
+        ExportFormat::HfPeft if is_split => (Some(peft::BASE), Some(peft::ADAPTER)),
+        ExportFormat::HfPeft => (None, Some("")),
+        ExportFormat::Hf | ExportFormat::Neva | ExportFormat::Llava => (Some(""), None),
+    };
+    let written = Written {
+        model,
+        adapter,
+        notes: Vec::new(),
+    };
+    check_written(&source, request, &written, &dir, models, cache)
+}
+
+/// Checks what was written into `folder`.
+fn check_written(
+    source: &Source,
+    request: &ExportRequest,
+    written: &Written,
+    folder: &Path,
+    models: &Models,
+    cache: &ModelCache,
+) -> Result<(Checked, CanaryTensors)> {
+    let [model, adapter] = [written.model, written.adapter].map(|name| name.map(|name| below(folder, name)));
+    let subject = Subject {
+        dir: folder,
+        model: model.as_deref(),
+        adapter: adapter.as_deref(),
+        form: (request.format, request.names(), request.reader()),
+        finetune: &source.finetune,
+        checkpoint: source.checkpoint.as_ref(),
+        base: &source.base,
+    };
+    check(&subject, models, cache)
 }
 
 /// Exports a checkpoint as NeMo's `export_ckpt` does: `target` is a format, by default to `<path>/<target>`.

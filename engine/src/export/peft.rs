@@ -21,8 +21,8 @@ const WEIGHTS: &str = "adapter_model";
 /// PEFT's name of the wrapped model.
 const PREFIX: &str = "base_model.model.";
 /// Folders of an export for vLLM, which reads no modules besides adapters.
-const BASE: &str = "base";
-const ADAPTER: &str = "adapter";
+pub(super) const BASE: &str = "base";
+pub(super) const ADAPTER: &str = "adapter";
 
 /// Writes the adapters of a run.
 pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache, folder: &Path) -> Result<Written> {

@@ -183,6 +183,10 @@ impl TokenizerFiles {
             self.config
                 .entry("tokenizer_class")
                 .or_insert_with(|| "PreTrainedTokenizerFast".into());
+            // That class would also return `token_type_ids`, which `generate()` of transformers 4 refuses.
+            self.config
+                .entry("model_input_names")
+                .or_insert_with(|| json!(["input_ids", "attention_mask"]));
         }
         if self.has_images {
             let name = if self.template_of_internvl(folder) {

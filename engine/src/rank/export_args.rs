@@ -4,7 +4,8 @@ use super::run_folder::newest_run;
 use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
 use crate::export::{
-    ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter, export, merge,
+    ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter, check_export,
+    check_export_with_canary, export, merge,
 };
 use crate::model::Models;
 use clap::Args;
@@ -36,6 +37,12 @@ pub(super) struct ExportArgs {
     /// Prints the result as JSON.
     #[arg(long, hide = true)]
     json: bool,
+    /// Checks an existing export instead of writing one.
+    #[arg(long)]
+    check_only: bool,
+    /// Also writes the prompt of the check and the run's logits to this safetensors file.
+    #[arg(long, requires = "check_only")]
+    canary: Option<PathBuf>,
     #[command(flatten)]
     tensors: TensorArgs,
 }
@@ -59,7 +66,11 @@ pub(super) struct TensorArgs {
 
 /// Exports, and returns the text for standard output.
 pub(super) fn run_export(args: &ExportArgs, models: &Models, cache: &ModelCache) -> Result<String> {
-    if let Some(out) = args.out.as_ref().filter(|out| out.exists() && !args.tensors.overwrite) {
+    if let Some(out) = args
+        .out
+        .as_ref()
+        .filter(|out| out.exists() && !args.tensors.overwrite && !args.check_only)
+    {
         let message = format!("{} exists already", out.display());
         let problem = Problem::error("OUT", message).help("name a folder that does not exist, remove this one, or add --overwrite");
         return Err(EngineError::Run(vec![problem]));
@@ -75,6 +86,13 @@ pub(super) fn run_export(args: &ExportArgs, models: &Models, cache: &ModelCache)
         max_shard_size: args.tensors.max_shard_size,
         overwrite: args.tensors.overwrite,
     };
+    if args.check_only {
+        let checked = match &args.canary {
+            Some(path) => check_export_with_canary(&request, path, models, cache)?,
+            None => check_export(&request, models, cache)?,
+        };
+        return Ok(checked.to_string());
+    }
     let exported = export(&request, models, cache)?;
     if args.json {
         return serde_json::to_string(&exported).map_err(|error| EngineError::Bug(format!("cannot be written as JSON: {error}")));
@@ -143,9 +161,13 @@ pub(super) fn text(done: &str, exported: &Exported) -> String {
         format,
         reader,
         notes,
+        checked,
         ..
     } = exported;
     let mut text = format!("{done}: {format}, for {reader}\n  folder  {}", dir.display());
+    if let Some(checked) = checked {
+        text += &format!("\n  {checked}");
+    }
     for note in notes {
         text += &format!("\n  note    {note}");
     }

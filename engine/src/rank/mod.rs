@@ -5,6 +5,7 @@ mod device;
 mod environment;
 mod export_args;
 mod failure;
+mod generate_args;
 mod log;
 mod openmp;
 mod run;

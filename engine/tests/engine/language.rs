@@ -8,7 +8,7 @@ use neva_engine::comm::Mesh;
 use neva_engine::generate::generate;
 use neva_engine::model::Models;
 use neva_engine::trainer::{Registry, Trainer};
-use neva_schemas::{Finetune, GenerateRequest, LanguageModel, Model, ParallelSizes, RestoreConfig, TextConfig};
+use neva_schemas::{Finetune, GenerateRequest, GenerateSource, LanguageModel, Model, ParallelSizes, RestoreConfig, TextConfig};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -67,7 +67,10 @@ fn trained(folder: &Path, finetune: &Finetune, sizes: ParallelSizes) -> Vec<neva
 
 fn request(checkpoint: &Path, images: Vec<PathBuf>) -> GenerateRequest {
     GenerateRequest {
-        checkpoint: checkpoint.to_owned(),
+        source: GenerateSource::Checkpoint {
+            path: checkpoint.to_owned(),
+            base: Vec::new(),
+        },
         images,
         prompt: "What is 3?".into(),
         max_new_tokens: 4,

@@ -1,6 +1,7 @@
 //! Export of checkpoints of any layout, to every format.
 
 mod adapters;
+mod check;
 mod companions;
 mod faults;
 mod formats;
