@@ -27,6 +27,12 @@ mod documents {
     #[doc = include_str!("../docs/generate.md")]
     mod generate {}
 
+    #[doc = include_str!("../docs/lora.md")]
+    mod lora {}
+
+    #[doc = include_str!("../docs/import.md")]
+    mod import {}
+
     #[doc = include_str!("../docs/models.md")]
     mod models {}
 

@@ -59,7 +59,7 @@ lora=$(newest photos_lora)
 
 echo
 echo "Merging the adapters ..."
-"$neva_run" merge "$lora" --output "$lora/merged"
+"$neva_run" merge --adapter "$lora" --output "$lora/merged"
 
 echo
 echo "$question"

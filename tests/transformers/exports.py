@@ -7,6 +7,7 @@ answers. `logits.safetensors` beside an export has our token ids, pixels and log
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Optional
@@ -113,8 +114,8 @@ finetune:
     def export(self, run_folder: Path, name: str, *options: str) -> tuple[Path, str]:
         """Exports a run. Returns the folder, and what was printed."""
         out = self.folder / "exports" / name
-        out.parent.mkdir(exist_ok=True)
-        return out, rank("export", str(run_folder), "--output", str(out), *options)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return out, run("export", str(run_folder), "--output", str(out), *options)
 
     def add(self, name: str, kind: str, folder: Path, ask: list[str], image: Optional[str] = "chelsea.jpg", **more: object) -> None:
         """Adds an export, with our answer and our logits."""
@@ -195,22 +196,33 @@ def train_and_export(folder: Path) -> None:
     runs.add("full-newer", "model", newer, ["--checkpoint", str(full)], versions=[5])
     runs.add("full-shards", "model", shards, ["--checkpoint", str(full)])
     records = runs.write_records("new_records", NEW_ANSWERS)
-    for name, settings in ADAPTED.items():
-        base = f"finetune.resume.restore_config.path={original}"
-        adapted = runs.train(name, records, 40, "peft_scheme=lora", base, *settings)
-        merged, _ = runs.export(adapted, f"{name}-merged")
-        runs.add(f"{name}-merged", "model", merged, ["--checkpoint", str(adapted)])
-        for names, versions in (("newer", [5]), ("original", [4])):
-            adapter, _ = runs.export(adapted, f"{name}-peft-{names}", "--format", "hf-peft", "--names", names)
-            more = {"base": str(original), "merged": str(merged), "versions": versions}
-            runs.add(f"{name}-peft-{names}", "adapter", adapter, ["--checkpoint", str(adapted)], **more)
-    language = runs.train("language", runs.write_records("texts", {}), 100, model=LANGUAGE_MODEL)
-    folder, _ = runs.export(language, "language-hf")
-    runs.add("language", "model", folder, ["--checkpoint", str(language)], image=None)
-    runs.add("language-as-model", "model", folder, ["--model", str(folder)], image=None)
-    for case, versions in FAMILIES.items():
-        add_family(runs, case, versions)
+
+    def language() -> None:
+        trained = runs.train("language", runs.write_records("texts", {}), 100, model=LANGUAGE_MODEL)
+        folder, _ = runs.export(trained, "language-hf")
+        runs.add("language", "model", folder, ["--checkpoint", str(trained)], image=None)
+        runs.add("language-as-model", "model", folder, ["--model", str(folder)], image=None)
+
+    jobs = [language]
+    jobs += [lambda name=name: add_adapted(runs, name, original, records) for name in ADAPTED]
+    jobs += [lambda case=case: add_family(runs, case, FAMILIES[case]) for case in FAMILIES]
+    # Each is mostly one thread and files.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(lambda job: job(), jobs))
+    runs.exports.sort(key=lambda export: export.name)
     runs.write()
+
+
+def add_adapted(runs: Runs, name: str, original: Path, records: Path) -> None:
+    """Trains adapters on the export of the first run."""
+    base = f"finetune.resume.restore_config.path={original}"
+    adapted = runs.train(name, records, 40, "peft_scheme=lora", base, *ADAPTED[name])
+    merged, _ = runs.export(adapted, f"{name}-merged")
+    runs.add(f"{name}-merged", "model", merged, ["--checkpoint", str(adapted)])
+    for names, versions in (("newer", [5]), ("original", [4])):
+        adapter, _ = runs.export(adapted, f"{name}-peft-{names}", "--format", "hf-peft", "--names", names)
+        more = {"base": str(original), "merged": str(merged), "versions": versions}
+        runs.add(f"{name}-peft-{names}", "adapter", adapter, ["--checkpoint", str(adapted)], **more)
 
 
 def add_family(runs: Runs, case: str, versions: list[int]) -> None:

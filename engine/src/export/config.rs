@@ -8,6 +8,9 @@ use serde_json::Value;
 pub(super) fn config(base: Option<Value>, table: &ModelTable, ids: Option<&TokenIds>) -> Value {
     let of_table = base.is_none();
     let mut config = base.unwrap_or_else(|| table.write_config());
+    if !of_table {
+        add_rope_of_4(&mut config, &table.write_config());
+    }
     let Some(ids) = ids else { return config };
     let special = [
         ("bos_token_id", ids.bos),
@@ -37,4 +40,22 @@ pub(super) fn config(base: Option<Value>, table: &ModelTable, ids: Option<&Token
         config[name.unwrap_or("image_token_index")] = image.into();
     }
     config
+}
+
+/// Adds the rotary settings in the spelling of transformers 4, which ignores `rope_parameters` of 5 and would compute with its
+/// defaults. 5 reads both.
+fn add_rope_of_4(config: &mut Value, written: &Value) {
+    let written = written.get("text_config").unwrap_or(written);
+    let text = match config.get("text_config") {
+        Some(_) => &mut config["text_config"],
+        None => config,
+    };
+    if text.get("rope_parameters").is_none_or(Value::is_null) {
+        return;
+    }
+    for name in ["rope_theta", "rope_scaling", "partial_rotary_factor"] {
+        if let Some(value) = written.get(name).filter(|_| text.get(name).is_none_or(Value::is_null)) {
+            text[name] = value.clone();
+        }
+    }
 }

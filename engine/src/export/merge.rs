@@ -1,5 +1,6 @@
 //! Merges one or several adapters into their base: `W + sum of weight * (W' - W)`, where W' is the weight with one adapter.
 
+use super::check::{Checked, Subject, check, check_keys};
 use super::source::Source;
 use super::staging::Staging;
 use super::tensors::Named;
@@ -47,6 +48,7 @@ pub fn merge(request: &MergeRequest, models: &Models, cache: &ModelCache) -> Res
         model: Some(dir.clone()),
         adapter: None,
         notes,
+        checked,
         dir,
     })
 }
@@ -87,28 +89,25 @@ impl Merge {
         Ok(Self { base, adapters })
     }
 
-    /// Checks what was written into `folder`: a run's model as its export. Of others, every tensor is read again.
+    /// Checks what was written: the keys, and the values and logits of a run that is merged alone.
     fn check(&self, request: &MergeRequest, folder: &Path, models: &Models, cache: &ModelCache) -> Result<Option<Checked>> {
-        match &self.adapters[..] {
-            [(weight, source)] if *weight == 1.0 && source.checkpoint.is_some() => {
-                let of_export = ExportRequest {
-                    names: Some(request.names),
-                    reader: Some(request.reader),
-                    ..ExportRequest::new(&source.path, ExportFormat::Hf)
-                };
-                let written = Written {
-                    model: Some(""),
-                    ..Written::default()
-                };
-                check_written(source, &of_export, &written, folder, models, cache).map(|(checked, _)| Some(checked))
-            }
-            _ => {
-                let written = Source::of_folder(folder, models.families(), cache)?;
-                for spec in &written.rows {
-                    written.plain(std::iter::once(spec))?;
-                }
-                Ok(None)
-            }
+        let run = match &self.adapters[..] {
+            [(weight, source)] if *weight == 1.0 && source.checkpoint.is_some() => Some(source),
+            _ => None,
+        };
+        let source = run.unwrap_or(&self.base);
+        let subject = Subject {
+            dir: &request.out,
+            model: Some(folder),
+            adapter: None,
+            form: (ExportFormat::Hf, request.names, request.reader),
+            finetune: &source.finetune,
+            checkpoint: source.checkpoint.as_ref(),
+            base: &source.base,
+        };
+        match run {
+            Some(_) => check(&subject, models, cache).map(|(checked, _)| Some(checked)),
+            None => check_keys(&subject, models, cache).map(|()| None),
         }
     }
 

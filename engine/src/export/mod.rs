@@ -49,7 +49,7 @@ pub struct Exported {
     pub adapter: Option<PathBuf>,
     /// What a user must know to load it; one sentence each.
     pub notes: Vec<String>,
-    /// What the check of the written files found; `None` for a merge that is no run's model.
+    /// What the check of the written files found; `None` if several adapters were merged, of which no run has the logits.
     pub checked: Option<Checked>,
 }
 
@@ -70,7 +70,7 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
         ExportFormat::HfPeft => peft::write(&source, request, cache, staging.folder())?,
         ExportFormat::Neva => neva::write(&source, request, cache, staging.folder())?,
     };
-    let (checked, _) = check_written(&source, request, &written, staging.folder(), models, cache)?;
+    let (checked, _) = check_written(&source, request, &written, (&out, staging.folder()), models, cache)?;
     let dir = staging.publish()?;
     Ok(Exported {
         format: request.format,
@@ -118,21 +118,21 @@ fn check_existing(request: &ExportRequest, models: &Models, cache: &ModelCache) 
         adapter,
         notes: Vec::new(),
     };
-    check_written(&source, request, &written, &dir, models, cache)
+    check_written(&source, request, &written, (&dir, &dir), models, cache)
 }
 
-/// Checks what was written into `folder`.
+/// Checks what was written into `folder`, which will be `dir`.
 fn check_written(
     source: &Source,
     request: &ExportRequest,
     written: &Written,
-    folder: &Path,
+    (dir, folder): (&Path, &Path),
     models: &Models,
     cache: &ModelCache,
 ) -> Result<(Checked, CanaryTensors)> {
     let [model, adapter] = [written.model, written.adapter].map(|name| name.map(|name| below(folder, name)));
     let subject = Subject {
-        dir: folder,
+        dir,
         model: model.as_deref(),
         adapter: adapter.as_deref(),
         form: (request.format, request.names(), request.reader()),

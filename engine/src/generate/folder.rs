@@ -185,7 +185,7 @@ fn adapter_on(path: &Path, finetune: &mut Finetune, models: &Models) -> Result<A
         let message = format!("{} has no adapter_config.json", path.display());
         return Err(refused(OPTION, message, "name a folder that PEFT wrote"));
     }
-    let folder = PeftFolder::open(path, "--model")?;
+    let folder = PeftFolder::open(path, OPTION)?;
     finetune.peft = Some(folder.settings(&models.resolve(&finetune.model)?)?);
     Ok(Adapter::Peft(folder))
 }

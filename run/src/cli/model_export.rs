@@ -48,6 +48,9 @@ pub(super) struct ModelExportArgs {
     /// Folder to create; default: the format's name, in the checkpoint's folder
     #[arg(long, visible_alias = "out", value_name = "DIR", value_hint = ValueHint::DirPath)]
     output: Option<PathBuf>,
+    /// Check an existing export again, which was written with the same options
+    #[arg(long, conflicts_with = "overwrite")]
+    check_only: bool,
     #[command(flatten)]
     tensors: TensorArgs,
 }
@@ -97,6 +100,9 @@ pub(super) fn export(args: &ModelExportArgs) -> Result<(), RunError> {
     command.option("--for", args.reader.as_ref());
     args.base.iter().for_each(|base| command.option("--base", Some(base)));
     command.option("--output", args.output.as_ref());
+    if args.check_only {
+        command.command.arg("--check-only");
+    }
     command.tensors(&args.tensors);
     command.run()
 }

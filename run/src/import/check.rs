@@ -26,6 +26,11 @@ use crate::hub::{CONFIG, TOOLS};
 pub(super) fn config(path: &Path) -> Result<Value, ImportError> {
     let file = path.join(CONFIG);
     let text = std::fs::read(&file).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound if path.join("checkpoint.json").is_file() => ImportError::Content {
+            path: path.to_owned(),
+            problems: vec!["it is a checkpoint of neva-run, not a model in Hugging Face's form".to_owned()],
+            help: Some("export it first: neva-run export CHECKPOINT --format hf".to_owned()),
+        },
         std::io::ErrorKind::NotFound => ImportError::Content {
             path: path.to_owned(),
             problems: vec![format!("there is no {CONFIG}")],

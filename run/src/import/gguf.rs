@@ -47,6 +47,12 @@ pub(super) fn plan(path: &Path) -> Result<Option<Plan>, ImportError> {
         });
     }
     let tokenizer = tokenizer(metadata).ok_or_else(|| wrong("its metadata have no tokenizer: `tokenizer.ggml.model`".to_owned()))?;
+    let (tokens, rows) = (tokenizer.tokens.len(), config["vocab_size"].as_u64().unwrap_or_default());
+    if tokens as u64 > rows {
+        return Err(wrong(format!(
+            "the tokenizer has {tokens} tokens, but the embedding has only {rows} rows"
+        )));
+    }
     let files = tokenizer.files().map_err(wrong)?;
     if let [(_, json), (_, config)] = &files[..] {
         Tokenizer::from_bytes(&path.display().to_string(), json, Some(config)).map_err(|error| wrong(error.to_string()))?;

@@ -21,6 +21,9 @@ mod graph;
 mod hub;
 mod hub_server;
 mod import;
+mod import_bad_input;
+mod import_gguf;
+mod import_original;
 mod includes;
 mod launch;
 mod logs;
@@ -44,6 +47,7 @@ mod schemas;
 mod settings;
 mod signals;
 mod sweep;
+mod tensor_files;
 mod terminal;
 mod unwritable;
 

@@ -114,3 +114,103 @@ impl LoRA {
 fn is_positive(value: f64) -> bool {
     value.is_finite() && value > 0.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Peft;
+    use serde_json::{Value, json};
+
+    fn problems(peft: Value) -> Vec<String> {
+        let peft: Peft = serde_json::from_value(peft).unwrap_or_else(|error| panic!("{error}"));
+        let mut problems = Vec::new();
+        peft.lora().validate("peft", &mut problems);
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn defaults_and_supported_combinations_have_no_problem() {
+        for (scheme, settings) in [
+            ("vlm.LoRA", json!({})),
+            ("llm.peft.CanonicalLoRA", json!({})),
+            ("llm.peft.DoRA", json!({})),
+            ("vlm.LoRA", json!({ "target_modules": [], "exclude_modules": ["linear_qkv"] })),
+            (
+                "vlm.LoRA",
+                json!({ "target_modules": ["all-linear"], "exclude_modules": ["lm_head"] }),
+            ),
+            (
+                "vlm.LoRA",
+                json!({ "dropout": 0.1, "dropout_position": "post", "use_rslora": true, "lora_A_init": "uniform" }),
+            ),
+            ("vlm.LoRA", json!({ "use_dora": true, "dropout": 0.1, "quantization": "nf4" })),
+        ] {
+            assert_eq!(problems(json!({ scheme: settings })), [""; 0], "{scheme} {settings}");
+        }
+    }
+
+    #[test]
+    fn wrong_settings_are_named_with_the_fix() {
+        for (scheme, settings, path, fix) in [
+            ("vlm.LoRA", json!({ "alpha": 0 }), "peft.alpha", "above 0"),
+            ("vlm.LoRA", json!({ "dropout": 1.0 }), "peft.dropout", "below 1"),
+            (
+                "vlm.LoRA",
+                json!({ "rank_pattern": { "q_proj": 0 } }),
+                "peft.rank_pattern",
+                "above 0",
+            ),
+            (
+                "vlm.LoRA",
+                json!({ "alpha_pattern": { "q_proj": -1.0 } }),
+                "peft.alpha_pattern",
+                "above 0",
+            ),
+            ("vlm.LoRA", json!({ "lora_A_init": "zero" }), "peft.lora_A_init", "xavier"),
+            (
+                "vlm.LoRA",
+                json!({ "exclude_modules": ["linear_qkv"] }),
+                "peft.exclude_modules",
+                "target_modules=[]",
+            ),
+            (
+                "vlm.LoRA",
+                json!({ "target_modules": ["all-linear", "q_proj"] }),
+                "peft.target_modules",
+                "only one",
+            ),
+            (
+                "vlm.LoRA",
+                json!({ "modules_to_save": ["3"] }),
+                "peft.modules_to_save[0]",
+                "last component",
+            ),
+            (
+                "llm.peft.CanonicalLoRA",
+                json!({ "target_modules": ["*.linear_qkv"] }),
+                "peft.target_modules",
+                "linear_q, linear_k",
+            ),
+            (
+                "llm.peft.DoRA",
+                json!({ "dropout": 0.1, "dropout_position": "post" }),
+                "peft.dropout_position",
+                "pre",
+            ),
+            (
+                "vlm.LoRA",
+                json!({ "quantization": "nf4", "freeze_language_model": false }),
+                "peft.quantization",
+                "quantization=null",
+            ),
+            ("vlm.LoRA", json!({ "a2a_experimental": true }), "peft.a2a_experimental", "false"),
+            ("vlm.LoRA", json!({ "network_alpha": 8 }), "peft.network_alpha", "null"),
+        ] {
+            let found = problems(json!({ scheme: settings }));
+            assert!(
+                found.len() == 1 && found[0].contains(path) && found[0].contains(fix),
+                "{settings}: {found:?}"
+            );
+        }
+    }
+}

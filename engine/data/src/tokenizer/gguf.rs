@@ -99,6 +99,8 @@ impl GgufTokenizer<'_> {
         }
         let mut config = Map::from_iter([
             ("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast")),
+            // That class would also return `token_type_ids`, which `generate()` of transformers 4 refuses.
+            ("model_input_names".to_owned(), json!(["input_ids", "attention_mask"])),
             ("add_bos_token".to_owned(), json!(adds_bos)),
             ("add_eos_token".to_owned(), json!(self.add_eos.unwrap_or(false))),
             ("clean_up_tokenization_spaces".to_owned(), json!(false)),

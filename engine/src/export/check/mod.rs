@@ -107,6 +107,21 @@ pub(crate) fn check(subject: &Subject<'_>, models: &Models, cache: &ModelCache) 
     Ok((checked, found.canary))
 }
 
+/// Checks that the reader of a whole model loads every tensor, and ignores none.
+///
+/// # Errors
+/// Every tensor that is missing or ignored.
+pub(crate) fn check_keys(subject: &Subject<'_>, models: &Models, cache: &ModelCache) -> Result<()> {
+    let table = models.resolve(&subject.finetune.model)?;
+    let subject = Subject {
+        checkpoint: None,
+        ..*subject
+    };
+    let reading = Reading::open(&subject, &table)?;
+    let expected = Expected::open(&subject, &table, cache)?;
+    fail(&subject, reading.problems(&expected))
+}
+
 fn fail(subject: &Subject<'_>, problems: Vec<String>) -> Result<()> {
     if problems.is_empty() {
         return Ok(());

@@ -60,6 +60,19 @@ pub(super) fn tensors(folder: &Path) -> BTreeMap<String, Tensor> {
     found
 }
 
+/// Asserts that `got` is `expected`, except for fields that it has besides.
+#[track_caller]
+pub(super) fn assert_extends(got: &Value, expected: &Value) {
+    match (got, expected) {
+        (Value::Object(got), Value::Object(expected)) => {
+            for (name, expected) in expected {
+                assert_extends(got.get(name).unwrap_or(&Value::Null), expected);
+            }
+        }
+        _ => assert_eq!(got, expected),
+    }
+}
+
 /// Returns the content of a JSON file of a folder.
 pub(super) fn json_of(folder: &Path, name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap()

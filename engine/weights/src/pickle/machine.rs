@@ -6,12 +6,10 @@ use super::{
     USE_SAFETENSORS, damaged,
     globals::Global,
     opcode as op, rebuild,
-    value::{Arena, Entries, Storage, Value},
+    value::{Arena, Storage, Value},
 };
 use crate::{error::Result, source::Reader};
 
-/// Maximum length of a line of protocol 0.
-const LONGEST_LINE: usize = 1 << 16;
 /// Maximum number of values on the stack.
 const DEEPEST: usize = 4 << 20;
 /// Maximum number of uses of storages.
@@ -124,48 +122,6 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Runs an opcode that pushes a number or a text.
-    fn scalar(&mut self, code: u8) -> Result<Value> {
-        Ok(match code {
-            op::NONE => Value::None,
-            op::NEWTRUE => Value::Bool(true),
-            op::NEWFALSE => Value::Bool(false),
-            op::BININT => Value::Int(i64::from(i32::from_le_bytes(self.input.array()?))),
-            op::BININT1 => Value::Int(i64::from(u8::from_le_bytes(self.input.array()?))),
-            op::BININT2 => Value::Int(i64::from(u16::from_le_bytes(self.input.array()?))),
-            op::BINFLOAT => Value::Float(f64::from_be_bytes(self.input.array()?)),
-            op::INT => match self.line()?.as_str() {
-                "00" => Value::Bool(false),
-                "01" => Value::Bool(true),
-                line => Value::Int(line.trim().parse().map_err(|_| self.wrong(format!("{line:?} is not a number")))?),
-            },
-            op::LONG => {
-                let line = self.line()?;
-                let digits = line.trim_end_matches('L');
-                Value::Int(digits.parse().map_err(|_| self.wrong(format!("{line:?} is not a number")))?)
-            }
-            op::FLOAT => {
-                let line = self.line()?;
-                Value::Float(line.parse().map_err(|_| self.wrong(format!("{line:?} is not a number")))?)
-            }
-            op::LONG1 | op::LONG4 => {
-                let bytes = if code == op::LONG1 { self.counted(1)? } else { self.counted(4)? };
-                long(&bytes)
-            }
-            op::UNICODE | op::STRING => {
-                let line = self.line()?;
-                Value::Text(line.trim_matches(['\'', '"']).into())
-            }
-            op::SHORT_BINUNICODE | op::SHORT_BINSTRING => self.text(1)?,
-            op::BINUNICODE | op::BINSTRING => self.text(4)?,
-            op::BINUNICODE8 => self.text(8)?,
-            op::SHORT_BINBYTES => Value::Bytes(self.counted(1)?.into()),
-            op::BINBYTES => Value::Bytes(self.counted(4)?.into()),
-            op::BINBYTES8 | op::BYTEARRAY8 => Value::Bytes(self.counted(8)?.into()),
-            _ => return Err(self.wrong(format!("the opcode {code:#04x} is not supported"))),
-        })
-    }
-
     /// Runs an opcode that names or calls a function or a class.
     fn object(&mut self, code: u8) -> Result<()> {
         match code {
@@ -244,150 +200,29 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn put(&mut self, code: u8) -> Result<()> {
-        let value = self.top()?.clone();
-        let kept = match code {
-            op::PUT => {
-                let line = self.line()?;
-                let key = line.parse().map_err(|_| self.wrong("a key of the memo is not a number"))?;
-                self.arena.remember(key, value)
-            }
-            op::BINPUT => {
-                let [key] = self.input.array()?;
-                self.arena.remember(u64::from(key), value)
-            }
-            op::LONG_BINPUT => {
-                let key = u32::from_le_bytes(self.input.array()?);
-                self.arena.remember(u64::from(key), value)
-            }
-            _ => self.arena.remember_next(value),
-        };
-        kept.ok_or_else(|| self.wrong("it has too many values"))
-    }
-
-    fn get(&mut self, code: u8) -> Result<()> {
-        let key = match code {
-            op::GET => self.line()?.parse().map_err(|_| self.wrong("a key of the memo is not a number"))?,
-            op::BINGET => u64::from(u8::from_le_bytes(self.input.array()?)),
-            _ => u64::from(u32::from_le_bytes(self.input.array()?)),
-        };
-        let value = self.arena.recall(key);
-        self.stack
-            .push(value.ok_or_else(|| self.wrong(format!("the memo has no value {key}")))?);
-        Ok(())
-    }
-
-    /// Runs an opcode that pushes a container.
-    fn container(&mut self, code: u8) -> Result<()> {
-        let items = match code {
-            op::LIST | op::TUPLE | op::FROZENSET | op::DICT => self.to_mark()?,
-            op::TUPLE1 => self.popped(1)?,
-            op::TUPLE2 => self.popped(2)?,
-            op::TUPLE3 => self.popped(3)?,
-            _ => Vec::new(),
-        };
-        let made = match code {
-            op::DICT | op::EMPTY_DICT => {
-                let entries = self.pairs(items)?;
-                self.arena.dict(entries)
-            }
-            _ => self.arena.sequence(items),
-        };
-        self.stack.push(made.ok_or_else(|| self.wrong("it has too many values"))?);
-        Ok(())
-    }
-
-    /// Runs an opcode that adds to a container.
-    fn fill(&mut self, code: u8) -> Result<()> {
-        let items = match code {
-            op::APPEND => self.popped(1)?,
-            op::SETITEM => self.popped(2)?,
-            _ => self.to_mark()?,
-        };
-        let kept = match (code, self.top()?.clone()) {
-            (op::SETITEM | op::SETITEMS, Value::Dict(dict)) => {
-                let entries = self.pairs(items)?;
-                self.arena.insert(dict, entries)
-            }
-            (op::APPEND | op::APPENDS | op::ADDITEMS, Value::Sequence(list)) => self.arena.extend(list, items),
-            (_, other) => return Err(self.wrong(format!("it adds items to {}", other.kind()))),
-        };
-        kept.ok_or_else(|| self.wrong("it has too many values"))
-    }
-
-    fn pairs(&self, items: Vec<Value>) -> Result<Entries> {
-        if items.len() % 2 == 1 {
-            return Err(self.wrong("a key of a dict has no value"));
-        }
-        let (mut items, mut entries) = (items.into_iter(), Vec::new());
-        while let (Some(key), Some(value)) = (items.next(), items.next()) {
-            entries.push((key, value));
-        }
-        Ok(entries)
-    }
-
-    fn top(&self) -> Result<&Value> {
+    pub(super) fn top(&self) -> Result<&Value> {
         self.stack.last().ok_or_else(|| self.wrong("the stack is empty"))
     }
 
-    fn pop(&mut self) -> Result<Value> {
+    pub(super) fn pop(&mut self) -> Result<Value> {
         self.stack.pop().ok_or_else(|| self.wrong("the stack is empty"))
     }
 
     /// Pops `count` values, in their order.
-    fn popped(&mut self, count: usize) -> Result<Vec<Value>> {
+    pub(super) fn popped(&mut self, count: usize) -> Result<Vec<Value>> {
         let at = self.stack.len().checked_sub(count);
         let at = at.ok_or_else(|| self.wrong("the stack is empty"))?;
         Ok(self.stack.split_off(at))
     }
 
     /// Pops the values above the last mark, and the mark.
-    fn to_mark(&mut self) -> Result<Vec<Value>> {
+    pub(super) fn to_mark(&mut self) -> Result<Vec<Value>> {
         let mark = self.marks.pop().filter(|mark| *mark <= self.stack.len());
         let mark = mark.ok_or_else(|| self.wrong("a mark is missing"))?;
         Ok(self.stack.split_off(mark))
     }
 
-    /// Reads bytes after their number, which has `width` bytes.
-    fn counted(&mut self, width: u8) -> Result<Vec<u8>> {
-        let count = match width {
-            1 => u64::from(u8::from_le_bytes(self.input.array()?)),
-            4 => u64::from(u32::from_le_bytes(self.input.array()?)),
-            _ => u64::from_le_bytes(self.input.array()?),
-        };
-        self.input.bytes(count)
-    }
-
-    fn text(&mut self, width: u8) -> Result<Value> {
-        let bytes = self.counted(width)?;
-        let text = String::from_utf8(bytes).map_err(|_| self.wrong("a text is not UTF-8"))?;
-        Ok(Value::Text(text.into()))
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = Vec::new();
-        loop {
-            match self.input.array()? {
-                [b'\n'] => break,
-                [byte] if line.len() < LONGEST_LINE => line.push(byte),
-                _ => return Err(self.wrong("a line is too long")),
-            }
-        }
-        String::from_utf8(line).map_err(|_| self.wrong("a line is not UTF-8"))
-    }
-
-    fn wrong(&self, reason: impl std::fmt::Display) -> crate::WeightsError {
+    pub(super) fn wrong(&self, reason: impl std::fmt::Display) -> crate::WeightsError {
         damaged(self.input.source, reason)
     }
-}
-
-/// Returns an integer from its bytes, little-endian in two's complement.
-fn long(bytes: &[u8]) -> Value {
-    if bytes.len() > 8 {
-        return Value::Long(Rc::from(bytes));
-    }
-    let sign = if bytes.last().is_some_and(|byte| *byte >= 0x80) { 0xff } else { 0 };
-    let mut wide = [sign; 8];
-    wide[..bytes.len()].copy_from_slice(bytes);
-    Value::Int(i64::from_le_bytes(wide))
 }

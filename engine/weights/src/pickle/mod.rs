@@ -4,11 +4,13 @@
 //! A pickle is a program. This reader interprets it with values of its own and runs nothing: a name of a function or a
 //! class is looked up in the list of [`globals`], and any other one is an error that names it.
 
+mod containers;
 mod globals;
 mod legacy;
 mod machine;
 mod opcode;
 mod rebuild;
+mod scalars;
 mod state_dict;
 mod value;
 
