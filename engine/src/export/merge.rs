@@ -5,7 +5,7 @@ use super::source::Source;
 use super::staging::Staging;
 use super::tensors::Named;
 use super::whole::{Form, WholeModel, check_complete};
-use super::{Checked, ExportFormat, ExportRequest, Exported, MergeRequest, Reader, WeightedAdapter, Written, check_written};
+use super::{ExportFormat, Exported, MergeRequest, Reader, WeightedAdapter};
 use crate::checkpoint::{CheckpointFolder, ModelCache, PeftFolder};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
@@ -41,7 +41,6 @@ pub fn merge(request: &MergeRequest, models: &Models, cache: &ModelCache) -> Res
     let checked = merge.check(request, staging.folder(), models, cache)?;
     let dir = staging.publish()?;
     Ok(Exported {
-        checked,
         format: ExportFormat::Hf,
         names: request.names,
         reader: request.reader,

@@ -4,8 +4,8 @@ use super::run_folder::newest_run;
 use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
 use crate::export::{
-    ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter, check_export, check_export_with_canary,
-    export, merge,
+    ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter, check_export,
+    check_export_with_canary, export, merge,
 };
 use crate::model::Models;
 use clap::Args;

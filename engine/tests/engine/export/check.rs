@@ -311,7 +311,10 @@ fn the_summary_counts_what_was_trained() {
         for form in [HF, PEFT, OLD_PEFT, VLLM, LLAVA] {
             let out = folder.path().join(format!("{}-{}-{}", form.0, form.1, form.2));
             let own = request(&checkpoint, &out, form);
-            let checked = exported(&checkpoint.path, &out, form.0, |request| *request = own).unwrap().checked.unwrap();
+            let checked = exported(&checkpoint.path, &out, form.0, |request| *request = own)
+                .unwrap()
+                .checked
+                .unwrap();
             assert_eq!(checked.trained, trained);
             let from_base = checked.from_base.unwrap();
             assert!(checked.from_run < 1e-4 && from_base > 1e-3, "{checked}");
