@@ -27,7 +27,11 @@ fn keys_of_models() {
         (OLD, "vision_tower.vision_model.embeddings.class_embedding", Some(class)),
         // transformers 5 reads it, 4 does not.
         (OLD, "vision_tower.embeddings.class_embedding", None),
-        (OLD, "multi_modal_projector.linear_1.bias", Some("model.multi_modal_projector.linear_1.bias")),
+        (
+            OLD,
+            "multi_modal_projector.linear_1.bias",
+            Some("model.multi_modal_projector.linear_1.bias"),
+        ),
         (NEWER, norm, Some(norm)),
         (NEWER, "language_model.model.norm.weight", None),
         (NEWER, "norm.weight", None),
@@ -45,9 +49,17 @@ fn keys_of_models() {
             Some("model.language_model.layers.31.self_attn.q_proj.weight"),
         ),
         (LLAVA, "model.norm.weight", Some(norm)),
-        (LLAVA, "model.mm_projector.2.weight", Some("model.multi_modal_projector.linear_2.weight")),
+        (
+            LLAVA,
+            "model.mm_projector.2.weight",
+            Some("model.multi_modal_projector.linear_2.weight"),
+        ),
         (LLAVA, "model.mm_projector.1.weight", None),
-        (LLAVA, "model.vision_tower.vision_tower.vision_model.embeddings.class_embedding", Some(class)),
+        (
+            LLAVA,
+            "model.vision_tower.vision_tower.vision_model.embeddings.class_embedding",
+            Some(class),
+        ),
         (LLAVA, "language_model.model.norm.weight", None),
     ] {
         let expected = expected.map(|name| ReaderSlot::Parameter(name.to_owned()));
@@ -61,8 +73,16 @@ fn keys_of_adapters() {
     let fc1 = || "model.vision_tower.encoder.layers.0.mlp.fc1".to_owned();
     let bias = || ReaderSlot::Parameter("model.multi_modal_projector.linear_1.bias".to_owned());
     for (form, key, expected) in [
-        (PEFT, "model.language_model.layers.0.self_attn.q_proj.lora_A.weight", Some(ReaderSlot::A(q()))),
-        (PEFT, "model.language_model.layers.0.self_attn.q_proj.lora_B.weight", Some(ReaderSlot::B(q()))),
+        (
+            PEFT,
+            "model.language_model.layers.0.self_attn.q_proj.lora_A.weight",
+            Some(ReaderSlot::A(q())),
+        ),
+        (
+            PEFT,
+            "model.language_model.layers.0.self_attn.q_proj.lora_B.weight",
+            Some(ReaderSlot::B(q())),
+        ),
         (
             PEFT,
             "model.language_model.layers.0.self_attn.q_proj.lora_magnitude_vector",
@@ -70,13 +90,33 @@ fn keys_of_adapters() {
         ),
         (PEFT, "language_model.model.layers.0.self_attn.q_proj.lora_A.weight", None),
         (PEFT, "model.multi_modal_projector.linear_1.bias", Some(bias())),
-        (OLD_PEFT, "language_model.model.layers.0.self_attn.q_proj.lora_A.weight", Some(ReaderSlot::A(q()))),
-        (OLD_PEFT, "vision_tower.vision_model.encoder.layers.0.mlp.fc1.lora_B.weight", Some(ReaderSlot::B(fc1()))),
+        (
+            OLD_PEFT,
+            "language_model.model.layers.0.self_attn.q_proj.lora_A.weight",
+            Some(ReaderSlot::A(q())),
+        ),
+        (
+            OLD_PEFT,
+            "vision_tower.vision_model.encoder.layers.0.mlp.fc1.lora_B.weight",
+            Some(ReaderSlot::B(fc1())),
+        ),
         (OLD_PEFT, "multi_modal_projector.linear_1.bias", Some(bias())),
         (OLD_PEFT, "model.multi_modal_projector.linear_1.bias", None),
-        (VLLM, "language_model.model.layers.0.self_attn.q_proj.lora_A.weight", Some(ReaderSlot::A(q()))),
-        (VLLM, "model.language_model.layers.0.self_attn.q_proj.lora_A.weight", Some(ReaderSlot::A(q()))),
-        (VLLM, "vision_tower.vision_model.encoder.layers.0.mlp.fc1.lora_B.weight", Some(ReaderSlot::B(fc1()))),
+        (
+            VLLM,
+            "language_model.model.layers.0.self_attn.q_proj.lora_A.weight",
+            Some(ReaderSlot::A(q())),
+        ),
+        (
+            VLLM,
+            "model.language_model.layers.0.self_attn.q_proj.lora_A.weight",
+            Some(ReaderSlot::A(q())),
+        ),
+        (
+            VLLM,
+            "vision_tower.vision_model.encoder.layers.0.mlp.fc1.lora_B.weight",
+            Some(ReaderSlot::B(fc1())),
+        ),
         // Served without a warning, and without effect.
         (VLLM, "model.layers.0.self_attn.q_proj.lora_A.weight", None),
         (VLLM, "language_model.layers.0.self_attn.q_proj.lora_A.weight", None),
@@ -86,7 +126,11 @@ fn keys_of_adapters() {
         let key = format!("base_model.model.{key}");
         let adapter = |key: &str| llava().reader_slot(form, ExportedFiles::Adapter, key);
         assert_eq!(adapter(&key), expected, "{form:?} {key}");
-        assert_eq!(adapter(key.strip_prefix("base_model.model.").unwrap()), None, "{form:?} {key} without its prefix");
+        assert_eq!(
+            adapter(key.strip_prefix("base_model.model.").unwrap()),
+            None,
+            "{form:?} {key} without its prefix"
+        );
     }
 }
 
@@ -114,7 +158,11 @@ fn every_parameter_has_a_place() {
         let rows = table.parameters(VisionPlacement::Shared);
         assert!(rows.len() > 200);
         for row in rows {
-            for (form, key) in [(OLD, table.hub_name(&row.name)), (VLLM, table.hub_name(&row.name)), (NEWER, row.name.clone())] {
+            for (form, key) in [
+                (OLD, table.hub_name(&row.name)),
+                (VLLM, table.hub_name(&row.name)),
+                (NEWER, row.name.clone()),
+            ] {
                 let slot = table.reader_slot(form, ExportedFiles::Model, &key);
                 assert_eq!(slot, Some(ReaderSlot::Parameter(row.name.clone())), "{form:?} {key}");
             }

@@ -8,7 +8,7 @@ use super::source::Source;
 use super::tokenizer_files::{TokenIds, TokenizerFiles};
 use crate::checkpoint::{Base, CheckpointFolder, ModelCache};
 use crate::error::{EngineError, Result};
-use neva_data::{ImageProcessor, ModelProcessor, TextTools, Tokenizer};
+use neva_data::{IMAGE_TOKEN, ImageProcessor, ModelProcessor, TextTools, Tokenizer};
 use neva_layout::ModelTable;
 use neva_schemas::{Data, Finetune, ImageDataConfig, ImageProcessMode};
 use serde_json::Value;
@@ -192,6 +192,14 @@ fn text(source: &Source, folder: &Path, notes: &mut Vec<String>) -> Result<Optio
         }
         Err(error) => return Err(error.into()),
     };
+    let needs_image = source
+        .table
+        .processor_config()
+        .is_some_and(|config| config["image_token"] == IMAGE_TOKEN);
+    let tokenizer = match needs_image && tokenizer.special().image.is_none() {
+        true => with_image_token(tokenizer, &source.table, folder, notes)?,
+        false => tokenizer,
+    };
     let mut files = TokenizerFiles::open(folder, tokenizer, &source.table)?;
     if let Some(tools) = &tools {
         let is_own = data_config(&source.finetune)
@@ -205,6 +213,23 @@ fn text(source: &Source, folder: &Path, notes: &mut Vec<String>) -> Result<Optio
         }
     }
     files.write(folder, notes).map(Some)
+}
+
+/// Adds `<image>` as the next token of the vocabulary, if the embedding has a row for it.
+fn with_image_token(tokenizer: Tokenizer, table: &ModelTable, folder: &Path, notes: &mut Vec<String>) -> Result<Tokenizer> {
+    let address = folder.display().to_string();
+    let extended = Tokenizer::extended(&address, &[IMAGE_TOKEN], &[("image_token", IMAGE_TOKEN)])?;
+    let rows = table.description.decoder.as_ref().map_or(0, |decoder| decoder.config.vocab_size);
+    if extended.rows > rows {
+        notes.push(format!(
+            "the tokenizer has no token `{IMAGE_TOKEN}`, and the embedding has no free row for it: transformers' processor cannot be used"
+        ));
+        return Ok(tokenizer);
+    }
+    for (name, content) in extended.files {
+        write(&folder.join(name), &content)?;
+    }
+    Ok(Tokenizer::open(&address)?)
 }
 
 fn data_config(finetune: &Finetune) -> Option<&ImageDataConfig> {

@@ -19,11 +19,11 @@ mod tensors;
 mod tokenizer_files;
 mod whole;
 
-pub use check::Checked;
-use check::{CanaryTensors, Subject, check};
 use crate::checkpoint::{ModelCache, write_tensors};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
+pub use check::Checked;
+use check::{CanaryTensors, Subject, check};
 pub use merge::merge;
 use neva_schemas::Problem;
 pub use neva_schemas::{ExportDtype, ExportFormat, ExportRequest, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter};

@@ -39,8 +39,6 @@ pub(super) struct TokenizerFiles {
     template: Option<String>,
     /// The model has images.
     has_images: bool,
-    /// Number of rows of the embedding.
-    rows: usize,
     ids: TokenIds,
     stop: String,
     changed: bool,
@@ -58,13 +56,11 @@ impl TokenizerFiles {
             Some(Value::Object(config)) => config,
             _ => Map::new(),
         };
-        let decoder = table.description.decoder.as_ref();
         Ok(Self {
             json: read(TOKENIZER)?,
             config,
             template: None,
             has_images: table.description.vision.is_some(),
-            rows: decoder.map_or(0, |decoder| decoder.config.vocab_size),
             ids: TokenIds {
                 bos: special.bos,
                 eos: special.eos,
@@ -147,9 +143,6 @@ impl TokenizerFiles {
 
     /// Writes the files. Returns the ids.
     pub(super) fn write(mut self, folder: &Path, notes: &mut Vec<String>) -> Result<TokenIds> {
-        if self.has_images && self.ids.image.is_none() {
-            self.add_image_token(notes);
-        }
         if !self.stop.is_empty() && self.ids.stop.is_none() {
             notes.push(format!(
                 "answers end with {:?}, which is several tokens: give generate() stop_strings=[{:?}] and the tokenizer",
@@ -217,33 +210,5 @@ impl TokenizerFiles {
 
     fn template_of_internvl(&self, folder: &Path) -> bool {
         read_json(&folder.join("processor_config.json")).is_ok_and(|config| config["processor_class"] == "InternVLProcessor")
-    }
-
-    /// Adds `<image>` as the next token of the vocabulary, if the embedding has a row for it.
-    fn add_image_token(&mut self, notes: &mut Vec<String>) {
-        let id = self.tokenizer.vocab_size();
-        let added = self
-            .json
-            .as_mut()
-            .and_then(|json| json.get_mut("added_tokens"))
-            .and_then(Value::as_array_mut);
-        match added {
-            Some(added) if id < self.rows => {
-                added.push(json!({
-                    "id": id, "content": IMAGE_TOKEN, "special": true,
-                    "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-                }));
-                self.ids.image = u32::try_from(id).ok();
-                self.changed = true;
-            }
-            _ => notes.push(format!(
-                "the tokenizer has no token `{IMAGE_TOKEN}` and {} has no free row for it: transformers' processor cannot be used",
-                if self.json.is_some() {
-                    "the embedding"
-                } else {
-                    "a sentencepiece model"
-                }
-            )),
-        }
     }
 }

@@ -35,8 +35,15 @@ impl AnsweringModel {
             (models.families().read_config(&config), found.part)
         };
         if matches!(part, Some(Part::Vision)) {
-            let message = format!("{} holds a vision encoder alone, which has no text to answer with", folder.display());
-            return Err(refused(MODEL, message, "name the folder of a language model, or of a model with images"));
+            let message = format!(
+                "{} holds a vision encoder alone, which has no text to answer with",
+                folder.display()
+            );
+            return Err(refused(
+                MODEL,
+                message,
+                "name the folder of a language model, or of a model with images",
+            ));
         }
         let model = model.map_err(|error| EngineError::Content {
             path: folder.join("config.json"),
@@ -87,7 +94,10 @@ fn folder(address: &str, cache: &ModelCache) -> Result<PathBuf> {
         return Err(refused(MODEL, error.to_string(), "write hf://ORG/NAME"));
     }
     let (message, help) = if folder.is_file() {
-        (format!("{shown} is a file"), format!("import it, and name the folder that is printed: neva-run import {shown}"))
+        (
+            format!("{shown} is a file"),
+            format!("import it, and name the folder that is printed: neva-run import {shown}"),
+        )
     } else if !folder.is_dir() {
         let import = match HubAddress::of(address) {
             Some(Ok(hub)) => format!("download it: neva-run import {hub}"),
@@ -136,12 +146,20 @@ fn precision_of(config: &Value) -> Precision {
 fn text(folder: &Path, named: Option<&str>, has_images: bool) -> Result<TextTools> {
     if Tokenizer::file_in(folder).is_none() {
         let message = format!("{} has no tokenizer", folder.display());
-        return Err(refused(MODEL, message, "put tokenizer.json and tokenizer_config.json of the model there"));
+        return Err(refused(
+            MODEL,
+            message,
+            "put tokenizer.json and tokenizer_config.json of the model there",
+        ));
     }
     let tokenizer = Tokenizer::open(&folder.display().to_string())?;
     if named.is_none() && tokenizer.chat_template().is_none() {
         let message = format!("the tokenizer in {} has no chat template", folder.display());
-        return Err(refused(MODEL, message, "name the template that the model was trained with: --conv-template v1"));
+        return Err(refused(
+            MODEL,
+            message,
+            "name the template that the model was trained with: --conv-template v1",
+        ));
     }
     let settings = ImageDataConfig {
         conv_template: named.map(str::to_owned),
@@ -157,7 +175,10 @@ fn adapter_on(path: &Path, finetune: &mut Finetune, models: &Models) -> Result<A
     const OPTION: &str = "--adapter";
     if CheckpointFolder::find(path).is_ok() {
         let message = format!("{} is a checkpoint of this program", path.display());
-        let help = format!("--checkpoint {} --base DIR, where DIR has the weights that it was trained on", path.display());
+        let help = format!(
+            "--checkpoint {} --base DIR, where DIR has the weights that it was trained on",
+            path.display()
+        );
         return Err(refused(OPTION, message, help));
     }
     if !PeftFolder::is_peft(path) {

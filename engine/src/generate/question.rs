@@ -4,9 +4,7 @@ use super::source::AnsweringModel;
 use crate::batch::Batch;
 use crate::error::{EngineError, Result};
 use crate::trainer::to_device;
-use neva_data::{
-    Conversation, IGNORE_INDEX, IMAGE_TOKEN, MergeOptions, RgbImage, Sequence, Turn, merge, repeat_placeholders,
-};
+use neva_data::{Conversation, IGNORE_INDEX, IMAGE_TOKEN, MergeOptions, RgbImage, Sequence, Turn, merge, repeat_placeholders};
 use neva_schemas::{GenerateRequest, Problem};
 use std::path::PathBuf;
 use tch::Device;

@@ -4,8 +4,8 @@ use super::run_folder::newest_run;
 use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
 use crate::export::{
-    ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter, check_export, check_export_with_canary,
-    export, merge,
+    ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter, check_export,
+    check_export_with_canary, export, merge,
 };
 use crate::model::Models;
 use clap::Args;
@@ -66,7 +66,11 @@ pub(super) struct TensorArgs {
 
 /// Exports, and returns the text for standard output.
 pub(super) fn run_export(args: &ExportArgs, models: &Models, cache: &ModelCache) -> Result<String> {
-    if let Some(out) = args.out.as_ref().filter(|out| out.exists() && !args.tensors.overwrite && !args.check_only) {
+    if let Some(out) = args
+        .out
+        .as_ref()
+        .filter(|out| out.exists() && !args.tensors.overwrite && !args.check_only)
+    {
         let message = format!("{} exists already", out.display());
         let problem = Problem::error("OUT", message).help("name a folder that does not exist, remove this one, or add --overwrite");
         return Err(EngineError::Run(vec![problem]));

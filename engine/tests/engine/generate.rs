@@ -77,7 +77,9 @@ fn an_export_answers_as_its_run() {
             assert_eq!(ask(model(&out), images).unwrap(), own, "{images:?}");
         }
         // Another template makes another prompt.
-        let GenerateSource::Model { address, .. } = model(&out) else { unreachable!() };
+        let GenerateSource::Model { address, .. } = model(&out) else {
+            unreachable!()
+        };
         let llama = GenerateSource::Model {
             address,
             adapter: None,
@@ -100,7 +102,10 @@ fn any_end_token_of_the_generation_config_ends_an_answer() {
         let all: Vec<u64> = (0..2048).collect();
         edit(&out.join("generation_config.json"), |config| config["eos_token_id"] = json!(all));
         let shorter = ask(model(&out), &["chelsea.jpg"]).unwrap();
-        assert!(shorter.len() < answer.len() && answer.starts_with(&shorter), "{answer:?}, {shorter:?}");
+        assert!(
+            shorter.len() < answer.len() && answer.starts_with(&shorter),
+            "{answer:?}, {shorter:?}"
+        );
     });
 }
 
@@ -170,7 +175,11 @@ fn folders_that_cannot_answer_are_refused() {
         ];
         for (path, expected) in refusals {
             let error = ask(model(&path), &[]).unwrap_err().to_string();
-            assert!(error.starts_with("--model: ") && error.contains(expected), "{}: {error}", path.display());
+            assert!(
+                error.starts_with("--model: ") && error.contains(expected),
+                "{}: {error}",
+                path.display()
+            );
         }
         let without: [(&[&str], &str); 2] = [
             (&["tokenizer.json"], "has no tokenizer"),

@@ -67,7 +67,10 @@ fn trained(folder: &Path, finetune: &Finetune, sizes: ParallelSizes) -> Vec<neva
 
 fn request(checkpoint: &Path, images: Vec<PathBuf>) -> GenerateRequest {
     GenerateRequest {
-        source: GenerateSource::Checkpoint { path: checkpoint.to_owned(), base: Vec::new() },
+        source: GenerateSource::Checkpoint {
+            path: checkpoint.to_owned(),
+            base: Vec::new(),
+        },
         images,
         prompt: "What is 3?".into(),
         max_new_tokens: 4,

@@ -32,7 +32,12 @@ pub(super) fn problems(subject: &Subject<'_>, expected: &Expected<'_>) -> Result
     let mut problems = Vec::new();
     let targets = config.targets()?;
     let matches = |linear: &str| targets.matches(&expected.module(linear));
-    let adapted: Vec<_> = expected.adapters.linears.iter().filter(|(linear, _)| !expected.merges(linear)).collect();
+    let adapted: Vec<_> = expected
+        .adapters
+        .linears
+        .iter()
+        .filter(|(linear, _)| !expected.merges(linear))
+        .collect();
     for (linear, adapter) in &adapted {
         let (rank, scale) = {
             let module = expected.module(linear);
@@ -45,16 +50,26 @@ pub(super) fn problems(subject: &Subject<'_>, expected: &Expected<'_>) -> Result
             ));
         }
         if !matches(linear) {
-            problems.push(format!("`target_modules` of {CONFIG} does not match `{linear}`, which the run adapted"));
+            problems.push(format!(
+                "`target_modules` of {CONFIG} does not match `{linear}`, which the run adapted"
+            ));
         }
     }
     // An adapter without tensors gets fresh ones, and a warning of missing keys.
-    let linears = expected.rows.iter().filter_map(|row| row.lora.as_ref()).map(|module| module.linear.as_str());
+    let linears = expected
+        .rows
+        .iter()
+        .filter_map(|row| row.lora.as_ref())
+        .map(|module| module.linear.as_str());
     let others = linears.filter(|linear| !adapted.iter().any(|(own, _)| own == linear) && matches(linear));
     problems.extend(others.map(|linear| format!("`target_modules` of {CONFIG} also matches `{linear}`, which has no adapter")));
     let saved = config.strings("modules_to_save");
     if subject.form.2 == Reader::Vllm {
-        problems.extend(saved.iter().map(|module| format!("vLLM refuses `modules_to_save`, which names `{module}`")));
+        problems.extend(
+            saved
+                .iter()
+                .map(|module| format!("vLLM refuses `modules_to_save`, which names `{module}`")),
+        );
         if config.content["use_dora"] == true {
             problems.push("vLLM refuses adapters with `use_dora`".to_owned());
         }
@@ -64,7 +79,10 @@ pub(super) fn problems(subject: &Subject<'_>, expected: &Expected<'_>) -> Result
             let name = format!(".{}", expected.module(name));
             saved.iter().any(|module| name.contains(&format!(".{module}.")))
         };
-        let whole = expected.rows.iter().filter(|row| expected.trained().contains(&row.name) && !is_saved(&row.name));
+        let whole = expected
+            .rows
+            .iter()
+            .filter(|row| expected.trained().contains(&row.name) && !is_saved(&row.name));
         problems.extend(whole.map(|row| format!("`{}` was trained, but no name in `modules_to_save` is one of its modules", row.name)));
     }
     let dora = adapted.iter().any(|(_, adapter)| adapter.magnitude.is_some());
@@ -118,7 +136,11 @@ impl AdapterConfig {
 
     fn scale(&self, linear: &str) -> Result<f64> {
         let (alpha, rank) = (self.of_linear("alpha_pattern", "lora_alpha", linear)?, self.rank(linear)?);
-        Ok(if self.content["use_rslora"] == true { alpha / rank.sqrt() } else { alpha / rank })
+        Ok(if self.content["use_rslora"] == true {
+            alpha / rank.sqrt()
+        } else {
+            alpha / rank
+        })
     }
 
     fn targets(&self) -> Result<Targets> {

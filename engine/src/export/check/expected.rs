@@ -46,7 +46,9 @@ impl<'a> Expected<'a> {
         }
         let specs: Vec<_> = rows.iter().chain(&adapters.parameters).cloned().collect();
         if let Some(name) = trained.iter().find(|name| !specs.iter().any(|spec| spec.name == **name)) {
-            return Err(EngineError::Bug(format!("the checkpoint holds `{name}`, which is no parameter of its run")));
+            return Err(EngineError::Bug(format!(
+                "the checkpoint holds `{name}`, which is no parameter of its run"
+            )));
         }
         Ok(Self {
             subject,
@@ -118,7 +120,11 @@ impl<'a> Expected<'a> {
         }
         let mut slots = Vec::new();
         for (linear, LinearAdapter { a, b, magnitude, .. }) in &self.adapters.linears {
-            let own = [(Some(a), ReaderSlot::A as fn(String) -> ReaderSlot), (Some(b), ReaderSlot::B), (magnitude.as_ref(), ReaderSlot::Magnitude)];
+            let own = [
+                (Some(a), ReaderSlot::A as fn(String) -> ReaderSlot),
+                (Some(b), ReaderSlot::B),
+                (magnitude.as_ref(), ReaderSlot::Magnitude),
+            ];
             for (_, slot) in own.into_iter().filter(|(own, _)| own.is_some_and(|own| own == name)) {
                 slots.push(if self.merges(linear) {
                     ReaderSlot::Parameter(format!("{linear}.weight"))

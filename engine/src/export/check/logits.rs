@@ -149,16 +149,13 @@ fn base(expected: &Expected<'_>, run: &Parameters, holds: &dyn Fn(&ParamSpec) ->
 }
 
 /// Returns the parameters that the reader has. What was not written is the base's, which `run` holds.
-fn written(
-    expected: &Expected<'_>,
-    reading: &Reading,
-    holds: &dyn Fn(&ParamSpec) -> bool,
-    run: Option<&Parameters>,
-) -> Result<Parameters> {
+fn written(expected: &Expected<'_>, reading: &Reading, holds: &dyn Fn(&ParamSpec) -> bool, run: Option<&Parameters>) -> Result<Parameters> {
     let mut parameters = Parameters::default();
     for spec in expected.specs.iter().filter(|spec| holds(spec)) {
         // Without a place it is merged.
-        let Some(slot) = slots_of(expected, &spec.name).into_iter().next() else { continue };
+        let Some(slot) = slots_of(expected, &spec.name).into_iter().next() else {
+            continue;
+        };
         let value = match (reading.read(&slot)?, run) {
             (Some(value), _) => value.to_kind(Kind::Float),
             (None, Some(run)) => run.get(&spec.name)?.tensor.shallow_clone(),
@@ -223,7 +220,12 @@ impl Found {
             self.kind = got.kind();
         }
         if got.size() != expected.size() {
-            self.values.push(format!("{} has shape {:?}, the run's is {:?}", told(slot), got.size(), expected.size()));
+            self.values.push(format!(
+                "{} has shape {:?}, the run's is {:?}",
+                told(slot),
+                got.size(),
+                expected.size()
+            ));
             return Ok(());
         }
         let rounded = expected.to_kind(got.kind());
@@ -231,10 +233,15 @@ impl Found {
         if got.equal(&rounded) {
             return Ok(());
         }
-        let allowed = if exactly { 0.0 } else { rounding(self.kind) * rounded.abs().max().double_value(&[]) };
+        let allowed = if exactly {
+            0.0
+        } else {
+            rounding(self.kind) * rounded.abs().max().double_value(&[])
+        };
         let difference = largest(&got, &rounded);
         if difference > allowed {
-            self.values.push(format!("{} differs by {difference:.1e} from the run's", told(slot)));
+            self.values
+                .push(format!("{} differs by {difference:.1e} from the run's", told(slot)));
         }
         Ok(())
     }

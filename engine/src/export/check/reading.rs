@@ -121,8 +121,11 @@ impl Reading {
             .collect();
         for key in named.keys().chain(held.keys()).filter(|key| named.get(*key) != held.get(*key)) {
             let place = |map: &BTreeMap<String, PathBuf>| map.get(key).map_or("nowhere".into(), |file| file.display().to_string());
-            self.problems
-                .push(format!("the index says that `{key}` is in {}, it is in {}", place(&named), place(&held)));
+            self.problems.push(format!(
+                "the index says that `{key}` is in {}, it is in {}",
+                place(&named),
+                place(&held)
+            ));
         }
         Ok(())
     }
@@ -134,7 +137,11 @@ impl Reading {
         for (slot, trained) in &due {
             if !self.slots.contains_key(slot) {
                 let was = if *trained { "was trained" } else { "is part of the model" };
-                problems.push(format!("{} {was}, but no key of the export is one that {} loads for it", told(slot), self.reader));
+                problems.push(format!(
+                    "{} {was}, but no key of the export is one that {} loads for it",
+                    told(slot),
+                    self.reader
+                ));
             }
         }
         for (slot, (store, key)) in &self.slots {
@@ -154,7 +161,9 @@ impl Reading {
 
     /// Reads the tensor of a place.
     pub(super) fn read(&self, slot: &ReaderSlot) -> Result<Option<Tensor>> {
-        let Some((store, key)) = self.slots.get(slot) else { return Ok(None) };
+        let Some((store, key)) = self.slots.get(slot) else {
+            return Ok(None);
+        };
         match &self.stores[*store] {
             Store::File(file) => file.read(key, None),
             Store::Checkpoint(tensors) => tensors.read_whole(key),

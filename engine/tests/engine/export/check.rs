@@ -52,7 +52,9 @@ fn faults() -> Vec<Fault> {
         fault(
             "a key of the projector is renamed",
             HF,
-            Change::Tensors(MODEL, |tensors| rename(tensors, "multi_modal_projector.linear_1.weight", "projector.linear_1.weight")),
+            Change::Tensors(MODEL, |tensors| {
+                rename(tensors, "multi_modal_projector.linear_1.weight", "projector.linear_1.weight")
+            }),
             &[
                 "`projector.linear_1.weight` of",
                 "has a name that transformers does not look for",
@@ -62,7 +64,9 @@ fn faults() -> Vec<Fault> {
         fault(
             "names of transformers 5 for readers of all versions",
             HF,
-            Change::Tensors(MODEL, |tensors| rename(tensors, "language_model.model.norm", "model.language_model.norm")),
+            Change::Tensors(MODEL, |tensors| {
+                rename(tensors, "language_model.model.norm", "model.language_model.norm")
+            }),
             &["`model.language_model.norm.weight` of", "is part of the model, but no key"],
         ),
         fault(
@@ -72,7 +76,10 @@ fn faults() -> Vec<Fault> {
                 let (_, tensor) = named(tensors, "layers.1.mlp.down_proj");
                 *tensor = tensor.zeros_like();
             }),
-            &["`model.language_model.layers.1.mlp.down_proj.weight` differs by", "canary logits differ by"],
+            &[
+                "`model.language_model.layers.1.mlp.down_proj.weight` differs by",
+                "canary logits differ by",
+            ],
         ),
         fault(
             "an untrained weight is another one",
@@ -103,13 +110,17 @@ fn faults() -> Vec<Fault> {
         fault(
             "the names of transformers 4 in an adapter for 5",
             PEFT,
-            Change::Tensors(ADAPTER, |tensors| rename(tensors, "model.language_model.layers.0", "language_model.model.layers.0")),
+            Change::Tensors(ADAPTER, |tensors| {
+                rename(tensors, "model.language_model.layers.0", "language_model.model.layers.0")
+            }),
             &["has a name that PEFT does not look for", "was trained, but no key"],
         ),
         fault(
             "the names of transformers 5 in an adapter for 4",
             OLD_PEFT,
-            Change::Tensors(ADAPTER, |tensors| rename(tensors, "language_model.model.layers.0", "model.language_model.layers.0")),
+            Change::Tensors(ADAPTER, |tensors| {
+                rename(tensors, "language_model.model.layers.0", "model.language_model.layers.0")
+            }),
             &["has a name that PEFT does not look for"],
         ),
         fault(
@@ -162,13 +173,20 @@ fn faults() -> Vec<Fault> {
         fault(
             "an adapter of vLLM with other names",
             VLLM,
-            Change::Tensors("adapter/adapter_model.safetensors", |tensors| rename(tensors, "language_model.model.layers.1", "model.layers.1")),
-            &["has a name that vLLM does not look for", "no key of the export is one that vLLM loads"],
+            Change::Tensors("adapter/adapter_model.safetensors", |tensors| {
+                rename(tensors, "language_model.model.layers.1", "model.layers.1")
+            }),
+            &[
+                "has a name that vLLM does not look for",
+                "no key of the export is one that vLLM loads",
+            ],
         ),
         fault(
             "modules that vLLM refuses",
             VLLM,
-            Change::Json("adapter/adapter_config.json", |config| config["modules_to_save"] = json!(["multi_modal_projector"])),
+            Change::Json("adapter/adapter_config.json", |config| {
+                config["modules_to_save"] = json!(["multi_modal_projector"])
+            }),
             &["vLLM refuses `modules_to_save`"],
         ),
         fault(
@@ -276,7 +294,10 @@ fn the_index_is_compared_with_the_files() {
         map.remove("language_model.model.norm.weight").unwrap();
         std::fs::write(&path, index.to_string()).unwrap();
         let error = check_export(&shards, &Models::builtin(), &no_cache()).unwrap_err().to_string();
-        assert!(error.contains("the index says that `language_model.model.norm.weight` is in nowhere"), "{error}");
+        assert!(
+            error.contains("the index says that `language_model.model.norm.weight` is in nowhere"),
+            "{error}"
+        );
     });
 }
 
@@ -290,11 +311,18 @@ fn the_summary_counts_what_was_trained() {
         for form in [HF, PEFT, OLD_PEFT, VLLM, LLAVA] {
             let out = folder.path().join(format!("{}-{}-{}", form.0, form.1, form.2));
             let own = request(&checkpoint, &out, form);
-            let checked = exported(&checkpoint.path, &out, form.0, |request| *request = own).unwrap().checked.unwrap();
+            let checked = exported(&checkpoint.path, &out, form.0, |request| *request = own)
+                .unwrap()
+                .checked
+                .unwrap();
             assert_eq!(checked.trained, trained);
             let from_base = checked.from_base.unwrap();
             assert!(checked.from_run < 1e-4 && from_base > 1e-3, "{checked}");
-            assert!(checked.to_string().starts_with(&format!("checked: {trained} of {trained} trained tensors in keys that ")));
+            assert!(
+                checked
+                    .to_string()
+                    .starts_with(&format!("checked: {trained} of {trained} trained tensors in keys that "))
+            );
         }
     });
 }

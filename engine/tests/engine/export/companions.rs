@@ -157,3 +157,39 @@ fn stop_at_the_end_of_an_answer() {
         }
     });
 }
+
+/// transformers' processor needs a token for images, which this program does not.
+#[test]
+fn give_the_tokenizer_a_token_for_images() {
+    within_limit(|| {
+        for (rows, id) in [(2048, Some(2046)), (2046, None)] {
+            let folder = tempfile::tempdir().unwrap();
+            let tokenizer = folder.path().join("tokenizer");
+            std::fs::create_dir(&tokenizer).unwrap();
+            for (name, content) in Tokenizer::builtin("mistral_2k").unwrap().files() {
+                let mut content: Value = serde_json::from_slice(&content).unwrap();
+                if let Some(added) = content["added_tokens"].as_array_mut() {
+                    added.retain(|token| token["id"].as_u64().unwrap() < 2046);
+                }
+                for name in ["extra_special_tokens", "pad_token"] {
+                    content.as_object_mut().unwrap().remove(name);
+                }
+                std::fs::write(tokenizer.join(name), content.to_string()).unwrap();
+            }
+            let mut finetune = finetune(folder.path(), "v1");
+            preloaded(&mut finetune).tokenizer = Some(tokenizer.display().to_string());
+            finetune.model.as_llava_mut().unwrap().text_config.vocab_size = rows;
+            let checkpoint = trained(folder.path(), &finetune, ONE);
+            let out = folder.path().join("out");
+            let written = exported(&checkpoint.path, &out, ExportFormat::Hf, |_| {}).unwrap();
+            assert_eq!(written.notes.len(), usize::from(id.is_none()), "{:?}", written.notes);
+            let special = Tokenizer::open(&out.display().to_string()).unwrap().special();
+            assert_eq!(special.image, id);
+            if let Some(id) = id {
+                assert_eq!(json_of(&out, "config.json")["image_token_index"], id);
+            }
+            // Without a token of its own, the end of a sequence fills.
+            assert_eq!(json_of(&out, "generation_config.json")["pad_token_id"], 2);
+        }
+    });
+}

@@ -24,7 +24,10 @@ impl ModelTable {
     pub(super) fn in_transformers(&self, names: NameLayout, key: &str) -> Option<String> {
         let Some(tower) = &self.description.vision else {
             // The modules of a language model have the same names in all versions.
-            return ["model.", "lm_head."].iter().any(|prefix| key.starts_with(prefix)).then(|| key.to_owned());
+            return ["model.", "lm_head."]
+                .iter()
+                .any(|prefix| key.starts_with(prefix))
+                .then(|| key.to_owned());
         };
         if names == NameLayout::Newer {
             return RENAMED.iter().any(|(_, newer)| key.starts_with(newer)).then(|| key.to_owned());

@@ -139,7 +139,9 @@ impl ModelTable {
 }
 
 fn mapped(key: &str) -> String {
-    let found = PREFIXES.iter().find_map(|(old, new)| Some(format!("{new}{}", key.strip_prefix(old)?)));
+    let found = PREFIXES
+        .iter()
+        .find_map(|(old, new)| Some(format!("{new}{}", key.strip_prefix(old)?)));
     found.unwrap_or_else(|| key.to_owned())
 }
 
