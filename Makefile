@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup e2e-slurm lint bench soak gpu-pack gpu-check clean
+.PHONY: help setup libtorch test-tools build demo test test-setup e2e-slurm test-transformers lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,13 +41,16 @@ test-setup: ## test the set-up itself
 e2e-slurm: build ## run the tests on a real Slurm cluster and a real sshd, both started here; needs root and Debian
 	tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract $(if $(NEVA_TEST_SLURM_HOST),,--test slurm --test ssh)
 
+test-transformers: build ## load exports with transformers 4 and 5 and PEFT, which it installs into the cache (1.2 GB)
+	$(PYTHON) -B tests/transformers/run.py
+
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
-	$(CARGO) bench --workspace --bench launch --bench slurm --bench images --bench record_files --bench conversations --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention
+	$(CARGO) bench --workspace --bench launch --bench slurm --bench images --bench record_files --bench conversations --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention --bench import --bench export
 
 soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels, slow ends on Slurm
 	PROPTEST_CASES=2500000 $(CARGO) test --release --workspace --test config_properties panic

@@ -18,8 +18,23 @@ mod documents {
     #[doc = include_str!("../docs/executors.md")]
     mod executors {}
 
+    #[doc = include_str!("../docs/export.md")]
+    mod export {}
+
+    #[doc = include_str!("../docs/export_check.md")]
+    mod export_check {}
+
     #[doc = include_str!("../docs/extending.md")]
     mod extending {}
+
+    #[doc = include_str!("../docs/generate.md")]
+    mod generate {}
+
+    #[doc = include_str!("../docs/lora.md")]
+    mod lora {}
+
+    #[doc = include_str!("../docs/import.md")]
+    mod import {}
 
     #[doc = include_str!("../docs/models.md")]
     mod models {}

@@ -47,6 +47,7 @@ fn main() -> neva_engine::Result<ExitCode> {
             spec,
             tensor,
             trainable: true,
+            quantized: None,
         });
     }
     let run = Run::from_finetune(neva_tiny::finetune_recipe(neva_tiny::default_args()));

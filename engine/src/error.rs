@@ -42,6 +42,16 @@ pub enum EngineError {
         /// Each missing, unknown or misshapen tensor.
         problems: Vec<String>,
     },
+    /// An export is not what its reader would load. Everything is listed.
+    #[error("{reader} would not load the run from {}: {}", path.display(), listing(problems))]
+    Export {
+        /// The folder.
+        path: PathBuf,
+        /// The program that reads it.
+        reader: &'static str,
+        /// Each tensor or setting that is wrong.
+        problems: Vec<String>,
+    },
     /// A dataset is invalid.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -124,7 +134,7 @@ impl EngineError {
     /// Returns the exit code of the failure.
     pub fn exit_code(&self) -> ExitClass {
         match self {
-            Self::Run(_) | Self::Content { .. } | Self::Weights { .. } => exit_class::INPUT,
+            Self::Run(_) | Self::Content { .. } | Self::Weights { .. } | Self::Export { .. } => exit_class::INPUT,
             Self::Data(error) => data_exit_code(error),
             Self::Comm(CommError::HandshakeMismatch(_)) => exit_class::INPUT,
             // The user named the file to read.

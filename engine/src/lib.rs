@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod comm;
 mod comm_error;
 mod error;
+pub mod export;
 pub mod generate;
 pub mod loss;
 pub mod model;
@@ -21,8 +22,10 @@ pub mod parallel;
 pub mod param_sync;
 pub mod parameters;
 mod precision;
+pub mod quantization;
 mod random;
 mod rank;
+pub mod sample_keys;
 pub mod trainer;
 
 pub use error::{EngineError, Result};

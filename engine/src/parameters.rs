@@ -2,9 +2,11 @@
 
 use crate::error::{EngineError, Result};
 use crate::param_sync::{ParamSync, Weight};
+use crate::quantization::Nf4;
 use indexmap::{IndexMap, IndexSet};
 use neva_layout::ParamSpec;
-use tch::Tensor;
+use std::collections::{BTreeMap, BTreeSet};
+use tch::{Kind, Tensor};
 
 /// A parameter on this rank.
 #[derive(Debug)]
@@ -15,6 +17,8 @@ pub struct Parameter {
     pub tensor: Tensor,
     /// True if the run trains it.
     pub trainable: bool,
+    /// The values in 4 bits; `tensor` then holds their bytes.
+    pub quantized: Option<Nf4>,
 }
 
 /// All parameters of this rank, in the table's order.
@@ -24,6 +28,10 @@ pub struct Parameters {
     /// Names of the trainable parameters.
     trainable: IndexSet<String>,
     sync: ParamSync,
+    /// Trained parameters that no file held.
+    fresh: BTreeSet<String>,
+    /// Data type of the computation, if a parameter has it.
+    kind: Option<Kind>,
 }
 
 impl Parameters {
@@ -32,7 +40,21 @@ impl Parameters {
         if parameter.trainable {
             self.trainable.insert(parameter.spec.name.clone());
         }
+        if parameter.quantized.is_none() {
+            self.kind = Some(parameter.tensor.kind());
+        }
         self.by_name.insert(parameter.spec.name.clone(), parameter);
+    }
+
+    /// Adds parameters, in the order of `specs`.
+    #[must_use]
+    pub(crate) fn with(mut self, specs: &[ParamSpec], mut others: BTreeMap<String, Parameter>) -> Self {
+        let mut by_name = IndexMap::new();
+        for spec in specs {
+            let own = self.by_name.swap_remove(&spec.name).or_else(|| others.remove(&spec.name));
+            by_name.extend(own.map(|own| (spec.name.clone(), own)));
+        }
+        Self { by_name, ..self }
     }
 
     /// Returns the parameter of that name.
@@ -66,6 +88,21 @@ impl Parameters {
     /// Returns the link from all weights to the optimizer that gathers them.
     pub fn sync(&self) -> &ParamSync {
         &self.sync
+    }
+
+    /// Notes that no file held the parameter of that name.
+    pub(crate) fn mark_fresh(&mut self, name: &str) {
+        self.fresh.insert(name.to_owned());
+    }
+
+    /// Returns whether no file held the parameter of that name.
+    pub(crate) fn is_fresh(&self, name: &str) -> bool {
+        self.fresh.contains(name)
+    }
+
+    /// Returns the data type of the computation.
+    pub fn kind(&self) -> Kind {
+        self.kind.unwrap_or(Kind::Float)
     }
 
     /// Iterates over all parameters.

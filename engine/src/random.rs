@@ -59,7 +59,8 @@ fn values(spec: &ParamSpec, seed: u64, (tp_rank, tp): (usize, usize), threads: u
 
 fn draw(init: Init, key: u64, index: u64) -> f32 {
     match init {
-        Init::Zeros => 0.0,
+        // Row norms depend on the weights: the loader computes them.
+        Init::Zeros | Init::RowNorms => 0.0,
         Init::Ones => 1.0,
         Init::Constant { value } => value as f32,
         Init::Uniform { bound } => ((2.0 * unit(key, 2 * index) - 1.0) * bound) as f32,
@@ -77,14 +78,14 @@ fn unit(key: u64, counter: u64) -> f64 {
 }
 
 /// splitmix64's output function (Steele, Lea and Flood, 2014).
-fn mix(mut z: u64) -> u64 {
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
 
 /// FNV-1a.
-fn hash(text: &str) -> u64 {
+pub(crate) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
     })

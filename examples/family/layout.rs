@@ -95,6 +95,7 @@ impl DecoderFamily for Parallel {
                     lora: Some(LoraModule {
                         linear: linear.clone(),
                         megatron: None,
+                        canonical: None,
                         saved_as: linear.clone(),
                         partial_sum: PartialSum::SequenceParallel,
                     }),

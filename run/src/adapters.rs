@@ -1,6 +1,6 @@
 //! Problems of a run that only its model's parameter table shows: adapter targets that match no module.
 
-use neva_layout::{Families, lora_adapters};
+use neva_layout::{Families, lora_adapters, quantization_problem};
 use neva_schemas::{ExperimentConfig, Finetune, Peft, Problem, Run, Severity, TaskSpec, Validate as _};
 
 /// Largest model, in layers, whose modules are checked here; for a larger one the ranks report the problem.
@@ -51,14 +51,17 @@ fn target_problems(finetune: &Finetune, path: &str) -> Vec<Problem> {
         Ok(adapters) => adapters,
         Err(problems) => return problems,
     };
+    if let Some(problem) = quantization_problem(&parameters, finetune, path) {
+        return vec![problem];
+    }
     let last = |pattern: &String| pattern.rsplit('.').next().unwrap_or_default().to_owned();
     let unknown = adapters
         .unmatched
         .iter()
-        .filter(|pattern| !MODULES_OF_OTHER_MODELS.contains(&last(pattern).as_str()));
+        .filter(|(_, pattern)| !MODULES_OF_OTHER_MODELS.contains(&last(pattern).as_str()));
     unknown
-        .map(|pattern| {
-            Problem::warning(format!("{path}.target_modules"), format!("no module matches {pattern:?}"))
+        .map(|(setting, pattern)| {
+            Problem::warning(format!("{path}.{setting}"), format!("no module matches {pattern:?}"))
                 .help("remove it, or name a module of the model: linear_qkv, linear_proj, linear_fc1, linear_fc2, or q_proj and the like")
         })
         .collect()

@@ -2,14 +2,15 @@
 
 use crate::cut::validate_cut;
 use crate::data::{Data, MAX_SAMPLES, MOCK_TEXT};
+use crate::data_modules::MockDataModule;
 use crate::layers::validate_layers;
 use crate::log::Log;
 use crate::model::Model;
-use crate::optim::Optim;
+use crate::optim::{AdamW, Optim};
 use crate::parallel::ParallelSizes;
 use crate::peft::Peft;
 use crate::resume::AutoResume;
-use crate::trainer::TrainerConfig;
+use crate::trainer::{MixedPrecision, Plugins, Precision, TrainerConfig};
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,24 @@ pub struct Finetune {
 }
 
 impl Finetune {
+    /// Returns the settings of a model that is only evaluated, on one rank.
+    pub fn evaluation(model: Model, precision: Precision) -> Self {
+        let trainer = TrainerConfig {
+            plugins: Plugins::MixedPrecision(MixedPrecision { precision }),
+            ..TrainerConfig::default()
+        };
+        Self {
+            model,
+            data: Data::Mock(MockDataModule::default()),
+            trainer,
+            optim: Optim::AdamW(AdamW::default()),
+            peft: None,
+            log: Log::default(),
+            resume: AutoResume::default(),
+            nemo_compat: false,
+        }
+    }
+
     /// Returns the number of microbatches per data-parallel rank and optimizer step, or `None` if they do not divide evenly.
     pub fn num_microbatches(&self) -> Option<u64> {
         let sizes = ParallelSizes::from_trainer(&self.trainer)?;
@@ -56,7 +75,7 @@ impl Validate for Finetune {
         self.log.validate(&format!("{path}.log"), problems);
         self.resume.validate(&format!("{path}.resume"), problems);
         match &self.peft {
-            Some(Peft::LoRA(lora)) => lora.validate(&format!("{path}.peft"), problems),
+            Some(peft) => peft.lora().validate(&format!("{path}.peft"), problems),
             None if self.model.description().is_frozen() => {
                 problems.push(Problem::error(
                     format!("{path}.model"),

@@ -17,7 +17,9 @@ mod description;
 mod engine;
 mod executor;
 mod experiment;
+mod export;
 mod finetune;
+mod generate;
 mod layers;
 mod log;
 mod model;
@@ -63,7 +65,9 @@ pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTowe
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
 pub use experiment::{ExperimentConfig, MAX_PARALLEL};
+pub use export::{ExportDtype, ExportFormat, ExportRequest, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter};
 pub use finetune::Finetune;
+pub use generate::{GenerateRequest, GenerateSource};
 pub use layers::{LayerSplit, UnevenLayers};
 pub use log::{Log, MlflowLogger, ModelCheckpoint};
 pub use model::{
@@ -77,9 +81,9 @@ pub use packager::{
     GitArchivePackagerConfig, HybridPackagerConfig, NoPackagerConfig, OutsideCommit, PackagerConfig, PatternPackagerConfig, TextOrList,
 };
 pub use parallel::{MeshCoordinates, ParallelSizes};
-pub use peft::{LoRA, Peft};
+pub use peft::{DropoutPosition, LoRA, LoraInit, Peft, Quantization};
 pub use period::Period;
-pub use plan::{GenerateRequest, LaunchPlan, PLAN_FORMAT};
+pub use plan::{LaunchPlan, PLAN_FORMAT};
 pub use rank_env::{RankEnv, Starter};
 pub use recipe::{PeftScheme, RecipeArgs, Run};
 pub use recompute::{RecomputeGranularity, RecomputeMethod, RecomputeModule};

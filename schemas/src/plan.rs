@@ -36,16 +36,3 @@ impl LaunchPlan {
         self.num_nodes * self.ranks_per_node
     }
 }
-
-/// Request to `neva-rank generate`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GenerateRequest {
-    /// A checkpoint folder, or a run's folder, of which the newest checkpoint is used.
-    pub checkpoint: PathBuf,
-    /// Images, one for each `<image>` of the prompt.
-    pub images: Vec<PathBuf>,
-    /// The question; `<image>` is prepended if it is missing and there are images.
-    pub prompt: String,
-    /// Maximum length of the answer, in tokens.
-    pub max_new_tokens: usize,
-}

@@ -15,9 +15,9 @@ pub struct AutoResume {
     /// Weights to start from.
     pub restore_config: Option<RestoreConfig>,
     /// Trained weights (adapters, projector) to load on top of the base: a checkpoint, or a folder written by Hugging Face's
-    /// PEFT (`adapter_config.json`, `adapter_model.safetensors`). A checkpoint names its base, and a different one is
-    /// refused. PEFT does not: `restore_config` must name the right base, and `dim`, `alpha` and the targets of `peft` must
-    /// match the adapter.
+    /// PEFT (`adapter_config.json`, `adapter_model.safetensors` or `.bin`). A checkpoint names its base, and a different one is
+    /// refused. PEFT does not: `restore_config` must name the right base, and the settings of `peft` must match the
+    /// adapter.
     pub adapter_path: Option<PathBuf>,
     /// Checkpoint to resume from: weights, optimizer, step and data position.
     pub resume_from_path: Option<PathBuf>,

@@ -62,6 +62,14 @@ impl Default for MegatronStrategy {
 }
 
 impl MegatronStrategy {
+    /// Sets the layout of one rank that holds the whole model.
+    pub fn set_one_rank(&mut self) {
+        (self.tensor_model_parallel_size, self.context_parallel_size) = (1, 1);
+        (self.pipeline_model_parallel_size, self.virtual_pipeline_model_parallel_size) = (1, None);
+        (self.num_layers_in_first_pipeline_stage, self.num_layers_in_last_pipeline_stage) = (None, None);
+        self.sequence_parallel = false;
+    }
+
     /// Returns the number of ranks that hold one copy of the model; at most `u64::MAX`.
     pub fn model_ranks(&self) -> u64 {
         let tensor_and_context = u64::from(self.tensor_model_parallel_size) * u64::from(self.context_parallel_size);

@@ -238,10 +238,11 @@ fn first_missing<'a>(shown: &'a [String], output: &str) -> Option<&'a str> {
 /// The counts of a table of parameters are kept: they depend on the recipe alone.
 fn plain(line: &str) -> String {
     let words: Vec<_> = line.split_whitespace().collect();
-    if let [part, counts @ ..] = &words[..]
-        && ["language", "projection", "vision", "adapter"].contains(part)
-        && counts.len() == 2
-    {
+    let is_part = words
+        .first()
+        .is_some_and(|part| ["language", "projection", "vision", "adapter"].contains(part));
+    let is_count = |word: &&&str| word.bytes().all(|digit| digit.is_ascii_digit());
+    if is_part && words.iter().filter(is_count).count() == 2 {
         return words.join(" ");
     }
     let mut plain = String::new();

@@ -123,6 +123,7 @@ const CRATES: &[&str] = &[
     "engine/jpeg",
     "engine/data",
     "engine/track",
+    "engine/weights",
     "engine/ffi",
 ];
 

@@ -18,6 +18,7 @@ mod openmp;
 mod photos;
 mod pretrained;
 mod processes;
+mod qlora;
 mod style;
 mod terminal;
 mod unlabelled;

@@ -160,10 +160,17 @@ impl Trace {
             "clip_grad": self.json["clip"].as_f64().unwrap_or(0.0),
             "lr_scheduler": schedule(self.json["schedule"].as_str().unwrap()),
         });
-        if let Some((_, group)) = words.split_once("group1 projector") {
+        let mut groups = Vec::new();
+        if let Some((_, group)) = words.split_once("group1 ") {
             let (lr, decay) = (number(group, "lr "), number(group, "wd "));
-            optim["param_groups"] = json!([{ "params": ["*multi_modal_projector*"], "lr": lr, "weight_decay": decay }]);
+            let module = group.split(' ').next().unwrap();
+            groups.push(json!({ "params": [format!("*{module}*")], "lr": lr, "weight_decay": decay }));
         }
+        if self.is_lora() {
+            // The traces' groups do not leave out vectors.
+            groups.push(json!({ "params": ["*lora_magnitude_vector"], "weight_decay": number(words, "wd ") }));
+        }
+        optim["param_groups"] = json!(groups);
         optim
     }
 
@@ -181,6 +188,11 @@ impl Trace {
             "target_modules": linears.map(pattern).collect::<BTreeSet<_>>(),
             "dim": config["r"],
             "alpha": config["lora_alpha"],
+            "use_rslora": config["use_rslora"],
+            "use_dora": config["use_dora"],
+            "rank_pattern": config["rank_pattern"],
+            "alpha_pattern": config["alpha_pattern"],
+            "modules_to_save": config["modules_to_save"].as_array().cloned().unwrap_or_default(),
             "freeze_vision_model": true,
         })
     }

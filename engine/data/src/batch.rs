@@ -21,6 +21,8 @@ pub struct Batch {
     pub pixel_shape: [usize; 4],
     /// Dataset index of each sample. Empty for samples that come from no dataset.
     pub samples: Vec<u64>,
+    /// Position of each sample in the stream of training samples. Empty for samples of a validation.
+    pub positions: Vec<u64>,
     /// Samples that were cut at the maximum length.
     pub truncated: Truncated,
 }
@@ -66,6 +68,7 @@ impl Batch {
             pixels,
             pixel_shape,
             samples: Vec::new(),
+            positions: Vec::new(),
             truncated,
         })
     }
@@ -105,7 +108,12 @@ impl Batch {
         consumed_samples: u64,
         n: u64,
     ) -> Result<Self, DataError> {
-        let indices = sampler.microbatch(order, consumed_samples, n);
-        Self::from_indices(dataset, &indices, options)?.ok_or(DataError::EmptyBatch)
+        let positions = sampler.positions(consumed_samples, n);
+        let indices: Vec<_> = positions.clone().map(|position| order.index(position)).collect();
+        let batch = Self::from_indices(dataset, &indices, options)?.ok_or(DataError::EmptyBatch)?;
+        Ok(Self {
+            positions: positions.collect(),
+            ..batch
+        })
     }
 }

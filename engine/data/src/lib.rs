@@ -73,5 +73,5 @@ pub use skip_list::{SkipList, SkippedRecords};
 pub use split::{Split, Subset, split};
 pub use template::{ChatTemplate, ControlStrings, JinjaSettings, JinjaTemplate, TEMPLATES, Template, render};
 pub use text_tools::TextTools;
-pub use tokenizer::{Encoded, ImageText, SpecialIds, Tokenizer};
+pub use tokenizer::{Encoded, ExtendedTokenizer, GgufTokenizer, ImageText, SpecialIds, Tokenizer};
 pub use truncation::{Truncated, TruncationCounter};

@@ -52,6 +52,8 @@ pub struct MergedBatch {
     pub labels: Vec<i64>,
     /// End position (exclusive) of each sample, for each row. Positions after a row's last sample are padding.
     pub segments: Vec<Vec<usize>>,
+    /// Index of each of these samples, for each row.
+    pub rows: Vec<Vec<usize>>,
     /// Number of labels of each sample. A sample without labels stays in the batch and does not affect the loss.
     pub num_labels: Vec<usize>,
     /// Images (the last of a sample possibly truncated) that remain after truncation, row by row from left to right.
@@ -179,6 +181,7 @@ pub fn merge(sequences: &[Sequence<'_>], options: &MergeOptions) -> Result<Merge
         input_ids: vec![0; rows.len() * s],
         labels: vec![IGNORE_INDEX; rows.len() * s],
         segments: Vec::with_capacity(rows.len()),
+        rows: Vec::new(),
         num_labels: vec![0; sequences.len()],
         images: Vec::new(),
         num_images: sequences.iter().map(|sequence| sequence.num_images).sum(),
@@ -199,6 +202,7 @@ pub fn merge(sequences: &[Sequence<'_>], options: &MergeOptions) -> Result<Merge
         }
         batch.segments.push(ends);
     }
+    batch.rows = rows;
     Ok(batch)
 }
 

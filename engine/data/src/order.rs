@@ -7,6 +7,7 @@
 //! (NeMo's sampler permutes buckets per rank, so its order changes with the number of ranks.)
 
 use crate::random::Random;
+use std::ops::Range;
 
 /// An endless stream of dataset indices. An index is a function of its position, so that a run resumes at any position.
 pub trait SampleOrder: Send + Sync {
@@ -96,10 +97,14 @@ impl BatchSampler {
     /// Microbatches of one global batch are adjacent: `n / num_microbatches()` is the step.
     #[must_use]
     pub fn microbatch(&self, order: &dyn SampleOrder, consumed_samples: u64, n: u64) -> Vec<u64> {
+        self.positions(consumed_samples, n).map(|position| order.index(position)).collect()
+    }
+
+    /// Returns the positions of the stream that this rank's `n`-th microbatch has, counted from `consumed_samples`.
+    #[must_use]
+    pub fn positions(&self, consumed_samples: u64, n: u64) -> Range<u64> {
         let start = consumed_samples + (n * self.data_parallel_size + self.data_parallel_rank) * self.micro_batch_size;
-        (start..start + self.micro_batch_size)
-            .map(|position| order.index(position))
-            .collect()
+        start..start + self.micro_batch_size
     }
 
     /// Returns the dataset indices of the global batch that starts at `consumed_samples` of the stream, over all ranks.

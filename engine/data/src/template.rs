@@ -14,6 +14,7 @@ mod layout;
 mod marks;
 mod renderer;
 mod table;
+mod to_jinja;
 
 use crate::{
     conversation::{Conversation, IMAGE_TOKEN},

@@ -3,7 +3,9 @@
 mod config;
 mod encoded;
 mod encoder;
+mod extension;
 mod files;
+mod gguf;
 mod merges;
 mod sentencepiece;
 
@@ -17,7 +19,9 @@ use tokenizers::Tokenizer as Inner;
 use crate::error::DataError;
 pub use config::SpecialIds;
 pub use encoded::{Encoded, ImageText};
+pub use extension::ExtendedTokenizer;
 use files::Files;
+pub use gguf::GgufTokenizer;
 
 /// Prefix of the address of an embedded tokenizer.
 const BUILTIN: &str = "builtin:";

@@ -70,6 +70,8 @@ pub struct LoraModule {
     pub linear: String,
     /// Full name of the Megatron module that contains it; `None` if Megatron has none.
     pub megatron: Option<String>,
+    /// Its own full name in NeMo's canonical adapters (`linear_q`); `None` if Megatron has none.
+    pub canonical: Option<String>,
     /// Name under which the A of that module is saved: the linear's own, or that of a fused module.
     pub saved_as: String,
     /// Partial sums of the replicated one of A and B.
@@ -109,6 +111,8 @@ pub enum Init {
     Zeros,
     /// All 1.
     Ones,
+    /// Lengths of the rows of the linear's weight with its adapter (DoRA's magnitudes).
+    RowNorms,
     /// The same value everywhere.
     Constant {
         /// The value.

@@ -52,26 +52,23 @@ const GENERATION: &[(&str, &[&str])] = &[
 ];
 
 /// Returns a sentence for each setting of a `generation_config.json` that this program does not apply: it takes the most
-/// likely token until the tokenizer's end of sequence, which is the token `eos`.
-pub fn unapplied_generation_settings(config: &Value, eos: Option<u32>) -> Vec<String> {
-    let mut sentences: Vec<_> = GENERATION
-        .iter()
-        .filter_map(|(name, neutral)| {
-            let value = config.get(name).filter(|value| !value.is_null())?;
-            let is_neutral = neutral.contains(&value.to_string().as_str());
-            (!is_neutral).then(|| format!("`{name}` is {value}, but answers take the most likely token each time"))
-        })
-        .collect();
-    let ends = match config.get("eos_token_id") {
-        Some(Value::Array(ends)) => ends.clone(),
-        Some(end) => vec![end.clone()],
-        None => Vec::new(),
+/// likely token until the end of the answer.
+pub fn unapplied_generation_settings(config: &Value) -> Vec<String> {
+    let sentence = |(name, neutral): &(&str, &[&str])| {
+        let value = config.get(name).filter(|value| !value.is_null())?;
+        let is_neutral = neutral.contains(&value.to_string().as_str());
+        (!is_neutral).then(|| format!("`{name}` is {value}, but answers take the most likely token each time"))
     };
-    let own = |end: &Value| end.is_null() || end.as_u64() == eos.map(u64::from);
-    for end in ends.iter().filter(|end| !own(end)) {
-        sentences.push(format!(
-            "`eos_token_id` names {end}, but answers end at the tokenizer's end of sequence"
-        ));
+    GENERATION.iter().filter_map(sentence).collect()
+}
+
+/// Returns the tokens that end an answer: `eos_token_id` of a `generation_config.json` or `config.json`, a number or a list.
+pub fn end_tokens(config: &Value) -> Vec<i64> {
+    let text = config.get("text_config");
+    let named = config.get("eos_token_id").or_else(|| text?.get("eos_token_id"));
+    match named {
+        Some(Value::Array(ends)) => ends.iter().filter_map(Value::as_i64).collect(),
+        Some(end) => end.as_i64().into_iter().collect(),
+        None => Vec::new(),
     }
-    sentences
 }

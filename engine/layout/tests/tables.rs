@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use neva_layout::{Cut, Families, HfConfigError, Init, ModelTable, ParamSpec, Part, PartialSum, Stage, from_hf_config, lora_adapters};
-use neva_schemas::{FeatureSelect, LlavaModel, LoRA, Model, TextConfig, VisionConfig, VisionPlacement};
+use neva_schemas::{FeatureSelect, LlavaModel, LoRA, Model, Peft, TextConfig, VisionConfig, VisionPlacement};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -79,9 +79,23 @@ fn targets_are_last_components_or_wildcards_over_full_names() {
         &["*projector*"],
         &["model.multi_modal_projector.linear_1", "model.multi_modal_projector.linear_2"],
     );
-    // A bare component also matches linears of the encoder (the last encoder layer is not used: no adapter).
-    let vision = "model.vision_tower.encoder.layers.0.self_attn.q_proj";
-    check(&["q_proj"], &["0.self_attn.q_proj", "1.self_attn.q_proj", vision]);
+    // A bare component also matches linears of the encoder, with the last layer that never runs, as in PEFT.
+    let vision = [0, 1].map(|layer| format!("model.vision_tower.encoder.layers.{layer}.self_attn.q_proj"));
+    check(&["q_proj"], &["0.self_attn.q_proj", "1.self_attn.q_proj", &vision[0], &vision[1]]);
+    // A pattern is a regular expression in which a star stands for anything.
+    check(&["*.layers.(0|9).*.linear_qkv"], &qkv);
+    check(&["module.language_model.decoder.layers.0.self.attention.linear_qkv"], &qkv);
+    check(
+        &["*.language_model.layers.[1-9].*(?<!down_)proj"],
+        &[
+            "1.mlp.gate_proj",
+            "1.mlp.up_proj",
+            "1.self_attn.k_proj",
+            "1.self_attn.o_proj",
+            "1.self_attn.q_proj",
+            "1.self_attn.v_proj",
+        ],
+    );
     // NeMo's six targets, two of which match nothing here.
     assert_eq!(
         adapted(&LoRA::default().target_modules.iter().map(String::as_str).collect::<Vec<_>>()).len(),
@@ -167,7 +181,7 @@ fn wrong_targets_are_reported() {
         ],
     );
     check(&["*.linear_Qkv", ""], &["no module matches"]);
-    check(&[], &["no module matches"]);
+    check(&["*.(linear_qkv"], &["target_modules: \"*.(linear_qkv\" is no regular expression"]);
     // Embedding and head are no linears.
     check(&["embed_tokens", "lm_head"], &["no module matches"]);
     check(
@@ -178,7 +192,77 @@ fn wrong_targets_are_reported() {
     let unmatched = lora_adapters(&parameters(&model), &lora(&["linear_q", "linear_proj"]), "peft")
         .unwrap()
         .unmatched;
-    assert_eq!(unmatched, ["linear_q"]);
+    assert_eq!(unmatched, [("target_modules", "linear_q".to_owned())]);
+}
+
+#[test]
+fn no_targets_are_all_linears_that_are_not_excluded() {
+    let adapters = |change: &dyn Fn(&mut LoRA)| {
+        let mut lora = lora(&[]);
+        change(&mut lora);
+        lora_adapters(&parameters(&model()), &lora, "peft")
+    };
+    let all = adapters(&|_| {}).unwrap();
+    // Seven of each decoder layer, six of each encoder layer, two of the projector; not the head.
+    assert_eq!(all.linears.len(), 2 * 7 + 2 * 6 + 2);
+    let fused = all.parameters.iter().filter(|spec| spec.name.ends_with("linear_qkv.lora_A.weight"));
+    assert_eq!(fused.count(), 2);
+    assert_eq!(adapters(&|lora| lora.target_modules = vec!["all-linear".into()]).unwrap(), all);
+    let some = adapters(&|lora| {
+        lora.exclude_modules = ["linear_qkv", "*vision_tower*", "linear_2", "lm_head"].map(str::to_owned).to_vec();
+    });
+    let some = some.unwrap();
+    assert_eq!(some.linears.len(), 2 * 4 + 1);
+    assert_eq!(some.unmatched, [("exclude_modules", "lm_head".to_owned())]);
+    let none = adapters(&|lora| lora.exclude_modules = vec!["*".into()]).unwrap_err();
+    assert!(none[0].message.contains("excludes every module"), "{none:?}");
+}
+
+#[test]
+fn canonical_adapters_are_those_of_single_linears() {
+    let Peft::CanonicalLoRA(lora) = serde_json::from_value(json!({ "llm.peft.CanonicalLoRA": { "dim": 3 } })).unwrap() else {
+        panic!("the scheme has this name")
+    };
+    let adapters = lora_adapters(&parameters(&model()), &lora, "peft").unwrap();
+    assert_eq!((adapters.linears.len(), adapters.unmatched.len()), (14, 0));
+    assert_eq!(adapters.parameters.len(), 2 * 14);
+    let q = &adapters.linears["model.language_model.layers.0.self_attn.q_proj"];
+    assert_eq!(q.a, "model.language_model.layers.0.self_attn.q_proj.lora_A.weight");
+}
+
+#[test]
+fn ranks_scales_and_magnitudes_are_those_of_each_linear() {
+    let lora = LoRA {
+        alpha: 8.0,
+        use_rslora: true,
+        use_dora: true,
+        rank_pattern: [("q_proj".to_owned(), 4), (r"layers\.1\..*".to_owned(), 2), ("x_proj".to_owned(), 1)].into(),
+        alpha_pattern: [("k_proj".to_owned(), 2.0)].into(),
+        modules_to_save: vec!["norm".into(), "*.embed_tokens".into(), "head".into()],
+        ..lora(&["q_proj", "k_proj", "linear_proj"])
+    };
+    let adapters = lora_adapters(&parameters(&model()), &lora, "peft").unwrap();
+    let of = |name: &str| {
+        let adapter = &adapters.linears[&format!("model.language_model.layers.{name}")];
+        (adapter.rank, adapter.scale)
+    };
+    assert_eq!(of("0.self_attn.q_proj"), (4, 4.0));
+    assert_eq!(of("1.self_attn.q_proj"), (4, 4.0));
+    assert_eq!(of("0.self_attn.k_proj"), (3, 2.0 / 3f64.sqrt()));
+    assert_eq!(of("1.self_attn.k_proj"), (2, 2.0 / 2f64.sqrt()));
+    assert_eq!(of("1.self_attn.o_proj"), (2, 8.0 / 2f64.sqrt()));
+    assert_eq!(
+        adapters.unmatched,
+        [("rank_pattern", "x_proj".to_owned()), ("modules_to_save", "head".to_owned())]
+    );
+    let cut = |name: &str| {
+        let name = format!("model.language_model.layers.0.self_attn.{name}.lora_magnitude_vector");
+        let spec = adapters.parameters.iter().find(|spec| spec.name == name).unwrap();
+        (spec.shape.clone(), spec.cut, spec.heads, spec.partial_sum, spec.decays())
+    };
+    // Lengths of rows are cut as the rows are; those of row-parallel linears are on every rank.
+    assert_eq!(cut("k_proj"), (vec![8], Cut::Column, Some(2), PartialSum::Never, false));
+    assert_eq!(cut("o_proj"), (vec![16], Cut::Replicate, None, PartialSum::SequenceParallel, false));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use neva_layout::{HfConfigError, PeftConfig, from_hf_config, unapplied_generation_settings, unapplied_model_settings};
+use neva_layout::{HfConfigError, PeftConfig, end_tokens, from_hf_config, unapplied_generation_settings, unapplied_model_settings};
+use neva_schemas::LoRA;
 use serde_json::{Value, json};
 
 fn config(pointer: &str, value: Value) -> Value {
@@ -57,7 +58,7 @@ fn settings_that_change_the_forward_pass_are_refused() {
     }
     let original = json!({"model_type": "llava", "mm_vision_tower": "openai/clip", "hidden_size": 4096});
     let error = from_hf_config(&original).unwrap_err().to_string();
-    assert!(error.contains("LLaVA's own code"), "{error}");
+    assert!(error.contains("`neva-run import` makes a folder"), "{error}");
 }
 
 #[test]
@@ -69,19 +70,43 @@ fn settings_of_an_adapter_are_applied_refused_or_reported() {
     };
     let with_dropout = adapter("lora_dropout", json!(0.1)).unwrap();
     assert_eq!(
-        with_dropout.unapplied(),
-        ["`lora_dropout` is 0.1, but this version does not support adapter dropout"]
+        with_dropout.unapplied(&LoRA::default()),
+        ["`lora_dropout` is 0.1, but the run's `dropout` is 0.0: to train as before, --set finetune.peft.dropout=0.1"]
     );
+    let same = LoRA {
+        dropout: 0.1,
+        ..LoRA::default()
+    };
+    assert_eq!(with_dropout.unapplied(&same), [""; 0]);
+    let patterns = adapter("rank_pattern", json!({"q_proj": 4, r"layers\.1\..*": 2})).unwrap();
+    for (name, rank) in [
+        ("layers.1.self_attn.q_proj", 4),
+        ("model.layers.1.mlp.up_proj", 2),
+        ("layers.0.my_q_proj", 8),
+    ] {
+        assert_eq!(patterns.of_linear(&[name.to_owned()]), Ok((rank, 16.0)), "{name}");
+    }
+    for (kind, name) in [
+        ("IA3", "(IA)³"),
+        ("ADALORA", "AdaLoRA"),
+        ("PROMPT_TUNING", "prompt tuning"),
+        ("LOHA", "LoHa"),
+    ] {
+        let problems = PeftConfig::from_json(&json!({ "peft_type": kind, "bias": "all" })).unwrap_err();
+        assert!(
+            problems.len() == 1 && problems[0].contains(name) && problems[0].contains("LORA"),
+            "{kind}: {problems:?}"
+        );
+    }
     for (name, neutral, other) in [
-        ("use_dora", json!(false), json!(true)),
-        ("use_rslora", json!(null), json!(true)),
-        ("rank_pattern", json!({}), json!({"q_proj": 4})),
+        ("use_qalora", json!(false), json!(true)),
+        ("rank_pattern", json!({}), json!({"q_proj": "four"})),
         ("target_parameters", json!([]), json!(["experts.weight"])),
         ("trainable_token_indices", json!(null), json!([1, 2])),
         ("bias", json!("none"), json!("lora_only")),
         ("init_lora_weights", json!(true), json!("pissa")),
     ] {
-        assert_eq!(adapter(name, neutral).unwrap().unapplied(), [""; 0], "{name}");
+        assert_eq!(adapter(name, neutral).unwrap().unapplied(&LoRA::default()), [""; 0], "{name}");
         let problems = adapter(name, other).unwrap_err();
         assert!(problems.len() == 1 && problems[0].contains(name), "{name}: {problems:?}");
     }
@@ -93,18 +118,31 @@ fn settings_of_generation_are_reported() {
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "do_sample": false, "num_beams": 1, "temperature": 1.0,
         "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "max_length": 4096, "transformers_version": "5.0.0",
     });
-    assert_eq!(unapplied_generation_settings(&neutral, Some(2)), [""; 0]);
+    assert_eq!(unapplied_generation_settings(&neutral), [""; 0]);
     for (name, value) in [
         ("do_sample", json!(true)),
         ("num_beams", json!(4)),
         ("repetition_penalty", json!(1.2)),
         ("no_repeat_ngram_size", json!(3)),
         ("suppress_tokens", json!([7])),
-        ("eos_token_id", json!([2, 9])),
     ] {
         let mut config = neutral.clone();
         config[name] = value;
-        let sentences = unapplied_generation_settings(&config, Some(2));
+        let sentences = unapplied_generation_settings(&config);
         assert!(sentences.len() == 1 && sentences[0].contains(name), "{name}: {sentences:?}");
+    }
+}
+
+#[test]
+fn tokens_that_end_an_answer() {
+    for (config, expected) in [
+        (json!({}), &[][..]),
+        (json!({"eos_token_id": null}), &[]),
+        (json!({"eos_token_id": 2}), &[2]),
+        (json!({"eos_token_id": [128_001, 128_009]}), &[128_001, 128_009]),
+        (json!({"text_config": {"eos_token_id": 7}}), &[7]),
+        (json!({"eos_token_id": 2, "text_config": {"eos_token_id": 7}}), &[2]),
+    ] {
+        assert_eq!(end_tokens(&config), expected, "{config}");
     }
 }

@@ -26,16 +26,12 @@ impl Adapter {
     /// The folder does not exist, is neither of the two, or cannot be read by this program.
     pub fn open(path: &Path) -> Result<Self> {
         if PeftFolder::is_peft(path) {
-            let folder = PeftFolder::open(path)?;
-            for sentence in folder.config.unapplied() {
-                tracing::warn!("{}: {sentence}", path.display());
-            }
-            return Ok(Self::Peft(folder));
+            return PeftFolder::open(path, SETTING).map(Self::Peft);
         }
         if path.is_dir() && !CheckpointFolder::is_checkpoint(path) {
             let message = format!("{} is neither a checkpoint of this program nor a folder of PEFT", path.display());
             return Err(EngineError::Run(vec![Problem::error(SETTING, message).help(
-                "name a folder with checkpoint.json, or with adapter_config.json and adapter_model.safetensors",
+                "name a folder with checkpoint.json, or with adapter_config.json and adapter_model.safetensors (or .bin)",
             )]));
         }
         CheckpointFolder::open(path).map(|checkpoint| Self::Checkpoint(Box::new(checkpoint)))

@@ -22,6 +22,13 @@ pub enum Base {
     Seed(u64),
     /// Separate folders for some parts of the model.
     Parts(Box<PartBases>),
+    /// A checkpoint of this program whose own base is no longer where its run found it.
+    Rebased {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Its own base.
+        base: Box<Self>,
+    },
 }
 
 /// Sources of the parts of a model.
@@ -83,7 +90,7 @@ impl Base {
         Ok(Self::Parts(Box::new(PartBases::open(finetune, cache, rest)?)))
     }
 
-    fn folder_of_model(path: PathBuf) -> Self {
+    pub(super) fn folder_of_model(path: PathBuf) -> Self {
         if CheckpointFolder::is_checkpoint(&path) {
             Self::Checkpoint(path)
         } else {
@@ -111,7 +118,7 @@ impl Base {
     /// Returns the folder. Of several, returns that of the language model, which has the tokenizer.
     pub fn folder(&self) -> Option<&Path> {
         match self {
-            Self::HuggingFace(path) | Self::Checkpoint(path) => Some(path),
+            Self::HuggingFace(path) | Self::Checkpoint(path) | Self::Rebased { checkpoint: path, .. } => Some(path),
             Self::Seed(_) => None,
             Self::Parts(parts) => parts.language_model.as_ref().unwrap_or(&parts.rest).folder(),
         }
@@ -120,7 +127,7 @@ impl Base {
     /// Returns the folder of the vision encoder, which has the image processor.
     pub fn vision_folder(&self) -> Option<&Path> {
         match self {
-            Self::HuggingFace(path) | Self::Checkpoint(path) => Some(path),
+            Self::HuggingFace(path) | Self::Checkpoint(path) | Self::Rebased { checkpoint: path, .. } => Some(path),
             Self::Seed(_) => None,
             Self::Parts(parts) => parts.vision_model.as_ref().unwrap_or(&parts.rest).vision_folder(),
         }
@@ -142,7 +149,7 @@ impl Base {
                 }
             }
             Self::Seed(seed) => BaseReference::Seed { seed: *seed },
-            Self::Checkpoint(path) => BaseReference::Checkpoint {
+            Self::Checkpoint(path) | Self::Rebased { checkpoint: path, .. } => BaseReference::Checkpoint {
                 path: path.clone(),
                 blake3: Checksum::of(&path.join("checkpoint.json"))?.blake3,
             },

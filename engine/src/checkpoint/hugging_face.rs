@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Lists the safetensors files of a folder.
-pub(super) fn hugging_face_files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn hugging_face_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join("model.safetensors");
     if single.is_file() {
         return Ok(vec![single]);

@@ -1,27 +1,32 @@
-//! A LoRA adapter that Hugging Face's PEFT wrote: `adapter_config.json` and `adapter_model.safetensors`.
+//! A LoRA adapter that Hugging Face's PEFT wrote: `adapter_config.json` and `adapter_model.safetensors` or
+//! `adapter_model.bin`.
 //!
-//! PEFT calls a tensor `base_model.model.NAME`, where NAME is its name in the wrapped model. Each linear has an A and a B;
-//! the modules of `modules_to_save` lie beside them under their names in the base.
+//! PEFT calls a tensor `base_model.model.NAME`, where NAME is its name in the wrapped model. Each linear has an A and a B, with
+//! DoRA also a magnitude; the modules of `modules_to_save` lie beside them under their names in the base.
+
+mod advice;
+mod check;
+mod settings;
+mod tensors;
 
 use super::json::read_json;
-use super::placement::{Names, Placement, Values, mismatches, read_all};
-use super::safetensors_file::TensorFile;
+use super::placement::{Names, Placement, Values, all_finite, mismatches};
 use crate::error::{EngineError, Result};
-use neva_layout::families::freeze_setting;
-use neva_layout::{ModelTable, ParamSpec, Part, PeftConfig, is_trainable};
-use neva_schemas::{Finetune, Peft, Problem};
+use advice::{has_other_targets, set_targets, unfreeze_hint};
+use neva_layout::{LLAVA_NON_LORA, ModelTable, ParamSpec, Part, PeftConfig, is_trainable, llava_adapter};
+use neva_schemas::Finetune;
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
+use tensors::AdapterFile;
 
 const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
+const MAGNITUDE: &str = ".lora_magnitude_vector";
 
-/// A folder with a plain LoRA adapter that PEFT wrote.
+/// A folder with a LoRA adapter that PEFT wrote.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PeftFolder {
     /// The folder.
@@ -36,11 +41,16 @@ impl PeftFolder {
         path.join(CONFIG).is_file()
     }
 
-    /// Reads `adapter_config.json`.
+    /// Reads `adapter_config.json`. `setting` names the folder.
     ///
     /// # Errors
-    /// The adapter is not LoRA as this program computes it: all differences are listed.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// The adapter is of another kind, or not LoRA as this program computes it: all differences are listed.
+    pub fn open(path: &Path, setting: &str) -> Result<Self> {
+        let beside = path.join("config.json");
+        let beside: Option<Value> = beside.is_file().then(|| read_json(&beside)).transpose()?;
+        if let Some(problem) = llava_adapter(setting, path, beside.as_ref(), path.join(LLAVA_NON_LORA).is_file()) {
+            return Err(EngineError::Run(vec![problem]));
+        }
         let file = path.join(CONFIG);
         let config: Value = read_json(&file)?;
         match PeftConfig::from_json(&config) {
@@ -59,7 +69,7 @@ impl PeftFolder {
     ///
     /// # Errors
     /// The adapters are not those of the run, or tensors are missing, unknown or misshapen: all of them are listed.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         table: &ModelTable,
         specs: &[ParamSpec],
@@ -67,23 +77,25 @@ impl PeftFolder {
         finetune: &Finetune,
         placement: Placement,
     ) -> Result<Values> {
-        let path = self.path.join(WEIGHTS);
-        let file = TensorFile::open(&path)?;
+        let file = AdapterFile::open(&self.path)?;
         let mut names = Names::new();
         let mut problems = Vec::new();
-        let mut expected: Vec<_> = specs.iter().filter(|spec| spec.part == Part::Adapter).cloned().collect();
+        let mut saved = Vec::new();
         for (key, shape) in file.tensors() {
-            let Some(name) = key.strip_prefix(PREFIX).and_then(|name| table.canonical_name(name)) else {
+            let Some(name) = key.strip_prefix(PREFIX).and_then(|name| table.canonical_name(own_name(name))) else {
                 problems.push(format!("`{key}` is not a tensor of an adapter of a LLaVA model"));
                 continue;
             };
             match specs.iter().find(|spec| spec.name == name) {
                 // A checkpoint holds trained parameters only: a frozen parameter that differs from the base would be lost.
                 Some(spec) if !is_trainable(spec, finetune) => {
-                    problems.push(format!("`{key}` was trained, but this run freezes it{}", unfreeze_hint(spec)));
+                    problems.push(format!(
+                        "`{key}` was trained, but this run freezes it{}",
+                        unfreeze_hint(spec, finetune)
+                    ));
                     continue;
                 }
-                Some(spec) if spec.part != Part::Adapter => expected.push(spec.clone()),
+                Some(spec) if spec.part != Part::Adapter => saved.push(spec.clone()),
                 _ => {}
             }
             match names.entry(name) {
@@ -91,7 +103,10 @@ impl PeftFolder {
                 Entry::Vacant(free) => drop(free.insert((0, key, shape))),
             }
         }
-        self.check_run(specs, finetune, &names)?;
+        self.check_run(table, specs, finetune, &names)?;
+        // PEFT also adapts linears that never run. Other programs leave them out.
+        let needed = |spec: &&ParamSpec| spec.part == Part::Adapter && (spec.used || names.contains_key(&spec.name));
+        let expected: Vec<_> = specs.iter().filter(needed).cloned().chain(saved).collect();
         problems.extend(mismatches(&names, &expected));
         if !problems.is_empty() && has_other_targets(specs, &names) {
             // The advice comes first, since the end of a long list is not shown.
@@ -101,92 +116,25 @@ impl PeftFolder {
             );
             problems.insert(0, advice);
         }
-        if problems.is_empty() {
-            let own: Vec<_> = expected.iter().filter(|spec| wanted(spec)).cloned().collect();
-            read_all(&path, &[file], &names, &own, &expected, placement)
-        } else {
-            Err(EngineError::Weights { path, problems })
+        let path = file.path().to_owned();
+        if !problems.is_empty() {
+            return Err(EngineError::Weights { path, problems });
         }
-    }
-
-    /// Checks that the settings of the run's adapters equal those of the folder.
-    fn check_run(&self, specs: &[ParamSpec], finetune: &Finetune, names: &Names) -> Result<()> {
-        let (at, PeftConfig { dim, alpha, .. }) = (self.path.display(), &self.config);
-        let set_targets = set_targets(specs, names);
-        let Some(lora) = finetune.peft.as_ref().map(Peft::lora) else {
-            return Err(EngineError::Run(vec![
-                Problem::error("finetune.peft", format!("the run has no adapters, but {at} holds some")).help(format!(
-                    "--set peft_scheme=lora --set finetune.peft.dim={dim} --set finetune.peft.alpha={alpha} {set_targets}"
-                )),
-            ]));
+        let read = |spec: &ParamSpec| {
+            let (_, key, _) = &names[&spec.name];
+            Ok((
+                spec.name.clone(),
+                placement.local_shard(spec, |window| file.read_window(key, window))?,
+            ))
         };
-        let mut problems = self.config.differences(lora, &self.path);
-        if shares_an_a(specs, names) {
-            let message = format!(
-                "a fused module (`linear_qkv`, `linear_fc1`) has one A for all its linears, but the adapter in {at} has one for each"
-            );
-            problems.push(Problem::error("finetune.peft.target_modules", message).help(set_targets));
-        }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(EngineError::Run(problems))
-        }
+        all_finite(&path, expected.iter().filter(|spec| wanted(spec)).map(read))
     }
 }
 
-/// Returns the linears on which the run has adapters.
-fn adapted(specs: &[ParamSpec]) -> BTreeSet<&str> {
-    let own: BTreeSet<_> = specs.iter().map(|spec| spec.name.as_str()).collect();
-    let linears = specs
-        .iter()
-        .filter_map(|spec| spec.lora.as_ref())
-        .map(|module| module.linear.as_str());
-    linears.filter(|linear| own.contains(format!("{linear}{B}").as_str())).collect()
-}
-
-/// Returns true if the run has one A for several linears that have their own A in the folder.
-fn shares_an_a(specs: &[ParamSpec], names: &Names) -> bool {
-    let own = |a: &String| specs.iter().any(|spec| spec.name == *a);
-    let linears = adapted(specs).into_iter().map(|linear| format!("{linear}{A}"));
-    linears.filter(|a| names.contains_key(a)).any(|a| !own(&a))
-}
-
-/// Returns the override that gives a run adapters on the same linears as the folder: a pattern for linears with an adapter
-/// in every layer, full names for others.
-fn set_targets(specs: &[ParamSpec], names: &Names) -> String {
-    let pattern = |linear: &str| match linear.split('.').collect::<Vec<_>>()[..] {
-        [_, tower, last] => format!("*.{tower}.{last}"),
-        [_, tower, .., last] => format!("*.{tower}.*.{last}"),
-        _ => linear.to_owned(),
-    };
-    let theirs: BTreeSet<_> = names.keys().filter_map(|name| name.strip_suffix(A)).collect();
-    let others = specs.iter().filter(|spec| spec.used).filter_map(|spec| spec.lora.as_ref());
-    let others = others.map(|module| module.linear.as_str());
-    let without: BTreeSet<_> = others.filter(|linear| !theirs.contains(linear)).map(pattern).collect();
-    let targets = theirs.into_iter().map(|linear| {
-        let pattern = pattern(linear);
-        if without.contains(&pattern) { linear.to_owned() } else { pattern }
-    });
-    let targets: BTreeSet<_> = targets.collect();
-    format!(
-        "--set 'finetune.peft.target_modules={}'",
-        Value::from(targets.into_iter().collect::<Vec<_>>())
-    )
-}
-
-/// Returns true if the run has adapters on other linears than the folder.
-fn has_other_targets(specs: &[ParamSpec], names: &Names) -> bool {
-    let theirs = names.keys().filter_map(|name| name.strip_suffix(A));
-    adapted(specs) != theirs.collect::<BTreeSet<_>>()
-}
-
-/// Returns the override that makes a parameter trainable.
-fn unfreeze_hint(spec: &ParamSpec) -> String {
-    match (freeze_setting(spec.part), spec.part) {
-        _ if !spec.used => " (the model never uses it)".into(),
-        (None, _) => String::new(),
-        (Some(setting), Part::Projection) => format!(": set finetune.model.{setting}=false"),
-        (Some(setting), _) => format!(": set {setting}=false in finetune.model and finetune.peft"),
+/// Returns the name of a tensor without the end that some versions of PEFT give to a magnitude.
+fn own_name(name: &str) -> &str {
+    match name.strip_suffix(".weight") {
+        Some(magnitude) if magnitude.ends_with(MAGNITUDE) => magnitude,
+        _ => name,
     }
 }

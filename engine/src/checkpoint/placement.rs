@@ -3,6 +3,7 @@
 use super::safetensors_file::TensorFile;
 use crate::error::{EngineError, Result};
 use crate::parameters::Parameter;
+use crate::quantization::Nf4;
 use neva_layout::{ParamSpec, Window};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,13 +23,26 @@ pub struct Placement {
 }
 
 impl Placement {
-    pub(super) fn place(&self, spec: &ParamSpec, value: Tensor, trainable: bool) -> Parameter {
+    pub(crate) fn place(&self, spec: &ParamSpec, value: Tensor, trainable: bool) -> Parameter {
         let tensor = value.to_device(self.device).to_kind(self.kind).set_requires_grad(trainable);
         Parameter {
             spec: spec.clone(),
             tensor,
             trainable,
+            quantized: None,
         }
+    }
+
+    /// Quantises the whole tensor of a parameter, and keeps this rank's part.
+    pub(super) fn quantize(&self, spec: &ParamSpec, value: Tensor) -> Result<Parameter> {
+        let value = value.f_to_device(self.device)?.f_to_kind(self.kind)?;
+        let quantized = Nf4::quantize(&value)?.cut(spec, self.tp_rank, self.tp)?;
+        Ok(Parameter {
+            spec: spec.clone(),
+            tensor: quantized.packed().shallow_clone(),
+            trainable: false,
+            quantized: Some(quantized),
+        })
     }
 
     /// Reads this rank's local shard of a tensor, with the padding of its cut.
@@ -57,27 +71,13 @@ impl Placement {
 }
 
 /// This rank's local shards of parameters, by name.
-pub(super) type Values = BTreeMap<String, Tensor>;
+pub(crate) type Values = BTreeMap<String, Tensor>;
 
 /// Canonical name to (file, name in the file, shape).
 pub(super) type Names = BTreeMap<String, (usize, String, Vec<usize>)>;
 
-/// Reads `wanted`, a subset of `specs`, from files that must hold exactly `specs`.
-pub(super) fn read_all(
-    path: &Path,
-    files: &[TensorFile],
-    names: &Names,
-    wanted: &[ParamSpec],
-    specs: &[ParamSpec],
-    placement: Placement,
-) -> Result<Values> {
-    let problems = mismatches(names, specs);
-    if !problems.is_empty() {
-        return Err(EngineError::Weights {
-            path: path.to_owned(),
-            problems,
-        });
-    }
+/// Reads `wanted` from the files that hold them under `names`.
+pub(super) fn read_named(path: &Path, files: &[TensorFile], names: &Names, wanted: &[ParamSpec], placement: Placement) -> Result<Values> {
     let read = |spec: &ParamSpec| {
         let (index, name, _) = &names[&spec.name];
         Ok((spec.name.clone(), placement.read(&files[*index], name, spec)?))

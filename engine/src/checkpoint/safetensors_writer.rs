@@ -13,15 +13,6 @@ use tch::{Kind, Tensor};
 /// # Errors
 /// The disk is full, or the folder cannot be written.
 pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
-    write(path, tensors, None)
-}
-
-/// Writes tensors with the metadata `format: pt`, without which transformers refuses a file.
-pub(super) fn write_torch_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
-    write(path, tensors, Some(("format".to_owned(), "pt".to_owned())))
-}
-
-fn write(path: &Path, tensors: Vec<(String, Tensor)>, metadata: Option<(String, String)>) -> Result<()> {
     let temporary = path.with_extension("writing");
     let views = tensors
         .into_iter()
@@ -32,7 +23,7 @@ fn write(path: &Path, tensors: Vec<(String, Tensor)>, metadata: Option<(String, 
         .and_then(|file| file.metadata())
         .map_err(EngineError::io("write", path))?
         .permissions();
-    let written = safetensors::serialize_to_file(views, metadata.map(|entry| [entry].into()), &temporary)
+    let written = safetensors::serialize_to_file(views, None, &temporary)
         .map_err(|error| match error {
             safetensors::SafeTensorError::IoError(source) => EngineError::Io {
                 action: "write",

@@ -90,6 +90,7 @@ impl Saving {
                 progress: snapshot.progress.clone(),
                 base: snapshot.base.clone(),
                 optimizer: !snapshot.run.finetune.log.ckpt.save_weights_only,
+                whole: false,
                 files: Default::default(),
             },
             status: status.clone(),

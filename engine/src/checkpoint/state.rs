@@ -23,6 +23,9 @@ pub struct CheckpointState {
     pub base: BaseReference,
     /// True if the checkpoint holds the optimizer's state, so that a run can resume from it.
     pub optimizer: bool,
+    /// True if the checkpoint holds all parameters of the model, and not only those that its run trained: an export.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
     /// Length and checksum of every other file.
     pub files: Checksums,
 }

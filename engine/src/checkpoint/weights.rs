@@ -3,17 +3,13 @@
 use super::adapter::Adapter;
 use super::base::Base;
 use super::folder::CheckpointFolder;
-use super::hugging_face::{check_config, hugging_face_files};
-use super::part::read_part;
-use super::placement::{Placement, Values, all_finite, mismatches, read_all};
-use super::safetensors_file::TensorFile;
+use super::opened_base::{OfModel, OpenBase, TrainedTensors, fresh_values};
+use super::placement::{Placement, Values};
 use crate::error::{EngineError, Result};
 use crate::parameters::Parameters;
-use crate::random::fresh;
-use neva_layout::{ModelCache, ModelTable, ParamSpec, Part, is_trainable};
+use neva_layout::{ModelCache, ModelTable, ParamSpec, Part, is_quantized, is_trainable, quantization_problem};
 use neva_schemas::Finetune;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// Sources of a run's parameters, highest priority first.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +22,59 @@ pub struct Sources<'a> {
     pub base: &'a Base,
     /// Cache in which the base of a base is found.
     pub cache: &'a ModelCache,
+}
+
+/// Most values of weights that are read at once to be quantised.
+const QUANTIZED_AT_ONCE: usize = 1 << 28;
+
+/// Loads parameters as [`load_parameters`] does, and keeps frozen weights in 4 bits if the run asks for that.
+///
+/// # Errors
+/// As [`load_parameters`].
+pub fn load_run_parameters(
+    table: &ModelTable,
+    specs: &[ParamSpec],
+    wanted: &dyn Fn(&ParamSpec) -> bool,
+    finetune: &Finetune,
+    sources: Sources<'_>,
+    placement: Placement,
+) -> Result<Parameters> {
+    let plain = |spec: &ParamSpec| wanted(spec) && !is_quantized(spec, finetune);
+    let parameters = load_parameters(table, specs, &plain, finetune, sources, placement)?;
+    let quantized: Vec<_> = specs.iter().filter(|spec| wanted(spec) && is_quantized(spec, finetune)).collect();
+    if quantized.is_empty() {
+        return Ok(parameters);
+    }
+    if let Some(problem) = quantization_problem(specs, finetune, "finetune.peft") {
+        return Err(EngineError::Run(vec![problem]));
+    }
+    // The scales are those of the whole tensor, of which each rank keeps its part.
+    let whole = Placement {
+        tp_rank: 0,
+        tp: 1,
+        ..placement
+    };
+    let mut in_four_bits = BTreeMap::new();
+    let mut rest = quantized.as_slice();
+    while !rest.is_empty() {
+        let mut values = 0;
+        let count = rest.iter().take_while(|spec| {
+            values += spec.numel();
+            values <= QUANTIZED_AT_ONCE
+        });
+        let (own, later) = rest.split_at(count.count().max(1));
+        rest = later;
+        let is_own = |spec: &ParamSpec| own.iter().any(|own| own.name == spec.name);
+        // Frozen weights are in the base alone: the checkpoint holds what the run trains.
+        let own: Vec<_> = specs.iter().filter(|spec| is_own(spec)).cloned().collect();
+        let mut read = base_values(table, &own, specs, finetune, sources, whole)?;
+        for spec in &own {
+            let value = read.remove(&spec.name);
+            let value = value.ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))?;
+            in_four_bits.insert(spec.name.clone(), placement.quantize(spec, value)?);
+        }
+    }
+    Ok(parameters.with(specs, in_four_bits))
 }
 
 /// Loads one rank's parameters of a run: the `wanted` ones of `specs`, which are all parameters of the model of `table`.
@@ -59,6 +108,9 @@ pub fn load_parameters(
         values.append(&mut base_values(table, &rest, specs, finetune, sources, placement)?);
     }
     let mut parameters = Parameters::default();
+    for adapter in rest.iter().filter(|spec| spec.part == Part::Adapter) {
+        parameters.mark_fresh(&adapter.name);
+    }
     for spec in own() {
         let value = values
             .remove(&spec.name)
@@ -80,67 +132,14 @@ fn base_values(
     let Sources { base, cache, .. } = sources;
     let (adapters, model): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|spec| spec.part == Part::Adapter);
     let whole_model: Vec<_> = specs.iter().filter(|spec| spec.part != Part::Adapter).cloned().collect();
-    let fresh_values = |specs: &[ParamSpec], seed: u64| -> Values {
-        specs
-            .iter()
-            .map(|spec| (spec.name.clone(), fresh(spec, seed, placement.tp_rank, placement.tp)))
-            .collect()
+    let of_model = OfModel {
+        table,
+        specs: &whole_model,
+        finetune,
+        cache,
     };
-    let mut values = match base {
-        Base::Seed(seed) => fresh_values(&model, *seed),
-        Base::Parts(parts) => {
-            let (mut values, mut rest) = (Values::new(), Vec::new());
-            for part in [Part::Language, Part::Projection, Part::Vision] {
-                let own: Vec<_> = model.iter().filter(|spec| spec.part == part).cloned().collect();
-                match parts.of(part) {
-                    _ if own.is_empty() => {}
-                    Some(Base::HuggingFace(folder)) => {
-                        values.append(&mut read_part(table, folder, part, &own, &whole_model, placement)?);
-                    }
-                    Some(base) => values.append(&mut base_values(
-                        table,
-                        &own,
-                        specs,
-                        finetune,
-                        Sources { base, ..sources },
-                        placement,
-                    )?),
-                    None => rest.extend(own),
-                }
-            }
-            if !rest.is_empty() {
-                let base = &parts.rest;
-                values.append(&mut base_values(
-                    table,
-                    &rest,
-                    specs,
-                    finetune,
-                    Sources { base, ..sources },
-                    placement,
-                )?);
-            }
-            values
-        }
-        Base::HuggingFace(folder) => {
-            check_config(folder, &finetune.model, table.families())?;
-            read_hugging_face(table, folder, &model, &whole_model, placement)?
-        }
-        Base::Checkpoint(path) => {
-            let checkpoint = CheckpointFolder::open(path)?;
-            // Parameters that the base's run did not train come from its own base.
-            let own = &checkpoint.run.finetune;
-            let wanted = |spec: &ParamSpec| model.iter().any(|wanted| wanted.name == spec.name);
-            let mut values = trained_values(&checkpoint, own, &whole_model, &wanted, placement)?;
-            let rest: Vec<_> = model.iter().filter(|spec| !values.contains_key(&spec.name)).cloned().collect();
-            if !rest.is_empty() {
-                let base = &Base::of(own, cache)?;
-                let sources = Sources { base, ..sources };
-                values.append(&mut base_values(table, &rest, &whole_model, own, sources, placement)?);
-            }
-            values
-        }
-    };
-    values.append(&mut fresh_values(&adapters, finetune.trainer.seed));
+    let mut values = OpenBase::open(base, &model, of_model)?.read(&model, placement)?;
+    values.append(&mut fresh_values(&adapters, finetune.trainer.seed, placement));
     Ok(values)
 }
 
@@ -153,66 +152,6 @@ fn trained_values(
     wanted: &dyn Fn(&ParamSpec) -> bool,
     placement: Placement,
 ) -> Result<Values> {
-    let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, run)).cloned().collect();
-    let tensors = checkpoint.model()?;
-    let names = tensors
-        .shapes()
-        .map(|(name, shape)| (name.to_owned(), (0, name.to_owned(), shape.to_vec())))
-        .collect();
-    let problems = mismatches(&names, &trained);
-    if !problems.is_empty() {
-        return Err(EngineError::Weights {
-            path: tensors.path().to_owned(),
-            problems,
-        });
-    }
-    let read = |spec: &ParamSpec| {
-        let value = placement.local_shard(spec, |window| tensors.read(&spec.name, window))?;
-        Ok((spec.name.clone(), value))
-    };
-    all_finite(tensors.path(), trained.iter().filter(|spec| wanted(spec)).map(read))
-}
-
-/// Reads `wanted` from a Hugging Face folder, which must hold all of `specs`: in one file or several with an index, under
-/// any accepted spelling of the names. Tensors that are not part of the model are skipped, with a warning.
-fn read_hugging_face(table: &ModelTable, folder: &Path, wanted: &[ParamSpec], specs: &[ParamSpec], placement: Placement) -> Result<Values> {
-    let files = hugging_face_files(folder)?
-        .iter()
-        .map(|path| TensorFile::open(path))
-        .collect::<Result<Vec<_>>>()?;
-    let mut names = BTreeMap::new();
-    let (mut problems, mut skipped) = (Vec::new(), Vec::new());
-    for (index, file) in files.iter().enumerate() {
-        for (name, shape) in file.tensors() {
-            if table.is_derived(&name) {
-                continue;
-            }
-            match table.canonical_name(&name) {
-                // Some files hold a tied head nevertheless.
-                Some(canonical) if table.is_tied_head(&canonical) => {}
-                Some(canonical) if !names.contains_key(&canonical) => {
-                    names.insert(canonical, (index, name, shape));
-                }
-                Some(canonical) => problems.push(format!("`{name}` is a second tensor for `{canonical}`")),
-                None => skipped.push(format!("`{name}`")),
-            }
-        }
-    }
-    let mismatches = mismatches(&names, specs);
-    if problems.is_empty() && mismatches.is_empty() {
-        if !skipped.is_empty() {
-            tracing::warn!(
-                "{}: skipped tensors that are not part of the model: {}",
-                folder.display(),
-                skipped.join(", ")
-            );
-        }
-        return read_all(folder, &files, &names, wanted, specs, placement);
-    }
-    problems.extend(skipped.iter().map(|name| format!("{name} is not a tensor of the model")));
-    problems.extend(mismatches);
-    Err(EngineError::Weights {
-        path: folder.to_owned(),
-        problems,
-    })
+    let trained = TrainedTensors::open(checkpoint, run, specs)?;
+    trained.read(specs.iter().filter(|spec| wanted(spec)), placement)
 }

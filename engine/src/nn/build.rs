@@ -1,18 +1,21 @@
 //! Builds blocks from named parameters.
 
+use super::dropout::{CurrentKeys, Dropout};
 use super::embedding::VocabEmbedding;
 use super::images::ImagePartition;
-use super::linear::{ColumnLinears, Linear, Lora};
+use super::linear::{ColumnLinears, Linear};
+use super::lora::{Lora, Magnitude};
 use super::norm::{LayerNorm, RmsNorm};
 use super::recompute::{Block, Submodule};
 use super::region::TensorRegion;
+use super::weight::LinearWeight;
 use crate::attention::{CausalAttention, LocalAttention};
 use crate::comm::Mesh;
 use crate::error::Result;
 use crate::param_sync::Weight;
 use crate::parameters::Parameters;
-use neva_layout::{Adapters, Cut, LayerGroup, layer_groups};
-use neva_schemas::{MegatronStrategy, RecomputeModule, VisionPlacement};
+use neva_layout::{Adapters, Cut, LayerGroup, LinearAdapter, layer_groups};
+use neva_schemas::{DropoutPosition, MegatronStrategy, RecomputeModule, VisionPlacement};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,16 +26,39 @@ use tch::Tensor;
 /// Trained parameters that were taken, by index.
 type Taken = Rc<RefCell<BTreeMap<usize, Tensor>>>;
 
+/// Dropout of a run's adapters.
+#[derive(Debug, Clone, Copy)]
+pub struct AdapterDropout {
+    /// Probability that a value is dropped.
+    pub probability: f64,
+    /// Where it acts.
+    pub position: DropoutPosition,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+impl Default for AdapterDropout {
+    fn default() -> Self {
+        Self {
+            probability: 0.0,
+            position: DropoutPosition::Pre,
+            seed: 0,
+        }
+    }
+}
+
 /// Source of a model's blocks. The model names parameters; layout and adapter come from the tables. The blocks wait for
 /// gathered weights and handle recomputation.
 #[derive(Debug, Clone)]
 pub struct Build<'a> {
     parameters: &'a Parameters,
     adapters: &'a Adapters,
-    adapter_scale: f64,
     region: TensorRegion,
     attention: Arc<dyn CausalAttention>,
     images: ImagePartition,
+    /// Keys of the microbatch that the model computes.
+    keys: CurrentKeys,
+    dropout: AdapterDropout,
     /// Strategy with the recomputation settings.
     strategy: &'a MegatronStrategy,
     /// Records of taken parameters: one for each enclosing block that may be recomputed.
@@ -43,20 +69,15 @@ pub struct Build<'a> {
 impl<'a> Build<'a> {
     /// Starts at the root of the parameter names. This rank holds whole sequences and encodes every image; blocks are
     /// recomputed in the backward pass as `strategy` says.
-    pub fn new(
-        parameters: &'a Parameters,
-        adapters: &'a Adapters,
-        adapter_scale: f64,
-        region: TensorRegion,
-        strategy: &'a MegatronStrategy,
-    ) -> Self {
+    pub fn new(parameters: &'a Parameters, adapters: &'a Adapters, region: TensorRegion, strategy: &'a MegatronStrategy) -> Self {
         Self {
             parameters,
             adapters,
-            adapter_scale,
             region,
             attention: Arc::new(LocalAttention),
             images: ImagePartition::new(&Mesh::single(), VisionPlacement::Duplicated),
+            keys: CurrentKeys::default(),
+            dropout: AdapterDropout::default(),
             strategy,
             taken: Vec::new(),
             prefix: String::new(),
@@ -66,6 +87,11 @@ impl<'a> Build<'a> {
     /// Returns the same source for ranks that split sequences or images.
     pub fn sharing(self, attention: Arc<dyn CausalAttention>, images: ImagePartition) -> Self {
         Self { attention, images, ..self }
+    }
+
+    /// Returns the same source with dropout in the adapters. It acts while `keys` holds the keys of a microbatch.
+    pub fn dropping(self, keys: CurrentKeys, dropout: AdapterDropout) -> Self {
+        Self { keys, dropout, ..self }
     }
 
     /// Returns the same source, one level down.
@@ -96,7 +122,7 @@ impl<'a> Build<'a> {
 
     /// Partition of the images over the ranks.
     pub fn images(&self) -> ImagePartition {
-        self.images.clone()
+        self.images.clone().keyed(self.keys.clone())
     }
 
     /// Groups of layers for recomputation.
@@ -115,14 +141,14 @@ impl<'a> Build<'a> {
     /// Makes a block that is recomputed in the backward pass if `recomputed`, with the trained parameters that it takes.
     pub(super) fn submodule<B: Block>(&self, recomputed: bool, make: impl FnOnce(&Self) -> Result<B>) -> Result<Submodule<B>> {
         if !recomputed {
-            return Ok(Submodule::new(make(self)?, None));
+            return Ok(Submodule::new(make(self)?, None, self.keys.clone()));
         }
         let taken = Taken::default();
         let mut inner = self.clone();
         inner.taken.push(taken.clone());
         let block = make(&inner)?;
         let weights = taken.borrow().values().map(Tensor::shallow_clone).collect();
-        Ok(Submodule::new(block, Some(weights)))
+        Ok(Submodule::new(block, Some(weights), self.keys.clone()))
     }
 
     /// Takes the local shard of a parameter.
@@ -150,22 +176,50 @@ impl<'a> Build<'a> {
     pub fn linear(&self, name: &str) -> Result<Linear> {
         let linear = self.full_name(name);
         let (weight, bias) = (format!("{linear}.weight"), format!("{linear}.bias"));
-        let adapter = match self.adapters.linears.get(&linear) {
-            Some(adapter) => Some(Lora {
-                a: self.take(&adapter.a)?,
-                b: self.take(&adapter.b)?,
-                scale: self.adapter_scale,
-            }),
-            None => None,
-        };
+        let adapter = self.adapters.linears.get(&linear);
+        let adapter = adapter.map(|adapter| self.lora(adapter, &weight)).transpose()?;
         let bias = self.parameters.find(&bias).map(|_| self.take(&bias));
+        let parameter = self.parameters.get(&weight)?;
+        let values = match &parameter.quantized {
+            Some(quantized) => LinearWeight::Nf4(quantized.shallow_clone(), self.parameters.kind()),
+            None => LinearWeight::Plain(self.take(&weight)?),
+        };
         Ok(Linear::new(
-            self.take(&weight)?,
+            values,
             bias.transpose()?,
-            self.parameters.get(&weight)?.spec.cut,
+            parameter.spec.cut,
             self.region.clone(),
             adapter,
         ))
+    }
+
+    /// Takes the parameters of an adapter of the linear with this weight.
+    fn lora(&self, adapter: &LinearAdapter, weight: &str) -> Result<Lora> {
+        let LinearAdapter {
+            a, b, scale, magnitude, ..
+        } = adapter;
+        let group = self.region.group();
+        let first = |name: &str, dim: usize| -> Result<usize> {
+            let shard = self.parameters.get(name)?.spec.shard(group.rank(), group.size());
+            Ok(shard.filter(|shard| shard.dim == dim).map_or(0, |shard| shard.start))
+        };
+        let AdapterDropout {
+            probability,
+            position,
+            seed,
+        } = self.dropout;
+        let dropout = (probability > 0.0).then(|| Dropout::new(self.keys.clone(), probability, position, seed, [a, b]));
+        let is_frozen = self.parameters.trainable_index(weight).is_none();
+        let magnitude = magnitude.as_ref().map(|name| self.take(name)).transpose()?;
+        Ok(Lora {
+            a: self.take(a)?,
+            a_name: a.clone(),
+            b: self.take(b)?,
+            scale: *scale,
+            dropout,
+            magnitude: magnitude.map(|lengths| Magnitude::new(lengths, is_frozen)),
+            first: [first(a, 1)?, first(b, 0)?],
+        })
     }
 
     /// Takes linears that share their input: column-parallel or replicated.

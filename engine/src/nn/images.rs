@@ -2,6 +2,7 @@
 //! all features. This saves work if every rank holds the whole encoder. Ranks among which the encoder is cut encode the
 //! same images.
 
+use super::dropout::CurrentKeys;
 use crate::autograd::one;
 use crate::comm::{Axis, Mesh, ProcessGroup};
 use crate::error::Result;
@@ -18,6 +19,8 @@ pub struct ImagePartition {
     /// Tensor-parallel ranks with different images; one rank if they have the same images.
     tensor: Arc<dyn ProcessGroup>,
     context: Arc<dyn ProcessGroup>,
+    /// Keys of the microbatch, for dropout.
+    keys: CurrentKeys,
 }
 
 impl ImagePartition {
@@ -34,7 +37,13 @@ impl ImagePartition {
             group: group.clone(),
             tensor: tensor.clone(),
             context: context.clone(),
+            keys: CurrentKeys::default(),
         }
+    }
+
+    /// Returns the same partition, which tells dropout the images that are encoded.
+    pub(super) fn keyed(self, keys: CurrentKeys) -> Self {
+        Self { keys, ..self }
     }
 
     /// Returns the features of all `images`; this rank encodes its own.
@@ -42,22 +51,26 @@ impl ImagePartition {
     /// # Errors
     /// `encode` or a collective failed. In the backward pass the call that started it returns the error.
     pub fn encode(&self, images: &Tensor, encode: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        let own = encode(&self.own(images))?;
-        self.exchange(&own, images.size()[0])
+        let count = images.size()[0];
+        let indices = self.indices(count);
+        let own = self.keys.of_images(&indices, || encode(&self.own(images, &indices)))?;
+        self.exchange(&own, count)
     }
 
-    /// Returns the images that this rank encodes, of all `images` `[images, ..]` of a microbatch. Each rank has the same
+    /// Returns the indices of the images that this rank encodes, of all `count` of a microbatch. Each rank has the same
     /// number, so that every rank takes part in the backward pass. The last ranks are padded with the last image.
-    fn own(&self, images: &Tensor) -> Tensor {
+    fn indices(&self, count: i64) -> Vec<i64> {
         let ranks = self.group.size() as i64;
-        if ranks == 1 {
-            return images.shallow_clone();
-        }
-        let count = images.size()[0];
         let each = (count + ranks - 1) / ranks;
         let first = self.group.rank() as i64 * each;
-        let indices: Vec<_> = (first..first + each).map(|index| index.min(count - 1)).collect();
-        images.index_select(0, &Tensor::from_slice(&indices).to_device(images.device()))
+        (first..first + each).map(|index| index.min(count - 1)).collect()
+    }
+
+    fn own(&self, images: &Tensor, indices: &[i64]) -> Tensor {
+        match self.group.size() {
+            1 => images.shallow_clone(),
+            _ => images.index_select(0, &Tensor::from_slice(indices).to_device(images.device())),
+        }
     }
 
     /// Gathers the features of all `count` images from the features of each rank's [`Self::own`] images.

@@ -1,6 +1,9 @@
 //! Tensor-parallel linears, with an optional adapter.
 
+use super::dropout::Part;
+use super::lora::{Lora, LowRank};
 use super::region::TensorRegion;
+use super::weight::LinearWeight;
 use crate::error::Result;
 use crate::param_sync::Weight;
 use neva_layout::Cut;
@@ -9,26 +12,15 @@ use tch::Tensor;
 /// `y = x W^T + bias`, plus the adapter's output. Layout and adapter are independent of each other.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Weight,
+    weight: LinearWeight,
     bias: Option<Weight>,
     cut: Cut,
     region: TensorRegion,
     adapter: Option<Lora>,
 }
 
-/// Low-rank adapter (arXiv:2106.09685): `scale * B A x`.
-#[derive(Debug)]
-pub struct Lora {
-    /// `[r, in]`.
-    pub a: Weight,
-    /// `[out, r]`.
-    pub b: Weight,
-    /// `alpha / r`.
-    pub scale: f64,
-}
-
 impl Linear {
-    pub(super) fn new(weight: Weight, bias: Option<Weight>, cut: Cut, region: TensorRegion, adapter: Option<Lora>) -> Self {
+    pub(super) fn new(weight: LinearWeight, bias: Option<Weight>, cut: Cut, region: TensorRegion, adapter: Option<Lora>) -> Self {
         Self {
             weight,
             bias,
@@ -44,19 +36,10 @@ impl Linear {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Cut::Row = self.cut else {
-            return self.apply(x, &self.enter(x)?);
-        };
-        let y = self.region.leave(&x.linear(self.weight.get()?, None::<Tensor>))?;
-        let y = match &self.bias {
-            Some(bias) => y + bias.get()?,
-            None => y,
-        };
-        // A is sharded like the weight, so its product is a partial sum, too.
-        Ok(match self.low_rank(x)? {
-            Some((lora, h)) => y + self.region.leave(&h)?.linear(lora.b.get()?, None::<Tensor>) * lora.scale,
-            None => y,
-        })
+        match self.cut {
+            Cut::Row => self.apply_row(x),
+            _ => self.apply(&self.enter(x)?, self.low_rank(x)?.as_ref()),
+        }
     }
 
     /// Returns `x` inside the tensor-parallel region, if the linear is sharded.
@@ -67,25 +50,76 @@ impl Linear {
         }
     }
 
-    /// Applies a column-parallel or replicated linear to `x_in`, which [`Self::enter`] made of `x`. The adapter takes `x`
-    /// itself and enters the region after A: its gradient is whole there, and would count once for every rank if it
-    /// went through the region's entry of `x`.
-    fn apply(&self, x: &Tensor, x_in: &Tensor) -> Result<Tensor> {
+    /// Returns A's output, inside the region of a column-parallel linear. The adapter takes `x` from outside the region: its
+    /// gradient is whole there, and would count once for every rank if it went through the region's entry of `x`.
+    fn low_rank(&self, x: &Tensor) -> Result<Option<LowRank>> {
+        let Some(lora) = &self.adapter else { return Ok(None) };
+        let mask = lora.mask(x, self.region.outside(), 0)?;
+        Ok(Some(LowRank {
+            h: self.enter(&lora.lower(x, mask.as_ref())?)?,
+            factor: mask.map_or(1.0, |mask| mask.factor),
+        }))
+    }
+
+    /// Applies a column-parallel or replicated linear to `x_in`, which [`Self::enter`] returned. `low` is the output of
+    /// the adapter's A.
+    fn apply(&self, x_in: &Tensor, low: Option<&LowRank>) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(Weight::get).transpose()?;
-        let y = x_in.linear(self.weight.get()?, bias);
-        Ok(match self.low_rank(x)? {
-            Some((lora, h)) => y + self.enter(&h)?.linear(lora.b.get()?, None::<Tensor>) * lora.scale,
+        let (Some(lora), Some(low)) = (&self.adapter, low) else {
+            return self.weight.apply(x_in, bias);
+        };
+        let inside = match self.cut {
+            Cut::Replicate => self.region.outside(),
+            _ => Part::WHOLE,
+        };
+        let low = lora.raise(low, inside)?;
+        let Some(magnitude) = &lora.magnitude else {
+            return Ok(self.weight.apply(x_in, bias)? + low);
+        };
+        let gain = magnitude.gain(&self.weight, lora, self.cut, &self.region)?;
+        let y = self.weight.apply(x_in, None)?;
+        let y = match lora.mask(x_in, inside, 0)? {
+            Some(mask) => y + self.weight.apply(&(mask.apply(x_in) * mask.factor), None)? * (&gain - 1.0) + low * &gain,
+            None => (y + low) * &gain,
+        };
+        Ok(match bias {
+            Some(bias) => y + bias,
             None => y,
         })
     }
 
-    fn low_rank(&self, x: &Tensor) -> Result<Option<(&Lora, Tensor)>> {
-        let Some(lora) = &self.adapter else { return Ok(None) };
-        Ok(Some((lora, x.linear(lora.a.get()?, None::<Tensor>))))
+    /// Applies a row-parallel linear. A is sharded like the weight, so its product is a partial sum, too.
+    fn apply_row(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.region.leave(&self.weight.apply(x, None)?)?;
+        let with_bias = |y: Tensor| -> Result<Tensor> {
+            Ok(match &self.bias {
+                Some(bias) => y + bias.get()?,
+                None => y,
+            })
+        };
+        let Some(lora) = &self.adapter else { return with_bias(y) };
+        let mask = lora.mask(x, Part::WHOLE, lora.first[0])?;
+        let low = LowRank {
+            h: self.region.leave(&lora.lower(x, mask.as_ref())?)?,
+            factor: mask.as_ref().map_or(1.0, |mask| mask.factor),
+        };
+        let low = lora.raise(&low, self.region.outside())?;
+        let Some(magnitude) = &lora.magnitude else {
+            return Ok(with_bias(y)? + low);
+        };
+        let gain = magnitude.gain(&self.weight, lora, self.cut, &self.region)?;
+        with_bias(match mask {
+            Some(mask) => {
+                let dropped = self.weight.apply(&(mask.apply(x) * mask.factor), None)?;
+                y + self.region.leave(&dropped)? * (&gain - 1.0) + low * &gain
+            }
+            None => (y + low) * &gain,
+        })
     }
 }
 
-/// Linears of the same input (q, k and v; gate and up), which enters their region once if they are sharded.
+/// Linears of the same input (q, k and v; gate and up), which enters their region once if they are sharded. A that several of
+/// them share is applied once.
 #[derive(Debug)]
 pub struct ColumnLinears<const N: usize> {
     parts: [Linear; N],
@@ -103,8 +137,13 @@ impl<const N: usize> ColumnLinears<N> {
     pub fn forward(&self, x: &Tensor) -> Result<[Tensor; N]> {
         let x_in = self.parts[0].enter(x)?;
         let mut results = Vec::with_capacity(N);
+        let mut shared: Option<(&str, LowRank)> = None;
         for part in &self.parts {
-            results.push(part.apply(x, &x_in)?);
+            let name = part.adapter.as_ref().map(|lora| lora.a_name.as_str());
+            if shared.as_ref().map(|(name, _)| *name) != name {
+                shared = part.low_rank(x)?.and_then(|low| Some((name?, low)));
+            }
+            results.push(part.apply(&x_in, shared.as_ref().map(|(_, low)| low))?);
         }
         Ok(results.try_into().unwrap_or_else(|_| unreachable!("one result per part")))
     }

@@ -6,20 +6,26 @@
 
 mod activation;
 mod build;
+mod dropout;
 mod embedding;
 mod images;
 mod linear;
+mod lora;
 mod norm;
 mod recompute;
 mod region;
 mod rope;
 mod stack;
+mod weight;
 
 pub use activation::activate;
-pub use build::Build;
+pub use build::{AdapterDropout, Build};
+pub use dropout::{CurrentKeys, Dropout, Keys};
 pub use embedding::VocabEmbedding;
 pub use images::ImagePartition;
-pub use linear::{ColumnLinears, Linear, Lora};
+pub use linear::{ColumnLinears, Linear};
+pub use lora::{Lora, Magnitude};
+pub(crate) use lora::{row_norms, row_squares};
 pub use norm::{LayerNorm, RmsNorm};
 pub use recompute::{Block, RecomputedAttention, Submodule};
 pub use region::TensorRegion;

@@ -1,6 +1,7 @@
 //! Activation recomputation (arXiv:1604.06174): a block saves its inputs instead of its activations, and is run again in
 //! the backward pass.
 
+use super::dropout::CurrentKeys;
 use crate::attention::{CausalAttention, Segments};
 use crate::autograd::one;
 use crate::error::{EngineError, Result};
@@ -28,13 +29,15 @@ pub struct Submodule<B> {
     block: Arc<Mutex<B>>,
     /// Its trained parameters; `None` if all activations are saved.
     weights: Option<Vec<Tensor>>,
+    /// Keys of the microbatch, which a recomputation restores.
+    keys: CurrentKeys,
 }
 
 impl<B: Block> Submodule<B> {
     /// Wraps `block`. It is recomputed if `weights`, all of its trained parameters, are given.
-    pub(super) fn new(block: B, weights: Option<Vec<Tensor>>) -> Self {
+    pub(super) fn new(block: B, weights: Option<Vec<Tensor>>, keys: CurrentKeys) -> Self {
         let block = Arc::new(Mutex::new(block));
-        Self { block, weights }
+        Self { block, weights, keys }
     }
 
     /// Runs the block on `x_bsh`.
@@ -46,7 +49,10 @@ impl<B: Block> Submodule<B> {
             return self.block().forward(x_bsh, with);
         };
         let (block, with) = (self.block.clone(), with.clone());
-        recomputed(&[x_bsh], weights, move |inputs| lock(&block).forward(&inputs[0], &with))
+        let (current, keys) = (self.keys.clone(), self.keys.get());
+        recomputed(&[x_bsh], weights, move |inputs| {
+            current.with(keys.clone(), || lock(&block).forward(&inputs[0], &with))
+        })
     }
 
     /// Returns the block.

@@ -9,6 +9,7 @@
 //! With sequence parallelism each rank holds a shard of each sequence outside the region (norms, residuals, dropout).
 //! The gradients of the parameters there are partial sums.
 
+use super::dropout::Part;
 use crate::autograd::one;
 use crate::comm::{ProcessGroup, Reduce};
 use crate::error::{EngineError, Result};
@@ -49,6 +50,17 @@ impl TensorRegion {
     /// Returns the number of ranks.
     pub fn size(&self) -> usize {
         self.group.size()
+    }
+
+    /// Returns the part of each sequence that a rank has outside the region.
+    pub(super) fn outside(&self) -> Part {
+        match self.sequence {
+            true => Part {
+                rank: self.group.rank(),
+                ranks: self.group.size(),
+            },
+            false => Part::WHOLE,
+        }
     }
 
     /// Takes `x` into the region, where every rank has all of it.

@@ -2,17 +2,17 @@
 
 use super::device::check_libtorch;
 use super::environment::lookup;
+use super::export_args::{ExportArgs, MergeArgs, run_export, run_merge};
 use super::failure::{record, record_panic};
+use super::generate_args::GenerateArgs;
 use super::log::Log;
 use super::openmp::restart_with_spin_count;
 use super::run::engine;
-use super::run_folder::newest_run;
-use crate::checkpoint::{Base, CheckpointFolder, ModelCache, SHARD_BYTES, export_hugging_face};
+use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
-use crate::generate::generate;
 use crate::trainer::{Registry, StopRequest};
 use clap::{Args, ColorChoice, Parser, Subcommand};
-use neva_schemas::{Engine, ExitClass, GenerateRequest, LaunchPlan, Problem, RankEnv, RankFailure, env, exit_class};
+use neva_schemas::{Engine, ExitClass, LaunchPlan, RankEnv, RankFailure, env, exit_class};
 use rustix::fs::FileType;
 use std::io::{ErrorKind, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,9 +34,11 @@ enum Command {
     /// Trains as the rank that torchrun's variables name; alone without them.
     Train(Train),
     /// Answers a question about images.
-    Generate(Generate),
-    /// Writes the model of a checkpoint in the layout of Hugging Face's transformers, adapters merged.
-    Export(Export),
+    Generate(GenerateArgs),
+    /// Writes the model of a checkpoint in the format of another program.
+    Export(ExportArgs),
+    /// Merges adapters into their base, and writes a model of Hugging Face's transformers.
+    Merge(MergeArgs),
     /// Prints the versions of this program and libtorch as one line of JSON.
     Version,
 }
@@ -49,32 +51,6 @@ struct Train {
     /// Deletes the plan once it is read.
     #[arg(long)]
     remove_plan: bool,
-}
-
-#[derive(Debug, Args)]
-struct Generate {
-    /// A checkpoint; or a run's folder, for its newest checkpoint; or the folder of all runs of a name, for its newest
-    /// run.
-    #[arg(long)]
-    checkpoint: PathBuf,
-    /// An image. Repeat it for each `<image>` of the prompt.
-    #[arg(long = "image")]
-    images: Vec<PathBuf>,
-    /// The question.
-    #[arg(long)]
-    prompt: String,
-    /// Longest answer, in tokens.
-    #[arg(long, default_value_t = 64)]
-    max_new_tokens: usize,
-}
-
-#[derive(Debug, Args)]
-struct Export {
-    /// A checkpoint of any layout; or a run's folder, for its newest checkpoint; or the folder of all runs of a name, for
-    /// its newest run.
-    checkpoint: PathBuf,
-    /// The folder to create.
-    out: PathBuf,
 }
 
 /// Runs the program: parses arguments, executes the subcommand, and returns the exit code. A recipe may name the types of
@@ -123,28 +99,9 @@ fn help_colour() -> ColorChoice {
 fn run(command: Command, registry: Registry) -> Result<ExitClass, RankFailure> {
     match command {
         Command::Train(args) => train(&args, registry),
-        Command::Generate(args) => outcome(|| {
-            let request = GenerateRequest {
-                checkpoint: newest_run(&args.checkpoint),
-                images: args.images.clone(),
-                prompt: args.prompt.clone(),
-                max_new_tokens: args.max_new_tokens,
-            };
-            print(&generate(&request, registry.models(), &ModelCache::locate(lookup))?)
-        }),
-        Command::Export(args) => outcome(|| {
-            let cache = ModelCache::locate(lookup);
-            if args.out.exists() {
-                let message = format!("{} exists already", args.out.display());
-                let problem = Problem::error("OUT", message).help("name a folder that does not exist, or remove this one");
-                return Err(EngineError::Run(vec![problem]));
-            }
-            let checkpoint = CheckpointFolder::find(&newest_run(&args.checkpoint))?;
-            checkpoint.verify()?;
-            let base = Base::of(&checkpoint.run.finetune, &cache)?;
-            checkpoint.check_base(&base.reference()?, "CHECKPOINT")?;
-            export_hugging_face(&checkpoint, registry.models().families(), &base, &cache, &args.out, SHARD_BYTES)
-        }),
+        Command::Generate(args) => outcome(|| print(&args.answer(registry.models())?)),
+        Command::Export(args) => outcome(|| print(&run_export(&args, registry.models(), &ModelCache::locate(lookup))?)),
+        Command::Merge(args) => outcome(|| print(&run_merge(&args, registry.models(), &ModelCache::locate(lookup))?)),
         Command::Version => outcome(|| {
             let libtorch = neva_torch_ffi::libtorch_version()?;
             let cuda = neva_torch_ffi::load_cuda()? && tch::Cuda::is_available();

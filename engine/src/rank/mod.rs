@@ -3,7 +3,9 @@
 mod cli;
 mod device;
 mod environment;
+mod export_args;
 mod failure;
+mod generate_args;
 mod log;
 mod openmp;
 mod run;

@@ -92,8 +92,9 @@ impl Batching {
             zero_label_samples: tokens.num_labels.iter().filter(|labels| **labels == 0).count() as u64,
             text_only: tokens.images.is_empty(),
             batch: to_device(batch, self.options.image_seq_len, self.device)?,
+            keys: None,
         };
-        whole.context_shard(self.zigzag)
+        whole.keyed(batch).context_shard(self.zigzag)
     }
 }
 

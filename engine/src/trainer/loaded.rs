@@ -1,12 +1,13 @@
 //! A model on one rank: its parameters and model chunks.
 
+use super::row_norms::fill_row_norms;
 use crate::attention::{CausalAttention, LocalAttention};
-use crate::checkpoint::{Placement, Sources, load_parameters};
+use crate::checkpoint::{Placement, Sources, load_run_parameters};
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::loss::Head;
 use crate::model::{ModelChunk, Models};
-use crate::nn::{Build, ImagePartition, RecomputedAttention, TensorRegion};
+use crate::nn::{AdapterDropout, Build, CurrentKeys, ImagePartition, RecomputedAttention, TensorRegion};
 use crate::parallel::ContextAttention;
 use crate::parameters::Parameters;
 use crate::precision::compute_kind;
@@ -26,6 +27,8 @@ pub struct LoadedModel {
     pub chunks: Vec<Chunk>,
     /// The partition of the layers into pipeline stages.
     pub stages: Stages,
+    /// Keys of the microbatch that the model computes, for the dropout of adapters.
+    pub(super) keys: CurrentKeys,
 }
 
 /// One model chunk.
@@ -57,8 +60,8 @@ impl LoadedModel {
             Some(lora) => lora_adapters(&specs, lora, "finetune.peft").map_err(EngineError::Run)?,
             None => Adapters::default(),
         };
-        for pattern in &adapters.unmatched {
-            tracing::debug!("finetune.peft.target_modules: {pattern:?} matches nothing");
+        for (setting, pattern) in &adapters.unmatched {
+            tracing::debug!("finetune.peft.{setting}: {pattern:?} matches nothing");
         }
         specs.extend(adapters.parameters.iter().cloned());
         let group = mesh.axis(Axis::Tensor).clone();
@@ -75,12 +78,19 @@ impl LoadedModel {
         })?;
         let chunk_specs = stages.chunk_specs(mesh.axis(Axis::Pipeline).rank());
         let wanted = |spec: &ParamSpec| chunk_specs.iter().any(|chunk| chunk.holds(spec));
-        let parameters = load_parameters(&table, &specs, &wanted, finetune, sources, placement)?;
+        let parameters = load_run_parameters(&table, &specs, &wanted, finetune, sources, placement)?;
         let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).collect();
-        let scale = lora.map_or(1.0, |lora| lora.alpha / lora.dim as f64);
         let region = TensorRegion::new(group, strategy.sequence_parallel);
-        let build = Build::new(&parameters, &adapters, scale, region, strategy)
-            .sharing(attention(mesh, strategy), ImagePartition::new(mesh, strategy.vision_placement));
+        fill_row_norms(&parameters, &adapters, &region)?;
+        let keys = CurrentKeys::default();
+        let dropout = lora.map_or_else(AdapterDropout::default, |lora| AdapterDropout {
+            probability: lora.dropout,
+            position: lora.dropout_position,
+            seed: finetune.trainer.seed,
+        });
+        let build = Build::new(&parameters, &adapters, region, strategy)
+            .sharing(attention(mesh, strategy), ImagePartition::new(mesh, strategy.vision_placement))
+            .dropping(keys.clone(), dropout);
         let numbers = (0..stages.chunks()).map(|chunk| stages.chunk_number(mesh.axis(Axis::Pipeline).rank(), chunk));
         let load_chunk = |(chunk, number): (&ChunkSpec, usize)| {
             let trained_in = |chunk: &ChunkSpec| trained.iter().any(|spec| chunk.holds(spec));
@@ -100,6 +110,7 @@ impl LoadedModel {
             specs,
             chunks,
             stages,
+            keys,
         })
     }
 

@@ -3,7 +3,9 @@
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::parallel::batch_on_this_cp_rank;
+use crate::sample_keys::SampleKeys;
 use neva_layout::ZigZag;
+use std::sync::Arc;
 use tch::Kind;
 
 /// A microbatch, and the counts that are known before its forward pass.
@@ -19,6 +21,8 @@ pub struct Microbatch {
     pub zero_label_samples: u64,
     /// True if the whole rows have no image. Pixels are also absent on a stage without the vision encoder.
     pub text_only: bool,
+    /// Keys of its samples, for dropout in training. With context parallelism, those of this rank's shard.
+    pub keys: Option<Arc<SampleKeys>>,
 }
 
 impl Microbatch {
@@ -30,8 +34,16 @@ impl Microbatch {
             zero_label_samples: labelled_b.eq(0).sum(Kind::Int64).int64_value(&[]) as u64,
             tokens,
             text_only: batch.image_positions.numel() == 0,
+            keys: None,
             batch,
         }
+    }
+
+    /// Returns the same microbatch with the keys of `batch`, from which it was made.
+    #[must_use]
+    pub fn keyed(self, batch: &neva_data::Batch) -> Self {
+        let keys = SampleKeys::of(batch).map(Arc::new);
+        Self { keys, ..self }
     }
 
     /// Returns a rank's context-parallel shard of a whole microbatch, with the counts of the whole.
@@ -41,6 +53,7 @@ impl Microbatch {
     pub fn context_shard(self, zigzag: ZigZag) -> Result<Self> {
         Ok(Self {
             batch: batch_on_this_cp_rank(self.batch, zigzag)?,
+            keys: self.keys.map(|keys| Arc::new(keys.as_ref().clone().held(zigzag))),
             ..self
         })
     }

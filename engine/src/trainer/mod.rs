@@ -14,6 +14,7 @@ mod microbatch;
 mod passes;
 mod records;
 mod registry;
+mod row_norms;
 mod saves;
 mod spike;
 mod start;

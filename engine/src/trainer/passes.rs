@@ -79,7 +79,8 @@ impl StageWork for Training<'_> {
 
     fn forward(&mut self, microbatch: usize, chunk: usize, input: Option<&Tensor>) -> Result<Tensor> {
         let (chunk, batch) = (&self.model.chunks[chunk], self.microbatches[microbatch]);
-        let hidden_bsh = chunk.model.forward(&batch.batch, input)?;
+        let forward = || chunk.model.forward(&batch.batch, input);
+        let hidden_bsh = self.model.keys.of_samples(batch.keys.as_ref(), forward)?;
         let Some(loss) = loss_sum(chunk, &hidden_bsh, batch)? else {
             return Ok(hidden_bsh);
         };

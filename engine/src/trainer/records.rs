@@ -2,7 +2,7 @@
 
 use super::step::Trainer;
 use crate::error::{EngineError, Result};
-use neva_layout::{PartSummary, summary};
+use neva_layout::{Part, PartSummary, summary};
 use neva_schemas::{LaunchPlan, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, Run, RunReport};
 use neva_track::{
     Console, Logger, MetricsFile, Mlflow, MlflowCredentials, Outcome, StepLine, StepMetrics, TensorBoard, ValidationMetrics, plot,
@@ -126,10 +126,23 @@ impl Records {
 }
 
 fn parameter_text(table: &[PartSummary]) -> String {
-    let head = format!("{:<12}{:>16}{:>16}\n", "part", "parameters", "trained");
+    let name = |line: &PartSummary| {
+        let name = |part: Part| format!("{part:?}").to_lowercase();
+        match line.adapts {
+            Some(adapted) => format!("{} on {}", name(line.part), name(adapted)),
+            None => name(line.part),
+        }
+    };
+    let head = format!("{:<22}{:>14}{:>14}\n", "part", "parameters", "trained");
     let lines = table.iter().map(|line| {
-        let part = format!("{:?}", line.part).to_lowercase();
-        format!("{part:<12}{:>16}{:>16}\n", line.total, line.trainable)
+        let frozen = line.frozen_by.as_ref().map(|setting| format!("  {setting}"));
+        format!(
+            "{:<22}{:>14}{:>14}{}\n",
+            name(line),
+            line.total,
+            line.trainable,
+            frozen.unwrap_or_default()
+        )
     });
     std::iter::once(head).chain(lines).collect()
 }

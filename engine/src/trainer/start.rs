@@ -227,7 +227,7 @@ fn artifact_folder(finetune: &Finetune, base: &Base, cache: &ModelCache) -> Resu
 
 /// Refuses a run without trainable parameters. Warns of parameter groups that match none.
 fn check_trainable(loaded: &LoadedModel, finetune: &Finetune) -> Result<()> {
-    let trained = loaded.specs.iter().filter(|spec| is_trainable(spec, finetune));
+    let trained = loaded.specs.iter().filter(|spec| spec.used && is_trainable(spec, finetune));
     let trained: Vec<_> = trained.collect();
     if trained.is_empty() {
         return Err(EngineError::Run(vec![Problem::error(

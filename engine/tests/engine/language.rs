@@ -1,15 +1,14 @@
 //! Language models alone: training on text, generation without an image, export.
 
-use crate::setting::{ONE, load, no_cache, preload, run_on, small, weights, within_limit};
+use crate::setting::{ONE, export_hf, load, no_cache, preload, run_on, small, weights, within_limit};
 use neva_data::Tokenizer;
 use neva_engine::EngineError;
-use neva_engine::checkpoint::{Base, CheckpointFolder, SHARD_BYTES, export_hugging_face};
+use neva_engine::checkpoint::CheckpointFolder;
 use neva_engine::comm::Mesh;
 use neva_engine::generate::generate;
 use neva_engine::model::Models;
 use neva_engine::trainer::{Registry, Trainer};
-use neva_layout::Families;
-use neva_schemas::{Finetune, GenerateRequest, LanguageModel, Model, ParallelSizes, RestoreConfig, TextConfig};
+use neva_schemas::{Finetune, GenerateRequest, GenerateSource, LanguageModel, Model, ParallelSizes, RestoreConfig, TextConfig};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -68,7 +67,10 @@ fn trained(folder: &Path, finetune: &Finetune, sizes: ParallelSizes) -> Vec<neva
 
 fn request(checkpoint: &Path, images: Vec<PathBuf>) -> GenerateRequest {
     GenerateRequest {
-        checkpoint: checkpoint.to_owned(),
+        source: GenerateSource::Checkpoint {
+            path: checkpoint.to_owned(),
+            base: Vec::new(),
+        },
         images,
         prompt: "What is 3?".into(),
         max_new_tokens: 4,
@@ -94,8 +96,7 @@ fn are_trained_asked_and_exported() {
             let all = |loaded, finetune: &Finetune| weights(&Trainer::new(finetune, loaded, Mesh::single()).unwrap());
             let expected = all(load(&finetune, Some(&checkpoint), &Mesh::single()), &finetune);
             let out = folder.path().join("out");
-            let base = Base::of(&finetune, &no_cache()).unwrap();
-            export_hugging_face(&checkpoint, &Families::builtin(), &base, &no_cache(), &out, SHARD_BYTES).unwrap();
+            export_hf(&checkpoint.path, &out, &Models::builtin()).unwrap();
             let mut restored = finetune.clone();
             restored.resume.restore_config = Some(RestoreConfig::weights(out.display().to_string()));
             let got = all(load(&restored, None, &Mesh::single()), &restored);

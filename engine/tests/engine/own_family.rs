@@ -5,9 +5,9 @@ use crate::layout::mixed;
 use crate::own_vision;
 use crate::recompute::{recompute_settings, with_recompute};
 use crate::setting::{
-    ONE, Samples, adapters, bits, close, close_tensors, microbatches, no_cache, run_on, small, train, trainer, within_limit,
+    ONE, Samples, adapters, bits, close, close_tensors, export_hf, microbatches, no_cache, run_on, small, train, trainer, within_limit,
 };
-use neva_engine::checkpoint::{Base, CheckpointFolder, SHARD_BYTES, Sources, export_hugging_face};
+use neva_engine::checkpoint::{Base, CheckpointFolder, Sources};
 use neva_engine::comm::Mesh;
 use neva_engine::model::Models;
 use neva_engine::trainer::{LoadedModel, Registry};
@@ -126,9 +126,8 @@ fn is_saved_exported_and_read_again() {
         finetune.trainer.max_steps = Some(2);
         let reports = run_on(&finetune, &folder.path().join("run"), TP2, &registry());
         let checkpoint = CheckpointFolder::find(&reports[0].as_ref().unwrap().run_dir).unwrap();
-        let base = Base::of(&checkpoint.run.finetune, &no_cache()).unwrap();
         let out = folder.path().join("out");
-        export_hugging_face(&checkpoint, registry().models().families(), &base, &no_cache(), &out, SHARD_BYTES).unwrap();
+        export_hf(&checkpoint.path, &out, registry().models()).unwrap();
         let config: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
         assert_eq!(config["text_config"]["model_type"], "parallel");
 

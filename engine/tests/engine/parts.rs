@@ -1,11 +1,12 @@
 //! Language model, vision encoder and projector from separate folders: the alignment of a fresh projector.
 
-use crate::setting::{ONE, load, names, no_cache, on_mesh, run_on, small, table, weights, within_limit};
+use crate::setting::{ONE, export_hf, load, names, no_cache, on_mesh, run_on, small, table, weights, within_limit};
 use crate::weights::{config, fixture, load as try_load};
-use neva_engine::checkpoint::{Base, CheckpointFolder, SHARD_BYTES, TensorFile, export_hugging_face, write_tensors};
+use neva_engine::checkpoint::{Base, CheckpointFolder, TensorFile, write_tensors};
 use neva_engine::comm::Mesh;
+use neva_engine::model::Models;
 use neva_engine::trainer::{Registry, Trainer};
-use neva_layout::{Families, from_hf_config};
+use neva_layout::from_hf_config;
 use neva_schemas::{Finetune, LlavaModel, Model, ParallelSizes, RestoreConfig, exit_class};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -188,12 +189,17 @@ fn are_the_base_of_a_checkpoint() {
             assert!(weight.equal(&trained[&name]), "{name}");
         }
 
-        let base = Base::of(&checkpoint.run.finetune, &no_cache()).unwrap();
         let out = folder.path().join("out");
-        export_hugging_face(&checkpoint, &Families::builtin(), &base, &no_cache(), &out, SHARD_BYTES).unwrap();
+        export_hf(&checkpoint.path, &out, &Models::builtin()).unwrap();
         assert_eq!(
             names(&out),
-            ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"]
+            [
+                "config.json",
+                "model.safetensors",
+                "preprocessor_config.json",
+                "processor_config.json",
+                "tokenizer.json"
+            ]
         );
         assert_eq!(
             std::fs::read_to_string(out.join("tokenizer.json")).unwrap(),
@@ -205,6 +211,7 @@ fn are_the_base_of_a_checkpoint() {
         }
 
         // Other weights under the same names are another base.
+        let base = Base::of(&checkpoint.run.finetune, &no_cache()).unwrap();
         checkpoint.check_base(&base.reference().unwrap(), "finetune.resume").unwrap();
         let mut other = finetune.clone();
         other.model.as_llava_mut().unwrap().language_model_from_pretrained = Some(fixture().display().to_string());

@@ -35,6 +35,7 @@ fn parameters(shapes: &[(&str, [i64; 2])], tied: bool) -> Parameters {
             },
             tensor: Tensor::ones(shape, (Kind::Float, Device::Cpu)).set_requires_grad(true),
             trainable: true,
+            quantized: None,
         });
     }
     parameters

@@ -1,8 +1,9 @@
 //! Initial state of a run that does not resume: another run's weights, moments, tokenizer or adapters.
 
-use crate::setting::{bits, copy, files, lora, mock, no_cache, preload, preloaded, run, small, within_limit};
-use neva_engine::checkpoint::{Base, CheckpointFolder, SHARD_BYTES, TensorFile, export_hugging_face};
-use neva_layout::{Families, from_hf_config};
+use crate::setting::{bits, copy, export_hf, files, lora, mock, preload, preloaded, run, small, within_limit};
+use neva_engine::checkpoint::{CheckpointFolder, TensorFile};
+use neva_engine::model::Models;
+use neva_layout::from_hf_config;
 use neva_schemas::{Finetune, RestoreConfig, exit_class};
 use serde_json::json;
 use std::path::Path;
@@ -200,10 +201,9 @@ fn the_image_processor_is_the_models() {
         assert!(of_family.contains("0.48145466"), "{of_family}");
 
         // A model's folder with the processor that transformers 5 nests.
-        let base = Base::of(&finetune, &no_cache()).unwrap();
         let model = folder.path().join("model");
         let checkpoint = CheckpointFolder::open(first.checkpoint.as_ref().unwrap()).unwrap();
-        export_hugging_face(&checkpoint, &Families::builtin(), &base, &no_cache(), &model, SHARD_BYTES).unwrap();
+        export_hf(&checkpoint.path, &model, &Models::builtin()).unwrap();
         let nested = |mean: f64| {
             let size = json!({ "height": 28, "width": 28 });
             json!({ "image_processor_type": "SiglipImageProcessor", "size": size, "image_mean": vec![mean; 3], "image_std": vec![0.5; 3] })
@@ -229,11 +229,19 @@ fn the_image_processor_is_the_models() {
         // An export has the one of the run, also in the file that transformers reads first.
         let exported = folder.path().join("exported");
         let checkpoint = CheckpointFolder::open(whole.checkpoint.as_ref().unwrap()).unwrap();
-        let base = Base::of(&checkpoint.run.finetune, &no_cache()).unwrap();
         write(0.1);
-        export_hugging_face(&checkpoint, &Families::builtin(), &base, &no_cache(), &exported, SHARD_BYTES).unwrap();
+        export_hf(&checkpoint.path, &exported, &Models::builtin()).unwrap();
         let processor: serde_json::Value = serde_json::from_slice(&std::fs::read(exported.join("processor_config.json")).unwrap()).unwrap();
-        assert_eq!((kept(&exported), processor["image_processor"].clone()), (nested(0.5), nested(0.5)));
+        assert_eq!(kept(&exported), processor["image_processor"]);
+        // The run pads images to a square, which a SigLIP processor does not.
+        let [found, own] = [kept(&exported), nested(0.5)];
+        for name in ["size", "image_mean", "image_std"] {
+            assert_eq!(found[name], own[name], "{name}");
+        }
+        assert_eq!(
+            (&found["image_processor_type"], &found["do_pad"]),
+            (&json!("LlavaImageProcessor"), &json!(true))
+        );
 
         // The file beside the weights has changed since the run started.
         preloaded(&mut finetune).image_processor = None;

@@ -54,17 +54,17 @@ fn train(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, mesh: Me
     let lora = folder.join("adapter_init").is_dir();
     let mut finetune = configure(folder, base, model, trace, lora);
     finetune.trainer.strategy.sequence_parallel = sequence_parallel;
-    let projector = finetune.optim.mm_projector_lr();
+    let second = finetune.optim.param_groups().first().and_then(|group| group.lr);
     let mut trainer = trainer(&finetune, mesh.clone());
     if lora {
         put_adapter(&trainer, &folder.join("adapter_init/adapter_model.safetensors"), &mesh);
     }
     let batches = TensorFile::open(&folder.with_file_name("train_batches.safetensors")).unwrap();
     for (step, expected) in trace["steps"].as_array().unwrap().iter().enumerate() {
-        // The trace's groups differ in their rates only if the projector has its own rate.
+        // The trace's groups differ in their rates only if saved modules have their own rate.
         let rates = expected["lr"].as_array().unwrap();
         let rate = |peak: f64| {
-            if Some(peak) == *projector {
+            if Some(peak) == second && rates.len() > 1 {
                 rates[1].as_f64().unwrap()
             } else {
                 rates[0].as_f64().unwrap()
@@ -151,6 +151,7 @@ fn check_gradients(folder: &Path, trace: &Value, trainer: &Trainer, mesh: &Mesh)
     for key in file.tensors().into_keys() {
         let parameter = key.strip_prefix("base_model.model.").unwrap_or(&key);
         let parameter = parameter.replace(".modules_to_save.default.", ".").replace(".default.", ".");
+        let parameter = parameter.replace("lora_magnitude_vector.weight", "lora_magnitude_vector");
         let found = gradients
             .get(&parameter)
             .unwrap_or_else(|| panic!("{}: no gradient of {parameter}", name(folder)));
@@ -167,7 +168,8 @@ fn configure(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, lora
     let words = trace["optimizer"].as_str().unwrap();
     let decay = words.split("wd ").nth(1).unwrap().split([' ', ',', ';']).next().unwrap();
     assert!(words.contains("betas .9,.999 eps 1e-8"), "{words}");
-    let trains_projector = words.contains("group1 projector lr 1e-4 wd 0");
+    let saved = words.split_once("group1 ").map(|(_, group)| group.split(' ').next().unwrap());
+    let trains_projector = saved == Some("projector");
     finetune.optim = Optim::AdamW(AdamW {
         weight_decay: format!("0{decay}").parse().unwrap(),
         betas: (0.9, 0.999),
@@ -177,13 +179,17 @@ fn configure(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, lora
         param_groups: Vec::new(),
         ..AdamW::default()
     });
-    if trains_projector {
-        *finetune.optim.param_groups_mut() = vec![ParamGroup {
-            params: vec!["*multi_modal_projector*".into()],
-            lr: Some(1e-4),
-            weight_decay: Some(0.0),
-        }];
-    }
+    let groups = finetune.optim.param_groups_mut();
+    groups.extend(saved.map(|module| ParamGroup {
+        params: vec![format!("*{module}*")],
+        lr: Some(1e-4),
+        weight_decay: Some(0.0),
+    }));
+    groups.push(ParamGroup {
+        params: vec!["*lora_magnitude_vector".into()],
+        lr: None,
+        weight_decay: Some(0.01),
+    });
     if lora {
         let config = json(&folder.join("adapter_init/adapter_config.json"));
         let file = TensorFile::open(&folder.join("adapter_init/adapter_model.safetensors")).unwrap();
@@ -195,6 +201,13 @@ fn configure(folder: &Path, base: &Path, model: &LlavaModel, trace: &Value, lora
             target_modules: linears.collect(),
             dim: config["r"].as_u64().unwrap() as usize,
             alpha: config["lora_alpha"].as_f64().unwrap(),
+            use_rslora: config["use_rslora"].as_bool().unwrap(),
+            use_dora: config["use_dora"].as_bool().unwrap(),
+            rank_pattern: serde_json::from_value(config["rank_pattern"].clone()).unwrap(),
+            alpha_pattern: serde_json::from_value(config["alpha_pattern"].clone()).unwrap(),
+            modules_to_save: serde_json::from_value::<Option<_>>(config["modules_to_save"].clone())
+                .unwrap()
+                .unwrap_or_default(),
             freeze_vision_model: true,
             ..LoRA::default()
         }));

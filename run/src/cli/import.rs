@@ -1,48 +1,85 @@
 //! `neva-run import SOURCE`: adds a model to the model cache.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use clap::{Args, ValueHint};
+use clap::{ArgAction, Args, ValueEnum as _, ValueHint};
 
-use super::{OutputArgs, report::Report};
+use super::{Format, report::Report};
 use crate::{
     error::RunError,
-    import::{Import, Imported},
+    import::{self, ImportOptions, Imported},
 };
 
 const EXAMPLES: &str = "\
 Examples:
   neva-run import hf://llava-hf/llava-1.5-7b-hf            then nemo://llava-hf/llava-1.5-7b-hf
+  neva-run import hf://liuhaotian/llava-v1.5-7b            the original LLaVA repository's form
   neva-run import hf://openai/clip-vit-large-patch14-336   a vision encoder alone
+  neva-run import SmolLM2-135M-Instruct.Q4_1.gguf          a language model of llama.cpp
   neva-run import /data/my-llava --overwrite               then nemo://my-llava
-  neva-run import hf://llava-hf/llava-1.5-7b-hf@refs/pr/1 --out models/llava
+  neva-run import checkpoints/llava-lora --base /models/vicuna-7b-v1.5
+  neva-run import hf://llava-hf/llava-1.5-7b-hf@refs/pr/1 --output models/llava
 
-Variables: HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE; NEMO_MODELS_CACHE, NEMO_HOME.";
+Variables: HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE; NEMO_MODELS_CACHE, NEMO_CACHE_DIR, NEMO_HOME.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ImportArgs {
-    /// `hf://ORG/NAME[@REVISION]`, or a folder with config.json and *.safetensors
-    #[arg(value_name = "SOURCE", value_hint = ValueHint::DirPath)]
+    /// `hf://ORG/NAME[@REVISION]`, a folder with config.json and weights, or a file: *.gguf, *.safetensors, *.bin, *.pt
+    #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
     source: String,
-    /// Target folder; default: a folder of the model's name in the model cache
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// Target folder; default: a folder of the model's name in the model cache. `--output json` prints JSON
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, action = ArgAction::Append)]
+    output: Vec<PathBuf>,
+    /// The same as `--output`
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, hide = true)]
     out: Option<PathBuf>,
     /// Replace another model of this name
     #[arg(long)]
     overwrite: bool,
-    #[command(flatten)]
-    pub(super) output: OutputArgs,
+    /// Language model of a checkpoint of the original LLaVA repository with adapters or a projector only
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    base: Option<String>,
+    /// Vision encoder of a checkpoint of the original LLaVA repository that has none
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    vision_tower: Option<String>,
+}
+
+impl ImportArgs {
+    /// Returns the format of standard output: `--output json`, as of every subcommand, is no folder.
+    pub(super) fn format(&self) -> Format {
+        let formats = self.output.iter().filter_map(|output| Self::format_of(output));
+        formats.last().unwrap_or_default()
+    }
+
+    fn format_of(output: &Path) -> Option<Format> {
+        Format::from_str(output.to_str()?, false).ok()
+    }
+
+    /// Returns the target folder.
+    fn target(&self) -> Result<Option<PathBuf>, RunError> {
+        let named = self.output.iter().filter(|output| Self::format_of(output).is_none());
+        let mut named: Vec<_> = named.chain(&self.out).collect();
+        let target = named.pop().cloned();
+        match named.is_empty() {
+            true => Ok(target),
+            false => Err(RunError::Argument("`--output` names two folders".to_owned())),
+        }
+    }
 }
 
 /// Downloads, checks and copies a model.
-pub(super) fn import(args: ImportArgs, report: &mut Report) -> Result<(), RunError> {
-    let import = Import {
-        source: args.source,
-        out: args.out,
+pub(super) fn import(args: &ImportArgs, report: &mut Report) -> Result<(), RunError> {
+    let options = ImportOptions {
+        output: args.target()?,
         overwrite: args.overwrite,
+        base: args.base.clone(),
+        vision_tower: args.vision_tower.clone(),
     };
-    let imported = import.run(&mut |text| report.note(text))?;
+    let imported = import::import(&args.source, &options, None, &mut |text| report.note(text))?;
     for warning in &imported.warnings {
         report.note(format_args!("warning: {warning}"));
     }
@@ -58,6 +95,8 @@ impl fmt::Display for Human<'_> {
         let Imported {
             path,
             address,
+            cache,
+            converted,
             kind,
             model_type,
             parameters,
@@ -66,9 +105,12 @@ impl fmt::Display for Human<'_> {
         } = self.0;
         let done = if *reused { "already imported" } else { "imported" };
         write!(f, "{done}: {kind} ({model_type}), {parameters} parameters")?;
+        for change in converted {
+            write!(f, "\n  changed  {change}")?;
+        }
         write!(f, "\n  folder   {}", path.display())?;
         match address {
-            Some(address) => write!(f, "\n  address  {address}"),
+            Some(address) => write!(f, "\n  address  {address}\n  cache    {}", cache.display()),
             None => Ok(()),
         }
     }

@@ -12,6 +12,7 @@ mod generate;
 mod import;
 mod input;
 mod json;
+mod model_export;
 mod plot;
 mod printer;
 mod progress;
@@ -91,6 +92,10 @@ enum Command {
     Plot(plot::PlotArgs),
     /// Download a model, check it and add it to the model cache
     Import(import::ImportArgs),
+    /// Write a trained model in the format of another program
+    Export(model_export::ModelExportArgs),
+    /// Merge adapters into their base
+    Merge(model_export::MergeArgs),
     /// Answer a prompt about images
     Generate(generate::GenerateArgs),
     /// Check that this machine has everything that a run needs
@@ -114,10 +119,10 @@ impl Command {
             Self::Recipes(args) => args.output.output,
             Self::Experiment(args) => args.format(),
             Self::Plot(args) => args.output.output,
-            Self::Import(args) => args.output.output,
+            Self::Import(args) => args.format(),
             Self::Doctor(args) => args.output.output,
             Self::Schema(args) => args.output.output,
-            Self::Generate(_) | Self::Completions(_) => Format::Human,
+            Self::Export(_) | Self::Merge(_) | Self::Generate(_) | Self::Completions(_) => Format::Human,
         }
     }
 }
@@ -233,9 +238,11 @@ fn dispatch(Cli { globals, command }: Cli) -> u8 {
         Command::Data(args) => data::data(&args, &globals, &mut report),
         Command::Recipes(args) => recipes::recipes(&args, &mut report),
         Command::Schema(args) => schema::schema(&args, &mut report),
+        Command::Export(args) => model_export::export(&args),
+        Command::Merge(args) => model_export::merge(&args),
         Command::Generate(args) => generate::generate(&args),
         Command::Experiment(args) => experiment::experiment(args, &mut report),
-        Command::Import(args) => import::import(args, &mut report),
+        Command::Import(args) => import::import(&args, &mut report),
         Command::Plot(args) => plot::plot(&args, &mut report),
         Command::Doctor(args) => doctor::doctor(&args, &globals, &mut report),
         Command::Completions(args) => completions::completions(&args),

@@ -176,9 +176,12 @@ impl HubError {
             Self::Down { .. } => "run the command again: the download is resumed".to_owned(),
             Self::Hash { .. } => "run the command again; if the error stays, a proxy or a mirror changes files".to_owned(),
             Self::Lacks { found, .. } if found.is_empty() => "name a model of transformers: config.json and *.safetensors".to_owned(),
-            Self::Lacks { .. } => {
-                "only safetensors are read, because pickles can run code: use another revision or a copy of the model".to_owned()
+            Self::Lacks { address, found, .. } if found.iter().any(|name| name.ends_with(".bin")) => {
+                format!("a run reads safetensors only: convert the pickles first, without executing them: neva-run import {address}")
             }
+            Self::Lacks { .. } => "of several GGUF files, download the one that you want, and import it: neva-run import FILE.gguf; \
+                 other formats are not read"
+                .to_owned(),
             Self::Locked { path, .. } => format!("end that process; if there is none, remove {}", path.display()),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 format!("free space, or name another folder in {}", env::HF_HUB_CACHE)

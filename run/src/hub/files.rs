@@ -12,6 +12,27 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// Index of the files of weights.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
+/// Weights as a pickle, in one file.
+pub(crate) const PICKLE: &str = "pytorch_model.bin";
+/// Index of several pickles.
+pub(crate) const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
+/// Adapters of peft.
+pub(crate) const ADAPTERS: &[&str] = &["adapter_model.safetensors", "adapter_model.bin"];
+/// Config of adapters of peft.
+pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// Trained weights beside the adapters of the original LLaVA repository.
+pub(crate) const NON_LORA: &str = "non_lora_trainables.bin";
+/// A projector alone, of the original LLaVA repository.
+pub(crate) const PROJECTOR: &str = "mm_projector.bin";
+/// Files of a part of a model that an import completes.
+const PARTS: &[&str] = &[
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    ADAPTER_CONFIG,
+    NON_LORA,
+    PROJECTOR,
+];
+
 /// Files of the tokenizer, the image processor and the chat template.
 pub(crate) const TOOLS: &[&str] = &[
     "tokenizer.json",
@@ -38,6 +59,8 @@ pub(crate) enum Requested {
     Tools,
     /// Everything: weights, config, tokenizer and image processor.
     Model,
+    /// The same in any format that an import reads: pickles, GGUF, adapters, and a projector alone, too.
+    Import,
 }
 
 impl Requested {
@@ -47,6 +70,7 @@ impl Requested {
             Self::Config => &[CONFIG],
             Self::Tools => &[],
             Self::Model => &[CONFIG, INDEX],
+            Self::Import => &[CONFIG, INDEX, PICKLE_INDEX],
         }
     }
 
@@ -55,7 +79,7 @@ impl Requested {
         let (tools, weights): (&[_], &[_]) = match self {
             Self::Config => (&[], &[]),
             Self::Tools => (TOOLS, &[]),
-            Self::Model => (TOOLS, WITH_WEIGHTS),
+            Self::Model | Self::Import => (TOOLS, WITH_WEIGHTS),
         };
         tools.iter().chain(weights).copied()
     }
@@ -83,18 +107,52 @@ impl Missing {
     }
 }
 
+/// Returns the names of the files with the weights of a repository, of which `has` says the files and `names` all names. The
+/// indices of shards are in `snapshot`. `None`: it has no weights that `requested` allows.
+pub(super) fn weights(requested: Requested, names: &[String], snapshot: &Path) -> Option<Result<Vec<String>, &'static str>> {
+    let has = |name: &str| names.iter().any(|own| own == name);
+    let pairs: &[(&str, &str)] = match requested {
+        Requested::Import => &[(WEIGHTS, INDEX), (PICKLE, PICKLE_INDEX)],
+        _ => &[(WEIGHTS, INDEX)],
+    };
+    for (single, index) in pairs {
+        if has(single) {
+            return Some(Ok(vec![(*single).to_owned()]));
+        }
+        if has(index) {
+            let shards = shards(&snapshot.join(index));
+            return Some(shards.map(|shards| shards.into_iter().collect()).ok_or(*index));
+        }
+    }
+    if requested != Requested::Import {
+        return None;
+    }
+    let parts: Vec<_> = PARTS.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).collect();
+    if parts.iter().any(|name| name != ADAPTER_CONFIG) {
+        return Some(Ok(parts));
+    }
+    let gguf: Vec<_> = names.iter().filter(|name| name.ends_with(".gguf")).cloned().collect();
+    (gguf.len() == 1).then_some(Ok(gguf))
+}
+
 /// Returns the files that the `snapshot` of `commit` lacks.
 pub(super) fn missing(cache: &HubCache, address: &HubAddress, commit: &str, snapshot: &Path, requested: Requested) -> Missing {
     let lacks = |name: &str| !snapshot.join(name).is_file();
     let mut missing = Missing::default();
-    if matches!(requested, Requested::Config | Requested::Model) && lacks(CONFIG) {
-        missing.needed.push(CONFIG.to_owned());
-    }
-    if requested == Requested::Model && lacks(WEIGHTS) {
-        match shards(&snapshot.join(INDEX)) {
-            Some(shards) => missing.needed.extend(shards.into_iter().filter(|name| lacks(name))),
-            None => missing.needed.push(WEIGHTS.to_owned()),
+    let mut has_gguf = false;
+    if matches!(requested, Requested::Model | Requested::Import) {
+        let entries = std::fs::read_dir(snapshot).into_iter().flatten().filter_map(Result::ok);
+        let names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        match weights(requested, &names, snapshot) {
+            Some(Ok(names)) => {
+                has_gguf = names.iter().any(|name| name.ends_with(".gguf"));
+                missing.needed.extend(names.into_iter().filter(|name| lacks(name)));
+            }
+            _ => missing.needed.push(WEIGHTS.to_owned()),
         }
+    }
+    if requested != Requested::Tools && lacks(CONFIG) && !has_gguf {
+        missing.needed.insert(0, CONFIG.to_owned());
     }
     if requested != Requested::Config {
         let unknown = |name: &&&str| lacks(name) && !cache.lacks(address, commit, name);

@@ -200,6 +200,11 @@ impl Client {
             let wait = text("retry-after")
                 .and_then(|text| text.trim().parse().ok())
                 .map(Duration::from_secs);
+            // The signature in a store's address expires during a long download; the hub gives another one.
+            if origin(&at) != origin(&self.endpoint) && matches!(status.as_u16(), 401 | 403) {
+                let reason = format!("the store of the hub replied {status}");
+                return Err(Failure::Temporary { reason, wait });
+            }
             return Err(self.rejection(url, status, &code, wait));
         }
         Err(invalid_reply(url, "it has too many redirects"))

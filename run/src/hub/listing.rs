@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{
     Notice,
     error::HubError,
-    files::{self, INDEX, Requested, WEIGHTS},
+    files::{self, Requested, WEIGHTS},
     http::Client,
 };
 
@@ -93,24 +93,29 @@ impl Listing {
             found,
         };
         let mut found: Vec<_> = requested.names().filter_map(|name| self.file(name)).collect();
-        if requested != Requested::Tools && self.file(files::CONFIG).is_none() {
+        let names: Vec<_> = self.files.iter().map(|file| file.path.clone()).collect();
+        let weights = files::weights(requested, &names, snapshot);
+        let is_gguf = |names: &Vec<String>| names.iter().any(|name| name.ends_with(".gguf"));
+        let needs_config = !matches!(&weights, Some(Ok(names)) if is_gguf(names));
+        if requested != Requested::Tools && needs_config && self.file(files::CONFIG).is_none() {
             return Err(lacks(files::CONFIG, Vec::new()));
         }
-        if requested != Requested::Model {
+        if !matches!(requested, Requested::Model | Requested::Import) {
             return Ok(found);
         }
-        if let Some(weights) = self.file(WEIGHTS) {
-            found.push(weights);
-        } else if self.file(INDEX).is_some() {
-            let shards = files::shards(&snapshot.join(INDEX)).ok_or_else(|| lacks("readable model.safetensors.index.json", Vec::new()))?;
-            for name in shards {
-                found.push(self.file(&name).ok_or_else(|| lacks(&name, Vec::new()))?);
+        match weights {
+            Some(Ok(names)) => {
+                for name in names {
+                    found.push(self.file(&name).ok_or_else(|| lacks(&name, Vec::new()))?);
+                }
             }
-        } else {
-            let ends = [".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"];
-            let is_other = |file: &&RemoteFile| ends.iter().any(|end| file.path.ends_with(end));
-            let others = self.files.iter().filter(is_other).map(|file| file.path.clone());
-            return Err(lacks(WEIGHTS, others.collect()));
+            Some(Err(index)) => return Err(lacks(&format!("readable {index}"), Vec::new())),
+            None => {
+                let ends = [".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"];
+                let is_other = |file: &&RemoteFile| ends.iter().any(|end| file.path.ends_with(end));
+                let others = self.files.iter().filter(is_other).map(|file| file.path.clone());
+                return Err(lacks(WEIGHTS, others.collect()));
+            }
         }
         Ok(found)
     }

@@ -28,11 +28,11 @@ use neva_layout::{HubAddress, HubCache};
 pub use self::error::HubError;
 use self::{
     files::missing,
-    http::Client,
+    http::{Client, with_address},
     listing::{Listing, RemoteFile},
 };
 pub(crate) use self::{
-    files::{CONFIG, INDEX, Requested, TOOLS, WEIGHTS, shards},
+    files::{ADAPTER_CONFIG, ADAPTERS, CONFIG, INDEX, NON_LORA, PICKLE, PICKLE_INDEX, PROJECTOR, Requested, TOOLS, WEIGHTS, shards},
     settings::HubSettings,
 };
 
@@ -137,7 +137,8 @@ impl Snapshot {
         for folder in [&blobs, &self.locks] {
             fs::create_dir_all(folder).map_err(|source| HubError::io("create", folder, source))?;
         }
-        let blob = download::blob(client, &url, file, &blobs, &self.locks, notice)?;
+        let blob = download::blob(client, &url, file, &blobs, &self.locks, notice);
+        let blob = blob.map_err(|error| with_address(error, &self.address))?;
         let target = Path::new("../../blobs").join(blob.file_name().unwrap_or_default());
         // A cleaned cache may contain broken links.
         match fs::remove_file(&link) {

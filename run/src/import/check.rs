@@ -1,123 +1,163 @@
-//! Checks of a folder before its import.
+//! Import of a folder in Hugging Face's form: its config, its files, the name and shape of each tensor, and the tokenizer.
 
-use std::path::Path;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use neva_data::{ImageProcessor, Tokenizer};
 use neva_layout::{Families, families::FolderModel, unapplied_model_settings};
+use neva_weights::{Format, TensorInfo, WeightFile};
 use serde_json::Value;
 
-use super::{ImportError, header, size_of};
-use crate::hub::{CONFIG, INDEX, TOOLS, WEIGHTS, shards};
+use super::{
+    ImportError,
+    plan::Plan,
+    sources::Found,
+    tensors::{At, From, Tensors, Wanted},
+    weights::{self, more},
+};
+use crate::hub::{CONFIG, TOOLS};
 
-/// A folder with a complete model.
-pub(super) struct Checked {
-    pub(super) model: FolderModel,
-    /// Names of the files that the model needs.
-    pub(super) files: Vec<String>,
-    pub(super) bytes: u64,
-    pub(super) parameters: u64,
-    pub(super) warnings: Vec<String>,
-}
-
-/// Checks a folder: its config, its files, the name and shape of each tensor, and the tokenizer.
+/// Reads the `config.json` of a folder.
 ///
 /// # Errors
-/// All problems of the folder.
-pub(super) fn folder(path: &Path) -> Result<Checked, ImportError> {
+/// There is none, or it is not JSON.
+pub(super) fn config(path: &Path) -> Result<Value, ImportError> {
     let file = path.join(CONFIG);
     let text = std::fs::read(&file).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound if path.join("checkpoint.json").is_file() => ImportError::Content {
+            path: path.to_owned(),
+            problems: vec!["it is a checkpoint of neva-run, not a model in Hugging Face's form".to_owned()],
+            help: Some("export it first: neva-run export CHECKPOINT --format hf".to_owned()),
+        },
         std::io::ErrorKind::NotFound => ImportError::Content {
             path: path.to_owned(),
             problems: vec![format!("there is no {CONFIG}")],
-            help: Some(format!("name the folder with {CONFIG} and *.safetensors")),
+            help: Some(format!(
+                "name the folder with {CONFIG} and the weights; only a GGUF file needs no {CONFIG}"
+            )),
         },
         _ => ImportError::io("read", &file, source),
     })?;
-    let config: Value = serde_json::from_slice(&text).map_err(|error| ImportError::content(&file, format!("not JSON: {error}")))?;
+    serde_json::from_slice(&text).map_err(|error| ImportError::content(&file, format!("not JSON: {error}")))
+}
+
+/// Plans the import of a folder, or of a file of weights beside its config.
+///
+/// # Errors
+/// All problems of the folder.
+pub(super) fn plan(found: &Found, config: &Value) -> Result<Plan, ImportError> {
+    let folder = found.folder.as_path();
+    let file = folder.join(CONFIG);
     let model = Families::builtin()
-        .folder_model(&config)
+        .folder_model(config)
         .map_err(|error| ImportError::content(&file, error.to_string()))?;
-    let mut warnings = unapplied_model_settings(&config);
-    let weights = weight_files(path)?;
-    let mut tensors = Vec::new();
-    for name in &weights {
-        tensors.extend(header::tensors(&path.join(name))?);
-    }
-    let (mut problems, foreign) = model.check(tensors.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())));
+    let (paths, index) = match &found.file {
+        Some(file) => (vec![file.clone()], None),
+        None => {
+            let (names, index) = weights::files(folder)?.ok_or_else(|| weights::none(folder))?;
+            (names.iter().map(|name| folder.join(name)).collect(), index)
+        }
+    };
+    let files = weights::open_all(paths.iter().cloned())?;
+    let mut plan = Plan::new(&model, config, unapplied_model_settings(config))?;
+    let (problems, foreign) = problems(folder, &model, &files);
     if let Some((first, rest)) = foreign.split_first() {
-        let more = if rest.is_empty() {
-            String::new()
-        } else {
-            format!(" and {} more", rest.len())
-        };
-        warnings.push(format!("`{first}`{more} belong to no part of the model and are ignored"));
+        let more = more(rest.len());
+        plan.warnings
+            .push(format!("`{first}`{more} belong to no part of the model and are ignored"));
     }
-    problems.extend(tokenizer(path, &model));
-    let processor = path.join("preprocessor_config.json");
-    if processor.is_file()
-        && let Err(error) = ImageProcessor::open(&processor)
-    {
-        warnings.push(format!("{error}: name another in finetune.data.image_processor"));
-    }
+    plan.warnings.extend(processor_warning(folder));
     if !problems.is_empty() {
         return Err(ImportError::Content {
-            path: path.to_owned(),
+            path: folder.to_owned(),
             problems,
             help: Some(format!(
                 "the files do not belong to this {CONFIG}, or some are missing: download or copy the model again"
             )),
         });
     }
-    let mut files = vec![CONFIG.to_owned()];
-    let beside = TOOLS.iter().copied().chain(["generation_config.json"]);
-    files.extend(beside.filter(|name| path.join(name).is_file()).map(str::to_owned));
-    if !weights.iter().any(|name| name == WEIGHTS) {
-        files.push(INDEX.to_owned());
+    plan.copy(CONFIG, file);
+    tools(&mut plan, folder);
+    let is_pickle = files.iter().any(|file| file.format() != Format::Safetensors);
+    let names = NewNames::of(&model, &files);
+    if !is_pickle && !names.differ && found.file.is_none() {
+        plan.usable_in_place = true;
+        if let Some(index) = index {
+            plan.copy(index, folder.join(index));
+        }
+        for path in paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            plan.copy(&name, path);
+        }
+        return Ok(plan);
     }
-    files.extend(weights);
-    let mut bytes = 0;
-    for name in &files {
-        bytes += size_of(&path.join(name))?;
+    plan.usable_in_place = !is_pickle && found.file.is_none();
+    if is_pickle {
+        plan.converted.push("pickles to safetensors".to_owned());
     }
-    let count = |shape: &[usize]| shape.iter().map(|size| *size as u64).product::<u64>();
-    let parameters = model.parameters().iter().map(|row| count(&row.shape)).sum();
-    Ok(Checked {
-        model,
-        files,
-        bytes,
-        parameters,
-        warnings,
-    })
+    if names.differ {
+        plan.converted.push("names to those of the hub's files".to_owned());
+    }
+    let wanted = names.wanted;
+    plan.tensors(Tensors { files, wanted });
+    Ok(plan)
 }
 
-/// Returns the names of the files with the weights.
-fn weight_files(path: &Path) -> Result<Vec<String>, ImportError> {
-    if path.join(WEIGHTS).is_file() {
-        return Ok(vec![WEIGHTS.to_owned()]);
+/// Adds the files of the tokenizer, the image processor and the chat template.
+pub(super) fn tools(plan: &mut Plan, folder: &Path) {
+    let beside = TOOLS.iter().copied().chain(["generation_config.json"]);
+    for name in beside.filter(|name| folder.join(name).is_file()) {
+        plan.copy(name, folder.join(name));
     }
-    let index = path.join(INDEX);
-    if !index.is_file() {
-        return Err(ImportError::Content {
-            path: path.to_owned(),
-            problems: vec![format!("it has neither {WEIGHTS} nor {INDEX}")],
-            help: Some("only safetensors are read, because pickles can run code".to_owned()),
-        });
+}
+
+/// Tensors with the names that they get.
+struct NewNames {
+    wanted: Vec<Wanted>,
+    /// A name changes.
+    differ: bool,
+}
+
+impl NewNames {
+    /// Names the tensors of a whole model as in the hub's files. Those of a part keep their names, as its own class has them.
+    fn of(model: &FolderModel, files: &[WeightFile]) -> Self {
+        let (mut wanted, mut differ, mut known) = (Vec::new(), false, BTreeSet::new());
+        for (file, at) in files.iter().enumerate() {
+            for (tensor, stored) in at.tensors().iter().enumerate() {
+                let name = &stored.info.name;
+                let canonical = model.table.canonical_name(name).filter(|_| model.part.is_none());
+                let new = canonical.map_or_else(|| name.clone(), |canonical| model.table.hub_name(&canonical));
+                differ |= new != *name;
+                if known.insert(new.clone()) {
+                    let info = TensorInfo {
+                        name: new,
+                        ..stored.info.clone()
+                    };
+                    let from = From::Stored(At { file, tensor });
+                    wanted.push(Wanted { info, from });
+                }
+            }
+        }
+        Self { wanted, differ }
     }
-    let names = shards(&index).ok_or_else(|| ImportError::content(&index, "it has no valid `weight_map`"))?;
-    let missing: Vec<_> = names.iter().filter(|name| !path.join(name).is_file()).cloned().collect();
-    if let Some((first, rest)) = missing.split_first() {
-        let more = if rest.is_empty() {
-            String::new()
-        } else {
-            format!(" and {} more", rest.len())
-        };
-        return Err(ImportError::Content {
-            path: index,
-            problems: vec![format!("it names {first}{more}, which does not exist")],
-            help: Some("a file is missing: download or copy the model again".to_owned()),
-        });
-    }
-    Ok(names.into_iter().collect())
+}
+
+/// Returns all problems of a model's files, and the names of tensors that belong to no part of it.
+pub(super) fn problems(folder: &Path, model: &FolderModel, files: &[WeightFile]) -> (Vec<String>, Vec<String>) {
+    let tensors = files.iter().flat_map(WeightFile::tensors);
+    let shapes = tensors.map(|tensor| (tensor.info.name.as_str(), tensor.info.shape.as_slice()));
+    let (mut problems, foreign) = model.check(shapes);
+    problems.extend(tokenizer(folder, model));
+    (problems, foreign)
+}
+
+/// Returns a warning about an image processor that cannot be read.
+pub(super) fn processor_warning(folder: &Path) -> Option<String> {
+    let processor: PathBuf = folder.join("preprocessor_config.json");
+    let error = ImageProcessor::open(&processor).err().filter(|_| processor.is_file())?;
+    Some(format!("{error}: name another in finetune.data.image_processor"))
 }
 
 /// Returns the problems of the model's tokenizer.

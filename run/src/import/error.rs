@@ -7,6 +7,8 @@ use std::{
 
 use neva_schemas::{ExitClass, env, exit_class};
 
+use neva_weights::WeightsError;
+
 use crate::hub::HubError;
 
 /// Maximum number of problems in a message; the others are counted.
@@ -19,9 +21,12 @@ pub enum ImportError {
     /// The model cannot be downloaded.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// There is no such folder.
-    #[error("there is no folder {}", path.display())]
-    NoFolder {
+    /// A file of weights is damaged, not supported, or cannot be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// There is no such folder or file.
+    #[error("there is no folder or file {}", path.display())]
+    NoSource {
         /// The folder.
         path: PathBuf,
     },
@@ -83,7 +88,10 @@ impl ImportError {
     pub fn exit_code(&self) -> ExitClass {
         match self {
             Self::Hub(error) => error.exit_code(),
-            Self::NoFolder { .. } | Self::NoName { .. } | Self::Content { .. } | Self::Exists { .. } => exit_class::INPUT,
+            Self::Weights(WeightsError::Io { .. }) => exit_class::CLUSTER,
+            Self::Weights(_) | Self::NoSource { .. } | Self::NoName { .. } | Self::Content { .. } | Self::Exists { .. } => {
+                exit_class::INPUT
+            }
             Self::Locked { .. } | Self::Io { .. } => exit_class::CLUSTER,
         }
     }
@@ -93,15 +101,17 @@ impl ImportError {
         Some(match self {
             Self::Hub(error) => return error.help(),
             Self::Content { help, .. } => return help.clone(),
-            Self::NoFolder { .. } => "name a folder with config.json and *.safetensors, or hf://ORG/NAME".to_owned(),
-            Self::NoName { .. } | Self::Locked { .. } => "name another folder: --out DIR".to_owned(),
-            Self::Exists { .. } => "add `--overwrite` to replace it, or name another folder: --out DIR".to_owned(),
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                format!("free space, or name another folder with --out or in {}", env::NEMO_MODELS_CACHE)
+            Self::Weights(error @ WeightsError::Content { .. }) => return error.help().map(str::to_owned),
+            Self::Weights(WeightsError::Io { action: "read", .. }) => return None,
+            Self::NoSource { .. } => "name a folder with config.json and weights, a GGUF file, or hf://ORG/NAME".to_owned(),
+            Self::NoName { .. } | Self::Locked { .. } => "name another folder: --output DIR".to_owned(),
+            Self::Exists { .. } => "add `--overwrite` to replace it, or name another folder: --output DIR".to_owned(),
+            Self::Weights(WeightsError::Io { source, .. }) | Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                format!("free space, or name another folder with --output or in {}", env::NEMO_MODELS_CACHE)
             }
             Self::Io { action: "read", .. } => return None,
-            Self::Io { .. } => format!(
-                "name a folder that you may write to with --out, or another cache in {}",
+            _ => format!(
+                "name a folder that you may write to with --output, or another cache in {}",
                 env::NEMO_MODELS_CACHE
             ),
         })

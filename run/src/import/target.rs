@@ -1,12 +1,16 @@
-//! Target folder of an import. Files are copied to a staging directory, which is renamed when it is complete.
+//! Target folder of an import. Files are written to a staging directory, which is renamed when it is complete.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
-use super::{ImportError, size_of};
+use super::{
+    ImportError,
+    plan::{Content, Plan, Planned},
+    size_of,
+};
 
 /// Extension of files that are linked from the hub's cache, not copied: the cached files never change.
 const LINKED: &str = ".safetensors";
@@ -20,19 +24,20 @@ pub(super) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Copies the files to the target. Returns whether they already existed.
+    /// Writes the files to the target. Returns whether they already existed.
     ///
     /// # Errors
     /// The target is another model and `overwrite` is not set; another process imports to it; a file cannot be written.
-    pub(super) fn put(&self, files: &[String], overwrite: bool) -> Result<bool, ImportError> {
-        if fs::canonicalize(self.source).ok() == fs::canonicalize(&self.path).ok() {
+    pub(super) fn put(&self, plan: &Plan, overwrite: bool) -> Result<bool, ImportError> {
+        let is_source = fs::canonicalize(self.source).ok() == fs::canonicalize(&self.path).ok();
+        if is_source && plan.usable_in_place {
             return Ok(true);
         }
         let parent = self.path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(parent).map_err(|source| ImportError::io("create", parent, source))?;
         let _lock = self.lock()?;
         if self.path.exists() {
-            match self.has_files(files)? {
+            match self.has_files(&plan.files)? {
                 true if !overwrite => return Ok(true),
                 false if !overwrite => {
                     let path = self.path.clone();
@@ -43,7 +48,7 @@ impl Target<'_> {
         }
         let stage = self.hidden("importing");
         remove(&stage)?;
-        let written = self.fill(&stage, files).and_then(|()| self.exchange(&stage));
+        let written = self.fill(&stage, &plan.files).and_then(|()| self.exchange(&stage));
         if written.is_err() {
             // The next import removes leftovers.
             let _ = fs::remove_dir_all(&stage);
@@ -68,37 +73,57 @@ impl Target<'_> {
         }
     }
 
-    /// Returns whether the target has exactly these files, of the same sizes.
-    fn has_files(&self, files: &[String]) -> Result<bool, ImportError> {
+    /// Returns whether the target has exactly these files: the same sizes, headers and texts.
+    fn has_files(&self, files: &[Planned]) -> Result<bool, ImportError> {
         let target = &self.path;
         let entries = fs::read_dir(target).map_err(|source| ImportError::io("read", target, source))?;
         let others = entries
             .filter_map(Result::ok)
-            .any(|entry| !files.iter().any(|name| entry.file_name() == name.as_str()));
+            .any(|entry| !files.iter().any(|file| entry.file_name() == file.name.as_str()));
         if others {
             return Ok(false);
         }
-        for name in files {
-            let there = self.path.join(name);
-            if !there.is_file() || size_of(&there)? != size_of(&self.source.join(name))? {
+        for file in files {
+            let there = self.path.join(&file.name);
+            if !there.is_file() || size_of(&there)? != file.len_bytes()? {
+                return Ok(false);
+            }
+            let start: &[u8] = match &file.content {
+                Content::File(_) => &[],
+                Content::Bytes(bytes) => bytes,
+                Content::Shard(_, shard) => &shard.header,
+            };
+            let mut found = vec![0; start.len()];
+            let read = File::open(&there).and_then(|mut file| file.read_exact(&mut found));
+            read.map_err(|source| ImportError::io("read", &there, source))?;
+            if found != start {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn fill(&self, stage: &Path, files: &[String]) -> Result<(), ImportError> {
+    fn fill(&self, stage: &Path, files: &[Planned]) -> Result<(), ImportError> {
         fs::create_dir(stage).map_err(|source| ImportError::io("create", stage, source))?;
-        for name in files {
-            let (from, to) = (self.source.join(name), stage.join(name));
-            if self.is_hub && name.ends_with(LINKED) {
-                let blob = fs::canonicalize(&from).map_err(|source| ImportError::io("read", &from, source))?;
-                // Hard links fail across file systems.
-                if fs::hard_link(blob, &to).is_ok() {
+        for file in files {
+            let to = stage.join(&file.name);
+            match &file.content {
+                Content::File(from) => {
+                    if self.is_hub && file.name.ends_with(LINKED) {
+                        let blob = fs::canonicalize(from).map_err(|source| ImportError::io("read", from, source))?;
+                        // Hard links fail across file systems.
+                        if fs::hard_link(blob, &to).is_ok() {
+                            continue;
+                        }
+                    }
+                    fs::copy(from, &to).map_err(|source| ImportError::io("write", &to, source))?;
+                }
+                Content::Bytes(bytes) => fs::write(&to, bytes).map_err(|source| ImportError::io("write", &to, source))?,
+                Content::Shard(tensors, shard) => {
+                    shard.write(&to, &mut |index, output| tensors.write(index, output))?;
                     continue;
                 }
             }
-            fs::copy(&from, &to).map_err(|source| ImportError::io("write", &to, source))?;
             let synced = File::open(&to).and_then(|file| file.sync_all());
             synced.map_err(|source| ImportError::io("write", &to, source))?;
         }

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use neva_layout::{Families, ModelCache, PeftConfig, adapter_as_base, missing_model, model_differences, unapplied_model_settings};
+use neva_layout::{
+    Families, LLAVA_NON_LORA, ModelCache, PeftConfig, adapter_as_base, llava_adapter, missing_model, model_differences,
+    unapplied_model_settings,
+};
 use neva_schemas::{AutoResume, Finetune, Peft, Problem, Run};
 use serde_json::Value;
 
@@ -135,7 +138,7 @@ fn weight_files(path: &Path, problems: &mut Vec<Problem>) {
 }
 
 fn adapter_problems(finetune: &Finetune, path: &Path, problems: &mut Vec<Problem>) {
-    const HELP: &str = "name a folder with checkpoint.json, or with adapter_config.json and adapter_model.safetensors";
+    const HELP: &str = "name a folder with checkpoint.json, or with adapter_config.json and adapter_model.safetensors (or .bin)";
     let file = path.join(PEFT);
     if !path.is_dir() {
         problems.push(no_folder(ADAPTER, path).help(HELP));
@@ -144,21 +147,29 @@ fn adapter_problems(finetune: &Finetune, path: &Path, problems: &mut Vec<Problem
             Ok(content) => content,
             Err(problem) => return problems.push(problem),
         };
+        let config = path.join("config.json");
+        let config: Option<Value> = config.is_file().then(|| json_file::read(&config, ADAPTER).ok()).flatten();
+        if let Some(problem) = llava_adapter(ADAPTER, path, config.as_ref(), path.join(LLAVA_NON_LORA).is_file()) {
+            return problems.push(problem);
+        }
         match PeftConfig::from_json(&content) {
             Ok(config) => {
-                let unapplied = config.unapplied().into_iter();
-                problems.extend(unapplied.map(|sentence| Problem::warning(ADAPTER, format!("{}: {sentence}", file.display()))));
                 if finetune.resume.restore_config.is_none() {
                     problems.push(config.missing_base(path));
                 }
                 if let Some(lora) = finetune.peft.as_ref().map(Peft::lora) {
+                    let unapplied = config.unapplied(lora).into_iter();
+                    problems.extend(unapplied.map(|sentence| Problem::warning(ADAPTER, format!("{}: {sentence}", file.display()))));
                     problems.extend(config.differences(lora, path));
                 }
             }
             Err(reasons) => problems.push(Problem::error(ADAPTER, format!("{}: {}", file.display(), reasons.join("; ")))),
         }
-        if !path.join("adapter_model.safetensors").is_file() {
-            let message = format!("{} holds no adapter_model.safetensors", path.display());
+        if !["adapter_model.safetensors", "adapter_model.bin"]
+            .iter()
+            .any(|name| path.join(name).is_file())
+        {
+            let message = format!("{} holds neither adapter_model.safetensors nor adapter_model.bin", path.display());
             problems.push(Problem::error(ADAPTER, message).help(HELP));
         }
     } else if !path.join(CHECKPOINT).is_file() {

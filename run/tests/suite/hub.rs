@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use crate::{
     hub_server::{COMMIT, HubServer, Reply, Repository, git_hash, sha256},
+    import::hub_tensors,
     process::Program,
+    tensor_files::pickle,
 };
 
 const WEIGHTS: &str = "model.safetensors";
@@ -329,14 +331,120 @@ fn a_wrong_hash_is_refused_and_removed() {
 }
 
 #[test]
-fn a_repository_without_safetensors_says_what_it_has() {
+fn a_repository_without_safetensors() {
+    // Pickles are imported, but a run does not read them.
     let mut model = Repository::model();
     model.files.remove(WEIGHTS);
+    model.files.insert("pytorch_model.bin".to_owned(), pickle(&hub_tensors()));
+    let (user, server) = (User::new(), HubServer::of(model));
+    let (code, _, stderr, _dir) = user
+        .program(
+            &server.uri,
+            &["neva_tiny", "--set", "finetune.model.from_pretrained=hf://test/llava"],
+        )
+        .run();
+    assert_eq!(code, i32::from(exit_class::INPUT), "{stderr}");
+    let flat = stderr.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("has no model.safetensors; it has pytorch_model.bin"), "{flat}");
+    assert!(flat.contains("neva-run import hf://test/llava"), "{flat}");
+    let (code, _, stderr) = user.import(&server.uri, &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(server.files().contains(&"pytorch_model.bin".to_owned()));
+    assert!(user.path("models/test/llava").join(WEIGHTS).is_file());
+    // Nothing is requested again.
+    let asked = server.requests().len();
+    assert_eq!(user.import(&server.uri, &[("HF_HUB_OFFLINE", "1")]).0, 0);
+    assert_eq!(server.requests().len(), asked);
+    // Other formats are named.
+    let mut model = Repository::model();
+    model.files.retain(|name, _| !name.ends_with(".bin") && name != WEIGHTS);
+    model.files.insert("tf_model.h5".to_owned(), b"another".to_vec());
     let (user, server) = (User::new(), HubServer::of(model));
     let (code, stdout, _) = user.import(&server.uri, &[]);
     assert_eq!(code, i32::from(exit_class::INPUT), "{stdout}");
-    assert!(stdout.contains("has no model.safetensors; it has pytorch_model.bin"), "{stdout}");
+    assert!(stdout.contains("has no model.safetensors; it has tf_model.h5"), "{stdout}");
     user.nothing_is_left();
+}
+
+/// Every file is hit by faults that pass, one after another; then the model is whole.
+#[test]
+fn a_download_survives_the_faults_of_a_bad_line() {
+    let model = Repository::model();
+    let store_is_expired = Reply::status(403, &[]);
+    let store = HubServer::start(move |_, _| store_is_expired.clone());
+    let expired = store.uri.clone();
+    let server = HubServer::start(move |request, before| {
+        let whole = model.answer(request);
+        let half = whole.body.len() / 2;
+        match before {
+            0 => Reply::status(503, &[]),
+            1 if request.path.ends_with(WEIGHTS) => Reply::status(302, &[("Location", &format!("{expired}/signed"))]),
+            1 => Reply::status(429, &[("Retry-After", "1")]),
+            2 => Reply { cut: Some(half), ..whole },
+            _ => whole,
+        }
+    });
+    let user = User::new();
+    let (code, _, stderr) = user.import(&server.uri, &[("HF_TOKEN", TOKEN)]);
+    assert_eq!(code, 0, "{stderr}");
+    for word in ["503", "429", "the store of the hub replied 403", "the connection was lost"] {
+        assert!(stderr.contains(word), "{word}: {stderr}");
+    }
+    assert!(store.requests().iter().all(|request| request.token.is_none()));
+    let files = Repository::model().files;
+    for name in ["config.json", WEIGHTS, "tokenizer.json"] {
+        assert_eq!(fs::read(user.path("models/test/llava").join(name)).unwrap(), files[name], "{name}");
+    }
+}
+
+#[test]
+fn faults_of_one_file_that_stay() {
+    type Fault = fn(&mut Reply);
+    let cases: &[(Fault, u8, &[&str])] = &[
+        (
+            |reply| *reply = Reply::status(403, &[("X-Error-Code", "GatedRepo")]),
+            exit_class::INPUT,
+            &["hf://test/llava", "gated", "HF_TOKEN"],
+        ),
+        (
+            |reply| *reply = Reply::status(401, &[]),
+            exit_class::INPUT,
+            &["hf://test/llava", "HF_TOKEN"],
+        ),
+        (
+            |reply| *reply = Reply::status(500, &[]),
+            exit_class::CLUSTER,
+            &["500", "4 tries", "resumed"],
+        ),
+        // Fewer bytes than the list of files says.
+        (
+            |reply| reply.body.truncate(1000),
+            exit_class::CLUSTER,
+            &["the connection was lost at byte 1000", "4 tries"],
+        ),
+        // More bytes.
+        (|reply| reply.body.extend([0; 100]), exit_class::CLUSTER, &["has the hash"]),
+    ];
+    for (fault, class, words) in cases {
+        let (model, fault) = (Repository::model(), *fault);
+        let server = HubServer::start(move |request, _| {
+            let mut reply = model.answer(&crate::hub_server::Request {
+                from: 0,
+                ..request.clone()
+            });
+            if request.path.ends_with(WEIGHTS) {
+                fault(&mut reply);
+            }
+            reply
+        });
+        let user = User::new();
+        let (code, stdout, stderr) = user.import(&server.uri, &[]);
+        assert_eq!(code, i32::from(*class), "{words:?}: {stdout}{stderr}");
+        for word in *words {
+            assert!(stdout.contains(word), "{word}: {stdout}");
+        }
+        user.nothing_is_left();
+    }
 }
 
 #[test]

@@ -14,6 +14,8 @@ use serde_json::json;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
+use crate::{import::hub_tensors, tensor_files::safetensors};
+
 /// Commit of every repository.
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -56,15 +58,13 @@ pub(crate) struct Repository {
 impl Repository {
     /// Returns a small model with its tokenizer, and files that are not needed.
     pub(crate) fn model() -> Self {
+        let weights = safetensors(hub_tensors());
         let files: [(&str, &[u8]); 7] = [
             (
                 "config.json",
                 include_bytes!("../../../tests/fixtures/hf/llava_clip_llama/config.json"),
             ),
-            (
-                "model.safetensors",
-                include_bytes!("../../../tests/fixtures/hf/llava_clip_llama/model.safetensors"),
-            ),
+            ("model.safetensors", &weights),
             (
                 "tokenizer.json",
                 include_bytes!("../../../engine/data/tokenizers/mistral_2k/tokenizer.json"),

@@ -6,82 +6,46 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use neva_schemas::exit_class;
+use neva_run::{ImportOptions, import_ckpt};
+use neva_schemas::{Model, exit_class};
 use serde_json::{Map, Value, json};
 
-use crate::process::Program;
+use crate::{
+    process::Program,
+    tensor_files::{Stored, pickle, renamed, stored, write},
+};
 
-const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 
-fn fixture(case: &str) -> PathBuf {
+pub(crate) fn fixture(case: &str) -> PathBuf {
     PathBuf::from(format!("{}/../tests/fixtures/hf/{case}", env!("CARGO_MANIFEST_DIR")))
 }
 
+/// Returns the tensors of the fixture's model under the names of the hub's files: transformers 5.23 saves CLIP without a level.
+pub(crate) fn hub_tensors() -> Vec<Stored> {
+    renamed(&fixture("llava_clip_llama").join(WEIGHTS), |name| {
+        Some(name.replace("vision_tower.", "vision_tower.vision_model."))
+    })
+}
+
 /// Copies the fixture's model with a tokenizer to `dir`.
-fn model(dir: &Path) {
+pub(crate) fn model(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
-    for name in [CONFIG, WEIGHTS] {
-        fs::copy(fixture("llava_clip_llama").join(name), dir.join(name)).unwrap();
-    }
+    fs::copy(fixture("llava_clip_llama").join(CONFIG), dir.join(CONFIG)).unwrap();
+    write(&dir.join(WEIGHTS), hub_tensors());
     let tokenizer = include_bytes!("../../../engine/data/tokenizers/mistral_2k/tokenizer.json");
     fs::write(dir.join("tokenizer.json"), tokenizer).unwrap();
 }
 
-fn config(dir: &Path, change: impl FnOnce(&mut Value)) {
+pub(crate) fn config(dir: &Path, change: impl FnOnce(&mut Value)) {
     let mut config: Value = serde_json::from_slice(&fs::read(dir.join(CONFIG)).unwrap()).unwrap();
     change(&mut config);
     fs::write(dir.join(CONFIG), config.to_string()).unwrap();
 }
 
-/// A tensor of a safetensors file.
-struct Stored {
-    name: String,
-    /// Its entry in the header.
-    info: Value,
-    bytes: Vec<u8>,
-}
-
-/// Returns the tensors of a safetensors file.
-fn stored(file: &Path) -> Vec<Stored> {
-    let bytes = fs::read(file).unwrap();
-    let len = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
-    let (header, data) = bytes[8..].split_at(len);
-    let header: Map<String, Value> = serde_json::from_slice(header).unwrap();
-    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__").map(|(name, info)| {
-        let at = |index: usize| usize::try_from(info["data_offsets"][index].as_u64().unwrap()).unwrap();
-        let bytes = data[at(0)..at(1)].to_vec();
-        Stored { name, info, bytes }
-    });
-    tensors.collect()
-}
-
-/// Writes the tensors that have a new name by `rename`.
-fn write_tensors(from: &Path, to: &Path, rename: impl Fn(&str) -> Option<String>) {
-    let renamed = stored(from).into_iter().filter_map(|tensor| {
-        let name = rename(&tensor.name)?;
-        Some(Stored { name, ..tensor })
-    });
-    write(to, renamed);
-}
-
-fn write(to: &Path, tensors: impl Iterator<Item = Stored>) {
-    let (mut head, mut body) = (Map::new(), Vec::new());
-    for Stored { name, mut info, bytes } in tensors {
-        let first = body.len();
-        body.extend(bytes);
-        info["data_offsets"] = json!([first, body.len()]);
-        head.insert(name, info);
-    }
-    let head = Value::Object(head).to_string();
-    let mut bytes = (head.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(head.as_bytes());
-    bytes.extend(body);
-    fs::write(to, bytes).unwrap();
-}
-
 /// Runs `import` with further arguments. Returns exit code, standard output and standard error.
-fn import(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn import(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
     let arguments: Vec<_> = ["import"].iter().chain(arguments).copied().collect();
     let cache = dir.join("models").display().to_string();
     let (code, stdout, stderr, _dir) = Program::new("", &arguments).env(&[("NEMO_MODELS_CACHE", &cache)]).run();
@@ -89,55 +53,107 @@ fn import(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// Returns the entries of the model cache, without locks.
-fn imported_names(dir: &Path) -> Vec<String> {
+pub(crate) fn imported_names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir.join("models")).into_iter().flatten();
     let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
     names.filter(|name| !name.ends_with(".lock")).collect()
 }
 
+/// A name of the hub's files as transformers 4.52 to 4.57 has it in memory.
+fn newer(name: &str) -> String {
+    match name.strip_prefix("language_model.") {
+        Some(rest) => rest
+            .strip_prefix("model.")
+            .map_or_else(|| rest.to_owned(), |rest| format!("model.language_model.{rest}")),
+        None => format!("model.{name}"),
+    }
+}
+
+/// Writes tensors to two files with an index.
+fn write_shards(dir: &Path, tensors: Vec<Stored>, end: &str, bytes: fn(&[Stored]) -> Vec<u8>) {
+    let (vision, rest): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|tensor| tensor.name.contains("vision"));
+    let mut map = Map::new();
+    for (file, tensors) in [("a", rest), ("b", vision)] {
+        let file = format!("{file}{end}");
+        map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), json!(file))));
+        fs::write(dir.join(&file), bytes(&tensors)).unwrap();
+    }
+    let name = if end == ".bin" {
+        "pytorch_model.bin.index.json"
+    } else {
+        "model.safetensors.index.json"
+    };
+    fs::write(dir.join(name), json!({"weight_map": map}).to_string()).unwrap();
+}
+
 #[test]
-fn whole_models_in_every_layout_are_imported() {
+fn whole_models_in_every_layout_get_the_names_of_the_hub() {
     type Make = fn(&Path);
     let cases: &[(&str, Make)] = &[
-        ("whole", model),
-        // The names of transformers 4.52 to 4.57.
-        ("newer", |dir| {
-            model(dir);
-            write_tensors(&fixture("llava_clip_llama").join(WEIGHTS), &dir.join(WEIGHTS), |name| {
-                Some(match name.strip_prefix("language_model.") {
-                    Some(rest) => rest
-                        .strip_prefix("model.")
-                        .map_or_else(|| rest.to_owned(), |rest| format!("model.language_model.{rest}")),
-                    None => format!("model.{name}"),
-                })
+        ("hub", |_| {}),
+        ("transformers_4_52", |dir| {
+            let tensors = hub_tensors().into_iter().map(|tensor| Stored {
+                name: newer(&tensor.name),
+                ..tensor
             });
+            write(&dir.join(WEIGHTS), tensors);
+        }),
+        ("transformers_5", |dir| {
+            let whole = fixture("llava_clip_llama").join(WEIGHTS);
+            write(&dir.join(WEIGHTS), renamed(&whole, |name| Some(newer(name))));
+        }),
+        ("transformers_5_saved", |dir| {
+            fs::copy(fixture("llava_clip_llama").join(WEIGHTS), dir.join(WEIGHTS)).unwrap();
         }),
         ("shards", |dir| {
-            model(dir);
             fs::remove_file(dir.join(WEIGHTS)).unwrap();
-            let whole = fixture("llava_clip_llama").join(WEIGHTS);
-            let shard = |name: &str| {
-                if name.starts_with("vision") {
-                    "b.safetensors"
-                } else {
-                    "a.safetensors"
-                }
-            };
-            for file in ["a.safetensors", "b.safetensors"] {
-                write_tensors(&whole, &dir.join(file), |name| (shard(name) == file).then(|| name.to_owned()));
-            }
-            let map: Map<String, Value> = stored(&whole)
-                .iter()
-                .map(|tensor| (tensor.name.clone(), json!(shard(&tensor.name))))
-                .collect();
-            fs::write(dir.join("model.safetensors.index.json"), json!({"weight_map": map}).to_string()).unwrap();
+            write_shards(dir, hub_tensors(), ".safetensors", |tensors| {
+                crate::tensor_files::safetensors(tensors.to_vec())
+            });
+        }),
+        ("pickle", |dir| {
+            fs::remove_file(dir.join(WEIGHTS)).unwrap();
+            fs::write(dir.join("pytorch_model.bin"), pickle(&hub_tensors())).unwrap();
+        }),
+        ("pickle_shards", |dir| {
+            fs::remove_file(dir.join(WEIGHTS)).unwrap();
+            write_shards(dir, hub_tensors(), ".bin", pickle);
         }),
     ];
     for (name, make) in cases {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join(name);
+        model(&source);
         make(&source);
         check(dir.path(), &source, name, "model");
+        assert_eq!(all_stored(&dir.path().join("models").join(name)), hub_tensors(), "{name}");
+    }
+}
+
+/// Returns the tensors of all safetensors files of a folder, by name.
+pub(crate) fn all_stored(dir: &Path) -> Vec<Stored> {
+    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
+    let mut tensors: Vec<_> = files.flat_map(|path| stored(&path)).collect();
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    tensors
+}
+
+#[test]
+fn a_file_is_imported_with_the_config_beside_it() {
+    for (file, bytes) in [
+        ("consolidated.safetensors", crate::tensor_files::safetensors(hub_tensors())),
+        ("consolidated.pth", pickle(&hub_tensors())),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        model(&source);
+        fs::remove_file(source.join(WEIGHTS)).unwrap();
+        fs::write(source.join(file), bytes).unwrap();
+        let (code, stdout, stderr) = import(dir.path(), &[source.join(file).to_str().unwrap()]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("nemo://consolidated"), "{stdout}");
+        assert_eq!(all_stored(&dir.path().join("models/consolidated")), hub_tensors());
     }
 }
 
@@ -152,9 +168,8 @@ fn part(case: &str, section: &str, dir: &Path) {
     };
     fs::create_dir_all(dir).unwrap();
     fs::write(dir.join(CONFIG), config.to_string()).unwrap();
-    write_tensors(&fixture(case).join(WEIGHTS), &dir.join(WEIGHTS), |name| {
-        name.strip_prefix(prefix).map(str::to_owned)
-    });
+    let tensors = renamed(&fixture(case).join(WEIGHTS), |name| name.strip_prefix(prefix).map(str::to_owned));
+    write(&dir.join(WEIGHTS), tensors);
 }
 
 #[test]
@@ -234,12 +249,12 @@ fn an_encoder_of_opengvlab_is_imported() {
             tensor.name = tensor.name.replace(theirs, native);
         }
     }
-    write(&source.join(WEIGHTS), tensors.into_iter());
+    write(&source.join(WEIGHTS), tensors);
     check(dir.path(), &source, "InternViT", "vision encoder");
 }
 
 fn check(dir: &Path, source: &Path, name: &str, kind: &str) {
-    fs::write(source.join("pytorch_model.bin"), "a pickle").unwrap();
+    fs::write(source.join("README.md"), "no file of a model").unwrap();
     let text = source.display().to_string();
     let (code, stdout, stderr) = import(dir, &[&text, "--output", "json"]);
     assert_eq!(code, 0, "{name}: {stdout}{stderr}");
@@ -248,10 +263,28 @@ fn check(dir: &Path, source: &Path, name: &str, kind: &str) {
     assert_eq!(imported["address"], format!("nemo://{name}"));
     let target = dir.join("models").join(name);
     assert_eq!(imported["path"], target.display().to_string());
-    assert!(!target.join("pytorch_model.bin").exists());
+    assert!(!target.join("README.md").exists());
+    let weights = |name: &str| name.contains("safetensors");
     for entry in fs::read_dir(&target).unwrap().map(|entry| entry.unwrap()) {
-        assert_eq!(fs::read(entry.path()).unwrap(), fs::read(source.join(entry.file_name())).unwrap());
+        if !weights(&entry.file_name().to_string_lossy()) {
+            assert_eq!(fs::read(entry.path()).unwrap(), fs::read(source.join(entry.file_name())).unwrap());
+        }
     }
+    // Whatever their names, the tensors are those of the source.
+    let values = |dir: &Path| {
+        let mut values: Vec<_> = all_stored(dir)
+            .into_iter()
+            .map(|tensor| (tensor.info.to_string(), tensor.bytes))
+            .collect();
+        values.sort();
+        values
+    };
+    if source.join(WEIGHTS).is_file() {
+        assert!(values(&target) == values(source), "{name}: other values");
+    }
+    // The result is in the hub's form itself.
+    let (code, stdout, _) = import(dir, &[target.to_str().unwrap()]);
+    assert!(code == 0 && !stdout.contains("changed"), "{stdout}");
     // An identical model is not copied again; another one needs `--overwrite`.
     let (code, stdout, _) = import(dir, &[&text]);
     assert_eq!(code, 0);
@@ -296,7 +329,7 @@ fn incomplete_models_are_refused() {
         ),
         (
             |dir| fs::remove_file(dir.join(WEIGHTS)).unwrap(),
-            &["neither model.safetensors nor", "pickles"],
+            &["neither model.safetensors nor", "pytorch_model.bin"],
         ),
         (
             |dir| {
@@ -356,6 +389,12 @@ fn incomplete_models_are_refused() {
 
 #[test]
 fn leftovers_are_removed_and_another_target_can_be_named() {
+    for option in ["--output", "--out"] {
+        another_target(option);
+    }
+}
+
+fn another_target(option: &str) {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("source");
     model(&source);
@@ -363,11 +402,51 @@ fn leftovers_are_removed_and_another_target_can_be_named() {
     fs::create_dir_all(&stage).unwrap();
     fs::write(stage.join("half"), "").unwrap();
     let out = dir.path().join("there/mine");
-    let (code, stdout, stderr) = import(dir.path(), &[source.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let (code, stdout, stderr) = import(dir.path(), &[source.to_str().unwrap(), option, out.to_str().unwrap()]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains(out.to_str().unwrap()) && !stdout.contains("nemo://"), "{stdout}");
     assert!(!stage.exists() && out.join(WEIGHTS).is_file() && !out.join("half").exists());
     let (code, _, stderr) = import(dir.path(), &["/nope"]);
     assert_eq!(code, i32::from(exit_class::INPUT));
-    assert!(stderr.contains("there is no folder /nope"), "{stderr}");
+    assert!(stderr.contains("there is no folder or file /nope"), "{stderr}");
+}
+
+#[test]
+fn import_ckpt_compares_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    model(&source);
+    let config: Value = serde_json::from_slice(&fs::read(source.join(CONFIG)).unwrap()).unwrap();
+    let mut expected = Model::Llava(neva_layout::from_hf_config(&config).unwrap());
+    let options = ImportOptions {
+        output: Some(dir.path().join("target")),
+        ..ImportOptions::default()
+    };
+    let imported = import_ckpt(&expected, source.to_str().unwrap(), &options).unwrap();
+    assert_eq!((imported.kind.as_str(), imported.reused), ("model", false));
+    assert_eq!(all_stored(&imported.path), hub_tensors());
+    if let Model::Llava(model) = &mut expected {
+        model.text_config.intermediate_size = 161;
+    }
+    let error = import_ckpt(&expected, source.to_str().unwrap(), &options).unwrap_err();
+    assert!(error.to_string().contains("`intermediate_size` is 161, but 160"), "{error}");
+    // A part of a model is no model.
+    part("llava_clip_llama", "vision_config", &dir.path().join("clip"));
+    let error = import_ckpt(&expected, dir.path().join("clip").to_str().unwrap(), &options).unwrap_err();
+    assert!(error.to_string().contains("it is a vision encoder"), "{error}");
+}
+
+#[test]
+fn one_process_at_a_time_imports_to_a_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    model(&source);
+    fs::create_dir(dir.path().join("models")).unwrap();
+    let lock = fs::File::create(dir.path().join("models/.source.lock")).unwrap();
+    lock.try_lock().unwrap();
+    let (code, _, stderr) = import(dir.path(), &[source.to_str().unwrap()]);
+    assert_eq!(code, i32::from(exit_class::CLUSTER), "{stderr}");
+    assert!(stderr.contains("another process is importing"), "{stderr}");
+    drop(lock);
+    assert_eq!(import(dir.path(), &[source.to_str().unwrap()]).0, 0);
 }

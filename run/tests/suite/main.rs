@@ -22,6 +22,9 @@ mod graph;
 mod hub;
 mod hub_server;
 mod import;
+mod import_bad_input;
+mod import_gguf;
+mod import_original;
 mod includes;
 mod launch;
 mod logs;
@@ -47,6 +50,7 @@ mod signals;
 mod sites;
 mod slurm_settings;
 mod sweep;
+mod tensor_files;
 mod terminal;
 mod unwritable;
 

@@ -258,8 +258,24 @@ fn nemo_class_names_are_accepted() {
     // An override below another spelling of the type keeps the recipe's values.
     let run = graph("llava15_7b", &["finetune.peft|={_target_: llm.peft.LoRA, dim: 8}"]);
     assert_eq!(run["finetune"]["peft"]["vlm.LoRA"]["alpha"], json!(32.0));
+    // The other schemes have defaults of their own.
+    let run = graph("llava15_7b", &["finetune.peft=llm.peft.DoRA(dim=8)"]);
+    let dora = &run["finetune"]["peft"]["llm.peft.DoRA"];
+    assert_eq!(
+        (&dora["alpha"], &dora["use_dora"], &dora["dim"]),
+        (&json!(64.0), &json!(true), &json!(8))
+    );
+    let run = graph(
+        "llava15_7b",
+        &["finetune.peft=nemo.collections.llm.peft.CanonicalLoRA(dropout=0.1)"],
+    );
+    let canonical = &run["finetune"]["peft"]["llm.peft.CanonicalLoRA"];
+    assert_eq!(
+        (&canonical["alpha"], &canonical["target_modules"][0]),
+        (&json!(32.0), &json!("linear_q"))
+    );
     for wrong in [
-        "finetune.peft=llm.peft.DoRA(dim=8)",
+        "finetune.peft=llm.peft.AdaLoRA(dim=8)",
         "finetune.peft=other.LoRA(dim=8)",
         "finetune.trainer=nl.MegatronStrategy(devices=1)",
         "finetune.trainer.callbacks=[\"pl::EarlyStopping\"]",

@@ -66,6 +66,18 @@ impl Model {
         }
     }
 
+    /// Removes the folders that weights come from.
+    pub fn clear_pretrained(&mut self) {
+        if let Some(model) = self.as_llava_mut() {
+            model.from_pretrained = None;
+            model.language_model_from_pretrained = None;
+            model.vision_model_from_pretrained = None;
+            model.vision_projection_from_pretrained = None;
+        } else if let Some(model) = self.as_language_mut() {
+            model.from_pretrained = None;
+        }
+    }
+
     /// Returns the same model with all defaults and derived values explicit: models that compute the same are equal.
     #[must_use]
     pub fn explicit(&self) -> Self {

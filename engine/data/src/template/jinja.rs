@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::{
+    content::Content,
     layout::Layout,
     marks::{self, Place},
     renderer::{JinjaSettings, Renderer},
@@ -55,6 +56,21 @@ impl JinjaTemplate {
     #[must_use]
     pub fn stop(&self) -> &str {
         &self.layout.stop
+    }
+
+    /// Returns its settings.
+    pub(super) fn settings(&self) -> &JinjaSettings {
+        &self.renderer.settings
+    }
+
+    /// Returns the form of contents that it takes.
+    pub(super) fn content(&self) -> Content {
+        self.layout.content
+    }
+
+    /// Returns what ends a prompt, if the template does not write it itself.
+    pub(super) fn header(&self) -> &str {
+        &self.layout.header
     }
 
     /// Returns what the template writes around a question and its answer.

@@ -158,6 +158,30 @@ pub(super) fn tokenizer_json(bytes: &[u8], metaspace: Metaspace, added: &BTreeMa
     }))
 }
 
+/// Converts a BPE model that is given as pieces: text, score and type. `prefix`: a text gets a blank in front.
+pub(super) fn of_pieces(pieces: &[(&str, f32, i32)], prefix: bool) -> Result<Value, String> {
+    let pieces = pieces.iter().map(|(piece, score, kind)| Piece {
+        piece: Some((*piece).to_owned()),
+        score: Some(*score),
+        kind: Some(*kind),
+    });
+    let model = ModelProto {
+        pieces: pieces.collect(),
+        trainer_spec: Some(TrainerSpec { model_type: Some(BPE) }),
+        normalizer_spec: Some(NormalizerSpec {
+            precompiled_charsmap: None,
+            add_dummy_prefix: Some(prefix),
+            remove_extra_whitespaces: Some(false),
+            escape_whitespaces: Some(true),
+        }),
+    };
+    let metaspace = Metaspace {
+        legacy: true,
+        add_prefix_space: None,
+    };
+    tokenizer_json(&model.encode_to_vec(), metaspace, &BTreeMap::new())
+}
+
 /// Returns the added tokens by id: control pieces, the unknown piece, symbols that the user defined, and those beside the
 /// model.
 fn added_tokens(pieces: &[(&str, f32, i32)], added: &BTreeMap<u32, AddedToken>) -> Vec<Value> {

@@ -39,6 +39,8 @@ struct Linear {
     bias: bool,
     /// Block and name of Megatron's module, and true if the module fuses several linears.
     megatron: (&'static str, &'static str, bool),
+    /// Name of the linear in NeMo's canonical adapters.
+    canonical: &'static str,
 }
 
 /// Returns all parameters of a decoder, in the order in which they are created and saved. Initial values are Megatron's:
@@ -134,6 +136,7 @@ impl Linear {
             heads: self.heads,
             lora: Some(LoraModule {
                 megatron: Some(format!("{megatron}.{megatron_block}.{module}")),
+                canonical: Some(format!("{megatron}.{megatron_block}.{}", self.canonical)),
                 saved_as: if fused {
                     format!("{prefix}.{block}.{module}")
                 } else {
@@ -160,8 +163,9 @@ impl Linear {
 fn attention(config: &TextConfig, structure: DecoderStructure) -> [Linear; 4] {
     let (h, d) = (config.hidden_size, config.head_dim());
     let (q, kv) = (config.num_attention_heads * d, config.num_key_value_heads * d);
-    let column = |name, rows, heads| Linear {
+    let column = |name, canonical, rows, heads| Linear {
         name,
+        canonical,
         shape: [rows, h],
         init: normal(config),
         cut: Cut::Column,
@@ -171,11 +175,12 @@ fn attention(config: &TextConfig, structure: DecoderStructure) -> [Linear; 4] {
     };
     let kv_heads = Some(config.num_key_value_heads);
     [
-        column("self_attn.q_proj", q, None),
-        column("self_attn.k_proj", kv, kv_heads),
-        column("self_attn.v_proj", kv, kv_heads),
+        column("self_attn.q_proj", "linear_q", q, None),
+        column("self_attn.k_proj", "linear_k", kv, kv_heads),
+        column("self_attn.v_proj", "linear_v", kv, kv_heads),
         Linear {
             name: "self_attn.o_proj",
+            canonical: "linear_proj",
             shape: [h, q],
             init: residual(config),
             cut: Cut::Row,
@@ -189,8 +194,9 @@ fn attention(config: &TextConfig, structure: DecoderStructure) -> [Linear; 4] {
 /// Returns the linears of the MLP.
 fn mlp(config: &TextConfig, structure: DecoderStructure) -> Vec<Linear> {
     let (h, f) = (config.hidden_size, config.intermediate_size);
-    let column = |name| Linear {
+    let column = |name, canonical| Linear {
         name,
+        canonical,
         shape: [f, h],
         init: normal(config),
         cut: Cut::Column,
@@ -204,10 +210,10 @@ fn mlp(config: &TextConfig, structure: DecoderStructure) -> Vec<Linear> {
         init: residual(config),
         cut: Cut::Row,
         megatron: ("mlp", "linear_fc2", false),
-        ..column("")
+        ..column("", "linear_fc2")
     };
-    let gate = structure.gated.then(|| column("mlp.gate_proj"));
-    gate.into_iter().chain([column("mlp.up_proj"), down]).collect()
+    let gate = structure.gated.then(|| column("mlp.gate_proj", "linear_fc1_gate"));
+    gate.into_iter().chain([column("mlp.up_proj", "linear_fc1_up"), down]).collect()
 }
 
 fn residual(config: &TextConfig) -> Init {

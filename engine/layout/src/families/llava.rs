@@ -108,8 +108,8 @@ fn read_config(config: &Value, families: &Families) -> Result<LlavaModel, HfConf
         return Err(HfConfigError::NotAnObject);
     }
     if config.get("text_config").is_none() && (config.get("mm_vision_tower").is_some() || config.get("mm_projector_type").is_some()) {
-        let problem = "`text_config` is missing: this is the config of LLaVA's own code; \
-                       transformers' convert_llava_weights_to_hf.py makes a folder that can be read";
+        let problem = "`text_config` is missing: this is the config of the original LLaVA repository; \
+                       `neva-run import` makes a folder that can be read";
         return Err(HfConfigError::Unsupported(vec![problem.to_owned()]));
     }
     let empty = Value::Object(serde_json::Map::new());

@@ -90,6 +90,7 @@ impl<'a> VisionRows<'a> {
         if let Some(weight) = self.rows.last_mut() {
             weight.lora = Some(LoraModule {
                 megatron: None,
+                canonical: None,
                 saved_as: full.clone(),
                 partial_sum: PartialSum::SharedImages,
                 linear: full,

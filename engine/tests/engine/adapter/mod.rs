@@ -118,6 +118,24 @@ fn adapters_and_saved_modules_are_read_in_every_spelling_and_layout() {
     });
 }
 
+/// `adapter_model.bin` is the `torch.save` of the tensors in `adapter_init`.
+#[test]
+fn a_pickle_is_read_as_the_safetensors() {
+    within_limit(|| {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = folder(parent.path());
+        std::fs::remove_file(folder.join("adapter_model.safetensors")).unwrap();
+        std::fs::copy(
+            fixtures().join("train_lora_proj/adapter_model.bin"),
+            folder.join("adapter_model.bin"),
+        )
+        .unwrap();
+        let finetune = finetune(&folder);
+        check_loaded(&finetune, &folder, ONE);
+        check_loaded(&finetune, &folder, ParallelSizes { tp: 2, ..ONE });
+    });
+}
+
 #[test]
 fn a_run_that_starts_from_peft_resumes_from_its_own_checkpoint() {
     within_limit(|| {

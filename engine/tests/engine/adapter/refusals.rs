@@ -57,7 +57,7 @@ fn the_refusal_of_other_adapters_lists_all_settings() {
         let message = refusal(|folder, _| std::fs::remove_file(folder.join("adapter_config.json")).unwrap());
         assert_eq!(
             message,
-            "finetune.resume.adapter_path: DIR is neither a checkpoint of this program nor a folder of PEFT (name a folder with checkpoint.json, or with adapter_config.json and adapter_model.safetensors)"
+            "finetune.resume.adapter_path: DIR is neither a checkpoint of this program nor a folder of PEFT (name a folder with checkpoint.json, or with adapter_config.json and adapter_model.safetensors (or .bin))"
         );
         let message = refusal(|folder, _| std::fs::remove_file(folder.join("adapter_model.safetensors")).unwrap());
         assert!(message.starts_with("cannot open DIR/adapter_model.safetensors"), "{message}");
@@ -69,8 +69,7 @@ fn unsupported_settings_are_listed() {
     within_limit(|| {
         let message = refusal(|folder, _| {
             edit(folder, |config| {
-                config["use_dora"] = json!(true);
-                config["rank_pattern"] = json!({ "q_proj": 4 });
+                config["use_qalora"] = json!(true);
                 config["layer_replication"] = json!([[0, 2]]);
                 config["bias"] = json!("all");
                 config["init_lora_weights"] = json!("pissa");
@@ -80,17 +79,24 @@ fn unsupported_settings_are_listed() {
         assert_eq!(
             message,
             "DIR/adapter_config.json: `layer_replication` is [[0,2]], which this program does not compute; \
-             `rank_pattern` is {\"q_proj\":4}, which this program does not compute; \
-             `use_dora` is true, which this program does not compute; \
+             `use_qalora` is true, which this program does not compute; \
              `bias` is \"all\", supported: \"none\"; \
              `init_lora_weights` is \"pissa\", whose adapters go with a changed base: save with `path_initial_model_for_weight_conversion`; \
              `r` is \"eight\", expected a number"
         );
         let message = refusal(|folder, _| std::fs::write(folder.join("adapter_config.json"), r#"{"peft_type": "IA3"}"#).unwrap());
         assert!(
-            message.contains("`peft_type` is \"IA3\", supported: \"LORA\"") && message.contains("`lora_alpha` is null"),
+            message.contains("the adapter's kind is \"IA3\" ((IA)³): this program trains, reads and merges LoRA")
+                && !message.contains("null"),
             "{message}"
         );
+        for mark in ["config.json", "non_lora_trainables.bin"] {
+            let message = refusal(|folder, _| std::fs::write(folder.join(mark), r#"{"model_type": "llava_llama"}"#).unwrap());
+            assert_eq!(
+                message,
+                "finetune.resume.adapter_path: DIR is an adapter of the original LLaVA code, which has its own names and files (convert it first: neva-run import DIR)"
+            );
+        }
         // Settings that only choose targets or initial values are ignored.
         let parent = tempfile::tempdir().unwrap();
         let folder = folder(parent.path());

@@ -4,10 +4,11 @@ use crate::layout::Layout;
 use crate::recompute::{recompute_settings, with_recompute};
 use crate::setting::{Samples, adapters, mock, small, without_image, without_labels};
 use neva_data::{IGNORE_INDEX, IMAGE_TOKEN_INDEX, Pixels};
-use neva_layout::{Families, lora_adapters};
+use neva_layout::{Families, lora_adapters, quantization_problem};
 use neva_schemas::{
-    AdamW, CpCommType, FeatureSelect, Finetune, LossNormalization, LrScheduler, Model, Optim, Peft, ProjectorType, RopeScaling, RopeType,
-    Run, Severity, TextConfig, TextModelType, Validate, VisionConfig, VisionModelType, VisionNorm, VisionPlacement,
+    AdamW, CpCommType, DropoutPosition, FeatureSelect, Finetune, LossNormalization, LrScheduler, Model, Optim, Peft, ProjectorType,
+    Quantization, RopeScaling, RopeType, Run, Severity, TextConfig, TextModelType, Validate, VisionConfig, VisionModelType, VisionNorm,
+    VisionPlacement,
 };
 
 /// A test case: a run and a layout.
@@ -140,6 +141,20 @@ pub(super) struct Trains {
     pub(super) targets: [bool; TARGETS.len()],
     /// Whether LoRA freezes language model and vision encoder.
     pub(super) replaced: [bool; 2],
+    pub(super) adapters: AdapterOptions,
+}
+
+/// Settings of the adapters.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AdapterOptions {
+    /// Probability of dropout in percent.
+    pub(super) dropout: u8,
+    /// Dropout acts on the output.
+    pub(super) post: bool,
+    pub(super) rslora: bool,
+    pub(super) dora: bool,
+    /// The language model is in 4 bits, if LoRA freezes it.
+    pub(super) quantized: bool,
 }
 
 pub(super) const TARGETS: [&str; 12] = [
@@ -236,6 +251,14 @@ impl Case {
             adapters(&mut finetune, &targets);
             if let Some(Peft::LoRA(lora)) = &mut finetune.peft {
                 [lora.freeze_language_model, lora.freeze_vision_model] = trains.replaced;
+                let options = trains.adapters;
+                (lora.use_rslora, lora.use_dora) = (options.rslora, options.dora);
+                lora.dropout = f64::from(options.dropout) / 100.0;
+                if options.post && !options.dora {
+                    lora.dropout_position = DropoutPosition::Post;
+                }
+                let quantized = options.quantized && lora.freeze_language_model;
+                lora.quantization = quantized.then_some(Quantization::Nf4);
             }
         }
         let data = mock(&mut finetune);
@@ -282,6 +305,7 @@ impl Case {
             let parameters = parameters.parameters(finetune.trainer.strategy.vision_placement);
             let adapters = lora_adapters(&parameters, peft.lora(), "finetune.peft");
             errors.extend(adapters.err().into_iter().flatten().map(|problem| problem.to_string()));
+            errors.extend(quantization_problem(&parameters, &finetune, "").map(|problem| problem.to_string()));
         }
         errors
     }

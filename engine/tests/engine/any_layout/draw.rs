@@ -1,6 +1,6 @@
 //! Generators of valid cases.
 
-use super::case::{Batches, Case, Encoder, Family, Options, Text, Trains, Vision};
+use super::case::{AdapterOptions, Batches, Case, Encoder, Family, Options, Text, Trains, Vision};
 use crate::layout::Layout;
 use crate::recompute::recompute_settings;
 use neva_schemas::CpCommType::{AllGather, P2p};
@@ -141,10 +141,23 @@ fn options() -> impl Strategy<Value = Options> {
 
 fn trains() -> impl Strategy<Value = Trains> {
     let targets = proptest::array::uniform12(proptest::bool::weighted(0.2));
-    (any::<[bool; 3]>(), proptest::option::of(targets), any::<[bool; 2]>()).prop_map(|(frozen, targets, replaced)| Trains {
+    let parts = (any::<[bool; 3]>(), proptest::option::of(targets), any::<[bool; 2]>());
+    (parts, adapters()).prop_map(|((frozen, targets, replaced), adapters)| Trains {
         frozen,
         targets: targets.unwrap_or_default(),
         replaced,
+        adapters,
+    })
+}
+
+fn adapters() -> impl Strategy<Value = AdapterOptions> {
+    let dropout = prop_oneof![1 => Just(0), 2 => 1..=60u8];
+    (dropout, any::<[bool; 4]>()).prop_map(|(dropout, [post, rslora, dora, quantized])| AdapterOptions {
+        dropout,
+        post,
+        rslora,
+        dora,
+        quantized,
     })
 }
 

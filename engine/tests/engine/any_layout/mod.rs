@@ -8,7 +8,7 @@ mod draw;
 
 use crate::layout::Layout;
 use crate::setting::{ONE, Trained, close, close_tensors, train, within_limit};
-use case::{Batches, Case, Encoder, Family, Options, Text, Trains, Vision};
+use case::{AdapterOptions, Batches, Case, Encoder, Family, Options, Text, Trains, Vision};
 use draw::cases;
 use neva_schemas::CpCommType::P2p;
 use neva_schemas::VisionPlacement::Cut;
@@ -71,6 +71,13 @@ const PINNED: &[Case] = &[Case {
         frozen: [false, false, false],
         targets: [true, true, false, false, false, false, false, true, true, false, true, true],
         replaced: [false, true],
+        adapters: AdapterOptions {
+            dropout: 20,
+            post: false,
+            rslora: true,
+            dora: true,
+            quantized: false,
+        },
     },
     batches: Batches {
         length: 32,

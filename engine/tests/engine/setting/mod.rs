@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod closeness;
+mod exports;
 mod recipe;
 mod samples;
 mod trained;
@@ -9,6 +10,7 @@ mod whole_run;
 
 pub(crate) use checkpoints::*;
 pub(crate) use closeness::*;
+pub(crate) use exports::*;
 pub(crate) use recipe::*;
 pub(crate) use samples::*;
 pub(crate) use trained::*;

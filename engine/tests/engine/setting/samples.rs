@@ -77,7 +77,7 @@ pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, 
                 to_device(&batch, options.image_seq_len, Device::Cpu).unwrap(),
                 batch.tokens.seq_lens().iter().sum::<usize>() as u64,
             );
-            whole.context_shard(zigzag(mesh)).unwrap()
+            whole.keyed(&batch).context_shard(zigzag(mesh)).unwrap()
         })
         .collect()
 }

@@ -94,7 +94,9 @@ pub(crate) fn weights(trainer: &Trainer) -> BTreeMap<String, Tensor> {
             whole(parameter, &parameter.tensor.detach(), trainer.mesh()),
         )
     };
-    trainer.parameters().iter().map(whole).collect()
+    // The bytes of a quantised weight are no tensor of its shape; it never changes.
+    let plain = trainer.parameters().iter().filter(|parameter| parameter.quantized.is_none());
+    plain.map(whole).collect()
 }
 
 /// Returns whole gradients by name, each value from the rank that updates it. Omits those that no rank touched.

@@ -1,0 +1,134 @@
+//! Export of a checkpoint with the widths of a 7B LLaVA, compared with `cp` of its files. Bounds: 0.8 of the speed of `cp`,
+//! and 2 GiB of memory.
+//!
+//!     cargo bench --workspace --bench export
+//!
+//! `NEVA_BENCH_LAYERS` sets the number of layers; the default needs 12 GB of disk, the 32 layers of a whole 7B 45 GB.
+#![expect(clippy::print_stdout, reason = "a benchmark's answer")]
+
+mod bounds;
+
+use bounds::Bounds;
+use neva_engine::checkpoint::ModelCache;
+use neva_engine::export::{ExportDtype, ExportFormat, ExportRequest, export};
+use neva_engine::model::Models;
+use neva_layout::Families;
+use neva_schemas::{LlavaModel, Model, VisionPlacement};
+use serde_json::{Map, json};
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+/// Layers of the language model; 8 of 32 have a fourth of the bytes, in tensors of the same shapes.
+const LAYERS: usize = 8;
+const VARIABLE: &str = "NEVA_BENCH_LAYERS";
+/// In GiB.
+const MEMORY: f64 = 2.0;
+const SPEED: f64 = 0.8;
+const REPEATS: usize = 3;
+
+fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let layers = std::env::vars().find(|(name, _)| name == VARIABLE).map(|(_, value)| value.parse());
+    let layers = layers.transpose()?.unwrap_or(LAYERS);
+    let folder = tempfile::Builder::new().prefix("export-").tempdir_in("target")?;
+    let (model, checkpoint) = (folder.path().join("model"), folder.path().join("checkpoint"));
+    write_model(&model, layers)?;
+    run(&model, &checkpoint, ExportFormat::Neva)?;
+    std::fs::remove_dir_all(&model)?;
+    let bytes = std::fs::metadata(checkpoint.join("model.safetensors"))?.len();
+    println!("{layers} layers: a checkpoint of {:.2} GB", bytes as f64 / 1e9);
+    let (mut copies, mut exports) = (Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        let target = folder.path().join("copy");
+        let started = Instant::now();
+        copy(&checkpoint, &target)?;
+        copies.push(started.elapsed().as_secs_f64());
+        std::fs::remove_dir_all(&target)?;
+        let started = Instant::now();
+        run(&checkpoint, &target, ExportFormat::Hf)?;
+        exports.push(started.elapsed().as_secs_f64());
+        std::fs::remove_dir_all(&target)?;
+    }
+    let (copy, export) = (median(copies), median(exports));
+    let (memory, mut bounds) = (peak_memory()?, Bounds::default());
+    let speed = |seconds: f64| bytes as f64 / seconds / 1e9;
+    println!("cp and sync     {copy:8.2} s    {:6.2} GB/s", speed(copy));
+    println!("export          {export:8.2} s    {:6.2} GB/s", speed(export));
+    println!(
+        "export / cp     {:8.2}{}",
+        export / copy,
+        bounds.at_most(export / copy, 1.0 / SPEED)
+    );
+    println!("peak memory     {memory:8.2} GiB{}", bounds.at_most(memory, MEMORY));
+    Ok(bounds.finish())
+}
+
+fn run(source: &Path, out: &Path, format: ExportFormat) -> neva_engine::Result<()> {
+    let request = ExportRequest {
+        out: Some(out.to_owned()),
+        dtype: Some(ExportDtype::Bfloat16),
+        ..ExportRequest::new(source, format)
+    };
+    export(&request, &Models::builtin(), &ModelCache::at(PathBuf::new())).map(drop)
+}
+
+/// Writes a LLaVA-1.5 of 7B with fewer layers, in bf16.
+fn write_model(folder: &Path, layers: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let mut model = LlavaModel::default();
+    model.text_config.num_hidden_layers = layers;
+    model.text_config.vocab_size = 32064;
+    let families = Families::builtin();
+    let table = families.resolve(&Model::Llava(model), "model").map_err(|problem| problem.message)?;
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join("config.json"), table.write_config().to_string())?;
+    let (mut header, mut at) = (Map::new(), 0);
+    for row in table.parameters(VisionPlacement::Duplicated) {
+        let end = at + 2 * row.numel();
+        header.insert(
+            table.hub_name(&row.name),
+            json!({ "dtype": "BF16", "shape": row.shape, "data_offsets": [at, end] }),
+        );
+        at = end;
+    }
+    let header = serde_json::to_vec(&header)?;
+    let mut file = BufWriter::new(File::create(folder.join("model.safetensors"))?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
+    // Small values of changing bits, that no file system compresses.
+    let block: Vec<u8> = (0..1u32 << 20)
+        .flat_map(|index| [(index.wrapping_mul(2_654_435_761) >> 24) as u8, 0x3c])
+        .collect();
+    let mut left = at;
+    while left > 0 {
+        let size = left.min(block.len());
+        file.write_all(&block[..size])?;
+        left -= size;
+    }
+    file.into_inner().map_err(|error| error.into_error())?.sync_all()?;
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let done = |status: io::Result<std::process::ExitStatus>, what: &str| match status?.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("{what} failed"))),
+    };
+    done(Command::new("cp").arg("-r").args([from, to]).status(), "cp")?;
+    // An export is on disk when it is done.
+    done(Command::new("sync").arg(to.join("model.safetensors")).status(), "sync")
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Returns the most memory that this process had, in GiB.
+fn peak_memory() -> Result<f64, Box<dyn std::error::Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes: f64 = line.ok_or("no VmHWM")?.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kilobytes / f64::from(1 << 20))
+}

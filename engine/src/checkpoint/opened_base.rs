@@ -1,0 +1,252 @@
+//! The base weights of a run, opened: the place of every parameter is known, and any of them can be read.
+
+use super::base::Base;
+use super::folder::CheckpointFolder;
+use super::hugging_face::{check_config, hugging_face_files};
+use super::part::PartFiles;
+use super::placement::{Names, Placement, Values, all_finite, mismatches, read_named};
+use super::safetensors_file::TensorFile;
+use super::stored_tensors::StoredTensors;
+use crate::error::{EngineError, Result};
+use crate::random::fresh;
+use neva_layout::{ModelCache, ModelTable, ParamSpec, Part, is_trainable};
+use neva_schemas::Finetune;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Opened base weights.
+#[derive(Debug)]
+pub(crate) enum OpenBase {
+    /// Fresh values.
+    Seed(u64),
+    /// A Hugging Face folder of the whole model.
+    Whole(ModelFiles),
+    /// A Hugging Face folder, read for one part of the model.
+    Part(PartFiles),
+    /// Sources of parts, and of the rest.
+    Parts(Vec<(Part, Self)>, Option<Box<Self>>),
+    /// A checkpoint, and the source of the parameters that its run did not train.
+    Checkpoint(TrainedTensors, Option<Box<Self>>),
+}
+
+/// A model, of which an [`OpenBase`] holds parameters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OfModel<'a> {
+    /// Table of the model.
+    pub(crate) table: &'a ModelTable,
+    /// All parameters of the model, without adapters.
+    pub(crate) specs: &'a [ParamSpec],
+    /// The run.
+    pub(crate) finetune: &'a Finetune,
+    /// Cache in which the base of a base is found.
+    pub(crate) cache: &'a ModelCache,
+}
+
+impl OpenBase {
+    /// Opens the files that hold `wanted`, some parameters of the model.
+    ///
+    /// # Errors
+    /// A file is missing, not whole, or does not fit the model: then every missing, unknown or misshapen tensor is listed.
+    pub(crate) fn open(base: &Base, wanted: &[ParamSpec], model: OfModel<'_>) -> Result<Self> {
+        Ok(match base {
+            Base::Seed(seed) => Self::Seed(*seed),
+            Base::HuggingFace(folder) => {
+                check_config(folder, &model.finetune.model, model.table.families())?;
+                // Weights may be read in several turns, of which one warns.
+                let is_first = |spec: &ParamSpec| model.specs.first().is_some_and(|first| first.name == spec.name);
+                Self::Whole(ModelFiles::open(model.table, folder, model.specs, wanted.iter().any(is_first))?)
+            }
+            Base::Parts(parts) => {
+                let (mut opened, mut rest) = (Vec::new(), Vec::new());
+                for part in [Part::Language, Part::Projection, Part::Vision] {
+                    let own: Vec<_> = wanted.iter().filter(|spec| spec.part == part).cloned().collect();
+                    match parts.of(part) {
+                        _ if own.is_empty() => {}
+                        Some(Base::HuggingFace(folder)) => {
+                            opened.push((part, Self::Part(PartFiles::open(model.table, folder, part, model.specs)?)));
+                        }
+                        Some(base) => opened.push((part, Self::open(base, &own, model)?)),
+                        None => rest.extend(own),
+                    }
+                }
+                let rest = match rest.is_empty() {
+                    true => None,
+                    false => Some(Box::new(Self::open(&parts.rest, &rest, model)?)),
+                };
+                Self::Parts(opened, rest)
+            }
+            Base::Checkpoint(path) => Self::checkpoint(path, None, wanted, model)?,
+            Base::Rebased { checkpoint, base } => Self::checkpoint(checkpoint, Some(base), wanted, model)?,
+        })
+    }
+
+    /// Opens a checkpoint. Parameters that its run did not train come from its own base, or from `base`.
+    fn checkpoint(path: &Path, base: Option<&Base>, wanted: &[ParamSpec], model: OfModel<'_>) -> Result<Self> {
+        let checkpoint = CheckpointFolder::open(path)?;
+        let own = &checkpoint.run.finetune;
+        let trained = TrainedTensors::open(&checkpoint, own, model.specs)?;
+        let rest: Vec<_> = wanted.iter().filter(|spec| !trained.holds(spec)).cloned().collect();
+        if rest.is_empty() {
+            return Ok(Self::Checkpoint(trained, None));
+        }
+        let found = match base {
+            Some(base) => base.clone(),
+            None => Base::of(own, model.cache)?,
+        };
+        let rest = Self::open(&found, &rest, OfModel { finetune: own, ..model })?;
+        Ok(Self::Checkpoint(trained, Some(Box::new(rest))))
+    }
+
+    /// Reads this rank's local shards of `wanted`, which were among those to open.
+    ///
+    /// # Errors
+    /// A file cannot be read, or holds NaN or infinite values.
+    pub(crate) fn read(&self, wanted: &[ParamSpec], placement: Placement) -> Result<Values> {
+        let split =
+            |own: &dyn Fn(&ParamSpec) -> bool| -> (Vec<ParamSpec>, Vec<ParamSpec>) { wanted.iter().cloned().partition(|spec| own(spec)) };
+        Ok(match self {
+            Self::Seed(seed) => fresh_values(wanted, *seed, placement),
+            Self::Whole(files) => files.read(wanted, placement)?,
+            Self::Part(files) => files.read(wanted, placement)?,
+            Self::Parts(parts, rest) => {
+                let mut values = Values::new();
+                for (part, base) in parts {
+                    let (own, _) = split(&|spec| spec.part == *part);
+                    values.append(&mut base.read(&own, placement)?);
+                }
+                let (_, others) = split(&|spec| parts.iter().any(|(part, _)| spec.part == *part));
+                values.append(&mut read_rest(rest.as_deref(), &others, placement)?);
+                values
+            }
+            Self::Checkpoint(trained, rest) => {
+                let (own, others) = split(&|spec| trained.holds(spec));
+                let mut values = trained.read(own.iter(), placement)?;
+                values.append(&mut read_rest(rest.as_deref(), &others, placement)?);
+                values
+            }
+        })
+    }
+}
+
+fn read_rest(rest: Option<&OpenBase>, wanted: &[ParamSpec], placement: Placement) -> Result<Values> {
+    match (rest, wanted) {
+        (_, []) => Ok(Values::new()),
+        (Some(rest), wanted) => rest.read(wanted, placement),
+        (None, [spec, ..]) => Err(EngineError::Bug(format!("the source of `{}` was not opened", spec.name))),
+    }
+}
+
+/// Returns fresh values of this rank's local shards.
+pub(crate) fn fresh_values(specs: &[ParamSpec], seed: u64, placement: Placement) -> Values {
+    let value = |spec: &ParamSpec| (spec.name.clone(), fresh(spec, seed, placement.tp_rank, placement.tp));
+    specs.iter().map(value).collect()
+}
+
+/// The trained parameters of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct TrainedTensors {
+    tensors: StoredTensors,
+    names: BTreeSet<String>,
+}
+
+impl TrainedTensors {
+    /// Opens a checkpoint, which must hold exactly those of `specs` that `run` trains; all of them if it holds a whole model.
+    pub(crate) fn open(checkpoint: &CheckpointFolder, run: &Finetune, specs: &[ParamSpec]) -> Result<Self> {
+        let is_held = |spec: &&ParamSpec| checkpoint.state.whole || is_trainable(spec, run);
+        let trained: Vec<_> = specs.iter().filter(is_held).cloned().collect();
+        let tensors = checkpoint.model()?;
+        let names = tensors
+            .shapes()
+            .map(|(name, shape)| (name.to_owned(), (0, name.to_owned(), shape.to_vec())))
+            .collect();
+        let problems = mismatches(&names, &trained);
+        if !problems.is_empty() {
+            return Err(EngineError::Weights {
+                path: tensors.path().to_owned(),
+                problems,
+            });
+        }
+        Ok(Self {
+            tensors,
+            names: trained.into_iter().map(|spec| spec.name).collect(),
+        })
+    }
+
+    /// Returns whether the checkpoint holds a parameter.
+    pub(crate) fn holds(&self, spec: &ParamSpec) -> bool {
+        self.names.contains(&spec.name)
+    }
+
+    /// Returns the names of its parameters.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// Reads those of `wanted` that it holds.
+    pub(crate) fn read<'a>(&self, wanted: impl Iterator<Item = &'a ParamSpec>, placement: Placement) -> Result<Values> {
+        let read = |spec: &ParamSpec| {
+            let value = placement.local_shard(spec, |window| self.tensors.read(&spec.name, window))?;
+            Ok((spec.name.clone(), value))
+        };
+        all_finite(self.tensors.path(), wanted.filter(|spec| self.holds(spec)).map(read))
+    }
+}
+
+/// The files of a Hugging Face folder of the whole model.
+#[derive(Debug)]
+pub(crate) struct ModelFiles {
+    folder: PathBuf,
+    files: Vec<TensorFile>,
+    names: Names,
+}
+
+impl ModelFiles {
+    /// Opens a folder, which must hold all of `specs`: in one file or several with an index, under any accepted spelling of
+    /// the names. Tensors that are not part of the model are skipped, with a warning.
+    fn open(table: &ModelTable, folder: &Path, specs: &[ParamSpec], warns: bool) -> Result<Self> {
+        let files = hugging_face_files(folder)?
+            .iter()
+            .map(|path| TensorFile::open(path))
+            .collect::<Result<Vec<_>>>()?;
+        let mut names = Names::new();
+        let (mut problems, mut skipped) = (Vec::new(), Vec::new());
+        for (index, file) in files.iter().enumerate() {
+            for (name, shape) in file.tensors() {
+                if table.is_derived(&name) {
+                    continue;
+                }
+                match table.canonical_name(&name) {
+                    // Some files hold a tied head nevertheless.
+                    Some(canonical) if table.is_tied_head(&canonical) => {}
+                    Some(canonical) if !names.contains_key(&canonical) => {
+                        names.insert(canonical, (index, name, shape));
+                    }
+                    Some(canonical) => problems.push(format!("`{name}` is a second tensor for `{canonical}`")),
+                    None => skipped.push(format!("`{name}`")),
+                }
+            }
+        }
+        let mismatches = mismatches(&names, specs);
+        if problems.is_empty() && mismatches.is_empty() {
+            if warns && !skipped.is_empty() {
+                tracing::warn!(
+                    "{}: skipped tensors that are not part of the model: {}",
+                    folder.display(),
+                    skipped.join(", ")
+                );
+            }
+            let folder = folder.to_owned();
+            return Ok(Self { folder, files, names });
+        }
+        problems.extend(skipped.iter().map(|name| format!("{name} is not a tensor of the model")));
+        problems.extend(mismatches);
+        Err(EngineError::Weights {
+            path: folder.to_owned(),
+            problems,
+        })
+    }
+
+    fn read(&self, wanted: &[ParamSpec], placement: Placement) -> Result<Values> {
+        read_named(&self.folder, &self.files, &self.names, wanted, placement)
+    }
+}

@@ -1,0 +1,141 @@
+//! The check at the end of every export. It reads what was written, as the program that will read it does.
+//!
+//! 1. Each tensor that the run trained is in a key that the reader loads, with its value; no key is one that the reader
+//!    ignores, and none is missing. The keys come from tables of the readers, not from those that the export is written with.
+//! 2. The logits of a canary prompt, computed from the tensors under these keys, equal those of the run, and differ from
+//!    those of the base as far as the run's do. The model is computed layer by layer: one layer is in memory.
+
+mod adapter_config;
+mod canary;
+mod expected;
+mod forward;
+mod logits;
+mod reading;
+
+use crate::checkpoint::{Base, CheckpointFolder, ModelCache};
+use crate::error::{EngineError, Result};
+use crate::model::Models;
+use expected::Expected;
+use neva_schemas::{ExportFormat, Finetune, NameLayout, Reader};
+use reading::Reading;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use tch::Tensor;
+
+/// What to check.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    /// The written folder, for messages.
+    pub(crate) dir: &'a Path,
+    /// Folder of the whole model, if one was written.
+    pub(crate) model: Option<&'a Path>,
+    /// Folder of the adapter, if one was written.
+    pub(crate) adapter: Option<&'a Path>,
+    /// Format, names and reader.
+    pub(crate) form: (ExportFormat, NameLayout, Reader),
+    /// The exported run, or the defaults for a folder without one.
+    pub(crate) finetune: &'a Finetune,
+    /// Its checkpoint.
+    pub(crate) checkpoint: Option<&'a CheckpointFolder>,
+    /// Source of the parameters that the checkpoint does not hold.
+    pub(crate) base: &'a Base,
+}
+
+impl Subject<'_> {
+    /// Returns the program that reads the export, for people.
+    fn reader(&self) -> &'static str {
+        match self.form {
+            (ExportFormat::Neva, ..) => "neva-run",
+            (ExportFormat::Llava, ..) => "LLaVA's code",
+            (_, _, Reader::Transformers) => "transformers",
+            (_, _, Reader::Peft) => "PEFT",
+            (_, _, Reader::Vllm) => "vLLM",
+        }
+    }
+}
+
+/// Result of a check without problems.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Checked {
+    /// Number of tensors that the run trained.
+    pub trained: usize,
+    /// Program that loads them, for people.
+    pub reader: &'static str,
+    /// Largest difference between the logits of the export and of the run.
+    pub from_run: f64,
+    /// Largest difference between the logits of the export and of the base; `None` if the run trained nothing.
+    pub from_base: Option<f64>,
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { trained, reader, .. } = self;
+        write!(f, "checked: {trained} of {trained} trained tensors in keys that {reader} loads")?;
+        let difference = |value: f64| if value == 0.0 { "0".to_owned() } else { format!("{value:.1e}") };
+        write!(f, "; canary logits differ by {} from the run's", difference(self.from_run))?;
+        match self.from_base {
+            Some(from_base) => write!(f, ", by {} from the base's", difference(from_base)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The canary and the run's logits, by name.
+pub(crate) type CanaryTensors = Vec<(String, Tensor)>;
+
+/// Checks an export.
+///
+/// # Errors
+/// Every tensor that the reader would not load or that has another value; logits that are not the run's.
+pub(crate) fn check(subject: &Subject<'_>, models: &Models, cache: &ModelCache) -> Result<(Checked, CanaryTensors)> {
+    let table = models.resolve(&subject.finetune.model)?;
+    let reading = Reading::open(subject, &table)?;
+    let expected = Expected::open(subject, &table, cache)?;
+    let mut problems = reading.problems(&expected);
+    if problems.is_empty() {
+        problems = adapter_config::problems(subject, &expected)?;
+    }
+    fail(subject, problems)?;
+    let found = logits::of_all(subject, &table, &expected, &reading, models)?;
+    fail(subject, found.problems())?;
+    let checked = Checked {
+        trained: expected.trained().len(),
+        reader: subject.reader(),
+        from_run: found.from_run,
+        from_base: found.from_base,
+    };
+    Ok((checked, found.canary))
+}
+
+/// Checks that the reader of a whole model loads every tensor, and ignores none.
+///
+/// # Errors
+/// Every tensor that is missing or ignored.
+pub(crate) fn check_keys(subject: &Subject<'_>, models: &Models, cache: &ModelCache) -> Result<()> {
+    let table = models.resolve(&subject.finetune.model)?;
+    let subject = Subject {
+        checkpoint: None,
+        ..*subject
+    };
+    let reading = Reading::open(&subject, &table)?;
+    let expected = Expected::open(&subject, &table, cache)?;
+    fail(&subject, reading.problems(&expected))
+}
+
+fn fail(subject: &Subject<'_>, problems: Vec<String>) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(EngineError::Export {
+        path: subject.dir.to_owned(),
+        reader: subject.reader(),
+        problems,
+    })
+}
+
+/// A file of the export, for messages.
+fn shown(path: &Path) -> String {
+    let mut parts: Vec<_> = path.iter().rev().take(2).collect();
+    parts.reverse();
+    parts.iter().collect::<PathBuf>().display().to_string()
+}

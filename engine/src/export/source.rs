@@ -1,0 +1,320 @@
+//! The model to export, opened: a checkpoint with its base, or a Hugging Face folder.
+
+use super::files::read_json;
+use crate::checkpoint::{Base, CheckpointFolder, ModelCache, OfModel, OpenBase, PeftFolder, Placement, TrainedTensors, Values};
+use crate::error::{EngineError, Result};
+use neva_layout::{Adapters, Families, LinearAdapter, ModelTable, ParamSpec, Part, lora_adapters};
+use neva_schemas::{AdamW, AutoResume, Data, Finetune, Log, MockDataModule, Model, Optim, Peft, Problem, RestoreConfig, TrainerConfig};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use tch::{Device, Kind, Tensor};
+
+/// Whole tensors on the CPU. Their kind is the file's.
+pub(super) const WHOLE: Placement = Placement {
+    tp_rank: 0,
+    tp: 1,
+    kind: Kind::Float,
+    device: Device::Cpu,
+};
+
+/// A model to export.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// Folder of the checkpoint or of the model.
+    pub(super) path: PathBuf,
+    /// The checkpoint, if it is one.
+    pub(super) checkpoint: Option<CheckpointFolder>,
+    /// Its run; the defaults for a folder without one.
+    pub(super) finetune: Finetune,
+    /// Source of the parameters that the checkpoint does not hold.
+    pub(super) base: Base,
+    /// Table of the model.
+    pub(super) table: ModelTable,
+    /// Parameters of the model, without adapters.
+    pub(super) rows: Vec<ParamSpec>,
+    /// Adapters of the run.
+    pub(super) adapters: Adapters,
+    trained: Trained,
+    opened: OpenBase,
+}
+
+/// The tensors that a run trained.
+#[derive(Debug)]
+enum Trained {
+    /// None: a Hugging Face folder.
+    Nothing,
+    /// Those of a checkpoint.
+    Checkpoint(TrainedTensors),
+    /// Those of a folder of PEFT, in memory: they are small. A tensor may not be shared by threads.
+    Peft { values: Mutex<Values>, names: BTreeSet<String> },
+}
+
+impl Trained {
+    fn holds(&self, spec: &ParamSpec) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Checkpoint(tensors) => tensors.holds(spec),
+            Self::Peft { names, .. } => names.contains(&spec.name),
+        }
+    }
+
+    fn names(&self) -> BTreeSet<&str> {
+        match self {
+            Self::Nothing => BTreeSet::new(),
+            Self::Checkpoint(tensors) => tensors.names().collect(),
+            Self::Peft { names, .. } => names.iter().map(String::as_str).collect(),
+        }
+    }
+
+    fn read(&self, wanted: &[ParamSpec]) -> Result<Values> {
+        match self {
+            Self::Nothing => Ok(Values::new()),
+            Self::Checkpoint(tensors) => tensors.read(wanted.iter(), WHOLE),
+            Self::Peft { values, .. } => {
+                let values = values.lock().unwrap_or_else(PoisonError::into_inner);
+                let own = wanted
+                    .iter()
+                    .filter_map(|spec| Some((spec.name.clone(), values.get(&spec.name)?.shallow_clone())));
+                Ok(own.collect())
+            }
+        }
+    }
+}
+
+impl Source {
+    /// Opens a checkpoint, or the newest one in a run's folder, or a Hugging Face folder. `given` are folders of base weights
+    /// that were moved.
+    ///
+    /// # Errors
+    /// A file is missing, damaged or does not fit, or the base weights are not there.
+    pub(super) fn open(path: &Path, given: &[PathBuf], families: &Families, cache: &ModelCache) -> Result<Self> {
+        if !CheckpointFolder::is_checkpoint(path) && path.join("config.json").is_file() {
+            if let Some(given) = given.first() {
+                let message = format!("{} holds a whole model, which has no base", path.display());
+                let help = format!("leave out --base {}", given.display());
+                return Err(EngineError::Run(vec![Problem::error("--base", message).help(help)]));
+            }
+            return Self::of_folder(path, families, cache);
+        }
+        let checkpoint = CheckpointFolder::find(path)?;
+        checkpoint.verify()?;
+        let base = Base::of_checkpoint(&checkpoint, given, cache)?;
+        Self::of_checkpoint(checkpoint, base, families, cache)
+    }
+
+    /// Opens a checkpoint that was trained on `base`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) fn of_checkpoint(checkpoint: CheckpointFolder, base: Base, families: &Families, cache: &ModelCache) -> Result<Self> {
+        let finetune = checkpoint.run.finetune.clone();
+        Self::new(checkpoint.path.clone(), Some(checkpoint), None, finetune, base, families, cache)
+    }
+
+    /// Opens a Hugging Face folder.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) fn of_folder(path: &Path, families: &Families, cache: &ModelCache) -> Result<Self> {
+        let finetune = run_of_folder(path, families)?;
+        let base = Base::HuggingFace(path.to_owned());
+        Self::new(path.to_owned(), None, None, finetune, base, families, cache)
+    }
+
+    /// Opens the base of this model alone.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) fn base(&self, families: &Families, cache: &ModelCache) -> Result<Self> {
+        let finetune = Finetune {
+            peft: None,
+            ..self.finetune.clone()
+        };
+        let path = self.base.folder().unwrap_or(&self.path).to_owned();
+        Self::new(path, None, None, finetune, self.base.clone(), families, cache)
+    }
+
+    /// Opens this whole model with the adapter of a folder of PEFT.
+    ///
+    /// # Errors
+    /// The adapter does not fit the model.
+    pub(super) fn with_peft(&self, folder: &PeftFolder, families: &Families, cache: &ModelCache) -> Result<Self> {
+        let finetune = Finetune {
+            peft: Some(folder.settings(&self.table)?),
+            ..self.finetune.clone()
+        };
+        let base = match &self.checkpoint {
+            Some(checkpoint) => Base::Checkpoint(checkpoint.path.clone()),
+            None => self.base.clone(),
+        };
+        Self::new(folder.path.clone(), None, Some(folder), finetune, base, families, cache)
+    }
+
+    fn new(
+        path: PathBuf,
+        checkpoint: Option<CheckpointFolder>,
+        peft: Option<&PeftFolder>,
+        finetune: Finetune,
+        base: Base,
+        families: &Families,
+        cache: &ModelCache,
+    ) -> Result<Self> {
+        let table = families.resolve(&finetune.model, "finetune.model");
+        let table = table.map_err(|problem| EngineError::Run(vec![problem]))?;
+        let rows = table.parameters(finetune.trainer.strategy.vision_placement);
+        let adapters = match finetune.peft.as_ref().map(Peft::lora) {
+            Some(lora) if checkpoint.as_ref().is_none_or(|checkpoint| !checkpoint.state.whole) => {
+                lora_adapters(&rows, lora, "finetune.peft").map_err(EngineError::Run)?
+            }
+            _ => Adapters::default(),
+        };
+        let specs: Vec<_> = rows.iter().chain(&adapters.parameters).cloned().collect();
+        let trained = match (&checkpoint, peft) {
+            (Some(checkpoint), _) => Trained::Checkpoint(TrainedTensors::open(checkpoint, &finetune, &specs)?),
+            (None, Some(folder)) => {
+                let values = folder.read(&table, &specs, &|_| true, &finetune, WHOLE)?;
+                let names = values.keys().cloned().collect();
+                Trained::Peft {
+                    values: Mutex::new(values),
+                    names,
+                }
+            }
+            (None, None) => Trained::Nothing,
+        };
+        let rest: Vec<_> = rows.iter().filter(|spec| !trained.holds(spec)).cloned().collect();
+        let model = OfModel {
+            table: &table,
+            specs: &rows,
+            finetune: &finetune,
+            cache,
+        };
+        let opened = match rest.is_empty() {
+            // Its folder need not be there.
+            true => OpenBase::Seed(finetune.trainer.seed),
+            false => OpenBase::open(&base, &rest, model)?,
+        };
+        Ok(Self {
+            path,
+            checkpoint,
+            base,
+            table,
+            adapters,
+            trained,
+            opened,
+            rows,
+            finetune,
+        })
+    }
+
+    /// Returns the names of the tensors that the run trained.
+    pub(super) fn trained(&self) -> BTreeSet<&str> {
+        self.trained.names()
+    }
+
+    /// Returns whether the run trained a parameter itself.
+    pub(super) fn trains(&self, spec: &ParamSpec) -> bool {
+        self.trained.holds(spec)
+    }
+
+    /// Returns whether the run changed a parameter: trained it itself, or an adapter of it.
+    pub(super) fn changes(&self, spec: &ParamSpec) -> bool {
+        self.trains(spec) || self.adapter(spec).is_some()
+    }
+
+    /// Returns the adapter of the linear whose weight is `spec`.
+    pub(super) fn adapter(&self, spec: &ParamSpec) -> Option<&LinearAdapter> {
+        self.adapters.linears.get(&spec.lora.as_ref()?.linear)
+    }
+
+    /// Returns the names of the tensors that [`Self::merged`] reads for a weight.
+    pub(super) fn parts(&self, spec: &ParamSpec) -> Vec<String> {
+        let adapter = self.adapter(spec).into_iter();
+        let adapter = adapter.flat_map(|adapter| [Some(&adapter.a), Some(&adapter.b), adapter.magnitude.as_ref()]);
+        std::iter::once(&spec.name).chain(adapter.flatten()).cloned().collect()
+    }
+
+    /// Reads whole parameters and tensors of adapters, in the kinds of their files.
+    ///
+    /// # Errors
+    /// A file cannot be read, or holds NaN or infinite values.
+    pub(super) fn read(&self, wanted: &[ParamSpec]) -> Result<Values> {
+        let (own, rest): (Vec<_>, Vec<_>) = wanted.iter().cloned().partition(|spec| self.trained.holds(spec));
+        if let Some(adapter) = rest.iter().find(|spec| spec.part == Part::Adapter) {
+            return Err(EngineError::Bug(format!("the checkpoint holds no `{}`", adapter.name)));
+        }
+        let mut values = self.trained.read(&own)?;
+        if !rest.is_empty() {
+            values.append(&mut self.opened.read(&rest, WHOLE)?);
+        }
+        Ok(values)
+    }
+
+    /// Reads whole parameters without the run's adapters.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn plain<'a>(&self, wanted: impl Iterator<Item = &'a ParamSpec> + Clone) -> Result<Vec<Tensor>> {
+        let values = self.read(&wanted.clone().cloned().collect::<Vec<_>>())?;
+        wanted.map(|spec| merge(&values, &spec.name, None)).collect()
+    }
+
+    /// Reads whole parameters with the run's adapters merged, which are computed in fp32 and so rounded once.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn merged<'a>(&self, wanted: impl Iterator<Item = &'a ParamSpec> + Clone) -> Result<Vec<Tensor>> {
+        let names: BTreeSet<_> = wanted.clone().flat_map(|spec| self.parts(spec)).collect();
+        let adapters = self.adapters.parameters.iter().filter(|spec| names.contains(&spec.name));
+        let specs: Vec<_> = wanted.clone().cloned().chain(adapters.cloned()).collect();
+        let values = self.read(&specs)?;
+        wanted.map(|spec| merge(&values, &spec.name, self.adapter(spec))).collect()
+    }
+}
+
+/// Returns a weight with its adapter merged: `W + scale * B A`, with the rows' lengths of a magnitude.
+pub(super) fn merge(values: &Values, name: &str, adapter: Option<&LinearAdapter>) -> Result<Tensor> {
+    let value = |name: &str| {
+        let value = values.get(name).ok_or_else(|| EngineError::Bug(format!("no value for `{name}`")));
+        value.map(Tensor::shallow_clone)
+    };
+    let weight = value(name)?;
+    let Some(adapter) = adapter else { return Ok(weight) };
+    let float = |name: &str| -> Result<Tensor> { Ok(value(name)?.f_to_kind(Kind::Float)?) };
+    let (a, b) = (float(&adapter.a)?, float(&adapter.b)?);
+    let change = b.f_matmul(&a)?.f_mul_scalar(adapter.scale)?;
+    let weight = weight.f_to_kind(Kind::Float)?.f_add(&change)?;
+    let Some(magnitude) = &adapter.magnitude else { return Ok(weight) };
+    let lengths = weight.f_norm_scalaropt_dim(2.0, [1i64].as_slice(), true)?;
+    let rows = float(magnitude)?.f_view([-1, 1])?.f_div(&lengths)?;
+    Ok(weight.f_mul(&rows)?)
+}
+
+/// Returns a run of the model in a Hugging Face folder, which starts from its weights.
+///
+/// # Errors
+/// `config.json` is missing, or describes a model that this program does not compute.
+fn run_of_folder(path: &Path, families: &Families) -> Result<Finetune> {
+    let file = path.join("config.json");
+    let model = families.read_config(&read_json(&file)?).map_err(|error| EngineError::Content {
+        path: file,
+        reason: error.to_string(),
+    })?;
+    Ok(run_of_model(model, path))
+}
+
+fn run_of_model(model: Model, path: &Path) -> Finetune {
+    Finetune {
+        model,
+        data: Data::Mock(MockDataModule::default()),
+        trainer: TrainerConfig::default(),
+        optim: Optim::AdamW(AdamW::default()),
+        peft: None,
+        log: Log::default(),
+        resume: AutoResume {
+            restore_config: Some(RestoreConfig::weights(path.display().to_string())),
+            ..AutoResume::default()
+        },
+        nemo_compat: false,
+    }
+}

@@ -1,0 +1,120 @@
+//! The staging directory of an export: it gets the target's name only when it is complete.
+
+use crate::error::{EngineError, Result};
+use neva_schemas::Problem;
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Files by which a folder is recognized as a model that may be replaced.
+const MODEL_FILES: &[&str] = &["config.json", "adapter_config.json", "checkpoint.json"];
+
+/// A directory that is removed again unless it is published.
+#[derive(Debug)]
+pub(super) struct Staging {
+    folder: PathBuf,
+    target: PathBuf,
+    published: bool,
+    /// Locked while this process writes. The system releases it when the process is killed.
+    _lock: File,
+}
+
+impl Staging {
+    /// Creates the directory beside `target`, and replaces the remains of a killed export.
+    ///
+    /// # Errors
+    /// The target exists and may not be overwritten, another process writes it, or its folder cannot be written.
+    pub(super) fn create(target: &Path, overwrite: bool) -> Result<Self> {
+        let target = std::path::absolute(target).map_err(EngineError::io("create", target))?;
+        check_target(&target, overwrite)?;
+        let mut name = std::ffi::OsString::from(".");
+        name.push(target.file_name().unwrap_or_default());
+        name.push(".writing");
+        let folder = target.with_file_name(name);
+        if let Ok(remains) = File::open(&folder) {
+            if flock(&remains, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+                let message = format!("another process is writing {}", target.display());
+                return Err(EngineError::Run(vec![
+                    Problem::error("--output", message).help("wait for it, or name another folder"),
+                ]));
+            }
+            std::fs::remove_dir_all(&folder).map_err(EngineError::io("remove", &folder))?;
+        }
+        std::fs::create_dir_all(&folder).map_err(EngineError::io("create", &folder))?;
+        let lock = File::open(&folder).map_err(EngineError::io("create", &folder))?;
+        // A file system without locks only loses the check above.
+        let _ = flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        Ok(Self {
+            folder,
+            target,
+            published: false,
+            _lock: lock,
+        })
+    }
+
+    /// Returns the directory.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Renames the directory to the target. Returns the target.
+    pub(super) fn publish(mut self) -> Result<PathBuf> {
+        let (staging, target) = (&self.folder, &self.target);
+        if target.exists() {
+            // A whole model of that name exists at every moment.
+            match renameat_with(CWD, staging, CWD, target, RenameFlags::EXCHANGE) {
+                Ok(()) => std::fs::remove_dir_all(staging).map_err(EngineError::io("remove", staging))?,
+                // Some network file systems cannot. There the name is free for a moment.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    std::fs::remove_dir_all(target).map_err(EngineError::io("replace", target))?;
+                    std::fs::rename(staging, target).map_err(EngineError::io("write", target))?;
+                }
+                Err(error) => return Err(EngineError::io("replace", target)(error.into())),
+            }
+        } else {
+            std::fs::rename(staging, target).map_err(EngineError::io("write", target))?;
+        }
+        self.published = true;
+        // The rename itself must reach the disk.
+        let parent = target.parent().unwrap_or(target);
+        File::open(parent)
+            .and_then(|folder| folder.sync_all())
+            .map_err(EngineError::io("write", parent))?;
+        Ok(target.clone())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.published {
+            // Frees the disk; the first error is the one to report.
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// Checks that the target is free, or a model that may be replaced.
+fn check_target(target: &Path, overwrite: bool) -> Result<()> {
+    match target.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(EngineError::io("create", target)(error)),
+        Ok(_) => {}
+    }
+    let refuse = |message: String, help: &str| Err(EngineError::Run(vec![Problem::error("--output", message).help(help)]));
+    if !overwrite {
+        return refuse(
+            format!("{} exists already", target.display()),
+            "name a folder that does not exist, remove this one, or add --overwrite",
+        );
+    }
+    let is_empty = || std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
+    if MODEL_FILES.iter().any(|name| target.join(name).is_file()) || is_empty() {
+        return Ok(());
+    }
+    refuse(
+        format!("{} is not the folder of a model: it is not replaced", target.display()),
+        "name the folder of an earlier export, or one that does not exist",
+    )
+}

@@ -1,0 +1,105 @@
+//! Streams the tensors of an export: a thread reads and converts one group while another is written.
+
+use super::shard_writer::ShardWriter;
+use crate::error::{EngineError, Result};
+use crate::precision::compute_kind;
+use neva_layout::ParamSpec;
+use neva_schemas::{ExportDtype, Finetune};
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+use tch::{Kind, Tensor};
+
+/// Most values of one group, which is 128 MiB in fp32. A larger tensor is a group of its own.
+const GROUP: usize = 32 << 20;
+
+/// A parameter and the name of its tensor in the export.
+pub(super) type Named = (ParamSpec, String);
+
+/// Returns the values of tensors.
+pub(super) type Read<'a> = dyn Fn(&[Named]) -> Result<Vec<Tensor>> + Sync + 'a;
+
+/// Writes tensors to `STEM.safetensors` in `folder`, or to several files with an index. `kind` is their data type, or that of
+/// their files.
+///
+/// # Errors
+/// A tensor cannot be read or written, or has values beyond the range of `kind`.
+pub(super) fn write(
+    folder: &Path,
+    stem: &'static str,
+    max_bytes: u64,
+    tensors: &[Named],
+    kind: Option<Kind>,
+    read: &Read<'_>,
+) -> Result<Vec<String>> {
+    let mut writer = ShardWriter::new(folder, stem, max_bytes, tensors.iter().map(|(_, name)| name.as_str()));
+    let groups = groups(tensors);
+    let load = |group: &[Named]| -> Result<Vec<Tensor>> {
+        let loaded = read(group)?.into_iter().zip(group);
+        loaded.map(|(tensor, (_, name))| convert(tensor, name, kind)).collect()
+    };
+    std::thread::scope(|scope| {
+        let (send, receive) = sync_channel(1);
+        scope.spawn(move || {
+            for group in groups {
+                let loaded = load(group);
+                let failed = loaded.is_err();
+                // A closed channel: the writer has failed.
+                if send.send((group, loaded)).is_err() || failed {
+                    break;
+                }
+            }
+        });
+        for (group, loaded) in receive {
+            for ((_, name), tensor) in group.iter().zip(loaded?) {
+                writer.add(name, &tensor)?;
+            }
+        }
+        writer.finish()
+    })
+}
+
+/// Splits tensors into consecutive groups.
+fn groups(tensors: &[Named]) -> Vec<&[Named]> {
+    let (mut groups, mut first, mut filled) = (Vec::new(), 0, 0);
+    for (index, (spec, _)) in tensors.iter().enumerate() {
+        if index > first && filled + spec.numel() > GROUP {
+            groups.push(&tensors[first..index]);
+            (first, filled) = (index, 0);
+        }
+        filled += spec.numel();
+    }
+    groups.extend((first < tensors.len()).then(|| &tensors[first..]));
+    groups
+}
+
+fn convert(tensor: Tensor, name: &str, kind: Option<Kind>) -> Result<Tensor> {
+    let tensor = tensor.detach();
+    let Some(kind) = kind.filter(|kind| *kind != tensor.kind()) else {
+        return Ok(tensor);
+    };
+    let converted = tensor.f_to_kind(kind)?;
+    if kind == Kind::Half && converted.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        return Err(EngineError::Weights {
+            path: "--dtype".into(),
+            problems: vec![format!("`{name}` has values beyond the range of float16: use bfloat16")],
+        });
+    }
+    Ok(converted)
+}
+
+/// Returns the kind of a data type.
+pub(super) fn kind(dtype: ExportDtype) -> Kind {
+    match dtype {
+        ExportDtype::Float32 => Kind::Float,
+        ExportDtype::Bfloat16 => Kind::BFloat16,
+        ExportDtype::Float16 => Kind::Half,
+    }
+}
+
+/// Returns the data type that a run computes in.
+pub(super) fn computed(finetune: &Finetune) -> ExportDtype {
+    match compute_kind(finetune.trainer.precision()) {
+        Kind::BFloat16 => ExportDtype::Bfloat16,
+        _ => ExportDtype::Float32,
+    }
+}

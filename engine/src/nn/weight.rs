@@ -1,0 +1,64 @@
+//! The weight of a linear: a parameter, or a frozen matrix in 4 bits.
+
+use crate::autograd::one;
+use crate::error::Result;
+use crate::param_sync::Weight;
+use crate::quantization::Nf4;
+use neva_torch_ffi::{BoxError, Function, apply};
+use tch::{Kind, Tensor};
+
+/// Weight of a linear.
+#[derive(Debug)]
+pub(super) enum LinearWeight {
+    /// In the data type of the computation.
+    Plain(Weight),
+    /// Frozen, in 4 bits; computed with in this data type.
+    Nf4(Nf4, Kind),
+}
+
+impl LinearWeight {
+    /// Returns `x W^T + bias`.
+    pub(super) fn apply(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        match self {
+            Self::Plain(weight) => Ok(x.linear(weight.get()?, bias)),
+            Self::Nf4(weight, kind) => {
+                let product = Product {
+                    weight: weight.shallow_clone(),
+                    kind: *kind,
+                };
+                let y = one(apply(product, &[x])?)?;
+                Ok(match bias {
+                    Some(bias) => y + bias,
+                    None => y,
+                })
+            }
+        }
+    }
+
+    /// Returns the values, without a gradient.
+    pub(super) fn values(&self) -> Result<Tensor> {
+        match self {
+            Self::Plain(weight) => Ok(weight.get()?.detach()),
+            Self::Nf4(weight, kind) => weight.dequantize(*kind),
+        }
+    }
+}
+
+/// `x W^T`. The weight is dequantised in either pass, and only its 4 bits are kept between them.
+struct Product {
+    weight: Nf4,
+    kind: Kind,
+}
+
+impl Function for Product {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        let weight = self.weight.dequantize(self.kind)?;
+        Ok(vec![inputs[0].f_linear(&weight, None::<Tensor>)?])
+    }
+
+    fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let Some(grad) = &grads[0] else { return Ok(vec![None]) };
+        let weight = self.weight.dequantize(self.kind)?;
+        Ok(vec![Some(grad.f_matmul(&weight)?)])
+    }
+}
