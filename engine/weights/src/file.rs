@@ -70,7 +70,7 @@ impl WeightFile {
             (Format::Pickle, pickle::read_archive(&source)?, Metadata::default())
         } else if pickle::is_legacy(&start) {
             (Format::Pickle, pickle::read_legacy(&source)?, Metadata::default())
-        } else if start.first() == Some(&0x80) {
+        } else if is_bare_pickle(&start) {
             return Err(source.wrong(
                 "a pickle that is not from torch.save",
                 "save the model's state_dict() with torch.save, or as safetensors",
@@ -185,6 +185,12 @@ impl WeightFile {
             sink(&bytes)
         })
     }
+}
+
+/// Returns whether a file begins as a pickle. The length of a safetensors header may begin with the same bytes, but the header
+/// follows it.
+fn is_bare_pickle(start: &[u8]) -> bool {
+    matches!(start, [0x80, 2..=5, ..]) && start.get(8) != Some(&b'{')
 }
 
 /// Returns the values at the strides of a shape, in order.

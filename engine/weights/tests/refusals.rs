@@ -97,6 +97,9 @@ fn headers_of_safetensors() {
     for (header, data, words) in cases {
         refused(&safetensors(header, *data), words);
     }
+    // A header whose length has the first bytes of a pickle.
+    let header = format!("{:1$}", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 0x0280);
+    assert_eq!(open(&safetensors(&header, 4)).unwrap().tensors().len(), 1);
     let mut lying = safetensors("{}", 0);
     for length in [u64::MAX, 1 << 63, 3, 100_000_001] {
         lying[..8].copy_from_slice(&length.to_le_bytes());

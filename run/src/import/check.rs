@@ -17,7 +17,7 @@ use super::{
     tensors::{At, From, Tensors, Wanted},
     weights::{self, more},
 };
-use crate::hub::{CONFIG, TOOLS};
+use crate::hub::{ADAPTER_CONFIG, CONFIG, TOOLS};
 
 /// Reads the `config.json` of a folder.
 ///
@@ -26,6 +26,14 @@ use crate::hub::{CONFIG, TOOLS};
 pub(super) fn config(path: &Path) -> Result<Value, ImportError> {
     let file = path.join(CONFIG);
     let text = std::fs::read(&file).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound if path.join(ADAPTER_CONFIG).is_file() => ImportError::Content {
+            path: path.to_owned(),
+            problems: vec!["it has adapters of peft, not a model".to_owned()],
+            help: Some(format!(
+                "train them further with --set finetune.resume.adapter_path={}, over the model that they belong to",
+                path.display()
+            )),
+        },
         std::io::ErrorKind::NotFound if path.join("checkpoint.json").is_file() => ImportError::Content {
             path: path.to_owned(),
             problems: vec!["it is a checkpoint of neva-run, not a model in Hugging Face's form".to_owned()],

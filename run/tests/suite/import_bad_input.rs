@@ -152,6 +152,24 @@ fn options_that_have_no_effect_are_refused() {
 }
 
 #[test]
+fn folders_of_another_kind_are_named() {
+    for (file, words) in [
+        ("adapter_config.json", ["adapters of peft, not a model", "adapter_path"]),
+        ("checkpoint.json", ["a checkpoint of neva-run", "neva-run export"]),
+        ("README.md", ["there is no config.json", "only a GGUF file"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join(file), "{}").unwrap();
+        let (code, _, stderr) = import(dir.path(), &[source.to_str().unwrap()]);
+        assert_eq!(code, i32::from(exit_class::INPUT), "{stderr}");
+        let flat = stderr.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+        assert!(words.iter().all(|word| flat.contains(word)), "{flat}");
+    }
+}
+
+#[test]
 fn the_cache_is_found_by_its_variables_and_printed() {
     let source = fixture("llava_clip_llama");
     let cases: &[(&[(&str, &str)], &str)] = &[
