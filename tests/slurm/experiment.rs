@@ -56,19 +56,23 @@ fn another_launcher_takes_over() {
     let dir = folder(&cluster, "slurm", Some(&executor));
     let mut launcher = start(command(&cluster, &dir, &["experiment.yaml", "--executor", &executor]));
     let folder = wait_for("an experiment", || experiment(&dir));
-    wait_for("steps of one", || {
-        TRAINED.iter().any(|task| steps(&folder.join("tasks").join(task)) > 3).then_some(())
+    // All tasks are submitted at once, also those that wait for others.
+    wait_for("four jobs", || {
+        let events = fs::read_to_string(folder.join("events.jsonl")).unwrap_or_default();
+        (events.matches("\"submitted\"").count() == 4).then_some(())
     });
     launcher.kill().unwrap();
     let _ = launcher.wait().unwrap();
+    assert!(
+        TRAINED.iter().any(|task| steps(&folder.join("tasks").join(task)) < 20),
+        "the kill came too late to tell anything"
+    );
 
-    // Slurm goes on without it.
-    wait_for("the end of both", || {
-        TRAINED
-            .iter()
-            .all(|task| steps(&folder.join("tasks").join(task)) == 20)
-            .then_some(())
-    });
+    // Slurm goes on without it, to the last task.
+    let curves = dir.join("nemo_experiments/learning_rates/curves.svg");
+    wait_for("the plot", || curves.exists().then_some(()));
+    let status = run(command(&cluster, &dir, &["experiment", "status", NAME])).with_code(0).stdout;
+    assert!(status.contains("interrupted") && status.contains("succeeded"), "{status}");
     let resumed = start(command(&cluster, &dir, &["experiment", "resume", NAME]));
     let ended = finish(resumed).with_code(0);
     for task in TRAINED {
@@ -77,6 +81,6 @@ fn another_launcher_takes_over() {
         // The job of the first launcher was found.
         assert!(!ours.join("logs/attempt-1").exists());
     }
-    let plot = fs::read_to_string(dir.join("nemo_experiments/learning_rates/curves.svg")).unwrap();
+    let plot = fs::read_to_string(curves).unwrap();
     assert!(TRAINED.iter().all(|task| plot.contains(task)), "the plot names both");
 }

@@ -70,6 +70,13 @@ const CASES: &[Case] = &[
         expected: Expected::Failed(exit_class::JOB, "the batch script was killed by SIGKILL"),
     },
     Case {
+        name: "more memory than it requested",
+        script: "python3 -c 'import time; x = b\"1\" * (400 << 20); time.sleep(60)'",
+        settings: |config| config.mem = Some("50M".into()),
+        disturb: |_, _| {},
+        expected: Expected::Failed(exit_class::JOB, "it exceeded the memory of the job"),
+    },
+    Case {
         name: "a program is missing",
         script: "exec nowhere/at/all",
         settings: |_| {},

@@ -25,8 +25,8 @@ pub(super) struct BatchOutput {
     pub(super) failures_from: usize,
     /// Ranks that failed, in order.
     pub(super) exits: Vec<RankExit>,
-    /// Ranks that exceeded the memory of the job.
-    pub(super) out_of_memory: Vec<u32>,
+    /// The job exceeded its memory.
+    pub(super) is_out_of_memory: bool,
     /// Other errors of srun.
     pub(super) errors: Vec<String>,
     /// The last lines.
@@ -50,6 +50,14 @@ impl BatchOutput {
         };
         let mut by_itself = true;
         for line in own {
+            let memory = [
+                "Exceeded job memory limit",
+                "exceeded memory limit",
+                "oom-kill",
+                "oom_kill",
+                "Out Of Memory",
+            ];
+            output.is_out_of_memory |= memory.iter().any(|words| line.contains(words)) && is_slurms(line);
             // From here on srun, or Slurm itself, ends the other tasks.
             let ends = ["Terminating StepId", "Job step aborted", "CANCELLED AT", "Force Terminated"];
             if ends.iter().any(|words| line.contains(words)) {
@@ -71,9 +79,6 @@ impl BatchOutput {
             return;
         };
         for rank in tasks {
-            if end.starts_with("Out Of Memory") {
-                self.out_of_memory.push(rank);
-            }
             self.exits.push(RankExit {
                 rank,
                 status,
@@ -84,6 +89,11 @@ impl BatchOutput {
             });
         }
     }
+}
+
+/// Returns true for a line of Slurm's programs.
+fn is_slurms(line: &str) -> bool {
+    ["slurmstepd", "srun", "slurmd"].iter().any(|program| line.starts_with(program))
 }
 
 /// Returns the length of `failures.jsonl` in the line of a start.
@@ -173,7 +183,9 @@ mod tests {
             srun: error: n1: task 0: Out Of Memory\n";
         let output = BatchOutput::parse(log, 5);
         assert!(!output.has_started);
-        assert_eq!(output.out_of_memory, [0]);
+        assert!(output.is_out_of_memory);
+        assert!(BatchOutput::parse("slurmstepd-n1: error: Exceeded job memory limit\n", 5).is_out_of_memory);
+        assert!(!BatchOutput::parse("my oom-kill handler\n", 5).is_out_of_memory);
         assert_eq!(
             output.errors,
             ["Unable to create step for job 23: More processors requested than permitted"]

@@ -115,6 +115,7 @@ fn end(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> JobState {
     }
 }
 
+const OUT_OF_MEMORY: &str = "it exceeded the memory of the job";
 const MEMORY_HELP: &str = "request more with the executor's `mem`, or try a smaller `micro_batch_size`";
 
 /// Returns the failure of a job in the state FAILED.
@@ -126,10 +127,11 @@ fn failure(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> JobFailure {
             JobKind::Ranks => failure.rank,
             JobKind::Script => Some(0),
         };
-        let is_oom = rank.is_some_and(|rank| evidence.output.out_of_memory.contains(&rank));
+        // A rank that tells why it failed did not fail of that.
+        let is_oom = evidence.output.is_out_of_memory && !evidence.records.iter().any(|record| Some(record.rank) == failure.rank);
         let failure = match (is_oom, not_started(&failure.tail)) {
             (true, _) => JobFailure {
-                chain: vec!["it exceeded the memory of the job".to_owned()],
+                chain: vec![OUT_OF_MEMORY.to_owned()],
                 help: Some(MEMORY_HELP.to_owned()),
                 ..failure
             },
@@ -188,6 +190,9 @@ fn batch_failure(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> (ExitCl
             format!("{node} could not start the job: it cannot write {}", job.file(BATCH_LOG).display()),
             Some("name a folder with `--set dir=...` that is on a file system which the nodes share, and which you may write there"),
         );
+    }
+    if evidence.output.is_out_of_memory {
+        return (exit_class::JOB, OUT_OF_MEMORY.to_owned(), Some(MEMORY_HELP));
     }
     if let Some(error) = evidence.output.errors.last() {
         return (exit_class::CLUSTER, format!("srun: {error}"), None);
