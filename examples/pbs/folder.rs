@@ -54,7 +54,9 @@ impl PbsFolder {
                 _ => {}
             }
         }
-        let attempt = (1..).map(|number| logs.join(format!("attempt-{number}"))).find(|path| !path.exists());
+        let attempt = (1..)
+            .map(|number| logs.join(format!("attempt-{number}")))
+            .find(|path| !path.exists());
         for entry in fs::read_dir(&logs).map_err(failed("read", &logs))?.flatten() {
             if let Some(attempt) = attempt.as_ref().filter(|_| entry.path().is_file()) {
                 fs::create_dir_all(attempt).map_err(failed("create", attempt))?;
@@ -83,7 +85,9 @@ impl PbsFolder {
         let (path, part) = (self.dir.join(JOB), self.dir.join("pbs.job.part"));
         let kind = if is_script { "script" } else { "ranks" };
         let text = format!("{number} {kind}\n");
-        fs::write(&part, text).and_then(|()| fs::rename(&part, &path)).map_err(failed("write", &path))
+        fs::write(&part, text)
+            .and_then(|()| fs::rename(&part, &path))
+            .map_err(failed("write", &path))
     }
 
     /// Returns the number of the folder's job.
@@ -141,7 +145,9 @@ impl PbsFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("read", &path)(error)),
             Ok(mut file) => {
-                let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(CHUNK).read_to_end(&mut bytes));
+                let read = file
+                    .seek(SeekFrom::Start(offset))
+                    .and_then(|_| file.take(CHUNK).read_to_end(&mut bytes));
                 read.map_err(failed("read", &path))?;
             }
         }

@@ -9,8 +9,8 @@ mod script;
 use std::path::{Path, PathBuf};
 
 use neva_executors::{
-    BoxFuture, Executor, ExecutorError, JobEvents, JobHandle, JobKind, JobResults, JobState, JobStatus, LocalExecutor, LogChunk,
-    Payload, PollInterval, Submission, WatchFrom, create_run_folder, poll,
+    BoxFuture, Executor, ExecutorError, JobEvents, JobHandle, JobKind, JobResults, JobState, JobStatus, LocalExecutor, LogChunk, Payload,
+    PollInterval, Submission, WatchFrom, create_run_folder, poll,
 };
 use neva_schemas::{LaunchPlan, ScriptPlan, StopSignal};
 use tokio::process::Command;
@@ -40,15 +40,24 @@ impl PbsExecutor {
             program: program.to_owned(),
             source,
         })?;
-        Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned()))
+        Ok(output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned()))
     }
 
     /// Returns the folder of a job of this executor.
     fn folder(&self, job: &JobHandle) -> Result<(String, PbsFolder), ExecutorError> {
         let unknown = || ExecutorError::UnknownJob { job: job.clone() };
-        let (number, _) = job.0.strip_prefix("pbs://").and_then(|rest| rest.split_once('/')).ok_or_else(unknown)?;
+        let (number, _) = job
+            .0
+            .strip_prefix("pbs://")
+            .and_then(|rest| rest.split_once('/'))
+            .ok_or_else(unknown)?;
         let dir = &job.0["pbs://".len() + number.len()..];
-        PbsFolder::open(Path::new(dir)).map(|folder| (number.to_owned(), folder)).ok_or_else(unknown)
+        PbsFolder::open(Path::new(dir))
+            .map(|folder| (number.to_owned(), folder))
+            .ok_or_else(unknown)
     }
 
     /// Returns PBS's letter for the state of a job; `F`, finished, also if PBS has forgotten it.

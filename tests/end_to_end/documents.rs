@@ -196,7 +196,7 @@ fn try_command(shown: &Shown, folder: &Path) -> Result<(), String> {
     let mut command = shown.command.clone();
     let is_launcher = command.split_whitespace().any(|word| word.ends_with("neva-run"));
     let is_large = is_launcher && LARGE.iter().any(|name| command.contains(name));
-    if is_large && !command.contains("--dry-run") && !command.contains("neva-run show") {
+    if is_large && !command.contains("--dry-run") && !["neva-run show", "neva-run render"].iter().any(|name| command.contains(name)) {
         command += " --dry-run";
     }
     let mut shell = Command::new("sh");

@@ -11,6 +11,7 @@ mod experiment;
 mod refusals;
 mod requeue;
 mod secrets;
+mod shellcheck;
 mod speed;
 mod states;
 mod training;

@@ -21,7 +21,16 @@ fn rendered(site: &str, sets: &[&str]) -> Value {
     let executor = format!("examples/sites/{site}.yaml");
     let mut command = Command::new(env!("CARGO_BIN_EXE_neva-run"));
     command
-        .args(["render", RECIPE, "--executor", &executor, "--set", "num_nodes=2", "--output", "json"])
+        .args([
+            "render",
+            RECIPE,
+            "--executor",
+            &executor,
+            "--set",
+            "num_nodes=2",
+            "--output",
+            "json",
+        ])
         .args(sets.iter().flat_map(|set| ["--set", set]))
         .env("HF_TOKEN", "hf_secret")
         .current_dir(root());

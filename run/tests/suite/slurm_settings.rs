@@ -25,7 +25,11 @@ fn settings_that_cannot_work_are_refused() {
         ("dependency_type=whenever", "`dependency_type` is \"whenever\"", "aftercorr"),
         ("dependencies=[prepare]", "\"prepare\" is not the number of a job", "depends_on"),
         ("array=7-0", "is not a range of an array", "0-7%2"),
-        ("partition='two words'", "is not a value that Slurm accepts for `partition`", "remove blanks"),
+        (
+            "partition='two words'",
+            "is not a value that Slurm accepts for `partition`",
+            "remove blanks",
+        ),
         ("account=--x", "is not a value that Slurm accepts for `account`", "remove"),
         ("mem=lots", "is not an amount of memory", "64G"),
         ("cpus_per_task=0", "`cpus_per_task` is 0", ""),
@@ -33,16 +37,36 @@ fn settings_that_cannot_work_are_refused() {
         ("open_mode=w", "`open_mode` is \"w\"", "append"),
         ("slurm_version=new", "is not a version of Slurm", "sbatch --version"),
         ("het_group_indices=[0, 1]", "`heterogeneous` is not", "heterogeneous: true"),
-        ("container_mounts=[/data]", "has no effect without `container_image`", "set the image"),
+        (
+            "container_mounts=[/data]",
+            "has no effect without `container_image`",
+            "set the image",
+        ),
         ("ray_template=ray.sub.j2", "neva-run has no Ray", "remove it"),
         ("job_details.folder=/x", "the folder of a job is that of its run", "set `dir`"),
-        ("additional_parameters={nodes: 4}", "--nodes follows from the run", "the field `nodes`"),
+        (
+            "additional_parameters={nodes: 4}",
+            "--nodes follows from the run",
+            "the field `nodes`",
+        ),
         ("additional_parameters={output: x}", "--output is set by the launcher", "remove it"),
         ("env_vars.HF_TOKEN=hf_x", "HF_TOKEN looks like a secret", "env_from"),
         ("nodes=4", "`executor.nodes` is 4, but the run has 1 nodes", "num_nodes=4"),
-        ("tunnel={_target_: run.SSHTunnel, host: login}", "the folder of jobs is missing", "job_dir"),
-        ("tunnel={_target_: run.SSHTunnel, host: me@login, job_dir: /x}", "the user is a field of its own", "user: me"),
-        ("tunnel={_target_: run.LocalTunnel, job_dir: x}", "is not an absolute path", "/scratch"),
+        (
+            "tunnel={_target_: run.SSHTunnel, host: login}",
+            "the folder of jobs is missing",
+            "job_dir",
+        ),
+        (
+            "tunnel={_target_: run.SSHTunnel, host: me@login, job_dir: /x}",
+            "the user is a field of its own",
+            "user: me",
+        ),
+        (
+            "tunnel={_target_: run.LocalTunnel, job_dir: x}",
+            "is not an absolute path",
+            "/scratch",
+        ),
         ("packager={_target_: run.PatternPackager}", "there is no pattern", "src/"),
         ("launcher=ft", "`ft` is not supported", "retries"),
         ("launcher=slurm_ray", "`slurm_ray` is not supported", "Ray"),
@@ -57,9 +81,15 @@ fn settings_that_cannot_work_are_refused() {
     }
     let pairs = [
         (["mem=1G", "mem_per_cpu=1G"], "only one of `mem` and `mem_per_cpu`"),
-        (["cpus_per_task=1", "cpus_per_gpu=1"], "only one of `cpus_per_task` and `cpus_per_gpu`"),
+        (
+            ["cpus_per_task=1", "cpus_per_gpu=1"],
+            "only one of `cpus_per_task` and `cpus_per_gpu`",
+        ),
         (["signal=USR1@60", "signal_s=60"], "both `signal` and `signal_s` are set"),
-        (["gres=gpu:a100:4", "gpus_per_node=8"], "requests 4 GPUs on each node, but `gpus_per_node` is 8"),
+        (
+            ["gres=gpu:a100:4", "gpus_per_node=8"],
+            "requests 4 GPUs on each node, but `gpus_per_node` is 8",
+        ),
         (["dependency_type=singleton", "dependencies=[12]"], "has no `dependencies`"),
     ];
     for (sets, message) in pairs {
@@ -94,6 +124,9 @@ fn settings_become_options_of_sbatch() {
         assert!(output.lines().any(|line| line == format!("#SBATCH {option}")), "{set}: {output}");
     }
     let (_, output, _) = render(&["executor.additional_parameters={open-mode: null, no-requeue: true}"]);
-    assert!(!output.contains("--open-mode=append\n#SBATCH") && output.contains("#SBATCH --no-requeue\n"), "{output}");
+    assert!(
+        !output.contains("--open-mode=append\n#SBATCH") && output.contains("#SBATCH --no-requeue\n"),
+        "{output}"
+    );
     assert!(!output.contains("#SBATCH --requeue\n"), "{output}");
 }
