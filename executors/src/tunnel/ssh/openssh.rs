@@ -258,6 +258,7 @@ impl OpenSsh {
         let text = String::from_utf8_lossy(&raw.stderr).into_owned();
         let has = |words: &[&str]| raw.code == Some(255) && words.iter().any(|words| text.contains(words));
         // Words of the local `ssh`, which then had not sent the command.
+        let is_refused = has(&["mux_client_request_session: session request failed"]);
         let is_gone = has(&[
             "Control socket connect",
             "mux_client_hello_exchange",
@@ -266,9 +267,12 @@ impl OpenSsh {
             "resolve hostname none",
             "connect to host none",
         ]);
-        if is_gone || has(&["mux_client_request_session: session request failed"]) {
+        if is_refused || is_gone {
             let words = text.lines().next().unwrap_or_default().trim().to_owned();
-            return Ok(Try::NotStarted { is_gone, words });
+            return Ok(Try::NotStarted {
+                is_gone: !is_refused,
+                words,
+            });
         }
         Ok(Try::Answered(raw))
     }
