@@ -32,7 +32,7 @@ const PARALLEL: usize = 8;
 const CONTROL_PATH: &str = "ControlPath=~/.ssh/neva-%C";
 
 /// Seconds for which our own connection outlives its last command, so that a killed launcher leaves none behind.
-const IDLE_S: NonZeroUsize = NonZeroUsize::new(600).unwrap();
+const IDLE_S: NonZeroUsize = NonZeroUsize::MIN.saturating_add(599);
 
 /// Time for questions to the local `ssh`.
 const LOCAL: Duration = Duration::from_secs(10);
