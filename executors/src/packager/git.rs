@@ -158,10 +158,10 @@ impl Repository<'_> {
             .map(|path| self.at.join(path).display().to_string())
             .collect();
         let more = files.len() - names.len();
-        let mut names = names.join(", ");
-        if more > 0 {
-            names += &format!(" and {more} more");
-        }
+        let names = match more {
+            0 => names.join(", "),
+            more => format!("{} and {more} more", names.join(", ")),
+        };
         match policy {
             OutsideCommit::Include => Ok(files),
             OutsideCommit::Ignore => Ok(BTreeSet::new()),

@@ -23,6 +23,16 @@ pub(super) struct SourceFile {
     pub(super) mode: u32,
 }
 
+impl SourceFile {
+    /// Returns the place of the file in a copy of the tree at `to`.
+    pub(super) fn place(&self, to: &Path) -> PathBuf {
+        match self.relative.as_os_str().is_empty() {
+            true => to.to_owned(),
+            false => to.join(&self.relative),
+        }
+    }
+}
+
 /// Returns the files of a folder and its subfolders in order of their names, or the file `from` alone. Symbolic links are
 /// followed, since their targets may be outside of the tree.
 pub(super) fn tree(from: &Path) -> Result<Vec<SourceFile>, ExecutorError> {

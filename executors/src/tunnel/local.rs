@@ -53,12 +53,7 @@ impl Tunnel for LocalTunnel {
     fn upload<'a>(&'a self, from: &'a Path, to: &'a Path) -> BoxFuture<'a, Result<(), ExecutorError>> {
         Box::pin(async move {
             let (from, to) = (from.to_owned(), to.to_owned());
-            blocking(move || {
-                content::tree(&from)?
-                    .iter()
-                    .try_for_each(|file| copy(&file.from, &to.join(&file.relative)))
-            })
-            .await
+            blocking(move || content::tree(&from)?.iter().try_for_each(|file| copy(&file.from, &file.place(&to)))).await
         })
     }
 

@@ -75,13 +75,9 @@ pub(super) async fn upload(tunnel: &dyn Tunnel, from: &Path, to: &Path) -> Resul
         hashed.collect::<Result<Vec<_>, ExecutorError>>()
     });
     let hashed = hashed.await.map_err(|error| local(from, error.into()))??;
-    let place = |file: &SourceFile| match file.relative.as_os_str().is_empty() {
-        true => to.to_owned(),
-        false => to.join(&file.relative),
-    };
     let mut missing = Vec::new();
     for batch in hashed.chunks(BATCH) {
-        let line = |(hash, file): &(String, SourceFile)| Ok(format!("{hash} {:o} {}\n", file.mode, path_text(&place(file))?));
+        let line = |(hash, file): &(String, SourceFile)| Ok(format!("{hash} {:o} {}\n", file.mode, path_text(&file.place(to))?));
         let lines = batch.iter().map(line).collect::<Result<String, ExecutorError>>()?;
         let output = script(tunnel, CHECK, &[], lines.into_bytes(), CHUNK_DEADLINE).await?;
         let numbers = succeeded(tunnel, "compare files below", to, output)?;
@@ -89,7 +85,7 @@ pub(super) async fn upload(tunnel: &dyn Tunnel, from: &Path, to: &Path) -> Resul
     }
     let sends = missing.into_iter().map(|(hash, file)| async move {
         let source = Source::File(&file.from, file.len);
-        send(tunnel, &source, hash, file.mode, &place(file)).await
+        send(tunnel, &source, hash, file.mode, &file.place(to)).await
     });
     let sends: Vec<_> = sends.collect();
     stream::iter(sends)

@@ -8,7 +8,10 @@
 //! The script prints a marker before the program starts, because start-up files of shells may print text, and after it has
 //! ended, with its exit code: an answer without the second marker is incomplete, whatever the SSH client's exit code says.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use super::{CommandEnd, CommandOutput, TunnelCommand};
 use crate::exit::signal_name;
@@ -80,14 +83,18 @@ impl RemoteShell {
         }
         let mut script = format!("{{\necho {marker}; echo {marker} >&2\n");
         for (name, value) in &command.env {
-            script += &format!("export {name}={}\n", quote(value));
+            // Writing to a string succeeds.
+            let _ = writeln!(script, "export {name}={}", quote(value));
         }
         if let Some(pre) = self.pre_command.as_deref().filter(|pre| !pre.trim().is_empty()) {
-            script += &format!("{{ {pre}\n}} </dev/null >&2 || {{ echo \"{marker} before $?\" >&2; exit 1; }}\n");
+            let _ = writeln!(
+                script,
+                "{{ {pre}\n}} </dev/null >&2 || {{ echo \"{marker} before $?\" >&2; exit 1; }}"
+            );
         }
         let words: Vec<_> = command.argv.iter().map(|word| quote(word)).collect();
         script += &words.join(" ");
-        script += &format!("\nneva_code=$?\necho >&2; echo \"{marker} $neva_code\" >&2\n}}");
+        let _ = write!(script, "\nneva_code=$?\necho >&2; echo \"{marker} $neva_code\" >&2\n}}");
         let shell = self
             .shell
             .as_deref()
@@ -185,8 +192,6 @@ fn rfind(bytes: &[u8], what: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use std::{
         io::Write as _,
         process::{Command, Stdio},

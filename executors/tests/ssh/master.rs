@@ -41,7 +41,7 @@ impl AskingServer {
         );
         let pam = Path::new("/etc/pam.d").join(&name);
         let text = format!(
-            "auth required pam_exec.so expose_authtok quiet {}\naccount required pam_permit.so\nsession required pam_permit.so\n",
+            "auth required pam_exec.so expose_authtok quiet {}\nauth required pam_permit.so\naccount required pam_permit.so\nsession required pam_permit.so\n",
             check.display()
         );
         fs::write(&pam, text).unwrap();

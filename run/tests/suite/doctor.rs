@@ -41,7 +41,7 @@ const BARE: Cluster = Cluster {
     srun: "run",
 };
 
-/// Writes the programs of a cluster, and returns their folder and what else is in PATH.
+/// Writes the programs of a cluster, and returns the PATH with them.
 fn install(cluster: &Cluster, dir: &Path) -> String {
     let bin = dir.join("bin");
     fs::create_dir(&bin).unwrap();
@@ -80,7 +80,12 @@ fn install(cluster: &Cluster, dir: &Path) -> String {
             write(name, &script);
         }
     }
-    format!("{}:/usr/bin:/bin", bin.display())
+    // This machine may have a Slurm of its own.
+    for tool in ["sh", "id", "hostname", "cat", "rm", "sed", "sleep"] {
+        let path = ["/usr/bin", "/bin"].map(|folder| Path::new(folder).join(tool));
+        std::os::unix::fs::symlink(path.iter().find(|path| path.exists()).unwrap(), bin.join(tool)).unwrap();
+    }
+    bin.display().to_string()
 }
 
 /// Runs doctor on a cluster, and returns its exit code and its lines from `sbatch` on.

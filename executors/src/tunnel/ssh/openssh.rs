@@ -32,7 +32,7 @@ const PARALLEL: usize = 8;
 const CONTROL_PATH: &str = "ControlPath=~/.ssh/neva-%C";
 
 /// Seconds for which our own connection outlives its last command, so that a killed launcher leaves none behind.
-const IDLE_S: NonZeroUsize = NonZeroUsize::new(600).unwrap();
+const IDLE_S: NonZeroUsize = NonZeroUsize::MIN.saturating_add(599);
 
 /// Time for questions to the local `ssh`.
 const LOCAL: Duration = Duration::from_secs(10);
@@ -258,6 +258,7 @@ impl OpenSsh {
         let text = String::from_utf8_lossy(&raw.stderr).into_owned();
         let has = |words: &[&str]| raw.code == Some(255) && words.iter().any(|words| text.contains(words));
         // Words of the local `ssh`, which then had not sent the command.
+        let is_refused = has(&["mux_client_request_session: session request failed"]);
         let is_gone = has(&[
             "Control socket connect",
             "mux_client_hello_exchange",
@@ -266,9 +267,12 @@ impl OpenSsh {
             "resolve hostname none",
             "connect to host none",
         ]);
-        if is_gone || has(&["mux_client_request_session: session request failed"]) {
+        if is_refused || is_gone {
             let words = text.lines().next().unwrap_or_default().trim().to_owned();
-            return Ok(Try::NotStarted { is_gone, words });
+            return Ok(Try::NotStarted {
+                is_gone: !is_refused,
+                words,
+            });
         }
         Ok(Try::Answered(raw))
     }

@@ -75,10 +75,7 @@ pub(super) async fn write(transport: &dyn SftpTransport, files: &[TunnelFile]) -
 /// As [`crate::tunnel::Tunnel::upload`].
 pub(super) async fn upload(transport: &dyn SftpTransport, from: &Path, to: &Path) -> Result<(), ExecutorError> {
     for file in content::tree(from)? {
-        let place = match file.relative.as_os_str().is_empty() {
-            true => to.to_owned(),
-            false => to.join(&file.relative),
-        };
+        let place = file.place(to);
         let request = SftpRequest::Put {
             part: part_name(&place),
             from: Content::File(file.from),

@@ -44,9 +44,9 @@ impl Doctor<'_> {
         self.login().await?;
         self.sbatch().await?;
         self.controller().await?;
-        self.accounting().await;
-        self.partitions().await;
-        self.gpus();
+        self.accounting().await?;
+        self.partitions().await?;
+        self.gpus()?;
         let file = self.write_shared().await;
         self.node(file?).await
     }
@@ -149,25 +149,22 @@ impl Doctor<'_> {
         Some(())
     }
 
-    async fn accounting(&mut self) {
+    async fn accounting(&mut self) -> Option<()> {
         const NAME: &str = "accounting";
         let storage = self.cluster.settings.get("AccountingStorageType").cloned().unwrap_or_default();
         if !storage.contains("slurmdbd") {
             let detail = "none: the states of ended jobs come from the controller and from the jobs' folders";
             self.ok(NAME, detail);
-            return;
+            return Some(());
         }
         let output = match self.command(&["sacct", "-X", "-n", "-P", "-S", "now-1minute", "-o", "jobid"]).await {
             Ok(output) => output,
-            Err(error) => {
-                self.executor_problem(NAME, &error);
-                return;
-            }
+            Err(error) => return self.executor_problem(NAME, &error),
         };
         if !output.is_success() {
             let detail = format!("sacct fails, though the cluster has accounting: {}", last_line(&output));
             self.problem(NAME, detail, "ask the cluster's administrators; jobs run without it");
-            return;
+            return Some(());
         }
         let associations = self
             .command(&["sh", "-c", "sacctmgr -n -P show assoc user=\"$(id -un)\" format=account"])
@@ -193,7 +190,7 @@ impl Doctor<'_> {
         let list = accounts.join(", ");
         match (&self.executor.config.account, accounts.as_slice()) {
             (Some(account), [_, ..]) if !accounts.contains(account) => {
-                self.problem(
+                return self.problem(
                     NAME,
                     format!("the account {account} is not yours"),
                     format!("set `account` to one of {list}"),
@@ -201,11 +198,12 @@ impl Doctor<'_> {
             }
             (None, []) if enforced => {
                 let help = "ask the cluster's administrators for an account: sbatch will refuse jobs without one";
-                self.problem(NAME, "jobs need an account, and you have none", help);
+                return self.problem(NAME, "jobs need an account, and you have none", help);
             }
             (_, []) => self.ok(NAME, "slurmdbd; no accounts of yours"),
             _ => self.ok(NAME, format!("slurmdbd; your accounts: {list}")),
         }
+        Some(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Checks of the folder of runs and of a node, by a short job.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
 use neva_executors::{
     SlurmExecutor,
@@ -156,14 +156,15 @@ fn node_script(executor: &SlurmExecutor) -> String {
     let mut script = String::from("echo \"host $(hostname)\"\nfor i in 1 2 3 4 5; do [ -e \"$1\" ] && break; sleep 1; done\n");
     script += "echo \"file $(cat \"$1\" 2>/dev/null)\"\n";
     for module in &config.modules {
-        script += &format!("module load {}\n", quoted(module));
+        // Writing to a string succeeds.
+        let _ = writeln!(script, "module load {}", quoted(module));
     }
     if let Some(libtorch) = &config.libtorch {
         let folder = quoted(&format!("{}/lib", libtorch.trim_end_matches('/')));
-        script += &format!("export LD_LIBRARY_PATH={folder}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\n");
+        let _ = writeln!(script, "export LD_LIBRARY_PATH={folder}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}");
     }
     if let Some(lines) = &config.setup_lines {
-        script += &format!("{}\n", lines.trim_end());
+        let _ = writeln!(script, "{}", lines.trim_end());
     }
     // With `sed`, each line is known as the program's; its exit code is kept.
     script += "out=$(\"$2\" version); code=$?\nprintf '%s\\n' \"$out\" | sed 's/^/rank /'\necho \"code $code\"\n";

@@ -9,15 +9,14 @@ use super::{
 };
 
 impl Doctor<'_> {
-    pub(super) async fn partitions(&mut self) {
+    pub(super) async fn partitions(&mut self) -> Option<()> {
         const NAME: &str = "partition";
         let partitions = self.command(&["scontrol", "-o", "show", "partition"]).await;
         let nodes = self.command(&["sinfo", "-h", "-o", "%R|%D|%c|%m|%G|%T"]).await;
         let (partitions, nodes) = match (partitions, nodes) {
             (Ok(partitions), Ok(nodes)) => (partitions, nodes),
             (Err(error), _) | (_, Err(error)) => {
-                self.executor_problem(NAME, &error);
-                return;
+                return self.executor_problem(NAME, &error);
             }
         };
         self.cluster.partitions = parse_partitions(&text(&partitions.stdout), &text(&nodes.stdout));
@@ -28,8 +27,7 @@ impl Doctor<'_> {
                 Some(wanted) => format!("there is no partition {wanted}"),
                 None => "no partition is the default, and the executor names none".to_owned(),
             };
-            self.problem(NAME, detail, format!("set `partition` to one of {names}"));
-            return;
+            return self.problem(NAME, detail, format!("set `partition` to one of {names}"));
         };
         let name = &partition.name;
         let limits = [partition.max_time.as_deref(), Some(self.executor.config.time.as_str())];
@@ -38,43 +36,39 @@ impl Doctor<'_> {
         {
             let max = partition.max_time.clone().unwrap_or_default();
             let detail = format!("`time` is {}, and {name} allows {max}", self.executor.config.time);
-            self.problem(
+            return self.problem(
                 NAME,
                 detail,
                 format!("set `time: {max}` at most, with `signal_s` for a requeue, or another partition of {names}"),
             );
-            return;
         }
         let account = self.executor.config.account.as_ref();
         if let Some(allowed) = &partition.allowed_accounts
             && !account.is_none_or(|account| allowed.contains(account))
         {
             let detail = format!("{name} is not open to the account {}", account.map_or("", String::as_str));
-            self.problem(
+            return self.problem(
                 NAME,
                 detail,
                 format!("set `account` to one of {}, or another partition of {names}", allowed.join(", ")),
             );
-            return;
         }
         if !partition.is_up {
-            self.problem(
+            return self.problem(
                 NAME,
                 format!("{name} is down"),
                 format!("wait, or set `partition` to another one of {names}"),
             );
-            return;
         }
         let usable = partition.nodes.iter().filter(|group| !is_away(&group.state));
         let usable: u32 = usable.map(|group| group.count).sum();
         if usable == 0 {
             let detail = format!("no node of {name} is in service");
-            self.problem(
+            return self.problem(
                 NAME,
                 detail,
                 format!("`sinfo -R` says why; set `partition` to another one of {names}"),
             );
-            return;
         }
         let limit = partition
             .max_time
@@ -97,9 +91,10 @@ impl Doctor<'_> {
                 partition.num_nodes()
             ),
         );
+        Some(())
     }
 
-    pub(super) fn gpus(&mut self) {
+    pub(super) fn gpus(&mut self) -> Option<()> {
         const NAME: &str = "gpu";
         let config = &self.executor.config;
         let partition = self.cluster.partition(config.partition.as_deref());
@@ -126,12 +121,13 @@ impl Doctor<'_> {
                 } else {
                     format!("partitions with GPUs: {}", others.join(", "))
                 };
-                self.problem(NAME, detail, help);
+                return self.problem(NAME, detail, help);
             }
             Some(found) => self.ok(NAME, found),
             None if others.is_empty() => self.ok(NAME, "none: ranks compute on the CPU, with `gpus_per_node: 0`"),
             None => self.ok(NAME, format!("none in {name}; partitions with GPUs: {}", others.join(", "))),
         }
+        Some(())
     }
 }
 

@@ -150,13 +150,17 @@ pub(super) fn draft(cluster: &Cluster, tunnel: &str) -> String {
             _ => yaml += "gpus_per_node: 0   # its nodes have none\n",
         }
     }
-    match cluster.accounts.as_slice() {
+    let allowed = cluster.best().and_then(|partition| partition.allowed_accounts.as_ref());
+    let is_allowed = |account: &&String| allowed.is_none_or(|allowed| allowed.contains(account));
+    let (mut accounts, others): (Vec<_>, Vec<_>) = cluster.accounts.iter().partition(is_allowed);
+    accounts.extend(others);
+    match accounts.as_slice() {
         [] => yaml += "# account: none is needed, as it seems\n",
         [first, rest @ ..] => {
             let others = if rest.is_empty() {
                 String::new()
             } else {
-                format!("   # or {}", rest.join(", "))
+                format!("   # or {}", rest.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", "))
             };
             let _ = writeln!(yaml, "account: {}{others}", scalar(first));
         }
