@@ -87,6 +87,8 @@ impl PeftFolder {
                 continue;
             };
             match specs.iter().find(|spec| spec.name == name) {
+                // PEFT saves a module as a whole: a layer that never runs has the base's values.
+                Some(spec) if !spec.used && spec.part != Part::Adapter => continue,
                 // A checkpoint holds trained parameters only: a frozen parameter that differs from the base would be lost.
                 Some(spec) if !is_trainable(spec, finetune) => {
                     problems.push(format!(
