@@ -14,15 +14,17 @@ fn losses(dir: &Path, name: &str, more: &[&str]) -> Vec<f64> {
         "num_gpus_per_node=1".into(),
         "finetune.trainer.plugins.precision=bf16-mixed".into(),
         format!("finetune.trainer.max_steps={STEPS}"),
-        "finetune.data.global_batch_size=4".into(),
-        "finetune.data.micro_batch_size=4".into(),
+        "finetune.data.global_batch_size=2".into(),
+        "finetune.data.micro_batch_size=2".into(),
+        // The base is fresh, so that its words have to be learnt.
+        "finetune.peft.modules_to_save=[lm_head,embed_tokens]".into(),
         "finetune.log.ckpt.save_on_train_end=false".into(),
     ];
     let mut arguments = vec!["examples/photos/recipe.yaml"];
     for setting in settings.iter().map(String::as_str).chain(more.iter().copied()) {
         arguments.extend(["--set", setting]);
     }
-    finish_within(start(neva_run(&arguments)), 4 * DEADLINE).with_code(0);
+    let _ = finish_within(start(neva_run(&arguments)), DEADLINE).with_code(0);
     metrics(&run_folder(dir, name), "reduced_train_loss")
 }
 
