@@ -21,7 +21,7 @@ pub struct CurrentKeys(Arc<Mutex<Option<Keys>>>);
 pub struct Keys {
     samples: Arc<SampleKeys>,
     /// Images that this rank encodes, within the vision encoder and the projector.
-    images: Option<Arc<Vec<u64>>>,
+    images: Option<Arc<[u64]>>,
 }
 
 impl CurrentKeys {
@@ -56,7 +56,7 @@ impl CurrentKeys {
         let keys = self.get().map(|keys| {
             let own = indices.iter().filter_map(|index| keys.samples.images.get(*index as usize).copied());
             Keys {
-                images: Some(Arc::new(own.collect())),
+                images: Some(own.collect()),
                 ..keys
             }
         });
