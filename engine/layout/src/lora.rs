@@ -136,9 +136,9 @@ fn nothing_matches(modules: &[Module<'_>], lora: &LoRA, path: &str) -> Problem {
 /// Returns whether a parameter belongs to a module that `modules_to_save` names: by the last component of the module's
 /// name, or by a wildcard for all of it.
 pub fn saves_module(patterns: &[String], parameter: &str) -> bool {
-    let ends = parameter.match_indices('.').map(|(end, _)| &parameter[..end]);
+    let mut ends = parameter.match_indices('.').map(|(end, _)| &parameter[..end]);
     let named = |module: &str, pattern: &String| {
         module.rsplit('.').next() == Some(pattern.as_str()) || wildcard(pattern.as_bytes(), module.as_bytes())
     };
-    ends.into_iter().any(|module| patterns.iter().any(|pattern| named(module, pattern)))
+    ends.any(|module| patterns.iter().any(|pattern| named(module, pattern)))
 }

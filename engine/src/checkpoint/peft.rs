@@ -13,7 +13,7 @@ use super::json::read_json;
 use super::placement::{Names, Placement, Values, all_finite, mismatches};
 use crate::error::{EngineError, Result};
 use advice::{has_other_targets, set_targets, unfreeze_hint};
-use neva_layout::{LLAVA_NON_LORA, ModelTable, ParamSpec, Part, PeftConfig, is_trainable, llava_adapter};
+use neva_layout::{LLAVA_NON_LORA, ModelTable, ParamSpec, Part, PeftConfig, is_trainable, llava_adapter, saves_module};
 use neva_schemas::Finetune;
 use serde_json::Value;
 use std::collections::btree_map::Entry;
@@ -87,6 +87,8 @@ impl PeftFolder {
                 continue;
             };
             match specs.iter().find(|spec| spec.name == name) {
+                // PEFT saves a module as a whole: a layer that never runs has the base's values.
+                Some(spec) if !spec.used && saves_module(&self.config.modules_to_save, &spec.name) => continue,
                 // A checkpoint holds trained parameters only: a frozen parameter that differs from the base would be lost.
                 Some(spec) if !is_trainable(spec, finetune) => {
                     problems.push(format!(

@@ -7,9 +7,8 @@ use super::opened_base::{OfModel, OpenBase, TrainedTensors, fresh_values};
 use super::placement::{Placement, Values};
 use crate::error::{EngineError, Result};
 use crate::parameters::Parameters;
-use neva_layout::{ModelCache, ModelTable, ParamSpec, Part, is_quantized, is_trainable, quantization_problem};
+use neva_layout::{ModelCache, ModelTable, ParamSpec, Part, is_trainable};
 use neva_schemas::Finetune;
-use std::collections::BTreeMap;
 
 /// Sources of a run's parameters, highest priority first.
 #[derive(Debug, Clone, Copy)]
@@ -22,59 +21,6 @@ pub struct Sources<'a> {
     pub base: &'a Base,
     /// Cache in which the base of a base is found.
     pub cache: &'a ModelCache,
-}
-
-/// Most values of weights that are read at once to be quantised.
-const QUANTIZED_AT_ONCE: usize = 1 << 28;
-
-/// Loads parameters as [`load_parameters`] does, and keeps frozen weights in 4 bits if the run asks for that.
-///
-/// # Errors
-/// As [`load_parameters`].
-pub fn load_run_parameters(
-    table: &ModelTable,
-    specs: &[ParamSpec],
-    wanted: &dyn Fn(&ParamSpec) -> bool,
-    finetune: &Finetune,
-    sources: Sources<'_>,
-    placement: Placement,
-) -> Result<Parameters> {
-    let plain = |spec: &ParamSpec| wanted(spec) && !is_quantized(spec, finetune);
-    let parameters = load_parameters(table, specs, &plain, finetune, sources, placement)?;
-    let quantized: Vec<_> = specs.iter().filter(|spec| wanted(spec) && is_quantized(spec, finetune)).collect();
-    if quantized.is_empty() {
-        return Ok(parameters);
-    }
-    if let Some(problem) = quantization_problem(specs, finetune, "finetune.peft") {
-        return Err(EngineError::Run(vec![problem]));
-    }
-    // The scales are those of the whole tensor, of which each rank keeps its part.
-    let whole = Placement {
-        tp_rank: 0,
-        tp: 1,
-        ..placement
-    };
-    let mut in_four_bits = BTreeMap::new();
-    let mut rest = quantized.as_slice();
-    while !rest.is_empty() {
-        let mut values = 0;
-        let count = rest.iter().take_while(|spec| {
-            values += spec.numel();
-            values <= QUANTIZED_AT_ONCE
-        });
-        let (own, later) = rest.split_at(count.count().max(1));
-        rest = later;
-        let is_own = |spec: &ParamSpec| own.iter().any(|own| own.name == spec.name);
-        // Frozen weights are in the base alone: the checkpoint holds what the run trains.
-        let own: Vec<_> = specs.iter().filter(|spec| is_own(spec)).cloned().collect();
-        let mut read = base_values(table, &own, specs, finetune, sources, whole)?;
-        for spec in &own {
-            let value = read.remove(&spec.name);
-            let value = value.ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))?;
-            in_four_bits.insert(spec.name.clone(), placement.quantize(spec, value)?);
-        }
-    }
-    Ok(parameters.with(specs, in_four_bits))
 }
 
 /// Loads one rank's parameters of a run: the `wanted` ones of `specs`, which are all parameters of the model of `table`.
@@ -121,7 +67,7 @@ pub fn load_parameters(
 }
 
 /// Reads `wanted`, a subset of `specs`, from the base. Adapters are never in a base: they get fresh values.
-fn base_values(
+pub(super) fn base_values(
     table: &ModelTable,
     wanted: &[ParamSpec],
     specs: &[ParamSpec],

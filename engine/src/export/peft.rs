@@ -26,7 +26,7 @@ pub(super) const ADAPTER: &str = "adapter";
 
 /// Writes the adapters of a run.
 pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache, folder: &Path) -> Result<Written> {
-    let contents = Contents::of(source)?;
+    let contents = Contents::of(source, request.names())?;
     contents.check_reader(request.reader())?;
     let adapters = PeftAdapters {
         table: &source.table,
@@ -84,7 +84,7 @@ struct Contents<'a> {
 }
 
 impl<'a> Contents<'a> {
-    fn of(source: &'a Source) -> Result<Self> {
+    fn of(source: &'a Source, names: NameLayout) -> Result<Self> {
         if source.adapters.linears.is_empty() {
             let message = format!("{} has no adapters", source.path.display());
             return Err(EngineError::Run(vec![
@@ -101,7 +101,7 @@ impl<'a> Contents<'a> {
                         .rsplit_once('.')
                         .map_or(spec.name.as_str(), |(module, _)| module)
                         .to_owned();
-                    let name = module.clone();
+                    let name = source.table.exported_name(names, &module);
                     (module, name)
                 }
             };

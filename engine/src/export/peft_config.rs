@@ -70,10 +70,6 @@ impl PeftAdapters<'_> {
                 }
             }
         }
-        let targets = match self.reader {
-            Reader::Vllm => json!(self.last_components()),
-            Reader::Transformers | Reader::Peft => self.pattern().into(),
-        };
         let saved = if saved.is_empty() { Value::Null } else { json!(saved) };
         json!({
             "peft_type": "LORA",
@@ -83,7 +79,7 @@ impl PeftAdapters<'_> {
             "r": usual.rank,
             "lora_alpha": number(usual.alpha),
             "lora_dropout": dropout,
-            "target_modules": targets,
+            "target_modules": self.pattern(),
             "modules_to_save": saved,
             "rank_pattern": ranks,
             "alpha_pattern": alphas,
@@ -105,10 +101,6 @@ impl PeftAdapters<'_> {
         } else {
             alpha
         }
-    }
-
-    fn last_components(&self) -> BTreeSet<&str> {
-        self.linears.keys().filter_map(|linear| linear.rsplit('.').next()).collect()
     }
 
     /// Returns a regular expression that matches the names of the adapted linears and no other module: not the linears of

@@ -1,10 +1,13 @@
 //! Builds blocks from named parameters.
 
-use super::dropout::{CurrentKeys, Dropout};
+mod adapters;
+
+pub use adapters::AdapterDropout;
+
+use super::dropout::CurrentKeys;
 use super::embedding::VocabEmbedding;
 use super::images::ImagePartition;
 use super::linear::{ColumnLinears, Linear};
-use super::lora::{Lora, Magnitude};
 use super::norm::{LayerNorm, RmsNorm};
 use super::recompute::{Block, Submodule};
 use super::region::TensorRegion;
@@ -14,8 +17,8 @@ use crate::comm::Mesh;
 use crate::error::Result;
 use crate::param_sync::Weight;
 use crate::parameters::Parameters;
-use neva_layout::{Adapters, Cut, LayerGroup, LinearAdapter, layer_groups};
-use neva_schemas::{DropoutPosition, MegatronStrategy, RecomputeModule, VisionPlacement};
+use neva_layout::{Adapters, Cut, LayerGroup, layer_groups};
+use neva_schemas::{MegatronStrategy, RecomputeModule, VisionPlacement};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -25,27 +28,6 @@ use tch::Tensor;
 
 /// Trained parameters that were taken, by index.
 type Taken = Rc<RefCell<BTreeMap<usize, Tensor>>>;
-
-/// Dropout of a run's adapters.
-#[derive(Debug, Clone, Copy)]
-pub struct AdapterDropout {
-    /// Probability that a value is dropped.
-    pub probability: f64,
-    /// Where it acts.
-    pub position: DropoutPosition,
-    /// Seed of the run.
-    pub seed: u64,
-}
-
-impl Default for AdapterDropout {
-    fn default() -> Self {
-        Self {
-            probability: 0.0,
-            position: DropoutPosition::Pre,
-            seed: 0,
-        }
-    }
-}
 
 /// Source of a model's blocks. The model names parameters; layout and adapter come from the tables. The blocks wait for
 /// gathered weights and handle recomputation.
@@ -191,35 +173,6 @@ impl<'a> Build<'a> {
             self.region.clone(),
             adapter,
         ))
-    }
-
-    /// Takes the parameters of an adapter of the linear with this weight.
-    fn lora(&self, adapter: &LinearAdapter, weight: &str) -> Result<Lora> {
-        let LinearAdapter {
-            a, b, scale, magnitude, ..
-        } = adapter;
-        let group = self.region.group();
-        let first = |name: &str, dim: usize| -> Result<usize> {
-            let shard = self.parameters.get(name)?.spec.shard(group.rank(), group.size());
-            Ok(shard.filter(|shard| shard.dim == dim).map_or(0, |shard| shard.start))
-        };
-        let AdapterDropout {
-            probability,
-            position,
-            seed,
-        } = self.dropout;
-        let dropout = (probability > 0.0).then(|| Dropout::new(self.keys.clone(), probability, position, seed, [a, b]));
-        let is_frozen = self.parameters.trainable_index(weight).is_none();
-        let magnitude = magnitude.as_ref().map(|name| self.take(name)).transpose()?;
-        Ok(Lora {
-            a: self.take(a)?,
-            a_name: a.clone(),
-            b: self.take(b)?,
-            scale: *scale,
-            dropout,
-            magnitude: magnitude.map(|lengths| Magnitude::new(lengths, is_frozen)),
-            first: [first(a, 1)?, first(b, 0)?],
-        })
     }
 
     /// Takes linears that share their input: column-parallel or replicated.

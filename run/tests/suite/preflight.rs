@@ -75,8 +75,11 @@ fn files(dir: &Path) {
         .unwrap()
         .run;
     write("lora/run.json", &serde_json::to_string(&run).unwrap());
-    let adapter = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_dora": true});
-    write("dora/adapter_config.json", &adapter.to_string());
+    let adapter = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_qalora": true});
+    write("qalora/adapter_config.json", &adapter.to_string());
+    write("ia3/adapter_config.json", r#"{"peft_type": "IA3"}"#);
+    write("original/adapter_config.json", r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8}"#);
+    write("original/config.json", r#"{"model_type": "llava_llama", "mm_hidden_size": 1024}"#);
 }
 
 #[test]
@@ -195,8 +198,13 @@ fn a_missing_or_wrong_file_is_reported_at_its_setting() {
             "is neither a checkpoint of this program nor a folder of PEFT",
         ),
         (
-            &["finetune.resume.adapter_path=dora"],
-            "`use_dora` is true, which this program does not compute",
+            &["finetune.resume.adapter_path=qalora"],
+            "`use_qalora` is true, which this program does not compute",
+        ),
+        (&["finetune.resume.adapter_path=ia3"], "the adapter's kind is \"IA3\" ((IA)³)"),
+        (
+            &["finetune.resume.adapter_path=original"],
+            "is an adapter of the original LLaVA code",
         ),
     ];
     for (sets, message) in cases {

@@ -58,5 +58,5 @@ pub fn llava_adapter(setting: &str, folder: &Path, config: Option<&Value>, has_n
 
 fn is_llava_config(config: &Value) -> bool {
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    config.get("mm_vision_tower").is_some() || config.get("mm_projector_type").is_some() || kind.starts_with("llava_")
+    config.get("mm_hidden_size").is_some() || config.get("mm_projector_type").is_some() || kind.starts_with("llava_")
 }

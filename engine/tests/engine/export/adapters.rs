@@ -196,9 +196,9 @@ fn are_described_as_peft_reads_them() {
             "{patterns}"
         );
 
-        // vLLM has one rank for all, and finds modules by their last names.
+        // vLLM has one rank for all.
         let served = config(&CASES[2], Some(Reader::Vllm));
-        assert_eq!(served["target_modules"], json!(["down_proj", "q_proj", "v_proj"]));
+        assert_eq!(served["target_modules"], patterns["target_modules"]);
         assert_eq!(
             (&served["r"], &served["rank_pattern"], &served["use_rslora"]),
             (&json!(4), &json!({}), &json!(false))
