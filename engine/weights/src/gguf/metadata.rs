@@ -88,10 +88,12 @@ impl Metadata {
 
     /// Returns an array of texts.
     pub fn texts(&self, key: &str) -> Option<Vec<&str>> {
-        let text = |value| match value {
-            &MetadataValue::Text(ref text) => Some(text.as_str()),
-            _ => None,
-        };
+        fn text(value: &MetadataValue) -> Option<&str> {
+            match value {
+                MetadataValue::Text(text) => Some(text),
+                _ => None,
+            }
+        }
         self.array(key)?.iter().map(text).collect()
     }
 

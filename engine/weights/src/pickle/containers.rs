@@ -43,7 +43,7 @@ impl Machine<'_> {
     /// Runs an opcode that pushes a container.
     pub(super) fn container(&mut self, code: u8) -> Result<()> {
         let items = match code {
-            op::LIST | op::TUPLE | op::FROZENSET | op::DICT => self.to_mark()?,
+            op::LIST | op::TUPLE | op::FROZENSET | op::DICT => self.above_mark()?,
             op::TUPLE1 => self.popped(1)?,
             op::TUPLE2 => self.popped(2)?,
             op::TUPLE3 => self.popped(3)?,
@@ -65,7 +65,7 @@ impl Machine<'_> {
         let items = match code {
             op::APPEND => self.popped(1)?,
             op::SETITEM => self.popped(2)?,
-            _ => self.to_mark()?,
+            _ => self.above_mark()?,
         };
         let kept = match (code, self.top()?.clone()) {
             (op::SETITEM | op::SETITEMS, Value::Dict(dict)) => {

@@ -72,7 +72,7 @@ impl<'a> Machine<'a> {
                     self.pop()?;
                 }
             }
-            op::POP_MARK => drop(self.to_mark()?),
+            op::POP_MARK => drop(self.above_mark()?),
             op::DUP => {
                 let top = self.top()?.clone();
                 self.stack.push(top);
@@ -131,7 +131,7 @@ impl<'a> Machine<'a> {
                 if code == op::GLOBAL {
                     self.stack.push(Value::Global(global));
                 } else {
-                    let arguments = self.to_mark()?;
+                    let arguments = self.above_mark()?;
                     self.call(&Value::Global(global), &arguments)?;
                 }
             }
@@ -156,7 +156,7 @@ impl<'a> Machine<'a> {
                 self.call(&callee, &arguments)?;
             }
             op::OBJ => {
-                let mut values = self.to_mark()?;
+                let mut values = self.above_mark()?;
                 if values.is_empty() {
                     return Err(self.wrong("an object has no class"));
                 }
@@ -220,7 +220,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Pops the values above the last mark, and the mark.
-    pub(super) fn to_mark(&mut self) -> Result<Vec<Value>> {
+    pub(super) fn above_mark(&mut self) -> Result<Vec<Value>> {
         let mark = self.marks.pop().filter(|mark| *mark <= self.stack.len());
         let mark = mark.ok_or_else(|| self.wrong("a mark is missing"))?;
         Ok(self.stack.split_off(mark))

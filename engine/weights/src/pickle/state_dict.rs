@@ -28,7 +28,7 @@ pub(super) struct Storages {
 pub(super) fn tensors(source: &Source, machine: &Machine<'_>, top: Value, storages: &Storages) -> Result<Vec<StoredTensor>> {
     let arena = &machine.arena;
     let entries = inner(arena, &top).ok_or_else(|| {
-        let found = arena.entries(&top).map_or_else(|| top.kind().to_owned(), |entries| keys(entries));
+        let found = arena.entries(&top).map_or_else(|| top.kind().to_owned(), keys);
         source.wrong(format!("it holds no tensors by name, but {found}"), USE_SAFETENSORS)
     })?;
     let (mut tensors, mut names) = (Vec::new(), BTreeSet::new());
@@ -48,13 +48,13 @@ pub(super) fn tensors(source: &Source, machine: &Machine<'_>, top: Value, storag
 fn inner<'a>(arena: &'a Arena, top: &Value) -> Option<&'a [(Value, Value)]> {
     let has_tensors = |entries: &&[(Value, Value)]| entries.iter().any(|(_, value)| matches!(value, Value::Tensor(_)));
     let entries = arena.entries(top)?;
-    let below = |name: &&str| {
+    let below = |name: &str| {
         let entry = entries.iter().find(|(key, _)| key.text() == Some(name))?;
         arena.entries(&entry.1)
     };
     Some(entries)
         .filter(has_tensors)
-        .or_else(|| INNER.iter().filter_map(|name| below(&name)).find(|entries| has_tensors(entries)))
+        .or_else(|| INNER.iter().filter_map(|name| below(name)).find(|entries| has_tensors(entries)))
 }
 
 fn keys(entries: &[(Value, Value)]) -> String {
