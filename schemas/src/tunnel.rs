@@ -8,6 +8,7 @@ use std::path::PathBuf;
 /// Config of a tunnel, chosen by `_target_`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename = "Tunnel")]
+#[expect(clippy::large_enum_variant, reason = "a run has one tunnel")]
 pub enum TunnelConfig {
     /// This machine submits jobs.
     #[serde(rename = "run.LocalTunnel")]

@@ -7,7 +7,10 @@ use std::process::Command;
 #[test]
 fn shellcheck_accepts_every_golden_script() {
     for folder in ["executors/tests/slurm_scripts/golden", "run/tests/sites"] {
-        let scripts: Vec<_> = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let scripts: Vec<_> = fs::read_dir(root().join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         assert!(scripts.len() >= 3, "{folder}: {scripts:?}");
         let output = Command::new("shellcheck").arg("--shell=bash").args(&scripts).output();
         let output = output.expect("with-servers installs shellcheck");
