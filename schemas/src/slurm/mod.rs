@@ -2,7 +2,9 @@
 
 mod array;
 mod launcher;
+mod options;
 mod parameter;
+mod resources;
 mod signal;
 mod time;
 mod validate;
