@@ -57,6 +57,8 @@ class Export:
     merged: Optional[str] = None
     # The prompt of the check, in place of a question.
     is_canary: bool = False
+    # Number of positions that transformers 4 computes as the model says, if not all.
+    positions_in_4: Optional[int] = None
     # Versions of transformers that read it.
     versions: list[int] = field(default_factory=lambda: [4, 5])
 
@@ -163,6 +165,9 @@ FAMILIES = {
     "llava_internvit": [5],
 }
 
+# transformers 4.49 gives a window to all layers of Qwen2, also to those without one: only positions within it are equal.
+POSITIONS_IN_4 = {"qwen2_window": 20}
+
 # Runs on top of the base, by name: settings, and versions of transformers that read the adapter.
 ADAPTED = {
     # NeMo's fused modules with one A; the projector is trained.
@@ -229,17 +234,18 @@ def add_family(runs: Runs, case: str, versions: list[int]) -> None:
     """Trains a model of a family on random images, then adapters on its export."""
     full = runs.train_mock(case, f"finetune.model.from_pretrained={ROOT / 'tests' / 'fixtures' / 'hf' / case}")
     model, _ = runs.export(full, case)
-    runs.add_canary(case, "model", model, full, [], versions=versions)
+    shared = {"versions": versions, "positions_in_4": POSITIONS_IN_4.get(case)}
+    runs.add_canary(case, "model", model, full, [], **shared)
     name = f"{case}-lora"
     settings = ["peft_scheme=lora", "finetune.model.freeze_vision_model=true"]
     adapted = runs.train_mock(name, f"finetune.model.from_pretrained={model}", *settings)
     merged, _ = runs.export(adapted, f"{name}-merged")
-    runs.add_canary(f"{name}-merged", "model", merged, adapted, [], versions=versions)
+    runs.add_canary(f"{name}-merged", "model", merged, adapted, [], **shared)
     for names, version in (("newer", 5), ("original", 4)):
         if version in versions:
             options = ["--format", "hf-peft", "--names", names]
             adapter, _ = runs.export(adapted, f"{name}-peft-{names}", *options)
-            more = {"base": str(model), "merged": str(merged), "versions": [version]}
+            more = {**shared, "base": str(model), "merged": str(merged), "versions": [version]}
             runs.add_canary(f"{name}-peft-{names}", "adapter", adapter, adapted, options, **more)
 
 

@@ -82,7 +82,8 @@ class Exports(unittest.TestCase):
                 model = opened(export)
                 theirs = self.logits(model, ours)
                 vocabulary = ours["logits"].shape[-1]
-                difference = (theirs[..., :vocabulary] - ours["logits"]).abs().max().item()
+                positions = export["positions_in_4"] if VERSION == 4 else None
+                difference = (theirs[..., :positions, :vocabulary] - ours["logits"][..., :positions, :]).abs().max().item()
                 self.assertLess(difference, LOGITS)
                 # A model that ignores what was trained would pass with the base's logits.
                 if export["base"]:
