@@ -1,5 +1,7 @@
 //! Templates as Jinja: transformers renders with them exactly what a run was trained on.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use neva_data::{ChatTemplate, Conversation, DataError, JinjaSettings, JinjaTemplate, TEMPLATES, Turn};

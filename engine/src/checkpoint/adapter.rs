@@ -16,7 +16,7 @@ pub enum Adapter {
     /// A checkpoint of this program: adapters, projector, and whatever else its run trained.
     Checkpoint(Box<CheckpointFolder>),
     /// A folder that Hugging Face's PEFT wrote.
-    Peft(PeftFolder),
+    Peft(Box<PeftFolder>),
 }
 
 impl Adapter {

@@ -187,5 +187,5 @@ fn adapter_on(path: &Path, finetune: &mut Finetune, models: &Models) -> Result<A
     }
     let folder = PeftFolder::open(path, OPTION)?;
     finetune.peft = Some(folder.settings(&models.resolve(&finetune.model)?)?);
-    Ok(Adapter::Peft(folder))
+    Ok(Adapter::Peft(Box::new(folder)))
 }

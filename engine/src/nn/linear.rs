@@ -16,7 +16,7 @@ pub struct Linear {
     bias: Option<Weight>,
     cut: Cut,
     region: TensorRegion,
-    adapter: Option<Lora>,
+    adapter: Option<Box<Lora>>,
 }
 
 impl Linear {
@@ -26,7 +26,7 @@ impl Linear {
             bias,
             cut,
             region,
-            adapter,
+            adapter: adapter.map(Box::new),
         }
     }
 

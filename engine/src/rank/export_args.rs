@@ -11,6 +11,7 @@ use crate::model::Models;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use neva_schemas::Problem;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -166,10 +167,10 @@ pub(super) fn text(done: &str, exported: &Exported) -> String {
     } = exported;
     let mut text = format!("{done}: {format}, for {reader}\n  folder  {}", dir.display());
     if let Some(checked) = checked {
-        text += &format!("\n  {checked}");
+        let _ = write!(text, "\n  {checked}");
     }
     for note in notes {
-        text += &format!("\n  note    {note}");
+        let _ = write!(text, "\n  note    {note}");
     }
     text
 }

@@ -1,5 +1,7 @@
 //! Files of torch and of llama.cpp's gguf package give the values that these packages read themselves.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 
 use neva_weights::{Format, MetadataValue, WeightFile, read_pickle};

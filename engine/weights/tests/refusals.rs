@@ -1,6 +1,8 @@
 //! Files that lie about their content are refused with a sentence, whatever their bytes: nothing is executed, no memory is
 //! allocated for what they promise, and nothing panics.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::PathBuf};
 
 use neva_weights::{WeightFile, WeightsError};

@@ -158,7 +158,7 @@ fn with_dependencies(executor: &SlurmExecutor, batch: &BatchScript, after: &[(Jo
     // A comma means that all must be met. sbatch takes only one such option.
     let wanted = wanted.join(",");
     if let Some(own) = argv.iter_mut().find(|word| word.starts_with(OPTION)) {
-        *own += &format!(",{wanted}");
+        own.extend([",", wanted.as_str()]);
     } else {
         argv.splice(1..1, [format!("{OPTION}{wanted}"), "--kill-on-invalid-dep=yes".to_owned()]);
     }

@@ -51,8 +51,8 @@ pub(super) struct ImportArgs {
 impl ImportArgs {
     /// Returns the format of standard output: `--output json`, as of every subcommand, is no folder.
     pub(super) fn format(&self) -> Format {
-        let formats = self.output.iter().filter_map(|output| Self::format_of(output));
-        formats.last().unwrap_or_default()
+        let mut formats = self.output.iter().filter_map(|output| Self::format_of(output));
+        formats.next_back().unwrap_or_default()
     }
 
     fn format_of(output: &Path) -> Option<Format> {

@@ -10,11 +10,14 @@ use neva_weights::WeightFile;
 use super::ImportError;
 use crate::hub::{INDEX, PICKLE, PICKLE_INDEX, WEIGHTS, shards};
 
+/// Names of files with weights, and that of their index if they have one.
+type WeightFiles = (Vec<String>, Option<&'static str>);
+
 /// Returns the names of the files with the weights of a model, and of their index; `None` if the folder has none.
 ///
 /// # Errors
 /// An index cannot be read, or names a file that does not exist.
-pub(super) fn files(folder: &Path) -> Result<Option<(Vec<String>, Option<&'static str>)>, ImportError> {
+pub(super) fn files(folder: &Path) -> Result<Option<WeightFiles>, ImportError> {
     for (single, index) in [(WEIGHTS, INDEX), (PICKLE, PICKLE_INDEX)] {
         if folder.join(single).is_file() {
             return Ok(Some((vec![single.to_owned()], None)));

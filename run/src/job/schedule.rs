@@ -1,5 +1,7 @@
 //! Sentences about a job that a cluster schedules: what it waits for, where it runs.
 
+use std::fmt::Write as _;
+
 use jiff::{Timestamp, tz::TimeZone};
 use neva_executors::{JobHandle, JobState, JobStatus, slurm::job_number};
 
@@ -30,13 +32,13 @@ pub(crate) fn status(job: &JobHandle, status: &JobStatus) -> Option<String> {
         JobState::Pending => {
             let mut text = format!("job {number}{requeued} waits");
             if let Some(reason) = reason {
-                text += &format!(" for {reason}");
+                let _ = write!(text, " for {reason}");
                 if let Some(words) = explain(reason) {
-                    text += &format!(" ({words})");
+                    let _ = write!(text, " ({words})");
                 }
             }
             if let Some(start) = estimated_start_unix_ms.and_then(time) {
-                text += &format!(", estimated start {start}");
+                let _ = write!(text, ", estimated start {start}");
             }
             Some(text)
         }

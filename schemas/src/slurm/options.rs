@@ -105,7 +105,7 @@ impl SlurmExecutorConfig {
             problems.push(Problem::error(field("setup_lines"), "`setup_lines` holds a NUL character"));
         }
         if let Some(version) = &self.slurm_version
-            && SlurmExecutorConfig::parse_version(version).is_none()
+            && Self::parse_version(version).is_none()
         {
             let message = format!("{version:?} is not a version of Slurm");
             problems.push(Problem::error(field("slurm_version"), message).help("write it as `sbatch --version` prints it, as `23.02`"));

@@ -1,5 +1,7 @@
 //! Templates as Jinja, for exports: transformers' `apply_chat_template` renders with them what a run was trained on.
 
+use std::fmt::Write as _;
+
 use super::{ChatTemplate, JinjaTemplate, Template, content::Content};
 
 impl ChatTemplate {
@@ -60,7 +62,8 @@ fn of_table(template: &Template, bos: bool) -> String {
     };
     let trim = if template.trim { " | trim" } else { "" };
     let quoted_system = quoted(template.system);
-    jinja += &format!(
+    let _ = write!(
+        jinja,
         "{{%- if messages and messages[0]['role'] == 'system' -%}}
     {{%- set system = {answer_text}(messages[0]['content']) -%}}
     {{%- set turns = messages[1:] -%}}
@@ -87,13 +90,14 @@ fn of_table(template: &Template, bos: bool) -> String {
     }
     jinja += &written(template.begin);
     let (before, after) = template.system_frame;
-    jinja += &format!(
+    let _ = write!(
+        jinja,
         "{{%- if system != '' -%}}\n{}    {{{{- system -}}}}\n{}",
         written(before),
         written(after)
     );
     if !template.no_system.is_empty() {
-        jinja += &format!("{{%- else -%}}\n{}", written(template.no_system));
+        let _ = write!(jinja, "{{%- else -%}}\n{}", written(template.no_system));
     }
     jinja += "{%- endif -%}
 {%- for message in turns -%}
@@ -103,16 +107,16 @@ fn of_table(template: &Template, bos: bool) -> String {
     {%- if message['role'] == 'user' -%}
 ";
     if !template.between.is_empty() {
-        jinja += &format!("{{%- if not loop.first -%}}\n{}{{%- endif -%}}\n", written(template.between));
+        let _ = writeln!(jinja, "{{%- if not loop.first -%}}\n{}{{%- endif -%}}", written(template.between));
     }
     jinja += &written(template.user.0);
-    jinja += &format!("        {{{{- text(message['content']){trim} -}}}}\n");
+    let _ = writeln!(jinja, "        {{{{- text(message['content']){trim} -}}}}");
     jinja += &written(template.user.1);
     jinja += "    {%- else -%}\n";
     jinja += &written(template.assistant);
-    jinja += &format!("        {{%- set answer = {answer_text}(message['content']){trim} -%}}\n");
+    let _ = writeln!(jinja, "        {{%- set answer = {answer_text}(message['content']){trim} -%}}");
     if !template.gap.is_empty() {
-        jinja += &format!("{{%- if answer != '' -%}}\n{}{{%- endif -%}}\n", written(template.gap));
+        let _ = writeln!(jinja, "{{%- if answer != '' -%}}\n{}{{%- endif -%}}", written(template.gap));
     }
     jinja += "        {{- answer -}}\n";
     jinja += &written(template.stop);
@@ -138,7 +142,8 @@ fn of_jinja(template: &JinjaTemplate, bos: bool) -> String {
             Content::Text => quoted(system),
             Content::Parts => format!("[{{'type': 'text', 'text': {}}}]", quoted(system)),
         };
-        before += &format!(
+        let _ = write!(
+            before,
             "{{%- if messages and messages[0]['role'] != 'system' -%}}
     {{%- set messages = [{{'role': 'system', 'content': {content}}}] + messages -%}}
 {{%- endif -%}}
@@ -147,7 +152,8 @@ fn of_jinja(template: &JinjaTemplate, bos: bool) -> String {
     }
     if let [user, assistant] = settings.roles.as_slice() {
         let (user, assistant) = (quoted(user), quoted(assistant));
-        before += &format!(
+        let _ = write!(
+            before,
             "{{%- set renamed = namespace(messages=[]) -%}}
 {{%- for message in messages -%}}
     {{%- set role = {{'user': {user}, 'assistant': {assistant}}}.get(message['role'], message['role']) -%}}

@@ -196,8 +196,8 @@ impl OpenSsh {
         let source = std::error::Error::source(error);
         let text = source.map_or_else(|| error.to_string(), ToString::to_string);
         let last = || {
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            lines.last().unwrap_or(&text).to_owned()
+            let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            lines.next_back().unwrap_or(&text).to_owned()
         };
         if text.contains("Host key verification failed") || text.contains("REMOTE HOST IDENTIFICATION HAS CHANGED") {
             let (reason, help) = host_key_problem(&text, &self.config.host);

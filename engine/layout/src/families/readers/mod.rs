@@ -38,8 +38,11 @@ const PEFT: &str = "base_model.model.";
 /// Ending of the magnitude of an adapter (DoRA), which vLLM does not have.
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 
+/// Ending of a name, and the slot of the rest of the name.
+type Ending = (&'static str, fn(String) -> ReaderSlot);
+
 /// Endings of the tensors of an adapter in PEFT's files.
-const ENDINGS: [(&str, fn(String) -> ReaderSlot); 3] = [
+const ENDINGS: [Ending; 3] = [
     (".lora_A.weight", ReaderSlot::A),
     (".lora_B.weight", ReaderSlot::B),
     (MAGNITUDE, ReaderSlot::Magnitude),
