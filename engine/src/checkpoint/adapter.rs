@@ -26,7 +26,7 @@ impl Adapter {
     /// The folder does not exist, is neither of the two, or cannot be read by this program.
     pub fn open(path: &Path) -> Result<Self> {
         if PeftFolder::is_peft(path) {
-            return PeftFolder::open(path, SETTING).map(Self::Peft);
+            return PeftFolder::open(path, SETTING).map(|folder| Self::Peft(Box::new(folder)));
         }
         if path.is_dir() && !CheckpointFolder::is_checkpoint(path) {
             let message = format!("{} is neither a checkpoint of this program nor a folder of PEFT", path.display());

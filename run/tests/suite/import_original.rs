@@ -305,7 +305,8 @@ fn what_is_missing_or_not_supported_is_said() {
     });
     let qformer = with(|config| config["mm_projector_type"] = json!("qformer"));
     let sizes = with(|config| config["intermediate_size"] = json!(128));
-    let cases: &[(&dyn Fn(&Folders), &[&str])] = &[
+    type Case<'a> = (&'a dyn Fn(&Folders), &'a [&'a str]);
+    let cases: &[Case<'_>] = &[
         (&projector, &["needs the model `lmsys/vicuna-7b-v1.5`", "--base DIR"]),
         (
             &no_vision,
