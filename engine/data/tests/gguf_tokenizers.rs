@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
+
 use neva_data::{GgufTokenizer, Tokenizer};
 use serde_json::Value;
 
@@ -14,8 +16,8 @@ const TEXTS: &[&str] = &[
     "",
 ];
 
-/// Returns the tokens of the embedded tokenizer by id, and their types in sentencepiece.
-fn sentencepiece() -> (Vec<String>, Vec<i64>) {
+/// Returns the tokens of the embedded tokenizer by id, with their scores and types in sentencepiece.
+fn sentencepiece() -> (Vec<String>, Vec<f32>, Vec<i64>) {
     let json: Value = serde_json::from_slice(include_bytes!("../tokenizers/mistral_2k/tokenizer.json")).unwrap();
     let vocabulary = json["model"]["vocab"].as_object().unwrap();
     let mut tokens: Vec<_> = vocabulary.iter().map(|(token, id)| (id.as_u64().unwrap(), token.clone())).collect();
@@ -27,16 +29,22 @@ fn sentencepiece() -> (Vec<String>, Vec<i64>) {
         _ => 1,
     });
     let kinds = kinds.collect();
-    (tokens.into_iter().map(|(_, token)| token).collect(), kinds)
+    let tokens: Vec<_> = tokens.into_iter().map(|(_, token)| token).collect();
+    // The piece of an earlier merge has a better score. A piece that no merge makes is never compared.
+    let merges = json["model"]["merges"].as_array().unwrap();
+    let made = |merge: &Value| format!("{}{}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap());
+    let ranks: BTreeMap<_, _> = merges.iter().enumerate().rev().map(|(rank, merge)| (made(merge), rank)).collect();
+    let score = |token: &String| -(ranks.get(token).map_or(f32::MAX, |rank| *rank as f32));
+    let scores = tokens.iter().map(score).collect();
+    (tokens, scores, kinds)
 }
 
 #[test]
 fn a_sentencepiece_model_with_scores() {
-    let (tokens, token_type) = sentencepiece();
+    let (tokens, scores, token_type) = sentencepiece();
     let tokenizer = GgufTokenizer {
         model: "llama",
-        // A piece of an earlier merge has a smaller id, and a better score.
-        scores: (0..tokens.len()).map(|id| -(id as f32)).collect(),
+        scores,
         tokens: tokens.iter().map(String::as_str).collect(),
         token_type,
         bos: Some(1),

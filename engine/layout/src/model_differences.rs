@@ -6,6 +6,8 @@ use std::path::Path;
 
 /// Fields that do not affect the forward pass.
 const IGNORED: &[&str] = &[
+    // Images are placed by marks of the data. The index is written to files for other programs.
+    "image_token_index",
     "max_position_embeddings",
     "initializer_range",
     "layer_scale_init_value",

@@ -56,6 +56,21 @@ impl Base {
     }
 }
 
+/// Returns whether `reference`, or that of one of its parts, is `other`.
+fn mentions(reference: &BaseReference, other: &BaseReference) -> bool {
+    let BaseReference::Parts {
+        language_model,
+        vision_model,
+        vision_projection,
+        rest,
+    } = reference
+    else {
+        return reference.same_weights(other);
+    };
+    let parts = [language_model, vision_model, vision_projection].into_iter().flatten();
+    parts.chain([rest]).any(|part| mentions(part, other))
+}
+
 /// A folder that the user named.
 struct Given {
     base: Base,
@@ -108,7 +123,11 @@ impl Search<'_> {
                     return self.with_own_base(found.base.clone());
                 }
                 if !path.is_dir() {
-                    return Err(self.missing(wanted));
+                    let other = self
+                        .given
+                        .iter()
+                        .find(|given| !mentions(&self.checkpoint.state.base, &given.reference));
+                    return Err(other.map_or_else(|| self.missing(wanted), |given| self.mismatch(&given.reference)));
                 }
                 let base = Base::folder_of_model(path.clone());
                 let reference = base.reference()?;

@@ -1,6 +1,6 @@
 //! Answers of models in Hugging Face's format, of adapters on them, and of runs whose base has moved.
 
-use crate::export::{exported, trained};
+use crate::export::{exported, trained, trained_for};
 use crate::setting::{ONE, export_hf, lora, no_cache, preload, small, within_limit};
 use neva_engine::checkpoint::CheckpointFolder;
 use neva_engine::export::ExportFormat;
@@ -10,6 +10,9 @@ use neva_schemas::{Finetune, GenerateRequest, GenerateSource, Precision, Restore
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// Steps after which the model answers with words.
+const ENOUGH: u64 = 40;
 
 fn photos() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/photos")
@@ -68,7 +71,7 @@ fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
 fn an_export_answers_as_its_run() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoint = trained(folder.path(), &run(), ONE);
+        let checkpoint = trained_for(ENOUGH, folder.path(), &run(), ONE);
         let out = folder.path().join("out");
         export_hf(&checkpoint.path, &out, &Models::builtin()).unwrap();
         for images in [&["chelsea.jpg"][..], &["chelsea.jpg", "rocket.jpg"], &[]] {
@@ -94,7 +97,7 @@ fn an_export_answers_as_its_run() {
 fn any_end_token_of_the_generation_config_ends_an_answer() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
-        let checkpoint = trained(folder.path(), &run(), ONE);
+        let checkpoint = trained_for(ENOUGH, folder.path(), &run(), ONE);
         let out = folder.path().join("out");
         export_hf(&checkpoint.path, &out, &Models::builtin()).unwrap();
         let answer = ask(model(&out), &["chelsea.jpg"]).unwrap();

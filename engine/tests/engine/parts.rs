@@ -68,7 +68,14 @@ fn clip(folder: &Path) {
         &json!({ "model_type": "clip", "vision_config": config()["vision_config"] }),
         tensors,
     );
-    std::fs::write(folder.join("preprocessor_config.json"), "{}").unwrap();
+    let processor = json!({
+        "image_processor_type": "CLIPImageProcessor",
+        "size": { "shortest_edge": 28 },
+        "crop_size": { "height": 28, "width": 28 },
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    });
+    std::fs::write(folder.join("preprocessor_config.json"), processor.to_string()).unwrap();
     std::fs::write(folder.join("tokenizer.json"), "of CLIP's own text").unwrap();
 }
 

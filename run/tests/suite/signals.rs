@@ -183,7 +183,10 @@ fn ranks_are_suspended_and_continued_with_their_launcher() {
     let ticks = run_folder(program.dir.path()).join("ticks");
     for _ in 0..2 {
         kill_process(Pid::from_child(&child), Signal::TSTP).unwrap();
-        wait_for("all to stop", || all().all(|pid| state(pid) == Some('T')).then_some(()));
+        // A shell that waits for its child to start cannot be interrupted (D) while that child is stopped.
+        wait_for("all to stop", || {
+            all().all(|pid| matches!(state(pid), Some('T' | 'D'))).then_some(())
+        });
         let before = fs::metadata(&ticks).unwrap().len();
         kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
         wait_for("the ranks to continue", || {

@@ -228,7 +228,9 @@ fn of_several_runs_are_merged_with_weights() {
             .collect();
         let peft = folders[1].path().join("peft");
         exported(&runs[1].path, &peft, ExportFormat::HfPeft, |_| {}).unwrap();
-        let plain = tensors(&base);
+        let plain = folders[0].path().join("plain");
+        exported(&base, &plain, ExportFormat::Hf, |_| {}).unwrap();
+        let plain = tensors(&plain);
         let expected: BTreeMap<_, _> = plain
             .iter()
             .map(|(name, plain)| {

@@ -22,8 +22,13 @@ use tch::Tensor;
 
 /// Returns a checkpoint after two steps.
 pub(super) fn trained(folder: &Path, finetune: &Finetune, sizes: ParallelSizes) -> CheckpointFolder {
+    trained_for(2, folder, finetune, sizes)
+}
+
+/// Returns a checkpoint after some steps.
+pub(super) fn trained_for(steps: u64, folder: &Path, finetune: &Finetune, sizes: ParallelSizes) -> CheckpointFolder {
     let mut finetune = finetune.clone();
-    finetune.trainer.max_steps = Some(2);
+    finetune.trainer.max_steps = Some(steps);
     let reports = run_on(&finetune, &folder.join("run"), sizes, &Registry::builtin());
     let report = reports.into_iter().next().unwrap().unwrap();
     CheckpointFolder::open(&report.checkpoint.unwrap()).unwrap()
