@@ -181,9 +181,9 @@ fn a_problem_is_named_with_what_to_do() {
         ),
         (
             GPUS,
-            set("executor.partition=gpu"),
+            vec!["--set", "executor.partition=gpu", "--set", "executor.account=language"],
             "",
-            "gpu is not open to the account \n                   set `account` to one of vision, ai",
+            "gpu is not open to the account language\n                   set `account` to one of vision, ai",
         ),
         (
             GPUS,
