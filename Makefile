@@ -46,7 +46,7 @@ test-transformers: build ## load exports with transformers 4 and 5 and PEFT, whi
 
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
-	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets --test slurm --test ssh --test slurm_contract -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep

@@ -22,7 +22,6 @@ mod exits;
 mod files;
 mod handle;
 mod nodes;
-mod patience;
 mod query;
 mod queue;
 mod recent;
@@ -31,6 +30,7 @@ pub mod render;
 mod results;
 mod state;
 mod submit;
+mod submit_timeout;
 
 use std::{
     collections::BTreeMap,
@@ -92,7 +92,7 @@ pub struct SlurmExecutor {
     /// Jobs are submitted on this machine, which sees the files of the nodes.
     pub is_here: bool,
     /// Time for which a submission waits for a controller that cannot be reached.
-    pub patience: Duration,
+    pub submit_timeout: Duration,
     /// Answers of the controller that the jobs of this executor share.
     pub recent: Arc<Recent>,
 }
@@ -108,7 +108,7 @@ impl SlurmExecutor {
             folder: PathBuf::new(),
             upload: None,
             is_here: false,
-            patience: Duration::from_secs(600),
+            submit_timeout: Duration::from_secs(600),
             recent: Arc::default(),
         }
     }

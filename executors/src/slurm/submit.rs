@@ -16,8 +16,8 @@ use super::{
     command::{self, script},
     files::check_folder,
     handle::is_job_id,
-    patience::Patience,
     refusal::refused,
+    submit_timeout::SubmitTimeout,
 };
 use crate::{
     batch_error::BatchError,
@@ -41,7 +41,7 @@ const KEY: &str = "neva-run:";
 pub(super) async fn create_folder(executor: &SlurmExecutor, dir: &Path) -> Result<PathBuf, ExecutorError> {
     check_folder(dir)?;
     let create = script(FOLDER, [dir.display().to_string()]);
-    let path = run_patiently(executor, &create).await?;
+    let path = run_until_reached(executor, &create).await?;
     Ok(PathBuf::from(path.trim_end_matches('\n')))
 }
 
@@ -59,10 +59,10 @@ pub(super) async fn submit(
     executor.ship(submission).await?;
     let files = files(submission, batch);
     let command = submit_command(executor, submission, &with_dependencies(executor, batch, after)?, number);
-    let mut patience = Patience::new(executor);
+    let mut timeout = SubmitTimeout::new(executor);
     loop {
         match write_and_submit(executor, &files, &command).await {
-            Err(error) => patience.wait(error).await?,
+            Err(error) => timeout.wait(error).await?,
             Ok(id) => return Ok(executor.job(&id, &submission.dir).handle()),
         }
     }
@@ -80,7 +80,7 @@ async fn prepare(executor: &SlurmExecutor, submission: &Submission) -> Result<u3
     let mut ended = String::new();
     loop {
         let prepare = script(PREPARE, [dir.display().to_string(), ended.clone()]);
-        let text = run_patiently(executor, &prepare).await?;
+        let text = run_until_reached(executor, &prepare).await?;
         match text.trim().split_once(' ') {
             Some(("ready", number)) if number.parse::<u32>().is_ok() => return Ok(number.parse().unwrap_or(1)),
             Some(("job", id)) if is_job_id(id) && id != ended => {
@@ -96,12 +96,12 @@ async fn prepare(executor: &SlurmExecutor, submission: &Submission) -> Result<u3
 
 /// Returns true if the folder's job has not ended.
 async fn is_alive(executor: &SlurmExecutor, job: &JobHandle) -> Result<bool, ExecutorError> {
-    let mut patience = Patience::new(executor);
+    let mut timeout = SubmitTimeout::new(executor);
     loop {
         match executor.one_status(job).await {
             Ok(status) => return Ok(!status.state.is_end()),
             Err(ExecutorError::UnknownJob { .. }) => return Ok(false),
-            Err(error) => patience.wait(error).await?,
+            Err(error) => timeout.wait(error).await?,
         }
     }
 }
@@ -190,11 +190,11 @@ fn submitted(executor: &SlurmExecutor, output: &CommandOutput) -> Result<String,
 }
 
 /// Runs a command until the machine and the controller can be reached.
-async fn run_patiently(executor: &SlurmExecutor, command: &TunnelCommand) -> Result<String, ExecutorError> {
-    let mut patience = Patience::new(executor);
+async fn run_until_reached(executor: &SlurmExecutor, command: &TunnelCommand) -> Result<String, ExecutorError> {
+    let mut timeout = SubmitTimeout::new(executor);
     loop {
         match command::run(&*executor.tunnel, command).await {
-            Err(error) => patience.wait(error).await?,
+            Err(error) => timeout.wait(error).await?,
             Ok(text) => return Ok(text),
         }
     }

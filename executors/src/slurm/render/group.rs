@@ -166,11 +166,11 @@ impl Group<'_> {
             }
             text += &self.task(number, task, rank_program)?;
         }
-        let patience = match self.config.monitor_group_job {
+        let seconds = match self.config.monitor_group_job {
             true => self.config.monitor_group_job_wait_time.to_string(),
             false => String::new(),
         };
-        let _ = writeln!(text, "\nwait_for_tasks {} '{patience}'", self.tasks.len());
+        let _ = writeln!(text, "\nwait_for_tasks {} '{seconds}'", self.tasks.len());
         text += "if [ \"$terminated\" -eq 1 ] && [ \"$code\" -eq 0 ]; then\n    code=143\nfi\n";
         text += "echo \"neva-run: exit code $code of job $job${failed:+, first failure in $failed}\" >&2\n";
         text += "if [ \"$code\" -eq 0 ] || [ \"$terminated\" -eq 1 ] || is_cancelled; then\n    exit \"$code\"\nfi\n";

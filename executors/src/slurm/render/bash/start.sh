@@ -11,6 +11,7 @@ fail() {
 }
 
 # Records the exit code for a launcher that asks after Slurm has forgotten the job. A requeued job has not ended.
+# shellcheck disable=SC2317 # the shell calls it when it exits
 record_end() {
     local code=$? helper
     for helper in $helpers; do

@@ -1,4 +1,4 @@
-//! Patience of a submission with a machine or a controller that cannot be reached.
+//! Time for which a submission waits for a machine or a controller that cannot be reached.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use crate::error::ExecutorError;
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
 /// Waits while the machine or the controller cannot be reached.
-pub(super) struct Patience {
+pub(super) struct SubmitTimeout {
     pause: Duration,
     deadline: Instant,
     is_warned: bool,
 }
 
-impl Patience {
+impl SubmitTimeout {
     pub(super) fn new(executor: &SlurmExecutor) -> Self {
         Self {
             pause: executor.interval().first,
-            deadline: Instant::now() + executor.patience,
+            deadline: Instant::now() + executor.submit_timeout,
             is_warned: false,
         }
     }
