@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use neva_executors::{BatchScript, Payload, Process, Submission};
+use neva_schemas::env;
 
 use super::PbsExecutor;
 
@@ -56,7 +57,7 @@ pub(super) fn batch(executor: &PbsExecutor, name: &str, mut submission: Submissi
     for (rank, process) in submission.processes().iter().enumerate() {
         let folder = process.working_directory.as_ref().map(|folder| folder.display().to_string());
         let folder = folder.map_or_else(String::new, |folder| command(["cd", &folder]) + " && ");
-        let variables = process.env.iter().filter(|(name, _)| *name != "MASTER_PORT");
+        let variables = process.env.iter().filter(|(name, _)| *name != env::MASTER_PORT);
         let variables = variables.map(|(name, value)| format!("{name}={value}"));
         let words = ["exec".to_owned(), "env".to_owned()].into_iter().chain(variables);
         let program = command(words.chain(process.argv.iter().cloned()));

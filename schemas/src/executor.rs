@@ -1,10 +1,10 @@
 //! Executor configs: the contents of executor files and of `executors` in workspace files.
 
-use crate::contract::env;
-use crate::secret::is_secret_name;
 use crate::slurm::SlurmExecutorConfig;
+use crate::text_schema::text_map;
 use crate::validate::{Problem, Validate};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use crate::variable::{validate_variable, variable_name_error};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -118,26 +118,6 @@ impl Default for LocalExecutorConfig {
     }
 }
 
-/// Schema of a map of strings, in which a file may write `OMP_NUM_THREADS: 4` without quotes.
-pub(crate) fn text_map(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
-}
-
-/// Schema of a text, which a file may write as a number without quotes: `time: 90`.
-pub(crate) fn text(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": ["string", "number"] })
-}
-
-/// As [`text`], or `null`.
-pub(crate) fn optional_text(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": ["string", "number", "null"] })
-}
-
-/// Schema of a list of texts as [`text`].
-pub(crate) fn texts(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "array", "items": { "type": ["string", "number"] } })
-}
-
 /// Maximum wait for ranks to exit, in seconds: a day.
 const MAX_WAIT_S: u64 = 86_400;
 
@@ -167,40 +147,3 @@ impl Validate for LocalExecutorConfig {
         }
     }
 }
-
-/// Appends the problems of a variable in the map at path `map`.
-pub(crate) fn validate_variable(map: &str, name: &str, value: &str, problems: &mut Vec<Problem>) {
-    let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
-    let path = format!("{map}.\"{quoted}\"");
-    if let Some(message) = variable_name_error(name) {
-        problems.push(Problem::error(path, message));
-    } else if SET_BY_LAUNCHER.contains(&name) {
-        problems.push(Problem::error(path, format!("{name} is set by the launcher")).help("remove it"));
-    } else if is_secret_name(name) {
-        let message = format!("{name} looks like a secret, but this map is written to disk");
-        let help = format!("remove it, `export {name}=...` where you start the job, and name it in `env_from: [{name}]`");
-        problems.push(Problem::error(path, message).help(help).secret());
-    } else if value.contains('\0') {
-        problems.push(Problem::error(path, format!("the value of {name} holds a NUL character")));
-    }
-}
-
-/// Returns an error if `name` is not a valid variable name, one that a shell can set.
-pub(crate) fn variable_name_error(name: &str) -> Option<String> {
-    let good = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.starts_with(|c: char| c.is_ascii_digit());
-    (name.is_empty() || !good).then(|| format!("{name:?} is not a valid name of an environment variable: use letters, digits and `_`"))
-}
-
-/// Variables that the launcher sets for each rank.
-const SET_BY_LAUNCHER: &[&str] = &[
-    env::RANK,
-    env::WORLD_SIZE,
-    env::LOCAL_RANK,
-    env::LOCAL_WORLD_SIZE,
-    env::MASTER_ADDR,
-    env::MASTER_PORT,
-    env::TORCHELASTIC_USE_AGENT_STORE,
-    env::TORCHELASTIC_RESTART_COUNT,
-    env::NEVA_DIE_WITH_PARENT,
-    env::NEVA_JOB,
-];

@@ -44,10 +44,12 @@ mod stop_signal;
 mod strategy;
 mod sweep;
 mod task;
+mod text_schema;
 mod trainer;
 mod tunnel;
 mod unsupported;
 mod validate;
+mod variable;
 mod workspace;
 
 pub use callback::{CallbackConfig, CustomCallback, EarlyStoppingConfig, METRICS, MetricMode};

@@ -1,7 +1,8 @@
 //! Scripts as tasks of an experiment: NeMo-Run's `run.Script`.
 
-use crate::executor::{text_map, validate_variable};
+use crate::text_schema::text_map;
 use crate::validate::{Problem, Validate};
+use crate::variable::validate_variable;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

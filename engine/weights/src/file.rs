@@ -3,8 +3,9 @@
 use std::{ops::Range, path::Path};
 
 use crate::{
+    blocks::Blocks,
     error::Result,
-    gguf::{self, Blocks, Metadata},
+    gguf::{self, Metadata},
     pickle, safetensors_header,
     source::Source,
     tensor::{Place, StoredTensor},

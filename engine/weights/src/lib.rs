@@ -10,6 +10,7 @@
 //! PyTorch's functions and refuses all others. Memory is one buffer; a tensor that is not contiguous is read as a whole.
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod error;
 mod file;
 mod gguf;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use safetensors::Dtype;
 
-use crate::gguf::Blocks;
+use crate::blocks::Blocks;
 
 /// Name, kind and shape of a tensor.
 #[derive(Debug, Clone, PartialEq)]

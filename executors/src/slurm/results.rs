@@ -37,10 +37,15 @@ pub(super) async fn results(tunnel: &dyn Tunnel, job: &SlurmJob) -> Result<JobRe
                 source: io::Error::from(error),
             })?;
             results.report = Some(report);
-        } else if !part.name.starts_with('.') {
+        } else if !is_hidden(&part.name) {
             newest = newest.max(steps_done(&part.bytes).map(|steps| (steps, checkpoints.join(&part.name))));
         }
     }
     results.checkpoint = newest.map(|(_, path)| path);
     Ok(results)
+}
+
+/// Returns whether a folder is hidden, as that of an unfinished checkpoint is.
+fn is_hidden(folder: &str) -> bool {
+    folder.starts_with('.')
 }

@@ -18,6 +18,7 @@ mod error;
 mod gguf;
 mod original;
 mod plan;
+mod source_kind;
 mod sources;
 mod target;
 mod tensors;
@@ -108,7 +109,7 @@ pub(crate) fn import(source: &str, options: &ImportOptions, model: Option<&Model
         (None, Some(name)) => cache.path.join(name),
         (None, None) => return Err(ImportError::NoName { path: found.path }),
     };
-    let plan = Plan::of(&found, options, &mut sources)?;
+    let plan = source_kind::plan(&found, options, &mut sources)?;
     if let Some(expected) = model {
         compare(&plan, expected, &found.path)?;
     }

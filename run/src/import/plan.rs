@@ -7,8 +7,8 @@ use neva_schemas::Model;
 use neva_weights::{Shard, Shards, TensorInfo};
 use serde_json::Value;
 
-use super::{ImportError, ImportOptions, check, gguf, original, size_of, sources::Found, sources::Sources, tensors::Tensors};
-use crate::hub::{CONFIG, INDEX};
+use super::{ImportError, size_of, tensors::Tensors};
+use crate::hub::INDEX;
 
 /// Maximum size of a file of weights in bytes, as in transformers.
 const SHARD: u64 = 5_000_000_000;
@@ -44,30 +44,6 @@ pub(super) enum Content {
 }
 
 impl Plan {
-    /// Plans the import of a source.
-    ///
-    /// # Errors
-    /// The source is not complete, or not supported.
-    pub(super) fn of(found: &Found, options: &ImportOptions, sources: &mut Sources<'_, '_>) -> Result<Self, ImportError> {
-        if let Some(file) = &found.file
-            && let Some(plan) = gguf::plan(file)?
-        {
-            return unused(options, found).map(|()| plan);
-        }
-        let config = check::config(&found.folder)?;
-        match neva_layout::families::OriginalLlava::of(&config) {
-            None => {
-                unused(options, found)?;
-                check::plan(found, &config)
-            }
-            Some(read) => {
-                let path = found.folder.join(CONFIG);
-                let read = read.map_err(|error| ImportError::content(&path, error.to_string()))?;
-                original::plan(found, &read, options, sources)
-            }
-        }
-    }
-
     /// Creates the plan of a model, without files.
     pub(super) fn new(model: &FolderModel, config: &Value, warnings: Vec<String>) -> Result<Self, ImportError> {
         let count = |shape: &[usize]| shape.iter().map(|size| *size as u64).product::<u64>();
@@ -128,23 +104,5 @@ impl Planned {
             Content::Bytes(bytes) => Ok(bytes.len() as u64),
             Content::Shard(_, shard) => Ok(shard.len_bytes()),
         }
-    }
-}
-
-/// Refuses options that only checkpoints of the original LLaVA repository need.
-fn unused(options: &ImportOptions, found: &Found) -> Result<(), ImportError> {
-    let given = [
-        ("--base", options.base.is_some()),
-        ("--vision-tower", options.vision_tower.is_some()),
-    ];
-    match given.into_iter().find(|(_, given)| *given) {
-        None => Ok(()),
-        Some((option, _)) => Err(ImportError::Content {
-            path: found.path.clone(),
-            problems: vec![format!(
-                "it is no checkpoint of the original LLaVA repository, which alone needs {option}"
-            )],
-            help: Some(format!("remove {option}")),
-        }),
     }
 }

@@ -109,7 +109,7 @@ impl Target<'_> {
             let to = stage.join(&file.name);
             match &file.content {
                 Content::File(from) => {
-                    if self.is_hub && file.name.ends_with(LINKED) {
+                    if self.is_hub && to.to_string_lossy().ends_with(LINKED) {
                         let blob = fs::canonicalize(from).map_err(|source| ImportError::io("read", from, source))?;
                         // Hard links fail across file systems.
                         if fs::hard_link(blob, &to).is_ok() {

@@ -9,8 +9,8 @@ mod signal;
 mod time;
 mod validate;
 
-use crate::executor::{optional_text, text, text_map, texts};
 use crate::packager::PackagerConfig;
+use crate::text_schema::{optional_text, text, text_map, texts};
 use crate::tunnel::TunnelConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

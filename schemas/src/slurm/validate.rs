@@ -1,8 +1,8 @@
 //! Validation of the Slurm executor.
 
 use super::{SlurmExecutorConfig, SlurmSignal, time, time_limit_s};
-use crate::executor::{validate_variable, variable_name_error};
 use crate::validate::{Problem, Validate};
+use crate::variable::{validate_variable, variable_name_error};
 
 /// Types of dependencies.
 const DEPENDENCY_TYPES: &[&str] = &[
@@ -113,7 +113,8 @@ impl SlurmExecutorConfig {
         for (index, job) in self.dependencies.iter().enumerate() {
             if job_number(job).is_none() {
                 let message = format!("{job:?} is not the number of a job");
-                let help = "write the number that sbatch printed, as `123` or `123_4`; tasks of an experiment depend on each other by `depends_on`";
+                let help = "write the number that sbatch printed, as `123` or `123_4`; tasks of an experiment depend on each other by \
+                            `depends_on`";
                 problems.push(Problem::error(format!("{}[{index}]", field("dependencies")), message).help(help));
             }
         }

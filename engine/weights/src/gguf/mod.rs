@@ -1,15 +1,14 @@
 //! GGUF, versions 2 and 3: a header with metadata and tensors, then the tensors' values.
 
-mod blocks;
 mod metadata;
 
 use std::collections::BTreeSet;
 
 use safetensors::Dtype;
 
-pub(crate) use self::blocks::Blocks;
 pub use self::metadata::{Metadata, MetadataValue};
 use crate::{
+    blocks::Blocks,
     error::Result,
     source::{AGAIN, Reader, Source},
     tensor::{Place, StoredTensor, TensorInfo, numel, sizes},

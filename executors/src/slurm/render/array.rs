@@ -13,9 +13,9 @@ use super::{
     batch::{again, forward_signal, head, with_functions},
     directives::{Directives, submit_argv},
     environment::{self, exports},
-    shape::{Shape, refused},
+    shape::Shape,
     step::Step,
-    text::{job_folder, quoted},
+    text::{job_folder, quoted, refused},
     work::{CODE, Work, has_code},
 };
 use crate::{

@@ -8,9 +8,9 @@ use super::{
     BATCH_FILE,
     directives::{Directives, submit_argv},
     environment,
-    shape::{Shape, refused},
+    shape::Shape,
     step::{self, Step},
-    text::{job_folder, quoted},
+    text::{job_folder, quoted, refused},
     work::Work,
 };
 use crate::{

@@ -5,8 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use neva_schemas::{ContainerRuntime, SlurmExecutorConfig};
 
 use super::{
-    shape::refused,
-    text::{Words, path_text, quoted},
+    text::{Words, path_text, quoted, refused},
     work::Work,
 };
 use crate::error::ExecutorError;

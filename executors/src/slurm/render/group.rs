@@ -13,9 +13,9 @@ use super::{
     batch::{self, BATCH_LOG, forward_signal, head, with_functions},
     directives::{Directives, submit_argv},
     environment::{self, exports},
-    shape::{Shape, refused},
+    shape::Shape,
     step::{Step, component_line},
-    text::{job_folder, quoted},
+    text::{job_folder, quoted, refused},
     work::Work,
 };
 use crate::{

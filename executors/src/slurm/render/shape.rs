@@ -2,7 +2,7 @@
 
 use neva_schemas::{Accelerator, SlurmExecutorConfig, SlurmParameter};
 
-use super::work::Work;
+use super::{text::refused, work::Work};
 use crate::error::ExecutorError;
 
 /// First version of Slurm with options for GPUs.
@@ -117,13 +117,5 @@ impl Shape {
             true => ("gres", SlurmParameter::Text(format!("gpu:{gpus}"))),
             false => ("gpus-per-node", SlurmParameter::Text(gpus.to_string())),
         })
-    }
-}
-
-/// Returns the error of a plan that does not fit the executor.
-pub(super) fn refused(message: &str, help: &str) -> ExecutorError {
-    ExecutorError::Refused {
-        message: message.to_owned(),
-        help: help.to_owned(),
     }
 }

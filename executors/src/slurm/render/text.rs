@@ -2,9 +2,16 @@
 
 use std::path::Path;
 
-use super::shape::refused;
 use crate::error::ExecutorError;
 pub(super) use crate::submission::quoted;
+
+/// Returns the error of a plan that does not fit the executor.
+pub(super) fn refused(message: &str, help: &str) -> ExecutorError {
+    ExecutorError::Refused {
+        message: message.to_owned(),
+        help: help.to_owned(),
+    }
+}
 
 /// Returns a path as text.
 pub(super) fn path_text(path: &Path) -> Result<String, ExecutorError> {

@@ -193,9 +193,11 @@ mod tests {
         fs::write(home.join(".ssh/config.d/a.conf"), "Host in*\n  User included\n").unwrap();
         fs::write(home.join(".ssh/config.d/b.txt"), "User wrong\n").unwrap();
         let file = home.join(".ssh/config");
-        let text = "Include config.d/*.conf\n# c\nHost=hpc login?\n  HostName = \"%h.example.org\"\n\tPort 2222\n  IdentityFile ~/.ssh/a\n  \
-                    ProxyJump me@gate:2200,second\nHost * !login9\n  User everyone\n  Port 99\n  IdentityFile \"/with blank/%h\"\n  \
-                    UserKnownHostsFile ~/kh1 /kh2\n  IdentitiesOnly yes\nMatch host x exec \"y\"\n  User matched\nMatch all\n  HostKeyAlias alias\n";
+        let text = "Include config.d/*.conf\n# c\nHost=hpc login?\n  HostName = \"%h.example.org\"\n\tPort 2222\n  \
+                    IdentityFile ~/.ssh/a\n  ProxyJump me@gate:2200,second\nHost * !login9\n  User everyone\n  Port 99\n  \
+                    IdentityFile \"/with blank/%h\"\n  \
+                    UserKnownHostsFile ~/kh1 /kh2\n  IdentitiesOnly yes\nMatch host x exec \"y\"\n  User matched\n\
+                    Match all\n  HostKeyAlias alias\n";
         fs::write(&file, text).unwrap();
         let entry = |host: &str| read(&file, host, home).unwrap();
         let match_line = format!("`Match host x exec y` ({}:14)", file.display());
