@@ -56,9 +56,11 @@ impl Found {
             return Ok(expected.is_partial() && !expected.trained().contains(&spec.name));
         }
         let got = reading.extent(slot);
+        if let Some(got) = &got {
+            self.read_kind(got.kind);
+        }
         if let Some((own, got)) = own.zip(got.as_ref()) {
             if own.equals(got)? {
-                self.read_kind(got.kind);
                 return Ok(true);
             }
             if own.kind == got.kind && !expected.trained().contains(&spec.name) {
