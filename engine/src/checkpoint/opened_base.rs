@@ -1,6 +1,7 @@
 //! The base weights of a run, opened: the place of every parameter is known, and any of them can be read.
 
 use super::base::Base;
+use super::extent::Extent;
 use super::folder::CheckpointFolder;
 use super::hugging_face::{check_config, hugging_face_files};
 use super::part::PartFiles;
@@ -128,6 +129,24 @@ impl OpenBase {
     }
 }
 
+impl OpenBase {
+    /// Returns where a parameter lies that one file holds as a whole.
+    pub(crate) fn extent(&self, spec: &ParamSpec) -> Option<Extent> {
+        let extent = match self {
+            Self::Seed(_) => None,
+            Self::Whole(files) => files.extent(spec),
+            Self::Part(files) => files.extent(spec),
+            Self::Parts(parts, rest) => match parts.iter().find(|(part, _)| spec.part == *part) {
+                Some((_, base)) => base.extent(spec),
+                None => rest.as_deref()?.extent(spec),
+            },
+            Self::Checkpoint(trained, _) if trained.holds(spec) => trained.extent(spec),
+            Self::Checkpoint(_, rest) => rest.as_deref()?.extent(spec),
+        };
+        extent.filter(|extent| extent.shape == spec.shape)
+    }
+}
+
 fn read_rest(rest: Option<&OpenBase>, wanted: &[ParamSpec], placement: Placement) -> Result<Values> {
     match (rest, wanted) {
         (_, []) => Ok(Values::new()),
@@ -180,6 +199,12 @@ impl TrainedTensors {
     /// Returns the names of its parameters.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)
+    }
+
+    /// Returns where a parameter lies that one file holds as a whole.
+    pub(crate) fn extent(&self, spec: &ParamSpec) -> Option<Extent> {
+        let extent = self.tensors.extent(&spec.name).filter(|_| self.holds(spec));
+        extent.filter(|extent| extent.shape == spec.shape)
     }
 
     /// Reads those of `wanted` that it holds.
@@ -244,6 +269,11 @@ impl ModelFiles {
             path: folder.to_owned(),
             problems,
         })
+    }
+
+    fn extent(&self, spec: &ParamSpec) -> Option<Extent> {
+        let (index, name, _) = self.names.get(&spec.name)?;
+        self.files[*index].extent(name)
     }
 
     fn read(&self, wanted: &[ParamSpec], placement: Placement) -> Result<Values> {

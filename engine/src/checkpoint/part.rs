@@ -1,5 +1,6 @@
 //! Reads one part of a model from a Hugging Face folder of a Llama, a CLIP, or a whole LLaVA.
 
+use super::extent::Extent;
 use super::hugging_face::hugging_face_files;
 use super::json::read_json;
 use super::placement::{Names, Placement, Values, all_finite, mismatches};
@@ -98,6 +99,15 @@ impl PartFiles {
             first_rows,
             rows,
         })
+    }
+
+    /// Returns where a parameter lies that has a tensor of its own.
+    pub(super) fn extent(&self, spec: &ParamSpec) -> Option<Extent> {
+        if self.first_rows.contains_key(&spec.name) || self.rows.contains_key(&spec.name) {
+            return None;
+        }
+        let (index, name, _) = self.names.get(&spec.name)?;
+        self.files[*index].extent(name)
     }
 
     /// Reads this rank's local shards of `wanted`, some parameters of the part.

@@ -93,9 +93,8 @@ pub(super) fn all_finite(path: &Path, values: impl Iterator<Item = Result<(Strin
     let (mut finite, mut problems) = (Values::new(), Vec::new());
     for value in values {
         let (name, tensor) = value?;
-        let is_finite = tensor.f_isfinite()?;
-        if is_finite.f_all()?.f_int64_value(&[])? == 0 {
-            let count = is_finite.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+        if !is_finite(&tensor)? {
+            let count = tensor.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
             problems.push(format!("`{name}` holds NaN or infinite values: {count} of {}", tensor.numel()));
         }
         finite.insert(name, tensor);
@@ -106,6 +105,15 @@ pub(super) fn all_finite(path: &Path, values: impl Iterator<Item = Result<(Strin
         let path = path.to_owned();
         Err(EngineError::Weights { path, problems })
     }
+}
+
+/// Returns whether all values are finite, in one pass and without a copy: least and largest value are NaN if one is.
+fn is_finite(tensor: &Tensor) -> Result<bool> {
+    if tensor.numel() == 0 || !tensor.is_floating_point() {
+        return Ok(true);
+    }
+    let (least, largest) = tensor.f_aminmax(None, false)?;
+    Ok(least.f_double_value(&[])?.is_finite() && largest.f_double_value(&[])?.is_finite())
 }
 
 /// Lists all differences between a file and the model.

@@ -1,5 +1,6 @@
 //! Reads rectangles of tensors from a safetensors file.
 
+use super::extent::Extent;
 use crate::error::{EngineError, Result};
 use neva_layout::{Shard, Window};
 use safetensors::tensor::{Dtype, Metadata};
@@ -9,6 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// Bytes of the header's length, in front of the header.
@@ -27,7 +29,7 @@ pub fn bytes_read() -> u64 {
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     data_start: u64,
     metadata: Metadata,
 }
@@ -63,7 +65,7 @@ impl TensorFile {
         }
         Ok(Self {
             path: path.to_owned(),
-            file,
+            file: Arc::new(file),
             data_start,
             metadata,
         })
@@ -134,6 +136,21 @@ impl TensorFile {
         BYTES_READ.set(BYTES_READ.get() + (window.numel() * size) as u64);
         let shape = window.shape().map(|size| size as i64);
         Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
+    }
+
+    /// Returns where a tensor of floating-point values lies in the file.
+    pub(crate) fn extent(&self, name: &str) -> Option<Extent> {
+        let info = self.metadata.info(name)?;
+        let kind = kind_of(info.dtype).filter(|kind| matches!(kind, Kind::Float | Kind::BFloat16 | Kind::Half))?;
+        let (start, end) = info.data_offsets;
+        Some(Extent {
+            path: self.path.clone(),
+            file: self.file.clone(),
+            first: self.data_start + start as u64,
+            bytes: (end - start) as u64,
+            kind,
+            shape: info.shape.clone(),
+        })
     }
 
     fn shape(&self, name: &str) -> Result<&[usize]> {

@@ -3,6 +3,7 @@
 //! A single writer stores whole tensors in `model.safetensors` and `optimizer.safetensors`; their headers are the index.
 //! Several writers store numbered files and the index `pieces.json`, which lists the files of each tensor.
 
+use super::extent::Extent;
 use super::json::read_json;
 use super::safetensors_file::TensorFile;
 use crate::error::{EngineError, Result};
@@ -173,6 +174,21 @@ impl StoredTensors {
                 .f_copy_(part)?;
         }
         Ok(whole)
+    }
+
+    /// Returns where a tensor lies that one file holds as a whole.
+    pub(crate) fn extent(&self, name: &str) -> Option<Extent> {
+        let StoredTensor { shape, shards } = self.stored.get(name)?;
+        let [shard] = &shards[..] else { return None };
+        if shard.window != Window::whole(shape) {
+            return None;
+        }
+        let extent = self.file(&shard.file).ok()?.extent(&shard.key)?;
+        let fits = extent.bytes() as usize == shape.iter().product::<usize>() * extent.kind.elt_size_in_bytes();
+        fits.then(|| Extent {
+            shape: shape.clone(),
+            ..extent
+        })
     }
 
     fn file(&self, name: &str) -> Result<Arc<TensorFile>> {

@@ -6,12 +6,13 @@ use super::staging::Staging;
 use super::tensors::Named;
 use super::whole::{Form, WholeModel, check_complete};
 use super::{ExportFormat, Exported, MergeRequest, Reader, WeightedAdapter};
-use crate::checkpoint::{CheckpointFolder, ModelCache, PeftFolder};
+use crate::checkpoint::{CheckpointFolder, Extent, ModelCache, PeftFolder};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
 use neva_layout::{Families, ParamSpec};
 use neva_schemas::Problem;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use tch::{Kind, Tensor};
 
 /// The option that names adapters.
@@ -37,7 +38,9 @@ pub fn merge(request: &MergeRequest, models: &Models, cache: &ModelCache) -> Res
         dtype: request.dtype,
         max_shard_size: request.max_shard_size,
     };
-    let notes = model.write(staging.folder(), &|group| merge.values(group))?;
+    let started = Instant::now();
+    let notes = model.write(staging.folder(), &|group| merge.values(group), &|spec| merge.unchanged(spec))?;
+    let write_time = started.elapsed();
     let checked = merge.check(request, staging.folder(), models, cache)?;
     let dir = staging.publish()?;
     Ok(Exported {
@@ -48,6 +51,8 @@ pub fn merge(request: &MergeRequest, models: &Models, cache: &ModelCache) -> Res
         adapter: None,
         notes,
         checked,
+        write_time,
+        check_time: started.elapsed().saturating_sub(write_time),
         dir,
     })
 }
@@ -103,6 +108,7 @@ impl Merge {
             finetune: &source.finetune,
             checkpoint: source.checkpoint.as_ref(),
             base: &source.base,
+            source,
         };
         match run {
             Some(_) => check(&subject, models, cache).map(|(checked, _)| Some(checked)),
@@ -114,6 +120,12 @@ impl Merge {
     fn described(&self) -> &Source {
         let runs = self.adapters.iter().map(|(_, source)| source);
         runs.rev().find(|source| source.checkpoint.is_some()).unwrap_or(&self.base)
+    }
+
+    /// Returns where a parameter lies that no adapter changes.
+    fn unchanged(&self, spec: &ParamSpec) -> Option<Extent> {
+        let is_changed = self.adapters.iter().any(|(_, source)| source.changes(spec));
+        self.base.extent(spec).filter(|_| !is_changed && !self.base.changes(spec))
     }
 
     /// Returns merged values in the base's data types.

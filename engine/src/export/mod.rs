@@ -18,6 +18,7 @@ mod staging;
 mod tensors;
 mod tokenizer_files;
 mod whole;
+mod write_back;
 
 use crate::checkpoint::{ModelCache, write_tensors};
 use crate::error::{EngineError, Result};
@@ -31,6 +32,7 @@ use serde::Serialize;
 use source::Source;
 use staging::Staging;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// A written export.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -51,6 +53,12 @@ pub struct Exported {
     pub notes: Vec<String>,
     /// What the check of the written files found; `None` if several adapters were merged, of which no run has the logits.
     pub checked: Option<Checked>,
+    /// Time in which the files were written, and the source verified.
+    #[serde(skip)]
+    pub write_time: Duration,
+    /// Time of the check.
+    #[serde(skip)]
+    pub check_time: Duration,
 }
 
 /// Exports the model of a checkpoint or of a folder.
@@ -59,17 +67,24 @@ pub struct Exported {
 /// The request is not possible, a file cannot be read or written, or the base weights are others. Nothing is left behind.
 pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> Result<Exported> {
     check_request(request)?;
-    let source = Source::open(&request.checkpoint, &request.base, models.families(), cache)?;
+    let started = Instant::now();
+    let source = Source::unverified(&request.checkpoint, &request.base, models.families(), cache)?;
     let out = match &request.out {
         Some(out) => out.clone(),
         None => source.path.join(request.format.word()),
     };
     let staging = Staging::create(&out, request.overwrite)?;
-    let written = match request.format {
-        ExportFormat::Hf | ExportFormat::Llava => whole::write(&source, request, cache, staging.folder())?,
-        ExportFormat::HfPeft => peft::write(&source, request, cache, staging.folder())?,
-        ExportFormat::Neva => neva::write(&source, request, cache, staging.folder())?,
-    };
+    let (verified, written) = std::thread::scope(|scope| {
+        let verifying = scope.spawn(|| source.verify());
+        let written = match request.format {
+            ExportFormat::Hf | ExportFormat::Llava => whole::write(&source, request, cache, staging.folder()),
+            ExportFormat::HfPeft => peft::write(&source, request, cache, staging.folder()),
+            ExportFormat::Neva => neva::write(&source, request, cache, staging.folder()),
+        };
+        (verifying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), written)
+    });
+    verified?;
+    let (written, write_time) = (written?, started.elapsed());
     let (checked, _) = check_written(&source, request, &written, (&out, staging.folder()), models, cache)?;
     let dir = staging.publish()?;
     Ok(Exported {
@@ -80,6 +95,8 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
         adapter: written.adapter.map(|name| below(&dir, name)),
         notes: written.notes,
         checked: Some(checked),
+        write_time,
+        check_time: started.elapsed().saturating_sub(write_time),
         dir,
     })
 }
@@ -139,6 +156,7 @@ fn check_written(
         finetune: &source.finetune,
         checkpoint: source.checkpoint.as_ref(),
         base: &source.base,
+        source,
     };
     check(&subject, models, cache)
 }

@@ -16,9 +16,15 @@ pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache
     collect(source, cache, folder)?;
     let named: Vec<Named> = source.rows.iter().map(|spec| (spec.clone(), spec.name.clone())).collect();
     let kind = request.dtype.map(tensors::kind);
-    tensors::write(folder, "model", u64::MAX, &named, kind, &|group| {
-        source.merged(group.iter().map(|(spec, _)| spec))
-    })?;
+    tensors::write(
+        folder,
+        "model",
+        u64::MAX,
+        &named,
+        kind,
+        &|group| source.merged(group.iter().map(|(spec, _)| spec)),
+        &|spec| source.extent(spec),
+    )?;
     let progress = source.checkpoint.as_ref().map(|checkpoint| &checkpoint.state.progress);
     let progress = progress.map_or_else(RunProgress::default, |progress| RunProgress {
         steps_done: progress.steps_done,

@@ -49,7 +49,7 @@ pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache
             dtype: dtype(source, request.dtype),
             max_shard_size: request.max_shard_size,
         };
-        let mut notes = model.write(&base, &|group| contents.base(group))?;
+        let mut notes = model.write(&base, &|group| contents.base(group), &|spec| source.extent(spec))?;
         contents.write_adapter(&adapters, request, None, &adapter)?;
         notes.push(format!(
             "serve `{BASE}`, which has the trained modules, with the adapter in `{ADAPTER}`"
@@ -197,18 +197,26 @@ impl<'a> Contents<'a> {
             named.extend(rows.map(|spec| (spec.clone(), name(spec))));
         }
         let kind = dtype(source, request.dtype).map(tensors::kind);
-        tensors::write(folder, WEIGHTS, u64::MAX, &named, kind, &|group| {
-            let read = |(spec, name): &Named| -> Result<Tensor> {
-                let values = match spec.part {
-                    Part::Adapter => source.plain(std::iter::once(spec))?,
-                    _ => source.merged(std::iter::once(spec))?,
+        tensors::write(
+            folder,
+            WEIGHTS,
+            u64::MAX,
+            &named,
+            kind,
+            &|group| {
+                let read = |(spec, name): &Named| -> Result<Tensor> {
+                    let values = match spec.part {
+                        Part::Adapter => source.plain(std::iter::once(spec))?,
+                        _ => source.merged(std::iter::once(spec))?,
+                    };
+                    let value = values.into_iter().next();
+                    let value = value.ok_or_else(|| EngineError::Bug(format!("no value for `{name}`")))?;
+                    change.get(name).map_or(Ok(value.shallow_clone()), |change| change.apply(&value))
                 };
-                let value = values.into_iter().next();
-                let value = value.ok_or_else(|| EngineError::Bug(format!("no value for `{name}`")))?;
-                change.get(name).map_or(Ok(value.shallow_clone()), |change| change.apply(&value))
-            };
-            group.iter().map(read).collect()
-        })?;
+                group.iter().map(read).collect()
+            },
+            &|_| None,
+        )?;
         let dropout = lora(source).map_or(0.0, |lora| lora.dropout);
         write_json(&folder.join(CONFIG), &adapters.config(dropout, &saved, base))
     }

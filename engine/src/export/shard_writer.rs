@@ -3,6 +3,8 @@
 //! A header lists all tensors of its file and comes first. Its space is reserved, and it is written last; the rest of the
 //! space is blanks, which the format allows.
 
+use super::write_back::WriteBack;
+use crate::checkpoint::Extent;
 use crate::error::{EngineError, Result};
 use serde_json::{Map, Value, json};
 use std::fs::File;
@@ -36,6 +38,7 @@ pub(super) struct ShardWriter {
 struct OpenFile {
     path: PathBuf,
     file: File,
+    write_back: WriteBack,
     tensors: Map<String, Value>,
     names: Vec<String>,
     bytes: u64,
@@ -63,10 +66,24 @@ impl ShardWriter {
     /// # Errors
     /// The disk is full, or the folder cannot be written.
     pub(super) fn add(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
-        let kind = tensor.kind();
+        let (open, buffer) = self.place(name, tensor.kind(), json!(tensor.size()), tensor.numel())?;
+        open.write(tensor, buffer)
+    }
+
+    /// Copies a tensor of another file, as [`Self::add`]. `parameter` is its name in messages.
+    ///
+    /// # Errors
+    /// As [`Self::add`]; the tensor cannot be read, or holds NaN or infinite values.
+    pub(super) fn copy(&mut self, name: &str, extent: &Extent, parameter: &str) -> Result<()> {
+        let (open, _) = self.place(name, extent.kind, json!(extent.shape), extent.shape.iter().product())?;
+        extent.stream(parameter, &mut |part| open.append(part))
+    }
+
+    /// Enters a tensor in the header of the current file, or of the next one if this is full.
+    fn place(&mut self, name: &str, kind: Kind, shape: Value, values: usize) -> Result<(&mut OpenFile, &mut Vec<u8>)> {
         let dtype = dtype(kind).ok_or_else(|| EngineError::Bug(format!("a tensor of kind {kind:?} cannot be saved")))?;
         let size = kind.elt_size_in_bytes();
-        let bytes = (tensor.numel() * size) as u64;
+        let bytes = (values * size) as u64;
         if let Some(open) = &self.open
             // torch views a tensor in its file only at a multiple of its values' size.
             && (open.bytes + bytes > self.max_bytes || !open.bytes.is_multiple_of(size as u64))
@@ -78,12 +95,11 @@ impl ShardWriter {
             None => self.open.insert(OpenFile::create(&self.folder, self.written.len(), self.header)?),
         };
         let first = open.bytes;
-        open.write(tensor, &mut self.buffer)?;
-        let entry = json!({ "dtype": dtype, "shape": tensor.size(), "data_offsets": [first, open.bytes] });
+        let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [first, first + bytes] });
         open.tensors.insert(name.to_owned(), entry);
         open.names.push(name.to_owned());
         self.total_bytes += bytes;
-        Ok(())
+        Ok((open, &mut self.buffer))
     }
 
     /// Completes the files, and writes the index if there are several. Returns the names of the files.
@@ -129,12 +145,14 @@ impl OpenFile {
         let create = || {
             let mut file = File::create(&path)?;
             file.seek(SeekFrom::Start(8 + header))?;
-            Ok(file)
+            let write_back = WriteBack::of(&file)?;
+            Ok((file, write_back))
         };
-        let file = create().map_err(EngineError::io("write", &path))?;
+        let (file, write_back) = create().map_err(EngineError::io("write", &path))?;
         Ok(Self {
             path,
             file,
+            write_back,
             tensors: Map::new(),
             names: Vec::new(),
             bytes: 0,
@@ -156,10 +174,16 @@ impl OpenFile {
             let size = CHUNK.min(length - at);
             buffer.resize(size as usize, 0);
             bytes.f_narrow(0, at, size)?.f_copy_data_u8(buffer, size as usize)?;
-            self.file.write_all(buffer).map_err(EngineError::io("write", &self.path))?;
+            self.append(buffer)?;
             at += size;
         }
-        self.bytes += length as u64;
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(EngineError::io("write", &self.path))?;
+        self.bytes += bytes.len() as u64;
+        self.write_back.wrote(bytes.len());
         Ok(())
     }
 
@@ -183,7 +207,8 @@ impl OpenFile {
             self.file.write_all(&bytes)?;
             self.file.sync_all()
         };
-        write().map_err(EngineError::io("write", &self.path))
+        write().map_err(EngineError::io("write", &self.path))?;
+        self.write_back.finish().map_err(EngineError::io("write", &self.path))
     }
 }
 

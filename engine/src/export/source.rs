@@ -1,7 +1,7 @@
 //! The model to export, opened: a checkpoint with its base, or a Hugging Face folder.
 
 use super::files::read_json;
-use crate::checkpoint::{Base, CheckpointFolder, ModelCache, OfModel, OpenBase, PeftFolder, Placement, TrainedTensors, Values};
+use crate::checkpoint::{Base, CheckpointFolder, Extent, ModelCache, OfModel, OpenBase, PeftFolder, Placement, TrainedTensors, Values};
 use crate::error::{EngineError, Result};
 use neva_layout::{Adapters, Families, LinearAdapter, ModelTable, ParamSpec, Part, lora_adapters};
 use neva_schemas::{AdamW, AutoResume, Data, Finetune, Log, MockDataModule, Model, Optim, Peft, Problem, RestoreConfig, TrainerConfig};
@@ -89,6 +89,24 @@ impl Source {
     /// # Errors
     /// A file is missing, damaged or does not fit, or the base weights are not there.
     pub(super) fn open(path: &Path, given: &[PathBuf], families: &Families, cache: &ModelCache) -> Result<Self> {
+        let source = Self::unverified(path, given, families, cache)?;
+        source.verify()?;
+        Ok(source)
+    }
+
+    /// Compares the files of the checkpoint with their checksums.
+    ///
+    /// # Errors
+    /// A file is damaged.
+    pub(super) fn verify(&self) -> Result<()> {
+        self.checkpoint.as_ref().map_or(Ok(()), CheckpointFolder::verify)
+    }
+
+    /// As [`Self::open`], but [`Self::verify`] is left to the caller.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) fn unverified(path: &Path, given: &[PathBuf], families: &Families, cache: &ModelCache) -> Result<Self> {
         if !CheckpointFolder::is_checkpoint(path) && path.join("config.json").is_file() {
             if let Some(given) = given.first() {
                 let message = format!("{} holds a whole model, which has no base", path.display());
@@ -98,9 +116,10 @@ impl Source {
             return Self::of_folder(path, families, cache);
         }
         let checkpoint = CheckpointFolder::find(path)?;
-        checkpoint.verify()?;
         let base = Base::of_checkpoint(&checkpoint, given, cache)?;
-        Self::of_checkpoint(checkpoint, base, families, cache)
+        // Damage is the reason of other errors.
+        let files = checkpoint.clone();
+        Self::of_checkpoint(checkpoint, base, families, cache).map_err(|error| files.verify().err().unwrap_or(error))
     }
 
     /// Opens a checkpoint that was trained on `base`.
@@ -232,6 +251,18 @@ impl Source {
         let adapter = self.adapter(spec).into_iter();
         let adapter = adapter.flat_map(|adapter| [Some(&adapter.a), Some(&adapter.b), adapter.magnitude.as_ref()]);
         std::iter::once(&spec.name).chain(adapter.flatten()).cloned().collect()
+    }
+
+    /// Returns where a parameter lies that is exported as one file holds it: it has no adapter.
+    pub(super) fn extent(&self, spec: &ParamSpec) -> Option<Extent> {
+        if self.adapter(spec).is_some() {
+            return None;
+        }
+        match &self.trained {
+            Trained::Checkpoint(tensors) if tensors.holds(spec) => tensors.extent(spec),
+            Trained::Peft { names, .. } if names.contains(&spec.name) => None,
+            _ => self.opened.extent(spec),
+        }
     }
 
     /// Reads whole parameters and tensors of adapters, in the kinds of their files.

@@ -1,6 +1,8 @@
-//! Streams the tensors of an export: a thread reads and converts one group while another is written.
+//! Streams the tensors of an export: a thread reads and converts one group while another is written. Tensors that keep their
+//! values and data type are copied from file to file.
 
 use super::shard_writer::ShardWriter;
+use crate::checkpoint::Extent;
 use crate::error::{EngineError, Result};
 use crate::precision::compute_kind;
 use neva_layout::ParamSpec;
@@ -18,6 +20,9 @@ pub(super) type Named = (ParamSpec, String);
 /// Returns the values of tensors.
 pub(super) type Read<'a> = dyn Fn(&[Named]) -> Result<Vec<Tensor>> + Sync + 'a;
 
+/// Returns where a tensor lies that is exported as it is.
+pub(super) type Locate<'a> = dyn Fn(&ParamSpec) -> Option<Extent> + Sync + 'a;
+
 /// Writes tensors to `STEM.safetensors` in `folder`, or to several files with an index. `kind` is their data type, or that of
 /// their files.
 ///
@@ -30,9 +35,21 @@ pub(super) fn write(
     tensors: &[Named],
     kind: Option<Kind>,
     read: &Read<'_>,
+    locate: &Locate<'_>,
 ) -> Result<Vec<String>> {
     let mut writer = ShardWriter::new(folder, stem, max_bytes, tensors.iter().map(|(_, name)| name.as_str()));
-    let groups = groups(tensors);
+    let same = |(spec, _): &Named| locate(spec).filter(|extent| kind.is_none_or(|kind| kind == extent.kind));
+    let (mut copied, mut made) = (Vec::new(), Vec::new());
+    for tensor in tensors {
+        match same(tensor) {
+            Some(extent) => copied.push((&tensor.0, &tensor.1, extent)),
+            None => made.push(tensor.clone()),
+        }
+    }
+    for (spec, name, extent) in copied {
+        writer.copy(name, &extent, &spec.name)?;
+    }
+    let groups = groups(&made);
     let load = |group: &[Named]| -> Result<Vec<Tensor>> {
         let loaded = read(group)?.into_iter().zip(group);
         loaded.map(|(tensor, (_, name))| convert(tensor, name, kind)).collect()

@@ -3,7 +3,7 @@
 use super::companions::Companions;
 use super::files::write_json;
 use super::source::Source;
-use super::tensors::{self, Named, Read};
+use super::tensors::{self, Locate, Named, Read};
 use super::{ExportDtype, ExportFormat, ExportRequest, NameLayout, Written};
 use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
@@ -28,7 +28,9 @@ pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache
         dtype: dtype(source, request.dtype),
         max_shard_size: request.max_shard_size,
     };
-    let notes = model.write(folder, &|group| source.merged(group.iter().map(|(spec, _)| spec)))?;
+    let notes = model.write(folder, &|group| source.merged(group.iter().map(|(spec, _)| spec)), &|spec| {
+        source.extent(spec)
+    })?;
     Ok(Written {
         model: Some(""),
         notes,
@@ -61,8 +63,9 @@ pub(super) struct WholeModel<'a> {
 }
 
 impl WholeModel<'_> {
-    /// Writes all files to `folder`. `read` returns the values of parameters. Returns sentences for the user.
-    pub(super) fn write(&self, folder: &Path, read: &Read<'_>) -> Result<Vec<String>> {
+    /// Writes all files to `folder`. `read` returns the values of parameters, and `locate` the
+    /// places of those that are copied as they are. Returns sentences for the user.
+    pub(super) fn write(&self, folder: &Path, read: &Read<'_>, locate: &Locate<'_>) -> Result<Vec<String>> {
         let Self { source, form, .. } = self;
         let mut own = match form {
             Form::HuggingFace(_) => None,
@@ -83,7 +86,7 @@ impl WholeModel<'_> {
         });
         let named = named.collect::<Result<Vec<Named>>>()?;
         let kind = self.dtype.map(tensors::kind);
-        tensors::write(folder, "model", self.max_shard_size, &named, kind, read)?;
+        tensors::write(folder, "model", self.max_shard_size, &named, kind, read, locate)?;
         let mut config = companions.config(source, self.cache)?;
         if let Some(own) = &mut own {
             // The ids of special tokens are in the config of the language model there.

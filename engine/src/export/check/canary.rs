@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 /// Positions of text before and after the image.
 const TEXT: (usize, usize) = (4, 12);
 /// Most positions of the image in the language model. The vision encoder sees the whole image.
-const IMAGE: usize = 64;
+const IMAGE: usize = 16;
 
 /// Returns the canary for a model.
 pub(super) fn canary(model: &ModelDescription) -> Batch {

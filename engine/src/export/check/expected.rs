@@ -1,7 +1,7 @@
 //! What an export must hold: by the table of its model, and by the tensors in the checkpoint of its run.
 
 use super::Subject;
-use crate::checkpoint::{ModelCache, Placement, Sources, load_parameters};
+use crate::checkpoint::{Extent, ModelCache, Placement, Sources, load_parameters};
 use crate::error::{EngineError, Result};
 use crate::parameters::Parameters;
 use neva_layout::{Adapters, LinearAdapter, ModelTable, ParamSpec, Part, ReaderSlot, lora_adapters};
@@ -134,6 +134,16 @@ impl<'a> Expected<'a> {
             }
         }
         slots
+    }
+
+    /// Returns where a parameter of the run lies that has no adapter.
+    pub(super) fn extent(&self, spec: &ParamSpec) -> Option<Extent> {
+        self.subject.source.extent(spec)
+    }
+
+    /// Returns whether there is a base to compare with: an exported checkpoint has none.
+    pub(super) fn has_base(&self) -> bool {
+        !self.trained.is_empty() && self.subject.checkpoint.is_some_and(|checkpoint| !checkpoint.state.whole)
     }
 
     /// Returns the name of a linear in the memory of the reader.

@@ -9,7 +9,8 @@ use super::{CanaryTensors, Subject};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
 use crate::parameters::{Parameter, Parameters};
-use neva_layout::{Adapters, LinearAdapter, ModelTable, ParamSpec, ReaderSlot};
+use neva_layout::{Adapters, Cut, LinearAdapter, ModelTable, ParamSpec, ReaderSlot};
+use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 
 /// Largest differences of logits, and differences of values.
@@ -22,26 +23,17 @@ pub(super) struct Found {
     /// Largest logit of the run.
     largest: f64,
     /// Least precise kind of the written tensors.
-    kind: Kind,
-    values: Vec<String>,
+    pub(super) kind: Kind,
+    pub(super) values: Vec<String>,
     pub(super) canary: CanaryTensors,
 }
 
 /// Largest difference of logits from the run's, relative to the largest logit, for weights that are stored in a kind.
-fn bound(kind: Kind) -> f64 {
+pub(super) fn bound(kind: Kind) -> f64 {
     match kind {
         Kind::BFloat16 => 3e-2,
         Kind::Half => 5e-3,
         _ => 1e-4,
-    }
-}
-
-/// Largest difference of a merged weight from its formula, relative to its largest value.
-fn rounding(kind: Kind) -> f64 {
-    match kind {
-        Kind::BFloat16 => 0.004,
-        Kind::Half => 0.0005,
-        _ => 1e-6,
     }
 }
 
@@ -89,30 +81,69 @@ pub(super) fn of_all(
             values: Vec::new(),
             canary: Vec::new(),
         };
-        let mut compares_base = !expected.trained().is_empty();
+        let mut compares_base = expected.has_base();
         let mut hidden: [Option<Tensor>; 3] = [None, None, None];
+        // Whether export and base have computed the same as the run so far.
+        let mut agree = [true; 3];
         for chunk in chunks(table) {
-            let holds = |spec: &ParamSpec| chunk.holds(spec);
-            let run = expected.of_run(&holds)?;
-            found.compare(expected, reading, &run)?;
             let place = (models, table, &chunk);
             let mut step = |index: usize, parameters: &Parameters, adapters: &Adapters| -> Result<()> {
                 hidden[index] = Some(forward(place, (parameters, adapters), &batch, hidden[index].as_ref())?);
                 Ok(())
             };
+            let holds = |spec: &ParamSpec| chunk.holds(spec);
+            let is_adapted = own.parameters.iter().any(holds);
+            let is_trained = |spec: &ParamSpec| expected.trained().contains(&spec.name);
+            // Of an embedding only the canary's rows are kept.
+            let is_wide = |spec: &ParamSpec| chunk.first && spec.cut == Cut::Vocab;
+            let (mut run, mut same) = (Parameters::default(), BTreeSet::new());
+            for wide in [true, false] {
+                let group = |spec: &ParamSpec| holds(spec) && is_wide(spec) == wide;
+                if !expected.specs.iter().any(group) {
+                    continue;
+                }
+                let part = expected.of_run(&group)?;
+                same.append(&mut found.compare(expected, reading, &part)?);
+                for Parameter { spec, tensor, .. } in part.iter() {
+                    let tensor = if wide {
+                        rows(tensor, &batch.input_ids_bs)?
+                    } else {
+                        tensor.shallow_clone()
+                    };
+                    run.insert(parameter(spec, tensor));
+                }
+            }
             step(0, &run, own)?;
-            if compares_base {
+            agree[1] &= !is_adapted && run.iter().all(|own| same.contains(&own.spec.name));
+            agree[2] &= !is_adapted && !run.iter().any(|own| is_trained(&own.spec));
+            // What is not used again makes room.
+            run = kept(run, &|spec| !is_trained(spec) || !agree[1] && same.contains(&spec.name));
+            if compares_base && !agree[2] {
                 match base(expected, &run, &holds) {
-                    Ok(base) => step(2, &base, &none)?,
+                    Ok(mut base) => {
+                        keep_rows(&mut base, &|spec| is_wide(spec) && is_trained(spec), &batch.input_ids_bs)?;
+                        step(2, &base, &none)?;
+                    }
                     Err(error) => {
                         tracing::warn!("the export is not compared with its base: {error}");
                         compares_base = false;
                     }
                 }
             }
-            // A whole model has all tensors, and the memory of the run's is free before they are read.
-            let run = expected.is_partial().then_some(run);
-            step(1, &written(expected, reading, &holds, run.as_ref())?, &adapters)?;
+            if !agree[1] {
+                let run = kept(run, &|spec| same.contains(&spec.name));
+                let mut written = written(expected, reading, &holds, &run)?;
+                keep_rows(
+                    &mut written,
+                    &|spec| is_wide(spec) && !same.contains(&spec.name),
+                    &batch.input_ids_bs,
+                )?;
+                step(1, &written, &adapters)?;
+            }
+            // The same parameters of the same input give the same output.
+            for index in [1, 2].into_iter().filter(|index| agree[*index]) {
+                hidden[index] = hidden[0].as_ref().map(Tensor::shallow_clone);
+            }
         }
         let [run, export, base] = hidden;
         let (run, export) = run.zip(export).ok_or_else(|| EngineError::Bug("a model without layers".into()))?;
@@ -129,7 +160,7 @@ pub(super) fn of_all(
 }
 
 /// Returns the largest difference; NaN counts as infinite.
-fn largest(a: &Tensor, b: &Tensor) -> f64 {
+pub(super) fn largest(a: &Tensor, b: &Tensor) -> f64 {
     let difference = (a - b).abs().max().double_value(&[]);
     if difference.is_nan() { f64::INFINITY } else { difference }
 }
@@ -148,19 +179,49 @@ fn base(expected: &Expected<'_>, run: &Parameters, holds: &dyn Fn(&ParamSpec) ->
     Ok(parameters)
 }
 
-/// Returns the parameters that the reader has. What was not written is the base's, which `run` holds.
-fn written(expected: &Expected<'_>, reading: &Reading, holds: &dyn Fn(&ParamSpec) -> bool, run: Option<&Parameters>) -> Result<Parameters> {
+/// Returns those parameters that are `wanted`.
+fn kept(parameters: Parameters, wanted: &dyn Fn(&ParamSpec) -> bool) -> Parameters {
+    let mut kept = Parameters::default();
+    for Parameter { spec, tensor, .. } in parameters.iter().filter(|own| wanted(&own.spec)) {
+        kept.insert(parameter(spec, tensor.shallow_clone()));
+    }
+    kept
+}
+
+/// Keeps only the rows of token ids in the matrices that are `wanted`.
+fn keep_rows(parameters: &mut Parameters, wanted: &dyn Fn(&ParamSpec) -> bool, ids: &Tensor) -> Result<()> {
+    let sparse = |own: &Parameter| Ok(parameter(&own.spec, rows(&own.tensor, ids)?));
+    let sparse = parameters.iter().filter(|own| wanted(&own.spec)).map(sparse);
+    for own in sparse.collect::<Result<Vec<_>>>()? {
+        parameters.insert(own);
+    }
+    Ok(())
+}
+
+/// Returns a matrix with the rows of token ids. The others are not set, and take no memory.
+fn rows(matrix: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    // Positions of an image have negative ids, in whose place a row is read that has no effect.
+    let ids = ids.f_flatten(0, -1)?.f_clamp_min(0)?;
+    let mut sparse = matrix.f_empty_like()?;
+    drop(sparse.f_index_copy_(0, &ids, &matrix.f_index_select(0, &ids)?)?);
+    Ok(sparse)
+}
+
+/// Returns the parameters that the reader has. `run` has those that are the same there.
+fn written(expected: &Expected<'_>, reading: &Reading, holds: &dyn Fn(&ParamSpec) -> bool, run: &Parameters) -> Result<Parameters> {
     let mut parameters = Parameters::default();
     for spec in expected.specs.iter().filter(|spec| holds(spec)) {
         // Without a place it is merged.
         let Some(slot) = slots_of(expected, &spec.name).into_iter().next() else {
             continue;
         };
-        let value = match (reading.read(&slot)?, run) {
-            (Some(value), _) => value.to_kind(Kind::Float),
-            (None, Some(run)) => run.get(&spec.name)?.tensor.shallow_clone(),
-            (None, None) => return Err(EngineError::Bug(format!("no value for `{}`", spec.name))),
-        };
+        if let Some(own) = run.find(&spec.name) {
+            parameters.insert(parameter(spec, own.tensor.shallow_clone()));
+            continue;
+        }
+        let value = reading.read(&slot)?;
+        let value = value.ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))?;
+        let value = value.to_kind(Kind::Float);
         let shape: Vec<_> = spec.shape.iter().map(|size| *size as i64).collect();
         if value.size() != shape {
             return Err(EngineError::Weights {
@@ -183,7 +244,7 @@ fn parameter(spec: &ParamSpec, tensor: Tensor) -> Parameter {
 }
 
 /// Returns the places whose tensors are the parameter itself: several for an A that several linears share.
-fn slots_of(expected: &Expected<'_>, name: &str) -> Vec<ReaderSlot> {
+pub(super) fn slots_of(expected: &Expected<'_>, name: &str) -> Vec<ReaderSlot> {
     if expected.rows.iter().any(|row| row.name == name) {
         return vec![ReaderSlot::Parameter(name.to_owned())];
     }
@@ -195,63 +256,4 @@ fn slots_of(expected: &Expected<'_>, name: &str) -> Vec<ReaderSlot> {
         () => None,
     });
     slots.collect()
-}
-
-impl Found {
-    /// Compares the trained tensors of a chunk with what was written.
-    fn compare(&mut self, expected: &Expected<'_>, reading: &Reading, run: &Parameters) -> Result<()> {
-        for Parameter { spec, tensor, .. } in run.iter() {
-            let module = spec.lora.as_ref().filter(|module| expected.merges(&module.linear));
-            if let Some(adapter) = module.and_then(|module| expected.adapters.linears.get(&module.linear)) {
-                let slot = ReaderSlot::Parameter(spec.name.clone());
-                self.compare_tensor(reading, &slot, &merged(run, tensor, adapter)?, false)?;
-            } else if expected.trained().contains(&spec.name) {
-                for slot in slots_of(expected, &spec.name) {
-                    self.compare_tensor(reading, &slot, tensor, true)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn compare_tensor(&mut self, reading: &Reading, slot: &ReaderSlot, expected: &Tensor, exactly: bool) -> Result<()> {
-        let Some(got) = reading.read(slot)? else { return Ok(()) };
-        if bound(got.kind()) > bound(self.kind) {
-            self.kind = got.kind();
-        }
-        if got.size() != expected.size() {
-            self.values.push(format!(
-                "{} has shape {:?}, the run's is {:?}",
-                told(slot),
-                got.size(),
-                expected.size()
-            ));
-            return Ok(());
-        }
-        let rounded = expected.to_kind(got.kind());
-        let (got, rounded) = (got.to_kind(Kind::Float), rounded.to_kind(Kind::Float));
-        if got.equal(&rounded) {
-            return Ok(());
-        }
-        let allowed = if exactly {
-            0.0
-        } else {
-            rounding(self.kind) * rounded.abs().max().double_value(&[])
-        };
-        let difference = largest(&got, &rounded);
-        if difference > allowed {
-            self.values
-                .push(format!("{} differs by {difference:.1e} from the run's", told(slot)));
-        }
-        Ok(())
-    }
-}
-
-/// Returns a weight with its adapter: `W + scale * B A`, its rows scaled to the lengths of a magnitude.
-fn merged(run: &Parameters, weight: &Tensor, adapter: &LinearAdapter) -> Result<Tensor> {
-    let value = |name: &str| Ok::<_, EngineError>(run.get(name)?.tensor.to_kind(Kind::Float));
-    let sum = weight + value(&adapter.b)?.matmul(&value(&adapter.a)?) * adapter.scale;
-    let Some(magnitude) = &adapter.magnitude else { return Ok(sum) };
-    let lengths = (&sum * &sum).sum_dim_intlist([1i64].as_slice(), true, Kind::Float).sqrt();
-    Ok(&sum * (value(magnitude)?.unsqueeze(1) / lengths))
 }

@@ -7,11 +7,13 @@
 
 mod adapter_config;
 mod canary;
+mod compare;
 mod expected;
 mod forward;
 mod logits;
 mod reading;
 
+use super::source::Source;
 use crate::checkpoint::{Base, CheckpointFolder, ModelCache};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
@@ -24,7 +26,7 @@ use tch::Tensor;
 
 /// What to check.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Subject<'a> {
+pub(super) struct Subject<'a> {
     /// The written folder, for messages.
     pub(crate) dir: &'a Path,
     /// Folder of the whole model, if one was written.
@@ -39,6 +41,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) checkpoint: Option<&'a CheckpointFolder>,
     /// Source of the parameters that the checkpoint does not hold.
     pub(crate) base: &'a Base,
+    /// The same run, opened.
+    pub(crate) source: &'a Source,
 }
 
 impl Subject<'_> {

@@ -2,7 +2,7 @@
 
 use super::expected::Expected;
 use super::{Subject, shown};
-use crate::checkpoint::{CheckpointFolder, StoredTensors, TensorFile, hugging_face_files};
+use crate::checkpoint::{CheckpointFolder, Extent, StoredTensors, TensorFile, hugging_face_files};
 use crate::error::{EngineError, Result};
 use neva_layout::{ExportedFiles, ModelTable, ReaderSlot};
 use neva_schemas::ExportFormat;
@@ -157,6 +157,20 @@ impl Reading {
     pub(super) fn path(&self, slot: &ReaderSlot) -> &Path {
         let store = self.slots.get(slot).map(|(store, _)| &self.stores[*store]);
         store.map_or(Path::new(""), Store::path)
+    }
+
+    /// Returns where the tensor of a place lies.
+    pub(super) fn extent(&self, slot: &ReaderSlot) -> Option<Extent> {
+        let (store, key) = self.slots.get(slot)?;
+        match &self.stores[*store] {
+            Store::File(file) => file.extent(key),
+            Store::Checkpoint(tensors) => tensors.extent(key),
+        }
+    }
+
+    /// Returns whether a place has a tensor.
+    pub(super) fn has(&self, slot: &ReaderSlot) -> bool {
+        self.slots.contains_key(slot)
     }
 
     /// Reads the tensor of a place.

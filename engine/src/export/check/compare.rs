@@ -1,0 +1,123 @@
+//! Compares the values of what was written with the run's.
+
+use super::expected::Expected;
+use super::logits::{Found, bound, largest, slots_of};
+use super::reading::{Reading, told};
+use crate::checkpoint::Extent;
+use crate::error::{EngineError, Result};
+use crate::parameters::{Parameter, Parameters};
+use neva_layout::{LinearAdapter, ParamSpec, ReaderSlot};
+use std::collections::BTreeSet;
+use tch::{Kind, Tensor};
+
+/// Largest difference of a merged weight from its formula, relative to its largest value.
+fn rounding(kind: Kind) -> f64 {
+    match kind {
+        Kind::BFloat16 => 0.004,
+        Kind::Half => 0.0005,
+        _ => 1e-6,
+    }
+}
+
+impl Found {
+    /// Compares the tensors of a chunk with what was written. Returns the names of those that are the same there.
+    pub(super) fn compare(&mut self, expected: &Expected<'_>, reading: &Reading, run: &Parameters) -> Result<BTreeSet<String>> {
+        let mut same = BTreeSet::new();
+        for Parameter { spec, tensor, .. } in run.iter() {
+            let module = spec.lora.as_ref().filter(|module| expected.merges(&module.linear));
+            if let Some(adapter) = module.and_then(|module| expected.adapters.linears.get(&module.linear)) {
+                let slot = ReaderSlot::Parameter(spec.name.clone());
+                self.compare_tensor(reading, &slot, &merged(run, tensor, adapter)?, false)?;
+                continue;
+            }
+            let (slots, own) = (slots_of(expected, &spec.name), expected.extent(spec));
+            let mut equal = !slots.is_empty();
+            for slot in slots {
+                equal &= self.compare_whole(expected, reading, (&slot, spec), own.as_ref(), tensor)?;
+            }
+            if equal {
+                same.insert(spec.name.clone());
+            }
+        }
+        Ok(same)
+    }
+
+    /// Compares a tensor that has no merged adapter. Returns whether what the reader has is the same.
+    fn compare_whole(
+        &mut self,
+        expected: &Expected<'_>,
+        reading: &Reading,
+        (slot, spec): (&ReaderSlot, &ParamSpec),
+        own: Option<&Extent>,
+        tensor: &Tensor,
+    ) -> Result<bool> {
+        if !reading.has(slot) {
+            // The reader takes it from the base.
+            return Ok(expected.is_partial() && !expected.trained().contains(&spec.name));
+        }
+        let got = reading.extent(slot);
+        if let Some(got) = &got {
+            self.read_kind(got.kind);
+        }
+        if let Some((own, got)) = own.zip(got.as_ref()) {
+            if own.equals(got)? {
+                return Ok(true);
+            }
+            if own.kind == got.kind && !expected.trained().contains(&spec.name) {
+                self.values
+                    .push(format!("{} was not trained, and differs from the base's", told(slot)));
+            }
+        }
+        if expected.trained().contains(&spec.name) {
+            return self.compare_tensor(reading, slot, tensor, true);
+        }
+        let got = reading.read(slot)?;
+        Ok(got.is_some_and(|got| got.size() == tensor.size() && got.to_kind(Kind::Float).equal(tensor)))
+    }
+
+    fn read_kind(&mut self, kind: Kind) {
+        if bound(kind) > bound(self.kind) {
+            self.kind = kind;
+        }
+    }
+
+    /// Returns whether the written tensor has exactly the values.
+    fn compare_tensor(&mut self, reading: &Reading, slot: &ReaderSlot, expected: &Tensor, exactly: bool) -> Result<bool> {
+        let Some(got) = reading.read(slot)? else { return Ok(false) };
+        self.read_kind(got.kind());
+        if got.size() != expected.size() {
+            self.values.push(format!(
+                "{} has shape {:?}, the run's is {:?}",
+                told(slot),
+                got.size(),
+                expected.size()
+            ));
+            return Ok(false);
+        }
+        let rounded = expected.to_kind(got.kind());
+        let (got, rounded) = (got.to_kind(Kind::Float), rounded.to_kind(Kind::Float));
+        if got.equal(&rounded) {
+            return Ok(rounded.equal(expected));
+        }
+        let allowed = if exactly {
+            0.0
+        } else {
+            rounding(self.kind) * rounded.abs().max().double_value(&[])
+        };
+        let difference = largest(&got, &rounded);
+        if difference > allowed {
+            self.values
+                .push(format!("{} differs by {difference:.1e} from the run's", told(slot)));
+        }
+        Ok(false)
+    }
+}
+
+/// Returns a weight with its adapter: `W + scale * B A`, its rows scaled to the lengths of a magnitude.
+fn merged(run: &Parameters, weight: &Tensor, adapter: &LinearAdapter) -> Result<Tensor> {
+    let value = |name: &str| Ok::<_, EngineError>(run.get(name)?.tensor.to_kind(Kind::Float));
+    let sum = weight + value(&adapter.b)?.matmul(&value(&adapter.a)?) * adapter.scale;
+    let Some(magnitude) = &adapter.magnitude else { return Ok(sum) };
+    let lengths = (&sum * &sum).sum_dim_intlist([1i64].as_slice(), true, Kind::Float).sqrt();
+    Ok(&sum * (value(magnitude)?.unsqueeze(1) / lengths))
+}
