@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use neva_executors::{Executor, JobHandle, JobState, JobStatus, SlurmExecutor, slurm::job_number, tunnel::LocalTunnel};
+use neva_executors::{Executor, JobHandle, JobState, JobStatus, SlurmExecutor, slurm::job_number};
 use neva_schemas::{ScriptPlan, SlurmExecutorConfig, exit_class};
 use neva_tests::DEADLINE;
 
@@ -213,6 +213,11 @@ fn check(cluster: &Cluster, case: &Case) {
         if !waits_at_first || case.script.starts_with("sleep") {
             // A job that nobody disturbs may have ended already.
             wait(&executor, &job, case.name, |status| status.state != JobState::Pending).await;
+        }
+        if case.script.contains("sleep") {
+            // Slurm calls a job running before srun has started the script.
+            let log = cluster.dir.path().join(case.name.replace(' ', "-")).join("logs/rank0.log");
+            neva_tests::wait_for(case.name, || log.exists().then_some(()));
         }
         (case.disturb)(cluster, &number);
         match case.expected {
