@@ -259,7 +259,7 @@ fn check_all(cluster: &Cluster, cases: &[Case]) {
 fn each_row_of_the_table_is_reported() {
     let cluster = Cluster::start("states", &["--set", "SlurmdTimeout=60"]);
     // Job 1, which succeeds.
-    let _ = cluster.output(&["sbatch", "--wait", "--wrap", "true"]);
+    let _ = cluster.output(&["sbatch", "--wait", "--output=/dev/null", "--wrap", "true"]);
     check_all(&cluster, CASES);
     // Rows that take minutes: `make soak`.
     if std::env::var_os("NEVA_SOAK_SLURM").is_some() {
