@@ -36,10 +36,11 @@ test: setup ## run all tests
 test-setup: ## test the set-up itself
 	$(PYTHON) -B -m unittest discover --start-directory engine/ffi/tests_setup
 
+# Most of the time is spent waiting, so more tests run at once than there are cores.
 # Installs Slurm and sshd where they are missing. With NEVA_TEST_SLURM_HOST, the contract of executors is tested on a cluster of
 # your own, without root: NEVA_TEST_SLURM_HOST=login NEVA_TEST_SLURM_FOLDER=/scratch/me make e2e-slurm
 e2e-slurm: build ## run the tests on a real Slurm cluster and a real sshd, both started here; needs root and Debian
-	tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract $(if $(NEVA_TEST_SLURM_HOST),,--test slurm --test ssh)
+	RUST_TEST_THREADS=4 tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract $(if $(NEVA_TEST_SLURM_HOST),,--test slurm --test ssh)
 
 test-transformers: build ## load exports with transformers 4 and 5 and PEFT, which it installs into the cache (1.2 GB)
 	$(PYTHON) -B tests/transformers/run.py

@@ -133,15 +133,6 @@ impl Cluster {
         path.display().to_string()
     }
 
-    /// Waits until a job is in one of these states of Slurm.
-    #[track_caller]
-    pub(crate) fn wait_for_state(&self, id: &str, states: &[&str]) {
-        wait_for(&format!("job {id} in {states:?}"), || {
-            let state = run(self.slurm(&["squeue", "-h", "-t", "all", "-j", id, "-o", "%T"])).stdout;
-            states.contains(&state.trim()).then_some(())
-        });
-    }
-
     /// Returns the job of the run in `dir`.
     #[track_caller]
     pub(crate) fn job_of(&self, dir: &Path) -> String {

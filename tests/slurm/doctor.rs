@@ -41,11 +41,11 @@ fn doctor_finds_a_cluster_in_order() {
         assert!(ended.stdout.contains(" is shared with the nodes"), "{}", ended.stdout);
         assert!(ended.stdout.contains(" with libtorch 2.11"), "{}", ended.stdout);
         // The draft is an executor file, and leads to the same cluster.
-        cluster.run(&["validate", site]).with_code(0);
+        let _ = cluster.run(&["validate", site]).with_code(0);
         let text = fs::read_to_string(site).unwrap();
         assert_eq!(text.contains("run.SSHTunnel"), file == &far, "{text}");
         let again = ["doctor", "--executor", site, "--set", "executor.gpus_per_node=0"];
-        cluster.run(&again).with_code(0);
+        let _ = cluster.run(&again).with_code(0);
     }
     // Nothing stays in the folder of runs but the uploaded program.
     let mut left: Vec<_> = fs::read_dir(cluster.dir.path().join(".neva-run"))

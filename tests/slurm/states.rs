@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use neva_executors::{Executor, JobHandle, JobState, JobStatus, SlurmExecutor, slurm::job_number, tunnel::LocalTunnel};
+use neva_executors::{Executor, JobHandle, JobState, JobStatus, SlurmExecutor, slurm::job_number};
 use neva_schemas::{ScriptPlan, SlurmExecutorConfig, exit_class};
 use neva_tests::DEADLINE;
 
@@ -214,6 +214,11 @@ fn check(cluster: &Cluster, case: &Case) {
             // A job that nobody disturbs may have ended already.
             wait(&executor, &job, case.name, |status| status.state != JobState::Pending).await;
         }
+        if case.script.contains("sleep") {
+            // Slurm calls a job running before srun has started the script.
+            let log = cluster.dir.path().join(case.name.replace(' ', "-")).join("logs/rank0.log");
+            neva_tests::wait_for(case.name, || log.exists().then_some(()));
+        }
         (case.disturb)(cluster, &number);
         match case.expected {
             Expected::Waits(reason, restarts) => {
@@ -254,7 +259,7 @@ fn check_all(cluster: &Cluster, cases: &[Case]) {
 fn each_row_of_the_table_is_reported() {
     let cluster = Cluster::start("states", &["--set", "SlurmdTimeout=60"]);
     // Job 1, which succeeds.
-    let _ = cluster.output(&["sbatch", "--wait", "--wrap", "true"]);
+    let _ = cluster.output(&["sbatch", "--wait", "--output=/dev/null", "--wrap", "true"]);
     check_all(&cluster, CASES);
     // Rows that take minutes: `make soak`.
     if std::env::var_os("NEVA_SOAK_SLURM").is_some() {

@@ -104,6 +104,26 @@ fn type_command(command: &str, dir: &Path, code: &str) -> bool {
         .success()
 }
 
+/// A connection that the user opened. It ends with this value, also if the test fails.
+struct UsersConnection<'a> {
+    /// Command that closes it.
+    close: String,
+    dir: &'a Path,
+}
+
+impl UsersConnection<'_> {
+    /// Returns false if there was none.
+    fn close(&self) -> bool {
+        type_command(&self.close, self.dir, "")
+    }
+}
+
+impl Drop for UsersConnection<'_> {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
+
 #[test]
 fn two_submissions_over_the_users_connection_cost_one_question() {
     let keys = Server::start();
@@ -135,6 +155,10 @@ fn two_submissions_over_the_users_connection_cost_one_question() {
     assert!(!type_command(typed, &server.dir, "000000"), "a wrong code");
     let wrong = server.questions();
     assert!(type_command(typed, &server.dir, "123456"), "{typed}");
+    let opened = UsersConnection {
+        close: typed.replace("-fN -o ControlMaster=yes", "-O exit"),
+        dir: &server.dir,
+    };
     assert_eq!(server.questions(), wrong + 1);
     for submission in ["first", "second"] {
         let tunnel = connect(&config(submission == "first", SshProgram::OpenSsh));
@@ -145,8 +169,7 @@ fn two_submissions_over_the_users_connection_cost_one_question() {
     }
     assert_eq!(server.questions(), wrong + 1);
     // The user's connection is his: it is still open, until he closes it.
-    let close = typed.replace("-fN", "-O exit");
-    assert!(type_command(&close, &server.dir, ""), "{close}");
+    assert!(opened.close(), "{}", opened.close);
     let error = block_on(connect(&config(true, SshProgram::OpenSsh)).run(&sh("true"))).unwrap_err();
     assert!(message(&error).contains("no open connection"));
 }

@@ -66,6 +66,10 @@ impl Lowering {
             TaskSpec::Finetune(run) => {
                 let mut plan = launch::lower_for(run, Some(record.working_directory.clone()), &*executor)?;
                 plan.env = task_env([&plan.env, config.env_vars()]);
+                // Jobs of one experiment are told apart in a queue.
+                if record.experiment.tasks.len() > 1 {
+                    name.clone_into(&mut plan.name);
+                }
                 let dir = match dir {
                     Some(dir) => dir,
                     None if run.dir.is_none() && run.finetune.log.log_dir.is_none() => own_dir,
