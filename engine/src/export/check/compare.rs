@@ -6,7 +6,7 @@ use super::reading::{Reading, told};
 use crate::checkpoint::Extent;
 use crate::error::{EngineError, Result};
 use crate::parameters::{Parameter, Parameters};
-use neva_layout::{LinearAdapter, ParamSpec, ReaderSlot};
+use neva_layout::{Adapters, LinearAdapter, ParamSpec, ReaderSlot};
 use std::collections::BTreeSet;
 use tch::{Kind, Tensor};
 
@@ -69,10 +69,33 @@ impl Found {
             }
         }
         if expected.trained().contains(&spec.name) {
-            return self.compare_tensor(reading, slot, tensor, true);
+            let (wanted, exactly) = self.as_read(expected, slot, tensor, got.map(|got| got.shape))?;
+            let equal = self.compare_tensor(reading, slot, &wanted, exactly)?;
+            return Ok(equal && exactly && wanted.size() == tensor.size());
         }
         let got = reading.read(slot)?;
         Ok(got.is_some_and(|got| got.size() == tensor.size() && got.to_kind(Kind::Float).equal(tensor)))
+    }
+
+    /// Returns A or B of the run's adapter with the rank and scale that the reader has for it, which vLLM has in common for all
+    /// adapters: more rows of A and columns of B are 0. The flag says whether the values are the run's own.
+    fn as_read(&self, expected: &Expected<'_>, slot: &ReaderSlot, own: &Tensor, shape: Option<Vec<usize>>) -> Result<(Tensor, bool)> {
+        let (dim, linear) = match slot {
+            ReaderSlot::A(linear) => (0, linear),
+            ReaderSlot::B(linear) => (1, linear),
+            ReaderSlot::Parameter(_) | ReaderSlot::Magnitude(_) => return Ok((own.shallow_clone(), true)),
+        };
+        let mut tensor = own.shallow_clone();
+        let missing = shape.map_or(0, |shape| shape.get(dim).map_or(0, |size| *size as i64) - own.size()[dim]);
+        if expected.has_common_rank() && missing > 0 {
+            let mut zeros = own.size();
+            zeros[dim] = missing;
+            tensor = Tensor::f_cat(&[own, &Tensor::f_zeros(&zeros, (own.kind(), own.device()))?], dim as i64)?;
+        }
+        let scale = |adapters: &Adapters| adapters.linears.get(linear).map_or(1.0, |adapter| adapter.scale);
+        let factor = scale(&expected.adapters) / scale(&self.adapters);
+        let is_own = dim == 0 || factor == 1.0 || !expected.has_common_rank();
+        Ok(if is_own { (tensor, true) } else { (tensor * factor, false) })
     }
 
     fn read_kind(&mut self, kind: Kind) {

@@ -5,7 +5,7 @@ use crate::checkpoint::{Extent, ModelCache, Placement, Sources, load_parameters}
 use crate::error::{EngineError, Result};
 use crate::parameters::Parameters;
 use neva_layout::{Adapters, LinearAdapter, ModelTable, ParamSpec, Part, ReaderSlot, lora_adapters};
-use neva_schemas::{ExportFormat, Finetune, Peft};
+use neva_schemas::{ExportFormat, Finetune, Peft, Reader};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind};
 
@@ -65,6 +65,11 @@ impl<'a> Expected<'a> {
     /// Returns whether the export has only some tensors of the model.
     pub(super) fn is_partial(&self) -> bool {
         self.subject.model.is_none() || self.subject.form.0 == ExportFormat::Llava
+    }
+
+    /// Returns whether the reader has one rank and one scale for all adapters.
+    pub(super) fn has_common_rank(&self) -> bool {
+        self.subject.form.2 == Reader::Vllm
     }
 
     /// Returns the names of the tensors that the run trained.
