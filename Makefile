@@ -15,6 +15,7 @@ setup: libtorch test-tools ## bring what building and testing need: libtorch, an
 
 libtorch: ## bring libtorch into .libtorch/, or check the one that LIBTORCH names
 	@command -v $(PYTHON) >/dev/null || { echo "setup: $(PYTHON) is missing: sudo apt-get install python3 python3-pip, or sudo dnf install python3-pip" >&2; exit 1; }
+	@perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null || { echo "setup: perl is missing, which builds OpenSSL: sudo apt-get install perl, or sudo dnf install perl" >&2; exit 1; }
 	@$(PYTHON) engine/ffi/setup_libtorch.py
 
 # TensorBoard reads our event files and an MLflow server takes our requests. Only tests need them.
