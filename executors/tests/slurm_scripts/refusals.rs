@@ -29,6 +29,12 @@ fn contradictions_are_refused_with_a_fix() {
         ),
         (json!({"gres": "gpu:a100:1"}), "requests 1 GPUs", "num_gpus_per_node=1"),
         (json!({"array": "0-7%2"}), "would all train in the same folder", "sweep"),
+        (json!({"array": "%2"}), "would all train in the same folder", "--max-parallel 2"),
+        (
+            json!({"heterogeneous": true}),
+            "the tasks of a group are separate jobs",
+            "an executor",
+        ),
         (
             json!({"segment": 4, "slurm_version": "22.05"}),
             "`executor.segment` needs Slurm 23.11",

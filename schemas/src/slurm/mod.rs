@@ -93,7 +93,7 @@ pub struct SlurmExecutorConfig {
     /// Maximum number of retries of a failed job, each from the last checkpoint. The job requeues itself, so the launcher
     /// may be gone. Wrong input and bugs are not retried.
     pub retries: u32,
-    /// Range of an array, as `0-7%2`. A sweep is one array with its own range; only the cap (`%2`) is used for it.
+    /// Range of an array of scripts, as `0-7%2`. Fine-tunes have sweeps, whose points are separate jobs.
     #[schemars(schema_with = "optional_text")]
     pub array: Option<String>,
     /// Job numbers that this job depends on, as `123` or `123_4`.
@@ -102,7 +102,8 @@ pub struct SlurmExecutorConfig {
     /// Type of the dependencies: `afterok`, `afterany`, `afternotok`, `after`, `aftercorr`, `afterburstbuffer` or
     /// `singleton`.
     pub dependency_type: String,
-    /// Each task of a group is a component of a heterogeneous job, with its own executor's resources.
+    /// Each task of a group is a component of a heterogeneous job, with its own executor's resources. Refused by the launcher,
+    /// for which each task is a job.
     pub heterogeneous: bool,
     /// Component of each task of a heterogeneous group; tasks with the same number share one.
     pub het_group_indices: Option<Vec<u32>>,

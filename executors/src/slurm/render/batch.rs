@@ -31,18 +31,23 @@ pub(super) const BATCH_LOG: &str = "logs/slurm.log";
 
 /// Renders the job of one task.
 pub(super) fn render(config: &SlurmExecutorConfig, work: Work<'_>, rank_program: &Path) -> Result<Submission, ExecutorError> {
-    if let (Some(array), Work::Ranks(_)) = (&config.array, work)
-        && !array.starts_with('%')
-    {
+    // The launcher submits each point of a sweep, and each task of a group, as a job of its own.
+    if let (Some(array), Work::Ranks(_)) = (&config.array, work) {
         return Err(refused(
             &format!("`executor.array` is {array:?}, but the tasks of an array would all train in the same folder"),
-            "use a sweep, of which each point has its folder; `array: \"%2\"` is its cap",
+            "use a sweep, of which each point has its folder; `--max-parallel 2` is its cap",
+        ));
+    }
+    if config.heterogeneous {
+        return Err(refused(
+            "`executor.heterogeneous` is set, but the tasks of a group are separate jobs",
+            "remove it: each task of the group has an executor, and so resources, of its own",
         ));
     }
     let shape = Shape::new(config, work)?;
     let dir = job_folder(work.dir())?;
     let mut directives = Directives::new(config, work.name(), shape, &work.dir().join(BATCH_LOG))?;
-    if let Some(array) = config.array.as_ref().filter(|array| !array.starts_with('%')) {
+    if let Some(array) = &config.array {
         directives.set("array", array);
     }
     let argv = submit_argv(config, &work.dir().join(BATCH_FILE))?;
