@@ -64,7 +64,6 @@ fn every_difference_has_a_help_text() {
                 model.text_config.rope_theta = 1e6;
                 model.text_config.tie_word_embeddings = true;
                 model.vision_config.patch_size = 28;
-                model.image_token_index = 32000;
                 model.vision_feature_layer = (-1).into();
             },
             &[
@@ -72,7 +71,6 @@ fn every_difference_has_a_help_text() {
                 "--set finetune.model.text_config.rope_theta=10000.0",
                 "--set finetune.model.text_config.tie_word_embeddings=false",
                 "--set finetune.model.vision_config.patch_size=14",
-                "--set finetune.model.image_token_index=2046",
                 "--set finetune.model.vision_feature_layer=-2",
             ],
         );
@@ -93,7 +91,8 @@ fn settings_without_effect_may_differ() {
             model.freeze_vision_model,
             model.text_config.max_position_embeddings,
             model.text_config.initializer_range,
-        ) = (true, 77, 0.5);
+            model.image_token_index,
+        ) = (true, 77, 0.5, 32000);
         model.text_config.head_dim = None;
         load(&finetune).unwrap();
     });
