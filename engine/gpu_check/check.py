@@ -7,6 +7,8 @@ GPU, or no libtorch for it, it says so and fails nothing. `--device cpu` goes th
 
 import argparse
 import datetime
+import lzma
+import shutil
 import sys
 import tempfile
 import time
@@ -42,6 +44,7 @@ def main() -> int:
         print(f"gpu-check: nothing was checked: no {wanted} in {where}: run it with a Python that has torch 2.11, or set LIBTORCH")
         return 0
 
+    unpack(HERE / "bin")
     results = arguments.results or Path("GPU_RESULTS.md" if on_gpu else "CPU_RESULTS.md")
     report = Report(results.absolute(), gpu)
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as runs:
@@ -56,6 +59,18 @@ def main() -> int:
             report.stage(f"LoRA steps of a {shape} model", lambda: stages.lora_step(programs, device, gpu.name if gpu else ""))
     print(f"gpu-check: {'FAILED' if report.failed else 'passed'}, results in {results}")
     return 1 if report.failed else 0
+
+
+def unpack(folder: Path) -> None:
+    """Unpacks the programs that `pack.py` has compressed, unless an earlier run did."""
+    for packed in folder.glob("*.xz"):
+        program = packed.with_suffix("")
+        if not program.exists():
+            partial = packed.with_suffix(".partial")
+            with lzma.open(packed, "rb") as source, open(partial, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            partial.chmod(0o755)
+            partial.rename(program)
 
 
 class Report:
