@@ -101,12 +101,15 @@ fn a_command_before_each_program_sets_the_environment() {
         assert_eq!(String::from_utf8_lossy(&run.stdout), "yes\ninput");
 
         config.pre_command = Some("module() { echo \"no module $1\" >&2; return 1; }; module slurm".into());
-        let error = message(&block_on(connect(&config).run(&sh("echo ran > /tmp/neva-must-not-run"))).unwrap_err());
+        let folder = tempfile::tempdir().unwrap();
+        let ran = folder.path().join("ran");
+        let command = sh(&format!("echo ran > {}", ran.display()));
+        let error = message(&block_on(connect(&config).run(&command)).unwrap_err());
         assert!(
             error.contains("`pre_command` failed") && error.contains("no module slurm") && error.ends_with("exit 3"),
             "{error}"
         );
-        assert!(!std::path::Path::new("/tmp/neva-must-not-run").exists());
+        assert!(!ran.exists());
     }
 }
 

@@ -128,7 +128,8 @@ impl Drop for UsersConnection<'_> {
 fn two_submissions_over_the_users_connection_cost_one_question() {
     let keys = Server::start();
     let server = AskingServer::start(&keys);
-    fs::create_dir_all("/root/.ssh").unwrap();
+    let home = std::env::var("HOME").unwrap();
+    fs::create_dir_all(Path::new(&home).join(".ssh")).unwrap();
     let config = |require_existing_master, program| SshTunnelConfig {
         port: Some(server.port),
         identity: None,
