@@ -8,5 +8,6 @@ pub(crate) fn compute_kind(precision: Precision) -> Kind {
     match precision {
         Precision::Fp32 => Kind::Float,
         Precision::Bf16Mixed => Kind::BFloat16,
+        Precision::Fp16Mixed => Kind::Half,
     }
 }

@@ -32,6 +32,7 @@ pub(crate) fn trainer(args: &RecipeArgs, max_steps: u64, tensor_model_parallel_s
         },
         plugins: Plugins::MixedPrecision(MixedPrecision {
             precision: Precision::Bf16Mixed,
+            ..MixedPrecision::default()
         }),
         ..TrainerConfig::default()
     }

@@ -31,6 +31,7 @@ mod parallel;
 mod peft;
 mod period;
 mod plan;
+mod precision;
 mod rank_env;
 mod recipe;
 mod recompute;
@@ -86,6 +87,10 @@ pub use parallel::{MeshCoordinates, ParallelSizes};
 pub use peft::{DropoutPosition, LoRA, LoraInit, Peft, Quantization};
 pub use period::Period;
 pub use plan::{LaunchPlan, PLAN_FORMAT};
+pub use precision::{
+    EffectivePrecision, Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, LossScale, MAX_FP8_AMAX_HISTORY, MAX_FP8_MARGIN, MixedPrecision,
+    PartPrecision, Precision, TorchDtype,
+};
 pub use rank_env::{RankEnv, Starter};
 pub use recipe::{PeftScheme, RecipeArgs, Run};
 pub use recompute::{RecomputeGranularity, RecomputeMethod, RecomputeModule};
@@ -102,7 +107,7 @@ pub use stop_signal::{SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
 pub use strategy::{CpCommType, DistributedDataParallelConfig, MegatronStrategy, VisionPlacement};
 pub use sweep::{SweepMode, SweepOrder};
 pub use task::{Dependency, Task, TaskSpec, When};
-pub use trainer::{Accelerator, LossNormalization, MixedPrecision, NanPolicy, Plugins, Precision, TrainerConfig};
+pub use trainer::{Accelerator, LossNormalization, NanPolicy, Plugins, TrainerConfig};
 pub use tunnel::{LocalTunnelConfig, SshProgram, SshTunnelConfig, TunnelConfig};
 pub use unsupported::{UNSUPPORTED, Unsupported, unsupported};
 pub use validate::{Problem, Severity, Validate};

@@ -2,6 +2,7 @@
 
 use crate::callback::CallbackConfig;
 use crate::period::{Period, validate_period};
+use crate::precision::{MixedPrecision, Precision, validate_precision};
 use crate::strategy::{MegatronStrategy, validate_ranks, validate_strategy};
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
@@ -97,8 +98,13 @@ impl TrainerConfig {
 
     /// Returns the numeric precision of weights and activations.
     pub fn precision(&self) -> Precision {
+        self.mixed_precision().precision
+    }
+
+    /// Returns the settings of numeric precision.
+    pub fn mixed_precision(&self) -> &MixedPrecision {
         let Plugins::MixedPrecision(plugin) = &self.plugins;
-        plugin.precision
+        plugin
     }
 }
 
@@ -138,7 +144,7 @@ pub enum NanPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub enum Plugins {
     /// NeMo's `nl.MegatronMixedPrecision`.
-    #[serde(rename = "nl.MegatronMixedPrecision")]
+    #[serde(rename = "nl.MegatronMixedPrecision", alias = "MegatronMixedPrecision")]
     MixedPrecision(MixedPrecision),
 }
 
@@ -146,33 +152,6 @@ impl Default for Plugins {
     fn default() -> Self {
         Self::MixedPrecision(MixedPrecision::default())
     }
-}
-
-/// Numeric precision of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct MixedPrecision {
-    /// Precision of weights and activations; master weights, moments and reduced gradients are always fp32.
-    pub precision: Precision,
-}
-
-impl Default for MixedPrecision {
-    fn default() -> Self {
-        Self {
-            precision: Precision::Bf16Mixed,
-        }
-    }
-}
-
-/// Numeric precision of weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Precision {
-    /// IEEE single precision.
-    #[serde(rename = "32")]
-    Fp32,
-    /// bfloat16 with fp32 master weights.
-    #[serde(rename = "bf16-mixed")]
-    Bf16Mixed,
 }
 
 impl Validate for TrainerConfig {
@@ -215,6 +194,7 @@ impl Validate for TrainerConfig {
             );
             problems.push(Problem::error(format!("{path}.devices"), message));
         }
+        validate_precision(&format!("{path}.plugins"), self.mixed_precision(), problems);
         let path = format!("{path}.strategy");
         validate_strategy(&path, &self.strategy, problems);
         validate_ranks(&path, &self.strategy, (self.num_nodes, self.devices), problems);

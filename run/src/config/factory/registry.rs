@@ -60,6 +60,7 @@ impl Factories {
             .with("Plugins", "bf16_mixed", |_: NoArguments| {
                 Plugins::MixedPrecision(MixedPrecision {
                     precision: Precision::Bf16Mixed,
+                    ..MixedPrecision::default()
                 })
             })
             .with_vision_classes()
