@@ -11,6 +11,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod comm;
 mod comm_error;
+pub mod effects;
 mod error;
 pub mod export;
 pub mod generate;

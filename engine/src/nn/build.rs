@@ -14,10 +14,11 @@ use super::region::TensorRegion;
 use super::weight::LinearWeight;
 use crate::attention::{CausalAttention, LocalAttention};
 use crate::comm::Mesh;
+use crate::effects::GemmGroup;
 use crate::error::Result;
 use crate::param_sync::Weight;
 use crate::parameters::Parameters;
-use neva_layout::{Adapters, Cut, LayerGroup, layer_groups};
+use neva_layout::{Adapters, Cut, LayerGroup, Part, layer_groups};
 use neva_schemas::{MegatronStrategy, RecomputeModule, VisionPlacement};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -166,12 +167,21 @@ impl<'a> Build<'a> {
             Some(quantized) => LinearWeight::Nf4(quantized.shallow_clone(), self.parameters.kind()),
             None => LinearWeight::Plain(self.take(&weight)?),
         };
+        let group = match parameter.spec.part {
+            Part::Vision => GemmGroup::Vision,
+            Part::Projection => GemmGroup::Projector,
+            Part::Language | Part::Adapter => GemmGroup::Decoder,
+        };
+        let effects = self.parameters.effects();
+        if adapter.is_some() {
+            effects.add_adapter(&linear);
+        }
         Ok(Linear::new(
-            values,
-            bias.transpose()?,
+            (values, bias.transpose()?),
             parameter.spec.cut,
             self.region.clone(),
             adapter,
+            effects.meter(group),
         ))
     }
 

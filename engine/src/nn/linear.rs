@@ -4,6 +4,7 @@ use super::dropout::Part;
 use super::lora::{Lora, LowRank};
 use super::region::TensorRegion;
 use super::weight::LinearWeight;
+use crate::effects::GemmMeter;
 use crate::error::Result;
 use crate::param_sync::Weight;
 use neva_layout::Cut;
@@ -17,16 +18,24 @@ pub struct Linear {
     cut: Cut,
     region: TensorRegion,
     adapter: Option<Box<Lora>>,
+    meter: GemmMeter,
 }
 
 impl Linear {
-    pub(super) fn new(weight: LinearWeight, bias: Option<Weight>, cut: Cut, region: TensorRegion, adapter: Option<Lora>) -> Self {
+    pub(super) fn new(
+        (weight, bias): (LinearWeight, Option<Weight>),
+        cut: Cut,
+        region: TensorRegion,
+        adapter: Option<Lora>,
+        meter: GemmMeter,
+    ) -> Self {
         Self {
             weight,
             bias,
             cut,
             region,
             adapter: adapter.map(Box::new),
+            meter,
         }
     }
 
@@ -40,6 +49,11 @@ impl Linear {
             Cut::Row => self.apply_row(x),
             _ => self.apply(&self.enter(x)?, self.low_rank(x)?.as_ref()),
         }
+    }
+
+    /// Returns the product with the base weight.
+    fn base(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        self.weight.apply(x, bias, &self.meter)
     }
 
     /// Returns `x` inside the tensor-parallel region, if the linear is sharded.
@@ -66,7 +80,7 @@ impl Linear {
     fn apply(&self, x_in: &Tensor, low: Option<&LowRank>) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(Weight::get).transpose()?;
         let (Some(lora), Some(low)) = (&self.adapter, low) else {
-            return self.weight.apply(x_in, bias);
+            return self.base(x_in, bias);
         };
         let inside = match self.cut {
             Cut::Replicate => self.region.outside(),
@@ -74,12 +88,12 @@ impl Linear {
         };
         let low = lora.raise(low, inside)?;
         let Some(magnitude) = &lora.magnitude else {
-            return Ok(self.weight.apply(x_in, bias)? + low);
+            return Ok(self.base(x_in, bias)? + low);
         };
         let gain = magnitude.gain(&self.weight, lora, self.cut, &self.region)?;
-        let y = self.weight.apply(x_in, None)?;
+        let y = self.base(x_in, None)?;
         let y = match lora.mask(x_in, inside, 0)? {
-            Some(mask) => y + self.weight.apply(&(mask.apply(x_in) * mask.factor), None)? * (&gain - 1.0) + low * &gain,
+            Some(mask) => y + self.base(&(mask.apply(x_in) * mask.factor), None)? * (&gain - 1.0) + low * &gain,
             None => (y + low) * &gain,
         };
         Ok(match bias {
@@ -90,7 +104,7 @@ impl Linear {
 
     /// Applies a row-parallel linear. A is sharded like the weight, so its product is a partial sum, too.
     fn apply_row(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.region.leave(&self.weight.apply(x, None)?)?;
+        let y = self.region.leave(&self.base(x, None)?)?;
         let with_bias = |y: Tensor| -> Result<Tensor> {
             Ok(match &self.bias {
                 Some(bias) => y + bias.get()?,
@@ -110,7 +124,7 @@ impl Linear {
         let gain = magnitude.gain(&self.weight, lora, self.cut, &self.region)?;
         with_bias(match mask {
             Some(mask) => {
-                let dropped = self.weight.apply(&(mask.apply(x) * mask.factor), None)?;
+                let dropped = self.base(&(mask.apply(x) * mask.factor), None)?;
                 y + self.region.leave(&dropped)? * (&gain - 1.0) + low * &gain
             }
             None => (y + low) * &gain,

@@ -1,6 +1,7 @@
 //! The weight of a linear: a parameter, or a frozen matrix in 4 bits.
 
 use crate::autograd::one;
+use crate::effects::{GemmKind, GemmMeter};
 use crate::error::Result;
 use crate::param_sync::Weight;
 use crate::quantization::Nf4;
@@ -17,14 +18,20 @@ pub(super) enum LinearWeight {
 }
 
 impl LinearWeight {
-    /// Returns `x W^T + bias`.
-    pub(super) fn apply(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    /// Returns `x W^T + bias`; `meter` counts the products.
+    pub(super) fn apply(&self, x: &Tensor, bias: Option<&Tensor>, meter: &GemmMeter) -> Result<Tensor> {
         match self {
-            Self::Plain(weight) => Ok(x.linear(weight.get()?, bias)),
+            Self::Plain(weight) => {
+                let weight = weight.get()?;
+                let y = x.linear(weight, bias);
+                meter.linear(x, weight, &y);
+                Ok(y)
+            }
             Self::Nf4(weight, kind) => {
                 let product = Product {
                     weight: weight.shallow_clone(),
                     kind: *kind,
+                    meter: meter.clone(),
                 };
                 let y = one(apply(product, &[x])?)?;
                 Ok(match bias {
@@ -48,17 +55,30 @@ impl LinearWeight {
 struct Product {
     weight: Nf4,
     kind: Kind,
+    meter: GemmMeter,
+}
+
+impl Product {
+    /// Counts a product of the rows of `x`, in either direction.
+    fn count(&self, x: &Tensor, weight: &Tensor) {
+        let sizes = weight.size();
+        let (out, input) = (sizes[0], sizes[1]);
+        let width = x.size().last().copied().unwrap_or(1).max(1);
+        self.meter.product(GemmKind::of(x.kind()), [x.numel() as i64 / width, input, out]);
+    }
 }
 
 impl Function for Product {
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let weight = self.weight.dequantize(self.kind)?;
+        self.count(inputs[0], &weight);
         Ok(vec![inputs[0].f_linear(&weight, None::<Tensor>)?])
     }
 
     fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
         let Some(grad) = &grads[0] else { return Ok(vec![None]) };
         let weight = self.weight.dequantize(self.kind)?;
+        self.count(grad, &weight);
         Ok(vec![Some(grad.f_matmul(&weight)?)])
     }
 }

@@ -140,7 +140,9 @@ fn head(table: &ModelTable, parameters: &Parameters, build: &Build<'_>, mesh: &M
         Some(shard) => (shard.start, shard.len),
         None => (0, weight.spec.shape[0]),
     };
-    Ok(Head::new(parameters.weight(&name)?, start, len, region).always_backward(mesh.axis(Axis::Context).size() > 1))
+    Ok(Head::new(parameters.weight(&name)?, start, len, region)
+        .always_backward(mesh.axis(Axis::Context).size() > 1)
+        .counted(parameters.effects()))
 }
 
 /// Returns the attention implementation.
