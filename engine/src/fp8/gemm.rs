@@ -5,6 +5,7 @@
 //! dequantised values: their scales are powers of 2, so that these are exact in bf16, too.
 
 use super::tensor::Float8Tensor;
+use crate::effects::GemmKind;
 use crate::error::{EngineError, Result};
 use neva_schemas::{Fp8, Fp8Recipe, Problem};
 use tch::{Device, Kind, Tensor};
@@ -47,6 +48,14 @@ impl Gemm {
         };
         let help = format!("set {EMULATE}=true to compute so, or finetune.trainer.plugins.fp8=null for bf16");
         Err(EngineError::Run(vec![Problem::error(EMULATE, message).help(help)]))
+    }
+
+    /// Returns what a product with `operand` counts as.
+    pub fn effect(self, operand: &Float8Tensor) -> GemmKind {
+        match self {
+            Self::ScaledMm if operand.has_one_scale() && operand.data().device().is_cuda() => GemmKind::Fp8,
+            Self::ScaledMm | Self::Dequantized => GemmKind::Fp8Emulated,
+        }
     }
 
     /// Returns `a b^T` `[m, n]` of `a` `[m, k]` and `b` `[n, k]`, summed in fp32 and rounded to `kind`. `fast` permits sums with

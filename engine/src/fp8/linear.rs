@@ -4,6 +4,7 @@ use super::gemm::Gemm;
 use super::quantizer::{Phase, Quantizer};
 use super::tensor::Float8Tensor;
 use crate::autograd::one;
+use crate::effects::{GemmKind, GemmMeter};
 use crate::error::{EngineError, Result};
 use neva_torch_ffi::{BoxError, Function, apply};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,10 +43,11 @@ impl Fp8Linear {
     }
 
     /// Returns `x W^T` for `x` `[.., in]`. `quantized` is what [`Self::quantize_input`] returned for `x`, if anything did.
+    /// `meter` counts the products of both passes.
     ///
     /// # Errors
     /// A collective failed, or libtorch refused.
-    pub fn apply(&self, x: &Tensor, quantized: Option<&Float8Tensor>, weight: Fp8Weight<'_>) -> Result<Tensor> {
+    pub fn apply(&self, x: &Tensor, quantized: Option<&Float8Tensor>, weight: Fp8Weight<'_>, meter: &GemmMeter) -> Result<Tensor> {
         let node = Product {
             linear: self.shallow_clone(),
             input: quantized.map(Float8Tensor::shallow_clone),
@@ -54,6 +56,7 @@ impl Fp8Linear {
                 Fp8Weight::Frozen(values) => Some(values.shallow_clone()),
             },
             saved: None,
+            meter: meter.clone(),
         };
         match weight {
             Fp8Weight::Trained(values) => one(apply(node, &[x, values])?),
@@ -94,6 +97,12 @@ fn rows(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_reshape([-1, width])?.f_contiguous()?)
 }
 
+/// Returns rows and columns of a matrix.
+fn size(x: &Tensor) -> [i64; 2] {
+    let size = x.size();
+    [size[0], size[1]]
+}
+
 /// Autograd node of a linear: inputs are `x`, and the weight if it is trained.
 struct Product {
     linear: Fp8Linear,
@@ -102,6 +111,7 @@ struct Product {
     /// The weight, if it is frozen.
     frozen: Option<Float8Tensor>,
     saved: Option<Saved>,
+    meter: GemmMeter,
 }
 
 /// Values for the backward pass.
@@ -127,6 +137,13 @@ enum SavedInput {
 }
 
 impl Product {
+    /// Returns the product `a b^T` of FP8 matrices, and counts it.
+    fn multiply(&self, a: &Float8Tensor, b: &Float8Tensor, kind: Kind, fast: bool) -> Result<Tensor> {
+        let ([m, k], [n, _]) = (a.size(), b.size());
+        self.meter.product(self.linear.gemm.effect(a), [m, k, n]);
+        self.linear.gemm.multiply(a, b, kind, fast)
+    }
+
     fn gradients(&self, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let linear = &self.linear;
         let saved = self
@@ -137,20 +154,24 @@ impl Product {
         let quantized = linear.gradient.quantize(&g_to)?;
         let dx = if saved.dgrad {
             let weight_io = saved.weight.transposed()?;
-            let dx_ti = linear.gemm.multiply(&quantized, &weight_io, saved.kind, false)?;
+            let dx_ti = self.multiply(&quantized, &weight_io, saved.kind, false)?;
             Some(dx_ti.f_reshape(saved.size.as_slice())?)
         } else {
             None
         };
         let wgrad = |input_it: &Float8Tensor| -> Result<Tensor> {
             let g_ot = linear.gradient.transposed(&g_to, &quantized)?;
-            linear.gemm.multiply(&g_ot, input_it, saved.kind, false)
+            self.multiply(&g_ot, input_it, saved.kind, false)
         };
         let dw = match &saved.input {
             SavedInput::Unused => None,
             SavedInput::Rows(input) => Some(wgrad(&input.transposed()?)?),
             SavedInput::Columns(input) => Some(wgrad(input)?),
-            SavedInput::Plain(x_ti) => Some(g_to.f_transpose(0, 1)?.f_matmul(x_ti)?),
+            SavedInput::Plain(x_ti) => {
+                let ([t, o], [_, i]) = (size(&g_to), size(x_ti));
+                self.meter.product(GemmKind::of(saved.kind), [o, t, i]);
+                Some(g_to.f_transpose(0, 1)?.f_matmul(x_ti)?)
+            }
         };
         Ok(match self.frozen {
             Some(_) => vec![dx],
@@ -172,7 +193,7 @@ impl Function for Product {
             (None, Some(weight)) => linear.quantized_weight(weight)?,
             (None, None) => return Err(EngineError::Bug("a linear without a weight".into()).into()),
         };
-        let y_to = linear.gemm.multiply(&input, &weight, x.kind(), true)?;
+        let y_to = self.multiply(&input, &weight, x.kind(), true)?;
         let mut size = x.size();
         if let Some(width) = size.last_mut() {
             *width = weight.size()[0];

@@ -2,15 +2,12 @@
 
 use super::format::Format;
 use super::recipe;
-use super::tensor::Float8Tensor;
+use super::tensor::{BLOCK, Float8Tensor};
 use crate::comm::{ProcessGroup, Reduce};
 use crate::error::Result;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tch::Tensor;
-
-/// Size of a block of the blockwise recipe.
-const BLOCK: i64 = 128;
 
 /// Phase of the training loop, which all linears of a rank share.
 #[derive(Debug, Default)]

@@ -6,6 +6,9 @@ use crate::error::{EngineError, Result};
 use neva_layout::Shard;
 use tch::{Kind, Tensor};
 
+/// Size of a block of the blockwise recipe.
+pub(super) const BLOCK: i64 = 128;
+
 /// A matrix in FP8: `value = data * scale_inv`, with one scale for the matrix or for each tile of it.
 #[derive(Debug)]
 pub struct Float8Tensor {
@@ -50,6 +53,14 @@ impl Float8Tensor {
             tile: Some(tile),
             format,
         })
+    }
+
+    /// Quantises a weight in blocks of 128x128 values.
+    ///
+    /// # Errors
+    /// As [`Self::quantize_tiles`].
+    pub fn quantize_blocks(weight: &Tensor, format: Format) -> Result<Self> {
+        Self::quantize_tiles(weight, [BLOCK, BLOCK], format)
     }
 
     /// Returns the values in this data type.

@@ -6,6 +6,7 @@ use super::passes::{Boundary, Training};
 use crate::batch::Batch;
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
+use crate::fp8::ScalingStates;
 use crate::optim::{Gradients, Optimizer, Partition};
 use crate::parallel::{Pipeline, StageReport};
 use crate::parameters::Parameters;
@@ -84,6 +85,9 @@ impl Trainer {
     /// change then, nor when the policy is to skip the step.
     pub fn step(&mut self, microbatches: &[Microbatch], rate: impl Fn(f64) -> f64, step: u64) -> Result<StepReport> {
         let mut report = self.accumulate(microbatches)?;
+        if let Some(fp8) = &self.loaded.fp8 {
+            fp8.finish_step(&self.mesh, step)?;
+        }
         let norm = report.grad_norm.unwrap_or_default();
         for (what, value) in [("the loss", report.objective), ("the gradient norm", norm)] {
             if !value.is_finite() {
@@ -134,7 +138,14 @@ impl Trainer {
             loss_sum: 0.0,
             objective: 0.0,
         };
-        self.stage_report = self.pipeline.run(&actions, &mut pass)?;
+        if let Some(fp8) = &self.loaded.fp8 {
+            fp8.begin_passes()?;
+        }
+        let ran = self.pipeline.run(&actions, &mut pass);
+        if let Some(fp8) = &self.loaded.fp8 {
+            fp8.end_passes();
+        }
+        self.stage_report = ran?;
         let sums = Tensor::from_slice(&[pass.loss_sum, pass.objective]);
         self.gradients.reduce(&self.mesh)?;
         self.sum_losses(&sums)?;
@@ -211,6 +222,11 @@ impl Trainer {
     /// Returns the report of this rank's pipeline stage about the last step.
     pub fn stage_report(&self) -> &StageReport {
         &self.stage_report
+    }
+
+    /// Returns the scaling state of the linears that are computed in FP8, if any are.
+    pub fn fp8(&self) -> Option<&ScalingStates> {
+        self.loaded.fp8.as_ref()
     }
 
     /// Returns the optimizer, after the parameter gather.
