@@ -24,5 +24,5 @@ mod tensor;
 pub use format::{Format, Role};
 pub use gemm::Gemm;
 pub use linear::{Fp8Linear, Fp8Weight};
-pub use states::{LinearState, ScalingStates};
+pub use states::{LinearState, ScalingStates, WeightScale};
 pub use tensor::Float8Tensor;

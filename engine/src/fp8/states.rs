@@ -45,6 +45,15 @@ struct Delayed {
     largest: Tensor,
 }
 
+/// Source of the scale of a weight.
+#[derive(Debug)]
+pub enum WeightScale {
+    /// This scalar, which changes after each step.
+    Delayed(Tensor),
+    /// The weight's own amax.
+    Current,
+}
+
 /// Scaling state of one linear, for checkpoints: input, weight and gradient of the output.
 #[derive(Debug)]
 pub struct LinearState<'a> {
@@ -123,6 +132,21 @@ impl ScalingStates {
             phase: self.phase.clone(),
             cache: Arc::default(),
         }))
+    }
+
+    /// Returns the scale of a linear's weight in the next passes; `None` if the weight has no single one.
+    pub fn weight_scale(&self, linear: &str) -> Option<WeightScale> {
+        let index = self.linears.get_index_of(linear)? as i64;
+        match (&self.delayed, self.settings.recipe) {
+            (Some(delayed), _) => Some(WeightScale::Delayed(delayed.scale.select(0, index).select(0, Role::Weight as i64))),
+            (None, Fp8Recipe::Tensorwise) => Some(WeightScale::Current),
+            (None, _) => None,
+        }
+    }
+
+    /// Returns the format of weights.
+    pub fn weight_format(&self) -> Format {
+        Format::of(self.settings.format, Role::Weight)
     }
 
     /// Marks the start of the passes of a training step: amaxes count from now on.

@@ -60,7 +60,10 @@ impl Trainer {
         let (strategy, parameters) = (&finetune.trainer.strategy, &loaded.parameters);
         let partition = Partition::new(parameters, finetune, &mesh);
         let gradients = Gradients::new(parameters, &partition, strategy, &mesh)?;
-        let optimizer = Optimizer::new(&finetune.optim, &strategy.ddp, parameters, &partition)?;
+        let mut optimizer = Optimizer::new(&finetune.optim, &strategy.ddp, parameters, &partition)?;
+        if let Some(fp8) = &loaded.fp8 {
+            optimizer.gather_in_fp8(parameters, &partition, fp8, &mesh)?;
+        }
         if let Some(finish) = optimizer.finish_param_sync() {
             parameters.sync().connect(finish);
         }
