@@ -12,7 +12,7 @@ use super::norm::{LayerNorm, RmsNorm};
 use super::recompute::{Block, Submodule};
 use super::region::TensorRegion;
 use super::weight::LinearWeight;
-use crate::attention::{CausalAttention, LocalAttention};
+use crate::attention::{AttentionCore, CausalAttention, LocalAttention};
 use crate::comm::Mesh;
 use crate::effects::GemmGroup;
 use crate::error::Result;
@@ -57,7 +57,7 @@ impl<'a> Build<'a> {
             parameters,
             adapters,
             region,
-            attention: Arc::new(LocalAttention),
+            attention: Arc::new(LocalAttention(AttentionCore::new(strategy.attention_backend, parameters.effects()))),
             images: ImagePartition::new(&Mesh::single(), VisionPlacement::Duplicated),
             keys: CurrentKeys::default(),
             dropout: AdapterDropout::default(),
@@ -101,6 +101,11 @@ impl<'a> Build<'a> {
     /// The attention implementation.
     pub fn attention(&self) -> Arc<dyn CausalAttention> {
         self.attention.clone()
+    }
+
+    /// The attention core without a causal mask, and with a cache of keys.
+    pub fn attention_core(&self) -> AttentionCore {
+        AttentionCore::new(self.strategy.attention_backend, self.parameters.effects())
     }
 
     /// Partition of the images over the ranks.

@@ -2,6 +2,7 @@
 
 mod grad_buffer;
 mod gradients;
+mod loss_scaler;
 mod optimizer;
 mod param_gather;
 mod partition;
@@ -10,6 +11,7 @@ mod schedule;
 mod state;
 
 pub use gradients::Gradients;
+pub use loss_scaler::{LossScaleState, LossScaler};
 pub use optimizer::{Optimizer, OptimizerShard};
 pub use partition::Partition;
 pub use schedule::learning_rate;

@@ -2,10 +2,12 @@
 
 use crate::comm::{Mesh, ProcessGroup};
 use crate::parameters::{Parameter, Parameters};
+use crate::precision::kind;
 use neva_layout::{Bucket, Member, Stage, buckets};
 use neva_schemas::Finetune;
 use std::ops::Range;
 use std::sync::Arc;
+use tch::Kind;
 
 /// Shard lengths are a multiple of this number of values, for aligned transfers and kernels.
 const SHARD_MULTIPLE: usize = 64;
@@ -21,6 +23,7 @@ pub struct Partition {
     distributed: bool,
     tied: Option<usize>,
     first: bool,
+    reduce_kind: Kind,
 }
 
 impl Partition {
@@ -53,6 +56,7 @@ impl Partition {
             distributed,
             tied,
             first: mesh.embedding_group().rank() == 0,
+            reduce_kind: kind(finetune.trainer.mixed_precision().grad_reduce_dtype()),
         }
     }
 
@@ -74,6 +78,11 @@ impl Partition {
     /// Returns whether each rank updates only its shard.
     pub fn is_distributed(&self) -> bool {
         self.distributed
+    }
+
+    /// Returns the data type in which gradients are sent.
+    pub(super) fn reduce_kind(&self) -> Kind {
+        self.reduce_kind
     }
 
     /// Returns the number of the tied embedding, which another pipeline stage also holds.
