@@ -106,6 +106,12 @@ impl TrainerConfig {
         self.mixed_precision().precision
     }
 
+    /// Returns the settings of numeric precision, to change them.
+    pub fn mixed_precision_mut(&mut self) -> &mut MixedPrecision {
+        let Plugins::MixedPrecision(plugin) = &mut self.plugins;
+        plugin
+    }
+
     /// Returns the settings of numeric precision.
     pub fn mixed_precision(&self) -> &MixedPrecision {
         let Plugins::MixedPrecision(plugin) = &self.plugins;
