@@ -5,6 +5,7 @@
 //! every other crate can depend on it.
 #![forbid(unsafe_code)]
 
+mod attention_backend;
 mod callback;
 mod contract;
 mod conversation_template;
@@ -35,6 +36,7 @@ mod precision;
 mod rank_env;
 mod recipe;
 mod recompute;
+mod requirement;
 mod resume;
 mod schedule;
 mod schema;
@@ -53,9 +55,10 @@ mod validate;
 mod variable;
 mod workspace;
 
+pub use attention_backend::AttentionBackend;
 pub use callback::{CallbackConfig, CustomCallback, EarlyStoppingConfig, METRICS, MetricMode};
 pub use contract::{
-    ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankFailure, RunReport, env, exit_class,
+    EFFECTS_FILE, ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankFailure, RunReport, env, exit_class,
 };
 pub use conversation_template::ConversationTemplateConfig;
 pub use custom_data::CustomData;
@@ -94,6 +97,7 @@ pub use precision::{
 pub use rank_env::{RankEnv, Starter};
 pub use recipe::{PeftScheme, RecipeArgs, Run};
 pub use recompute::{RecomputeGranularity, RecomputeMethod, RecomputeModule};
+pub use requirement::Requirement;
 pub use resume::{AutoResume, RestoreConfig};
 pub use schedule::{LrScheduler, RampType};
 pub use schema::{SCHEMAS, SchemaEntry};

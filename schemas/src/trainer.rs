@@ -3,6 +3,7 @@
 use crate::callback::CallbackConfig;
 use crate::period::{Period, validate_period};
 use crate::precision::{MixedPrecision, Precision, validate_precision};
+use crate::requirement::validate_requirements;
 use crate::strategy::{MegatronStrategy, validate_ranks, validate_strategy};
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
@@ -41,6 +42,9 @@ pub struct TrainerConfig {
     /// Reports steps, with their samples, whose loss exceeds the recent mean by this many standard deviations; `null`
     /// disables it.
     pub loss_spike_threshold: Option<f64>,
+    /// Conditions on what ran, checked after the first step: `fp8>=0.95`, `adapters`, `gradients`, `packing`,
+    /// `attention=flash`. `--require` sets it.
+    pub require: Vec<String>,
     /// Callbacks: early stopping and custom types.
     pub callbacks: Vec<CallbackConfig>,
     /// Seed of weight initialization and dropout.
@@ -71,6 +75,7 @@ impl Default for TrainerConfig {
             loss_normalization: LossNormalization::GlobalToken,
             nan_policy: NanPolicy::Stop,
             loss_spike_threshold: Some(6.0),
+            require: Vec::new(),
             callbacks: Vec::new(),
             seed: 1234,
             deterministic: true,
@@ -99,6 +104,12 @@ impl TrainerConfig {
     /// Returns the numeric precision of weights and activations.
     pub fn precision(&self) -> Precision {
         self.mixed_precision().precision
+    }
+
+    /// Returns the settings of numeric precision, to change them.
+    pub fn mixed_precision_mut(&mut self) -> &mut MixedPrecision {
+        let Plugins::MixedPrecision(plugin) = &mut self.plugins;
+        plugin
     }
 
     /// Returns the settings of numeric precision.
@@ -184,6 +195,7 @@ impl Validate for TrainerConfig {
             let message = format!("`loss_spike_threshold` is {threshold:?}, it must be above 0 and finite");
             problems.push(Problem::error(format!("{path}.loss_spike_threshold"), message).help("use 6.0, or null to report no spikes"));
         }
+        validate_requirements(path, &self.require, problems);
         for (index, callback) in self.callbacks.iter().enumerate() {
             callback.validate(&format!("{path}.callbacks[{index}]"), problems);
         }

@@ -3,7 +3,7 @@
 //!
 //! Queries are processed in blocks, each with the keys in its reach: compute and memory grow with `s * window`.
 
-use super::sdpa;
+use super::AttentionCore;
 use tch::{Device, Kind, Tensor};
 
 /// Minimum number of queries in a block: the calls of smaller blocks cost more than they save.
@@ -27,10 +27,10 @@ impl Band {
 }
 
 /// Computes causal attention of all queries to all keys of one segment, within a window. Shapes `[b, n, s, d]`.
-pub(super) fn windowed(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Tensor {
+pub(super) fn windowed(core: &AttentionCore, [q, k, v]: [&Tensor; 3], window: Option<usize>) -> Tensor {
     let s = q.size()[2];
     let Some(window) = window.map(|window| window as i64).filter(|window| *window < s) else {
-        return sdpa(q, k, v, true);
+        return core.sdpa([q, k, v], None, true);
     };
     let block = window.max(MIN_BLOCK as i64);
     let mut inner = None;
@@ -46,16 +46,7 @@ pub(super) fn windowed(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>
         };
         inner = Some(((lead, queries), mask.shallow_clone()));
         let slice = |x: &Tensor| x.narrow(2, first, keys);
-        Tensor::scaled_dot_product_attention(
-            &q.narrow(2, start, queries),
-            &slice(k),
-            &slice(v),
-            Some(&mask),
-            0.0,
-            false,
-            None,
-            false,
-        )
+        core.sdpa([&q.narrow(2, start, queries), &slice(k), &slice(v)], Some(&mask), false)
     });
     Tensor::cat(&blocks.collect::<Vec<_>>(), 2)
 }

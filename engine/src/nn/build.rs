@@ -11,8 +11,13 @@ use super::linear::{ColumnLinears, Linear};
 use super::norm::{LayerNorm, RmsNorm};
 use super::recompute::{Block, Submodule};
 use super::region::TensorRegion;
+<<<<<<< HEAD
 use super::weight::{Fp8Values, LinearWeight};
 use crate::attention::{CausalAttention, LocalAttention};
+=======
+use super::weight::LinearWeight;
+use crate::attention::{AttentionCore, CausalAttention, LocalAttention};
+>>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
 use crate::comm::Mesh;
 use crate::effects::GemmGroup;
 use crate::error::{EngineError, Result};
@@ -61,7 +66,7 @@ impl<'a> Build<'a> {
             parameters,
             adapters,
             region,
-            attention: Arc::new(LocalAttention),
+            attention: Arc::new(LocalAttention(AttentionCore::new(strategy.attention_backend, parameters.effects()))),
             images: ImagePartition::new(&Mesh::single(), VisionPlacement::Duplicated),
             keys: CurrentKeys::default(),
             dropout: AdapterDropout::default(),
@@ -111,6 +116,11 @@ impl<'a> Build<'a> {
     /// The attention implementation.
     pub fn attention(&self) -> Arc<dyn CausalAttention> {
         self.attention.clone()
+    }
+
+    /// The attention core without a causal mask, and with a cache of keys.
+    pub fn attention_core(&self) -> AttentionCore {
+        AttentionCore::new(self.strategy.attention_backend, self.parameters.effects())
     }
 
     /// Partition of the images over the ranks.

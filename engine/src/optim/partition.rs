@@ -2,11 +2,17 @@
 
 use crate::comm::{Mesh, ProcessGroup};
 use crate::parameters::{Parameter, Parameters};
+<<<<<<< HEAD
 use neva_layout::{Bucket, Fp8Linears, Member, Stage, buckets};
+=======
+use crate::precision::kind;
+use neva_layout::{Bucket, Member, Stage, buckets};
+>>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
 use neva_schemas::Finetune;
 use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
+use tch::Kind;
 
 /// Shard lengths are a multiple of this number of values, for aligned transfers and kernels.
 const SHARD_MULTIPLE: usize = 64;
@@ -22,8 +28,12 @@ pub struct Partition {
     distributed: bool,
     tied: Option<usize>,
     first: bool,
+<<<<<<< HEAD
     /// Whether each parameter is gathered in FP8.
     in_fp8: Vec<bool>,
+=======
+    reduce_kind: Kind,
+>>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
 }
 
 impl Partition {
@@ -69,7 +79,11 @@ impl Partition {
             distributed,
             tied,
             first: mesh.embedding_group().rank() == 0,
+<<<<<<< HEAD
             in_fp8,
+=======
+            reduce_kind: kind(finetune.trainer.mixed_precision().grad_reduce_dtype()),
+>>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
         }
     }
 
@@ -96,6 +110,11 @@ impl Partition {
     /// Returns whether each rank updates only its shard.
     pub fn is_distributed(&self) -> bool {
         self.distributed
+    }
+
+    /// Returns the data type in which gradients are sent.
+    pub(super) fn reduce_kind(&self) -> Kind {
+        self.reduce_kind
     }
 
     /// Returns the number of the tied embedding, which another pipeline stage also holds.

@@ -1,7 +1,7 @@
 //! A model on one rank: its parameters and model chunks.
 
 use super::row_norms::fill_row_norms;
-use crate::attention::{CausalAttention, LocalAttention};
+use crate::attention::{AttentionCore, CausalAttention, LocalAttention, refuse_backend};
 use crate::checkpoint::{Placement, Sources, load_run_parameters};
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
@@ -12,7 +12,11 @@ use crate::nn::{AdapterDropout, Build, CurrentKeys, ImagePartition, RecomputedAt
 use crate::parallel::ContextAttention;
 use crate::parameters::Parameters;
 use crate::precision::compute_kind;
+<<<<<<< HEAD
 use neva_layout::{Adapters, ChunkSpec, Fp8Linears, ModelTable, ParamSpec, Stages, is_trainable, lora_adapters};
+=======
+use neva_layout::{Adapters, ChunkSpec, ModelTable, ParamSpec, Part, Stages, is_trainable, lora_adapters};
+>>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
 use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem, RecomputeModule};
 use std::sync::Arc;
 use tch::Device;
@@ -28,8 +32,15 @@ pub struct LoadedModel {
     pub chunks: Vec<Chunk>,
     /// The partition of the layers into pipeline stages.
     pub stages: Stages,
+<<<<<<< HEAD
     /// Scaling state of the linears that are computed in FP8, if any are.
     pub fp8: Option<ScalingStates>,
+=======
+    /// Linears with an adapter, on all ranks.
+    pub(super) adapted: Vec<String>,
+    /// Names of the trained parameters that the forward pass uses, on all ranks, and whether each is an adapter's.
+    pub(super) trained: Vec<(String, bool)>,
+>>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
     /// Keys of the microbatch that the model computes, for the dropout of adapters.
     pub(super) keys: CurrentKeys,
 }
@@ -75,6 +86,10 @@ impl LoadedModel {
             device,
         };
         let strategy = &finetune.trainer.strategy;
+        let context_parallel = strategy.context_parallel_size > 1;
+        if let Some(problem) = refuse_backend(strategy.attention_backend, device, placement.kind, context_parallel) {
+            return Err(EngineError::Run(vec![problem]));
+        }
         let stages = Stages::of(strategy, table.description.num_layers()).map_err(|uneven| {
             let path = format!("finetune.trainer.strategy.{}", uneven.setting);
             EngineError::Run(vec![Problem::error(path, uneven.message).help(uneven.help)])
@@ -99,9 +114,17 @@ impl LoadedModel {
             seed: finetune.trainer.seed,
         });
         let build = Build::new(&parameters, &adapters, region, strategy)
+<<<<<<< HEAD
             .sharing(attention(mesh, strategy), ImagePartition::new(mesh, strategy.vision_placement))
             .dropping(keys.clone(), dropout)
             .in_fp8(fp8.as_ref());
+=======
+            .sharing(
+                attention(mesh, strategy, &parameters),
+                ImagePartition::new(mesh, strategy.vision_placement),
+            )
+            .dropping(keys.clone(), dropout);
+>>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
         let numbers = (0..stages.chunks()).map(|chunk| stages.chunk_number(mesh.axis(Axis::Pipeline).rank(), chunk));
         let load_chunk = |(chunk, number): (&ChunkSpec, usize)| {
             let trained_in = |chunk: &ChunkSpec| trained.iter().any(|spec| chunk.holds(spec));
@@ -115,13 +138,21 @@ impl LoadedModel {
                 output_trained: input_trained || trained_in(chunk),
             })
         };
+        let adapted = adapters.linears.keys().cloned().collect();
+        let used = trained.iter().filter(|spec| spec.used);
+        let used = used.map(|spec| (spec.name.clone(), spec.part == Part::Adapter)).collect();
         let chunks = chunk_specs.iter().zip(numbers).map(load_chunk).collect::<Result<_>>()?;
         Ok(Self {
             parameters,
             specs,
             chunks,
             stages,
+<<<<<<< HEAD
             fp8,
+=======
+            adapted,
+            trained: used,
+>>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
             keys,
         })
     }
@@ -158,10 +189,11 @@ fn head(table: &ModelTable, parameters: &Parameters, build: &Build<'_>, mesh: &M
 }
 
 /// Returns the attention implementation.
-fn attention(mesh: &Mesh, strategy: &MegatronStrategy) -> Arc<dyn CausalAttention> {
+fn attention(mesh: &Mesh, strategy: &MegatronStrategy, parameters: &Parameters) -> Arc<dyn CausalAttention> {
+    let core = AttentionCore::new(strategy.attention_backend, parameters.effects());
     let attention: Arc<dyn CausalAttention> = match mesh.axis(Axis::Context) {
-        group if group.size() == 1 => Arc::new(LocalAttention),
-        group => Arc::new(ContextAttention::new(group.clone(), strategy.cp_comm_type)),
+        group if group.size() == 1 => Arc::new(LocalAttention(core)),
+        group => Arc::new(ContextAttention::new(group.clone(), strategy.cp_comm_type).counted(core)),
     };
     if strategy.recomputes(RecomputeModule::CoreAttn) {
         Arc::new(RecomputedAttention(attention))

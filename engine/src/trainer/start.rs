@@ -67,7 +67,7 @@ impl<'a> Fit<'a> {
         if let Some(checkpoint) = resumed.as_ref().filter(|_| !own) {
             refuse_past_end(finetune, checkpoint, total_steps)?;
         }
-        let trainer = Trainer::new(finetune, loaded, mesh)?;
+        let mut trainer = Trainer::new(finetune, loaded, mesh)?;
         if let Some(checkpoint) = resumed.as_ref().or(moments(finetune, &base)?.as_ref()) {
             let group = trainer.mesh().axis(Axis::Tensor);
             restore_optimizer(checkpoint, trainer.optimizer(), trainer.parameters(), (group.rank(), group.size()))?;
@@ -83,6 +83,9 @@ impl<'a> Fit<'a> {
             .as_ref()
             .map(|checkpoint| checkpoint.state.progress.clone())
             .unwrap_or_default();
+        if let Some(state) = &progress.loss_scale {
+            trainer.restore_loss_scale(state);
+        }
         for (callback, state) in callbacks.iter_mut().zip(&progress.callbacks) {
             callback.restore(state)?;
         }

@@ -40,6 +40,7 @@ mod packing;
 mod parity;
 mod parts;
 mod pipeline;
+mod precision;
 mod recompute;
 mod reduction;
 mod restoring;
