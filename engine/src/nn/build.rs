@@ -11,13 +11,8 @@ use super::linear::{ColumnLinears, Linear};
 use super::norm::{LayerNorm, RmsNorm};
 use super::recompute::{Block, Submodule};
 use super::region::TensorRegion;
-<<<<<<< HEAD
 use super::weight::{Fp8Values, LinearWeight};
-use crate::attention::{CausalAttention, LocalAttention};
-=======
-use super::weight::LinearWeight;
 use crate::attention::{AttentionCore, CausalAttention, LocalAttention};
->>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
 use crate::comm::Mesh;
 use crate::effects::GemmGroup;
 use crate::error::{EngineError, Result};

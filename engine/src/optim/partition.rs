@@ -2,12 +2,8 @@
 
 use crate::comm::{Mesh, ProcessGroup};
 use crate::parameters::{Parameter, Parameters};
-<<<<<<< HEAD
-use neva_layout::{Bucket, Fp8Linears, Member, Stage, buckets};
-=======
 use crate::precision::kind;
-use neva_layout::{Bucket, Member, Stage, buckets};
->>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
+use neva_layout::{Bucket, Fp8Linears, Member, Stage, buckets};
 use neva_schemas::Finetune;
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -28,12 +24,9 @@ pub struct Partition {
     distributed: bool,
     tied: Option<usize>,
     first: bool,
-<<<<<<< HEAD
     /// Whether each parameter is gathered in FP8.
     in_fp8: Vec<bool>,
-=======
     reduce_kind: Kind,
->>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
 }
 
 impl Partition {
@@ -79,11 +72,8 @@ impl Partition {
             distributed,
             tied,
             first: mesh.embedding_group().rank() == 0,
-<<<<<<< HEAD
             in_fp8,
-=======
             reduce_kind: kind(finetune.trainer.mixed_precision().grad_reduce_dtype()),
->>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
         }
     }
 

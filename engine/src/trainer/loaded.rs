@@ -12,11 +12,7 @@ use crate::nn::{AdapterDropout, Build, CurrentKeys, ImagePartition, RecomputedAt
 use crate::parallel::ContextAttention;
 use crate::parameters::Parameters;
 use crate::precision::compute_kind;
-<<<<<<< HEAD
-use neva_layout::{Adapters, ChunkSpec, Fp8Linears, ModelTable, ParamSpec, Stages, is_trainable, lora_adapters};
-=======
-use neva_layout::{Adapters, ChunkSpec, ModelTable, ParamSpec, Part, Stages, is_trainable, lora_adapters};
->>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
+use neva_layout::{Adapters, ChunkSpec, Fp8Linears, ModelTable, ParamSpec, Part, Stages, is_trainable, lora_adapters};
 use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem, RecomputeModule};
 use std::sync::Arc;
 use tch::Device;
@@ -32,15 +28,12 @@ pub struct LoadedModel {
     pub chunks: Vec<Chunk>,
     /// The partition of the layers into pipeline stages.
     pub stages: Stages,
-<<<<<<< HEAD
     /// Scaling state of the linears that are computed in FP8, if any are.
     pub fp8: Option<ScalingStates>,
-=======
     /// Linears with an adapter, on all ranks.
     pub(super) adapted: Vec<String>,
     /// Names of the trained parameters that the forward pass uses, on all ranks, and whether each is an adapter's.
     pub(super) trained: Vec<(String, bool)>,
->>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
     /// Keys of the microbatch that the model computes, for the dropout of adapters.
     pub(super) keys: CurrentKeys,
 }
@@ -114,17 +107,12 @@ impl LoadedModel {
             seed: finetune.trainer.seed,
         });
         let build = Build::new(&parameters, &adapters, region, strategy)
-<<<<<<< HEAD
-            .sharing(attention(mesh, strategy), ImagePartition::new(mesh, strategy.vision_placement))
-            .dropping(keys.clone(), dropout)
-            .in_fp8(fp8.as_ref());
-=======
             .sharing(
                 attention(mesh, strategy, &parameters),
                 ImagePartition::new(mesh, strategy.vision_placement),
             )
-            .dropping(keys.clone(), dropout);
->>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
+            .dropping(keys.clone(), dropout)
+            .in_fp8(fp8.as_ref());
         let numbers = (0..stages.chunks()).map(|chunk| stages.chunk_number(mesh.axis(Axis::Pipeline).rank(), chunk));
         let load_chunk = |(chunk, number): (&ChunkSpec, usize)| {
             let trained_in = |chunk: &ChunkSpec| trained.iter().any(|spec| chunk.holds(spec));
@@ -147,12 +135,9 @@ impl LoadedModel {
             specs,
             chunks,
             stages,
-<<<<<<< HEAD
             fp8,
-=======
             adapted,
             trained: used,
->>>>>>> e95929d1197481cd0be668d63c763a775f818cb9
             keys,
         })
     }
