@@ -209,7 +209,7 @@ impl ScalingStates {
     pub fn states(&self) -> impl Iterator<Item = LinearState<'_>> {
         let delayed = self.delayed.iter();
         delayed.flat_map(|delayed| {
-            self.linears.iter().zip(0..).map(|(linear, index)| LinearState {
+            self.linears.iter().zip(0..).map(move |(linear, index)| LinearState {
                 linear,
                 scale: delayed.scale.select(0, index),
                 amax_history: delayed.history.select(0, index),

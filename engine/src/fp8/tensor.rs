@@ -180,6 +180,6 @@ impl Tiles {
         let size = self.0.size();
         let padded = self.0.f_view([size[0] * size[1], size[2] * size[3]])?;
         let own = padded.f_narrow(0, 0, rows)?.f_narrow(1, 0, columns)?;
-        Ok(convert(&own.f_contiguous()?)?)
+        convert(&own.f_contiguous()?)
     }
 }
