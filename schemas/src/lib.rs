@@ -15,6 +15,7 @@ mod cut;
 mod data;
 mod data_modules;
 mod description;
+mod effective_precision;
 mod engine;
 mod executor;
 mod experiment;
@@ -68,6 +69,7 @@ pub use data_modules::{
     ImageDataConfig, ImageProcessMode, ImageTextTokenization, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule, OnError,
 };
 pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTower};
+pub use effective_precision::{EffectivePrecision, PartPrecision};
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
 pub use experiment::{ExperimentConfig, MAX_PARALLEL};
@@ -91,8 +93,7 @@ pub use peft::{DropoutPosition, LoRA, LoraInit, Peft, Quantization};
 pub use period::Period;
 pub use plan::{LaunchPlan, PLAN_FORMAT};
 pub use precision::{
-    EffectivePrecision, Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, LossScale, MAX_FP8_AMAX_HISTORY, MAX_FP8_MARGIN, MixedPrecision,
-    PartPrecision, Precision, TorchDtype,
+    Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, LossScale, MAX_FP8_AMAX_HISTORY, MAX_FP8_MARGIN, MixedPrecision, Precision, TorchDtype,
 };
 pub use rank_env::{RankEnv, Starter};
 pub use recipe::{PeftScheme, RecipeArgs, Run};

@@ -35,10 +35,15 @@ impl AttentionCore {
                 let window = segments.window();
                 self.sdpa([q_bnsd, &newest(&k, window), &newest(&v, window)], None, false)
             }
-            Some(segments) if segments.single() => windowed(self, [q_bnsd, &k, &v], segments.window()),
+            Some(segments) if segments.single() => self.windowed([q_bnsd, &k, &v], segments),
             Some(segments) => self.segmented([q_bnsd, &k, &v], segments),
         };
         join_heads(&o_bnsd)
+    }
+
+    /// Computes causal attention within the window of `segments`.
+    fn windowed(&self, qkv: [&Tensor; 3], segments: &Segments) -> Tensor {
+        windowed(qkv, segments.window(), |qkv, mask, causal| self.sdpa(qkv, mask, causal))
     }
 
     /// Computes causal attention within each segment; padding gives zeros.
@@ -52,7 +57,7 @@ impl AttentionCore {
             for range in ranges {
                 let len = range.len() as i64;
                 let [q, k, v] = qkv.map(|x| x.narrow(0, row as i64, 1).narrow(2, range.start as i64, len));
-                outputs.push(windowed(self, [&q, &k, &v], segments.window()));
+                outputs.push(self.windowed([&q, &k, &v], segments));
                 end = range.end as i64;
             }
             if end < s {
@@ -66,7 +71,7 @@ impl AttentionCore {
 
     /// Computes scaled dot-product attention; `mask` is true where a query attends to a key. On a GPU the kernels that
     /// libtorch may choose are a setting of the process.
-    pub(super) fn sdpa(&self, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, causal: bool) -> Tensor {
+    fn sdpa(&self, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, causal: bool) -> Tensor {
         match self.backend {
             AttentionBackend::Unfused if q.device() == Device::Cpu => {
                 self.effects.add_attention(AttentionKernel::Unfused);

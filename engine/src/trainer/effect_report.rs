@@ -1,6 +1,7 @@
 //! Report of what a run did: products by data type, attention kernels, adapters, gradients, packing. Its numbers are sums over
 //! all ranks.
 
+use super::batch_counts::BatchCounts;
 use super::microbatch::Microbatch;
 use super::step::Trainer;
 use crate::comm::{Axis, Reduce};
@@ -84,26 +85,6 @@ pub struct PackingEffect {
     pub rows: f64,
     /// Share of the positions that hold a token or an image feature; 0 without any.
     pub fill: f64,
-}
-
-/// Counts of this rank's training batches.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct BatchCounts {
-    samples: u64,
-    rows: u64,
-    tokens: u64,
-    positions: u64,
-}
-
-impl BatchCounts {
-    /// Adds a microbatch, of whose rows this is one of `context_ranks` shards.
-    pub(super) fn add(&mut self, microbatch: &Microbatch, context_ranks: u64) {
-        let segments = &microbatch.batch.segments;
-        self.samples += segments.count() as u64;
-        self.rows += microbatch.batch.input_ids_bs.size().first().copied().unwrap_or(0) as u64;
-        self.tokens += microbatch.tokens;
-        self.positions += microbatch.batch.input_ids_bs.numel() as u64 * context_ranks;
-    }
 }
 
 impl Trainer {

@@ -1,6 +1,6 @@
 //! One optimizer step as a value.
 
-use super::effect_report::BatchCounts;
+use super::batch_counts::BatchCounts;
 use super::loaded::LoadedModel;
 use super::microbatch::Microbatch;
 use super::passes::{Boundary, Training};

@@ -1,14 +1,12 @@
-//! Numeric precision of a run: NeMo's `nl.MegatronMixedPrecision`, and the effective precision of each part of the model.
+//! Numeric precision of a run: NeMo's `nl.MegatronMixedPrecision`.
 
 mod dtype;
-mod effective;
 mod fp8;
 mod loss_scale;
 mod mixed;
 mod validate;
 
 pub use dtype::{Precision, TorchDtype};
-pub use effective::{EffectivePrecision, PartPrecision};
 pub use fp8::{Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, MAX_FP8_AMAX_HISTORY, MAX_FP8_MARGIN};
 pub use loss_scale::LossScale;
 pub use mixed::MixedPrecision;

@@ -1,7 +1,7 @@
 //! Effective precision of each part of a model, as a value.
 
-use super::{Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, MixedPrecision};
 use crate::finetune::Finetune;
+use crate::precision::{Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, MixedPrecision};
 use serde::Serialize;
 use std::fmt;
 
@@ -34,8 +34,8 @@ impl Finetune {
         let dtype = plugin.precision.dtype().to_string();
         let model = self.model.description();
         let fp8 = plugin.fp8();
-        let gemm = |in_fp8: bool| match fp8.filter(|_| in_fp8) {
-            Some(fp8) => fp8_gemm(&fp8),
+        let gemm = |in_fp8: bool, trained: bool| match fp8.filter(|_| in_fp8) {
+            Some(fp8) => fp8_gemm(&fp8, trained),
             None => dtype.clone(),
         };
         let lora = self.peft.as_ref().map(|peft| peft.lora());
@@ -50,10 +50,15 @@ impl Finetune {
         };
         if let Some(vision) = &model.vision {
             let trained = !vision.frozen && !lora.is_some_and(|lora| lora.freeze_vision_model);
-            add("vision encoder", trained, &dtype, gemm(plugin.fp8_vision_model));
+            add("vision encoder", trained, &dtype, gemm(plugin.fp8_vision_model, trained));
         }
         if let Some(projector) = &model.projector {
-            add("projector", !projector.frozen, &dtype, gemm(plugin.fp8_vision_projection));
+            add(
+                "projector",
+                !projector.frozen,
+                &dtype,
+                gemm(plugin.fp8_vision_projection, !projector.frozen),
+            );
         }
         if let Some(decoder) = &model.decoder {
             let trained = !decoder.frozen && !lora.is_some_and(|lora| lora.freeze_language_model);
@@ -69,7 +74,7 @@ impl Finetune {
                     let edges = (0..layers).filter(|layer| !fp8.covers_layer(*layer, layers)).collect::<Vec<_>>();
                     let stored = if trained { dtype.as_str() } else { "float8_e4m3fn" };
                     if !inner.is_empty() {
-                        add(&layers_name(&inner, layers), trained, stored, fp8_gemm(&fp8));
+                        add(&layers_name(&inner, layers), trained, stored, fp8_gemm(&fp8, trained));
                     }
                     if !edges.is_empty() {
                         add(&layers_name(&edges, layers), trained, &dtype, dtype.clone());
@@ -97,15 +102,16 @@ impl Finetune {
 }
 
 /// Describes the GEMMs of an FP8 linear.
-fn fp8_gemm(fp8: &Fp8) -> String {
+fn fp8_gemm(fp8: &Fp8, trained: bool) -> String {
     let gradients = match fp8.format {
         Fp8Format::Hybrid => "e5m2",
         Fp8Format::E4m3 => "e4m3",
     };
-    let wgrad = if fp8.wgrad {
-        format!("dgrad, wgrad e4m3 x {gradients}")
-    } else {
-        format!("dgrad e4m3 x {gradients}, wgrad bfloat16")
+    let backward = match (trained, fp8.wgrad) {
+        (true, true) => format!("dgrad, wgrad e4m3 x {gradients}"),
+        (true, false) => format!("dgrad e4m3 x {gradients}, wgrad bfloat16"),
+        // Frozen weights have no gradient.
+        (false, _) => format!("dgrad e4m3 x {gradients}"),
     };
     let scaling = match (fp8.recipe, fp8.amax_compute_algo) {
         (Fp8Recipe::Delayed, Fp8AmaxComputeAlgo::Max) => format!("delayed, max of {} steps", fp8.amax_history_len),
@@ -114,7 +120,7 @@ fn fp8_gemm(fp8: &Fp8) -> String {
         (Fp8Recipe::Blockwise, _) => "blockwise".to_owned(),
         (Fp8Recipe::Mxfp8, _) => "mxfp8".to_owned(),
     };
-    format!("fprop e4m3, {wgrad}; {scaling}")
+    format!("fprop e4m3, {backward}; {scaling}")
 }
 
 /// Names layers by ranges: `decoder layers 0-1, 30-31`.
