@@ -148,8 +148,8 @@ impl GradBuffer {
 
     /// Starts the reduction of the next buckets in order, as far as they are complete.
     fn start_full_buckets(&mut self) -> Result<()> {
-        let full = |bucket: &GradBucket| bucket.members.iter().all(|index| self.states[*index] == GradState::Complete);
-        while self.overlap && self.buckets.get(self.started).is_some_and(full) {
+        let full = |this: &Self, bucket: &GradBucket| bucket.members.iter().all(|index| this.states[*index] == GradState::Complete);
+        while self.overlap && self.buckets.get(self.started).is_some_and(|bucket| full(self, bucket)) {
             let (at, work) = (self.started, self.start_grad_sync(self.started)?);
             self.buckets[at].work = Some(work);
             self.started += 1;
