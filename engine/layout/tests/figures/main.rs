@@ -5,7 +5,7 @@ mod draw;
 
 use draw::{boxes_svg, shards_svg, timeline_svg};
 use neva_layout::{Action, Families, Fp8Linears, Pass, Timeline, schedule};
-use neva_schemas::{Finetune, Fp8Format, Fp8Recipe, LlavaModel, MixedPrecision, Model, Plugins, VisionPlacement};
+use neva_schemas::{Finetune, Fp8Format, Fp8Recipe, LlavaModel, MixedPrecision, Model, Plugins, Precision, VisionPlacement};
 use std::path::Path;
 
 #[track_caller]
@@ -95,10 +95,7 @@ const FP32: usize = 4;
 fn of_precisions() {
     let mut model = LlavaModel::default();
     model.text_config.num_hidden_layers = 4;
-    let mut finetune = Finetune {
-        model: Model::Llava(model),
-        ..Finetune::default()
-    };
+    let mut finetune = Finetune::evaluation(Model::Llava(model), Precision::Bf16Mixed);
     finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision {
         fp8: Some(Fp8Format::Hybrid),
         fp8_recipe: Fp8Recipe::Tensorwise,
