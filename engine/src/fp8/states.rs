@@ -155,7 +155,7 @@ impl ScalingStates {
     /// libtorch refused.
     pub fn begin_passes(&self) -> Result<()> {
         if let Some(delayed) = &self.delayed {
-            delayed.amax.shallow_clone().f_zero_()?;
+            let _ = delayed.amax.shallow_clone().f_zero_()?;
         }
         // A validation may have quantised the weights, without counting their amaxes.
         self.phase.version.fetch_add(1, Ordering::AcqRel);
@@ -231,7 +231,7 @@ impl ScalingStates {
         }
         state.scale.shallow_clone().f_copy_(scale)?;
         let len = own[1].min(theirs[1]);
-        state.amax_history.shallow_clone().f_zero_()?;
+        let _ = state.amax_history.shallow_clone().f_zero_()?;
         state.amax_history.f_narrow(1, 0, len)?.f_copy_(&amax_history.f_narrow(1, 0, len)?)?;
         self.phase.version.fetch_add(1, Ordering::AcqRel);
         Ok(())

@@ -146,10 +146,15 @@ impl GradBuffer {
         Ok(())
     }
 
+    /// Returns true if there is such a bucket and all its gradients are complete.
+    fn is_full(&self, bucket: usize) -> bool {
+        let complete = |index: &usize| self.states[*index] == GradState::Complete;
+        self.buckets.get(bucket).is_some_and(|bucket| bucket.members.iter().all(complete))
+    }
+
     /// Starts the reduction of the next buckets in order, as far as they are complete.
     fn start_full_buckets(&mut self) -> Result<()> {
-        let full = |this: &Self, bucket: &GradBucket| bucket.members.iter().all(|index| this.states[*index] == GradState::Complete);
-        while self.overlap && self.buckets.get(self.started).is_some_and(|bucket| full(self, bucket)) {
+        while self.overlap && self.is_full(self.started) {
             let (at, work) = (self.started, self.start_grad_sync(self.started)?);
             self.buckets[at].work = Some(work);
             self.started += 1;

@@ -176,6 +176,14 @@ fn validate_fp8(plugin: &MixedPrecision, report: &mut Report<'_>) {
         let message = "MXFP8 needs GEMMs with block scales of Blackwell GPUs (compute capability 10.0), which are not built";
         report.error("fp8_recipe", message, "use delayed, tensorwise or blockwise");
     }
+    if plugin.fp8_recipe == Fp8Recipe::Blockwise && plugin.param_gather() {
+        let message = "weights with `fp8_recipe: blockwise` cannot be gathered in FP8: a rank's shard of the optimizer cuts their blocks";
+        report.error(
+            "fp8_param_gather",
+            message,
+            "set it to false, or `fp8_recipe` to delayed or tensorwise",
+        );
+    }
     validate_edge_layers(plugin, report);
     if plugin.fp8_recipe != Fp8Recipe::Delayed {
         for (field, set) in delayed_settings(plugin) {
