@@ -1,6 +1,6 @@
 //! Quantisation of one tensor of a linear, by the recipe of the run.
 
-use super::format::Format;
+use super::format::{Format, Role};
 use super::recipe;
 use super::tensor::{BLOCK, Float8Tensor};
 use crate::comm::{ProcessGroup, Reduce};
@@ -14,6 +14,8 @@ use tch::Tensor;
 pub(super) struct Phase {
     /// True during the passes of a training step, whose amaxes count.
     pub(super) recording: AtomicBool,
+    /// True once weights were gathered in FP8: their amaxes are noted before that, when they still have all bits.
+    pub(super) gathered: AtomicBool,
     /// Changes when weights or scales may have changed.
     pub(super) version: AtomicU64,
 }
@@ -22,6 +24,12 @@ impl Phase {
     pub(super) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
+
+    /// Returns whether the amax of a tensor that is quantised now counts.
+    fn counts(&self, role: Role) -> bool {
+        let noted = role == Role::Weight && self.gathered.load(Ordering::Acquire);
+        self.recording.load(Ordering::Acquire) && !noted
+    }
 }
 
 /// Source of a tensor's scales.
@@ -29,6 +37,8 @@ impl Phase {
 pub(super) enum Scaling {
     /// The amaxes of earlier steps.
     Delayed {
+        /// Role of the tensor.
+        role: Role,
         /// Scale of this step, a scalar.
         scale: Tensor,
         /// Largest magnitude in this step so far, a scalar.
@@ -54,7 +64,8 @@ impl Scaling {
 
     fn shallow_clone(&self) -> Self {
         match self {
-            Self::Delayed { scale, amax, phase } => Self::Delayed {
+            Self::Delayed { role, scale, amax, phase } => Self::Delayed {
+                role: *role,
                 scale: scale.shallow_clone(),
                 amax: amax.shallow_clone(),
                 phase: phase.clone(),
@@ -77,8 +88,8 @@ impl Quantizer {
     /// that, as a recomputation does, changes nothing.
     pub(super) fn quantize(&self, x: &Tensor) -> Result<Float8Tensor> {
         match &self.scaling {
-            Scaling::Delayed { scale, amax, phase } => {
-                if phase.recording.load(Ordering::Acquire) {
+            Scaling::Delayed { role, scale, amax, phase } => {
+                if phase.counts(*role) {
                     let largest = amax.f_maximum(&recipe::amax(x)?)?;
                     amax.shallow_clone().f_copy_(&largest)?;
                 }

@@ -41,6 +41,8 @@ struct Delayed {
     amax: Tensor,
     /// Those of earlier steps, the last one first `[linears, 3, len]`.
     history: Tensor,
+    /// Amaxes of this rank's shards of the weights when they were last gathered in FP8 `[linears]`.
+    gathered: Tensor,
     /// Largest values of the formats `[3]`.
     largest: Tensor,
 }
@@ -48,8 +50,13 @@ struct Delayed {
 /// Source of the scale of a weight.
 #[derive(Debug)]
 pub enum WeightScale {
-    /// This scalar, which changes after each step.
-    Delayed(Tensor),
+    /// The scale of delayed scaling.
+    Delayed {
+        /// The scale, a scalar, which changes after each step.
+        scale: Tensor,
+        /// Receives the amax of the rank's shard before a gather in FP8, a scalar.
+        amax: Tensor,
+    },
     /// The weight's own amax.
     Current,
 }
@@ -78,6 +85,7 @@ impl ScalingStates {
             Ok(Delayed {
                 scale: Tensor::f_ones([count, 3], options)?,
                 amax: Tensor::f_zeros([count, 3], options)?,
+                gathered: Tensor::f_zeros([count], options)?,
                 history: Tensor::f_zeros([count, 3, i64::from(settings.amax_history_len)], options)?,
                 largest: Tensor::f_from_slice(&largest)?.f_to_device(device)?,
             })
@@ -111,6 +119,7 @@ impl ScalingStates {
                 format: Format::of(self.settings.format, role),
                 scaling: match (&self.delayed, self.settings.recipe, role) {
                     (Some(delayed), _, _) => Scaling::Delayed {
+                        role,
                         scale: of_linear(&delayed.scale)?,
                         amax: of_linear(&delayed.amax)?,
                         phase: self.phase.clone(),
@@ -138,10 +147,18 @@ impl ScalingStates {
     pub fn weight_scale(&self, linear: &str) -> Option<WeightScale> {
         let index = self.linears.get_index_of(linear)? as i64;
         match (&self.delayed, self.settings.recipe) {
-            (Some(delayed), _) => Some(WeightScale::Delayed(delayed.scale.select(0, index).select(0, Role::Weight as i64))),
+            (Some(delayed), _) => Some(WeightScale::Delayed {
+                scale: delayed.scale.select(0, index).select(0, Role::Weight as i64),
+                amax: delayed.gathered.select(0, index),
+            }),
             (None, Fp8Recipe::Tensorwise) => Some(WeightScale::Current),
             (None, _) => None,
         }
+    }
+
+    /// Notes that weights were gathered in FP8, and that their amaxes are those of [`WeightScale::Delayed`].
+    pub fn note_gathered(&self) {
+        self.phase.gathered.store(true, Ordering::Release);
     }
 
     /// Returns the format of weights.
@@ -156,6 +173,9 @@ impl ScalingStates {
     pub fn begin_passes(&self) -> Result<()> {
         if let Some(delayed) = &self.delayed {
             let _ = delayed.amax.shallow_clone().f_zero_()?;
+            if self.phase.gathered.load(Ordering::Acquire) {
+                delayed.amax.f_select(1, Role::Weight as i64)?.f_copy_(&delayed.gathered)?;
+            }
         }
         // A validation may have quantised the weights, without counting their amaxes.
         self.phase.version.fetch_add(1, Ordering::AcqRel);

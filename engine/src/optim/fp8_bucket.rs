@@ -19,8 +19,8 @@ pub(super) struct Fp8Bucket {
     /// Their FP8 values `[ranks, shard]`, as bytes: process groups know no FP8.
     bytes: Tensor,
     members: Vec<Range<i64>>,
-    /// Delayed scales of the members; `None` if they follow from the weights.
-    delayed: Option<Vec<Tensor>>,
+    /// Delayed scales of the members, and where their amaxes go; `None` if the scales follow from the weights.
+    delayed: Option<Vec<[Tensor; 2]>>,
     /// Scales of the last quantisation `[members]`.
     scales: Tensor,
     format: Format,
@@ -43,7 +43,7 @@ impl Fp8Bucket {
             let linear = parameter.spec.lora.as_ref().map(|module| module.linear.as_str());
             let scale = linear.and_then(|linear| scaling.weight_scale(linear));
             match scale.ok_or_else(|| EngineError::Bug(format!("`{}` has no FP8 scale", parameter.spec.name)))? {
-                WeightScale::Delayed(scale) => delayed.push(scale),
+                WeightScale::Delayed { scale, amax } => delayed.push([scale, amax]),
                 WeightScale::Current => {}
             }
             ranges.push(member.start as i64..(member.start + member.numel) as i64);
@@ -72,11 +72,16 @@ impl Fp8Bucket {
         let own = self.own_ranges();
         let flat = self.values.f_view([-1])?;
         let part = |range: &Range<i64>| flat.f_narrow(0, range.start, range.end - range.start);
+        let amaxes = own.iter().map(|range| recipe::amax(&part(range)?)).collect::<Result<Vec<_>>>()?;
         let scales = match &self.delayed {
-            // Copies: the next step changes them.
-            Some(scales) => Tensor::f_stack(scales, 0)?,
+            Some(members) => {
+                for ([_, noted], amax) in members.iter().zip(&amaxes) {
+                    noted.shallow_clone().f_copy_(amax)?;
+                }
+                // A copy: the next step changes the scales.
+                Tensor::f_stack(&members.iter().map(|[scale, _]| scale).collect::<Vec<_>>(), 0)?
+            }
             None => {
-                let amaxes = own.iter().map(|range| recipe::amax(&part(range)?)).collect::<Result<Vec<_>>>()?;
                 let amax = Tensor::f_stack(&amaxes, 0)?;
                 self.mesh.dp_cp_group().all_reduce(&amax, Reduce::Max)?;
                 self.mesh.axis(Axis::Tensor).all_reduce(&amax, Reduce::Max)?;

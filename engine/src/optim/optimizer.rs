@@ -105,6 +105,11 @@ impl Optimizer {
         }
     }
 
+    /// Returns whether any weights are gathered in FP8.
+    pub fn gathers_in_fp8(&self) -> bool {
+        self.gather.as_ref().is_some_and(ParamGather::gathers_in_fp8)
+    }
+
     /// Runs one step on all touched parameters; `rate` converts a peak learning rate to that of the step. With a
     /// distributed optimizer, the param gather may still be in flight afterwards: see [`Self::finish_param_sync`].
     ///

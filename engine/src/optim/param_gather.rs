@@ -90,6 +90,11 @@ impl ParamGather {
         Ok(())
     }
 
+    /// Returns whether any bucket is gathered in FP8.
+    pub(super) fn gathers_in_fp8(&self) -> bool {
+        self.fp8.iter().any(Option::is_some)
+    }
+
     /// Starts to gather all buckets, those of the first layers first, as a forward pass needs them.
     pub(super) fn start(&self) -> Result<()> {
         let mut flight = self.in_flight.flight.lock().unwrap_or_else(PoisonError::into_inner);

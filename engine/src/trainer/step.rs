@@ -134,6 +134,9 @@ impl Trainer {
             }
         }
         self.optimizer.step(&self.gradients, rate)?;
+        if let Some(fp8) = self.loaded.fp8.as_ref().filter(|_| self.optimizer.gathers_in_fp8()) {
+            fp8.note_gathered();
+        }
         Ok(report)
     }
 
