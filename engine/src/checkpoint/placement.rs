@@ -2,8 +2,8 @@
 
 use super::safetensors_file::TensorFile;
 use crate::error::{EngineError, Result};
-use crate::parameters::Parameter;
 use crate::fp8::{Float8Tensor, Format, Role, recipe};
+use crate::parameters::Parameter;
 use crate::quantization::{Nf4, Quantized};
 use neva_layout::{ParamSpec, Window};
 use neva_schemas::{Fp8, Fp8Recipe};
@@ -56,7 +56,11 @@ impl Placement {
             Float8Tensor::quantize_blocks(&own, format)?
         } else {
             let scale = recipe::current(&recipe::amax(&value)?, format.max(), false)?;
-            let margin = if settings.recipe == Fp8Recipe::Delayed { settings.margin } else { 0 };
+            let margin = if settings.recipe == Fp8Recipe::Delayed {
+                settings.margin
+            } else {
+                0
+            };
             let scale = scale.f_mul_scalar(0.5f64.powi(i32::try_from(margin).unwrap_or(i32::MAX)))?;
             Float8Tensor::quantize(&value, &scale, format)?.shard(shard)?
         };

@@ -42,7 +42,9 @@ impl Gemm {
             });
         }
         let message = match (settings.recipe, device.is_cuda()) {
-            (Fp8Recipe::Blockwise, true) => "libtorch's bindings have no GEMM with block scales: products of FP8 blocks are computed in bf16",
+            (Fp8Recipe::Blockwise, true) => {
+                "libtorch's bindings have no GEMM with block scales: products of FP8 blocks are computed in bf16"
+            }
             (_, true) => "this GPU has no FP8: it needs compute capability 8.9 or higher (Ada, Hopper, Blackwell)",
             (_, false) => "a CPU has no FP8: products of FP8 values are computed in fp32, slowly",
         };

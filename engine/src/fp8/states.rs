@@ -252,7 +252,10 @@ impl ScalingStates {
         state.scale.shallow_clone().f_copy_(scale)?;
         let len = own[1].min(theirs[1]);
         let _ = state.amax_history.shallow_clone().f_zero_()?;
-        state.amax_history.f_narrow(1, 0, len)?.f_copy_(&amax_history.f_narrow(1, 0, len)?)?;
+        state
+            .amax_history
+            .f_narrow(1, 0, len)?
+            .f_copy_(&amax_history.f_narrow(1, 0, len)?)?;
         self.phase.version.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }

@@ -116,7 +116,10 @@ impl Fp8Bucket {
         let (bytes, flat) = (self.bytes.f_view([-1])?, self.values.f_view([-1])?);
         for (range, index) in self.members.iter().zip(0..) {
             let (start, len) = (range.start, range.end - range.start);
-            let values = bytes.f_narrow(0, start, len)?.f_view_dtype(self.format.kind())?.f_to_kind(Kind::Float)?;
+            let values = bytes
+                .f_narrow(0, start, len)?
+                .f_view_dtype(self.format.kind())?
+                .f_to_kind(Kind::Float)?;
             let values = values.f_mul(&self.scales.f_select(0, index)?.f_reciprocal()?)?;
             no_grad(|| flat.f_narrow(0, start, len)?.f_copy_(&values))?;
         }

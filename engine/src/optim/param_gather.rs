@@ -79,7 +79,13 @@ impl ParamGather {
     }
 
     /// Gathers the partition's FP8 buckets in FP8 from now on, with the scales of `scaling`.
-    pub(super) fn gather_in_fp8(&mut self, parameters: &Parameters, partition: &Partition, scaling: &ScalingStates, mesh: &Mesh) -> Result<()> {
+    pub(super) fn gather_in_fp8(
+        &mut self,
+        parameters: &Parameters,
+        partition: &Partition,
+        scaling: &ScalingStates,
+        mesh: &Mesh,
+    ) -> Result<()> {
         let all: Vec<_> = parameters.trainable().collect();
         for (index, values) in self.buckets.iter().enumerate() {
             if partition.is_gathered_in_fp8(index) {
@@ -127,7 +133,9 @@ impl InFlight {
     fn finish_buckets(&self, buckets: impl Iterator<Item = usize>) -> Result<()> {
         let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
         for bucket in buckets {
-            let Some(Gathering { work, fp8 }) = flight.work[bucket].take() else { continue };
+            let Some(Gathering { work, fp8 }) = flight.work[bucket].take() else {
+                continue;
+            };
             if let Err(error) = work.wait() {
                 flight.failed = Some(error);
             } else if let Some(fp8) = fp8 {

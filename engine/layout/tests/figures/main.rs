@@ -111,7 +111,12 @@ fn of_precisions() {
         let spec = specs.iter().find(|spec| spec.name.ends_with(name)).unwrap();
         if fp8.covers(spec) { FP8 } else { BF16 }
     };
-    let named = |boxes: &[(&str, usize)]| boxes.iter().map(|(label, colour)| ((*label).to_owned(), *colour)).collect::<Vec<_>>();
+    let named = |boxes: &[(&str, usize)]| {
+        boxes
+            .iter()
+            .map(|(label, colour)| ((*label).to_owned(), *colour))
+            .collect::<Vec<_>>()
+    };
     let layer = |prefix: &str, linears: &[(&str, &str)]| {
         let linear = |(label, name): &(&str, &str)| match name.is_empty() {
             true => ((*label).to_owned(), FP32),
@@ -123,20 +128,51 @@ fn of_precisions() {
     let mut rows = vec![
         (
             "vision".to_owned(),
-            layer("vision_tower.encoder.layers.0.", &[("q", "self_attn.q_proj"), ("k", "self_attn.k_proj"), ("v", "self_attn.v_proj"), ("o", "self_attn.out_proj"), ("fc1", "mlp.fc1"), ("fc2", "mlp.fc2")]),
+            layer(
+                "vision_tower.encoder.layers.0.",
+                &[
+                    ("q", "self_attn.q_proj"),
+                    ("k", "self_attn.k_proj"),
+                    ("v", "self_attn.v_proj"),
+                    ("o", "self_attn.out_proj"),
+                    ("fc1", "mlp.fc1"),
+                    ("fc2", "mlp.fc2"),
+                ],
+            ),
         ),
-        ("projector".to_owned(), layer("multi_modal_projector.", &[("fc1", "linear_1"), ("fc2", "linear_2")])),
+        (
+            "projector".to_owned(),
+            layer("multi_modal_projector.", &[("fc1", "linear_1"), ("fc2", "linear_2")]),
+        ),
         ("embedding".to_owned(), named(&[("table", BF16)])),
     ];
     for number in 0..4 {
         let [q, k, v] = attention.each_ref().map(|(label, name)| (*label, name.as_str()));
         let linears = [
-            ("norm", ""), q, k, v, ("softmax", ""), ("o", "self_attn.o_proj"), ("norm", ""), ("gate", "mlp.gate_proj"), ("up", "mlp.up_proj"),
+            ("norm", ""),
+            q,
+            k,
+            v,
+            ("softmax", ""),
+            ("o", "self_attn.o_proj"),
+            ("norm", ""),
+            ("gate", "mlp.gate_proj"),
+            ("up", "mlp.up_proj"),
             ("down", "mlp.down_proj"),
         ];
-        rows.push((format!("layer {number}"), layer(&format!("language_model.layers.{number}."), &linears)));
+        rows.push((
+            format!("layer {number}"),
+            layer(&format!("language_model.layers.{number}."), &linears),
+        ));
     }
     rows.push(("head".to_owned(), named(&[("norm", FP32), ("head", BF16), ("loss", FP32)])));
     rows.push(("colours".to_owned(), named(&[("fp8", FP8), ("bf16", BF16), ("fp32", FP32)])));
-    check_in("fp8", "precision.svg", &boxes_svg("bf16_with_fp8_current_scaling_mixed: operands of each product, and fp32 inside", &rows));
+    check_in(
+        "fp8",
+        "precision.svg",
+        &boxes_svg(
+            "bf16_with_fp8_current_scaling_mixed: operands of each product, and fp32 inside",
+            &rows,
+        ),
+    );
 }

@@ -10,7 +10,9 @@ use tch::Kind;
 
 fn run(recipe: Fp8Recipe, gather: bool, overlap: bool, sizes: ParallelSizes) -> Finetune {
     let mut finetune = four_layers();
-    in_fp8(&mut finetune, |plugin| (plugin.fp8_recipe, plugin.fp8_param_gather) = (recipe, Some(gather)));
+    in_fp8(&mut finetune, |plugin| {
+        (plugin.fp8_recipe, plugin.fp8_param_gather) = (recipe, Some(gather))
+    });
     ddp(&mut finetune, true, overlap);
     finetune.trainer.strategy.ddp.bucket_size = 10_000;
     lay_out(&mut finetune, sizes);

@@ -84,13 +84,21 @@ fn amaxes_and_scales_are_those_of_one_rank() {
             for (linear, [scale, history]) in &expected {
                 // A bf16 has 8 significant bits: the next one is at most 2^-7 away. A gradient has passed through roundings to
                 // 2 bits of mantissa before.
-                for (role, off) in [("input", 1.0 / 128.0), ("weight", 0.0), ("gradient", 1.0 / 32.0)].into_iter().enumerate() {
+                for (role, off) in [("input", 1.0 / 128.0), ("weight", 0.0), ("gradient", 1.0 / 32.0)]
+                    .into_iter()
+                    .enumerate()
+                {
                     let (name, off) = off;
                     let what = format!("{layout:?}, {linear}, {name}");
                     let len = history.len() / 3;
                     let own = |history: &[f64]| history[role * len..(role + 1) * len].to_vec();
                     close(&format!("{what}: amax"), &own(&got[linear][1]), &own(history), off);
-                    close(&format!("{what}: scale"), &got[linear][0][role..=role], &scale[role..=role], 1.01 * off);
+                    close(
+                        &format!("{what}: scale"),
+                        &got[linear][0][role..=role],
+                        &scale[role..=role],
+                        1.01 * off,
+                    );
                 }
             }
         }
@@ -111,7 +119,12 @@ fn losses_are_those_of_one_rank() {
                 let layouts = layouts();
                 for layout in if adapters { &layouts[1..4] } else { &layouts[..] } {
                     let got = train(&layout.of(&finetune), &samples, layout.sizes, 20);
-                    close(&format!("{recipe:?}, adapters: {adapters}, {layout:?}"), &got.losses, &expected.losses, 1e-3);
+                    close(
+                        &format!("{recipe:?}, adapters: {adapters}, {layout:?}"),
+                        &got.losses,
+                        &expected.losses,
+                        1e-3,
+                    );
                 }
             }
         }
@@ -131,7 +144,10 @@ fn a_recomputed_pass_has_the_same_scales_and_counts_nothing() {
                     let finetune = with_recompute(&finetune, &way);
                     let got = train(&layout.of(&finetune), &samples, layout.sizes, 6);
                     assert_eq!(bits(&got.losses), bits(&expected.losses), "{recipe:?}, {layout:?}, {way:?}");
-                    assert!(trained_states(&finetune, &samples, layout, 6) == expected_states, "{recipe:?}, {layout:?}");
+                    assert!(
+                        trained_states(&finetune, &samples, layout, 6) == expected_states,
+                        "{recipe:?}, {layout:?}"
+                    );
                 }
             }
         }

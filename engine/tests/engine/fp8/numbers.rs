@@ -47,18 +47,49 @@ fn near(what: &str, got: &Tensor, expected: &Matrix, tolerance: f64) {
     assert_eq!(got.len(), expected.values.len(), "{what}");
     for (index, (got, expected)) in got.iter().zip(&expected.values).enumerate() {
         let off = (got - expected).abs() / largest;
-        assert!(off <= tolerance, "{what}: value {index} is {got:e}, expected {expected:e}, off by {off:e}");
+        assert!(
+            off <= tolerance,
+            "{what}: value {index} is {got:e}, expected {expected:e}, off by {off:e}"
+        );
     }
 }
 
 #[test]
 fn a_cast_saturates_and_rounds_to_the_nearest_value() {
     let special = [
-        0.0, 1.0, -1.0, 447.9, 448.0, 449.0, 464.0, 500.0, 57344.0, 61440.0, 1e9, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, 17.0, 18.0,
-        19.0, 2.125, 2.375, 0.001, 0.0009, 0.001_953_125, 0.000_976_562_5, 1e-5, 7.6e-6, 1e-8, -3.3e-6,
+        0.0,
+        1.0,
+        -1.0,
+        447.9,
+        448.0,
+        449.0,
+        464.0,
+        500.0,
+        57344.0,
+        61440.0,
+        1e9,
+        f32::MAX,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        17.0,
+        18.0,
+        19.0,
+        2.125,
+        2.375,
+        0.001,
+        0.0009,
+        0.001_953_125,
+        0.000_976_562_5,
+        1e-5,
+        7.6e-6,
+        1e-8,
+        -3.3e-6,
     ];
     let many = random(64, 64, 7).values;
-    let all: Vec<f32> = special.into_iter().chain(many.iter().map(|value| (*value * 400.0) as f32)).collect();
+    let all: Vec<f32> = special
+        .into_iter()
+        .chain(many.iter().map(|value| (*value * 400.0) as f32))
+        .collect();
     let x = Tensor::from_slice(&all).view([1, -1]);
     for (format, grid) in FORMATS {
         let one = Tensor::from(1f32);
@@ -82,18 +113,41 @@ fn current_scales_of_zero_and_of_values_that_are_not_finite_are_one() {
         assert_eq!(expected[..2], [1.0, 1.0]);
         let power = values(&recipe::current(&Tensor::from_slice(&amaxes), format.max(), true).unwrap());
         for (power, scale) in power.iter().zip(&expected) {
-            assert!(power <= scale && 2.0 * power > *scale && power.log2().fract() == 0.0, "{power} for {scale}");
+            assert!(
+                power <= scale && 2.0 * power > *scale && power.log2().fract() == 0.0,
+                "{power} for {scale}"
+            );
         }
     }
     for (x, expected) in [(f32::NAN, f64::INFINITY), (f32::NEG_INFINITY, f64::INFINITY), (-2.5, 2.5)] {
         assert_eq!(values(&recipe::amax(&Tensor::from_slice(&[1.0, x])).unwrap()), [expected]);
     }
-    assert_eq!(values(&recipe::amax(&Tensor::zeros([0, 4], (Kind::BFloat16, Device::Cpu))).unwrap()), [0.0]);
+    assert_eq!(
+        values(&recipe::amax(&Tensor::zeros([0, 4], (Kind::BFloat16, Device::Cpu))).unwrap()),
+        [0.0]
+    );
 }
 
 #[test]
 fn delayed_scales_follow_transformer_engine() {
-    let amaxes = [0.0, 3.0, 8.0, 0.5, f64::NAN, 0.25, 0.0, 16.0, f64::INFINITY, 1e-44, 2.0, 2.5, 1.0, 1.0, 1.0, 1.0];
+    let amaxes = [
+        0.0,
+        3.0,
+        8.0,
+        0.5,
+        f64::NAN,
+        0.25,
+        0.0,
+        16.0,
+        f64::INFINITY,
+        1e-44,
+        2.0,
+        2.5,
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+    ];
     let mut scales = std::collections::BTreeSet::new();
     for (len, algo, margin) in [
         (1, Fp8AmaxComputeAlgo::MostRecent, 0),
@@ -111,7 +165,10 @@ fn delayed_scales_follow_transformer_engine() {
         let max = algo == Fp8AmaxComputeAlgo::Max;
         let mut expected = FORMATS.map(|(_, grid)| Delayed::new(len as usize, max, margin as i32, grid));
         let largest = Tensor::from_slice(&[448f32, 57344.0]);
-        let (mut scale, mut history) = (Tensor::from_slice(&[1f32, 1.0]), Tensor::zeros([2, i64::from(len)], (Kind::Float, Device::Cpu)));
+        let (mut scale, mut history) = (
+            Tensor::from_slice(&[1f32, 1.0]),
+            Tensor::zeros([2, i64::from(len)], (Kind::Float, Device::Cpu)),
+        );
         for (step, amax) in amaxes.iter().enumerate() {
             let seen = recipe::amax(&Tensor::from_slice(&[*amax as f32])).unwrap();
             history = recipe::push(&history, &Tensor::stack(&[&seen, &seen], 0)).unwrap();
@@ -177,7 +234,9 @@ fn the_three_products_of_a_linear_equal_the_reference() {
                     let (states, linear) = linear(settings);
                     if recipe == Fp8Recipe::Delayed {
                         let history = Tensor::zeros([3, 1], (Kind::Float, Device::Cpu));
-                        states.restore("l", &Tensor::from_slice(&scales).to_kind(Kind::Float), &history).unwrap();
+                        states
+                            .restore("l", &Tensor::from_slice(&scales).to_kind(Kind::Float), &history)
+                            .unwrap();
                     }
                     let [x_q, w_q, g_q, x_t, g_t] = operands(&settings, [&x, &w, &g], scales);
                     let (x_in, weight) = (tensor(&x).set_requires_grad(true), tensor(&w).set_requires_grad(true));
@@ -188,7 +247,12 @@ fn the_three_products_of_a_linear_equal_the_reference() {
                     assert_eq!(y.size(), [1, t as i64, o as i64]);
                     y.backward_with(&tensor(&g).unsqueeze(0));
                     near(&format!("{what}: forward"), &y, &x_q.times_transposed(&w_q), 1e-6);
-                    near(&format!("{what}: dgrad"), &x_in.grad(), &g_q.times_transposed(&w_q.transposed()), 1e-6);
+                    near(
+                        &format!("{what}: dgrad"),
+                        &x_in.grad(),
+                        &g_q.times_transposed(&w_q.transposed()),
+                        1e-6,
+                    );
                     let dw = match wgrad {
                         true => g_t.times_transposed(&x_t),
                         false => g.transposed().times_transposed(&x.transposed()),
@@ -217,7 +281,12 @@ fn the_three_products_of_a_linear_equal_the_reference() {
                     let y = linear.apply(&x_in, Some(&shared), Fp8Weight::Frozen(&frozen), &meter).unwrap();
                     y.backward_with(&tensor(&g));
                     near(&format!("{what}: forward, frozen"), &y, &x_q.times_transposed(&w_q), 1e-6);
-                    near(&format!("{what}: dgrad, frozen"), &x_in.grad(), &g_q.times_transposed(&w_q.transposed()), 1e-6);
+                    near(
+                        &format!("{what}: dgrad, frozen"),
+                        &x_in.grad(),
+                        &g_q.times_transposed(&w_q.transposed()),
+                        1e-6,
+                    );
                 }
             }
         }
@@ -255,7 +324,7 @@ fn amaxes_count_in_training_steps_alone() {
         // A validation quantises the weight, which is kept for the step.
         tch::no_grad(|| {
             let x = tensor(&random(16, 16, 2)) * 100.0;
-            linear.apply(&x, None, Fp8Weight::Trained(&weight), &meter).unwrap();
+            let _ = linear.apply(&x, None, Fp8Weight::Trained(&weight), &meter).unwrap();
         });
         states.begin_passes().unwrap();
         // The largest magnitude of all microbatches counts, and repeated passes change nothing.
@@ -279,10 +348,7 @@ fn amaxes_count_in_training_steps_alone() {
 #[test]
 fn scales_are_updated_in_intervals() {
     within_limit(|| {
-        let settings = Fp8 {
-            interval: 3,
-            ..settings()
-        };
+        let settings = Fp8 { interval: 3, ..settings() };
         let (states, linear) = linear(settings);
         let meter = Effects::default().meter(GemmGroup::Decoder);
         let weight = tensor(&random(16, 16, 1));
@@ -290,13 +356,16 @@ fn scales_are_updated_in_intervals() {
         for step in 0..6 {
             states.begin_passes().unwrap();
             let x = tensor(&random(16, 16, 2)) * (step + 1) as f64;
-            linear.apply(&x, None, Fp8Weight::Trained(&weight), &meter).unwrap();
+            let _ = linear.apply(&x, None, Fp8Weight::Trained(&weight), &meter).unwrap();
             states.end_passes();
             states.finish_step(&Mesh::single(), step).unwrap();
             scales.push(values(&states.states().next().unwrap().scale)[0]);
         }
         assert_eq!(scales[..2], [1.0, 1.0]);
-        assert!(scales[2] != 1.0 && scales[3] == scales[2] && scales[4] == scales[2] && scales[5] == scales[2] / 2.0, "{scales:?}");
+        assert!(
+            scales[2] != 1.0 && scales[3] == scales[2] && scales[4] == scales[2] && scales[5] == scales[2] / 2.0,
+            "{scales:?}"
+        );
     });
 }
 

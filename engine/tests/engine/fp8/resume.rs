@@ -4,7 +4,9 @@ use super::layouts::states;
 use super::{in_fp8, small_fp8};
 use crate::layout::{Layout, four_layers, pipeline};
 use crate::own_family::registry;
-use crate::setting::{ONE, Samples, bits, close, files, load, lora, microbatches, on_mesh, precision, run, run_on, saved, trainer, validate, within_limit};
+use crate::setting::{
+    ONE, Samples, bits, close, files, load, lora, microbatches, on_mesh, precision, run, run_on, saved, trainer, validate, within_limit,
+};
 use neva_engine::checkpoint::{CheckpointFolder, TensorFile, restore_fp8, restore_optimizer};
 use neva_engine::comm::Axis;
 use neva_engine::trainer::Trainer;
@@ -21,7 +23,11 @@ const LAST: &str = "checkpoints/default--step=5-consumed_samples=48-last";
 #[test]
 fn a_resumed_run_is_exact() {
     within_limit(|| {
-        for (adapters, recipe) in [(false, Fp8Recipe::Delayed), (true, Fp8Recipe::Delayed), (false, Fp8Recipe::Tensorwise)] {
+        for (adapters, recipe) in [
+            (false, Fp8Recipe::Delayed),
+            (true, Fp8Recipe::Delayed),
+            (false, Fp8Recipe::Tensorwise),
+        ] {
             let folder = tempfile::tempdir().unwrap();
             let (whole, rest) = (folder.path().join("whole"), folder.path().join("rest"));
             let mut finetune = small_fp8(|plugin| {
@@ -93,7 +99,13 @@ fn another_layout_resumes_with_the_same_scales() {
             let folder = tempfile::tempdir().unwrap();
             let continued = |finetune: &Finetune, mut trainer: Trainer| -> Vec<f64> {
                 let mesh = trainer.mesh().clone();
-                let step = |step| trainer.step(&microbatches(finetune, &samples, &mesh, step), |peak| peak, step).unwrap().loss.unwrap();
+                let step = |step| {
+                    trainer
+                        .step(&microbatches(finetune, &samples, &mesh, step), |peak| peak, step)
+                        .unwrap()
+                        .loss
+                        .unwrap()
+                };
                 (3..6).map(step).collect()
             };
             for (number, from) in layouts.into_iter().enumerate() {
@@ -103,7 +115,9 @@ fn another_layout_resumes_with_the_same_scales() {
                 let before = on_mesh(from.sizes, |mesh| {
                     let mut trainer = trainer(alone, mesh.clone());
                     for step in 0..3 {
-                        trainer.step(&microbatches(alone, &samples, &mesh, step), |peak| peak, step).unwrap();
+                        trainer
+                            .step(&microbatches(alone, &samples, &mesh, step), |peak| peak, step)
+                            .unwrap();
                     }
                     let path = saved(&parent, &trainer, alone, 3, &Vec::new(), 10).unwrap();
                     (path, states(&trainer), continued(alone, trainer))

@@ -2,7 +2,9 @@
 
 use super::layouts::states;
 use super::{RECIPES, in_fp8, small_fp8};
-use crate::setting::{ONE, Samples, bits, gradients, loaded, lora, microbatches, on_mesh, precision, preload, run, tiny, train, trainer, within_limit};
+use crate::setting::{
+    ONE, Samples, bits, gradients, loaded, lora, microbatches, on_mesh, precision, preload, run, tiny, train, trainer, within_limit,
+};
 use neva_engine::comm::Mesh;
 use neva_engine::quantization::Quantized;
 use neva_layout::{Fp8Linears, Part};
@@ -61,7 +63,9 @@ fn input_scales(change: impl FnOnce(&mut MixedPrecision)) -> (Vec<f64>, Vec<f64>
     let steps = on_mesh(ONE, |mesh| {
         let mut trainer = trainer(&finetune, mesh.clone());
         let step = |step| {
-            trainer.step(&microbatches(&finetune, &samples, &mesh, step), |peak| 100.0 * peak, step).unwrap();
+            trainer
+                .step(&microbatches(&finetune, &samples, &mesh, step), |peak| 100.0 * peak, step)
+                .unwrap();
             let states = states(&trainer);
             let [scale, history] = &states["model.language_model.layers.0.mlp.down_proj"];
             (scale[0], history[0])
@@ -113,15 +117,17 @@ fn the_linears_in_fp8_are_those_that_the_plugin_names() {
         assert_eq!(first, expected);
         let vision = names(|plugin| plugin.fp8_vision_model = true);
         let added: Vec<_> = vision.difference(&all).collect();
-        assert!(!added.is_empty() && added.iter().all(|name| name.contains("vision_tower")), "{added:?}");
+        assert!(
+            !added.is_empty() && added.iter().all(|name| name.contains("vision_tower")),
+            "{added:?}"
+        );
         let projector = names(|plugin| plugin.fp8_vision_projection = true);
         let added: Vec<_> = projector.difference(&all).collect();
         assert_eq!(added.len(), 2, "{added:?}");
         // They train.
-        for change in [
-            (|plugin| plugin.fp8_vision_model = true) as fn(&mut MixedPrecision),
-            |plugin| plugin.fp8_vision_projection = true,
-        ] {
+        for change in [(|plugin| plugin.fp8_vision_model = true) as fn(&mut MixedPrecision), |plugin| {
+            plugin.fp8_vision_projection = true
+        }] {
             let (losses, _) = trained(change);
             assert_ne!(losses, trained(|_| {}).0);
         }
@@ -207,7 +213,12 @@ fn compare(name: &str, recipes: &[Fp8Recipe], falls_to: f64, change: fn(&mut Fin
             change(finetune);
         });
         let off = (mean(&got) / mean(&expected) - 1.0).abs();
-        assert!(off <= 0.01, "{name}, {recipe:?}: mean loss {} against {}", mean(&got), mean(&expected));
+        assert!(
+            off <= 0.01,
+            "{name}, {recipe:?}: mean loss {} against {}",
+            mean(&got),
+            mean(&expected)
+        );
         let last = got[STEPS as usize - 1];
         assert!(last < got[0] * falls_to, "{name}, {recipe:?}: {last} after {}", got[0]);
         assert_ne!(bits(&got), bits(&expected), "{name}, {recipe:?}: nothing was in FP8");
