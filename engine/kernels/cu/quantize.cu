@@ -69,6 +69,28 @@ __device__ inline u32 encode_four(const float* values) {
 #endif
 }
 
+// Writes a tile of codes to `transposed` `[columns, rows]`. `aligned` as below.
+__device__ inline void write_transposed(const u8 (*tile)[TILE + 4], u8* transposed, i64 row0, i64 column0, i64 rows, i64 columns, int aligned) {
+    const int word = threadIdx.x % 16, line = threadIdx.x / 16;
+    for (int c = line; c < TILE; c += THREADS / 16) {
+        const i64 column = column0 + c, row = row0 + 4 * word;
+        if (column < columns) {
+            u8* to = transposed + column * rows + row;
+            if (aligned && row < rows) {
+                u32 codes = 0;
+                for (int k = 0; k < 4; k++) {
+                    codes |= (u32)tile[4 * word + k][c] << (8 * k);
+                }
+                *(u32*)to = codes;
+            } else {
+                for (int k = 0; k < 4 && row + k < rows; k++) {
+                    to[k] = tile[4 * word + k][c];
+                }
+            }
+        }
+    }
+}
+
 // Quantises `x` `[rows, columns]` into `out`, and if they are not null its transposed matrix into `transposed` and its
 // largest magnitude into `amax`. A block has one tile. `aligned`: sizes and addresses allow four values at once.
 template <class T, class F>
@@ -117,27 +139,37 @@ __device__ inline void quantize(const T* x, const float* scale, u8* out, u8* tra
     }
     if (transposed) {
         __syncthreads();
-        for (int c = line; c < TILE; c += THREADS / 16) {
-            const i64 column = column0 + c, row = row0 + 4 * word;
-            if (column < columns) {
-                u8* to = transposed + column * rows + row;
-                if (aligned && row < rows) {
-                    u32 codes = 0;
-                    for (int k = 0; k < 4; k++) {
-                        codes |= (u32)tile[4 * word + k][c] << (8 * k);
-                    }
-                    *(u32*)to = codes;
-                } else {
-                    for (int k = 0; k < 4 && row + k < rows; k++) {
-                        to[k] = tile[4 * word + k][c];
-                    }
-                }
-            }
-        }
+        write_transposed(tile, transposed, row0, column0, rows, columns, aligned);
     }
     if (amax) {
         raise_to_block_max(amax, largest);
     }
+}
+
+// Transposes bytes, as FP8 values are. A block has one tile.
+extern "C" __global__ void transpose_u8(const u8* x, u8* transposed, i64 rows, i64 columns, int aligned) {
+    __shared__ u8 tile[TILE][TILE + 4];
+    const i64 across = (columns + TILE - 1) / TILE;
+    const i64 row0 = blockIdx.x / across * TILE, column0 = blockIdx.x % across * TILE;
+    const int word = threadIdx.x % 16, line = threadIdx.x / 16;
+    for (int r = line; r < TILE; r += THREADS / 16) {
+        const i64 row = row0 + r, column = column0 + 4 * word;
+        if (row < rows) {
+            const u8* from = x + row * columns + column;
+            if (aligned && column < columns) {
+                const u32 codes = *(const u32*)from;
+                for (int k = 0; k < 4; k++) {
+                    tile[r][4 * word + k] = (u8)(codes >> (8 * k));
+                }
+            } else {
+                for (int k = 0; k < 4 && column + k < columns; k++) {
+                    tile[r][4 * word + k] = from[k];
+                }
+            }
+        }
+    }
+    __syncthreads();
+    write_transposed(tile, transposed, row0, column0, rows, columns, aligned);
 }
 
 // Raises `amax` to the largest magnitude of `count` values.

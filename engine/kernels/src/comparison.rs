@@ -181,6 +181,9 @@ impl Kernels {
         let mut greatest = relative(&own_amax, &amax)?.max(relative(&self.amax(&x)?, &amax)?);
         for (own, theirs) in own.iter().zip(&theirs) {
             greatest = greatest.max(relative(&bytes(&own.data)?, &bytes(&theirs.data)?)?);
+            let again = own.data.f_view_dtype(Kind::Uint8).map_err(&op)?;
+            let plain = quantize::transpose_formula(&again).map_err(&op)?;
+            greatest = greatest.max(relative(&self.transpose(&again)?, &plain)?);
             greatest = match (&own.transposed, &theirs.transposed) {
                 (Some(own), Some(theirs)) => greatest.max(relative(&bytes(own)?, &bytes(theirs)?)?),
                 _ => f64::INFINITY,

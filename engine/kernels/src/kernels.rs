@@ -2,7 +2,7 @@
 
 use crate::gpu::Gpu;
 use crate::launch::{Argument, Launch};
-use crate::source::KERNELS;
+use crate::source::{KERNELS, SUFFIXES};
 use neva_torch_ffi::{Error, Result};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,7 +75,8 @@ impl Kernels {
     pub(crate) fn for_all(tensors: &[&Tensor]) -> Option<&'static Self> {
         let first = tensors.first()?;
         let same = |tensor: &&Tensor| tensor.device() == first.device() && tensor.kind() == first.kind();
-        (suffix(first.kind()).is_some() && tensors.iter().all(same)).then(|| Self::of(first.device()))?
+        (suffix(first.kind()).is_some_and(|suffix| SUFFIXES.contains(&suffix)) && tensors.iter().all(same))
+            .then(|| Self::of(first.device()))?
     }
 
     /// Returns the calls so far, in the order of [`KERNELS`].
@@ -117,6 +118,7 @@ fn suffix(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Float => Some("f32"),
         Kind::BFloat16 => Some("bf16"),
+        Kind::Uint8 => Some("u8"),
         _ => None,
     }
 }

@@ -30,7 +30,7 @@ mod swiglu;
 
 pub use kernels::Kernels;
 pub use nvrtc::{compile, nvrtc_folders};
-pub use quantize::{Fp8Matrix, amax, quantize};
+pub use quantize::{Fp8Matrix, amax, quantize, transpose};
 pub use rms_norm::rms_norm;
 pub use rope::rotate;
 pub use swiglu::swiglu;

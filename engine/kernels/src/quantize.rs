@@ -45,6 +45,21 @@ pub fn amax(x: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// Returns a matrix of bytes, as the values of FP8 are, transposed and contiguous.
+///
+/// # Errors
+/// It is no matrix, or libtorch or the GPU refused.
+pub fn transpose(bytes: &Tensor) -> Result<Tensor> {
+    match Kernels::of(bytes.device()) {
+        Some(kernels) if bytes.is_contiguous() && bytes.kind() == Kind::Uint8 => kernels.transpose(bytes),
+        _ => transpose_formula(bytes).map_err(torch(OP)),
+    }
+}
+
+pub(crate) fn transpose_formula(bytes: &Tensor) -> std::result::Result<Tensor, TchError> {
+    bytes.f_transpose(0, 1)?.f_contiguous()
+}
+
 /// libtorch's formula.
 pub(crate) fn formula(
     x: &Tensor,
@@ -60,10 +75,7 @@ pub(crate) fn formula(
     let largest = largest(format);
     let scaled = x.f_to_kind(Kind::Float)?.f_mul(scale)?.f_clamp(-largest, largest)?;
     let data = scaled.f_to_kind(format)?.f_contiguous()?;
-    let transpose = |data: &Tensor| {
-        let bytes = data.f_view_dtype(Kind::Uint8)?.f_transpose(0, 1)?.f_contiguous()?;
-        bytes.f_view_dtype(format)
-    };
+    let transpose = |data: &Tensor| transpose_formula(&data.f_view_dtype(Kind::Uint8)?)?.f_view_dtype(format);
     Ok(Fp8Matrix {
         transposed: transposed.then(|| transpose(&data)).transpose()?,
         data,
@@ -95,9 +107,7 @@ impl Kernels {
             Kind::Float8e5m2 => "quantize_e5m2",
             _ => return Err(Error::Argument(format!("{OP}: {format:?} is no FP8 format"))),
         };
-        let &[rows, columns] = x.size().as_slice() else {
-            return Err(Error::Argument(format!("{OP}: {:?} is no matrix", x.size())));
-        };
+        let [rows, columns] = matrix(x)?;
         contiguous(x)?;
         scalar(scale)?;
         if let Some(amax) = amax {
@@ -106,9 +116,9 @@ impl Kernels {
         let empty = |size: [i64; 2]| Tensor::f_empty(size, (format, x.device())).map_err(torch(OP));
         let data = empty([rows, columns])?;
         let transposed = transposed.then(|| empty([columns, rows])).transpose()?;
-        // Memory of libtorch starts at multiples of 16 or more, but a view may not.
-        let at = |tensor: &Tensor, bytes: usize| tensor.data_ptr().addr().is_multiple_of(bytes);
-        let aligned = columns % 4 == 0 && rows % 4 == 0 && at(x, 4 * x.kind().elt_size_in_bytes()) && at(&data, 4);
+        let mut places = vec![(x, 4 * x.kind().elt_size_in_bytes()), (&data, 4)];
+        places.extend(transposed.as_ref().map(|transposed| (transposed, 4)));
+        let aligned = in_fours([rows, columns], &places);
         let arguments = [
             Argument::Tensor(x),
             Argument::Tensor(scale),
@@ -119,9 +129,27 @@ impl Kernels {
             Argument::Long(columns),
             Argument::Int(i32::from(aligned)),
         ];
-        let blocks = (rows + TILE - 1) / TILE * ((columns + TILE - 1) / TILE);
-        self.run(kernel, x.kind(), blocks, &arguments)?;
+        self.run(kernel, x.kind(), tiles([rows, columns]), &arguments)?;
         Ok(Fp8Matrix { data, transposed })
+    }
+
+    /// As [`transpose`], with a kernel; `bytes` is contiguous.
+    ///
+    /// # Errors
+    /// As [`transpose`].
+    pub fn transpose(&self, bytes: &Tensor) -> Result<Tensor> {
+        contiguous(bytes)?;
+        let [rows, columns] = matrix(bytes)?;
+        let transposed = Tensor::f_empty([columns, rows], (Kind::Uint8, bytes.device())).map_err(torch(OP))?;
+        let arguments = [
+            Argument::Tensor(bytes),
+            Argument::Tensor(&transposed),
+            Argument::Long(rows),
+            Argument::Long(columns),
+            Argument::Int(i32::from(in_fours([rows, columns], &[(bytes, 4), (&transposed, 4)]))),
+        ];
+        self.run("transpose", bytes.kind(), tiles([rows, columns]), &arguments)?;
+        Ok(transposed)
     }
 
     /// As [`amax`], with kernels; `x` is contiguous.
@@ -137,6 +165,22 @@ impl Kernels {
         self.run("amax", x.kind(), blocks, &arguments)?;
         Ok(amax)
     }
+}
+
+/// Returns the tiles of a matrix.
+fn tiles([rows, columns]: [i64; 2]) -> i64 {
+    (rows + TILE - 1) / TILE * ((columns + TILE - 1) / TILE)
+}
+
+/// Returns true if rows and columns consist of fours of values, and the tensors start at multiples of these bytes. Memory of
+/// libtorch does, but a view may not.
+fn in_fours(size: [i64; 2], places: &[(&Tensor, usize)]) -> bool {
+    let starts = |(tensor, bytes): &(&Tensor, usize)| tensor.data_ptr().addr().is_multiple_of(*bytes);
+    size.iter().all(|size| size % 4 == 0) && places.iter().all(starts)
+}
+
+fn matrix(x: &Tensor) -> Result<[i64; 2]> {
+    <[i64; 2]>::try_from(x.size()).map_err(|size| Error::Argument(format!("{OP}: {size:?} is no matrix")))
 }
 
 fn contiguous(x: &Tensor) -> Result<()> {

@@ -9,8 +9,8 @@ const FILES: [(&str, &str); 5] = [
     ("swiglu.cu", include_str!("../cu/swiglu.cu")),
 ];
 
-/// Kernels, each of which exists for `f32` and `bf16`.
-pub const KERNELS: [&str; 9] = [
+/// Kernels. Each exists for [`SUFFIXES`], and `transpose` for bytes alone.
+pub const KERNELS: [&str; 10] = [
     "amax",
     "quantize_e4m3",
     "quantize_e5m2",
@@ -20,9 +20,10 @@ pub const KERNELS: [&str; 9] = [
     "rope",
     "swiglu",
     "swiglu_grad",
+    "transpose",
 ];
 
-/// Data types by the suffix of a kernel's name.
+/// Data types of real numbers, by the suffix of a kernel's name.
 pub const SUFFIXES: [&str; 2] = ["f32", "bf16"];
 
 /// Threads of a block, of every kernel (`THREADS` in `numbers.cu`).
@@ -35,7 +36,8 @@ pub fn program() -> String {
 
 /// Returns the names of all kernels in the program.
 pub fn names() -> impl Iterator<Item = String> {
+    let suffixes = |kernel: &str| if kernel == "transpose" { &["u8"][..] } else { &SUFFIXES };
     KERNELS
         .iter()
-        .flat_map(|kernel| SUFFIXES.iter().map(move |suffix| format!("{kernel}_{suffix}")))
+        .flat_map(move |kernel| suffixes(kernel).iter().map(move |suffix| format!("{kernel}_{suffix}")))
 }

@@ -111,7 +111,7 @@ impl Float8Tensor {
                 ..*self
             });
         }
-        let bytes = self.data.f_view_dtype(Kind::Uint8)?.f_transpose(0, 1)?.f_contiguous()?;
+        let bytes = neva_kernels::transpose(&self.data.f_view_dtype(Kind::Uint8)?)?;
         Ok(Self {
             data: bytes.f_view_dtype(self.format.kind())?,
             transposed: None,

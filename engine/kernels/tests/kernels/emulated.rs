@@ -23,7 +23,7 @@ const SIZES: [Sizes; 3] = [
     },
     Sizes {
         rows: 1,
-        width: 1,
+        width: 3,
         mlp: 1,
         heads: 1,
         head: 4,
