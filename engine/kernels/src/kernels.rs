@@ -15,6 +15,9 @@ const GPUS: usize = 64;
 /// Compiled kernels, or the reason why there are none, by GPU.
 static BY_GPU: [OnceLock<std::result::Result<Kernels, String>>; GPUS] = [const { OnceLock::new() }; GPUS];
 
+/// Kernels of the CPU: none, but in tests.
+static ON_CPU: OnceLock<Kernels> = OnceLock::new();
+
 /// Kernels of one device.
 #[derive(Debug, Clone)]
 pub struct Kernels {
@@ -47,8 +50,17 @@ impl Kernels {
 
     /// Returns the kernels of a device, if [`Self::prepare`] has compiled them.
     pub fn of(device: Device) -> Option<&'static Self> {
-        let Device::Cuda(index) = device else { return None };
-        BY_GPU.get(index)?.get()?.as_ref().ok()
+        match device {
+            Device::Cpu => ON_CPU.get(),
+            Device::Cuda(index) => BY_GPU.get(index)?.get()?.as_ref().ok(),
+            _ => None,
+        }
+    }
+
+    /// Has these kernels compute with the CPU's tensors from now on, in the whole process: an emulator of tests. Later calls
+    /// change nothing.
+    pub fn serve_cpu(self) {
+        let _first = ON_CPU.set(self);
     }
 
     /// Returns why a GPU of this process has no kernels, if [`Self::prepare`] could not compile them.
@@ -60,7 +72,7 @@ impl Kernels {
     /// Returns the calls of this process so far, in the order of [`KERNELS`].
     pub fn calls_of_process() -> [u64; KERNELS.len()] {
         let prepared = BY_GPU.iter().filter_map(OnceLock::get).flatten();
-        prepared.fold([0; KERNELS.len()], |sums, kernels| {
+        prepared.chain(ON_CPU.get()).fold([0; KERNELS.len()], |sums, kernels| {
             let calls = kernels.calls();
             std::array::from_fn(|index| sums[index] + calls[index])
         })

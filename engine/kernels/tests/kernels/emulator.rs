@@ -42,6 +42,7 @@ impl Emulator {
         text.push_str("for (unsigned i = 0; i < blocks; i++) { blockIdx = {i, 0, 0}; emulator::run_block(); }\nreturn 0;\n}\n");
         let (file, library) = (folder.path().join("kernels.cpp"), folder.path().join("kernels.so"));
         std::fs::write(&file, text).unwrap();
+        std::fs::write(folder.path().join("emulator.h"), include_str!("emulator.h")).unwrap();
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
         let mut command = Command::new(&compiler);
         command.args([
@@ -53,13 +54,8 @@ impl Emulator {
             "-Werror",
             "-shared",
             "-fPIC",
-            "-I",
         ]);
-        command
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernels"))
-            .arg(&file)
-            .arg("-o")
-            .arg(&library);
+        command.arg(&file).arg("-o").arg(&library);
         let output = command.output().unwrap_or_else(|error| panic!("{compiler}: {error}"));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         // SAFETY: the library was just built from our own source.
