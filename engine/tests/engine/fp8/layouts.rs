@@ -82,9 +82,9 @@ fn amaxes_and_scales_are_those_of_one_rank() {
             let got = trained_states(&finetune, &samples, layout, 1);
             assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{layout:?}");
             for (linear, [scale, history]) in &expected {
-                // A bf16 has 8 significant bits: the next one is at most 2^-7 away. A gradient has passed through roundings to
-                // 2 bits of mantissa before.
-                for (role, off) in [("input", 1.0 / 128.0), ("weight", 0.0), ("gradient", 1.0 / 32.0)]
+                // A bf16 has 8 significant bits: the next one is at most 2^-7 away. A gradient was rounded to 2 bits of
+                // mantissa in the layers above, which moves it by 2^-3 at most.
+                for (role, off) in [("input", 1.0 / 128.0), ("weight", 0.0), ("gradient", 1.0 / 8.0)]
                     .into_iter()
                     .enumerate()
                 {
@@ -97,7 +97,7 @@ fn amaxes_and_scales_are_those_of_one_rank() {
                         &format!("{what}: scale"),
                         &got[linear][0][role..=role],
                         &scale[role..=role],
-                        1.01 * off,
+                        1.15 * off,
                     );
                 }
             }
