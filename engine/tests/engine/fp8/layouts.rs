@@ -23,11 +23,21 @@ pub(super) fn states(trainer: &Trainer) -> States {
     trainer.fp8().unwrap().states().map(own).collect()
 }
 
+/// Scales gradients as later steps do. With the first scale of 1 the small ones would be subnormal, or 0.
+fn scale_gradients(trainer: &Trainer) {
+    let fp8 = trainer.fp8().unwrap();
+    let scale = Tensor::from_slice(&[1f32, 1.0, 4096.0]);
+    for state in fp8.states() {
+        fp8.restore(state.linear, &scale, &state.amax_history.copy()).unwrap();
+    }
+}
+
 /// Returns the states of all linears after `steps` steps. Ranks that hold the same linear must have the same.
 fn trained_states(finetune: &Finetune, samples: &Samples, layout: Layout, steps: u64) -> States {
     let finetune = &layout.of(finetune);
     let ranks = on_mesh(layout.sizes, |mesh| {
         let mut trainer = trainer(finetune, mesh.clone());
+        scale_gradients(&trainer);
         for step in 0..steps {
             let batches = microbatches(finetune, samples, &mesh, step);
             trainer.step(&batches, |peak| peak, step).unwrap();
@@ -82,9 +92,9 @@ fn amaxes_and_scales_are_those_of_one_rank() {
             let got = trained_states(&finetune, &samples, layout, 1);
             assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{layout:?}");
             for (linear, [scale, history]) in &expected {
-                // A bf16 has 8 significant bits: the next one is at most 2^-7 away. A gradient has passed through roundings to
-                // 2 bits of mantissa before.
-                for (role, off) in [("input", 1.0 / 128.0), ("weight", 0.0), ("gradient", 1.0 / 32.0)]
+                // A bf16 has 8 significant bits: the next one is at most 2^-7 away. A gradient was rounded to 2 bits of
+                // mantissa in the layers above, which moves it by 2^-3 at most.
+                for (role, off) in [("input", 1.0 / 128.0), ("weight", 0.0), ("gradient", 1.0 / 8.0)]
                     .into_iter()
                     .enumerate()
                 {
@@ -97,7 +107,7 @@ fn amaxes_and_scales_are_those_of_one_rank() {
                         &format!("{what}: scale"),
                         &got[linear][0][role..=role],
                         &scale[role..=role],
-                        1.01 * off,
+                        1.15 * off,
                     );
                 }
             }
