@@ -1,6 +1,7 @@
 //! Blocks that compute with the kernels of a GPU, emulated on the CPU, against the same blocks without kernels. It is a test
 //! program of its own, since the kernels serve the whole process.
-#![allow(unsafe_code, reason = "the emulator is a foreign library")]
+#![expect(unsafe_code, reason = "the emulator is a foreign library")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 #[path = "../kernels/tests/kernels/emulator.rs"]
 mod emulator;

@@ -43,7 +43,7 @@ impl Emulator {
         let (file, library) = (folder.path().join("kernels.cpp"), folder.path().join("kernels.so"));
         std::fs::write(&file, text).unwrap();
         std::fs::write(folder.path().join("emulator.h"), include_str!("emulator.h")).unwrap();
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+        let compiler = std::env::var_os("CXX").unwrap_or_else(|| "g++".into());
         let mut command = Command::new(&compiler);
         command.args([
             "-std=c++17",
@@ -56,7 +56,7 @@ impl Emulator {
             "-fPIC",
         ]);
         command.arg(&file).arg("-o").arg(&library);
-        let output = command.output().unwrap_or_else(|error| panic!("{compiler}: {error}"));
+        let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", compiler.display()));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         // SAFETY: the library was just built from our own source.
         let library = unsafe { libloading::Library::new(&library) }.unwrap();
