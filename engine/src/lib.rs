@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod comm;
 mod comm_error;
 mod error;
+mod file_limit;
 pub mod export;
 pub mod generate;
 pub mod loss;

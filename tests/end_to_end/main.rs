@@ -7,6 +7,7 @@ mod direct;
 mod documents;
 mod experiment;
 mod faults;
+mod full_disk;
 mod gpu_check;
 mod imports;
 mod inputs;

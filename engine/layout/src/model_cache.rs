@@ -103,6 +103,6 @@ pub fn adapter_as_base(path: &Path) -> Problem {
     )
     .help(format!(
         "use `adapter_path`: --set '~finetune.resume.restore_config' --set finetune.resume.adapter_path={path}; or merge \
-         it into a model: neva-rank export {path} DIR"
+         it into a model: neva-run export {path} --output DIR"
     ))
 }

@@ -68,8 +68,11 @@ impl Extent {
     }
 
     fn read<'a>(&self, at: u64, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        buffer.resize(CHUNK, 0);
-        let part = &mut buffer[..CHUNK.min((self.bytes - at) as usize)];
+        let size = CHUNK.min((self.bytes - at) as usize);
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        let part = &mut buffer[..size];
         let read = self.file.read_exact_at(part, self.first + at);
         read.map_err(EngineError::io("read", &self.path))?;
         Ok(part)

@@ -3,7 +3,7 @@
 //! A header lists all tensors of its file and comes first. Its space is reserved, and it is written last; the rest of the
 //! space is blanks, which the format allows.
 
-use super::write_back::WriteBack;
+use super::write_back::{Unsynced, WriteBack};
 use crate::checkpoint::Extent;
 use crate::error::{EngineError, Result};
 use serde_json::{Map, Value, json};
@@ -30,6 +30,7 @@ pub(super) struct ShardWriter {
     open: Option<OpenFile>,
     /// Written files under their temporary names, with their tensors.
     written: Vec<(PathBuf, Vec<String>)>,
+    unsynced: Unsynced,
     total_bytes: u64,
     buffer: Vec<u8>,
 }
@@ -56,6 +57,7 @@ impl ShardWriter {
             header: (entries + ENTRY).next_multiple_of(8) as u64,
             open: None,
             written: Vec::new(),
+            unsynced: Unsynced::default(),
             total_bytes: 0,
             buffer: Vec::new(),
         }
@@ -102,17 +104,17 @@ impl ShardWriter {
         Ok((open, &mut self.buffer))
     }
 
-    /// Completes the files, and writes the index if there are several. Returns the names of the files.
+    /// Completes the files, and writes the index if there are several. Returns the files, which may not be on disk yet.
     ///
     /// # Errors
     /// As [`Self::add`].
-    pub(super) fn finish(mut self) -> Result<Vec<String>> {
+    pub(super) fn finish(mut self) -> Result<Unsynced> {
         if self.open.is_none() && self.written.is_empty() {
             self.open = Some(OpenFile::create(&self.folder, 0, self.header)?);
         }
         self.close()?;
         let count = self.written.len();
-        let (mut map, mut files) = (Map::new(), Vec::new());
+        let mut map = Map::new();
         for (number, (path, names)) in (1..).zip(std::mem::take(&mut self.written)) {
             let file = match count {
                 1 => format!("{}.safetensors", self.stem),
@@ -121,21 +123,20 @@ impl ShardWriter {
             let target = self.folder.join(&file);
             std::fs::rename(&path, &target).map_err(EngineError::io("write", &target))?;
             map.extend(names.into_iter().map(|name| (name, file.clone().into())));
-            files.push(file);
         }
         if count > 1 {
             let index = json!({ "metadata": { "total_size": self.total_bytes }, "weight_map": map });
             let file = format!("{}.safetensors.index.json", self.stem);
             super::files::write_json(&self.folder.join(&file), &index)?;
         }
-        Ok(files)
+        Ok(self.unsynced)
     }
 
     fn close(&mut self) -> Result<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let OpenFile { path, names, .. } = &open;
         self.written.push((path.clone(), names.clone()));
-        open.close(self.header)
+        self.unsynced.add(open.close(self.header)?)
     }
 }
 
@@ -145,14 +146,13 @@ impl OpenFile {
         let create = || {
             let mut file = File::create(&path)?;
             file.seek(SeekFrom::Start(8 + header))?;
-            let write_back = WriteBack::of(&file)?;
-            Ok((file, write_back))
+            Ok(file)
         };
-        let (file, write_back) = create().map_err(EngineError::io("write", &path))?;
+        let file = create().map_err(EngineError::io("write", &path))?;
         Ok(Self {
+            write_back: WriteBack::of(&file, &path)?,
             path,
             file,
-            write_back,
             tensors: Map::new(),
             names: Vec::new(),
             bytes: 0,
@@ -187,8 +187,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Writes the header, and waits until the file is on disk.
-    fn close(mut self, header: u64) -> Result<()> {
+    /// Writes the header. Returns the thread that brings the file to the disk.
+    fn close(mut self, header: u64) -> Result<WriteBack> {
         // transformers refuses a file without this metadata.
         self.tensors.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
         let mut bytes = header.to_le_bytes().to_vec();
@@ -204,11 +204,11 @@ impl OpenFile {
         bytes.resize(reserved, b' ');
         let mut write = || {
             self.file.seek(SeekFrom::Start(0))?;
-            self.file.write_all(&bytes)?;
-            self.file.sync_all()
+            self.file.write_all(&bytes)
         };
         write().map_err(EngineError::io("write", &self.path))?;
-        self.write_back.finish().map_err(EngineError::io("write", &self.path))
+        self.write_back.complete();
+        Ok(self.write_back)
     }
 }
 

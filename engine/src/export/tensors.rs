@@ -2,6 +2,7 @@
 //! values and data type are copied from file to file.
 
 use super::shard_writer::ShardWriter;
+use super::write_back::Unsynced;
 use crate::checkpoint::Extent;
 use crate::error::{EngineError, Result};
 use crate::precision::compute_kind;
@@ -24,7 +25,7 @@ pub(super) type Read<'a> = dyn Fn(&[Named]) -> Result<Vec<Tensor>> + Sync + 'a;
 pub(super) type Locate<'a> = dyn Fn(&ParamSpec) -> Option<Extent> + Sync + 'a;
 
 /// Writes tensors to `STEM.safetensors` in `folder`, or to several files with an index. `kind` is their data type, or that of
-/// their files.
+/// their files. Returns the files, which may not be on disk yet.
 ///
 /// # Errors
 /// A tensor cannot be read or written, or has values beyond the range of `kind`.
@@ -36,7 +37,7 @@ pub(super) fn write(
     kind: Option<Kind>,
     read: &Read<'_>,
     locate: &Locate<'_>,
-) -> Result<Vec<String>> {
+) -> Result<Unsynced> {
     let mut writer = ShardWriter::new(folder, stem, max_bytes, tensors.iter().map(|(_, name)| name.as_str()));
     let same = |(spec, _): &Named| locate(spec).filter(|extent| kind.is_none_or(|kind| kind == extent.kind));
     let (mut copied, mut made) = (Vec::new(), Vec::new());

@@ -1,30 +1,60 @@
-//! Sends written bytes to the disk while others are made, so that the end of a file does not wait for all of it.
+//! Sends written bytes to the disk while others are made and checked, so that only the end of an export waits for the disk.
 
+use crate::error::{EngineError, Result};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 /// Written bytes after which the disk is given work.
 const STEP: usize = 128 << 20;
 
+/// Most complete files that may wait for the disk at once: each has a thread and an open file.
+const UNSYNCED: usize = 8;
+
 /// A thread that synchronizes one file.
 #[derive(Debug)]
 pub(super) struct WriteBack {
+    path: PathBuf,
     /// `None` after the end.
     wake: Option<SyncSender<()>>,
+    /// The file has all of its bytes.
+    complete: Arc<AtomicBool>,
     thread: Option<JoinHandle<io::Result<()>>>,
     waiting: usize,
 }
 
 impl WriteBack {
-    pub(super) fn of(file: &File) -> io::Result<Self> {
-        let file = file.try_clone()?;
+    /// Starts the thread of a file that is being written.
+    ///
+    /// # Errors
+    /// The system has no thread for it.
+    pub(super) fn of(file: &File, path: &Path) -> Result<Self> {
+        let complete = Arc::new(AtomicBool::new(false));
         let (wake, woken) = sync_channel(1);
-        let work = move || woken.iter().try_for_each(|()| file.sync_data());
+        let start = || {
+            let (file, complete) = (file.try_clone()?, complete.clone());
+            let work = move || {
+                woken.iter().try_for_each(|()| file.sync_data())?;
+                // A file that is given up is removed.
+                if complete.load(Ordering::Acquire) {
+                    file.sync_all()
+                } else {
+                    Ok(())
+                }
+            };
+            std::thread::Builder::new().name("write back".into()).spawn(work)
+        };
+        let thread = start().map_err(EngineError::io("write", path))?;
         Ok(Self {
+            path: path.to_owned(),
             wake: Some(wake),
-            thread: Some(std::thread::Builder::new().name("write back".into()).spawn(work)?),
+            complete,
+            thread: Some(thread),
             waiting: 0,
         })
     }
@@ -38,12 +68,16 @@ impl WriteBack {
         }
     }
 
-    /// Waits for the thread.
-    ///
-    /// # Errors
-    /// The disk failed: the file's next synchronization does not report this again.
-    pub(super) fn finish(mut self) -> io::Result<()> {
-        self.join()
+    /// Lets the thread bring all of the file to the disk, and does not wait for it.
+    pub(super) fn complete(&mut self) {
+        self.complete.store(true, Ordering::Release);
+        self.wake = None;
+    }
+
+    /// Waits until the complete file is on disk.
+    fn finish(mut self) -> Result<()> {
+        let path = std::mem::take(&mut self.path);
+        self.join().map_err(EngineError::io("write", &path))
     }
 
     fn join(&mut self) -> io::Result<()> {
@@ -57,5 +91,30 @@ impl Drop for WriteBack {
     fn drop(&mut self) {
         // The folder is removed after an error, and no thread may hold its files.
         drop(self.join());
+    }
+}
+
+/// Complete files that may not be on disk yet.
+#[derive(Debug, Default)]
+pub(super) struct Unsynced(VecDeque<WriteBack>);
+
+impl Unsynced {
+    /// Adds a complete file. Waits for the oldest one if there are many.
+    ///
+    /// # Errors
+    /// The disk is full, or has failed.
+    pub(super) fn add(&mut self, file: WriteBack) -> Result<()> {
+        self.0.push_back(file);
+        let is_full = self.0.len() > UNSYNCED;
+        let oldest = if is_full { self.0.pop_front() } else { None };
+        oldest.map_or(Ok(()), WriteBack::finish)
+    }
+
+    /// Waits until all files are on disk.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub(super) fn finish(self) -> Result<()> {
+        self.0.into_iter().try_for_each(WriteBack::finish)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{exported, fixture, json_of, tensors, trained};
 use crate::setting::{ONE, adapters, close_tensors, copy, no_cache, rewrite, within_limit};
-use neva_engine::checkpoint::CheckpointFolder;
+use neva_engine::checkpoint::{CheckpointFolder, Checksum, SEAL};
 use neva_engine::export::{ExportFormat, MergeRequest, NameLayout, Reader, WeightedAdapter, merge};
 use neva_engine::model::Models;
 use neva_schemas::{Finetune, LoRA, MAX_SHARD_SIZE, ParallelSizes};
@@ -294,4 +294,35 @@ fn of_another_base_are_refused() {
         let error = refusal(Some(base), &[&peft], &out);
         assert!(error.contains("v_proj.lora_B.weight"), "{error}");
     });
+}
+
+/// A merge that would lose what a run trained fails, and names the tensor.
+#[test]
+fn of_a_checkpoint_that_lacks_a_trained_tensor_are_refused() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let base = fixture(BASE);
+        for (case, part) in [
+            (&CASES[0], "multi_modal_projector.linear_1.weight"),
+            (&CASES[1], "layers.1.mlp.down_proj.lora_B"),
+        ] {
+            let folder = folder.path().join(case.name.split(' ').next().unwrap());
+            let checkpoint = trained(&folder, &case.finetune(&base), ONE);
+            let file = checkpoint.path.join("model.safetensors");
+            rewrite(&file, |tensors| tensors.retain(|(name, _)| !name.contains(part)));
+            reseal(&checkpoint.path);
+            let error = refusal(None, &[&checkpoint.path], &folder.join("out"));
+            assert!(error.contains(part) && error.contains("is missing"), "{error}");
+        }
+    });
+}
+
+/// Writes the checksums of a changed checkpoint again, as someone does who made it.
+fn reseal(checkpoint: &Path) {
+    let table = checkpoint.join("checkpoint.json");
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&table).unwrap()).unwrap();
+    let sum = Checksum::of(&checkpoint.join("model.safetensors")).unwrap();
+    state["files"]["model.safetensors"] = serde_json::to_value(sum).unwrap();
+    std::fs::write(&table, state.to_string()).unwrap();
+    std::fs::write(checkpoint.join(SEAL), Checksum::of(&table).unwrap().blake3).unwrap();
 }
