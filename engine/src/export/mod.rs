@@ -25,7 +25,6 @@ mod tensors;
 mod tokenizer_files;
 mod trained;
 mod whole;
-mod write_back;
 
 use crate::checkpoint::{ModelCache, write_tensors};
 use crate::error::{EngineError, Result};
@@ -35,12 +34,12 @@ use check::{CanaryTensors, Logits, Subject, check};
 pub use merge::merge;
 use neva_schemas::Problem;
 pub use neva_schemas::{ExportDtype, ExportFormat, ExportRequest, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter};
+use neva_weights::Unsynced;
 use serde::Serialize;
 use source::Source;
 use staging::Staging;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use write_back::Unsynced;
 
 /// A written export.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -3,9 +3,9 @@
 //! A header lists all tensors of its file and comes first. Its space is reserved, and it is written last; the rest of the
 //! space is blanks, which the format allows.
 
-use super::write_back::{Unsynced, WriteBack};
 use crate::checkpoint::Extent;
 use crate::error::{EngineError, Result};
+use neva_weights::{Unsynced, WriteBack};
 use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -136,7 +136,7 @@ impl ShardWriter {
         let Some(open) = self.open.take() else { return Ok(()) };
         let OpenFile { path, names, .. } = &open;
         self.written.push((path.clone(), names.clone()));
-        self.unsynced.add(open.close(self.header)?)
+        Ok(self.unsynced.add(open.close(self.header)?)?)
     }
 }
 
@@ -183,7 +183,7 @@ impl OpenFile {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(EngineError::io("write", &self.path))?;
         self.bytes += bytes.len() as u64;
-        self.write_back.wrote(bytes.len());
+        self.write_back.wrote(bytes.len() as u64);
         Ok(())
     }
 

@@ -2,12 +2,12 @@
 //! values and data type are copied from file to file.
 
 use super::shard_writer::ShardWriter;
-use super::write_back::Unsynced;
 use crate::checkpoint::Extent;
 use crate::error::{EngineError, Result};
 use crate::precision::compute_kind;
 use neva_layout::ParamSpec;
 use neva_schemas::{ExportDtype, Finetune};
+use neva_weights::Unsynced;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use tch::{Kind, Tensor};

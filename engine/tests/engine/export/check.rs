@@ -337,7 +337,11 @@ fn equal_bytes_are_equal_logits() {
             let out = folder.path().join(name);
             let written = exported(&source, &out, ExportFormat::Hf, |request| request.dtype = dtype).unwrap();
             let checked = written.checked.unwrap();
-            assert_eq!((checked.identical, checked.from_run == 0.0), (identical, identical), "{name}: {checked}");
+            assert_eq!(
+                (checked.identical, checked.from_run == 0.0),
+                (identical, identical),
+                "{name}: {checked}"
+            );
             assert_eq!(checked.to_string().contains("has the bytes of the source"), identical, "{checked}");
             let request = ExportRequest {
                 out: Some(out.clone()),

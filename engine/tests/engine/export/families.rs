@@ -102,7 +102,11 @@ fn have_adapters_that_peft_reads() {
                     .collect();
                 assert_eq!(saved, case.saved, "{}", case.name);
                 let pattern = config["target_modules"].as_str().unwrap();
-                assert!(pattern.contains(case.adapted) && !pattern.contains("vision"), "{}: {pattern}", case.name);
+                assert!(
+                    pattern.contains(case.adapted) && !pattern.contains("vision"),
+                    "{}: {pattern}",
+                    case.name
+                );
                 let merged = below(&format!("of_{names}"));
                 let request = MergeRequest {
                     base: Some(base.clone()),

@@ -1,31 +1,36 @@
-//! Sends written bytes to the disk while others are made and checked, so that only the end of an export waits for the disk.
+//! Sends written bytes to the disk while others are made and checked, so that only the end waits for the disk.
 
-use crate::error::{EngineError, Result};
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+};
+
+use crate::error::{Result, WeightsError};
 
 /// Written bytes after which the disk is given work.
-const STEP: usize = 128 << 20;
+const STEP: u64 = 128 << 20;
 
 /// Most complete files that may wait for the disk at once: each has a thread and an open file.
 const UNSYNCED: usize = 8;
 
 /// A thread that synchronizes one file.
 #[derive(Debug)]
-pub(super) struct WriteBack {
+pub struct WriteBack {
     path: PathBuf,
     /// `None` after the end.
     wake: Option<SyncSender<()>>,
     /// The file has all of its bytes.
     complete: Arc<AtomicBool>,
     thread: Option<JoinHandle<io::Result<()>>>,
-    waiting: usize,
+    waiting: u64,
 }
 
 impl WriteBack {
@@ -33,7 +38,7 @@ impl WriteBack {
     ///
     /// # Errors
     /// The system has no thread for it.
-    pub(super) fn of(file: &File, path: &Path) -> Result<Self> {
+    pub fn of(file: &File, path: &Path) -> Result<Self> {
         let complete = Arc::new(AtomicBool::new(false));
         let (wake, woken) = sync_channel(1);
         let start = || {
@@ -49,7 +54,7 @@ impl WriteBack {
             };
             std::thread::Builder::new().name("write back".into()).spawn(work)
         };
-        let thread = start().map_err(EngineError::io("write", path))?;
+        let thread = start().map_err(WeightsError::io("write", path))?;
         Ok(Self {
             path: path.to_owned(),
             wake: Some(wake),
@@ -60,7 +65,7 @@ impl WriteBack {
     }
 
     /// Counts written bytes.
-    pub(super) fn wrote(&mut self, bytes: usize) {
+    pub fn wrote(&mut self, bytes: u64) {
         self.waiting += bytes;
         // A full channel: the thread begins with these bytes, too, when it is done with the earlier ones.
         if self.waiting >= STEP && self.wake.as_ref().is_some_and(|wake| wake.try_send(()).is_ok()) {
@@ -69,7 +74,7 @@ impl WriteBack {
     }
 
     /// Lets the thread bring all of the file to the disk, and does not wait for it.
-    pub(super) fn complete(&mut self) {
+    pub fn complete(&mut self) {
         self.complete.store(true, Ordering::Release);
         self.wake = None;
     }
@@ -77,7 +82,7 @@ impl WriteBack {
     /// Waits until the complete file is on disk.
     fn finish(mut self) -> Result<()> {
         let path = std::mem::take(&mut self.path);
-        self.join().map_err(EngineError::io("write", &path))
+        self.join().map_err(WeightsError::io("write", &path))
     }
 
     fn join(&mut self) -> io::Result<()> {
@@ -90,20 +95,20 @@ impl WriteBack {
 impl Drop for WriteBack {
     fn drop(&mut self) {
         // The folder is removed after an error, and no thread may hold its files.
-        drop(self.join());
+        let _ = self.join();
     }
 }
 
 /// Complete files that may not be on disk yet.
 #[derive(Debug, Default)]
-pub(super) struct Unsynced(VecDeque<WriteBack>);
+pub struct Unsynced(VecDeque<WriteBack>);
 
 impl Unsynced {
     /// Adds a complete file. Waits for the oldest one if there are many.
     ///
     /// # Errors
     /// The disk is full, or has failed.
-    pub(super) fn add(&mut self, file: WriteBack) -> Result<()> {
+    pub fn add(&mut self, file: WriteBack) -> Result<()> {
         self.0.push_back(file);
         let is_full = self.0.len() > UNSYNCED;
         let oldest = if is_full { self.0.pop_front() } else { None };
@@ -114,7 +119,7 @@ impl Unsynced {
     ///
     /// # Errors
     /// As [`Self::add`].
-    pub(super) fn finish(self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
         self.0.into_iter().try_for_each(WriteBack::finish)
     }
 }
