@@ -4,6 +4,7 @@ use super::expected::Expected;
 use super::reading::Reading;
 use crate::checkpoint::Extent;
 use crate::error::Result;
+use neva_layout::ParamSpec;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,7 +18,16 @@ struct Pair<'a> {
     written: Vec<Extent>,
 }
 
-impl Pair<'_> {
+impl<'a> Pair<'a> {
+    /// Finds the places of a parameter; `None` if the files do not hold it as a whole.
+    fn of(expected: &Expected<'_>, reading: &Reading, spec: &'a ParamSpec) -> Option<Self> {
+        let slots = expected.slots_of(&spec.name);
+        let written = slots.iter().map(|slot| reading.extent(slot)).collect::<Option<Vec<_>>>()?;
+        let own = expected.extent(spec).filter(|_| !written.is_empty())?;
+        let name = &spec.name;
+        Some(Self { name, own, written })
+    }
+
     fn is_equal(&self) -> Result<bool> {
         for written in &self.written {
             if !self.own.equals(written)? {
@@ -30,14 +40,7 @@ impl Pair<'_> {
 
 /// Returns the names of the parameters that the reader has with the bytes, the shape and the data type of the run's.
 pub(super) fn unchanged(expected: &Expected<'_>, reading: &Reading) -> Result<BTreeSet<String>> {
-    let pair = |spec| -> Option<Pair<'_>> {
-        let neva_layout::ParamSpec { name, .. } = spec;
-        let slots = expected.slots_of(name);
-        let written = slots.iter().map(|slot| reading.extent(slot)).collect::<Option<Vec<_>>>()?;
-        let own = expected.extent(spec).filter(|_| !written.is_empty())?;
-        Some(Pair { name, own, written })
-    };
-    let pairs: Vec<_> = expected.specs.iter().filter_map(pair).collect();
+    let pairs: Vec<_> = expected.specs.iter().filter_map(|spec| Pair::of(expected, reading, spec)).collect();
     let next = AtomicUsize::new(0);
     let compare = || -> Result<Vec<&str>> {
         let mut equal = Vec::new();
