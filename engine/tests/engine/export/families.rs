@@ -1,9 +1,9 @@
 //! Adapters of every kind of model in PEFT's format: over its base, an adapter is the merged model.
 
+use super::adapters::merged;
 use super::{exported, fixture, json_of, tensors, trained, trained_for};
-use crate::setting::{ONE, adapters, close_tensors, no_cache, preload, small, tiny, within_limit};
-use neva_engine::export::{ExportFormat, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter, merge};
-use neva_engine::model::Models;
+use crate::setting::{ONE, adapters, close_tensors, preload, small, tiny, within_limit};
+use neva_engine::export::{ExportFormat, NameLayout};
 use neva_layout::Families;
 use neva_schemas::{Finetune, LanguageModel, Model, RestoreConfig, TextConfig};
 use serde_json::json;
@@ -107,19 +107,8 @@ fn have_adapters_that_peft_reads() {
                     "{}: {pattern}",
                     case.name
                 );
-                let merged = below(&format!("of_{names}"));
-                let request = MergeRequest {
-                    base: Some(base.clone()),
-                    adapters: vec![WeightedAdapter { path: peft, weight: 1.0 }],
-                    out: merged.clone(),
-                    names: NameLayout::Original,
-                    reader: Reader::Transformers,
-                    dtype: None,
-                    max_shard_size: MAX_SHARD_SIZE,
-                    overwrite: false,
-                };
-                merge(&request, &Models::builtin(), &no_cache()).unwrap();
-                close_tensors(case.name, &tensors(&merged), &whole, 1e-6);
+                let merged = merged(Some(&base), &[(&peft, 1.0)], &below(&format!("of_{names}")));
+                close_tensors(case.name, &merged, &whole, 1e-6);
             }
         }
     });
