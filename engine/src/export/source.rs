@@ -70,23 +70,16 @@ impl Source {
         let base = Base::of_checkpoint(&checkpoint, given, cache)?;
         // Damage is the reason of other errors.
         let files = checkpoint.clone();
-        Self::of_checkpoint(checkpoint, base, families, cache).map_err(|error| files.verify().err().unwrap_or(error))
-    }
-
-    /// Opens a checkpoint that was trained on `base`.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub(super) fn of_checkpoint(checkpoint: CheckpointFolder, base: Base, families: &Families, cache: &ModelCache) -> Result<Self> {
         let finetune = checkpoint.run.finetune.clone();
-        Self::new(checkpoint.path.clone(), Some(checkpoint), None, finetune, base, families, cache)
+        let opened = Self::new(checkpoint.path.clone(), Some(checkpoint), None, finetune, base, families, cache);
+        opened.map_err(|error| files.verify().err().unwrap_or(error))
     }
 
     /// Opens a Hugging Face folder.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub(super) fn of_folder(path: &Path, families: &Families, cache: &ModelCache) -> Result<Self> {
+    fn of_folder(path: &Path, families: &Families, cache: &ModelCache) -> Result<Self> {
         let finetune = run_of_folder(path, families)?;
         let base = Base::HuggingFace(path.to_owned());
         Self::new(path.to_owned(), None, None, finetune, base, families, cache)

@@ -1,6 +1,6 @@
 //! The tensors that a run trained: those of a checkpoint, or of a folder of PEFT.
 
-use crate::checkpoint::{Extent, Placement, TrainedTensors, Values};
+use crate::checkpoint::{Placement, TrainedTensors, Values};
 use crate::error::Result;
 use neva_layout::ParamSpec;
 use std::collections::BTreeSet;
