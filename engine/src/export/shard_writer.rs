@@ -72,13 +72,23 @@ impl ShardWriter {
         open.write(tensor, buffer)
     }
 
-    /// Copies a tensor of another file, as [`Self::add`]. `parameter` is its name in messages.
+    /// Copies a tensor of another file, as [`Self::add`]. The check of the export looks for values that are no numbers.
     ///
     /// # Errors
-    /// As [`Self::add`]; the tensor cannot be read, or holds NaN or infinite values.
-    pub(super) fn copy(&mut self, name: &str, extent: &Extent, parameter: &str) -> Result<()> {
+    /// As [`Self::add`]; the tensor cannot be read.
+    pub(super) fn copy(&mut self, name: &str, extent: &Extent) -> Result<()> {
         let (open, _) = self.place(name, extent.kind, json!(extent.shape), extent.shape.iter().product())?;
-        extent.stream(parameter, &mut |part| open.append(part))
+        let OpenFile {
+            path,
+            file,
+            write_back,
+            bytes,
+            ..
+        } = open;
+        extent.append_to(file, path, &mut |copied| {
+            *bytes += copied;
+            write_back.wrote(copied);
+        })
     }
 
     /// Enters a tensor in the header of the current file, or of the next one if this is full.

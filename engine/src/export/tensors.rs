@@ -43,12 +43,12 @@ pub(super) fn write(
     let (mut copied, mut made) = (Vec::new(), Vec::new());
     for tensor in tensors {
         match same(tensor) {
-            Some(extent) => copied.push((&tensor.0, &tensor.1, extent)),
+            Some(extent) => copied.push((&tensor.1, extent)),
             None => made.push(tensor.clone()),
         }
     }
-    for (spec, name, extent) in copied {
-        writer.copy(name, &extent, &spec.name)?;
+    for (name, extent) in copied {
+        writer.copy(name, &extent)?;
     }
     let groups = groups(&made);
     let load = |group: &[Named]| -> Result<Vec<Tensor>> {

@@ -130,10 +130,10 @@ pub(crate) fn check(subject: &Subject<'_>, logits: Logits, models: &Models, cach
     Ok((checked, found.canary))
 }
 
-/// Checks that the reader of a whole model loads every tensor, and ignores none.
+/// Checks that the reader of a whole model loads every tensor, ignores none, and gets numbers.
 ///
 /// # Errors
-/// Every tensor that is missing or ignored.
+/// Every tensor that is missing or ignored; a copied tensor that holds NaN or infinite values.
 pub(crate) fn check_keys(subject: &Subject<'_>, models: &Models, cache: &ModelCache) -> Result<()> {
     let table = models.resolve(&subject.finetune.model)?;
     let subject = Subject {
@@ -142,7 +142,9 @@ pub(crate) fn check_keys(subject: &Subject<'_>, models: &Models, cache: &ModelCa
     };
     let reading = Reading::open(&subject, &table)?;
     let expected = Expected::open(&subject, &table, cache)?;
-    fail(&subject, reading.problems(&expected))
+    fail(&subject, reading.problems(&expected))?;
+    // What no adapter changes was copied without a look at its values.
+    unchanged::unchanged(&expected, &reading).map(drop)
 }
 
 fn fail(subject: &Subject<'_>, problems: Vec<String>) -> Result<()> {

@@ -30,7 +30,7 @@ impl<'a> Pair<'a> {
 
     fn is_equal(&self) -> Result<bool> {
         for written in &self.written {
-            if !self.own.equals(written)? {
+            if !self.own.equals(written, self.name)? {
                 return Ok(false);
             }
         }
@@ -39,6 +39,9 @@ impl<'a> Pair<'a> {
 }
 
 /// Returns the names of the parameters that the reader has with the bytes, the shape and the data type of the run's.
+///
+/// # Errors
+/// A file cannot be read, or such a parameter holds NaN or infinite values.
 pub(super) fn unchanged(expected: &Expected<'_>, reading: &Reading) -> Result<BTreeSet<String>> {
     let pairs: Vec<_> = expected.specs.iter().filter_map(|spec| Pair::of(expected, reading, spec)).collect();
     let next = AtomicUsize::new(0);
