@@ -57,7 +57,8 @@ use crate::{
     local::rank_log,
     packager::{CODE_FOLDER, pack},
     poll::{PollInterval, poll},
-    submission::{JobKind, Submission},
+    submission::Submission,
+    task_set::TaskSet,
     tunnel::Tunnel,
 };
 
@@ -153,7 +154,7 @@ impl SlurmExecutor {
 
     /// Copies what the job needs to the machine.
     async fn ship(&self, submission: &Submission) -> Result<(), ExecutorError> {
-        if let Some(program) = self.upload.as_ref().filter(|_| submission.kind == JobKind::Ranks) {
+        if let Some(program) = self.upload.as_ref().filter(|_| submission.has_ranks()) {
             self.tunnel.upload(program, &self.program).await?;
         }
         if let Some(package) = pack(&self.config.packager, &self.folder).await? {
@@ -219,6 +220,26 @@ impl Executor for SlurmExecutor {
         Box::pin(submit::submit(self, submission, after))
     }
 
+    fn joins_tasks(&self) -> bool {
+        true
+    }
+
+    fn render_tasks(&self, tasks: &TaskSet<'_>) -> Result<Submission, ExecutorError> {
+        render::render_tasks(&self.config, tasks, &self.program)
+    }
+
+    fn submit_tasks<'a>(
+        &'a self,
+        submission: &'a Submission,
+        after: &'a [(JobHandle, When)],
+    ) -> BoxFuture<'a, Result<Vec<JobHandle>, ExecutorError>> {
+        Box::pin(submit::submit_tasks(self, submission, after))
+    }
+
+    fn find_job<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, Result<Option<JobHandle>, ExecutorError>> {
+        Box::pin(submit::find_job(self, dir))
+    }
+
     fn watch<'a>(&'a self, job: &'a JobHandle, from: WatchFrom) -> JobEvents<'a> {
         poll(self, job, from, self.interval())
     }
@@ -230,7 +251,7 @@ impl Executor for SlurmExecutor {
     fn watched_status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>> {
         Box::pin(async move {
             let job = self.parse(job)?;
-            let rows = self.recent.rows(&*self.tunnel, &job.id).await?;
+            let rows = self.recent.rows(&*self.tunnel, job.slurm_id()).await?;
             query::status(&*self.tunnel, &job, rows.to_vec()).await
         })
     }

@@ -49,10 +49,18 @@ pub(super) fn silent_rank(row: &QueueRow, evidence: &Evidence) -> Option<u32> {
 
 /// Returns the status of a job; `evidence` is needed if it has ended.
 pub(super) fn status(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> JobStatus {
-    let state = match phase(&row.state) {
-        Phase::Pending => JobState::Pending,
-        Phase::Running => JobState::Running,
-        Phase::Ended => end(job, row, evidence),
+    let state = match (phase(&row.state), own_code(job, row, evidence)) {
+        (Phase::Pending, _) => JobState::Pending,
+        // A failed task may start again with its group.
+        (Phase::Running, Some(0)) => JobState::Succeeded,
+        (Phase::Running, _) => JobState::Running,
+        (Phase::Ended, Some(0)) if !evidence.is_cancelled => JobState::Succeeded,
+        (Phase::Ended, Some(code)) => {
+            let state = "FAILED".to_owned();
+            let own = QueueRow { state, code, signal: 0, ..row.clone() };
+            end(job, &own, evidence)
+        }
+        (Phase::Ended, None) => end(job, row, evidence),
     };
     let is_pending = state == JobState::Pending;
     JobStatus {
@@ -62,6 +70,12 @@ pub(super) fn status(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> Job
         restarts: row.restarts,
         state,
     }
+}
+
+/// Returns the exit code that a task of a group recorded in the job's latest start.
+fn own_code(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> Option<i32> {
+    let (restarts, code) = evidence.status.filter(|_| job.is_in_group())?;
+    (restarts == row.restarts).then_some(code)
 }
 
 /// Returns the state of a job that ended, or whose end only its own status file tells.

@@ -14,8 +14,10 @@ use sha2::{Digest as _, Sha256};
 use super::{
     SlurmExecutor,
     command::{self, script},
-    files::check_folder,
-    handle::is_job_id,
+    evidence::JOB_FILE,
+    files::{Part, check_folder, read},
+    handle::{SlurmJob, is_job_id},
+    query,
     refusal::refused,
     submit_timeout::SubmitTimeout,
 };
@@ -23,7 +25,7 @@ use crate::{
     batch_error::BatchError,
     error::ExecutorError,
     job::JobHandle,
-    submission::{BatchScript, JobKind, Payload, Submission},
+    submission::{BatchScript, BatchTask, JobKind, Payload, Submission},
     tunnel::{CommandOutput, TunnelCommand, TunnelFile},
 };
 
@@ -51,10 +53,46 @@ pub(super) async fn submit(
     submission: &Submission,
     after: &[(JobHandle, When)],
 ) -> Result<JobHandle, ExecutorError> {
+    let id = submit_once(executor, submission, after).await?;
+    Ok(executor.job(&id, &submission.dir).handle())
+}
+
+/// Submits a job of several tasks, and returns the handle of each.
+pub(super) async fn submit_tasks(
+    executor: &SlurmExecutor,
+    submission: &Submission,
+    after: &[(JobHandle, When)],
+) -> Result<Vec<JobHandle>, ExecutorError> {
+    let id = submit_once(executor, submission, after).await?;
+    let handle = |task: &BatchTask| executor.job(&format!("{id}{}", task.suffix), &task.dir).handle();
+    Ok(tasks(submission).iter().map(handle).collect())
+}
+
+/// Returns the latest job in a folder.
+pub(super) async fn find_job(executor: &SlurmExecutor, dir: &Path) -> Result<Option<JobHandle>, ExecutorError> {
+    let parts = read(&*executor.tunnel, &[(Part::From(0, 1000), dir.join(JOB_FILE))]).await?;
+    let text = parts.first().map(|part| String::from_utf8_lossy(&part.bytes).into_owned());
+    let id = text.as_deref().and_then(|text| text.split_whitespace().next());
+    Ok(id.filter(|id| is_job_id(id)).map(|id| executor.job(id, dir).handle()))
+}
+
+/// Returns the tasks of a job of several tasks.
+fn tasks(submission: &Submission) -> &[BatchTask] {
+    match &submission.payload {
+        Payload::BatchScript(batch) => &batch.tasks,
+        Payload::Processes(_) | Payload::Manifests(_) => &[],
+    }
+}
+
+/// Submits a job and returns its number.
+async fn submit_once(executor: &SlurmExecutor, submission: &Submission, after: &[(JobHandle, When)]) -> Result<String, ExecutorError> {
     let Payload::BatchScript(batch) = &submission.payload else {
         return Err(not_ours());
     };
     check_folder(&submission.dir)?;
+    for task in &batch.tasks {
+        check_folder(&task.dir)?;
+    }
     let number = prepare(executor, submission).await?;
     executor.ship(submission).await?;
     let files = files(submission, batch);
@@ -63,7 +101,7 @@ pub(super) async fn submit(
     loop {
         match write_and_submit(executor, &files, &command).await {
             Err(error) => timeout.wait(error).await?,
-            Ok(id) => return Ok(executor.job(&id, &submission.dir).handle()),
+            Ok(id) => return Ok(id),
         }
     }
 }
@@ -74,35 +112,57 @@ async fn write_and_submit(executor: &SlurmExecutor, files: &[TunnelFile], comman
     submitted(executor, &executor.tunnel.run(command).await?)
 }
 
-/// Prepares the folder and returns the number of the job in it, from 1.
+/// Prepares the folders and returns the number of the job in its own folder, from 1.
 async fn prepare(executor: &SlurmExecutor, submission: &Submission) -> Result<u32, ExecutorError> {
-    let dir = &submission.dir;
-    let mut ended = String::new();
+    let folders: Vec<&Path> = [submission.dir.as_path()]
+        .into_iter()
+        .chain(tasks(submission).iter().map(|task| task.dir.as_path()))
+        .collect();
+    let mut input = Vec::new();
+    for folder in &folders {
+        input.extend_from_slice(folder.as_os_str().as_encoded_bytes());
+        input.push(b'\n');
+    }
+    let mut ended: Vec<String> = Vec::new();
     loop {
-        let prepare = script(PREPARE, [dir.display().to_string(), ended.clone()]);
+        let prepare = TunnelCommand {
+            stdin: input.clone(),
+            ..script(PREPARE, ended.iter().cloned())
+        };
         let text = run_until_reached(executor, &prepare).await?;
-        match text.trim().split_once(' ') {
-            Some(("ready", number)) if number.parse::<u32>().is_ok() => return Ok(number.parse().unwrap_or(1)),
-            Some(("job", id)) if is_job_id(id) && id != ended => {
-                if is_alive(executor, &executor.job(id, dir).handle()).await? {
-                    return Err(ExecutorError::AlreadyRunning { dir: dir.clone() });
-                }
-                ended = id.to_owned();
-            }
-            _ => return Err(unexpected(executor, "sh", &text, "`ready N`")),
+        if let Some(number) = text.trim().strip_prefix("ready ").and_then(|number| number.parse().ok()) {
+            return Ok(number);
         }
+        let job = |line: &str| {
+            let (id, dir) = line.strip_prefix("job ")?.split_once(' ')?;
+            (is_job_id(id) && !ended.iter().any(|known| known == id)).then(|| executor.job(id, Path::new(dir)))
+        };
+        let Some(jobs) = text.lines().map(job).collect::<Option<Vec<_>>>().filter(|jobs| !jobs.is_empty()) else {
+            return Err(unexpected(executor, "sh", &text, "`ready N`"));
+        };
+        if let Some(alive) = first_alive(executor, &jobs).await? {
+            return Err(ExecutorError::AlreadyRunning { dir: alive.dir.clone() });
+        }
+        ended.extend(jobs.into_iter().map(|job| job.id));
     }
 }
 
-/// Returns true if the folder's job has not ended.
-async fn is_alive(executor: &SlurmExecutor, job: &JobHandle) -> Result<bool, ExecutorError> {
+/// Returns the first of these jobs that has not ended.
+async fn first_alive<'a>(executor: &SlurmExecutor, jobs: &'a [SlurmJob]) -> Result<Option<&'a SlurmJob>, ExecutorError> {
     let mut timeout = SubmitTimeout::new(executor);
-    loop {
-        match executor.one_status(job).await {
-            Ok(status) => return Ok(!status.state.is_end()),
-            Err(ExecutorError::UnknownJob { .. }) => return Ok(false),
-            Err(error) => timeout.wait(error).await?,
+    'again: loop {
+        for (job, status) in jobs.iter().zip(query::statuses(&*executor.tunnel, jobs).await) {
+            match status {
+                Ok(status) if status.state.is_end() => {}
+                Ok(_) => return Ok(Some(job)),
+                Err(ExecutorError::UnknownJob { .. }) => {}
+                Err(error) => {
+                    timeout.wait(error).await?;
+                    continue 'again;
+                }
+            }
         }
+        return Ok(None);
     }
 }
 
@@ -124,7 +184,8 @@ fn submit_command(executor: &SlurmExecutor, submission: &Submission, argv: &[Str
         JobKind::Script => "script",
     };
     let mut argv = argv.iter().cloned();
-    let mut words = vec![submission.dir.display().to_string(), key.clone(), kind.to_owned()];
+    let has_tasks = if tasks(submission).is_empty() { "" } else { "tasks" };
+    let mut words = vec![submission.dir.display().to_string(), key.clone(), kind.to_owned(), has_tasks.to_owned()];
     words.extend(argv.next());
     let comment = executor
         .config
@@ -241,6 +302,7 @@ mod tests {
             let batch = BatchScript {
                 batch_script: "job.sbatch".into(),
                 submit_argv: words.map(ToString::to_string).collect(),
+                tasks: Vec::new(),
             };
             with_dependencies(&executor(), &batch, &parents).unwrap().join(" ")
         };
@@ -257,6 +319,7 @@ mod tests {
         let batch = BatchScript {
             batch_script: "job.sbatch".into(),
             submit_argv: vec!["sbatch".into()],
+            tasks: Vec::new(),
         };
         assert!(with_dependencies(&executor(), &batch, &foreign).is_err());
     }

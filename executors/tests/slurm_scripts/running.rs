@@ -297,7 +297,7 @@ fn each_task_of_an_array_has_its_folder_and_variables() {
             .into();
         plan
     });
-    let job = render_array(&config(&json!({"retries": 1})), "sweep", &root, &plans, &program).unwrap();
+    let job = render_array(&config(&json!({"retries": 1})), "sweep", &root, &[&plans[0], &plans[1]].map(Work::Ranks), None, &program).unwrap();
     for (task, code) in [(0, 0), (1, 1)] {
         let number = task.to_string();
         let env = [("SLURM_ARRAY_JOB_ID", "6"), ("SLURM_ARRAY_TASK_ID", number.as_str())];
@@ -309,7 +309,9 @@ fn each_task_of_an_array_has_its_folder_and_variables() {
     }
     assert_eq!(read(root.join("task0/slurm.status")), "6 0 0\n");
     // The number of the task itself.
-    assert_eq!(machine.calls("scontrol"), ["requeue 7"]);
+    assert_eq!(machine.calls("scontrol"), ["requeue 6_1"]);
+    // What a task prints itself stands in its own folder.
+    assert!(read(root.join("task1/logs/slurm.log")).contains("exit code 1 of job 6"));
 }
 
 /// Runs a group of a run and a script, with these texts.
