@@ -3,11 +3,13 @@
 //! Tests that stop nodes or the controller have a cluster of their own.
 #![forbid(unsafe_code)]
 
+mod arrays;
 mod cluster;
 mod controller;
 mod doctor;
 mod documents;
 mod experiment;
+mod groups;
 mod refusals;
 mod requeue;
 mod secrets;

@@ -57,7 +57,12 @@ pub(super) fn status(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> Job
         (Phase::Ended, Some(0)) if !evidence.is_cancelled => JobState::Succeeded,
         (Phase::Ended, Some(code)) => {
             let state = "FAILED".to_owned();
-            let own = QueueRow { state, code, signal: 0, ..row.clone() };
+            let own = QueueRow {
+                state,
+                code,
+                signal: 0,
+                ..row.clone()
+            };
             end(job, &own, evidence)
         }
         (Phase::Ended, None) => end(job, row, evidence),

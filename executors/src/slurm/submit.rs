@@ -185,7 +185,12 @@ fn submit_command(executor: &SlurmExecutor, submission: &Submission, argv: &[Str
     };
     let mut argv = argv.iter().cloned();
     let has_tasks = if tasks(submission).is_empty() { "" } else { "tasks" };
-    let mut words = vec![submission.dir.display().to_string(), key.clone(), kind.to_owned(), has_tasks.to_owned()];
+    let mut words = vec![
+        submission.dir.display().to_string(),
+        key.clone(),
+        kind.to_owned(),
+        has_tasks.to_owned(),
+    ];
     words.extend(argv.next());
     let comment = executor
         .config

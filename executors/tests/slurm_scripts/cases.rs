@@ -189,7 +189,10 @@ fn array() -> Case {
         .collect();
     let works: Vec<_> = plans.iter().map(Work::Ranks).collect();
     let settings = json!({"account": "acct", "time": "30", "signal_s": 60});
-    case("array", render_array(&config(&settings), "lr", &root, &works, Some(2), Path::new(PROGRAM)))
+    case(
+        "array",
+        render_array(&config(&settings), "lr", &root, &works, Some(2), Path::new(PROGRAM)),
+    )
 }
 
 fn group(name: &'static str, settings: Value) -> Case {

@@ -297,7 +297,15 @@ fn each_task_of_an_array_has_its_folder_and_variables() {
             .into();
         plan
     });
-    let job = render_array(&config(&json!({"retries": 1})), "sweep", &root, &[&plans[0], &plans[1]].map(Work::Ranks), None, &program).unwrap();
+    let job = render_array(
+        &config(&json!({"retries": 1})),
+        "sweep",
+        &root,
+        &[&plans[0], &plans[1]].map(Work::Ranks),
+        None,
+        &program,
+    )
+    .unwrap();
     for (task, code) in [(0, 0), (1, 1)] {
         let number = task.to_string();
         let env = [("SLURM_ARRAY_JOB_ID", "6"), ("SLURM_ARRAY_TASK_ID", number.as_str())];

@@ -7,7 +7,12 @@ use neva_executors::Submission;
 use neva_schemas::{self as schemas, Dependency, Task, When};
 
 use super::{
-    detach, folder::ExperimentFolder, launcher::Launcher, options::ExperimentOptions, plugin::Plugin, record::ExperimentRecord,
+    detach,
+    folder::ExperimentFolder,
+    launcher::Launcher,
+    options::ExperimentOptions,
+    plugin::Plugin,
+    record::ExperimentRecord,
     report::ExperimentReport,
     task_sets::{Members, TaskSets},
 };

@@ -56,13 +56,17 @@ impl TaskSets {
         let mut arrays: Vec<(Likeness<'_>, Vec<usize>)> = Vec::new();
         for (task, (name, entry)) in experiment.tasks.iter().enumerate() {
             let config = config(task);
-            let Some(program) = program(entry, config).filter(|_| !in_group[task]) else { continue };
+            let Some(program) = program(entry, config).filter(|_| !in_group[task]) else {
+                continue;
+            };
             let likeness = Likeness {
                 executor: config,
                 program,
                 parents: experiment.parents(name),
             };
-            let known = arrays.iter_mut().find(|(known, tasks)| *known == likeness && tasks.len() < MAX_ARRAY);
+            let known = arrays
+                .iter_mut()
+                .find(|(known, tasks)| *known == likeness && tasks.len() < MAX_ARRAY);
             match known {
                 Some((_, tasks)) => tasks.push(task),
                 None => arrays.push((likeness, vec![task])),
@@ -70,7 +74,12 @@ impl TaskSets {
         }
         for (likeness, tasks) in arrays {
             if tasks.len() > 1 {
-                sets.add(TaskSetKind::Array { cap: cap(likeness.executor) }, tasks);
+                sets.add(
+                    TaskSetKind::Array {
+                        cap: cap(likeness.executor),
+                    },
+                    tasks,
+                );
             }
         }
         sets
@@ -142,7 +151,15 @@ mod tests {
     #[test]
     fn like_tasks_are_an_array_and_groups_share_a_job() {
         let mut experiment = ExperimentConfig::default();
-        for (name, parents) in [("a", &[][..]), ("b", &[]), ("c", &["a", "b"]), ("d", &["a", "b"]), ("e", &["c"]), ("f", &[]), ("g", &[])] {
+        for (name, parents) in [
+            ("a", &[][..]),
+            ("b", &[]),
+            ("c", &["a", "b"]),
+            ("d", &["a", "b"]),
+            ("e", &["c"]),
+            ("f", &[]),
+            ("g", &[]),
+        ] {
             experiment.tasks.insert(name.to_owned(), script(parents));
         }
         experiment.groups.insert("pair".into(), vec!["f".into(), "g".into()]);
@@ -154,7 +171,9 @@ mod tests {
         // Scripts of the user's own array.
         assert_eq!(sets(&experiment, &slurm(|config| config.array = Some("0-3".into()))), [group]);
         // Another program, other resources, another way to the cluster.
-        let TaskSpec::Script(own) = &mut experiment.tasks[0].task else { unreachable!() };
+        let TaskSpec::Script(own) = &mut experiment.tasks[0].task else {
+            unreachable!()
+        };
         own.entrypoint = "python3".into();
         experiment.tasks[3].executor = Some(slurm(|config| config.mem = Some("1G".into())));
         experiment.tasks[6].executor = Some(slurm(|config| config.setup_lines = Some("true".into())));

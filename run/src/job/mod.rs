@@ -10,8 +10,10 @@ mod stop_requests;
 use std::{io, path::PathBuf};
 
 use futures_util::StreamExt as _;
-use neva_executors::{Executor, ExecutorError, JobEnd, JobEvent, JobFailure, JobHandle, JobKind, JobState, JobStatus, Submission, WatchFrom};
-use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport, When, exit_class};
+use neva_executors::{
+    BatchError, Executor, ExecutorError, JobEnd, JobEvent, JobFailure, JobHandle, JobKind, JobState, JobStatus, Submission, WatchFrom,
+};
+use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport, When};
 use tokio::{
     sync::{oneshot, watch},
     time::sleep,
@@ -77,6 +79,13 @@ pub(crate) fn run(mut plan: LaunchPlan, executor: &dyn Executor, options: JobOpt
             source: io::ErrorKind::NotFound.into(),
         })
     })?
+}
+
+/// Returns the error of a submission of several tasks whose end nobody reports.
+fn broken_off() -> BatchError {
+    BatchError::Query {
+        reason: "the submission of several tasks was broken off".to_owned(),
+    }
 }
 
 /// Returns the report of a run that trained to its end, and an error for one that was stopped.
@@ -224,11 +233,10 @@ impl<'a> Job<'a> {
             None => {
                 let after = std::mem::take(&mut self.after);
                 let job = match self.shared.take() {
-                    Some(job) => job
-                        .await
-                        .map_err(|_| JobFailure::for_job(exit_class::BUG, "the submission of several tasks was broken off".to_owned()))
-                        .and_then(|submitted| submitted)
-                        .map_err(|failure| RunError::Job(Box::new(failure)))?,
+                    Some(job) => match job.await {
+                        Ok(submitted) => submitted.map_err(|failure| RunError::Job(Box::new(failure)))?,
+                        Err(_) => return Err(ExecutorError::from(broken_off()).into()),
+                    },
                     None if after.is_empty() => self.executor.submit(&self.submission).await?,
                     None => self.executor.submit_after(&self.submission, &after).await?,
                 };

@@ -82,7 +82,12 @@ impl SlurmExecutorConfig {
     /// Returns true if the settings that hold for a whole job are the same.
     pub(crate) fn can_share_job(&self, other: &Self) -> bool {
         let of_job = |config: &Self| {
-            let texts = (config.setup_lines.clone(), config.modules.clone(), config.libtorch.clone(), config.env_from.clone());
+            let texts = (
+                config.setup_lines.clone(),
+                config.modules.clone(),
+                config.libtorch.clone(),
+                config.env_from.clone(),
+            );
             let counts = (config.retries, config.max_requeues, config.slurm_version.clone());
             let jobs = (config.dependencies.clone(), config.dependency_type.clone(), config.array.clone());
             (texts, counts, jobs)

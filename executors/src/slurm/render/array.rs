@@ -148,7 +148,8 @@ fn main(config: &SlurmExecutorConfig, work: Work<'_>, shape: Shape, rank_program
     };
     let (before, command) = step.render()?;
     let is_ranks = work.kind() == JobKind::Ranks;
-    let mut text = "\nset_up \"$dir\"\n# The output of each task stands in its own folder.\nexec >>\"$dir/logs/slurm.log\" 2>&1\n".to_owned();
+    let mut text =
+        "\nset_up \"$dir\"\n# The output of each task stands in its own folder.\nexec >>\"$dir/logs/slurm.log\" 2>&1\n".to_owned();
     if has_code(config) {
         text += COPY_CODE;
     }

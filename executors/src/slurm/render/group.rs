@@ -234,7 +234,10 @@ impl Group<'_> {
             Work::Ranks(_) => "$(records_length \"${dirs[NUMBER]}\")".replace("NUMBER", &number.to_string()),
             Work::Script(_) => "''".to_owned(),
         };
-        let mut text = format!("\n# {}\ndirs[{number}]={dir}\nset_up_task {number}\nrecords[{number}]={records}\n", work.name());
+        let mut text = format!(
+            "\n# {}\ndirs[{number}]={dir}\nset_up_task {number}\nrecords[{number}]={records}\n",
+            work.name()
+        );
         let _ = write!(
             text,
             "if [ -z \"${{codes[{number}]:-}}\" ]; then\n(\ndir={dir}\nexec >>\"$dir/logs/slurm.log\" 2>&1\n\

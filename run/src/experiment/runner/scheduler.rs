@@ -82,7 +82,10 @@ impl Runner {
         // All tasks of an array have the same parents.
         let of_all: BTreeSet<_> = match gang.is_empty() {
             true => self.graph.open_parents(index, &self.tasks).collect(),
-            false => members.iter().flat_map(|task| self.graph.open_parents(*task, &self.tasks)).collect(),
+            false => members
+                .iter()
+                .flat_map(|task| self.graph.open_parents(*task, &self.tasks))
+                .collect(),
         };
         for (parent, when) in of_all {
             // Jobs of another cluster, or with other ways to it, cannot be named.
@@ -107,9 +110,8 @@ impl Runner {
         if set.kind == TaskSetKind::Group {
             return self.joined(index, members);
         }
-        let is_ready = |task: &usize| {
-            self.tasks[*task].state == TaskState::Pending && self.graph.readiness(*task, &self.tasks) == Readiness::Ready
-        };
+        let is_ready =
+            |task: &usize| self.tasks[*task].state == TaskState::Pending && self.graph.readiness(*task, &self.tasks) == Readiness::Ready;
         let ready: Vec<_> = set.tasks.iter().copied().filter(is_ready).collect();
         self.joined(index, &ready)
     }
