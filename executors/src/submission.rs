@@ -51,13 +51,17 @@ impl Submission {
         }
     }
 
+    /// Returns the tasks of a job of several tasks.
+    pub(crate) fn tasks(&self) -> &[BatchTask] {
+        match &self.payload {
+            Payload::BatchScript(batch) => &batch.tasks,
+            Payload::Processes(_) | Payload::Manifests(_) => &[],
+        }
+    }
+
     /// Returns true if ranks are among its processes.
     pub(crate) fn has_ranks(&self) -> bool {
-        let tasks = match &self.payload {
-            Payload::BatchScript(batch) => batch.tasks.as_slice(),
-            Payload::Processes(_) | Payload::Manifests(_) => &[],
-        };
-        self.kind == JobKind::Ranks || tasks.iter().any(|task| task.kind == JobKind::Ranks)
+        self.kind == JobKind::Ranks || self.tasks().iter().any(|task| task.kind == JobKind::Ranks)
     }
 
     /// Returns [`Processes::exit_timeout_s`].

@@ -15,5 +15,6 @@ mod requeue;
 mod secrets;
 mod shellcheck;
 mod speed;
+mod state_cases;
 mod states;
 mod training;

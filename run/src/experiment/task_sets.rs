@@ -138,7 +138,7 @@ mod tests {
 
     fn script(parents: &[&str]) -> Task {
         Task {
-            depends_on: parents.iter().map(|parent| Dependency::when(When::AfterOk, parent)).collect(),
+            depends_on: parents.iter().map(|parent| Dependency::when(When::AfterOk, *parent)).collect(),
             ..Task::new(Script::inline("true"))
         }
     }
