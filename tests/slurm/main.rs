@@ -10,6 +10,7 @@ mod doctor;
 mod documents;
 mod experiment;
 mod groups;
+mod memory;
 mod refusals;
 mod requeue;
 mod secrets;

@@ -152,6 +152,6 @@ pub(crate) const SLOW: &[Case] = &[Case {
     expected: Expected::Failed(exit_class::JOB, "time limit"),
 }];
 
-fn parameter(name: &str) -> Option<std::collections::BTreeMap<String, Option<neva_schemas::SlurmParameter>>> {
+pub(crate) fn parameter(name: &str) -> Option<std::collections::BTreeMap<String, Option<neva_schemas::SlurmParameter>>> {
     serde_json::from_value(serde_json::json!({ name: true })).unwrap()
 }

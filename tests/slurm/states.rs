@@ -15,6 +15,11 @@ use crate::{
     state_cases::{CASES, Case, Expected, SLOW},
 };
 
+/// Returns the options of a job that Slurm holds.
+pub(crate) fn held() -> Option<std::collections::BTreeMap<String, Option<neva_schemas::SlurmParameter>>> {
+    crate::state_cases::parameter("hold")
+}
+
 /// Returns an executor for jobs of one process.
 pub(crate) fn executor(cluster: &Cluster, settings: impl FnOnce(&mut SlurmExecutorConfig)) -> SlurmExecutor {
     let mut config = SlurmExecutorConfig {

@@ -217,7 +217,11 @@ fn batch_failure(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> (ExitCl
         return (exit_class::CLUSTER, format!("srun: {error}"), None);
     }
     match (row.signal, row.code) {
-        (0, 0) => (exit_class::CLUSTER, format!("Slurm ended the job ({})", row.reason), None),
+        (0, 0) => (
+            exit_class::CLUSTER,
+            format!("Slurm ended the job ({})", row.reason),
+            (!evidence.output.has_started).then_some("start it again: no other job was submitted for it"),
+        ),
         (0, code @ (126 | 127)) => (
             exit_class::CLUSTER,
             format!("the batch script ended with exit code {code}: a program was not found"),
@@ -254,6 +258,10 @@ pub(super) fn forgotten(job: &SlurmJob, evidence: &Evidence) -> QueueRow {
     match evidence.status {
         Some((restarts, 0)) => row("COMPLETED", restarts, 0),
         Some((restarts, code)) => row("FAILED", restarts, code),
+        None if !evidence.output.has_started => QueueRow {
+            reason: "it no longer knows it, and the job has not started: its controller lost it".into(),
+            ..row("FAILED", 0, 0)
+        },
         None => QueueRow {
             reason: "it no longer knows it, and no slurm.status was left: killed, or a node was lost".into(),
             ..row("FAILED", 0, 0)
