@@ -32,8 +32,8 @@ fn contradictions_are_refused_with_a_fix() {
         (json!({"array": "%2"}), "would all train in the same folder", "--max-parallel 2"),
         (
             json!({"heterogeneous": true}),
-            "the tasks of a group are separate jobs",
-            "an executor",
+            "the components of a heterogeneous job are the tasks of a group",
+            "into a group",
         ),
         (
             json!({"segment": 4, "slurm_version": "22.05"}),

@@ -374,6 +374,24 @@ fn a_failed_task_of_a_group_ends_the_others() {
 }
 
 #[test]
+fn a_requeued_group_starts_only_tasks_that_did_not_succeed() {
+    let machine = Machine::new();
+    let root = machine.path("group");
+    fs::create_dir_all(root.join("train")).unwrap();
+    fs::write(root.join("train/slurm.status"), "7 0 0\n").unwrap();
+    let settings = config(&json!({"wait_time_for_group_job": 0}));
+    let train = tiny(&root.join("train"), 1, 1);
+    let mut serve = script(&root.join("serve"), "echo again");
+    serve.working_directory = machine.path("bin");
+    let tasks = [Work::Ranks(&train), Work::Script(&serve)].map(|work| GroupTask { config: &settings, work });
+    let program = machine.program("rank", "#!/bin/bash\nexit 1\n");
+    let (code, errors) = machine.run(&render_group("pair", &root, &tasks, &program).unwrap(), 1);
+    assert_eq!(code, 0, "{errors}");
+    assert_eq!(read(root.join("train/slurm.status")), "7 1 0\n");
+    assert_eq!(read(root.join("serve/logs/rank0.log")), "again\n");
+}
+
+#[test]
 fn a_task_of_a_group_may_end_before_the_others() {
     let machine = Machine::new();
     let (code, errors) = group(&machine, &json!({"wait_time_for_group_job": 0}), "exit 0", "/bin/sleep 2; exit 0\n");

@@ -53,7 +53,7 @@ pub fn render_array(
     for work in tasks {
         if Shape::new(config, *work)? != shape || !runs_like(*work, longest) {
             let message = format!(
-                "{} needs other nodes, ranks, GPUs or programs than {}, but all tasks of an array have the same",
+                "{} needs other nodes, ranks or GPUs than {}, or another program, but all tasks of an array have the same",
                 work.dir().display(),
                 longest.dir().display()
             );

@@ -57,7 +57,10 @@ pub fn render_group(name: &str, dir: &Path, tasks: &[GroupTask<'_>], rank_progra
     let root = job_folder(dir)?;
     let argv = submit_argv(config, &dir.join(BATCH_FILE))?;
     let mut text = head(name, &argv, &group.directives(name, dir)?);
-    let _ = write!(text, "\nroot={0}\ndir={0}\n\n{START}", quoted(&root));
+    if tasks.iter().any(|task| has_code(task.config)) {
+        let _ = write!(text, "\nroot={}", quoted(&root));
+    }
+    let _ = write!(text, "\ndir={}\n\n{START}", quoted(&root));
     text += &environment::set_up(config, &BTreeMap::new());
     text += &with_functions(&format!("{GROUP}{}", group.main(rank_program)?));
 

@@ -151,7 +151,9 @@ impl Runner {
     async fn unrecorded_job(&self, name: &str, index: usize) -> Option<JobHandle> {
         let dir = self.lowering.folder.submitted_dir(name)?;
         let executor = self.lowering.executor(&self.record, &self.record.experiment.tasks[index]).ok()?;
-        executor.find_job(&dir).await.ok()?
+        let job = executor.find_job(&dir).await.ok()??;
+        let status = executor.status(&job).await.ok()?;
+        (!matches!(status.state, JobState::Failed(_) | JobState::Cancelled)).then_some(job)
     }
 
     /// Runs every task to its end.

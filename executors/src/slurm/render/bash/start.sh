@@ -1,5 +1,6 @@
 job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
 # The last task of an array has the number of the array itself, so a task is named by both numbers.
+# shellcheck disable=SC2034 # not every script names it
 own=$job${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
 restart=${SLURM_RESTART_COUNT:-0}
 terminated=0
