@@ -34,13 +34,19 @@ fn a_job_that_exceeds_its_memory_is_reported() {
         let limited = |config: &mut SlurmExecutorConfig| config.mem = Some("60M".into());
         // Slurm itself reports only the step.
         let (class, text) = failure(&cluster, &states::executor(&cluster, limited), "step", EAT).await;
-        assert!(class == exit_class::JOB && text.contains("exceeded the memory of the job"), "{text}");
+        assert!(
+            class == exit_class::JOB && text.contains("exceeded the memory of the job"),
+            "{text}"
+        );
         // The batch script: its state is OUT_OF_MEMORY, though it goes on.
         let script = states::executor(&cluster, |config| {
             limited(config);
             config.setup_lines = Some(EAT.to_owned());
         });
         let (class, text) = failure(&cluster, &script, "batch", "true").await;
-        assert!(class == exit_class::JOB && text.contains("the job exceeded the memory that it requested"), "{text}");
+        assert!(
+            class == exit_class::JOB && text.contains("the job exceeded the memory that it requested"),
+            "{text}"
+        );
     });
 }

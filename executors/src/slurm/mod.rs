@@ -16,6 +16,7 @@
 //! | `logs/attempt-<N>/` | `submit` | logs of earlier jobs in the folder |
 //! | `failures.jsonl`, `report.json`, `checkpoints/` | ranks | as for the local executor |
 
+mod batch_failure;
 mod command;
 mod evidence;
 mod executor;
