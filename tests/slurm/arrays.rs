@@ -175,6 +175,30 @@ fn a_task_of_an_array_is_cancelled_alone() {
     );
 }
 
+/// The last task of an array has the number of the whole array; its requeue must not start the others again.
+#[test]
+fn a_task_of_an_array_is_requeued_alone() {
+    let cluster = Cluster::shared();
+    let dir = cluster.dir.path().to_owned();
+    let text = "name: requeued\ntasks:\n  one:\n    task: {_target_: run.Script, inline: \"echo once\"}\n  \
+                two:\n    task: {_target_: run.Script, inline: \"test -n \\\"$SLURM_RESTART_COUNT\\\" || exit 3\"}\n";
+    fs::write(dir.join("requeued.yaml"), text).unwrap();
+    let executor = cluster.executor("array", "retries: 1");
+    let ended = finish(start(command(&cluster, &dir, &["requeued.yaml", "--executor", &executor]))).with_code(0);
+    let folder = experiment(&dir, "requeued").unwrap();
+    let numbers = jobs(&folder);
+    let restarts = |id: &str| {
+        let shown = cluster.output(&["scontrol", "--oneliner", "show", "job", id]);
+        shown.contains("Restarts=1")
+    };
+    assert_eq!(numbers.len(), 2, "{}", ended.stderr);
+    for id in &numbers {
+        assert_eq!(restarts(id), id.ends_with("_1"), "{id}");
+    }
+    let own = fs::read_to_string(folder.join("tasks/two/logs/slurm.log")).unwrap();
+    assert!(own.contains("requeue 1 of at most 1") && own.contains("start 2"), "{own}");
+}
+
 /// A sweep of a fine-tune: the losses are those of the same runs on this machine, also where an element was retried.
 #[test]
 fn the_runs_of_a_sweep_train_as_on_this_machine() {
