@@ -50,7 +50,7 @@ pub(super) fn status(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> Job
     let state = match (phase(&row.state), own_code(job, row, evidence)) {
         (Phase::Pending, _) => JobState::Pending,
         // A failed task may start again with its group.
-        (Phase::Running, Some(0)) => JobState::Succeeded,
+        (Phase::Running, Some(0)) if !evidence.is_cancelled => JobState::Succeeded,
         (Phase::Running, _) => JobState::Running,
         (Phase::Ended, Some(0)) if !evidence.is_cancelled => JobState::Succeeded,
         (Phase::Ended, Some(code)) => {

@@ -15,7 +15,7 @@ set_up_task() {
 # Waits for all tasks. COUNT is their number; if one fails and SECONDS_LEFT is not empty, the others are ended that many
 # seconds later. Sets `code` to the exit code of the first failure: wait_for_tasks COUNT SECONDS_LEFT.
 wait_for_tasks() {
-    local task own_code running=$1 end=''
+    local task own_code running=$1 end='' killed=()
     code=0
     for ((task = 0; task < $1; task++)); do
         [ -z "${codes[task]:-}" ] || running=$((running - 1))
@@ -29,6 +29,10 @@ wait_for_tasks() {
             own_code=$?
             if [ -n "${records[task]}" ]; then
                 own_code=$(exit_code "${dirs[task]}" "${records[task]}" "$own_code")
+            fi
+            # srun that was killed exits with 0.
+            if [ "$own_code" -eq 0 ] && { [ "$terminated" -eq 1 ] || [ -n "${killed[task]:-}" ]; }; then
+                own_code=143
             fi
             codes[task]=$own_code
             running=$((running - 1))
@@ -46,6 +50,7 @@ wait_for_tasks() {
                 if [ -z "${codes[task]:-}" ]; then
                     # They did not fail themselves.
                     echo "$job TERM" >>"${dirs[task]}/cancel"
+                    killed[task]=1
                     kill "${pids[task]}" 2>/dev/null
                 fi
             done
