@@ -24,6 +24,12 @@ if [ "$job" != "$id" ] && [ "${before:-0}" = 0 ]; then
   read -r own kind key root <"$dir/slurm.job" || exit 1
   grep -q "^$job " "$root/cancel" 2>/dev/null && exit 0
   printf '%s %s\n' "$job" "$signal" >>"$root/cancel" || exit 1
+  while IFS=' ' read -r steps suffix kind folder; do
+    # One that has ended was not stopped.
+    if [ "$job$suffix" != "$id" ] && ! grep -q "^$job " "$folder/slurm.status" 2>/dev/null; then
+      printf '%s %s\n' "$job" "$signal" >>"$folder/cancel" || exit 1
+    fi
+  done <"$root/tasks.txt"
 fi
 if [ -z "$alive" ]; then
   scancel "$job"
