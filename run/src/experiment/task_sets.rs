@@ -74,12 +74,8 @@ impl TaskSets {
         }
         for (likeness, tasks) in arrays {
             if tasks.len() > 1 {
-                sets.add(
-                    TaskSetKind::Array {
-                        cap: cap(likeness.executor),
-                    },
-                    tasks,
-                );
+                let cap = [cap(likeness.executor), experiment.max_parallel].into_iter().flatten().min();
+                sets.add(TaskSetKind::Array { cap }, tasks);
             }
         }
         sets
@@ -170,6 +166,11 @@ mod tests {
         assert_eq!(sets(&experiment, &ExecutorConfig::default()), []);
         // Scripts of the user's own array.
         assert_eq!(sets(&experiment, &slurm(|config| config.array = Some("0-3".into()))), [group]);
+        experiment.max_parallel = Some(3);
+        let capped = slurm(|config| config.array = Some("%5".into()));
+        assert_eq!(sets(&experiment, &slurm(|_| {}))[1], array(Some(3), &[0, 1]));
+        assert_eq!(sets(&experiment, &capped).len(), 1, "arrays of scripts are the user's own");
+        experiment.max_parallel = None;
         // Another program, other resources, another way to the cluster.
         let TaskSpec::Script(own) = &mut experiment.tasks[0].task else {
             unreachable!()

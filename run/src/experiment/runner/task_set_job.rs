@@ -22,15 +22,12 @@ impl Runner {
         if tasks.len() < 2 || !tasks.contains(&index) || !executor.joins_tasks() {
             return None;
         }
-        let kind = match (set.kind, self.record.experiment.max_parallel) {
-            // The cap of an array counts its own tasks only.
-            (TaskSetKind::Array { .. }, Some(_)) if self.resources.running() > 0 => return None,
-            (TaskSetKind::Array { cap }, Some(most)) => TaskSetKind::Array {
-                cap: Some(cap.map_or(most, |cap| cap.min(most))),
-            },
-            (kind, _) => kind,
-        };
-        Some(Members { kind, tasks })
+        // The cap of an array counts its own tasks only.
+        let is_limited = set.kind != TaskSetKind::Group && self.record.experiment.max_parallel.is_some();
+        if is_limited && self.resources.running() > 0 {
+            return None;
+        }
+        Some(Members { kind: set.kind, tasks })
     }
 
     /// Starts tasks as one job that its executor holds back until the jobs `after` have ended. Returns false if a task did not
