@@ -175,6 +175,41 @@ fn a_task_of_an_array_is_cancelled_alone() {
     );
 }
 
+/// A launcher that is killed between sbatch and its record: the next one finds the jobs in their folders.
+#[test]
+fn jobs_that_were_not_recorded_are_found() {
+    let cluster = Cluster::shared();
+    let dir = cluster.dir.path().to_owned();
+    let mut text = "name: unrecorded\ntasks:\n".to_owned();
+    for task in ["one", "two"] {
+        let script = waiting(&dir, "go", "true");
+        text += &format!("  {task}:\n    task: {{_target_: run.Script, inline: \"{script}\"}}\n");
+    }
+    fs::write(dir.join("unrecorded.yaml"), text).unwrap();
+    let executor = cluster.executor("array", "");
+    let mut launcher = start(command(&cluster, &dir, &["unrecorded.yaml", "--executor", &executor]));
+    let folder = wait_for("an experiment", || experiment(&dir, "unrecorded"));
+    let numbers = wait_for("two elements", || Some(jobs(&folder)).filter(|jobs| jobs.len() == 2));
+    launcher.kill().unwrap();
+    let _ = launcher.wait().unwrap();
+    let events = fs::read_to_string(folder.join("events.jsonl")).unwrap();
+    let kept: String = events
+        .lines()
+        .filter(|line| !line.contains("slurm:///"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::write(folder.join("events.jsonl"), kept).unwrap();
+
+    let resumed = start(command(&cluster, &dir, &["experiment", "resume", "unrecorded"]));
+    let found = wait_for("the jobs", || Some(jobs(&folder)).filter(|jobs| jobs.len() == 2));
+    assert_eq!(found, numbers);
+    fs::write(dir.join("go"), "").unwrap();
+    let _ = finish(resumed).with_code(0);
+    let rows = cluster.output(&["squeue", "--noheader", "--states=all", "--format=%F", "--name=unrecorded"]);
+    let array = numbers[0].split('_').next().unwrap();
+    assert!(!rows.is_empty() && rows.lines().all(|row| row.trim() == array), "one array: {rows}");
+}
+
 /// The last task of an array has the number of the whole array; its requeue must not start the others again.
 #[test]
 fn a_task_of_an_array_is_requeued_alone() {
