@@ -111,21 +111,16 @@ fn a_failed_task_of_a_group_ends_the_other() {
 fn a_group_is_cancelled_as_a_whole() {
     for (name, lines) in [("stopped", ""), ("stopped_parts", "heterogeneous: true")] {
         let cluster = Cluster::shared();
-        let dir = pair(&cluster, name, "sleep 300", "sleep 300");
+        let dir = pair(&cluster, name, "echo up; sleep 300", "echo up; sleep 300");
         let executor = cluster.executor(name, &format!("wait_time_for_group_job: 0\n{lines}"));
         let launcher = start(command(&cluster, &dir, &["pair.yaml", "--executor", &executor]));
         let folder = wait_for("an experiment", || experiment(&dir));
-        let numbers = wait_for("both tasks", || Some(jobs(&folder)).filter(|jobs| jobs.len() == 2));
-        let job = numbers[0].split('+').next().unwrap().to_owned();
-        wait_for("both steps", || {
-            let steps = cluster.output(&["squeue", "--noheader", "--steps", "--format=%i", "--jobs", &job]);
-            (steps
-                .lines()
-                .filter(|step| !step.contains("batch") && !step.contains("extern"))
-                .count()
-                >= 2)
-                .then_some(())
-        });
+        let _ = wait_for("both tasks", || Some(jobs(&folder)).filter(|jobs| jobs.len() == 2));
+        let is_up = |task: &str| {
+            let log = folder.join("tasks").join(task).join("logs/rank0.log");
+            fs::read_to_string(log).unwrap_or_default().contains("up")
+        };
+        wait_for("both steps", || (is_up("train") && is_up("serve")).then_some(()));
         let _ = neva_tests::run(command(&cluster, &dir, &["experiment", "cancel", "pair", "serve"])).with_code(0);
         let ended = finish(launcher);
         let status = neva_tests::run(command(&cluster, &dir, &["experiment", "status", "pair"]))
