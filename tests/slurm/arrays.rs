@@ -243,7 +243,11 @@ fn the_runs_of_a_sweep_train_as_on_this_machine() {
         let dir = cluster.dir.path().join(place);
         fs::create_dir(&dir).unwrap();
         std::os::unix::fs::symlink(root().join("recipes"), dir.join("recipes")).unwrap();
-        let mut arguments: Vec<String> = crate::cluster::tiny(&dir, "sweep", &["finetune.trainer.max_steps=10"]);
+        let mut arguments: Vec<String> = crate::cluster::tiny(
+            &dir,
+            "sweep",
+            &["finetune.trainer.max_steps=10", "finetune.resume.resume_if_exists=false"],
+        );
         // Each run is in the folder of its task.
         let at = arguments.iter().position(|word| word.starts_with("dir=")).unwrap();
         arguments.drain(at - 1..=at);
