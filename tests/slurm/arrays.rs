@@ -8,15 +8,12 @@ use std::{
     time::Duration,
 };
 
-use neva_tests::{finish, root, start, wait_for};
+use neva_tests::{finish, start, wait_for};
 
-use crate::{
-    cluster::Cluster,
-    training::{losses, steps},
-};
+use crate::cluster::Cluster;
 
 /// The numbers of the jobs in the records of an experiment's tasks, by task.
-fn jobs(folder: &Path) -> Vec<String> {
+pub(crate) fn jobs(folder: &Path) -> Vec<String> {
     let events = fs::read_to_string(folder.join("events.jsonl")).unwrap_or_default();
     let number = |line: &str| {
         let (_, rest) = line.split_once("slurm:///")?;
@@ -25,11 +22,11 @@ fn jobs(folder: &Path) -> Vec<String> {
     events.lines().filter_map(number).collect()
 }
 
-fn experiment(dir: &Path, name: &str) -> Option<PathBuf> {
+pub(crate) fn experiment(dir: &Path, name: &str) -> Option<PathBuf> {
     Some(fs::read_dir(dir.join("home/experiments").join(name)).ok()?.next()?.ok()?.path())
 }
 
-fn command(cluster: &Cluster, dir: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn command(cluster: &Cluster, dir: &Path, arguments: &[&str]) -> Command {
     let mut command = cluster.neva_run(arguments);
     command.current_dir(dir).env("NEVA_RUN_HOME", dir.join("home"));
     command
@@ -232,46 +229,4 @@ fn a_task_of_an_array_is_requeued_alone() {
     }
     let own = fs::read_to_string(folder.join("tasks/two/logs/slurm.log")).unwrap();
     assert!(own.contains("requeue 1 of at most 1") && own.contains("start 2"), "{own}");
-}
-
-/// A sweep of a fine-tune: the losses are those of the same runs on this machine, also where an element was retried.
-#[test]
-fn the_runs_of_a_sweep_train_as_on_this_machine() {
-    let cluster = Cluster::shared();
-    let points = ["lr=1e-2", "lr=1e-3", "lr=1e-4"];
-    let trained = |place: &str, executor: Option<&str>| {
-        let dir = cluster.dir.path().join(place);
-        fs::create_dir(&dir).unwrap();
-        std::os::unix::fs::symlink(root().join("recipes"), dir.join("recipes")).unwrap();
-        let mut arguments: Vec<String> = crate::cluster::tiny(
-            &dir,
-            "sweep",
-            &["finetune.trainer.max_steps=10", "finetune.resume.resume_if_exists=false"],
-        );
-        // Each run is in the folder of its task.
-        let at = arguments.iter().position(|word| word.starts_with("dir=")).unwrap();
-        arguments.drain(at - 1..=at);
-        arguments.extend(["--sweep", "finetune.optim.lr=1e-2,1e-3,1e-4", "--max-parallel", "2"].map(str::to_owned));
-        if let Some(executor) = executor {
-            arguments.extend(["--executor".to_owned(), executor.to_owned()]);
-        }
-        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let _ = neva_tests::run(command(&cluster, &dir, &words)).with_code(0);
-        experiment(&dir, "sweep").unwrap()
-    };
-    let here = trained("here", None);
-    let executor = cluster.executor("sweep", "");
-    let there = trained("there", Some(&executor));
-    for point in points {
-        let (here, there) = (here.join("tasks").join(point), there.join("tasks").join(point));
-        assert_eq!(steps(&there), 10, "{point}");
-        assert_eq!(losses(&here), losses(&there), "{point}");
-    }
-    let mut numbers = jobs(&there);
-    numbers.sort();
-    assert_eq!(numbers.len(), 3);
-    assert!(
-        numbers.iter().enumerate().all(|(task, id)| id.ends_with(&format!("_{task}"))),
-        "{numbers:?}"
-    );
 }

@@ -18,4 +18,5 @@ mod shellcheck;
 mod speed;
 mod state_cases;
 mod states;
+mod sweeps;
 mod training;

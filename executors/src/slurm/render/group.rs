@@ -37,7 +37,8 @@ pub struct GroupTask<'a> {
 }
 
 /// Renders `tasks` as one job with the folder `dir`. They share an allocation, or are the components of a heterogeneous job
-/// if the first executor has `heterogeneous`, or if their executors ask for nodes of different kinds. If one fails, the others are ended; if one succeeds, the others continue.
+/// if the first executor has `heterogeneous`, or if their executors ask for nodes of different kinds. If one fails, the others are
+/// ended; if one succeeds, the others continue.
 ///
 /// # Errors
 /// There are no tasks; a task does not fit its executor's settings.

@@ -35,15 +35,18 @@ if [ -z "$alive" ]; then
   scancel "$job"
 elif [ "${before:-0}" = 0 ]; then
   # To the steps, not to the batch script. The script reads `cancel` before it starts its steps; a signal that arrives between
-  # this and the start of a step would reach nobody.
+  # this and the start of a step's processes would reach nobody.
   tries=0
-  while [ "$tries" -lt 12 ] && ! squeue --noheader --steps --jobs="$job" --format=%i 2>/dev/null | grep -q '\.[0-9]'; do
-    [ -n "$(squeue --noheader --states=running,suspended --jobs="$job" --format=%i 2>/dev/null)" ] || exit 0
+  while [ "$tries" -lt 12 ]; do
+    steps=$(squeue --noheader --steps --jobs="$job" --format='%i %M' 2>/dev/null | grep '\.[0-9]')
+    case $steps in
+      '') [ -n "$(squeue --noheader --states=running,suspended --jobs="$job" --format=%i 2>/dev/null)" ] || exit 0 ;;
+      *' 0:00' | *' 0:01') ;;
+      *) break ;;
+    esac
     tries=$((tries + 1))
     sleep 0.5
   done
-  # The steps of a group start one after the other.
-  [ "$job" = "$id" ] || sleep 1
   scancel --quiet --signal="$signal" "$job"
 else
   scancel --quiet --full --signal=KILL "$job"

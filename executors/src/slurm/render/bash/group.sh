@@ -1,10 +1,15 @@
 
+# Records the exit code of a task: record_task DIR CODE.
+record_task() {
+    echo "$job $restart $2" >"$1/slurm.status.new" && mv -f "$1/slurm.status.new" "$1/slurm.status"
+}
+
 # Prepares the folder of a task. One that ended well before the job was requeued is not started again: set_up_task TASK.
 set_up_task() {
     local dir=${dirs[$1]}
     if [ "$restart" -gt 0 ] && grep -q "^$job [0-9]* 0$" "$dir/slurm.status" 2>/dev/null; then
         codes[$1]=0
-        echo "$job $restart 0" >"$dir/slurm.status.new" && mv -f "$dir/slurm.status.new" "$dir/slurm.status"
+        record_task "$dir" 0
         return
     fi
     set_up "$dir"
@@ -36,7 +41,7 @@ wait_for_tasks() {
             fi
             codes[task]=$own_code
             running=$((running - 1))
-            echo "$job $restart $own_code" >"${dirs[task]}/slurm.status.new" && mv -f "${dirs[task]}/slurm.status.new" "${dirs[task]}/slurm.status"
+            record_task "${dirs[task]}" "$own_code"
             echo "neva-run: exit code $own_code of ${dirs[task]}" >&2
             if [ "$own_code" -ne 0 ] && [ "$code" -eq 0 ]; then
                 code=$own_code
