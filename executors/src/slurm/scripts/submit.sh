@@ -1,5 +1,6 @@
 # Submits a job once: `submit DIR KEY KIND TASKS SBATCH...`; TASKS is empty if the job has no list of tasks. Prints
-# `job NUMBER`, also if an earlier call submitted it whose reply was lost: its number is in DIR/slurm.job, or Slurm has a job with KEY in its comment. Prints `failed CODE` if sbatch failed.
+# `job NUMBER`, also if an earlier call submitted it whose reply was lost: its number is in DIR/slurm.job, or Slurm has a job
+# with KEY in its comment. Prints `failed CODE` if sbatch failed.
 # The lock is held until sbatch has ended, even if this shell is killed before.
 dir=$1 key=$2 kind=$3 tasks=$4
 shift 4
