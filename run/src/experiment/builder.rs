@@ -146,7 +146,7 @@ impl Experiment {
         let jobs: Vec<_> = tasks
             .map(|(name, task)| lowering.render(&record, name, task, None))
             .collect::<Result<_, _>>()?;
-        let sets = TaskSets::new(&record.experiment, &record.executor);
+        let sets = TaskSets::checked(&record.experiment, &record.executor)?;
         let mut planned = IndexMap::new();
         for (index, name) in record.experiment.tasks.keys().enumerate() {
             match sets.of(index).filter(|_| jobs[index].executor.joins_tasks()) {

@@ -76,7 +76,7 @@ impl Launcher {
                 lowering.preflight(&mut preflight, record, name, task)?;
             }
         }
-        for set in TaskSets::new(&record.experiment, &record.executor).iter() {
+        for set in TaskSets::checked(&record.experiment, &record.executor)?.iter() {
             let own: Vec<_> = set.tasks.iter().map(|task| &jobs[*task]).collect();
             if own.iter().all(|job| job.executor.joins_tasks()) {
                 lowering.render_set(record, set, &own)?;

@@ -3,6 +3,8 @@
 use neva_executors::TaskSetKind;
 use neva_schemas::{Accelerator, ExecutorConfig, ExperimentConfig, Task, TaskSpec, When};
 
+use crate::error::RunError;
+
 /// Most tasks of an array: Slurm allows 1,001 by default.
 const MAX_ARRAY: usize = 1000;
 
@@ -79,6 +81,29 @@ impl TaskSets {
             }
         }
         sets
+    }
+
+    /// As [`new`](Self::new), for an experiment that was not checked yet.
+    ///
+    /// # Errors
+    /// A group shall be a heterogeneous job, but its tasks cannot share a job.
+    pub(super) fn checked(experiment: &ExperimentConfig, executor: &ExecutorConfig) -> Result<Self, RunError> {
+        let sets = Self::new(experiment, executor);
+        for (name, members) in &experiment.groups {
+            let tasks = members.iter().filter_map(|member| experiment.tasks.get_full(member));
+            for (index, member, task) in tasks {
+                let config = task.executor.as_ref().unwrap_or(executor);
+                let is_wanted = matches!(config, ExecutorConfig::Slurm(slurm) if slurm.heterogeneous);
+                if is_wanted && sets.of(index).is_none() {
+                    return Err(RunError::Argument(format!(
+                        "the executor of `{member}` is `heterogeneous`, but the tasks of the group `{name}` cannot be one job: give the \
+                         group a second task, and all its executors the same tunnel, packager, `setup_lines`, `modules`, `libtorch`, \
+                         `env_from`, `retries`, `max_requeues`, `slurm_version`, `array` and dependencies"
+                    )));
+                }
+            }
+        }
+        Ok(sets)
     }
 
     /// Returns the set of a task.
@@ -171,6 +196,11 @@ mod tests {
         assert_eq!(sets(&experiment, &slurm(|_| {}))[1], array(Some(3), &[0, 1]));
         assert_eq!(sets(&experiment, &capped).len(), 1, "arrays of scripts are the user's own");
         experiment.max_parallel = None;
+        let parts = slurm(|config| config.heterogeneous = true);
+        assert!(TaskSets::checked(&experiment, &parts).is_ok());
+        experiment.tasks[6].executor = Some(slurm(|config| config.retries = 1));
+        let error = TaskSets::checked(&experiment, &parts).unwrap_err();
+        assert!(error.to_string().contains("`pair` cannot be one job"), "{error}");
         // Another program, other resources, another way to the cluster.
         let TaskSpec::Script(own) = &mut experiment.tasks[0].task else {
             unreachable!()
