@@ -67,6 +67,31 @@ impl ExecutorConfig {
         }
     }
 
+    /// Returns true if tasks of both can be tasks of one job: what holds for a whole job is the same.
+    pub fn can_share_job(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Slurm(one), Self::Slurm(other)) => one.can_share_job(other),
+            _ => false,
+        }
+    }
+
+    /// Returns the settings of a task that is a job of its own: without those that hold for jobs of several tasks. A cap
+    /// belongs to the array of a sweep, components to a group.
+    #[must_use]
+    pub fn without_task_sets(&self, is_sweep: bool, is_group: bool) -> Self {
+        let mut config = self.clone();
+        if let Self::Slurm(slurm) = &mut config {
+            if is_sweep && slurm.array_cap().is_some() {
+                slurm.array = None;
+            }
+            if is_group {
+                slurm.heterogeneous = false;
+                slurm.het_group_indices = None;
+            }
+        }
+        config
+    }
+
     /// Sets the maximum number of retries.
     pub fn set_retries(&mut self, retries: u32) {
         match self {

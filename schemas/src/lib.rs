@@ -106,4 +106,5 @@ pub use trainer::{Accelerator, LossNormalization, MixedPrecision, NanPolicy, Plu
 pub use tunnel::{LocalTunnelConfig, SshProgram, SshTunnelConfig, TunnelConfig};
 pub use unsupported::{UNSUPPORTED, Unsupported, unsupported};
 pub use validate::{Problem, Severity, Validate};
+pub use variable::SET_BY_LAUNCHER;
 pub use workspace::{LOCAL, SLURM, WorkspaceConfig};
