@@ -143,10 +143,10 @@ fn addresses(run: &Run) -> Vec<(String, Requested)> {
     }
     let parts = finetune.model.pretrained_parts().into_iter();
     found.extend(parts.map(|(_, address)| (address.to_owned(), Requested::Model)));
-    if let Data::Preloaded(data) = &finetune.data {
-        let processor = data.image_processor.as_ref().and_then(|path| path.to_str()).map(str::to_owned);
+    if let Some((tokenizer, image_processor)) = finetune.data.clone().tools_mut() {
+        let processor = image_processor.as_ref().and_then(|path| path.to_str()).map(str::to_owned);
         found.extend(
-            data.tokenizer
+            tokenizer
                 .clone()
                 .into_iter()
                 .chain(processor)

@@ -10,7 +10,7 @@ use crate::checkpoint::{Base, CheckpointFolder, ModelCache};
 use crate::error::{EngineError, Result};
 use neva_data::{IMAGE_TOKEN, ImageProcessor, ModelProcessor, TextTools, Tokenizer};
 use neva_layout::ModelTable;
-use neva_schemas::{Data, Finetune, ImageDataConfig, ImageProcessMode};
+use neva_schemas::{Finetune, ImageDataConfig, ImageProcessMode};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -179,8 +179,8 @@ fn text(source: &Source, folder: &Path, notes: &mut Vec<String>) -> Result<Optio
         return Ok(None);
     }
     let open = || Tokenizer::open(&folder.display().to_string());
-    let tools = match &source.finetune.data {
-        Data::Preloaded(data) if source.checkpoint.is_some() => Some(TextTools::new(&data.data_config, data.add_bos, open()?)?),
+    let tools = match source.finetune.data.text_settings() {
+        Some((data_config, add_bos)) if source.checkpoint.is_some() => Some(TextTools::new(&data_config, add_bos, open()?)?),
         _ => None,
     };
     let tokenizer = match open() {
@@ -232,11 +232,8 @@ fn with_image_token(tokenizer: Tokenizer, table: &ModelTable, folder: &Path, not
     Ok(Tokenizer::open(&address)?)
 }
 
-fn data_config(finetune: &Finetune) -> Option<&ImageDataConfig> {
-    match &finetune.data {
-        Data::Preloaded(data) => Some(&data.data_config),
-        Data::Mock(_) | Data::Custom(_) => None,
-    }
+fn data_config(finetune: &Finetune) -> Option<ImageDataConfig> {
+    finetune.data.text_settings().map(|(config, _)| config)
 }
 
 /// Writes the image processor of the run: that of its files, else the values of the vision encoder's family. One that was
