@@ -8,7 +8,7 @@ use std::{
 };
 
 use neva_layout::{Families, HubAddress, ModelCache, missing_model};
-use neva_schemas::{Data, Model, Problem, Run};
+use neva_schemas::{Model, Problem, Run};
 use serde_json::Value;
 
 use crate::{

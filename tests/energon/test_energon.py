@@ -12,6 +12,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+from megatron.energon.epathlib import EPath
+from megatron.energon.metadataset.loader import prepare_metadataset
 from PIL import Image
 from reader import PROGRAMS, ROOT, energon_lines, own_lines
 
@@ -247,6 +249,7 @@ class Comparison(unittest.TestCase):
             loaders.write_text(json.dumps({"photos+words": {"sample_type": "CaptioningSample", "field_map": mapping}}))
             sys.path.insert(0, name)
             try:
+                prepare_metadataset(EPath(root / "mix.yaml"))
                 expected = energon_lines(root / "mix.yaml", "train")
             finally:
                 sys.path.remove(name)

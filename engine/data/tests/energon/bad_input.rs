@@ -6,7 +6,6 @@ use std::{
     path::Path,
 };
 
-use neva_data::Dataset as _;
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 use crate::set::{open, options, pack, run_prepare, settings, vqa, vqa_loader, vqa_set};

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use neva_data::{Dataset as _, PrepareError, PrepareOptions, SplitRule, prepare};
+use neva_data::{PrepareError, PrepareOptions, SplitRule, prepare};
 
 use crate::set::{Part, open, options, pack, run_prepare, settings, vqa, vqa_loader};
 
@@ -70,7 +70,7 @@ fn all_metadata_are_written() {
     let part = table.query_row(
         "SELECT content_byte_offset, content_byte_size FROM sample_parts WHERE tar_file_id = 2 AND sample_index = 1 AND part_name = 'json'",
         [],
-        |row| Ok((row.get::<_, usize>(0)?, row.get::<_, usize>(1)?)),
+        |row| Ok((row.get::<_, u32>(0)? as usize, row.get::<_, u32>(1)? as usize)),
     );
     let (at, size) = part.unwrap();
     let bytes = fs::read(root.join("sub/shard_002.tar")).unwrap();

@@ -1,6 +1,6 @@
 //! Sample types: what of a sample is read, where its images are, and what is trained on.
 
-use neva_data::{Dataset, Sample};
+use neva_data::Sample;
 use neva_schemas::{EnergonMultiModalDataModule, ImageToken, MultiModalSampleConfig, SampleLoader};
 use serde_json::{Value, json};
 

@@ -9,7 +9,8 @@ use crate::energon::SampleType;
 /// Returns `dataset.yaml`.
 pub(super) fn dataset_yaml(loader: &SampleLoader) -> String {
     let name = loader.sample_type.as_deref().unwrap_or_default();
-    let name = SampleType::named(name).map_or(name, SampleType::name);
+    let known = SampleType::named(name);
+    let name = known.map_or(name, |known| known.name());
     let mut text = format!("sample_type:\n  __module__: megatron.energon\n  __class__: {name}\nfield_map:\n");
     for (field, expression) in &loader.field_map {
         text += &format!("  {field}: {}\n", json!(expression));
