@@ -15,14 +15,14 @@ sys.dont_write_bytecode = True
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-import setup  # noqa: E402
+import install  # noqa: E402
 
 # Seconds for all comparisons.
 LIMIT = 1200
 
 
 def main() -> int:
-    packages = setup.installed()
+    packages = install.installed()
     path = os.pathsep.join(str(packages / name) for name in ("energon", "torch"))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONNOUSERSITE": "1", "PYTHONWARNINGS": "ignore"}
     test = "speed.py" if sys.argv[1:] == ["--speed"] else "test_energon.py"

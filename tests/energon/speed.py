@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Speed of reading and decoding with one core, as a ratio to megatron-energon in the same run."""
 
+import io
 import subprocess
 import sys
 import tempfile
@@ -9,10 +10,25 @@ from pathlib import Path
 
 import torch
 from reader import PROGRAMS, energon_samples
-from test_energon import SETS, own_prepare, pack
+from PIL import Image
+from test_energon import NAMES, PHOTOS, SETS, own_prepare, pack
 
-# Set, samples in a shard, ratio that is expected.
-CASES = [("vqa", 40, 1.5), ("text", 4000, 20.0)]
+SIZE = 640
+
+
+def large_photos(number: int):
+    """Yields a question about a photo of the size that data sets have."""
+    with Image.open(PHOTOS / NAMES[number % len(NAMES)]) as image:
+        scale = SIZE / max(image.size)
+        large = image.convert("RGB").resize([round(edge * scale) for edge in image.size])
+    out = io.BytesIO()
+    large.save(out, "JPEG", quality=90)
+    yield "jpg", out.getvalue()
+    yield "json", {"question": f"What is {number}?", "answers": [f"Number {number}."]}
+
+
+# Set, its samples, samples in a shard, ratio that is expected.
+CASES = [("vqa", large_photos, 16, 1.5), ("text", SETS["text"][0], 4000, 20.0)]
 SECONDS = 4.0
 
 
@@ -20,9 +36,9 @@ def main() -> int:
     torch.set_num_threads(1)
     missed = 0
     with tempfile.TemporaryDirectory(prefix="neva-energon-") as name:
-        for own, per_shard, wanted in CASES:
+        for own, make, per_shard, wanted in CASES:
             folder = Path(name) / own
-            pack(folder, SETS[own][0], per_shard=per_shard)
+            pack(folder, make, per_shard=per_shard)
             own_prepare(folder, *SETS[own][1:])
             ratios = []
             for _ in range(3):

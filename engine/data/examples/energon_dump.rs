@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use neva_data::{Dataset as _, EnergonData, EnergonDataset, EnergonSample, EnergonTools, ModelFolders, Value};
+use neva_data::{Dataset as _, EnergonData, EnergonDataset, EnergonSample, ModelFolders, Value};
 use neva_schemas::{EnergonMultiModalDataModule, LlavaModel};
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest as _, Sha256};
@@ -53,7 +53,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         ..EnergonMultiModalDataModule::default()
     };
     let model = LlavaModel::default().description();
-    let tools = EnergonTools::open(&data, &model, ModelFolders::default())
+    let tools = EnergonData::tools(&data, &model, ModelFolders::default())
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
     let dataset = EnergonData::split(&data, &model, &tools, split)?;
     let mut out = BufWriter::new(io::stdout().lock());

@@ -295,6 +295,18 @@ impl DataError {
         }
     }
 
+    /// Returns setting and reason of a problem of the recipe itself.
+    #[must_use]
+    pub fn setting(&self) -> Option<(String, &str)> {
+        match self {
+            Self::Energon { path, field, reason } => {
+                let path = path.to_str().filter(|path| path.starts_with("finetune."))?;
+                Some((format!("{path}.{field}"), reason))
+            }
+            _ => None,
+        }
+    }
+
     /// Adds the name of the sample, unless the error names it already.
     pub(crate) fn of_sample(self, sample: impl FnOnce() -> String) -> Self {
         match self {

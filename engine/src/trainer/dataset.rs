@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Artifacts;
 use crate::error::{EngineError, Result};
-use neva_data::{Dataset, EnergonData, EnergonTools, MockConfig, MockDataset, ModelFolders, PreloadedData, PreloadedTools};
+use neva_data::{Dataset, EnergonData, MockConfig, MockDataset, ModelFolders, PreloadedData, PreloadedTools};
 use neva_schemas::{EnergonMultiModalDataModule, Finetune, MockDataModule, ModelDescription, NevaPreloadedDataModule, Problem};
 use std::path::Path;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl DataModule for EnergonMultiModalDataModule {
 
     fn open_with(&self, finetune: &Finetune, folders: ModelFolders<'_>) -> Result<RunData> {
         let model = finetune.model.description();
-        let tools = EnergonTools::open(self, &model, folders).map_err(EngineError::Run)?;
+        let tools = EnergonData::tools(self, &model, folders).map_err(EngineError::Run)?;
         log(&tools);
         let opened = EnergonData::open(self, &model, &tools)?;
         Ok(RunData {

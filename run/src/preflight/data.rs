@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use neva_data::{
-    Broken, ChatTemplate, EnergonData, EnergonTools, ImageSource, LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools, SkipList,
-};
+use neva_data::{Broken, ChatTemplate, EnergonData, ImageSource, LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools, SkipList};
 use neva_layout::ModelCache;
 use neva_schemas::{Data, EnergonMultiModalDataModule, Finetune, ModelDescription, NevaPreloadedDataModule, OnError, Problem};
 
@@ -52,10 +50,13 @@ fn energon(data: &EnergonMultiModalDataModule, finetune: &Finetune, artifacts: A
         image_processor: vision.as_deref().or(base.as_deref()),
         record_cache: None,
     };
-    match EnergonTools::open(&data, &model, folders) {
+    match EnergonData::tools(&data, &model, folders) {
         Ok(tools) => {
             if let Err(error) = EnergonData::check(&data, &model, &tools) {
-                problems.push(Problem::error(format!("{DATA}.path"), error.to_string()));
+                problems.push(match error.setting() {
+                    Some((setting, reason)) => Problem::error(setting, reason),
+                    None => Problem::error(format!("{DATA}.path"), error.to_string()),
+                });
             }
             if !stands_in {
                 problems.extend(tools.warnings);

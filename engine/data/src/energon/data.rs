@@ -18,15 +18,20 @@ use crate::{
     sample::Dataset,
 };
 
-/// Opens tokenizer, template and image processor of Energon data.
-pub struct EnergonTools;
+/// The datasets of a run.
+pub struct EnergonData {
+    /// Training samples.
+    pub train: Arc<dyn Dataset>,
+    /// Validation samples, if the dataset has the split `val`.
+    pub val: Option<Arc<dyn Dataset>>,
+}
 
-impl EnergonTools {
+impl EnergonData {
     /// Opens the tools that `data` names, or those in the model's `folders`.
     ///
     /// # Errors
     /// Returns all problems, each with its setting: see [`PreloadedTools::open`].
-    pub fn open(data: &Settings, model: &ModelDescription, folders: ModelFolders<'_>) -> Result<PreloadedTools, Vec<Problem>> {
+    pub fn tools(data: &Settings, model: &ModelDescription, folders: ModelFolders<'_>) -> Result<PreloadedTools, Vec<Problem>> {
         let renamed = |mut problem: Problem| {
             // The same settings have other places.
             let sample_config = "finetune.data.multimodal_sample_config.conversation_template_config";
@@ -47,25 +52,13 @@ impl EnergonTools {
             Err(problems) => Err(problems.into_iter().map(renamed).collect()),
         }
     }
-}
 
-/// The datasets of a run.
-pub struct EnergonData {
-    /// Training samples.
-    pub train: Arc<dyn Dataset>,
-    /// Validation samples, if the dataset has the split `val`.
-    pub val: Option<Arc<dyn Dataset>>,
-    /// Sentences for the log.
-    pub warnings: Vec<String>,
-}
-
-impl EnergonData {
     /// Opens the dataset of `data`.
     ///
     /// # Errors
     /// Metadata, a shard or an index is missing or invalid, or the split `train` has no samples.
     pub fn open(data: &Settings, model: &ModelDescription, tools: &PreloadedTools) -> Result<Self, DataError> {
-        let (train, shares, warnings) = open_train(data, model, tools)?;
+        let (train, shares) = open_train(data, model, tools)?;
         let parts = train_parts(&train, &shares);
         let dataset = with_policy(data, train);
         let train: Arc<dyn Dataset> = match parts {
@@ -73,7 +66,7 @@ impl EnergonData {
             None => dataset,
         };
         let val = open_val(data, model, tools)?.map(|val| with_policy(data, val));
-        Ok(Self { train, val, warnings })
+        Ok(Self { train, val })
     }
 
     /// Opens the dataset of `data`, and encodes the first sample of each dataset within it, so that a launcher can do it
@@ -82,7 +75,7 @@ impl EnergonData {
     /// # Errors
     /// Returns the errors of [`Self::open`], and of these samples.
     pub fn check(data: &Settings, model: &ModelDescription, tools: &PreloadedTools) -> Result<(), DataError> {
-        let (train, _, _) = open_train(data, model, tools)?;
+        let (train, _) = open_train(data, model, tools)?;
         let val = open_val(data, model, tools)?;
         for dataset in [Some(train), val].into_iter().flatten() {
             for index in dataset.first_samples() {
@@ -105,9 +98,7 @@ impl EnergonData {
     }
 }
 
-type Train = (EnergonDataset, Vec<f64>, Vec<String>);
-
-fn open_train(data: &Settings, model: &ModelDescription, tools: &PreloadedTools) -> Result<Train, DataError> {
+fn open_train(data: &Settings, model: &ModelDescription, tools: &PreloadedTools) -> Result<(EnergonDataset, Vec<f64>), DataError> {
     let mut opener = Opener::new(&data.sample_loaders, false);
     let mixture = opener.open(&data.path, "train")?;
     let shares: Vec<f64> = mixture.leaves.iter().map(|(_, share)| *share).collect();
@@ -125,7 +116,7 @@ fn open_train(data: &Settings, model: &ModelDescription, tools: &PreloadedTools)
             return Err(super::metadata::invalid(Path::new(super::mapping::SETTING), name, reason));
         }
     }
-    Ok((dataset, shares, Vec::new()))
+    Ok((dataset, shares))
 }
 
 fn open_val(data: &Settings, model: &ModelDescription, tools: &PreloadedTools) -> Result<Option<EnergonDataset>, DataError> {

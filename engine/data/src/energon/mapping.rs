@@ -72,6 +72,7 @@ impl Mapping {
             (None, class) => class,
         };
         if let Some(loader) = loader {
+            check_decoder(&file)?;
             return Self::of_recipe(name, loader, own_type.filter(|class| SampleType::named(class).is_some()));
         }
         let Some(type_name) = own_type else {
@@ -86,6 +87,7 @@ impl Mapping {
                 ),
             ));
         }
+        check_decoder(&file)?;
         if let Some(python) = file.text("sample_loader")? {
             return Err(file.invalid(
                 "sample_loader",
@@ -171,6 +173,25 @@ impl Mapping {
     /// Adds what decides the samples to a hash.
     pub(super) fn identify(&self, hasher: &mut blake3::Hasher) {
         hasher.update(format!("{self:?}").as_bytes());
+    }
+}
+
+/// Decoders of Energon that give RGB images.
+const RGB: &[&str] = &["pil", "pilrgb", "rgb", "rgb8", "torch", "torchrgb", "torchrgb8"];
+
+/// Rejects decoders whose images are not RGB.
+fn check_decoder(file: &Section<'_>) -> Result<(), DataError> {
+    let own = match file.get("decoder") {
+        Some(Json::Object(fields)) => fields.get("image_decode"),
+        _ => None,
+    };
+    let named = own.or_else(|| file.get("image_decode")).and_then(Json::as_str);
+    match named.filter(|name| !RGB.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(file.invalid(
+            "image_decode",
+            format!("is {name}, but images are decoded as RGB: remove it, or write pilrgb"),
+        )),
     }
 }
 

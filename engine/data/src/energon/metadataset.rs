@@ -2,19 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use neva_schemas::SampleLoader;
 use serde_json::Value as Json;
 
 use super::{
-    joined::{Joined, Member, Nonmatch},
-    leaf::{Leaf, Source},
+    join::Join,
+    leaf::Source,
     lines::Lines,
     mapping::Mapping,
     metadata::{Section, invalid, kind, read},
     mixture::Mixture,
+    reference::{REFERENCE, check_multiplier, dataset_name, leaf, lines_need_mapping, target},
     subset::SampleRange,
     webdataset::{META, Webdataset},
 };
@@ -40,21 +41,6 @@ struct Context<'a> {
     subset: SampleRange,
     depth: usize,
 }
-
-/// Fields of a reference to a dataset.
-const REFERENCE: &[&str] = &[
-    "path",
-    "split_part",
-    "subflavors",
-    "shuffle_over_epochs_multiplier",
-    "dataset_config",
-    "split_config",
-    "aux",
-    "subset",
-    "weight",
-    "repetitions",
-    "nonmatch",
-];
 
 /// Fields of a section that mixes datasets.
 const GROUP: &[&str] = &[
@@ -194,7 +180,7 @@ impl<'a> Opener<'a> {
                     "is read by Python cookers only, which are not executed: remove it, or join the datasets",
                 ));
             }
-            let path = self.target(section)?;
+            let path = target(section)?;
             if subset.is_absolute() && path.is_file() && path.extension().is_some_and(|extension| extension != "jsonl") {
                 return Err(section.invalid(
                     "subset",
@@ -271,125 +257,14 @@ impl<'a> Opener<'a> {
     }
 
     fn join(&mut self, section: &Section<'_>, context: Context<'_>) -> Result<Mixture, DataError> {
-        let name = section.field("join");
-        let members: Vec<(String, &Json)> = match section.get("join") {
-            Some(Json::Object(fields)) => fields.iter().map(|(name, value)| (name.clone(), value)).collect(),
-            Some(Json::Array(list)) => list.iter().enumerate().map(|(index, value)| (index.to_string(), value)).collect(),
-            _ => return Err(section.invalid("join", "must be a mapping of names to datasets")),
+        let Some(join) = Join::open(section, context.split)? else {
+            return Ok(Mixture::default());
         };
-        if members.len() < 2 {
-            return Err(section.invalid("join", "must have at least two datasets"));
-        }
-        let mut opened = Vec::new();
-        let mut folders = Vec::new();
-        for (own, value) in members {
-            let name = format!("{name}.{own}");
-            let item = Section::new(section.path, &name, value)?;
-            item.only(REFERENCE)?;
-            check_multiplier(&item)?;
-            if item.get("path").is_none() {
-                return Err(item.invalid("path", "is missing: name a prepared dataset"));
-            }
-            let path = self.target(&item)?;
-            if !path.is_dir() {
-                return Err(item.invalid(
-                    "path",
-                    format!("{} is no prepared dataset: only these can be joined", path.display()),
-                ));
-            }
-            let nonmatch = match item.text("nonmatch")?.unwrap_or("error") {
-                "error" => Nonmatch::Error,
-                "skip" => Nonmatch::Skip,
-                "none" => Nonmatch::Without,
-                other => return Err(item.invalid("nonmatch", format!("is `{other}`, it must be error, skip or none"))),
-            };
-            let split = item.text("split_part")?.unwrap_or(context.split);
-            let Some(set) = Webdataset::open(&path, split, item.text("split_config")?)? else {
-                return Ok(Mixture::default());
-            };
-            folders.push(dataset_name(&path));
-            opened.push(Member { name: own, set, nonmatch });
-        }
-        let own = folders.join("+");
-        let names: Vec<_> = opened.iter().map(|member| member.name.clone()).collect();
-        let Some(loader) = self.loader(&own) else {
-            let reason = format!(
-                "is joined by Python code (`joiner`), which is not executed: write the mapping in the recipe, `{}: {{{own}: {{sample_type: VQASample, \
-                 field_map: {{image: \"{}.jpg\", context: \"{}.json[question]\", answers: \"{}.json[answers]\"}}}}}}`",
-                super::mapping::SETTING,
-                names.first().map_or("0", String::as_str),
-                names.last().map_or("1", String::as_str),
-                names.last().map_or("1", String::as_str)
-            );
-            return Err(section.invalid("join", reason));
+        let name = join.name.clone();
+        let Some(loader) = self.loader(&name) else {
+            return Err(join.needs_mapping(section));
         };
-        let mapping = Mapping::of_recipe(&own, loader, None)?;
-        let missing = |member: &str, key: &str| {
-            section.invalid(
-                &format!("join.{member}"),
-                format!("has no sample {key}: add it, or set `nonmatch: skip` or `nonmatch: none`"),
-            )
-        };
-        let joined = Joined::new(opened, missing)?;
-        leaf(section.path, Source::Joined(joined), mapping, context.subset)
-    }
-
-    /// Returns the path that a section names, relative to its file.
-    fn target(&self, section: &Section<'_>) -> Result<PathBuf, DataError> {
-        let text = section.text("path")?.unwrap_or_default();
-        if text.is_empty() {
-            return Err(section.invalid("path", "is empty: name a dataset"));
-        }
-        if text.contains("://") {
-            return Err(section.invalid(
-                "path",
-                format!("{text} is an address: copy the dataset to a folder that all ranks see, and name it"),
-            ));
-        }
-        let path = section.path.parent().unwrap_or(Path::new("")).join(text);
-        match path.exists() {
-            true => Ok(path),
-            false => Err(section.invalid("path", format!("there is no {}", path.display()))),
-        }
-    }
-}
-
-fn leaf(path: &Path, source: Source, mapping: Mapping, subset: SampleRange) -> Result<Mixture, DataError> {
-    let len = source.len();
-    match Leaf::new(source, mapping, subset) {
-        Some(leaf) => Ok(Mixture::one(leaf)),
-        None => Err(invalid(
-            path,
-            "subset.range",
-            format!("leaves the dataset, which has {len} samples"),
-        )),
-    }
-}
-
-/// Returns the name of a dataset in the recipe: that of its folder.
-fn dataset_name(root: &Path) -> String {
-    let name = root.file_name().map(|name| name.to_string_lossy().into_owned());
-    let resolved = || Some(root.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned());
-    name.filter(|name| !name.is_empty()).or_else(resolved).unwrap_or_default()
-}
-
-fn lines_need_mapping(path: &Path, name: &str) -> DataError {
-    let reason = format!(
-        "is a crude dataset, which Python code cooks: write the mapping in the recipe, `{}: {{{name}: {{sample_type: TextSample, field_map: \
-         {{text: \"json[text]\"}}}}}}`",
-        super::mapping::SETTING
-    );
-    invalid(path, "", reason)
-}
-
-/// Rejects the multiplier of Energon's shuffling: here an epoch has every sample once.
-fn check_multiplier(section: &Section<'_>) -> Result<(), DataError> {
-    match section.get("shuffle_over_epochs_multiplier") {
-        None => Ok(()),
-        Some(value) if value.as_i64() == Some(1) => Ok(()),
-        Some(value) => Err(section.invalid(
-            "shuffle_over_epochs_multiplier",
-            format!("is {value}, but each epoch is shuffled on its own, so that a run resumes anywhere: remove it"),
-        )),
+        let mapping = Mapping::of_recipe(&name, loader, None)?;
+        leaf(section.path, Source::Joined(join.joined(section)?), mapping, context.subset)
     }
 }

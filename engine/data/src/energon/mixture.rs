@@ -43,7 +43,8 @@ impl Mixture {
 
     /// Blends mixtures by weights, of which one is above 0.
     pub(super) fn blend(parts: Vec<(Self, f64)>) -> Self {
-        let total: f64 = parts.iter().map(|(part, _)| part.size()).sum();
+        let used = parts.iter().filter(|(_, weight)| *weight > 0.0);
+        let total: f64 = used.map(|(part, _)| part.size()).sum();
         let largest = parts.iter().map(|(_, weight)| *weight).fold(0.0, f64::max);
         let weights: f64 = parts.iter().map(|(_, weight)| weight / largest).sum();
         let parts = parts.into_iter().map(|(part, weight)| {

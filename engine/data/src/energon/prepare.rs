@@ -6,6 +6,8 @@
 
 mod catalog;
 mod scan;
+mod shards;
+mod splits;
 mod text;
 
 use std::{
@@ -20,10 +22,12 @@ use std::{
 
 use serde::Serialize;
 
-use super::{braces, mapping::Mapping, metadata, shard::index_path, webdataset::META};
+use super::{mapping::Mapping, metadata, shard::index_path, webdataset::META};
 use crate::{error::DataError, staged_file::replace_file};
 use neva_schemas::SampleLoader;
 use scan::ScannedShard;
+use shards::find_shards;
+use splits::split;
 
 /// Version of Energon's format.
 const VERSION: &str = "7.4.1";
@@ -206,7 +210,8 @@ pub fn prepare(
         samples: counts.values().sum(),
         resumed,
         parts: shards.iter().flat_map(|shard| shard.part_names()).take(50).collect(),
-        splits: splits.iter().map(of_split).collect(),
+        // `split.yaml` stays as it is.
+        splits: splits.iter().filter(|_| !options.index_only).map(of_split).collect(),
     })
 }
 
@@ -237,44 +242,6 @@ fn write(path: &Path, content: impl FnOnce(&mut io::BufWriter<fs::File>) -> io::
 }
 
 use std::io::Write as _;
-
-/// Maximum depth of folders that are searched.
-const MAX_DEPTH: usize = 32;
-
-/// Returns the names of all shards below a folder, sorted. Links to folders are not followed.
-fn find_shards(root: &Path) -> Result<Vec<String>, PrepareError> {
-    let mut names = Vec::new();
-    let mut folders = vec![(root.to_owned(), 0)];
-    while let Some((folder, depth)) = folders.pop() {
-        let read = |error| DataError::Read {
-            path: folder.clone(),
-            error,
-        };
-        for entry in fs::read_dir(&folder).map_err(read)? {
-            let entry = entry.map_err(read)?;
-            let (path, kind) = (entry.path(), entry.file_type().map_err(read)?);
-            if kind.is_dir() {
-                if depth < MAX_DEPTH && !entry.file_name().to_string_lossy().starts_with('.') {
-                    folders.push((path, depth + 1));
-                }
-                continue;
-            }
-            let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-            if name.ends_with(".tgz") || name.ends_with(".tar.gz") {
-                let reason = "is compressed: samples within it cannot be read in any order; unpack it with `gunzip`, or move it away";
-                return Err(metadata::invalid(&path, "", reason).into());
-            }
-            if name.ends_with(".tar") {
-                names.push(name);
-            }
-        }
-    }
-    names.sort();
-    match names.is_empty() {
-        true => Err(PrepareError::NoShards(root.to_owned())),
-        false => Ok(names),
-    }
-}
 
 /// Reads all shards, or their saved results.
 fn scan_all(
@@ -362,58 +329,4 @@ fn check_duplicates(shards: &[ScannedShard]) -> Result<(), PrepareError> {
         count: examples.len(),
         examples: examples.iter().take(LISTED).map(text).collect(),
     })
-}
-
-/// Assigns shards to splits.
-fn split(names: &[String], rule: &SplitRule) -> Result<Vec<(String, Vec<String>)>, PrepareError> {
-    let splits: Vec<(String, Vec<String>)> = match rule {
-        SplitRule::Ratio(ratio) => {
-            let total: f64 = ratio.iter().sum();
-            if !(total > 0.0 && total.is_finite() && ratio.iter().all(|share| *share >= 0.0)) {
-                return Err(PrepareError::Split(
-                    "a split ratio needs three numbers of at least 0, one above 0: 8,1,1".to_owned(),
-                ));
-            }
-            let (mut sum, mut start) = (0.0, 0);
-            let parts = ["train", "val", "test"].into_iter().zip(ratio).map(|(name, share)| {
-                sum += share / total;
-                let end = ((names.len() as f64 * sum) as usize).clamp(start, names.len());
-                let shards = names.get(start..end).unwrap_or_default().to_vec();
-                start = end;
-                (name.to_owned(), shards)
-            });
-            parts.collect()
-        }
-        SplitRule::Patterns(patterns) => {
-            let mut splits: Vec<(String, Vec<String>)> = Vec::new();
-            for (name, pattern) in patterns {
-                let invalid = |reason: String| PrepareError::Split(format!("the pattern `{pattern}` of {name} {reason}"));
-                let mut chosen = Vec::new();
-                for pattern in braces::expand(pattern).map_err(invalid)? {
-                    let regex = fancy_regex::Regex::new(&format!("^(?:{pattern})"))
-                        .map_err(|error| invalid(format!("is no regular expression: {error}")))?;
-                    for shard in names {
-                        if regex
-                            .is_match(shard)
-                            .map_err(|error| invalid(format!("cannot be applied: {error}")))?
-                            && !chosen.contains(shard)
-                        {
-                            chosen.push(shard.clone());
-                        }
-                    }
-                }
-                chosen.sort();
-                splits.push((name.clone(), chosen));
-            }
-            splits
-        }
-    };
-    match splits.iter().find(|(name, _)| name == "train") {
-        Some((_, shards)) if !shards.is_empty() => Ok(splits),
-        _ => Err(PrepareError::Split(format!(
-            "the split `train` would have none of the {} shard(s), which are assigned whole: choose --split-ratio 1,0,0, or name its shards \
-             with --split-parts train:PATTERN",
-            names.len()
-        ))),
-    }
 }

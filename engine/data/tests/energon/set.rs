@@ -8,8 +8,8 @@ use std::{
 };
 
 use neva_data::{
-    DataError, Dataset, EnergonData, EnergonDataset, EnergonTools, ModelFolders, PrepareError, PrepareOptions, Prepared, Sample, SplitRule,
-    Tokenizer, prepare,
+    DataError, Dataset, EnergonData, EnergonDataset, ModelFolders, PrepareError, PrepareOptions, Prepared, Sample, SplitRule, Tokenizer,
+    prepare,
 };
 use neva_schemas::{EnergonMultiModalDataModule, LlavaModel, SampleLoader};
 use serde_json::{Value, json};
@@ -126,20 +126,20 @@ pub(crate) fn with_loader(name: &str, loader: SampleLoader, data: EnergonMultiMo
 
 pub(crate) fn open(data: &EnergonMultiModalDataModule) -> Result<EnergonData, DataError> {
     let model = LlavaModel::default().description();
-    let tools = EnergonTools::open(data, &model, ModelFolders::default()).unwrap();
+    let tools = EnergonData::tools(data, &model, ModelFolders::default()).unwrap();
     let opened = EnergonData::open(data, &model, &tools)?;
     Ok(opened)
 }
 
 pub(crate) fn check(data: &EnergonMultiModalDataModule) -> Result<(), DataError> {
     let model = LlavaModel::default().description();
-    let tools = EnergonTools::open(data, &model, ModelFolders::default()).unwrap();
+    let tools = EnergonData::tools(data, &model, ModelFolders::default()).unwrap();
     EnergonData::check(data, &model, &tools)
 }
 
 pub(crate) fn split(data: &EnergonMultiModalDataModule, name: &str) -> EnergonDataset {
     let model = LlavaModel::default().description();
-    let tools = EnergonTools::open(data, &model, ModelFolders::default()).unwrap();
+    let tools = EnergonData::tools(data, &model, ModelFolders::default()).unwrap();
     EnergonData::split(data, &model, &tools, name).unwrap()
 }
 
