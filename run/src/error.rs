@@ -298,12 +298,13 @@ impl RunError {
                 "pack the files of each sample under one name, KEY.jpg and KEY.json: `tar --sort=name -cf shard_000000.tar *`".to_owned()
             }
             Self::Prepare(PrepareError::NoType { .. }) => {
-                "name type and fields: `--sample-type VQASample --field-map '{\"image\": \"jpg\", \"context\": \"json[question]\", \"answers\": \
-                 \"json[answers]\"}'`"
+                "name type and fields: `--sample-type VQASample --field-map '{\"image\": \"jpg\", \"context\": \"json[question]\", \
+                 \"answers\": \"json[answers]\"}'`"
                     .to_owned()
             }
             Self::Prepare(PrepareError::Duplicates { .. }) => {
-                "rename the files in one of the shards, or run `energon prepare --fix-duplicates`, which puts them into a folder for each shard"
+                "rename the files in one of the shards, or run `energon prepare --fix-duplicates`, which puts them into a folder for each \
+                 shard"
                     .to_owned()
             }
             Self::Exists { .. } => "add `--yes` to overwrite it, or name another".to_owned(),

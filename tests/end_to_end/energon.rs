@@ -13,7 +13,9 @@ fn train(dir: &Path, steps: u64, ranks: u64, more: &[&str]) -> Vec<f64> {
         format!("num_gpus_per_node={ranks}"),
         "finetune.log.tensorboard=false".to_owned(),
         "finetune.trainer.threads_per_rank=1".to_owned(),
-        "finetune.optim.lr_scheduler.max_steps=6".to_owned(),
+        // The schedule must not depend on the number of steps.
+        "finetune.optim.lr_scheduler.min_lr=2e-3".to_owned(),
+        "finetune.optim.lr_scheduler.warmup_steps=0".to_owned(),
     ];
     let mut arguments = vec![RECIPE];
     for setting in settings.iter().map(String::as_str).chain(more.iter().copied()) {

@@ -68,8 +68,8 @@ pub(super) fn dataset_name(root: &Path) -> String {
 /// Returns the error of a `.jsonl` file without a mapping.
 pub(super) fn lines_need_mapping(path: &Path, name: &str) -> DataError {
     let reason = format!(
-        "is a crude dataset, which Python code cooks: write the mapping in the recipe, `{}: {{{name}: {{sample_type: TextSample, field_map: \
-         {{text: \"json[text]\"}}}}}}`",
+        "is a crude dataset, which Python code cooks: write the mapping in the recipe, `{}: {{{name}: {{sample_type: TextSample, \
+         field_map: {{text: \"json[text]\"}}}}}}`",
         SETTING
     );
     invalid(path, "", reason)

@@ -49,8 +49,8 @@ pub(super) fn split(names: &[String], rule: &SplitRule) -> Result<Vec<(String, V
     match splits.iter().find(|(name, _)| name == "train") {
         Some((_, shards)) if !shards.is_empty() => Ok(splits),
         _ => Err(PrepareError::Split(format!(
-            "the split `train` would have none of the {} shard(s), which are assigned whole: choose --split-ratio 1,0,0, or name its shards \
-             with --split-parts train:PATTERN",
+            "the split `train` would have none of the {} shard(s), which are assigned whole: choose --split-ratio 1,0,0, or name its \
+             shards with --split-parts train:PATTERN",
             names.len()
         ))),
     }
