@@ -11,7 +11,7 @@ mod splits;
 mod text;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -157,7 +157,7 @@ pub fn prepare(
     let dataset_yaml = meta.join("dataset.yaml");
     let first = names.first().map(|name| root.join(name)).unwrap_or_default();
     match &options.loader {
-        Some(loader) => drop(Mapping::of_recipe("dataset", loader, None).map_err(|error| of_options(error))?),
+        Some(loader) => drop(Mapping::of_recipe("dataset", loader, None).map_err(of_options)?),
         None if options.index_only || dataset_yaml.exists() => {}
         None => {
             return Err(PrepareError::NoType {
@@ -197,7 +197,7 @@ pub fn prepare(
         }
     }
     fs::remove_dir_all(&partial).map_err(|error| written(&partial, error))?;
-    let counts: HashMap<&str, u64> = shards
+    let counts: BTreeMap<&str, u64> = shards
         .iter()
         .map(|shard| (shard.name.as_str(), shard.samples.len() as u64))
         .collect();
@@ -312,7 +312,7 @@ fn scan_all(
 const LISTED: usize = 10;
 
 fn check_duplicates(shards: &[ScannedShard]) -> Result<(), PrepareError> {
-    let mut first: HashMap<&str, &str> = HashMap::new();
+    let mut first: BTreeMap<&str, &str> = BTreeMap::new();
     let mut examples: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for shard in shards {
         for sample in &shard.samples {

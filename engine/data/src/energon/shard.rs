@@ -6,7 +6,10 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use super::{
@@ -21,22 +24,27 @@ pub(super) struct Shard {
     pub(super) path: PathBuf,
     /// Position of each sample's first header; the last entry is the end of the last sample.
     offsets: Vec<u64>,
-    /// The open file, of a dataset with few shards.
-    kept: Option<OnceLock<Arc<File>>>,
+    /// The open file, if it is one of the first [`MAX_OPEN`].
+    kept: OnceLock<Arc<File>>,
 }
 
 /// Bytes that are read with the first header of a sample: a sample of text needs no other read.
 const WINDOW: u64 = 8 << 10;
 
+/// Number of shards whose files stay open, in this process. Systems allow 1024 files.
+const MAX_OPEN: usize = 256;
+
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
 /// Maximum number of parts of one sample.
 const MAX_PARTS: usize = 1 << 16;
 
 impl Shard {
-    /// Opens a shard that has `count` samples, and reads its index. `keeps_open` keeps the file open after the first read.
+    /// Opens a shard that has `count` samples, and reads its index.
     ///
     /// # Errors
     /// The shard or its index is missing, or the index does not fit.
-    pub(super) fn open(path: PathBuf, count: u64, keeps_open: bool) -> Result<Self, DataError> {
+    pub(super) fn open(path: PathBuf, count: u64) -> Result<Self, DataError> {
         let size = match path.metadata() {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -84,7 +92,7 @@ impl Shard {
         Ok(Self {
             path,
             offsets,
-            kept: keeps_open.then(OnceLock::new),
+            kept: OnceLock::new(),
         })
     }
 
@@ -196,21 +204,26 @@ impl Shard {
     }
 
     fn file(&self) -> Result<Arc<File>, DataError> {
-        let open = || {
-            File::open(&self.path).map(Arc::new).map_err(|error| DataError::Read {
-                path: self.path.clone(),
-                error,
-            })
-        };
-        match &self.kept {
-            None => open(),
-            Some(kept) => match kept.get() {
-                Some(file) => Ok(Arc::clone(file)),
-                None => {
-                    let file = open()?;
-                    Ok(Arc::clone(kept.get_or_init(|| file)))
-                }
-            },
+        if let Some(file) = self.kept.get() {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(File::open(&self.path).map_err(|error| DataError::Read {
+            path: self.path.clone(),
+            error,
+        })?);
+        let keeps = |open: usize| (open < MAX_OPEN).then_some(open + 1);
+        if OPEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, keeps).is_ok() && self.kept.set(Arc::clone(&file)).is_err() {
+            // Another thread was first.
+            OPEN.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(file)
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        if self.kept.get().is_some() {
+            OPEN.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

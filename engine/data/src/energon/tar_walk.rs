@@ -218,7 +218,7 @@ fn checksum(block: &[u8; BLOCK as usize], header: &Header) -> bool {
     // Old programs added the bytes as signed ones.
     header.cksum().is_ok_and(|expected| {
         let expected = i64::from(expected);
-        expected == sum(|byte| i64::from(byte)) || expected == sum(|byte| i64::from(byte.cast_signed()))
+        expected == sum(i64::from) || expected == sum(|byte| i64::from(byte.cast_signed()))
     })
 }
 

@@ -1,7 +1,7 @@
 //! A prepared dataset: shards, and their metadata in `.nv-meta`.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,9 +18,6 @@ use crate::error::DataError;
 
 /// Folder of the metadata within a dataset.
 pub(super) const META: &str = ".nv-meta";
-
-/// Number of shards up to which their files stay open.
-const MAX_OPEN: usize = 128;
 
 /// The samples of one split of a prepared dataset.
 #[derive(Debug)]
@@ -45,7 +42,6 @@ impl Webdataset {
         let Some(split) = read_split(&folder, split_config, part)? else {
             return Ok(None);
         };
-        let keeps_open = split.shards.len() <= MAX_OPEN;
         let (mut shards, mut firsts, mut len) = (Vec::new(), Vec::new(), 0u64);
         for name in &split.shards {
             if name.ends_with(".tgz") || name.ends_with(".tar.gz") {
@@ -57,7 +53,7 @@ impl Webdataset {
                 let reason = format!("has no number of samples of {name}, which the split {part} names: prepare the dataset again");
                 return Err(invalid(&info_path, "shard_counts", reason));
             };
-            shards.push(Arc::new(Shard::open(root.join(name), *count, keeps_open)?));
+            shards.push(Arc::new(Shard::open(root.join(name), *count)?));
             firsts.push(len);
             len += count;
         }
@@ -109,8 +105,8 @@ impl Webdataset {
     }
 
     /// Returns the key of each sample, with its index. Used by joins.
-    pub(super) fn keys(&self) -> Result<HashMap<String, u64>, DataError> {
-        let mut keys = HashMap::with_capacity(self.len as usize);
+    pub(super) fn keys(&self) -> Result<BTreeMap<String, u64>, DataError> {
+        let mut keys = BTreeMap::new();
         for (shard, first) in self.shards.iter().zip(&self.firsts) {
             for sample in 0..shard.offsets().len().saturating_sub(1) {
                 let key = shard.key(sample)?;
@@ -152,7 +148,7 @@ impl Webdataset {
 }
 
 /// Returns the number of samples of each shard, with the file that says so.
-pub(super) fn shard_counts(folder: &Path) -> Result<(PathBuf, HashMap<String, u64>), DataError> {
+pub(super) fn shard_counts(folder: &Path) -> Result<(PathBuf, BTreeMap<String, u64>), DataError> {
     let (json, yaml) = (folder.join(".info.json"), folder.join(".info.yaml"));
     let path = if !json.exists() && yaml.exists() { yaml } else { json };
     if !path.exists() {

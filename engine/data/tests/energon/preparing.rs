@@ -213,3 +213,19 @@ fn patterns_assign_shards() {
     assert_eq!(prepared.splits, [("train".to_owned(), 2, 5), ("val".to_owned(), 1, 2)]);
     assert_eq!(open(&settings(folder.path())).unwrap().val.unwrap().len(), 2);
 }
+
+#[test]
+fn more_shards_are_read_than_files_stay_open() {
+    let folder = tempfile::tempdir().unwrap();
+    shards(folder.path(), &(0..300).map(|index| index..index + 1).collect::<Vec<_>>());
+    assert_eq!(run_prepare(folder.path(), &options(Some(vqa_loader()))).unwrap().samples, 300);
+    let train = open(&settings(folder.path())).unwrap().train;
+    for index in 0..300 {
+        assert_eq!(
+            train.get_without_pixels(index).unwrap().name,
+            format!("sub/shard_{index:03}.tar: sample {index:04}")
+        );
+    }
+    let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    assert!(files < 400, "{files} files are open");
+}

@@ -52,6 +52,9 @@ pub(super) struct PrepareArgs {
     /// Replace the metadata of a prepared dataset; `dataset.yaml` stays unless `--sample-type` is given
     #[arg(long)]
     force_overwrite: bool,
+    /// As in `energon prepare`
+    #[arg(long, hide = true)]
+    non_interactive: bool,
     /// Number of threads [default: the number of cores]
     #[arg(long, value_name = "N", alias = "workers", value_parser = clap::value_parser!(u16).range(1..))]
     num_workers: Option<u16>,

@@ -13,7 +13,7 @@ pub(super) fn dataset_yaml(loader: &SampleLoader) -> String {
     let name = known.map_or(name, |known| known.name());
     let mut text = format!("sample_type:\n  __module__: megatron.energon\n  __class__: {name}\nfield_map:\n");
     for (field, expression) in &loader.field_map {
-        text += &format!("  {field}: {}\n", json!(expression));
+        text.extend(["  ", field, ": ", &json!(expression).to_string(), "\n"]);
     }
     text
 }
