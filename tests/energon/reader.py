@@ -33,28 +33,31 @@ def energon_samples(path: Path, split: str):
         yield from batch
 
 
-def energon_lines(path: Path, split: str) -> dict[str, dict]:
-    found = {}
+def energon_lines(path: Path, split: str) -> list[dict]:
+    """Returns the samples that megatron-energon reads, sorted: a metadataset may have a key several times."""
+    found = []
     for sample in energon_samples(path, split):
         names = [field.name for field in dataclasses.fields(sample) if not field.name.startswith("__")]
         fields = {name: plain(getattr(sample, name)) for name in names}
         fields = {name: value for name, value in fields.items() if value is not None}
-        assert sample.__key__ not in found, f"{sample.__key__} twice"
-        found[sample.__key__] = {"type": type(sample).__name__, "fields": fields}
-    return found
+        found.append({"key": sample.__key__, "type": type(sample).__name__, "fields": fields})
+    return ordered(found)
 
 
-def own_lines(path: Path, split: str, loaders: Path | None = None) -> dict[str, dict]:
-    """Returns the samples that this project reads."""
+def own_lines(path: Path, split: str, loaders: Path | None = None) -> list[dict]:
+    """Returns the samples that this project reads, sorted."""
     command = [str(PROGRAMS / "examples" / "energon_dump"), str(path), split, *([str(loaders)] if loaders else [])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = {}
+    found = []
     for line in map(json.loads, done.stdout.splitlines()):
-        assert line["key"] not in found, f"{line['key']} twice"
         fields = {name: rounded(value) for name, value in line["fields"].items() if value is not None}
-        found[line["key"]] = {"type": line["type"], "fields": fields}
-    return found
+        found.append({"key": line["key"], "type": line["type"], "fields": fields})
+    return ordered(found)
+
+
+def ordered(samples: list[dict]) -> list[dict]:
+    return sorted(samples, key=lambda sample: (sample["key"], json.dumps(sample, sort_keys=True)))
 
 
 def plain(value):

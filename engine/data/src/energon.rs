@@ -34,7 +34,7 @@ mod webdataset;
 
 pub use data::EnergonData;
 pub use dataset::EnergonDataset;
-pub use prepare::{PrepareError, PrepareOptions, PrepareProgress, Prepared, SplitRule, prepare};
+pub use prepare::{PrepareError, PrepareOptions, PrepareProgress, Prepared, PreparedSplit, SplitRule, prepare};
 pub use raw_sample::RawSample;
 pub use sample::{EnergonSample, Value};
 pub use sample_type::SampleType;

@@ -55,7 +55,7 @@ pub use check::{
 };
 pub use conversation::{Conversation, IMAGE_TOKEN, Turn};
 pub use energon::{
-    EnergonData, EnergonDataset, EnergonSample, PrepareError, PrepareOptions, PrepareProgress, Prepared, RawSample,
+    EnergonData, EnergonDataset, EnergonSample, PrepareError, PrepareOptions, PrepareProgress, Prepared, PreparedSplit, RawSample,
     SampleType, SplitRule, Value, prepare,
 };
 pub use error::{DataError, Problem};

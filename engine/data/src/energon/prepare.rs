@@ -72,8 +72,19 @@ pub struct Prepared {
     pub resumed: usize,
     /// Names of the parts that samples have.
     pub parts: BTreeSet<String>,
-    /// Number of shards and of samples of each split.
-    pub splits: Vec<(String, usize, u64)>,
+    /// The splits that were written.
+    pub splits: Vec<PreparedSplit>,
+}
+
+/// A split of a prepared dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PreparedSplit {
+    /// Its name.
+    pub name: String,
+    /// Number of its shards.
+    pub shards: usize,
+    /// Number of the samples in these shards.
+    pub samples: u64,
 }
 
 /// Progress of a preparation.
@@ -201,9 +212,10 @@ pub fn prepare(
         .iter()
         .map(|shard| (shard.name.as_str(), shard.samples.len() as u64))
         .collect();
-    let of_split = |(name, shards): &(String, Vec<String>)| {
-        let samples = shards.iter().filter_map(|shard| counts.get(shard.as_str())).sum();
-        (name.clone(), shards.len(), samples)
+    let of_split = |(name, shards): &(String, Vec<String>)| PreparedSplit {
+        name: name.clone(),
+        shards: shards.len(),
+        samples: shards.iter().filter_map(|shard| counts.get(shard.as_str())).sum(),
     };
     Ok(Prepared {
         shards: shards.len(),

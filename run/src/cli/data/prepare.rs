@@ -147,8 +147,8 @@ fn text(prepared: &Prepared) -> String {
     }
     let parts: Vec<&str> = prepared.parts.iter().map(String::as_str).collect();
     lines.push(format!("parts: {}", parts.join(", ")));
-    for (name, shards, samples) in &prepared.splits {
-        lines.push(format!("{name}: {shards} shards, {samples} samples"));
+    for split in &prepared.splits {
+        lines.push(format!("{}: {} shards, {} samples", split.name, split.shards, split.samples));
     }
     lines.join("\n")
 }
