@@ -16,7 +16,8 @@ pub struct EnergonMultiModalDataModule {
     /// trained on, and its split `val` is the validation data.
     pub path: PathBuf,
     /// Mappings from the parts of a sample to the fields of its type, for datasets that have a `sample_loader.py` or are
-    /// crude. The key is the name of the dataset's folder, of its `.jsonl` file, or the names in a join with `+` between them.
+    /// crude. The key is the name of the dataset's folder or
+    /// `.jsonl` file, or the end of its path (`a/train`), or the names in a join with `+` between them.
     pub sample_loaders: BTreeMap<String, SampleLoader>,
     /// Tokenizer: a folder or file (`tokenizer.json`), or `builtin:NAME`; `null` uses the one of the restored model.
     pub tokenizer: Option<String>,

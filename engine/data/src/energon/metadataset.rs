@@ -105,7 +105,7 @@ impl<'a> Opener<'a> {
                 if reference.is_none() && context.split != "train" {
                     return Ok(Mixture::default());
                 }
-                let loader = self.loader(&name);
+                let loader = self.loader_at(&path.with_extension(""));
                 let mapping = match loader {
                     Some(loader) => Mapping::of_recipe(&name, loader, None)?,
                     None => return Err(lines_need_mapping(path, &name)),
@@ -127,10 +127,18 @@ impl<'a> Opener<'a> {
         Some(loader)
     }
 
+    /// Returns the mapping of the dataset at `path`: the one whose name is the longest end of the path.
+    fn loader_at(&mut self, path: &Path) -> Option<&'a SampleLoader> {
+        let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let names = self.loaders.keys().filter(|name| path.ends_with(name) || resolved.ends_with(name));
+        let name = names.max_by_key(|name| name.len())?.clone();
+        self.loader(&name)
+    }
+
     fn prepared(&mut self, root: &Path, context: Context<'_>, reference: Option<&Section<'_>>) -> Result<Mixture, DataError> {
         let config = |name| reference.map_or(Ok(None), |section| section.text(name));
         let name = dataset_name(root);
-        let loader = self.loader(&name);
+        let loader = self.loader_at(root);
         let set = Webdataset::open(root, context.split, config("split_config")?)?;
         let Some(set) = set else { return Ok(Mixture::default()) };
         let file = root.join(META).join(config("dataset_config")?.unwrap_or("dataset.yaml"));

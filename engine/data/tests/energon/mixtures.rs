@@ -219,6 +219,29 @@ fn lines_of_json_are_samples() {
 }
 
 #[test]
+fn datasets_of_one_name_have_mappings_by_their_paths() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, key) in [("a", "q"), ("b", "t")] {
+        pack(
+            &folder.path().join(name).join("train/shard_0.tar"),
+            &[json_part("0", &json!({key: name}))],
+        );
+        run_prepare(
+            &folder.path().join(name).join("train"),
+            &options(Some(loader("TextSample", &[("text", "json[x]")]))),
+        )
+        .unwrap();
+    }
+    let mut data = metadataset(folder.path(), "  train: {concat: [{path: a/train}, {path: b/train}]}\n");
+    data.sample_loaders = BTreeMap::from([
+        ("train".to_owned(), loader("TextSample", &[("text", "json[q]")])),
+        ("b/train".to_owned(), loader("TextSample", &[("text", "json[t]")])),
+    ]);
+    let train = open(&data).unwrap().train;
+    assert_eq!([0, 1].map(|index| trained_text(&train.get(index).unwrap())), ["a", "b"]);
+}
+
+#[test]
 fn invalid_metadatasets_are_named_with_their_field() {
     let folder = tempfile::tempdir().unwrap();
     sets(folder.path());
