@@ -57,22 +57,24 @@ impl Shard {
             Err(error) => return Err(DataError::Read { path, error }),
         };
         let index = index_path(&path);
-        let bytes = match std::fs::read(&index) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(invalid(&index, "", format!("does not exist: {PREPARE}")));
-            }
-            Err(error) => return Err(DataError::Read { path: index, error }),
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => invalid(&index, "", format!("does not exist: {PREPARE}")),
+            _ => DataError::Read {
+                path: index.clone(),
+                error,
+            },
         };
+        let found = index.metadata().map_err(failed)?.len();
         let expected = count.checked_add(1).and_then(|entries| entries.checked_mul(8));
-        if expected != Some(bytes.len() as u64) {
-            let reason = format!(
-                "has {} bytes, but {count} samples need {}: {PREPARE}",
-                bytes.len(),
-                count.saturating_add(1).saturating_mul(8)
-            );
-            return Err(invalid(&index, "", reason));
+        if expected != Some(found) {
+            let needed = count.saturating_add(1).saturating_mul(8);
+            return Err(invalid(
+                &index,
+                "",
+                format!("has {found} bytes, but {count} samples need {needed}: {PREPARE}"),
+            ));
         }
+        let bytes = std::fs::read(&index).map_err(failed)?;
         let offsets: Vec<u64> = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
         let wrong = offsets.iter().zip(offsets.iter().skip(1)).position(|(start, end)| start >= end);
         if let Some(entry) = wrong {
