@@ -18,6 +18,7 @@ mod joined;
 mod leaf;
 mod lines;
 mod mapping;
+mod matches;
 mod metadata;
 mod metadataset;
 mod mixture;

@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use super::{
+    matches::matched_texts,
     sample::{EnergonSample, Texts, Value},
     sample_type::SampleType,
 };
@@ -62,11 +63,12 @@ impl Encoder {
         Ok((prompt, images))
     }
 
-    /// Returns a text of a question or an answer, in which the image token stands for an image.
-    fn marked(&self, text: &str) -> String {
-        match self.image_token == IMAGE_TOKEN {
-            true => text.to_owned(),
-            false => Conversation::literal(text).replace(&self.image_token, IMAGE_TOKEN),
+    /// Returns a text of a question or an answer, in which the image token stands for an image. Without images it is text.
+    fn marked(&self, text: &str, has_images: bool) -> String {
+        match has_images {
+            false => Conversation::literal(text).into_owned(),
+            true if self.image_token == IMAGE_TOKEN => text.to_owned(),
+            true => Conversation::literal(text).replace(&self.image_token, IMAGE_TOKEN),
         }
     }
 
@@ -78,9 +80,10 @@ impl Encoder {
         let Some(answers) = sample.texts("answers")? else {
             return Err(sample.invalid("answers", "is missing: there is nothing to train on"));
         };
+        let has_images = !sample.images("image")?.is_empty();
         let turn = |question: &str, answer: &str| Turn {
-            question: self.marked(question),
-            answer: Some(self.marked(answer)),
+            question: self.marked(question, has_images),
+            answer: Some(self.marked(answer, has_images)),
         };
         match (context, answers) {
             (Texts::One(question), Texts::One(answer)) => Ok(vec![turn(question, answer)]),
@@ -116,10 +119,10 @@ impl Encoder {
 
     /// Returns the turn of a question with choices, in LLaVA's form.
     fn choice(&self, sample: &EnergonSample) -> Result<Turn, DataError> {
-        let question = self.marked(sample.text("context")?);
+        let question = self.marked(sample.text("context")?, !sample.images("image")?.is_empty());
         let choices = match sample.texts("choices")? {
-            Some(Texts::Many(choices)) if !choices.is_empty() => choices,
-            _ => return Err(sample.invalid("choices", "must be a list of texts")),
+            Some(Texts::Many(choices)) if (1..=LETTERS.len()).contains(&choices.len()) => choices,
+            _ => return Err(sample.invalid("choices", format!("must be a list of 1 to {} texts", LETTERS.len()))),
         };
         let index = match sample.get("correct_choice_idx") {
             Value::Null => Some(0),
@@ -128,11 +131,7 @@ impl Encoder {
         };
         let letters = || LETTERS.chars().zip(&choices);
         let Some((letter, _)) = index.filter(|index| *index < choices.len()).and_then(|index| letters().nth(index)) else {
-            let reason = format!(
-                "must be the index of one of the {} choices, at most {}",
-                choices.len(),
-                LETTERS.len()
-            );
+            let reason = format!("must be the index of one of the {} choices", choices.len());
             return Err(sample.invalid("correct_choice_idx", reason));
         };
         let list: Vec<String> = letters()
@@ -148,13 +147,7 @@ impl Encoder {
         let images = sample.images("image")?;
         let mut conversation = Conversation { system: None, turns };
         let places = conversation.placeholders();
-        if images.is_empty() && places > 0 {
-            // Without an image, the token is text.
-            for turn in &mut conversation.turns {
-                turn.question = Conversation::literal(&turn.question).into_owned();
-                turn.answer = turn.answer.as_deref().map(|answer| Conversation::literal(answer).into_owned());
-            }
-        } else if places == 0 && !images.is_empty() {
+        if places == 0 && !images.is_empty() {
             conversation.put_images_in_front(images.len());
         } else if places != images.len() {
             let reason = format!(
@@ -301,54 +294,4 @@ fn label(sample: &EnergonSample) -> Result<String, DataError> {
         (Value::Null, Value::Text(name)) => Ok(name.clone()),
         _ => Err(sample.invalid("label_name", "must be text, or `label` a number")),
     }
-}
-
-/// Returns the index of the text of each image: `matched_text_indices`, or the most similar text.
-fn matched_texts(sample: &EnergonSample, images: usize, texts: usize) -> Result<Vec<usize>, DataError> {
-    let within = |index: usize, at: Option<usize>, field: &str| match at.filter(|at| *at < texts) {
-        Some(at) => Ok(at),
-        None => Err(sample.invalid(&format!("{field}[{index}]"), format!("names no text: there are {texts}"))),
-    };
-    if let Some(indices) = sample.numbers("matched_text_indices")? {
-        if indices.len() != images {
-            return Err(sample.invalid(
-                "matched_text_indices",
-                format!("has {} number(s) for {images} image(s)", indices.len()),
-            ));
-        }
-        let whole = |number: &f64| (number.fract() == 0.0 && *number >= 0.0).then_some(*number as usize);
-        let indices = indices.iter().enumerate();
-        return indices
-            .map(|(index, number)| within(index, whole(number), "matched_text_indices"))
-            .collect();
-    }
-    let Value::List(rows) = sample.get("similarity_matrix") else {
-        return match images {
-            0 => Ok(Vec::new()),
-            _ => Err(sample.invalid(
-                "matched_text_indices",
-                "is missing, and there is no similarity_matrix: an image needs its text",
-            )),
-        };
-    };
-    if rows.len() != images {
-        return Err(sample.invalid("similarity_matrix", format!("has {} row(s) for {images} image(s)", rows.len())));
-    }
-    let most_similar = |(index, row): (usize, &Value)| {
-        let Value::List(row) = row else {
-            return within(index, None, "similarity_matrix");
-        };
-        let mut best: Option<(usize, f64)> = None;
-        for (at, value) in row.iter().enumerate() {
-            let Value::Number(number) = value else {
-                return within(index, None, "similarity_matrix");
-            };
-            let value = number.as_f64().unwrap_or(f64::NEG_INFINITY);
-            if best.is_none_or(|(_, most)| value > most) {
-                best = Some((at, value));
-            }
-        }
-        within(index, best.map(|(at, _)| at), "similarity_matrix")
-    };
-    rows.iter().enumerate().map(most_similar).collect()
 }

@@ -253,6 +253,8 @@ fn the_image_token_and_the_template_are_settings() {
     let sample = read(&parts, vqa_loader(), token).unwrap();
     assert_eq!(whole_text(&sample).replace(' ', ""), "USER:Look:<image>or<image>?ASSISTANT:A</s>");
     assert_eq!(sample.images.len(), 1);
+    let text = read(&parts[1..], vqa_loader(), token).unwrap();
+    assert_eq!(whole_text(&text).replace(' ', ""), "USER:Look:[IMG]or<image>?ASSISTANT:A</s>");
 }
 
 /// A case: mapping, parts, texts of the error.
