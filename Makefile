@@ -5,7 +5,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup e2e-slurm test-transformers lint bench soak gpu-pack gpu-check clean
+.PHONY: help setup libtorch test-tools build demo test test-setup e2e-slurm test-transformers test-energon bench-energon lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ e2e-slurm: build ## run the tests on a real Slurm cluster and a real sshd, both 
 
 test-transformers: build ## load exports with transformers 4 and 5 and PEFT, which it installs into the cache (1.2 GB)
 	$(PYTHON) -B tests/transformers/run.py
+
+test-energon: build ## compare Energon datasets with megatron-energon, which it installs into the cache (1.2 GB)
+	$(PYTHON) -B tests/energon/run.py
+
+bench-energon: build ## print the speed of reading Energon datasets, as a ratio to megatron-energon
+	$(PYTHON) -B tests/energon/run.py --speed
 
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check

@@ -14,6 +14,7 @@ mod cut;
 mod data;
 mod data_modules;
 mod description;
+mod energon;
 mod engine;
 mod executor;
 mod experiment;
@@ -64,6 +65,7 @@ pub use data_modules::{
     ImageDataConfig, ImageProcessMode, ImageTextTokenization, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule, OnError,
 };
 pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTower};
+pub use energon::{EnergonMultiModalDataModule, ImageToken, MultiModalSampleConfig, MultiModalTaskEncoder, SampleLoader, TaskEncoder};
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
 pub use experiment::{ExperimentConfig, MAX_PARALLEL};

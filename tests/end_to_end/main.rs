@@ -5,6 +5,7 @@ mod code;
 mod custom_types;
 mod direct;
 mod documents;
+mod energon;
 mod experiment;
 mod faults;
 mod full_disk;

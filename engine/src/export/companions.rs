@@ -12,7 +12,6 @@ use crate::checkpoint::{Base, ModelCache, read_json, write_file};
 use crate::error::Result;
 use neva_data::{IMAGE_TOKEN, TextTools, Tokenizer};
 use neva_layout::ModelTable;
-use neva_schemas::Data;
 use serde_json::Value;
 use std::path::Path;
 
@@ -68,8 +67,8 @@ fn text(source: &Source, folder: &Path, notes: &mut Vec<String>) -> Result<Optio
         return Ok(None);
     }
     let open = || Tokenizer::open(&folder.display().to_string());
-    let tools = match &source.finetune.data {
-        Data::Preloaded(data) if source.checkpoint.is_some() => Some(TextTools::new(&data.data_config, data.add_bos, open()?)?),
+    let tools = match source.finetune.data.text_settings() {
+        Some((data_config, add_bos)) if source.checkpoint.is_some() => Some(TextTools::new(&data_config, add_bos, open()?)?),
         _ => None,
     };
     let tokenizer = match open() {

@@ -5,7 +5,7 @@ use crate::checkpoint::{read_json, write_file};
 use crate::error::Result;
 use neva_data::{ImageProcessor, ModelProcessor};
 use neva_layout::ModelTable;
-use neva_schemas::{Data, Finetune, ImageDataConfig, ImageProcessMode};
+use neva_schemas::{Finetune, ImageDataConfig, ImageProcessMode};
 use serde_json::Value;
 use std::path::Path;
 
@@ -49,9 +49,6 @@ pub(super) fn nest_processor(folder: &Path) -> Result<()> {
 }
 
 /// Returns the settings of the run's data, if it has text and images.
-pub(super) fn data_config(finetune: &Finetune) -> Option<&ImageDataConfig> {
-    match &finetune.data {
-        Data::Preloaded(data) => Some(&data.data_config),
-        Data::Mock(_) | Data::Custom(_) => None,
-    }
+pub(super) fn data_config(finetune: &Finetune) -> Option<ImageDataConfig> {
+    finetune.data.text_settings().map(|(config, _)| config)
 }
