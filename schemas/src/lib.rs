@@ -14,6 +14,7 @@ mod cut;
 mod data;
 mod data_modules;
 mod description;
+mod docker;
 mod engine;
 mod executor;
 mod experiment;
@@ -64,6 +65,7 @@ pub use data_modules::{
     ImageDataConfig, ImageProcessMode, ImageTextTokenization, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule, OnError,
 };
 pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTower};
+pub use docker::{DockerExecutorConfig, Ulimit, Volume, memory_size};
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
 pub use experiment::{ExperimentConfig, MAX_PARALLEL};
@@ -106,4 +108,4 @@ pub use trainer::{Accelerator, LossNormalization, MixedPrecision, NanPolicy, Plu
 pub use tunnel::{LocalTunnelConfig, SshProgram, SshTunnelConfig, TunnelConfig};
 pub use unsupported::{UNSUPPORTED, Unsupported, unsupported};
 pub use validate::{Problem, Severity, Validate};
-pub use workspace::{LOCAL, SLURM, WorkspaceConfig};
+pub use workspace::{DOCKER, LOCAL, SLURM, WorkspaceConfig};
