@@ -55,7 +55,9 @@ impl ContainerError {
             Self::NoImage { image, .. } => Some(format!(
                 "pull or build it first (`docker pull {image}`, `make image`), or name another with `--set executor.container_image=...`"
             )),
-            Self::NoReader { .. } => Some("the image needs `timeout` and `cat`; logs/container.log in the job's folder may tell more".into()),
+            Self::NoReader { .. } => {
+                Some("the image needs `timeout` and `cat`; logs/container.log in the job's folder may tell more".into())
+            }
             Self::Failed { .. } => None,
         }
     }

@@ -4,7 +4,9 @@ use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::{batch_error::BatchError, container_error::ContainerError, job::JobHandle, packager_error::PackagerError, tunnel_error::TunnelError};
+use crate::{
+    batch_error::BatchError, container_error::ContainerError, job::JobHandle, packager_error::PackagerError, tunnel_error::TunnelError,
+};
 
 /// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]

@@ -62,7 +62,9 @@ impl Machine {
         let text = podman(&["ps", "--all", "--format", "{{.Names}} {{index .Labels \"neva-run.folder\"}}"]).stdout;
         let folder = self.dir.path().display().to_string();
         let own = text.lines().filter_map(|line| line.split_once(' '));
-        own.filter(|(_, job)| job.starts_with(&folder)).map(|(name, _)| name.to_owned()).collect()
+        own.filter(|(_, job)| job.starts_with(&folder))
+            .map(|(name, _)| name.to_owned())
+            .collect()
     }
 }
 
@@ -88,8 +90,8 @@ pub(crate) fn podman(arguments: &[&str]) -> Ended {
 pub(crate) fn tiny(dir: &Path, name: &str, more: &[&str]) -> Vec<String> {
     let (at, name) = (format!("dir={}", dir.display()), format!("name={name}"));
     let settings = [
-        &name,
-        &at,
+        name.as_str(),
+        at.as_str(),
         "finetune.trainer.threads_per_rank=1",
         "finetune.trainer.val_check_interval=null",
         "finetune.model.text_config.hidden_size=32",

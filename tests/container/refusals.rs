@@ -15,7 +15,12 @@ fn what_cannot_start_is_explained() {
         ("ntasks_per_node: 4", 2, "`executor.ntasks_per_node` is 4", "num_gpus_per_node=4"),
         ("additional_kwargs: {mem_limit: lots}", 2, "not an amount of memory", "64g"),
         ("additional_kwargs: {remove: true}", 2, "`remove`", "docker rm"),
-        ("additional_kwargs: {HostConfig: {Memroy: 1}}", 2, "`HostConfig.Memroy`", "Docker API"),
+        (
+            "additional_kwargs: {HostConfig: {Memroy: 1}}",
+            2,
+            "`HostConfig.Memroy`",
+            "Docker API",
+        ),
     ] {
         let executor = machine.executor(more);
         let ended = machine.run(&words(&one, &["--executor", &executor])).with_code(code);

@@ -9,7 +9,10 @@ const SECRET: &str = "hf_Do'Not Show$This\"Token1234567890";
 #[test]
 fn a_secret_reaches_the_job_no_file_and_no_inspection() {
     let machine = Machine::new();
-    let script = format!("[ ${{#HF_TOKEN}} = {} ] || exit 3; echo the token is here; env | grep -c HF_TOKEN", SECRET.len());
+    let script = format!(
+        "[ ${{#HF_TOKEN}} = {} ] || exit 3; echo the token is here; env | grep -c HF_TOKEN",
+        SECRET.len()
+    );
     let folder = machine.dir.path().display().to_string();
     let text = format!(
         "name: secret\ndir: {folder}/runs\ntasks:\n  look:\n    task: {{_target_: run.Script, entrypoint: sh, inline: '{script}'}}\n"

@@ -14,7 +14,10 @@ fn losses(run: &Path) -> BTreeMap<u64, u64> {
     let mut losses = BTreeMap::new();
     for (step, loss) in metrics(run, "step").into_iter().zip(metrics(run, "reduced_train_loss")) {
         let before = losses.insert(step as u64, loss.to_bits());
-        assert!(before.is_none_or(|bits| bits == loss.to_bits()), "step {step} has another loss the second time");
+        assert!(
+            before.is_none_or(|bits| bits == loss.to_bits()),
+            "step {step} has another loss the second time"
+        );
     }
     losses
 }

@@ -3,6 +3,8 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
 };
 
 use bollard::{
@@ -10,18 +12,23 @@ use bollard::{
     errors::Error,
     models::{ContainerCreateBody, ContainerStateStatusEnum, NetworkCreateRequest},
     query_parameters::{
-        CreateContainerOptionsBuilder, CreateImageOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
-        RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, CreateImageOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
+        LogsOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt as _;
 use serde_json::Value;
+use tokio::time::sleep;
 
 use super::request::FOLDER_LABEL;
 use crate::{container_error::ContainerError, error::ExecutorError};
 
 /// Seconds that a request may take. A busy runtime takes long to create a container of a large image.
 const REQUEST_S: u64 = 120;
+
+/// Number of questions for a state that has a name, and the pause between two.
+const STATE_TRIES: u32 = 40;
+const STATE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Sockets of Docker and Podman, in the order in which they are tried.
 const SOCKETS: &[&str] = &["/var/run/docker.sock", "/run/podman/podman.sock"];
@@ -181,7 +188,7 @@ impl Runtime {
     pub async fn pull(&self, image: &str) -> Result<(), ExecutorError> {
         let docker = self.connect().await?;
         let options = CreateImageOptionsBuilder::default().from_image(image).build();
-        let mut lines = docker.create_image(Some(options), None, None);
+        let mut lines = pin!(docker.create_image(Some(options), None, None));
         let no_image = |words: String| ContainerError::NoImage {
             image: image.to_owned(),
             words,
@@ -251,10 +258,17 @@ impl Runtime {
     /// # Errors
     /// The runtime cannot be reached.
     pub async fn inspect(&self, name: &str) -> Result<Option<Container>, ExecutorError> {
-        let found = match self.connect().await?.inspect_container(name, None).await {
-            Ok(found) => found,
-            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
-            Err(error) => return Err(self.failed("look for the container", error)),
+        let docker = self.connect().await?;
+        let mut tries = 0;
+        let found = loop {
+            match docker.inspect_container(name, None).await {
+                Ok(found) => break found,
+                Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+                // Podman has states between others for which the API has no name.
+                Err(Error::JsonDataError { .. }) if tries < STATE_TRIES => tries += 1,
+                Err(error) => return Err(self.failed("look for the container", error)),
+            }
+            sleep(STATE_PAUSE).await;
         };
         let state = found.state.unwrap_or_default();
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
@@ -267,7 +281,7 @@ impl Runtime {
                 }
                 // Podman has states that Docker lacks; all of them precede the start, or follow the end.
                 _ if state.running == Some(true) => ContainerState::Running,
-                _ if state.finished_at.is_some_and(|time| !time.to_string().starts_with("0001-")) => ContainerState::Ended,
+                _ if state.finished_at.is_some_and(|time| !time.starts_with("0001-")) => ContainerState::Ended,
                 _ => ContainerState::Created,
             },
             exit_code: state.exit_code.unwrap_or_default(),
@@ -282,8 +296,13 @@ impl Runtime {
         let options = KillContainerOptionsBuilder::default().signal(signal).build();
         match self.connect().await?.kill_container(name, Some(options)).await {
             // It does not exist, or does not run.
-            Ok(()) | Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
-            Err(Error::DockerResponseServerError { message, .. }) if message.contains("not running") || message.contains("state improper") => {
+            Ok(())
+            | Err(Error::DockerResponseServerError {
+                status_code: 404 | 409, ..
+            }) => Ok(()),
+            Err(Error::DockerResponseServerError { message, .. })
+                if message.contains("not running") || message.contains("state improper") =>
+            {
                 Ok(())
             }
             Err(error) => Err(self.failed("signal the container", error)),
@@ -326,7 +345,7 @@ impl Runtime {
     /// The runtime cannot be reached.
     pub async fn output(&self, name: &str) -> Result<(i64, String), ExecutorError> {
         let docker = self.connect().await?;
-        let mut ends = docker.wait_container(name, Some(WaitContainerOptionsBuilder::default().build()));
+        let mut ends = pin!(docker.wait_container(name, Some(WaitContainerOptionsBuilder::default().build())));
         let code = match ends.next().await {
             Some(Ok(end)) => end.status_code,
             Some(Err(Error::DockerContainerWaitError { code, .. })) => code,
@@ -334,7 +353,7 @@ impl Runtime {
             None => 0,
         };
         let options = LogsOptionsBuilder::default().stdout(true).stderr(true).build();
-        let mut lines = docker.logs(name, Some(options));
+        let mut lines = pin!(docker.logs(name, Some(options)));
         let mut text = String::new();
         while let Some(line) = lines.next().await {
             text += &line.map_err(|error| self.failed("read the container's output", error))?.to_string();

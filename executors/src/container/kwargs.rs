@@ -72,7 +72,10 @@ const INSTEAD: &[(&str, &str)] = &[
     ("name", "the run's name"),
     ("network", "`network` of the executor"),
     ("network_mode", "`network`"),
-    ("pid_mode", "the container's own process namespace, by which its processes end together"),
+    (
+        "pid_mode",
+        "the container's own process namespace, by which its processes end together",
+    ),
     ("privileged", "`privileged` of the executor"),
     ("remove", "`docker rm` after the job"),
     ("restart_policy", "`retries`"),
@@ -102,7 +105,7 @@ pub(super) fn merge(body: &mut Value, settings: &BTreeMap<String, Value>) -> Res
         if let Some((_, instead)) = INSTEAD.iter().find(|(known, _)| known == name) {
             return Err(refused(format!("sets `{name}`"), format!("use {instead}")));
         }
-        let field = SDK.iter().find(|(known, field)| known == name);
+        let field = SDK.iter().find(|(known, _)| known == name);
         let Some((_, field)) = field else {
             let names: Vec<_> = SDK.iter().map(|(name, _)| *name).collect();
             let help = format!("use one of {}, or a field of the Docker API, as `HostConfig`", names.join(", "));
@@ -164,7 +167,10 @@ fn check_known(body: &Value) -> Result<(), ExecutorError> {
         .map_err(|error| refused(format!("has a value that the Docker API does not take: {error}"), help.to_owned()))?;
     let known = serde_json::to_value(&typed)?;
     match unknown(body, &known, String::new()) {
-        Some(field) => Err(refused(format!("sets `{field}`, which the Docker API does not have"), help.to_owned())),
+        Some(field) => Err(refused(
+            format!("sets `{field}`, which the Docker API does not have"),
+            help.to_owned(),
+        )),
         None => Ok(()),
     }
 }

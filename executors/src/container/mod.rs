@@ -150,7 +150,11 @@ impl DockerExecutor {
             });
         }
         let uses_gpus = plan.run.finetune.trainer.accelerator == Accelerator::Gpu;
-        if let Some(gpus) = self.config.num_gpus.filter(|gpus| uses_gpus && (0..i64::from(ranks)).contains(gpus)) {
+        if let Some(gpus) = self
+            .config
+            .num_gpus
+            .filter(|gpus| uses_gpus && (0..i64::from(ranks)).contains(gpus))
+        {
             return Err(ExecutorError::Refused {
                 message: format!("the run has {ranks} ranks, but the executor requests {gpus} GPUs"),
                 help: format!("add `--set executor.num_gpus={ranks}`, or `--set num_gpus_per_node={gpus}`"),

@@ -34,7 +34,10 @@ pub(super) struct Job<'a> {
 /// Returns the body of the request.
 pub(super) fn body(job: &Job<'_>) -> Result<Value, ExecutorError> {
     let config = job.config;
-    let dir = job.dir.to_str().ok_or_else(|| ExecutorError::NotUtf8 { path: job.dir.to_owned() })?;
+    let dir = job
+        .dir
+        .to_str()
+        .ok_or_else(|| ExecutorError::NotUtf8 { path: job.dir.to_owned() })?;
     let mut body = json!({
         "Image": config.container_image,
         "Entrypoint": [SHELL],

@@ -86,7 +86,11 @@ fn variables(config: &DockerExecutorConfig, work: &Work<'_>) -> BTreeMap<String,
         .collect();
     if let Some(folder) = &config.libtorch {
         let path = variables.entry(env::LD_LIBRARY_PATH.to_owned()).or_default();
-        *path = if path.is_empty() { folder.clone() } else { format!("{folder}:{path}") };
+        *path = if path.is_empty() {
+            folder.clone()
+        } else {
+            format!("{folder}:{path}")
+        };
     }
     if work.kind == JobKind::Ranks {
         let own = spin_count(|name| variables.contains_key(name));

@@ -6,9 +6,7 @@ use super::{
     api::{Container, ContainerState, Runtime},
     folder::{Exits, JobFolder},
 };
-use crate::{
-    error::ExecutorError, event::JobStatus, failure::JobFailure, job::JobState, job_files::last_lines, submission::JobKind,
-};
+use crate::{error::ExecutorError, event::JobStatus, failure::JobFailure, job::JobState, job_files::last_lines, submission::JobKind};
 
 /// Returns the status of a job.
 pub(super) async fn status(runtime: &Runtime, job: &JobFolder) -> Result<JobStatus, ExecutorError> {

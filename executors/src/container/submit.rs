@@ -114,8 +114,7 @@ async fn start(executor: &DockerExecutor, runtime: &Runtime, job: &JobFolder, na
         started => started?,
     }
     if has_variables {
-        let ended = async || Ok(runtime.inspect(name).await?.is_none_or(|container| container.state == ContainerState::Ended));
-        variables::send(dir, &executor.environment, ended).await?;
+        variables::send(dir, &executor.environment, runtime, name).await?;
     }
     Ok(())
 }

@@ -10,9 +10,13 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, chown, mknodat};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, chown, mknodat},
+    process::{Gid, Uid, geteuid},
+};
 use tokio::time::{Instant, sleep};
 
+use super::api::{ContainerState, Runtime};
 use crate::{container_error::ContainerError, error::ExecutorError, job_files::failed, submission::quoted};
 
 /// The pipe in the job's folder.
@@ -28,17 +32,16 @@ pub(super) fn create_pipe(dir: &Path, user: &str) -> Result<(), ExecutorError> {
     made.map_err(|error| failed("create", &path)(error.into()))?;
     let (user, group) = user.split_once(':').unwrap_or((user, user));
     // A user without root creates the pipe as the user of the container; other users' pipes cannot be made.
-    if let (Ok(user), Ok(group), true) = (user.parse(), group.parse(), rustix::process::geteuid().is_root()) {
-        chown(&path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group))).map_err(|error| failed("create", &path)(error.into()))?;
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
+    if let (Some(user), Some(group), true) = (number(user), number(group), geteuid().is_root()) {
+        let owned = chown(&path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+        owned.map_err(|error| failed("create", &path)(error.into()))?;
     }
     Ok(())
 }
 
-/// Sends the values, as soon as the container reads. `has_ended` tells that it never will.
-pub(super) async fn send<E>(dir: &Path, values: &BTreeMap<String, String>, mut has_ended: E) -> Result<(), ExecutorError>
-where
-    E: AsyncFnMut() -> Result<bool, ExecutorError>,
-{
+/// Sends the values, as soon as the container `name` reads, unless it ends before.
+pub(super) async fn send(dir: &Path, values: &BTreeMap<String, String>, runtime: &Runtime, name: &str) -> Result<(), ExecutorError> {
     let path = dir.join(PIPE_FILE);
     let deadline = Instant::now() + TIMEOUT;
     let mut ticks = 0_u32;
@@ -50,16 +53,25 @@ where
             Err(error) => return Err(failed("write", &path)(error)),
         }
         ticks += 1;
-        if Instant::now() >= deadline || (ticks.is_multiple_of(50) && has_ended().await?) {
+        if Instant::now() >= deadline || (ticks.is_multiple_of(50) && has_ended(runtime, name).await?) {
             // The error of removing a file that is gone.
             let _ = fs::remove_file(&path);
-            return Err(ContainerError::NoReader { seconds: TIMEOUT.as_secs() }.into());
+            return Err(ContainerError::NoReader {
+                seconds: TIMEOUT.as_secs(),
+            }
+            .into());
         }
         sleep(TICK).await;
     };
     let text = text(values);
     let written = tokio::task::spawn_blocking(move || write(pipe, &text)).await;
     written.unwrap_or_else(|error| Err(error.into())).map_err(failed("write", &path))
+}
+
+/// Returns true if a container does not run any more.
+async fn has_ended(runtime: &Runtime, name: &str) -> Result<bool, ExecutorError> {
+    let container = runtime.inspect(name).await?;
+    Ok(container.is_none_or(|container| container.state == ContainerState::Ended))
 }
 
 fn open(path: &Path) -> io::Result<File> {

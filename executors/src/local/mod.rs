@@ -17,9 +17,9 @@ use std::{
 
 use neva_schemas::{LaunchPlan, PLAN_FILE, ScriptPlan, StopSignal, env};
 
+pub use crate::job_files::rank_log;
 use folder::JobFolder;
 use group::Group;
-pub use crate::job_files::rank_log;
 pub use leftover::job_processes;
 pub use pause::{continue_jobs, pause_jobs};
 

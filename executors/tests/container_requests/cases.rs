@@ -89,7 +89,10 @@ pub(crate) fn cases() -> Vec<(&'static str, Result<Submission, ExecutorError>)> 
     let packed = json!({ "packager": { "run.PatternPackager": { "include_pattern": "*.py", "relative_path": "/home/me/project" } } });
     vec![
         ("neva_tiny_2", executor(&json!({})).render(&plan("neva_tiny", dir, 2))),
-        ("host_network", executor(&json!({ "network": "host" })).render(&plan("neva_tiny", dir, 1))),
+        (
+            "host_network",
+            executor(&json!({ "network": "host" })).render(&plan("neva_tiny", dir, 1)),
+        ),
         ("llava15_7b_8", executor(&every_field).render(&plan("llava15_7b", dir, 8))),
         ("chosen_gpus", executor(&json!({})).render(&chosen)),
         ("script", executor(&json!({})).render_script(&script(dir, "print(1)"))),

@@ -56,7 +56,10 @@ impl DockerExecutorConfig {
             ));
         }
         if self.num_gpus.is_some_and(|count| count < -1) {
-            problems.push(Problem::error(field("num_gpus"), "`num_gpus` is a number of GPUs, or -1 for all of them"));
+            problems.push(Problem::error(
+                field("num_gpus"),
+                "`num_gpus` is a number of GPUs, or -1 for all of them",
+            ));
         }
         if let Some(size) = self.shm_size.as_ref().filter(|size| memory_size(size).is_none()) {
             let message = format!("{size:?} is not an amount of memory");
@@ -74,8 +77,11 @@ impl DockerExecutorConfig {
         for (index, text) in self.volumes.iter().enumerate() {
             if let Err(message) = Volume::parse(text) {
                 problems.push(
-                    Problem::error(format!("{}[{index}]", field("volumes")), format!("{text:?} is not a mount: {message}"))
-                        .help("write SOURCE:TARGET with absolute paths, as `/data:/data:ro`"),
+                    Problem::error(
+                        format!("{}[{index}]", field("volumes")),
+                        format!("{text:?} is not a mount: {message}"),
+                    )
+                    .help("write SOURCE:TARGET with absolute paths, as `/data:/data:ro`"),
                 );
             }
         }
@@ -85,10 +91,10 @@ impl DockerExecutorConfig {
         }
         if let Some(host) = self.docker_host.as_ref().filter(|host| !is_socket(host)) {
             let message = format!("{host:?} is not a socket of this machine");
-            problems.push(
-                Problem::error(field("docker_host"), message)
-                    .help("write `unix:///run/podman/podman.sock`; for other machines use `run.SlurmExecutor` or `run.KubernetesExecutor`"),
-            );
+            problems
+                .push(Problem::error(field("docker_host"), message).help(
+                    "write `unix:///run/podman/podman.sock`; for other machines use `run.SlurmExecutor` or `run.KubernetesExecutor`",
+                ));
         }
     }
 
@@ -102,8 +108,11 @@ impl DockerExecutorConfig {
         }
         if settings.nsys_profile {
             problems.push(
-                Problem::error(field("launcher.nsys_profile"), "the container executor does not start the nsys profiler")
-                    .help("remove it; `run.SlurmExecutor` has it, and `rank_program` may name a script that starts nsys"),
+                Problem::error(
+                    field("launcher.nsys_profile"),
+                    "the container executor does not start the nsys profiler",
+                )
+                .help("remove it; `run.SlurmExecutor` has it, and `rank_program` may name a script that starts nsys"),
             );
         }
     }

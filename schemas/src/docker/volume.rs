@@ -2,7 +2,21 @@
 
 /// Options of a bind mount in Docker and Podman.
 const OPTIONS: &[&str] = &[
-    "ro", "rw", "z", "Z", "nocopy", "rprivate", "private", "rshared", "shared", "rslave", "slave", "U", "O", "consistent", "cached",
+    "ro",
+    "rw",
+    "z",
+    "Z",
+    "nocopy",
+    "rprivate",
+    "private",
+    "rshared",
+    "shared",
+    "rslave",
+    "slave",
+    "U",
+    "O",
+    "consistent",
+    "cached",
     "delegated",
 ];
 

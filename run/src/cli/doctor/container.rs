@@ -107,7 +107,14 @@ async fn rank_program(executor: &DockerExecutor) -> Vec<Check> {
             Some(version) => vec![
                 Check::ok(NAME, format!("{} in the image", version.version)),
                 libtorch(&version),
-                Check::ok("gpu", if version.cuda { "usable".to_owned() } else { "none in the container".to_owned() }),
+                Check::ok(
+                    "gpu",
+                    if version.cuda {
+                        "usable".to_owned()
+                    } else {
+                        "none in the container".to_owned()
+                    },
+                ),
             ],
             None => {
                 let last = output.lines().last().unwrap_or("no output");
@@ -122,7 +129,9 @@ fn request(executor: &DockerExecutor) -> Result<serde_json::Value, ExecutorError
     let mut body = executor.probe()?;
     let program = executor.config.rank_program.clone();
     let program = program.unwrap_or_else(|| executor.program.to_string_lossy().into_owned());
-    let libraries = executor.config.libtorch.as_ref().map_or_else(String::new, |folder| format!("export {}='{folder}'; ", neva_schemas::env::LD_LIBRARY_PATH));
+    let libraries = executor.config.libtorch.as_ref().map_or_else(String::new, |folder| {
+        format!("export {}='{folder}'; ", neva_schemas::env::LD_LIBRARY_PATH)
+    });
     body["Entrypoint"] = json!([SHELL]);
     body["Cmd"] = json!(["-c", format!("{libraries}exec \"$0\" version"), program]);
     Ok(body)
