@@ -27,8 +27,10 @@ import packages
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ["neva-run", "neva-rank"]
-# Libraries of every Linux with glibc and the C++ library; they are not packed.
-SYSTEM = {"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2", "libgcc_s.so.1", "libstdc++.so.6"}
+# Libraries of every Linux with glibc; they are not packed.
+SYSTEM = set(
+    "libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libutil.so.1 ld-linux-x86-64.so.2 libgcc_s.so.1 libstdc++.so.6 libz.so.1".split()
+)
 COMPLETIONS = {
     "bash": "share/bash-completion/completions/neva-run",
     "zsh": "share/zsh/site-functions/_neva-run",
@@ -41,7 +43,7 @@ Unpack this folder anywhere, and run bin/neva-run. Nothing has to be installed o
     bin/neva-run doctor
     bin/neva-run recipes/neva_tiny.yaml
 
-It needs glibc {glibc} or newer and libstdc++ with GLIBCXX_{glibcxx} or newer, which `ldd --version` and any C++ program have.
+It needs glibc {glibc} or newer (`ldd --version`), libstdc++ with GLIBCXX_{glibcxx} or newer, and zlib.
 docs/install.md of the sources tells how to set up completions and man pages.
 
 bin/        neva-run, the launcher, and neva-rank, which it starts for each rank
@@ -84,7 +86,7 @@ def write_tree(programs: Path, libtorch: Path, out: Path) -> Path:
         shutil.copy2(programs / program, copy)
         subprocess.run(["strip", "--strip-unneeded", copy], check=True, capture_output=True, text=True)
     elf.keep_own_run_path(part / "bin" / "neva-rank")
-    libraries = copy_libraries(part / "bin" / "neva-rank", libtorch, part / "lib")
+    libraries = copy_libraries([part / "bin" / program for program in PROGRAMS], libtorch, part / "lib")
     write_shell_files(part)
     shutil.copytree(ROOT / "recipes", part / "recipes", ignore=lambda folder, names: [name for name in names if not name.endswith(".yaml")])
     shutil.copy2(ROOT / "LICENSE", part / "LICENSE")
@@ -109,10 +111,10 @@ def version_of(program: Path) -> str:
     return output.split()[1]
 
 
-def copy_libraries(program: Path, folder: Path, out: Path) -> list[Path]:
-    """Copies the libraries that `program` needs, and those that they need, out of `folder`."""
+def copy_libraries(programs: list[Path], folder: Path, out: Path) -> list[Path]:
+    """Copies the libraries that the programs need, and those that they need, out of `folder`."""
     out.mkdir()
-    waiting, copied = elf.needed(program), {}
+    waiting, copied = [name for program in programs for name in elf.needed(program)], {}
     while waiting:
         name = waiting.pop()
         if name in SYSTEM or name in copied:

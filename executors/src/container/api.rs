@@ -10,7 +10,7 @@ use std::{
 use bollard::{
     API_DEFAULT_VERSION, Docker,
     errors::Error,
-    models::{ContainerCreateBody, ContainerStateStatusEnum, NetworkCreateRequest},
+    models::{ContainerCreateBody, ContainerStateStatusEnum, NetworkCreateRequest, SystemInfo},
     query_parameters::{
         CreateContainerOptionsBuilder, CreateImageOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
         LogsOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
@@ -158,7 +158,12 @@ impl Runtime {
         let failed = |error| self.failed("answer", error);
         let docker = self.connect().await?;
         let version = docker.version().await.map_err(failed)?;
-        let info = docker.info().await.map_err(failed)?;
+        let info = match docker.info().await {
+            Ok(info) => info,
+            // A runtime may write a field of it in a form of its own.
+            Err(Error::JsonDataError { .. }) => SystemInfo::default(),
+            Err(error) => return Err(failed(error)),
+        };
         let engine = version.components.iter().flatten().next();
         Ok(RuntimeVersion {
             name: engine.map_or_else(|| "Docker".to_owned(), |engine| engine.name.clone()),
