@@ -62,8 +62,6 @@ pub struct RuntimeVersion {
     pub api: String,
     /// Names of the OCI runtimes.
     pub runtimes: Vec<String>,
-    /// Directories of CDI devices, which name GPUs.
-    pub cdi: Vec<String>,
 }
 
 /// State of a container.
@@ -170,7 +168,6 @@ impl Runtime {
             version: version.version.unwrap_or_default(),
             api: version.api_version.unwrap_or_default(),
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
-            cdi: info.cdi_spec_dirs.unwrap_or_default(),
         })
     }
 
