@@ -3,9 +3,11 @@
 
 CARGO ?= cargo
 PYTHON ?= python3
+BUILDER ?= podman
+PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup e2e-slurm test-transformers test-energon bench-energon lint bench soak gpu-pack gpu-check clean
+.PHONY: help setup libtorch test-tools build demo test test-setup dist image e2e-container test-install e2e-slurm test-transformers test-energon bench-energon lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +39,24 @@ test: setup ## run all tests
 test-setup: ## test the set-up itself
 	$(PYTHON) -B -m unittest discover --start-directory engine/ffi/tests_setup
 
+# One tarball that runs from any folder, with its checksum.
+dist: build ## pack neva-run, neva-rank and libtorch into a tarball, with completions, man pages, licences and an SBOM
+	$(PYTHON) -B packaging/dist.py --programs $(PROGRAMS) --libtorch $${LIBTORCH:-.libtorch} --out target/dist
+
+# From nothing: no image registry is needed. BUILDER=docker builds it with Docker.
+image: dist ## build the image localhost/neva-run with podman
+	$(PYTHON) -B packaging/root.py --tree target/dist/neva-run-*-linux --out target/image/root
+	cp examples/container/Containerfile target/image
+	$(BUILDER) build --tag localhost/neva-run target/image
+
+# Installs podman, debootstrap and hadolint where they are missing.
+e2e-container: build ## run the tests in real containers, of the image and of the tarball on an empty Debian; needs root and Debian
+	tests/container/with-podman $(MAKE) --no-print-directory dist image
+	RUST_TEST_THREADS=2 tests/container/with-podman tests/container/prepare $(CARGO) test --release --workspace --no-fail-fast --test container_contract --test container
+
+test-install: ## install the launcher alone with cargo, into a temporary folder
+	packaging/tests/install.sh
+
 # Most of the time is spent waiting, so more tests run at once than there are cores.
 # Installs Slurm and sshd where they are missing. With NEVA_TEST_SLURM_HOST, the contract of executors is tested on a cluster of
 # your own, without root: NEVA_TEST_SLURM_HOST=login NEVA_TEST_SLURM_FOLDER=/scratch/me make e2e-slurm
@@ -54,7 +74,7 @@ bench-energon: build ## print the speed of reading Energon datasets, as a ratio 
 
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
-	$(CARGO) clippy --release --workspace --all-targets --test slurm --test ssh --test slurm_contract -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets --test slurm --test ssh --test slurm_contract --test container --test container_contract -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod batch_error;
+pub mod container;
+mod container_error;
 mod error;
 mod event;
 mod executor;
@@ -13,6 +15,7 @@ mod exit;
 mod failure;
 mod folder_lock;
 mod job;
+mod job_files;
 mod loader;
 pub mod local;
 pub mod packager;
@@ -28,6 +31,8 @@ pub mod tunnel;
 mod tunnel_error;
 
 pub use batch_error::BatchError;
+pub use container::DockerExecutor;
+pub use container_error::ContainerError;
 pub use error::ExecutorError;
 pub use event::{JobEnd, JobEvent, JobResults, JobStatus, WatchFrom};
 pub use executor::{BoxFuture, Executor, JobEvents, LogChunk};

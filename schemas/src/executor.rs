@@ -1,5 +1,6 @@
 //! Executor configs: the contents of executor files and of `executors` in workspace files.
 
+use crate::docker::DockerExecutorConfig;
 use crate::slurm::SlurmExecutorConfig;
 use crate::text_schema::text_map;
 use crate::validate::{Problem, Validate};
@@ -15,6 +16,9 @@ pub enum ExecutorConfig {
     /// Processes on this machine.
     #[serde(rename = "run.LocalExecutor")]
     Local(LocalExecutorConfig),
+    /// A container on this machine.
+    #[serde(rename = "run.DockerExecutor")]
+    Docker(Box<DockerExecutorConfig>),
     /// A job of a Slurm cluster.
     #[serde(rename = "run.SlurmExecutor")]
     Slurm(Box<SlurmExecutorConfig>),
@@ -31,6 +35,7 @@ impl ExecutorConfig {
     pub fn env_vars(&self) -> &BTreeMap<String, String> {
         match self {
             Self::Local(local) => &local.env_vars,
+            Self::Docker(docker) => &docker.env_vars,
             Self::Slurm(slurm) => &slurm.env_vars,
         }
     }
@@ -39,6 +44,7 @@ impl ExecutorConfig {
     pub fn env_from(&self) -> &[String] {
         match self {
             Self::Local(local) => &local.env_from,
+            Self::Docker(docker) => &docker.env_from,
             Self::Slurm(slurm) => &slurm.env_from,
         }
     }
@@ -47,6 +53,7 @@ impl ExecutorConfig {
     pub fn retries(&self) -> u32 {
         match self {
             Self::Local(local) => local.retries,
+            Self::Docker(docker) => docker.retries,
             Self::Slurm(slurm) => slurm.retries,
         }
     }
@@ -55,6 +62,7 @@ impl ExecutorConfig {
     pub fn launcher_retries(&self) -> u32 {
         match self {
             Self::Local(local) => local.retries,
+            Self::Docker(docker) => docker.retries,
             Self::Slurm(_) => 0,
         }
     }
@@ -96,6 +104,7 @@ impl ExecutorConfig {
     pub fn set_retries(&mut self, retries: u32) {
         match self {
             Self::Local(local) => local.retries = retries,
+            Self::Docker(docker) => docker.retries = retries,
             Self::Slurm(slurm) => slurm.retries = retries,
         }
     }
@@ -105,6 +114,7 @@ impl Validate for ExecutorConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         match self {
             Self::Local(local) => local.validate(path, problems),
+            Self::Docker(docker) => docker.validate(path, problems),
             Self::Slurm(slurm) => slurm.validate(path, problems),
         }
     }

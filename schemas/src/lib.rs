@@ -14,6 +14,7 @@ mod cut;
 mod data;
 mod data_modules;
 mod description;
+mod docker;
 mod energon;
 mod engine;
 mod executor;
@@ -65,6 +66,7 @@ pub use data_modules::{
     ImageDataConfig, ImageProcessMode, ImageTextTokenization, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule, OnError,
 };
 pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTower};
+pub use docker::{DockerExecutorConfig, Ulimit, Volume, memory_size};
 pub use energon::{EnergonMultiModalDataModule, ImageToken, MultiModalSampleConfig, MultiModalTaskEncoder, SampleLoader, TaskEncoder};
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
@@ -109,4 +111,4 @@ pub use tunnel::{LocalTunnelConfig, SshProgram, SshTunnelConfig, TunnelConfig};
 pub use unsupported::{UNSUPPORTED, Unsupported, unsupported};
 pub use validate::{Problem, Severity, Validate};
 pub use variable::SET_BY_LAUNCHER;
-pub use workspace::{LOCAL, SLURM, WorkspaceConfig};
+pub use workspace::{DOCKER, LOCAL, SLURM, WorkspaceConfig};

@@ -2,10 +2,9 @@
 
 use std::{fs, path::Path, thread::available_parallelism};
 
-use super::{super::Globals, Check};
+use super::{super::Globals, Check, runtime};
 use crate::{
     environment,
-    error::RunError,
     program::{self, LIBTORCH_VERSION, RankVersion},
     workspace::WORKSPACE_FILE,
 };
@@ -13,14 +12,7 @@ use crate::{
 /// Checks that the rank program exists, starts, and links the libtorch that it was built for.
 pub(super) fn rank_program() -> Vec<Check> {
     const NAME: &str = "neva-rank";
-    let version = program::find_here().and_then(|path| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|source| RunError::System {
-            action: "start the launcher's runtime",
-            source,
-        })?;
-        Ok((runtime.block_on(program::version(&path))?, path))
-    });
+    let version = program::find_here().and_then(|path| Ok((runtime()?.block_on(program::version(&path))?, path)));
     match version {
         Ok((version, path)) => vec![
             Check::ok(NAME, format!("{} {}", path.display(), version.version)),

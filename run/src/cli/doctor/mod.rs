@@ -1,6 +1,7 @@
 //! `neva-run doctor`: checks that this machine, or a cluster, has everything that a run needs.
 
 mod cluster;
+mod container;
 mod machine;
 mod node;
 mod parse;
@@ -10,7 +11,7 @@ mod site;
 use std::{fmt, path::PathBuf};
 
 use clap::{Args, ValueHint};
-use neva_schemas::{ExecutorConfig, SlurmExecutorConfig, TunnelConfig};
+use neva_schemas::{DockerExecutorConfig, ExecutorConfig, SlurmExecutorConfig, TunnelConfig};
 use serde::Serialize;
 
 use self::machine::{disk, jpeg, machine, rank_program, workspace};
@@ -28,12 +29,14 @@ Examples:
   neva-run doctor --executor hpc.yaml
                                     check a cluster: login, Slurm, partition, GPUs, shared folder, libtorch on a node
   neva-run doctor --executor slurm --write site.yaml
-                                    draft an executor file for the cluster of this login node";
+                                    draft an executor file for the cluster of this login node
+  neva-run doctor --executor docker --set executor.container_image=neva-run
+                                    check a container runtime: socket, image, GPU runtime, libtorch in the image";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DoctorArgs {
-    /// Check the cluster of this executor: a name of the workspace file, or an executor file
+    /// Check the cluster or the container runtime of this executor: a name of the workspace file, or an executor file
     #[arg(long, value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
     executor: Option<String>,
     /// Draft an executor file for the cluster, from what sinfo and scontrol say
@@ -83,8 +86,10 @@ pub(super) fn doctor(args: &DoctorArgs, globals: &Globals, report: &mut Report) 
         let overrides = args.sets.iter().map(|set| Override::parse(set)).collect::<Result<Vec<_>, _>>()?;
         let selected = executor::select(Some(name), globals.workspace()?.as_ref(), &overrides)?;
         report.warnings(&selected.warnings);
-        if let ExecutorConfig::Slurm(slurm) = &selected.config {
-            return cluster_checks(slurm, args, report);
+        match &selected.config {
+            ExecutorConfig::Local(_) => {}
+            ExecutorConfig::Docker(docker) => return container_checks(docker, args, report),
+            ExecutorConfig::Slurm(slurm) => return cluster_checks(slurm, args, report),
         }
     }
     let mut checks = rank_program();
@@ -95,15 +100,29 @@ pub(super) fn doctor(args: &DoctorArgs, globals: &Globals, report: &mut Report) 
     finish(&checks, report)
 }
 
+/// Checks the container runtime of this machine, and the image.
+fn container_checks(docker: &DockerExecutorConfig, args: &DoctorArgs, report: &mut Report) -> Result<(), RunError> {
+    if args.write.is_some() {
+        let text = "`--write` drafts executor files of clusters only; docs/containers.md has one for containers";
+        return Err(RunError::Argument(text.to_owned()));
+    }
+    let checks = runtime()?.block_on(container::check(&executor::docker_executor(docker)));
+    finish(&checks, report)
+}
+
+/// Returns a runtime for requests.
+fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|source| RunError::System {
+        action: "start the launcher's runtime",
+        source,
+    })
+}
+
 /// Checks a cluster, and drafts an executor file for it if that is wanted.
 fn cluster_checks(slurm: &SlurmExecutorConfig, args: &DoctorArgs, report: &mut Report) -> Result<(), RunError> {
     let executor = executor::slurm_executor(slurm)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| RunError::System {
-        action: "start the launcher's runtime",
-        source,
-    })?;
-    let (checks, cluster) = runtime.block_on(cluster::check(&executor));
+    let (checks, cluster) = runtime()?.block_on(cluster::check(&executor));
     if let Some(file) = &args.write
         && !cluster.partitions.is_empty()
     {
