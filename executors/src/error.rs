@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::{batch_error::BatchError, job::JobHandle, packager_error::PackagerError, tunnel_error::TunnelError};
+use crate::{batch_error::BatchError, job::JobHandle, kubernetes_error::KubernetesError, packager_error::PackagerError, tunnel_error::TunnelError};
 
 /// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +130,9 @@ pub enum ExecutorError {
     /// The batch system refused a job, or cannot be used.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// Kubernetes refused a request, or cannot be used.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// The code of a run cannot be packed or unpacked.
     #[error(transparent)]
     Packager(#[from] PackagerError),
@@ -185,6 +188,7 @@ impl ExecutorError {
             Self::NoMesh { .. } | Self::Plan(_) | Self::Manifest { .. } => exit_class::BUG,
             Self::Tunnel(error) => error.exit_code(),
             Self::Batch(error) => error.exit_code(),
+            Self::Kubernetes(error) => error.exit_code(),
             Self::Packager(error) => error.exit_code(),
         }
     }
@@ -211,6 +215,7 @@ impl ExecutorError {
             }
             Self::Tunnel(error) => return error.help(),
             Self::Batch(error) => return error.help(),
+            Self::Kubernetes(error) => return error.help(),
             Self::Packager(error) => return error.help(),
             _ => return None,
         })

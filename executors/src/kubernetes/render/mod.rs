@@ -35,6 +35,8 @@ mod trainjob;
 mod volumes;
 mod work;
 
+pub(super) use pod::CONTAINER;
+
 use neva_schemas::{KubernetesExecutorConfig, KubernetesKind, LaunchPlan, ScriptPlan};
 use serde_json::{Value, json};
 

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Name of the container in which the ranks run.
-pub(crate) const CONTAINER: &str = "ranks";
+pub(in crate::kubernetes) const CONTAINER: &str = "ranks";
 /// Label of nodes with their name.
 const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Terms of an affinity without which a pod is not scheduled.
