@@ -47,7 +47,10 @@ fn an_exec_plugin_gives_tokens() {
     let user = format!(
         "users: [{{name: user, user: {{exec: {{apiVersion: client.authentication.k8s.io/v1, command: {plugin}, interactiveMode: Never}}}}}}]"
     );
-    let lines: Vec<_> = text.lines().map(|line| if line.starts_with("users:") { &user } else { line }).collect();
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| if line.starts_with("users:") { &user } else { line })
+        .collect();
     // The context is not the current one, and names the namespace.
     let text = lines
         .join("\n")
@@ -56,7 +59,11 @@ fn an_exec_plugin_gives_tokens() {
     let kubeconfig = space.write("plugin.kubeconfig", &text);
     let executor = space.executor("plugin", "context: test");
     let without = fs::read_to_string(&executor).unwrap();
-    let without: String = without.lines().filter(|line| !line.starts_with("namespace:")).map(|line| format!("{line}\n")).collect();
+    let without: String = without
+        .lines()
+        .filter(|line| !line.starts_with("namespace:"))
+        .map(|line| format!("{line}\n"))
+        .collect();
     fs::write(&executor, without).unwrap();
     let mut arguments = arguments(&space, "run", &executor);
     arguments.extend(["--set".to_owned(), "finetune.trainer.max_steps=3000".to_owned()]);
@@ -76,13 +83,28 @@ fn a_launcher_in_a_pod_uses_its_service_account() {
     let _ = space.account("launcher", RULES);
     let executor = space.executor("kubernetes", "");
     let text = fs::read_to_string(&executor).unwrap();
-    let text: String = text.lines().filter(|line| !line.starts_with("namespace:")).map(|line| format!("{line}\n")).collect();
+    let text: String = text
+        .lines()
+        .filter(|line| !line.starts_with("namespace:"))
+        .map(|line| format!("{line}\n"))
+        .collect();
     fs::write(&executor, text).unwrap();
     fs::create_dir(space.dir.path().join("recipes")).unwrap();
-    fs::copy(root().join("recipes/neva_tiny.yaml"), space.dir.path().join("recipes/neva_tiny.yaml")).unwrap();
+    fs::copy(
+        root().join("recipes/neva_tiny.yaml"),
+        space.dir.path().join("recipes/neva_tiny.yaml"),
+    )
+    .unwrap();
     let words: Vec<_> = arguments(&space, "run", &executor).iter().map(|word| format!("{word:?}")).collect();
     let api = fs::read_to_string(cluster.kubeconfig()).unwrap();
-    let port = api.split("https://127.0.0.1:").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let port = api
+        .split("https://127.0.0.1:")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap()
+        .to_owned();
     let folder = cluster.folder();
     // Without kube-proxy the address of the service `kubernetes` leads nowhere.
     cluster.apply(&format!(

@@ -109,6 +109,17 @@ impl Cluster {
         Space {
             cluster: self,
             name,
+            is_own: true,
+            dir: tempfile::tempdir_in(self.folder()).unwrap(),
+        }
+    }
+
+    /// Returns the namespace `default`, which has the claim `shared`. For one test at a time.
+    pub(crate) fn default_space(&self) -> Space<'_> {
+        Space {
+            cluster: self,
+            name: "default".to_owned(),
+            is_own: false,
             dir: tempfile::tempdir_in(self.folder()).unwrap(),
         }
     }
@@ -127,6 +138,8 @@ pub(crate) struct Space<'a> {
     pub(crate) cluster: &'a Cluster,
     /// Name of the namespace.
     pub(crate) name: String,
+    /// True if it is deleted at the end.
+    is_own: bool,
     /// Folder of runs, executor files and the store.
     pub(crate) dir: TempDir,
 }
@@ -196,7 +209,10 @@ impl Space<'_> {
 
     /// Writes an executor file without a volume.
     pub(crate) fn bare_executor(&self, name: &str, lines: &str) -> String {
-        let text = format!("_target_: run.KubernetesExecutor\nnamespace: {}\nimage: {IMAGE}\ngpus_per_node: 0\n{lines}\n", self.name);
+        let text = format!(
+            "_target_: run.KubernetesExecutor\nnamespace: {}\nimage: {IMAGE}\ngpus_per_node: 0\n{lines}\n",
+            self.name
+        );
         self.write(&format!("{name}.yaml"), &text)
     }
 
@@ -244,9 +260,9 @@ impl Space<'_> {
 
 impl Drop for Space<'_> {
     fn drop(&mut self) {
-        let _ = self
-            .cluster
-            .kubectl(&["delete", "namespace", &self.name, "--wait=false"])
-            .output();
+        if self.is_own {
+            let mut delete = self.cluster.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+            let _ = delete.output();
+        }
     }
 }

@@ -12,7 +12,7 @@ const NOTE: &str = "<!-- not run here: make e2e-kubernetes runs it -->";
 #[test]
 fn the_commands_of_the_document_work() {
     let cluster = Cluster::shared();
-    let space = cluster.space("document");
+    let space = cluster.default_space();
     let folder = space.dir.path().join("repository");
     fs::create_dir(&folder).unwrap();
     for name in ["recipes", "examples", "docs"] {

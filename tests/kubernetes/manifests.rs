@@ -1,6 +1,9 @@
 //! Manifests are accepted by the real API server, with strict validation of fields.
 
-use neva_tests::{root, run, small::{small, words}};
+use neva_tests::{
+    root, run,
+    small::{small, words},
+};
 
 use crate::{cluster::Cluster, training::TWO_BY_TWO};
 
@@ -37,7 +40,11 @@ fn kubectl_applies_what_render_prints() {
     let cluster = Cluster::shared();
     let space = cluster.space("render");
     let executor = space.executor("kubernetes", "");
-    let arguments = small(&space.runs(), "run", &[&["finetune.trainer.max_steps=20"][..], &TWO_BY_TWO].concat());
+    let arguments = small(
+        &space.runs(),
+        "run",
+        &[&["finetune.trainer.max_steps=20"][..], &TWO_BY_TWO].concat(),
+    );
     let mut command = space.neva_run(&["render"]);
     command.args(words(&arguments, &["--executor", &executor]));
     let rendered = run(command).with_code(0).stdout;

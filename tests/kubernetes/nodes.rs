@@ -40,7 +40,14 @@ fn a_job_survives_what_happens_to_nodes() {
 
     // An administrator drains the node: the pod is evicted, saves, and starts on the third node.
     let output = survives(&space, &expected, "drained", |node| {
-        let _ = space.kubectl(&["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s"]);
+        let _ = space.kubectl(&[
+            "drain",
+            node,
+            "--ignore-daemonsets",
+            "--delete-emptydir-data",
+            "--force",
+            "--timeout=90s",
+        ]);
     });
     assert!(output.contains("resumes from"), "{output}");
     let _ = space.kubectl(&["uncordon", "node1", "node2", "node3"]);

@@ -21,7 +21,9 @@ fn check(space: &Space<'_>, name: &str, lines: &str, event: &str, texts: &[&str]
     let executor = space.executor(name, lines);
     let arguments = small(&space.runs(), name, &["finetune.trainer.max_steps=1"]);
     let mut launcher = Watched::start(space.neva_run(&words(&arguments, &["--executor", &executor])));
-    wait_for(event, || space.kubectl(&["get", "events", "-o", "yaml"]).contains(event).then_some(()));
+    wait_for(event, || {
+        space.kubectl(&["get", "events", "-o", "yaml"]).contains(event).then_some(())
+    });
     launcher.wait(texts, Instant::now() + SOON);
     drop(launcher);
     let _ = space.kubectl(&["delete", "jobs", "--all"]);

@@ -9,7 +9,12 @@ fn shellcheck_accepts_the_scripts() {
     let folder = root().join("tests/kubernetes");
     let names = ["kube-build", "kube-up", "kube-down", "kube-node", "test-image", "with-servers"];
     let output = Command::new("shellcheck")
-        .args(["--shell=bash", "--external-sources", "--severity=warning", "--exclude=SC1091,SC2034"])
+        .args([
+            "--shell=bash",
+            "--external-sources",
+            "--severity=warning",
+            "--exclude=SC1091,SC2034",
+        ])
         .args(names)
         .current_dir(folder)
         .output()

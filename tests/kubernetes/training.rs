@@ -83,9 +83,7 @@ fn a_deleted_pod_is_replaced_and_the_job_resumes() {
     let _ = space.kubectl(&["delete", "pod", &lost.name, "--wait=false"]);
     wait_for("a new pod", || {
         let pods = space.pods();
-        pods.iter()
-            .any(|pod| pod.index == "1" && pod.name != lost.name)
-            .then_some(())
+        pods.iter().any(|pod| pod.index == "1" && pod.name != lost.name).then_some(())
     });
     let ended = finish(launcher).with_code(0);
     assert!(ended.stdout.contains("resumes from"), "{}\n{}", ended.stdout, ended.stderr);

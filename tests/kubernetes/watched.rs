@@ -71,8 +71,5 @@ impl Drop for Watched {
 
 /// Returns a text without line breaks and frames.
 pub(crate) fn plain(text: &str) -> String {
-    text.split_whitespace()
-        .filter(|word| *word != "│")
-        .collect::<Vec<_>>()
-        .join(" ")
+    text.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ")
 }
