@@ -33,7 +33,7 @@ start_apiserver() {
     --enable-admission-plugins=NodeRestriction --client-ca-file=pki/ca.crt --tls-cert-file=pki/apiserver.crt --tls-private-key-file=pki/apiserver.key \
     --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=pki/sa.pub --service-account-signing-key-file=pki/sa.key \
     --kubelet-client-certificate=pki/admin.crt --kubelet-client-key=pki/admin.key --kubelet-certificate-authority=pki/ca.crt \
-    --kubelet-preferred-address-types=InternalIP,Hostname --shutdown-delay-duration=0s \
+    --kubelet-preferred-address-types=InternalIP,Hostname \
     --default-not-ready-toleration-seconds=5 --default-unreachable-toleration-seconds=5
   until_ok 90 "the API server" kubectl get --raw /readyz
 }

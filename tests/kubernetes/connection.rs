@@ -17,10 +17,10 @@ use crate::{
     watched::Watched,
 };
 
-/// Returns the numbers of the steps in an output, in order.
+/// Returns the numbers of the steps in an output, in order. Lines of experiments begin with the name of the task.
 fn numbers(output: &str) -> Vec<u32> {
-    let lines = output.lines().filter_map(|line| line.trim().strip_prefix("step "));
-    lines.filter_map(|line| line.split('/').next()?.parse().ok()).collect()
+    let lines = output.lines().filter_map(|line| line.split_once("step "));
+    lines.filter_map(|(_, rest)| rest.split('/').next()?.parse().ok()).collect()
 }
 
 /// Checks that each step was printed once.
@@ -47,7 +47,7 @@ fn nothing_is_lost_while_the_api_server_is_away() {
     let launcher = start(space.neva_run(&words(&arguments, &["--executor", &executor])));
     let run = wait_for("a run", || newest(&space.runs(), "run"));
     wait_for("steps", || (steps(&run) > 10).then_some(()));
-    cluster.node("apiserver", "stop");
+    cluster.node("apiserver", "crash");
     let before = steps(&run);
     sleep(Duration::from_secs(30));
     cluster.node("apiserver", "start");
@@ -70,7 +70,7 @@ fn nothing_is_lost_while_the_api_server_is_away() {
     let run = wait_for("a run", || newest(&space.runs(), "expired"));
     wait_for("steps", || (steps(&run) > 10).then_some(()));
     sleep(expiry.saturating_duration_since(Instant::now()) + Duration::from_secs(1));
-    cluster.node("apiserver", "stop");
+    cluster.node("apiserver", "crash");
     cluster.node("apiserver", "start");
     launcher.wait(&["Unauthorized"], Instant::now() + Duration::from_secs(20));
     // The file has a new token: the watch goes on.
@@ -86,15 +86,35 @@ fn status(space: &Space<'_>, name: &str, text: &str) -> String {
     })
 }
 
+/// Returns the status of the experiment `name` once it contains `text`.
+fn status(space: &Space<'_>, name: &str, text: &str) -> String {
+    wait_for(text, || {
+        let status = space.run(&["experiment", "status", name]);
+        status.stdout.contains(text).then_some(status.stdout)
+    })
+}
+
+/// Writes an experiment of one fine-tune, and returns its file.
+fn experiment(space: &Space<'_>, name: &str, steps: u32) -> String {
+    let text = format!(
+        "name: {name}\ntasks:\n  train:\n    task:\n      _factory_: neva_tiny\n      finetune:\n        \
+         trainer: {{max_steps: {steps}, log_every_n_steps: 1, threads_per_rank: 1, val_check_interval: null}}\n        model:\n          \
+         text_config: {{hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2}}\n          \
+         vision_config: {{hidden_size: 32, intermediate_size: 48, image_size: 28}}\n        \
+         data: {{seq_length: 16, micro_batch_size: 2, global_batch_size: 4}}\n        log: {{tensorboard: false}}\n"
+    );
+    space.write(&format!("{name}.experiment.yaml"), &text)
+}
+
 #[test]
 fn two_processes_watch_one_job() {
     let cluster = Cluster::shared();
     let space = cluster.space("watched");
     let executor = space.executor("kubernetes", "");
-    let launcher = start(space.neva_run(&words(&arguments(&space, 300), &["--executor", &executor])));
-    wait_for("a run", || newest(&space.runs(), "run"));
-    let _ = status(&space, "run", "running");
-    let follower = start(space.neva_run(&["experiment", "logs", "run", "--follow"]));
+    let file = experiment(&space, "watched", 300);
+    let launcher = start(space.neva_run(&[&file, "--executor", &executor]));
+    let _ = status(&space, "watched", "running");
+    let follower = start(space.neva_run(&["experiment", "logs", "watched", "--follow"]));
     let ended = finish(launcher).with_code(0);
     check_whole(&ended, 300);
     check_whole(&finish(follower).with_code(0), 300);
@@ -105,16 +125,16 @@ fn a_killed_launcher_is_replaced() {
     let cluster = Cluster::shared();
     let space = cluster.space("killed");
     let executor = space.executor("kubernetes", "");
-    let mut launcher = start(space.neva_run(&words(&arguments(&space, 300), &["--executor", &executor])));
-    let run = wait_for("a run", || newest(&space.runs(), "run"));
-    wait_for("steps", || (steps(&run) > 10).then_some(()));
+    let file = experiment(&space, "killed", 300);
+    let mut launcher = start(space.neva_run(&[&file, "--executor", &executor]));
+    let _ = status(&space, "killed", "runs on");
     launcher.kill().unwrap();
     let _ = launcher.wait().unwrap();
     // Another process finds the job, which goes on.
-    let _ = status(&space, "run", "interrupted");
-    let seen = status(&space, "run", "succeeded");
+    let _ = status(&space, "killed", "interrupted");
+    let seen = status(&space, "killed", "succeeded");
     assert!(seen.contains("interrupted"), "{seen}");
-    let resumed = finish(start(space.neva_run(&["experiment", "resume", "run"]))).with_code(0);
-    check_whole(&resumed, 300);
+    let _ = space.run(&["experiment", "resume", "killed"]).with_code(0);
+    check_whole(&space.run(&["experiment", "logs", "killed"]).with_code(0), 300);
     assert_eq!(space.objects("jobs").len(), 1, "the job of the first launcher was found");
 }
