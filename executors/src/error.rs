@@ -49,6 +49,12 @@ pub enum ExecutorError {
     /// The plan cannot be written as JSON.
     #[error("the plan cannot be written as JSON")]
     Plan(#[from] serde_json::Error),
+    /// The objects of a job cannot be written as YAML.
+    #[error("the objects of the job cannot be written as YAML: {reason}")]
+    Manifest {
+        /// Error of the serializer.
+        reason: String,
+    },
     /// A file or folder of the job cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     File {
@@ -176,7 +182,7 @@ impl ExecutorError {
             | Self::StartScript { .. }
             | Self::AlreadyRunning { .. }
             | Self::Connection { .. } => exit_class::CLUSTER,
-            Self::NoMesh { .. } | Self::Plan(_) => exit_class::BUG,
+            Self::NoMesh { .. } | Self::Plan(_) | Self::Manifest { .. } => exit_class::BUG,
             Self::Tunnel(error) => error.exit_code(),
             Self::Batch(error) => error.exit_code(),
             Self::Packager(error) => error.exit_code(),

@@ -1,5 +1,6 @@
 //! Executor configs: the contents of executor files and of `executors` in workspace files.
 
+use crate::kubernetes::KubernetesExecutorConfig;
 use crate::slurm::SlurmExecutorConfig;
 use crate::text_schema::text_map;
 use crate::validate::{Problem, Validate};
@@ -18,6 +19,9 @@ pub enum ExecutorConfig {
     /// A job of a Slurm cluster.
     #[serde(rename = "run.SlurmExecutor")]
     Slurm(Box<SlurmExecutorConfig>),
+    /// A job of a Kubernetes cluster.
+    #[serde(rename = "run.KubernetesExecutor")]
+    Kubernetes(Box<KubernetesExecutorConfig>),
 }
 
 impl Default for ExecutorConfig {
@@ -32,6 +36,7 @@ impl ExecutorConfig {
         match self {
             Self::Local(local) => &local.env_vars,
             Self::Slurm(slurm) => &slurm.env_vars,
+            Self::Kubernetes(kubernetes) => &kubernetes.env_vars,
         }
     }
 
@@ -40,6 +45,7 @@ impl ExecutorConfig {
         match self {
             Self::Local(local) => &local.env_from,
             Self::Slurm(slurm) => &slurm.env_from,
+            Self::Kubernetes(kubernetes) => &kubernetes.env_from,
         }
     }
 
@@ -48,14 +54,16 @@ impl ExecutorConfig {
         match self {
             Self::Local(local) => local.retries,
             Self::Slurm(slurm) => slurm.retries,
+            Self::Kubernetes(kubernetes) => kubernetes.retries,
         }
     }
 
-    /// Returns the maximum number of retries that the launcher makes itself. A Slurm job requeues itself.
+    /// Returns the maximum number of retries that the launcher makes itself. A Slurm job requeues itself, and a
+    /// Kubernetes job restarts its pods.
     pub fn launcher_retries(&self) -> u32 {
         match self {
             Self::Local(local) => local.retries,
-            Self::Slurm(_) => 0,
+            Self::Slurm(_) | Self::Kubernetes(_) => 0,
         }
     }
 
@@ -72,6 +80,7 @@ impl ExecutorConfig {
         match self {
             Self::Local(local) => local.retries = retries,
             Self::Slurm(slurm) => slurm.retries = retries,
+            Self::Kubernetes(kubernetes) => kubernetes.retries = retries,
         }
     }
 }
@@ -81,6 +90,7 @@ impl Validate for ExecutorConfig {
         match self {
             Self::Local(local) => local.validate(path, problems),
             Self::Slurm(slurm) => slurm.validate(path, problems),
+            Self::Kubernetes(kubernetes) => kubernetes.validate(path, problems),
         }
     }
 }

@@ -20,6 +20,7 @@ mod experiment;
 mod export;
 mod finetune;
 mod generate;
+mod kubernetes;
 mod layers;
 mod log;
 mod model;
@@ -70,6 +71,7 @@ pub use experiment::{ExperimentConfig, MAX_PARALLEL};
 pub use export::{ExportDtype, ExportFormat, ExportRequest, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter};
 pub use finetune::Finetune;
 pub use generate::{GenerateRequest, GenerateSource};
+pub use kubernetes::{KubernetesExecutorConfig, KubernetesKind, KubernetesVolume, NfsVolume, VolumeSource, is_dns_label, is_dns_name};
 pub use layers::{LayerSplit, UnevenLayers};
 pub use log::{Log, MlflowLogger, ModelCheckpoint};
 pub use model::{
@@ -106,4 +108,4 @@ pub use trainer::{Accelerator, LossNormalization, MixedPrecision, NanPolicy, Plu
 pub use tunnel::{LocalTunnelConfig, SshProgram, SshTunnelConfig, TunnelConfig};
 pub use unsupported::{UNSUPPORTED, Unsupported, unsupported};
 pub use validate::{Problem, Severity, Validate};
-pub use workspace::{LOCAL, SLURM, WorkspaceConfig};
+pub use workspace::{KUBERNETES, LOCAL, SLURM, WorkspaceConfig};

@@ -41,13 +41,13 @@ impl Resources {
             TaskSpec::Finetune(run) if !elsewhere => match task.executor.as_ref().unwrap_or(executor) {
                 ExecutorConfig::Local(local) => Some(request(run, &local.env_vars, &machine)),
                 // A cluster schedules it.
-                ExecutorConfig::Slurm(_) => None,
+                ExecutorConfig::Slurm(_) | ExecutorConfig::Kubernetes(_) => None,
             },
             _ => None,
         };
         let is_scheduled = |task: &Task| match task.executor.as_ref().unwrap_or(executor) {
             ExecutorConfig::Local(_) => false,
-            ExecutorConfig::Slurm(_) => !elsewhere,
+            ExecutorConfig::Slurm(_) | ExecutorConfig::Kubernetes(_) => !elsewhere,
         };
         Self {
             scheduled: experiment.tasks.values().map(is_scheduled).collect(),

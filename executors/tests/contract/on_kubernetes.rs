@@ -1,0 +1,1 @@
+//! The contract of executors on a real Kubernetes cluster.

@@ -1,0 +1,1 @@
+//! JobSet and TrainJob against the schemas of their CRDs.
