@@ -11,9 +11,13 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{
-    Api, Client,
+    Api,
     api::{ListParams, PostParams},
 };
+use neva_schemas::VolumeSource;
+
+use super::{KubernetesExecutor, cluster::Cluster};
+use crate::{error::ExecutorError, kubernetes_error::KubernetesError};
 
 /// Verbs on a resource that an executor needs in its namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,8 +106,8 @@ impl NodeFacts {
 pub struct Survey {
     /// Version of the API server.
     pub version: String,
-    /// Its address.
-    pub server: String,
+    /// Its address, for messages.
+    pub place: String,
     /// Namespace of jobs.
     pub namespace: String,
     /// Permissions that the account lacks.
@@ -118,43 +122,48 @@ pub struct Survey {
     pub quotas: Option<Vec<QuotaFacts>>,
 }
 
-/// Collects the facts.
-///
-/// # Errors
-/// The API server does not answer or does not accept the account.
-pub async fn survey(client: &Client, server: &str, namespace: &str, with_secrets: bool, claims: &[&str]) -> Result<Survey, kube::Error> {
-    let version = client.apiserver_version().await?.git_version;
-    let denied = denied(client, namespace, with_secrets).await?;
-    let mut found = BTreeMap::new();
-    for name in claims {
-        if let Some(claim) = allowed(claim(client, namespace, name).await)? {
-            found.insert((*name).to_owned(), claim);
+impl KubernetesExecutor {
+    /// Collects the facts about the cluster.
+    ///
+    /// # Errors
+    /// The API server cannot be reached or does not accept the account.
+    pub async fn survey(&self) -> Result<Survey, ExecutorError> {
+        let cluster = &self.connect().await?;
+        let version = cluster.ask(cluster.client.apiserver_version()).await?.git_version;
+        let denied = denied(cluster, !self.config.env_from.is_empty()).await?;
+        let mut claims = BTreeMap::new();
+        for source in self.config.volumes.iter().flat_map(|volume| volume.sources()) {
+            if let VolumeSource::Claim(name) = source
+                && let Some(claim) = allowed(claim(cluster, name).await)?
+            {
+                claims.insert(name.to_owned(), claim);
+            }
         }
+        Ok(Survey {
+            version,
+            place: cluster.place.clone(),
+            namespace: cluster.namespace.clone(),
+            denied,
+            nodes: allowed(nodes(cluster).await)?,
+            claims,
+            storage_classes: allowed(storage_classes(cluster).await)?,
+            quotas: allowed(quotas(cluster).await)?,
+        })
     }
-    Ok(Survey {
-        version,
-        server: server.to_owned(),
-        namespace: namespace.to_owned(),
-        denied,
-        nodes: allowed(nodes(client).await)?,
-        claims: found,
-        storage_classes: allowed(storage_classes(client).await)?,
-        quotas: allowed(quotas(client, namespace).await)?,
-    })
 }
 
 /// Turns an answer that the account may not have into `None`.
-fn allowed<T>(result: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
+fn allowed<T>(result: Result<T, ExecutorError>) -> Result<Option<T>, ExecutorError> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+        Err(ExecutorError::Kubernetes(KubernetesError::Forbidden { .. })) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Returns the permissions that the current account lacks in `namespace`.
-async fn denied(client: &Client, namespace: &str, with_secrets: bool) -> Result<Vec<Permission>, kube::Error> {
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+/// Returns the permissions that the account lacks in the namespace.
+async fn denied(cluster: &Cluster, with_secrets: bool) -> Result<Vec<Permission>, ExecutorError> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
     let mut denied = Vec::new();
     for (group, resource, verbs) in NEEDED.iter().copied().chain(with_secrets.then_some(SECRETS)) {
         let mut missing = Vec::new();
@@ -164,7 +173,7 @@ async fn denied(client: &Client, namespace: &str, with_secrets: bool) -> Result<
                 spec: SelfSubjectAccessReviewSpec {
                     resource_attributes: Some(ResourceAttributes {
                         group: Some(group.to_owned()),
-                        namespace: Some(namespace.to_owned()),
+                        namespace: Some(cluster.namespace.clone()),
                         resource: Some(name.to_owned()),
                         subresource: subresource.map(str::to_owned),
                         verb: Some(verb.to_owned()),
@@ -174,7 +183,7 @@ async fn denied(client: &Client, namespace: &str, with_secrets: bool) -> Result<
                 },
                 ..SelfSubjectAccessReview::default()
             };
-            let answer = reviews.create(&PostParams::default(), &review).await?;
+            let answer = cluster.ask(reviews.create(&PostParams::default(), &review)).await?;
             if !answer.status.is_some_and(|status| status.allowed) {
                 missing.push(verb);
             }
@@ -191,9 +200,15 @@ async fn denied(client: &Client, namespace: &str, with_secrets: bool) -> Result<
 }
 
 /// Returns the nodes.
-async fn nodes(client: &Client) -> Result<Vec<NodeFacts>, kube::Error> {
-    let nodes: Api<Node> = Api::all(client.clone());
-    Ok(nodes.list(&ListParams::default()).await?.items.iter().map(node).collect())
+async fn nodes(cluster: &Cluster) -> Result<Vec<NodeFacts>, ExecutorError> {
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    Ok(cluster
+        .ask(nodes.list(&ListParams::default()))
+        .await?
+        .items
+        .iter()
+        .map(node)
+        .collect())
 }
 
 fn node(node: &Node) -> NodeFacts {
@@ -221,10 +236,10 @@ fn node(node: &Node) -> NodeFacts {
     }
 }
 
-/// Returns a claim of `namespace`; `None` if there is none of that name.
-async fn claim(client: &Client, namespace: &str, name: &str) -> Result<Option<ClaimFacts>, kube::Error> {
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
-    Ok(claims.get_opt(name).await?.map(|claim| {
+/// Returns a claim of the namespace; `None` if there is none of that name.
+async fn claim(cluster: &Cluster, name: &str) -> Result<Option<ClaimFacts>, ExecutorError> {
+    let claims: Api<PersistentVolumeClaim> = cluster.api();
+    Ok(cluster.ask(claims.get_opt(name)).await?.map(|claim| {
         let status = claim.status.unwrap_or_default();
         let spec = claim.spec.unwrap_or_default();
         ClaimFacts {
@@ -236,16 +251,16 @@ async fn claim(client: &Client, namespace: &str, name: &str) -> Result<Option<Cl
 }
 
 /// Returns the names of the storage classes.
-async fn storage_classes(client: &Client) -> Result<BTreeSet<String>, kube::Error> {
-    let classes: Api<StorageClass> = Api::all(client.clone());
-    let classes = classes.list(&ListParams::default()).await?;
+async fn storage_classes(cluster: &Cluster) -> Result<BTreeSet<String>, ExecutorError> {
+    let classes: Api<StorageClass> = Api::all(cluster.client.clone());
+    let classes = cluster.ask(classes.list(&ListParams::default())).await?;
     Ok(classes.items.into_iter().filter_map(|class| class.metadata.name).collect())
 }
 
-/// Returns the quotas of `namespace`.
-async fn quotas(client: &Client, namespace: &str) -> Result<Vec<QuotaFacts>, kube::Error> {
-    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
-    let quotas = quotas.list(&ListParams::default()).await?;
+/// Returns the quotas of the namespace.
+async fn quotas(cluster: &Cluster) -> Result<Vec<QuotaFacts>, ExecutorError> {
+    let quotas: Api<ResourceQuota> = cluster.api();
+    let quotas = cluster.ask(quotas.list(&ListParams::default())).await?;
     Ok(quotas
         .items
         .into_iter()

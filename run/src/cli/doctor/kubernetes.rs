@@ -37,7 +37,7 @@ impl Doctor<'_> {
             "cluster",
             format!(
                 "Kubernetes {} at {}, namespace {}",
-                cluster.version, cluster.server, cluster.namespace
+                cluster.version, cluster.place, cluster.namespace
             ),
         );
         self.permissions(&cluster.denied, &cluster.namespace)?;

@@ -1,9 +1,12 @@
 //! Checks of image, folder and rank program, by a short job.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use futures_util::StreamExt as _;
-use neva_executors::{Executor as _, JobEvent, JobHandle, JobState, KubernetesExecutor, WatchFrom};
+use neva_executors::{Executor as _, ExecutorError, JobEvent, JobHandle, JobState, KubernetesExecutor, WatchFrom};
 use neva_schemas::{ScriptPlan, StopSignal};
 use tokio::time::{Instant, timeout_at};
 
@@ -37,8 +40,7 @@ impl Doctor<'_> {
             config,
             ..self.executor.clone()
         };
-        let plan = plan(&executor);
-        let submission = match executor.render_script(&plan) {
+        let submission = match plan(&executor).and_then(|plan| executor.render_script(&plan)) {
             Ok(submission) => submission,
             Err(error) => return self.executor_problem(NAME, &error),
         };
@@ -107,18 +109,24 @@ impl Doctor<'_> {
     }
 }
 
-/// Returns the script of the job. Each line of its output begins with a key.
-fn plan(executor: &KubernetesExecutor) -> ScriptPlan {
+/// Returns the script of the job. Each line of its output begins with a key; its folder is gone afterwards.
+fn plan(executor: &KubernetesExecutor) -> Result<ScriptPlan, ExecutorError> {
     let config = &executor.config;
-    let mut text = "echo started\n".to_owned();
-    if let Some(dir) = config.runs_dir() {
-        let file = quoted(&format!("{}/.neva-run-doctor-{}", dir.trim_end_matches('/'), std::process::id()));
-        text += &format!("if out=$( (echo written >{file} && rm {file}) 2>&1 ); then echo folder ok; else echo \"folder $out\"; fi\n");
-    }
+    let runs = executor.runs_folder().unwrap_or(Path::new("/tmp"));
+    let dir = runs.join(".neva-run").join(format!("doctor-{}", std::process::id()));
+    let not_utf8 = || ExecutorError::NotUtf8 { path: dir.clone() };
+    let folder = quoted(dir.to_str().ok_or_else(not_utf8)?);
+    let above = quoted(dir.parent().and_then(Path::to_str).ok_or_else(not_utf8)?);
+    let program = quoted(&config.rank_program);
     // With `sed`, each line is known as the program's.
-    text += &format!("{} version 2>&1 | sed 's/^/rank /'\n", quoted(&config.rank_program));
-    let dir = PathBuf::from(config.runs_dir().unwrap_or("/tmp")).join(format!("doctor-{}", std::process::id()));
-    ScriptPlan {
+    let text = format!(
+        "echo started\n\
+         if out=$( (echo written >{folder}/file) 2>&1 ); then echo folder ok; else echo \"folder $out\"; fi\n\
+         {program} version 2>&1 | sed 's/^/rank /'\n\
+         cd / && rm -rf {folder} && rmdir {above} 2>/dev/null\n\
+         exit 0\n"
+    );
+    Ok(ScriptPlan {
         name: "doctor".to_owned(),
         working_directory: PathBuf::from("/"),
         run_dir: dir,
@@ -126,7 +134,7 @@ fn plan(executor: &KubernetesExecutor) -> ScriptPlan {
         entrypoint: vec!["sh".to_owned()],
         args: Vec::new(),
         env: [].into(),
-    }
+    })
 }
 
 /// Watches the job until it ends, or until it is clear that it does not start.
