@@ -1,9 +1,11 @@
 //! `neva-run doctor`: checks that this machine, or a cluster, has everything that a run needs.
 
 mod cluster;
+mod kubernetes;
 mod node;
 mod parse;
 mod partition;
+mod pod;
 mod site;
 
 use std::{
@@ -13,11 +15,12 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
-use neva_schemas::{ExecutorConfig, SlurmExecutorConfig, TunnelConfig};
+use neva_schemas::{ExecutorConfig, KubernetesExecutorConfig, SlurmExecutorConfig, TunnelConfig};
 use serde::Serialize;
 
 use super::{Globals, OutputArgs, export::write_file, report::Report};
 use crate::{
+    block_on,
     config::{Origin, Override, to_node, to_yaml_string},
     environment,
     error::RunError,
@@ -32,6 +35,8 @@ Examples:
   neva-run doctor --output json     for programs; exit code 3 if something is missing
   neva-run doctor --executor hpc.yaml
                                     check a cluster: login, Slurm, partition, GPUs, shared folder, libtorch on a node
+  neva-run doctor --executor kubernetes.yaml
+                                    check a cluster: permissions, nodes, GPUs, volumes, image, libtorch in a pod
   neva-run doctor --executor slurm --write site.yaml
                                     draft an executor file for the cluster of this login node";
 
@@ -41,7 +46,7 @@ pub(super) struct DoctorArgs {
     /// Check the cluster of this executor: a name of the workspace file, or an executor file
     #[arg(long, value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
     executor: Option<String>,
-    /// Draft an executor file for the cluster, from what sinfo and scontrol say
+    /// Draft an executor file for a Slurm cluster, from what sinfo and scontrol say
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "executor")]
     write: Option<PathBuf>,
     /// Override a value of the executor: `executor.partition=gpu`
@@ -88,8 +93,10 @@ pub(super) fn doctor(args: &DoctorArgs, globals: &Globals, report: &mut Report) 
         let overrides = args.sets.iter().map(|set| Override::parse(set)).collect::<Result<Vec<_>, _>>()?;
         let selected = executor::select(Some(name), globals.workspace()?.as_ref(), &overrides)?;
         report.warnings(&selected.warnings);
-        if let ExecutorConfig::Slurm(slurm) = &selected.config {
-            return cluster_checks(slurm, args, report);
+        match &selected.config {
+            ExecutorConfig::Slurm(slurm) => return cluster_checks(slurm, args, report),
+            ExecutorConfig::Kubernetes(kubernetes) => return kubernetes_checks(kubernetes, args, report),
+            ExecutorConfig::Local(_) => {}
         }
     }
     let mut checks = rank_program();
@@ -103,12 +110,7 @@ pub(super) fn doctor(args: &DoctorArgs, globals: &Globals, report: &mut Report) 
 /// Checks a cluster, and drafts an executor file for it if that is wanted.
 fn cluster_checks(slurm: &SlurmExecutorConfig, args: &DoctorArgs, report: &mut Report) -> Result<(), RunError> {
     let executor = executor::slurm_executor(slurm)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| RunError::System {
-        action: "start the launcher's runtime",
-        source,
-    })?;
-    let (checks, cluster) = runtime.block_on(cluster::check(&executor));
+    let (checks, cluster) = block_on(cluster::check(&executor))?;
     if let Some(file) = &args.write
         && !cluster.partitions.is_empty()
     {
@@ -116,6 +118,16 @@ fn cluster_checks(slurm: &SlurmExecutorConfig, args: &DoctorArgs, report: &mut R
         report.note(format_args!("wrote {}: check its values", file.display()));
     }
     finish(&checks, report)
+}
+
+/// Checks a Kubernetes cluster.
+fn kubernetes_checks(config: &KubernetesExecutorConfig, args: &DoctorArgs, report: &mut Report) -> Result<(), RunError> {
+    if args.write.is_some() {
+        let message = "`--write` drafts files for Slurm only: docs/kubernetes.md has one for Kubernetes to start from";
+        return Err(RunError::Argument(message.to_owned()));
+    }
+    let executor = executor::kubernetes_executor(config);
+    finish(&block_on(kubernetes::check(&executor))?, report)
 }
 
 /// Returns the lines of a tunnel in an executor file, without the values that are defaults.
@@ -150,12 +162,7 @@ fn finish(checks: &[Check], report: &mut Report) -> Result<(), RunError> {
 fn rank_program() -> Vec<Check> {
     const NAME: &str = "neva-rank";
     let version = program::find_here().and_then(|path| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|source| RunError::System {
-            action: "start the launcher's runtime",
-            source,
-        })?;
-        Ok((runtime.block_on(program::version(&path))?, path))
+        Ok((block_on(program::version(&path))??, path))
     });
     match version {
         Ok((version, path)) => vec![
