@@ -64,7 +64,7 @@ impl Connector {
             Some(client) => Cluster::new(config, client.clone(), client.default_namespace(), "the API server".to_owned()),
             None => {
                 let found = settings(config).await.map_err(|error| KubernetesError::Config {
-                    words: refusal::words(&error),
+                    words: refusal::words(&*error),
                 })?;
                 let place = found.cluster_url.authority().map_or_else(String::new, ToString::to_string);
                 let namespace = found.default_namespace.clone();

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     error::ExecutorError,
+    executor::BoxFuture,
     job::JobHandle,
     kubernetes_error::KubernetesError,
     submission::{Payload, Submission},
@@ -61,7 +62,7 @@ pub(super) async fn submit(executor: &KubernetesExecutor, submission: &Submissio
         dir: &submission.dir,
         key: format!("{:016x}", RandomState::new().hash_one(&submission.dir)),
     };
-    executor.repeat(SUBMIT, async || submitted.once().await).await
+    executor.repeat(SUBMIT, || Box::pin(submitted.once())).await
 }
 
 /// A submission that may be repeated.
@@ -235,21 +236,7 @@ pub(super) async fn create_folder(executor: &KubernetesExecutor, first: &Path) -
         }
         let folder = PathBuf::from(folder);
         // A repeated request may find the object of the lost one; then the next name is taken.
-        let created = executor
-            .repeat(SUBMIT, async || {
-                let cluster = executor.connect().await?;
-                let claim: ConfigMap = serde_json::from_value(claim(&cluster.namespace, &folder))?;
-                let params = PostParams {
-                    field_manager: Some(MANAGER.to_owned()),
-                    ..PostParams::default()
-                };
-                match cluster.ask(cluster.api::<ConfigMap>().create(&params, &claim)).await {
-                    Ok(_) => Ok(true),
-                    Err(error) if is_code(&error, &["already exists"]) => Ok(false),
-                    Err(error) => Err(error),
-                }
-            })
-            .await?;
+        let created = executor.repeat(SUBMIT, || Box::pin(claim_folder(executor, &folder))).await?;
         if created {
             return Ok(folder);
         }
@@ -261,12 +248,27 @@ pub(super) async fn create_folder(executor: &KubernetesExecutor, first: &Path) -
     })
 }
 
+/// Creates the object that claims a folder. Returns false if there is one.
+async fn claim_folder(executor: &KubernetesExecutor, folder: &Path) -> Result<bool, ExecutorError> {
+    let cluster = executor.connect().await?;
+    let claim: ConfigMap = serde_json::from_value(claim(&cluster.namespace, folder))?;
+    let params = PostParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    match cluster.ask(cluster.api::<ConfigMap>().create(&params, &claim)).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_code(&error, &["already exists"]) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl KubernetesExecutor {
     /// Repeats a request until it is answered, with a new connection each time.
-    pub(super) async fn repeat<T>(
+    async fn repeat<'a, T>(
         &self,
         limit: Duration,
-        request: impl AsyncFn() -> Result<T, ExecutorError>,
+        request: impl Fn() -> BoxFuture<'a, Result<T, ExecutorError>>,
     ) -> Result<T, ExecutorError> {
         let end = Instant::now() + limit;
         let mut pause = PAUSE;

@@ -33,7 +33,7 @@ pub struct Permission {
 /// Permissions that every job needs. Secrets are needed with `env_from` only.
 const NEEDED: &[(&str, &str, &[&str])] = &[
     ("batch", "jobs", &["create", "get", "list", "watch", "patch", "delete"]),
-    ("", "pods", &["get", "list", "watch", "delete"]),
+    ("", "pods", &["get", "list", "watch", "patch", "delete"]),
     ("", "pods/log", &["get"]),
     ("", "events", &["list"]),
     ("", "configmaps", &["create", "get", "list", "patch"]),
