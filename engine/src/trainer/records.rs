@@ -5,8 +5,8 @@ use crate::error::{EngineError, Result};
 use neva_layout::{Part, PartSummary, summary};
 use neva_schemas::{LaunchPlan, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, Run, RunReport};
 use neva_track::{
-    Console, Logger, MetricsFile, Mlflow, MlflowCredentials, Outcome, StepLine, StepMetrics, TensorBoard, TrainerStatus, TrainerStatusServer,
-    ValidationMetrics, plot,
+    Console, Logger, MetricsFile, Mlflow, MlflowCredentials, Outcome, StepLine, StepMetrics, TensorBoard, TrainerStatus,
+    TrainerStatusServer, ValidationMetrics, plot,
 };
 use serde::Serialize;
 use serde_json::Value;

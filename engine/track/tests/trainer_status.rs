@@ -136,7 +136,10 @@ fn progress_is_posted_at_most_once_in_five_seconds_with_the_renewed_token() {
     assert!(progress["estimatedRemainingSeconds"].as_u64().is_some(), "{progress}");
     let metric = |name: &str| {
         let metrics = progress["metrics"].as_array().unwrap();
-        metrics.iter().find(|metric| metric["name"] == name).map(|metric| metric["value"].clone())
+        metrics
+            .iter()
+            .find(|metric| metric["name"] == name)
+            .map(|metric| metric["value"].clone())
     };
     assert_eq!(metric("reduced_train_loss"), Some("2.5".into()));
     assert_eq!(metric("val_loss"), Some("3.25".into()));

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{
     cluster::Cluster,
     handle::KubernetesJob,
-    names::{MANAGER, STOP},
+    names::{MANAGER, QUEUE, STOP},
     pod::{PodPhase, newest, pod_states},
     query,
     state::{annotation, has_ended, pods_wanted},
@@ -37,7 +37,11 @@ pub(super) async fn cancel(cluster: &Cluster, handle: &KubernetesJob, signal: St
     let states = pod_states(&pods);
     let newest = newest(&states);
     let runs = newest.len() == pods_wanted(&job) && newest.iter().all(|pod| pod.phase != PodPhase::Waiting);
-    let active: Vec<_> = newest.iter().filter(|pod| pod.end().is_none()).map(|pod| pod.name.as_str()).collect();
+    let active: Vec<_> = newest
+        .iter()
+        .filter(|pod| pod.end().is_none())
+        .map(|pod| pod.name.as_str())
+        .collect();
     let api = cluster.api::<Pod>();
     if runs && !is_second {
         let params = PatchParams::apply(MANAGER);
@@ -45,7 +49,12 @@ pub(super) async fn cancel(cluster: &Cluster, handle: &KubernetesJob, signal: St
         let requests = active.iter().map(|name| cluster.ask(api.patch(name, &params, &merge)));
         return finish(join_all(requests).await.into_iter().map(|answer| answer.map(drop)));
     }
-    patch(cluster, handle, &json!({ "spec": { "suspend": true } })).await?;
+    let mut suspend = json!({ "spec": { "suspend": true } });
+    if job.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(QUEUE)) {
+        // A job that its queue starts nevertheless ends at once.
+        suspend["spec"]["activeDeadlineSeconds"] = json!(1);
+    }
+    patch(cluster, handle, &suspend).await?;
     if is_second {
         let now = DeleteParams::default().grace_period(0);
         let requests = active.iter().map(|name| cluster.ask(api.delete(name, &now)));
@@ -63,9 +72,7 @@ async fn patch(cluster: &Cluster, handle: &KubernetesJob, change: &serde_json::V
 
 /// Returns the first error. A pod or a job that is gone needs no request.
 fn finish(answers: impl IntoIterator<Item = Result<(), ExecutorError>>) -> Result<(), ExecutorError> {
-    let is_gone = |error: &ExecutorError| {
-        matches!(error, ExecutorError::Kubernetes(KubernetesError::Refused { words, .. }) if words.contains("not found"))
-    };
+    let is_gone = |error: &ExecutorError| matches!(error, ExecutorError::Kubernetes(KubernetesError::Refused { words, .. }) if words.contains("not found"));
     let errors = answers.into_iter().filter_map(Result::err);
     errors.into_iter().find(|error| !is_gone(error)).map_or(Ok(()), Err)
 }

@@ -129,10 +129,7 @@ impl Cluster {
             Ok(answer) => answer.map_err(|error| refusal::error(&self.place, error)),
             Err(_) => Err(ExecutorError::Connection {
                 place: self.place.clone(),
-                source: io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("no answer within {} s", self.timeout.as_secs()),
-                ),
+                source: io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", self.timeout.as_secs())),
             }),
         }
     }

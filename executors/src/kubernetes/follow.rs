@@ -123,7 +123,9 @@ impl Follower {
         let mut place = Place::default();
         loop {
             // Read before the output is, so that what a pod wrote before its end is not missed.
-            let current = pod_states(&self.shared.pods(&self.uid)).into_iter().find(|state| state.name == pod.name);
+            let current = pod_states(&self.shared.pods(&self.uid))
+                .into_iter()
+                .find(|state| state.name == pod.name);
             let has_ended = *self.over.borrow() || current.is_none_or(|state| state.end().is_some());
             match self.read(&pod.name, has_ended, &mut place, positions).await {
                 Ok(Read::Closed) => return false,
@@ -144,13 +146,7 @@ impl Follower {
         }
     }
 
-    async fn read(
-        &self,
-        pod: &str,
-        has_ended: bool,
-        place: &mut Place,
-        positions: &mut BTreeMap<u32, u64>,
-    ) -> Result<Read, ExecutorError> {
+    async fn read(&self, pod: &str, has_ended: bool, place: &mut Place, positions: &mut BTreeMap<u32, u64>) -> Result<Read, ExecutorError> {
         let cluster = self.executor.connect().await?;
         let params = LogParams {
             follow: !has_ended,
@@ -175,7 +171,9 @@ impl Follower {
             let (Some(position), Some(from)) = (positions.get_mut(&rank), self.from.get(&rank)) else {
                 continue;
             };
-            let skip = usize::try_from(from.saturating_sub(*position)).unwrap_or(usize::MAX).min(bytes.len());
+            let skip = usize::try_from(from.saturating_sub(*position))
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
             *position += bytes.len() as u64;
             if skip == bytes.len() {
                 continue;
@@ -204,11 +202,22 @@ mod tests {
             let mut repeated = 0;
             times.iter().filter(|time| place.is_new(time, &mut repeated)).count()
         };
-        assert_eq!(read(&["2026-01-01T00:00:01.1Z", "2026-01-01T00:00:01.2Z", "2026-01-01T00:00:01.2Z"]), 3);
+        assert_eq!(
+            read(&["2026-01-01T00:00:01.1Z", "2026-01-01T00:00:01.2Z", "2026-01-01T00:00:01.2Z"]),
+            3
+        );
         // Since the second of the last line: all again, and two more of the same time.
-        let again = ["2026-01-01T00:00:01.1Z", "2026-01-01T00:00:01.2Z", "2026-01-01T00:00:01.2Z", "2026-01-01T00:00:01.2Z"];
+        let again = [
+            "2026-01-01T00:00:01.1Z",
+            "2026-01-01T00:00:01.2Z",
+            "2026-01-01T00:00:01.2Z",
+            "2026-01-01T00:00:01.2Z",
+        ];
         assert_eq!(read(&again), 1);
-        assert_eq!(read(&["2026-01-01T00:00:01.2Z", "2026-01-01T00:00:01.25Z", "2026-01-01T00:00:02Z"]), 2);
+        assert_eq!(
+            read(&["2026-01-01T00:00:01.2Z", "2026-01-01T00:00:01.25Z", "2026-01-01T00:00:02Z"]),
+            2
+        );
         assert_eq!(read(&["2026-01-01T00:00:02Z"]), 0);
     }
 }

@@ -59,7 +59,14 @@ mod tests {
         };
         assert_eq!(job.handle().0, "kubernetes://training/neva-tiny-629509fc/0b1d7c2e-0f6b/runs/a b/c");
         assert_eq!(KubernetesJob::parse(&job.handle()), Some(job));
-        for bad in ["", "kubernetes://", "kubernetes://a/b/c", "kubernetes://A/b/c/d", "kubernetes://a/b//d", "slurm:///1/d"] {
+        for bad in [
+            "",
+            "kubernetes://",
+            "kubernetes://a/b/c",
+            "kubernetes://A/b/c/d",
+            "kubernetes://a/b//d",
+            "slurm:///1/d",
+        ] {
             assert_eq!(KubernetesJob::parse(&JobHandle(bad.into())), None, "{bad}");
         }
     }

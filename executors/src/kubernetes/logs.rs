@@ -61,7 +61,9 @@ pub(super) async fn chunk(cluster: &Cluster, pods: &[String], rank: u32, offset:
             if let Line::Rank(of, text) = Line::parse(&line)
                 && of == rank
             {
-                let skip = usize::try_from(offset.saturating_sub(position)).unwrap_or(usize::MAX).min(text.len());
+                let skip = usize::try_from(offset.saturating_sub(position))
+                    .unwrap_or(usize::MAX)
+                    .min(text.len());
                 bytes.extend_from_slice(&text[skip..]);
                 position += text.len() as u64;
             }

@@ -21,7 +21,7 @@ pub(super) const KEY: &str = "neva-run/key";
 /// Annotation of a Job and of its pods: signal of the request to stop.
 pub(super) const STOP: &str = "neva-run/stop";
 /// Label of Kueue: the local queue.
-const QUEUE: &str = "kueue.x-k8s.io/queue-name";
+pub(super) const QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 /// Maximum length of the readable part of a name; the names of pods are longer.
 const MAX_SLUG: usize = 40;

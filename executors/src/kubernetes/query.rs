@@ -73,9 +73,15 @@ pub(super) async fn whole_status(cluster: &Cluster, job: &Job, pods: &[Pod]) -> 
 async fn events(cluster: &Cluster, job: &Job, pods: &[Pod], states: &[PodState]) -> Result<Vec<Event>, ExecutorError> {
     let is_waiting = |pod: &&Pod| {
         let name = pod.metadata.name.as_deref();
-        states.iter().any(|state| Some(state.name.as_str()) == name && state.phase == PodPhase::Waiting)
+        states
+            .iter()
+            .any(|state| Some(state.name.as_str()) == name && state.phase == PodPhase::Waiting)
     };
-    let waiting = pods.iter().filter(is_waiting).take(WAITING_PODS).filter_map(|pod| pod.metadata.uid.as_deref());
+    let waiting = pods
+        .iter()
+        .filter(is_waiting)
+        .take(WAITING_PODS)
+        .filter_map(|pod| pod.metadata.uid.as_deref());
     let uids = job.metadata.uid.as_deref().into_iter().chain(waiting);
     let api = cluster.api::<Event>();
     let requests = uids.map(|uid| {
@@ -131,7 +137,12 @@ pub(super) fn statuses_of(jobs: &[KubernetesJob], found: &[Job], pods: &[Pod]) -
         let Some(found) = by_uid.get(job.uid.as_str()) else {
             return state::gone();
         };
-        let pods: Vec<Pod> = of_job.get(job.uid.as_str()).into_iter().flatten().map(|pod| (*pod).clone()).collect();
+        let pods: Vec<Pod> = of_job
+            .get(job.uid.as_str())
+            .into_iter()
+            .flatten()
+            .map(|pod| (*pod).clone())
+            .collect();
         let reason = waiting::reason(found, &pods, &[]);
         state::status(found, &pod_states(&pods), reason, &Tails::new())
     };

@@ -68,7 +68,12 @@ fn refused(place: &str, status: &Status) -> ExecutorError {
         403 if !is_quota && (words.contains("cannot ") || words.contains("User \"")) => KubernetesError::Forbidden { words }.into(),
         // The server is overloaded, starts, or has lost its storage for a moment.
         429 | 502..=504 => lost(place, words),
-        500 if ["etcd", "connection refused", "timed out", "rate limit"].iter().any(|known| words.contains(known)) => lost(place, words),
+        500 if ["etcd", "connection refused", "timed out", "rate limit"]
+            .iter()
+            .any(|known| words.contains(known)) =>
+        {
+            lost(place, words)
+        }
         code => KubernetesError::Refused {
             place: place.to_owned(),
             help: help(&words).map(str::to_owned),
@@ -89,13 +94,34 @@ fn lost(place: &str, words: String) -> ExecutorError {
 /// Returns what to type instead.
 fn help(words: &str) -> Option<&'static str> {
     const HELP: &[(&str, &str)] = &[
-        ("exceeded quota", "ask for less with `executor.requests` and `executor.limits`, or wait for your other jobs: `kubectl describe quota`"),
-        ("namespaces \"", "set `executor.namespace` to one that `kubectl get namespaces` lists"),
-        ("violates PodSecurity", "set `executor.security_context` and `executor.container_security_context` as the policy of the namespace requires"),
-        ("priority class", "set `executor.priority_class` to one that `kubectl get priorityclasses` lists"),
-        ("PriorityClass", "set `executor.priority_class` to one that `kubectl get priorityclasses` lists"),
-        ("must be less than or equal to", "set `executor.requests` to at most `executor.limits`"),
-        ("Limit must be set for non overcommitable resources", "set the resource in `executor.limits` too"),
+        (
+            "exceeded quota",
+            "ask for less with `executor.requests` and `executor.limits`, or wait for your other jobs: `kubectl describe quota`",
+        ),
+        (
+            "namespaces \"",
+            "set `executor.namespace` to one that `kubectl get namespaces` lists",
+        ),
+        (
+            "violates PodSecurity",
+            "set `executor.security_context` and `executor.container_security_context` as the policy of the namespace requires",
+        ),
+        (
+            "priority class",
+            "set `executor.priority_class` to one that `kubectl get priorityclasses` lists",
+        ),
+        (
+            "PriorityClass",
+            "set `executor.priority_class` to one that `kubectl get priorityclasses` lists",
+        ),
+        (
+            "must be less than or equal to",
+            "set `executor.requests` to at most `executor.limits`",
+        ),
+        (
+            "Limit must be set for non overcommitable resources",
+            "set the resource in `executor.limits` too",
+        ),
         ("unknown field", "compare `executor.overrides` with `kubectl explain job.spec`"),
         ("is invalid", "compare the executor's settings with `neva-run render`"),
     ];
@@ -124,7 +150,12 @@ mod tests {
                 "kubectl describe quota",
             ),
             (404, "namespaces \"nowhere\" not found", 2, "executor.namespace"),
-            (422, "Job.batch \"x\" is invalid: spec.template.spec.containers[0].image: Required value", 2, "neva-run render"),
+            (
+                422,
+                "Job.batch \"x\" is invalid: spec.template.spec.containers[0].image: Required value",
+                2,
+                "neva-run render",
+            ),
             (500, "something new", 3, ""),
         ] {
             let error = refused("the API server k8s:443", &Status::failure(message, "").with_code(code));
@@ -133,7 +164,10 @@ mod tests {
             assert!(error.help().unwrap_or_default().contains(help), "{message}: {error:?}");
         }
         for (code, message) in [(503, "apiserver is shutting down"), (500, "etcdserver: leader changed"), (429, "")] {
-            assert!(refused("x", &Status::failure(message, "").with_code(code)).is_connection_lost(), "{message}");
+            assert!(
+                refused("x", &Status::failure(message, "").with_code(code)).is_connection_lost(),
+                "{message}"
+            );
         }
     }
 }

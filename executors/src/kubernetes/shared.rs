@@ -16,7 +16,8 @@ use tokio::{
 };
 
 use super::{
-    KubernetesExecutor, names::{MANAGED_BY, MANAGER},
+    KubernetesExecutor,
+    names::{MANAGED_BY, MANAGER},
     query::CONTROLLER_UID,
     refusal,
 };
@@ -80,7 +81,9 @@ impl Shared {
             let mut pause = PAUSE;
             loop {
                 let ended = run(&executor, &weak, &mut pause).await;
-                let (Some(shared), Some(trouble)) = (weak.upgrade(), ended) else { return };
+                let (Some(shared), Some(trouble)) = (weak.upgrade(), ended) else {
+                    return;
+                };
                 shared.change(|store| store.trouble = Some(trouble));
                 drop(shared);
                 executor.forget().await;

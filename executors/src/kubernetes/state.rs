@@ -9,13 +9,7 @@ use super::{
     names::{DIR, RANKS, STOP},
     pod::{PodEnd, PodPhase, PodState, newest},
 };
-use crate::{
-    event::JobStatus,
-    failure::JobFailure,
-    job::JobState,
-    local::rank_log,
-    submission::JobKind,
-};
+use crate::{event::JobStatus, failure::JobFailure, job::JobState, local::rank_log, submission::JobKind};
 
 /// Last lines of the logs of ranks, by rank.
 pub(super) type Tails = BTreeMap<u32, Vec<String>>;
@@ -50,7 +44,9 @@ pub(super) fn is_suspended(job: &Job) -> bool {
 
 fn condition<'a>(job: &'a Job, kind: &str) -> Option<&'a JobCondition> {
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == kind && condition.status == "True")
 }
 
 /// Returns true if the Job has ended or was cancelled, so that it starts no pod any more.
@@ -74,7 +70,9 @@ pub(super) fn status(job: &Job, pods: &[PodState], waiting: Option<String>, tail
         JobState::Running
     };
     let restarts = pods.len().saturating_sub(newest.len());
-    let most = newest.iter().map(|pod| pods.iter().filter(|other| other.index == pod.index).count());
+    let most = newest
+        .iter()
+        .map(|pod| pods.iter().filter(|other| other.index == pod.index).count());
     JobStatus {
         reason: waiting.filter(|_| state == JobState::Pending),
         nodes,
@@ -169,7 +167,9 @@ fn failure(job: &Job, pods: &[PodState], tails: &Tails) -> JobFailure {
 
 /// Returns the failure of a pod that was ended from outside, or whose container did not start.
 fn from_outside(end: &PodEnd) -> Option<JobFailure> {
-    let PodEnd { reason, words, message, .. } = end;
+    let PodEnd {
+        reason, words, message, ..
+    } = end;
     Some(match reason.as_str() {
         "OOMKilled" => failed(
             exit_class::JOB,
@@ -181,15 +181,27 @@ fn from_outside(end: &PodEnd) -> Option<JobFailure> {
             format!("a pod could not start: {words}"),
             "the image needs `/bin/sh` and the tools of coreutils or busybox",
         ),
-        "Evicted" | "NodeLost" | "Shutdown" | "NodeShutdown" | "Terminated" | "UnexpectedAdmissionError" | "OutOfcpu" | "OutOfmemory"
-        | "Preempting" | "Preempted" | "NodeAffinity" => failed(
+        "Evicted"
+        | "NodeLost"
+        | "Shutdown"
+        | "NodeShutdown"
+        | "Terminated"
+        | "UnexpectedAdmissionError"
+        | "OutOfcpu"
+        | "OutOfmemory"
+        | "Preempting"
+        | "Preempted"
+        | "NodeAffinity" => failed(
             exit_class::CLUSTER,
             format!("a node ended a pod: {reason}: {words}"),
             "started again, it resumes from its last checkpoint",
         ),
         "Error" if message.is_none() => failed(
             exit_class::CLUSTER,
-            format!("a pod ended with exit code {} and left no message: {words}", end.code.unwrap_or_default()),
+            format!(
+                "a pod ended with exit code {} and left no message: {words}",
+                end.code.unwrap_or_default()
+            ),
             "see its output with `kubectl logs`",
         ),
         _ => return None,

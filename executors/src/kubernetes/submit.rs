@@ -133,7 +133,9 @@ impl Submitted<'_> {
         if self.job["spec"]["suspend"] != true {
             let name = job.metadata.name.as_deref().unwrap_or_default();
             let patch = Patch::Merge(json!({ "spec": { "suspend": false } }));
-            cluster.ask(cluster.api::<Job>().patch(name, &PatchParams::apply(MANAGER), &patch)).await?;
+            cluster
+                .ask(cluster.api::<Job>().patch(name, &PatchParams::apply(MANAGER), &patch))
+                .await?;
         }
         Ok(())
     }
@@ -189,7 +191,11 @@ async fn delete(cluster: &Cluster, job: &Job) -> Result<(), ExecutorError> {
         return Err(error);
     }
     let end = Instant::now() + DELETE;
-    while cluster.ask(api.get_opt(name)).await?.is_some_and(|found| found.metadata.uid == job.metadata.uid) {
+    while cluster
+        .ask(api.get_opt(name))
+        .await?
+        .is_some_and(|found| found.metadata.uid == job.metadata.uid)
+    {
         if Instant::now() > end {
             let help = format!("see `kubectl get job {name} -o yaml` for finalizers");
             return Err(ExecutorError::Kubernetes(KubernetesError::Refused {

@@ -39,7 +39,10 @@ pub(crate) fn llava() -> LaunchPlan {
         num_gpus_per_node: 8,
         ..llava15_7b::default_args()
     };
-    plan("llava15_7b", Run::new("llava15_7b", args.clone(), llava15_7b::finetune_recipe(args)))
+    plan(
+        "llava15_7b",
+        Run::new("llava15_7b", args.clone(), llava15_7b::finetune_recipe(args)),
+    )
 }
 
 fn plan(name: &str, run: Run) -> LaunchPlan {
@@ -145,7 +148,10 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         case("kueue", render(&config(&json!({"queue": "research"})), &tiny(2, 1))),
         case("without_volume", render(&config(&json!({"volumes": []})), &in_pod())),
-        case("script", render_script(&config(&json!({"backoff_limit_per_index": 3, "service_account": "etl"})), &script())),
+        case(
+            "script",
+            render_script(&config(&json!({"backoff_limit_per_index": 3, "service_account": "etl"})), &script()),
+        ),
         case("jobset", other("jobset")),
         case("trainjob", other("trainjob")),
     ]

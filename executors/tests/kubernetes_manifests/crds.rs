@@ -43,7 +43,11 @@ fn a_wrong_field_or_type_is_found() {
         ("jobset", "/spec/network/publishNotReadyAddresses", json!("yes")),
         ("trainjob", "/spec/trainer", json!({"numNode": 1})),
         ("trainjob", "/spec/runtimePatches/0/manager", json!("")),
-        ("trainjob", "/spec/runtimePatches/0/trainingRuntimeSpec/template/spec/replicatedJobs/0/template/spec", json!({"podSpec": 1})),
+        (
+            "trainjob",
+            "/spec/runtimePatches/0/trainingRuntimeSpec/template/spec/replicatedJobs/0/template/spec",
+            json!({"podSpec": 1}),
+        ),
     ] {
         let mut object = object(name);
         *object.pointer_mut(path).unwrap() = value;

@@ -35,7 +35,12 @@ fn what_cannot_work_is_refused_with_what_to_type() {
             "cannot be divided",
             "gpus_per_node=8",
         ),
-        (json!({"backoff_limit_per_index": 1}), tiny(2, 1), "restarts a pod alone", "executor.retries"),
+        (
+            json!({"backoff_limit_per_index": 1}),
+            tiny(2, 1),
+            "restarts a pod alone",
+            "executor.retries",
+        ),
         (json!({"succeed_with_rank_0": true}), tiny(1, 2), "has no effect", "remove"),
         (
             json!({"affinity": {"nodeAffinty": {}}}),
@@ -55,7 +60,12 @@ fn what_cannot_work_is_refused_with_what_to_type() {
             "not an item of a list of 1",
             "a path",
         ),
-        (json!({"kind": "trainjob", "retries": 1}), tiny(1, 1), "cannot be set in a TrainJob", "kind: job"),
+        (
+            json!({"kind": "trainjob", "retries": 1}),
+            tiny(1, 1),
+            "cannot be set in a TrainJob",
+            "kind: job",
+        ),
         (
             json!({"kind": "jobset", "tolerations": [{"kee": "x"}], "volumes": shared}),
             tiny(1, 1),

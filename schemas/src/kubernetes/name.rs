@@ -37,9 +37,7 @@ fn is_qualified(text: &str) -> bool {
 
 /// Returns true if `text` is a quantity: `4`, `0.5`, `500m`, `64Gi`, `1e3`.
 pub(super) fn is_quantity(text: &str) -> bool {
-    const SUFFIXES: &[&str] = &[
-        "", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei",
-    ];
+    const SUFFIXES: &[&str] = &["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
     let number = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
     let digits = &text[..text.len() - number.len()];
     let is_exponent = || {

@@ -45,7 +45,8 @@ impl KubernetesExecutorConfig {
             );
         }
         if self.rank_program.is_empty() {
-            problems.push(Problem::error(field("rank_program"), "`rank_program` is empty").help("remove it, or name the program in the image"));
+            problems
+                .push(Problem::error(field("rank_program"), "`rank_program` is empty").help("remove it, or name the program in the image"));
         }
     }
 
@@ -63,7 +64,10 @@ impl KubernetesExecutorConfig {
             ("queue", &self.queue),
         ];
         let secrets = self.image_pull_secrets.iter().map(|name| ("image_pull_secrets", name));
-        let names = names.iter().filter_map(|(field, name)| Some((*field, name.as_ref()?))).chain(secrets);
+        let names = names
+            .iter()
+            .filter_map(|(field, name)| Some((*field, name.as_ref()?)))
+            .chain(secrets);
         let names = names.chain([("training_runtime", &self.training_runtime)]);
         for (name, value) in names.filter(|(_, value)| !is_dns_name(value)) {
             let message = format!("{value:?} is not a name of Kubernetes");
@@ -89,8 +93,14 @@ impl KubernetesExecutorConfig {
     fn validate_resources(&self, field: &dyn Fn(&str) -> String, problems: &mut Vec<Problem>) {
         let quantities = [("requests", &self.requests), ("limits", &self.limits)];
         let quantities = quantities.iter().flat_map(|(name, map)| map.values().map(|value| (*name, value)));
-        let sizes = self.volumes.iter().filter_map(|volume| volume.empty_dir.as_ref()).filter(|size| !size.is_empty());
-        let sizes = sizes.map(|size| ("volumes", size)).chain(self.shm_size.as_ref().map(|size| ("shm_size", size)));
+        let sizes = self
+            .volumes
+            .iter()
+            .filter_map(|volume| volume.empty_dir.as_ref())
+            .filter(|size| !size.is_empty());
+        let sizes = sizes
+            .map(|size| ("volumes", size))
+            .chain(self.shm_size.as_ref().map(|size| ("shm_size", size)));
         for (name, value) in quantities.chain(sizes).filter(|(_, value)| !is_quantity(value)) {
             let message = format!("{value:?} is not a quantity of Kubernetes");
             problems.push(Problem::error(field(name), message).help("write `8`, `500m` or `64Gi`"));
@@ -119,9 +129,14 @@ impl KubernetesExecutorConfig {
             ("tolerations", &self.tolerations),
             ("topology_spread_constraints", &self.topology_spread_constraints),
         ];
-        let items = lists.into_iter().flat_map(|(name, items)| items.iter().map(move |item| (name, item)));
+        let items = lists
+            .into_iter()
+            .flat_map(|(name, items)| items.iter().map(move |item| (name, item)));
         for (name, _) in maps.chain(items).filter(|(_, value)| !value.is_object()) {
-            problems.push(Problem::error(field(name), format!("`{name}` is written as in a pod, with names and values")));
+            problems.push(Problem::error(
+                field(name),
+                format!("`{name}` is written as in a pod, with names and values"),
+            ));
         }
         if self.overrides.keys().any(String::is_empty) {
             problems.push(Problem::error(field("overrides"), "a path of `overrides` is empty"));
@@ -165,7 +180,9 @@ impl KubernetesExecutorConfig {
         }
         for (name, reference) in &self.env_secrets {
             problems.extend(variable_name_error(name).map(|message| Problem::error(field("env_secrets"), message)));
-            let parts = reference.split_once('/').filter(|(secret, key)| is_dns_name(secret) && !key.is_empty());
+            let parts = reference
+                .split_once('/')
+                .filter(|(secret, key)| is_dns_name(secret) && !key.is_empty());
             if parts.is_none() {
                 let message = format!("the value of `{name}` is not the name of a Secret and a key in it");
                 problems.push(
@@ -203,7 +220,9 @@ impl KubernetesExecutorConfig {
 
 fn validate_volume(volume: &KubernetesVolume, place: &str, problems: &mut Vec<Problem>) {
     let path = &volume.mount_path;
-    let is_own = path.strip_prefix(OWN_FOLDERS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let is_own = path
+        .strip_prefix(OWN_FOLDERS)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     if !path.starts_with('/') || path.trim_matches('/').is_empty() || path.contains(':') {
         let message = format!("{path:?} is not a path to mount a volume at");
         problems.push(Problem::error(format!("{place}.mount_path"), message).help("write an absolute path"));
@@ -217,9 +236,8 @@ fn validate_volume(volume: &KubernetesVolume, place: &str, problems: &mut Vec<Pr
             0 => "the volume has no source",
             _ => "the volume has several sources",
         };
-        problems.push(
-            Problem::error(place, message).help("set one of `claim`, `nfs`, `host_path`, `empty_dir`, `config_map` and `secret`"),
-        );
+        problems
+            .push(Problem::error(place, message).help("set one of `claim`, `nfs`, `host_path`, `empty_dir`, `config_map` and `secret`"));
         return;
     };
     let (name, is_good) = match source {
@@ -238,7 +256,14 @@ fn validate_volume(volume: &KubernetesVolume, place: &str, problems: &mut Vec<Pr
         };
         problems.push(Problem::error(format!("{place}.{name}"), format!("`{name}` cannot be mounted")).help(help));
     }
-    if volume.sub_path.as_ref().is_some_and(|path| path.starts_with('/') || path.split('/').any(|part| part == "..")) {
-        problems.push(Problem::error(format!("{place}.sub_path"), "`sub_path` is not a folder within the volume"));
+    if volume
+        .sub_path
+        .as_ref()
+        .is_some_and(|path| path.starts_with('/') || path.split('/').any(|part| part == ".."))
+    {
+        problems.push(Problem::error(
+            format!("{place}.sub_path"),
+            "`sub_path` is not a folder within the volume",
+        ));
     }
 }

@@ -3,7 +3,12 @@
 use neva_schemas::KubernetesExecutorConfig;
 use serde_json::{Value, json};
 
-use super::{super::names::{Names, workload_metadata}, pod::CONTAINER, shape::Shape, work::Work};
+use super::{
+    super::names::{Names, workload_metadata},
+    pod::CONTAINER,
+    shape::Shape,
+    work::Work,
+};
 use crate::submission::JobKind;
 
 /// Exit code of a pod whose ranks failed because another pod was lost or failed.

@@ -3,7 +3,12 @@
 use neva_schemas::KubernetesExecutorConfig;
 use serde_json::{Value, json};
 
-use super::{super::names::{Names, workload_metadata}, job::{job_spec, ranks_of}, shape::Shape, work::Work};
+use super::{
+    super::names::{Names, workload_metadata},
+    job::{job_spec, ranks_of},
+    shape::Shape,
+    work::Work,
+};
 
 /// Name of the only replicated Job.
 pub(super) const REPLICATED_JOB: &str = "ranks";

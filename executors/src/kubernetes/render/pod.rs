@@ -93,10 +93,12 @@ fn container(config: &KubernetesExecutorConfig, work: Work<'_>, shape: Shape, na
 
 /// Returns the variables of the container. Kubernetes expands `$(NAME)` in their values, and reads `$$` as `$`.
 fn environment(config: &KubernetesExecutorConfig, work: Work<'_>, names: &Names) -> Vec<Value> {
-    let plain = work.env().iter().map(|(name, value)| json!({ "name": name, "value": value.replace('$', "$$") }));
-    let reference = |name: &str, secret: &str, key: &str| {
-        json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": secret, "key": key } } })
-    };
+    let plain = work
+        .env()
+        .iter()
+        .map(|(name, value)| json!({ "name": name, "value": value.replace('$', "$$") }));
+    let reference =
+        |name: &str, secret: &str, key: &str| json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": secret, "key": key } } });
     let secrets = config.env_secrets.iter().filter_map(|(name, place)| {
         let (secret, key) = place.split_once('/')?;
         Some(reference(name, secret, key))
@@ -142,7 +144,8 @@ fn topology_spread(config: &KubernetesExecutorConfig, names: &Names) -> Value {
     let constraint = |constraint: &Value| {
         let mut constraint = constraint.clone();
         if let Some(map) = constraint.as_object_mut() {
-            map.entry("labelSelector").or_insert_with(|| json!({ "matchLabels": names.selector() }));
+            map.entry("labelSelector")
+                .or_insert_with(|| json!({ "matchLabels": names.selector() }));
         }
         constraint
     };

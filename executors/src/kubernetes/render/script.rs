@@ -17,12 +17,7 @@ use crate::{
 const BODY: &str = include_str!("start.sh");
 
 /// Returns the script of every pod; the pod of rank 0 is `master` for the others.
-pub(super) fn start_script(
-    config: &KubernetesExecutorConfig,
-    work: Work<'_>,
-    shape: Shape,
-    master: &str,
-) -> Result<String, ExecutorError> {
+pub(super) fn start_script(config: &KubernetesExecutorConfig, work: Work<'_>, shape: Shape, master: &str) -> Result<String, ExecutorError> {
     let dir = work.dir()?;
     let (kind, file, argv) = match work {
         Work::Ranks(plan) => (
@@ -33,7 +28,10 @@ pub(super) fn start_script(
         Work::Script(script) => ("script", SCRIPT_FILE, script_argv(script, &script.run_dir.join(SCRIPT_FILE))?),
     };
     let argv: Vec<_> = argv.iter().map(|word| quoted(word)).collect();
-    let mut text = format!("#!/bin/sh\n# Starts the ranks of a pod. Rendered by neva-run {}.\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!(
+        "#!/bin/sh\n# Starts the ranks of a pod. Rendered by neva-run {}.\n",
+        env!("CARGO_PKG_VERSION")
+    );
     let Shape { pods, ranks_per_pod, .. } = shape;
     let lines = [
         ("dir", quoted(&dir)),

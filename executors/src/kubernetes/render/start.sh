@@ -86,12 +86,14 @@ has_stopped() {
 }
 
 trap 'terminated=1' TERM
-mkdir -p "$dir/logs" "$work" 2>/dev/null && : 2>/dev/null >"$dir/logs/.pod$index" || fail 3 "cannot write to $dir: see \`volumes\` and \`security_context\` of the executor"
+starts=$dir/logs/.starts$index
+if ! mkdir -p "$dir/logs" "$work" 2>/dev/null || ! (: >>"$starts") 2>/dev/null; then
+    fail 3 "cannot write to $dir: see \`volumes\` and \`security_context\` of the executor"
+fi
 rm -f "$work"/*
 
 # A new job in the folder keeps the logs of the earlier one apart; a restart of the same job appends.
 job=$(cat /neva/pod/job 2>/dev/null)
-starts=$dir/logs/.starts$index
 if [ "$(head -n 1 "$starts" 2>/dev/null)" != "$job" ]; then
     for rank in $(own_ranks); do
         log=$dir/logs/rank$rank.log
@@ -113,7 +115,9 @@ fi
 if [ "$index" -eq 0 ]; then
     rm -f "$dir/report.json"
 fi
-cp "/neva/job/$file" "$dir/.$file.$index" && mv -f "$dir/.$file.$index" "$dir/$file" || fail 3 "cannot write to $dir"
+if ! cp "/neva/job/$file" "$dir/.$file.$index" || ! mv -f "$dir/.$file.$index" "$dir/$file"; then
+    fail 3 "cannot write to $dir"
+fi
 records_from=0
 if [ -f "$dir/failures.jsonl" ]; then
     records_from=$(wc -c <"$dir/failures.jsonl")

@@ -42,7 +42,12 @@ pub(super) fn trainjob(
     refuse_settings_of_runtime(config)?;
     let container = &template["spec"]["containers"][0];
     let mut trainer = Map::new();
-    for (name, key) in [("image", "image"), ("command", "command"), ("env", "env"), ("resourcesPerNode", "resources")] {
+    for (name, key) in [
+        ("image", "image"),
+        ("command", "command"),
+        ("env", "env"),
+        ("resourcesPerNode", "resources"),
+    ] {
         if let Some(value) = container.get(key) {
             trainer.insert(name.to_owned(), value.clone());
         }
@@ -106,7 +111,10 @@ fn refuse_settings_of_runtime(config: &KubernetesExecutorConfig) -> Result<(), E
     match settings.iter().find(|(_, is_set)| *is_set) {
         None => Ok(()),
         Some((name, _)) => Err(refused(
-            format!("`executor.{name}` cannot be set in a TrainJob: it belongs to the runtime `{}`", config.training_runtime),
+            format!(
+                "`executor.{name}` cannot be set in a TrainJob: it belongs to the runtime `{}`",
+                config.training_runtime
+            ),
             "remove it and set it in the runtime, or use `kind: job` or `kind: jobset`",
         )),
     }

@@ -29,8 +29,16 @@ impl Volumes {
             volumes: Vec::new(),
             mounts: Vec::new(),
         };
-        volumes.add("neva-job", json!({ "configMap": { "name": names.job } }), json!({ "mountPath": "/neva/job", "readOnly": true }));
-        volumes.add("neva-pod", json!({ "downwardAPI": { "items": items } }), json!({ "mountPath": "/neva/pod", "readOnly": true }));
+        volumes.add(
+            "neva-job",
+            json!({ "configMap": { "name": names.job } }),
+            json!({ "mountPath": "/neva/job", "readOnly": true }),
+        );
+        volumes.add(
+            "neva-pod",
+            json!({ "downwardAPI": { "items": items } }),
+            json!({ "mountPath": "/neva/pod", "readOnly": true }),
+        );
         volumes.add("neva-work", json!({ "emptyDir": {} }), json!({ "mountPath": "/neva/work" }));
         if config.runs_dir().is_none() {
             volumes.add("neva-runs", json!({ "emptyDir": {} }), json!({ "mountPath": RUNS }));

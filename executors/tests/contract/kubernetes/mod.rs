@@ -107,7 +107,18 @@ impl KubernetesFixture {
             }],
             "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": claim}}],
         }});
-        kubectl(&["run", pod, "--image", image, "--restart=Never", "--overrides", &overrides.to_string()], "");
+        kubectl(
+            &[
+                "run",
+                pod,
+                "--image",
+                image,
+                "--restart=Never",
+                "--overrides",
+                &overrides.to_string(),
+            ],
+            "",
+        );
         kubectl(&["wait", "--for=condition=Ready", "--timeout=120s", &format!("pod/{pod}")], "");
     }
 
@@ -171,7 +182,10 @@ impl Fixture for KubernetesFixture {
         };
         let settings = kube::config::Kubeconfig::read_from(file.unwrap()).unwrap();
         // Reading a kubeconfig waits for nothing.
-        let settings = Config::from_custom_kubeconfig(settings, &Default::default()).now_or_never().unwrap().unwrap();
+        let settings = Config::from_custom_kubeconfig(settings, &Default::default())
+            .now_or_never()
+            .unwrap()
+            .unwrap();
         let client = self.losses.client(Client::try_from(settings).unwrap());
         Arc::new(KubernetesExecutor::new(config).client(client))
     }
