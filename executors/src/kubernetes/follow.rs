@@ -14,6 +14,7 @@ use super::{
     line::{Line, with_timestamp},
     logs,
     pod::{PodPhase, PodState, pod_states},
+    refusal,
     shared::Shared,
 };
 use crate::error::ExecutorError;
@@ -137,7 +138,9 @@ impl Follower {
                 }
                 Err(error) => {
                     tracing::debug!(pod = pod.name, "output: {}", error.reason());
-                    if !error.is_connection_lost() && has_ended {
+                    if refusal::is_lost(&error) {
+                        self.executor.forget().await;
+                    } else if has_ended {
                         return true;
                     }
                     sleep(TICK).await;

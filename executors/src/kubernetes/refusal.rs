@@ -20,6 +20,11 @@ pub(super) fn words(error: &dyn Error) -> String {
     text
 }
 
+/// Returns true if a repetition may succeed: the API server is back, or the token in the kubeconfig was renewed.
+pub(super) fn is_lost(error: &ExecutorError) -> bool {
+    error.is_connection_lost() || matches!(error, ExecutorError::Kubernetes(KubernetesError::Unauthorized { .. }))
+}
+
 /// Returns the error of a request.
 pub(super) fn error(place: &str, error: kube::Error) -> ExecutorError {
     match error {

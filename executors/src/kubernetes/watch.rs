@@ -14,7 +14,7 @@ use super::{
     follow::{Follower, RankOutput},
     handle::KubernetesJob,
     pod::pod_states,
-    query,
+    query, refusal,
     shared::{Shared, View},
     state::{self, Tails, has_ended, ranks_per_pod},
 };
@@ -117,7 +117,7 @@ impl Watch {
             tokio::select! {
                 _ = changes.changed() => {}
                 Some(chunk) = output.recv() => self.output(chunk).await?,
-                () = sleep(REASON), if self.next_reason.is_some() => {}
+                () = sleep(REASON) => {}
             }
         }
         // Without this sender the channel ends with the followers.
@@ -218,7 +218,11 @@ impl Watch {
             };
             match status {
                 Ok(status) => return Ok(status),
-                Err(error) => self.wait_after(error).await?,
+                Err(error) if refusal::is_lost(&error) => self.wait_after(error).await?,
+                Err(error) => {
+                    let _ = self.events.send(Err(error)).await;
+                    return Err(Closed);
+                }
             }
         }
     }
@@ -230,7 +234,7 @@ impl Watch {
                 Err(error) => Err(error),
             };
             match results {
-                Err(error) if error.is_connection_lost() => self.wait_after(error).await?,
+                Err(error) if refusal::is_lost(&error) => self.wait_after(error).await?,
                 results => {
                     self.restored().await?;
                     return Ok(results);
