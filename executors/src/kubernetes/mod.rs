@@ -29,6 +29,7 @@ pub mod render;
 mod shared;
 mod state;
 mod submit;
+pub mod survey;
 mod waiting;
 mod watch;
 

@@ -31,15 +31,12 @@ impl Doctor<'_> {
     /// Runs a short job: it pulls the image, writes into the folder of runs and starts the rank program.
     pub(super) async fn pod(&mut self) -> Option<()> {
         const NAME: &str = "image";
-        let mut config = self.executor.config.clone();
+        let mut executor = self.executor.clone();
+        let config = &mut executor.config;
         // One GPU is enough to see whether it is usable.
         config.gpus_per_node = config.gpus_per_node.map(|gpus| gpus.min(1));
         config.retries = 0;
         config.ttl_seconds_after_finished = Some(60);
-        let executor = KubernetesExecutor {
-            config,
-            ..self.executor.clone()
-        };
         let submission = match plan(&executor).and_then(|plan| executor.render_script(&plan)) {
             Ok(submission) => submission,
             Err(error) => return self.executor_problem(NAME, &error),
