@@ -12,9 +12,9 @@ use crate::cluster::{Cluster, IMAGE, Space};
 
 /// Rules that a job needs, as `neva-run doctor` prints them.
 pub(crate) const RULES: &str = "[{apiGroups: [batch], resources: [jobs], verbs: [create, get, list, watch, patch, delete]}, \
-     {apiGroups: [''], resources: [pods], verbs: [get, list, watch, patch, delete]}, {apiGroups: [''], resources: [pods/log], verbs: [get]}, \
-     {apiGroups: [''], resources: [configmaps, services, secrets], verbs: [create, get, list, patch]}, \
-     {apiGroups: ['', events.k8s.io], resources: [events], verbs: [list, watch]}]";
+     {apiGroups: [''], resources: [pods], verbs: [list, watch, patch, delete]}, {apiGroups: [''], resources: [pods/log], verbs: [get]}, \
+     {apiGroups: [''], resources: [configmaps, services, secrets], verbs: [create, patch]}, \
+     {apiGroups: [''], resources: [events], verbs: [list]}]";
 
 fn arguments(space: &Space<'_>, name: &str, executor: &str) -> Vec<String> {
     let mut arguments = small(&space.runs(), name, &["finetune.trainer.max_steps=20"]);

@@ -17,7 +17,7 @@ const LONG: [&str; 1] = ["finetune.trainer.max_steps=500"];
 
 /// Trains, disturbs the node of pod 1 after 20 steps, and compares the losses with those of this machine.
 fn survives(space: &Space<'_>, expected: &std::collections::BTreeMap<u64, u64>, name: &str, disturb: impl FnOnce(&str)) -> String {
-    let executor = space.executor("kubernetes", "termination_grace_period_seconds: 20");
+    let executor = space.executor("kubernetes", "termination_grace_period_seconds: 20\nretries: 1");
     let arguments = small(&space.runs(), name, &[&LONG[..], &TWO_BY_TWO].concat());
     let launcher = start(space.neva_run(&words(&arguments, &["--executor", &executor])));
     let run = wait_for("a run", || newest(&space.runs(), name));

@@ -33,13 +33,13 @@ pub struct Permission {
 /// Permissions that every job needs. Secrets are needed with `env_from` only.
 const NEEDED: &[(&str, &str, &[&str])] = &[
     ("batch", "jobs", &["create", "get", "list", "watch", "patch", "delete"]),
-    ("", "pods", &["get", "list", "watch", "patch", "delete"]),
+    ("", "pods", &["list", "watch", "patch", "delete"]),
     ("", "pods/log", &["get"]),
     ("", "events", &["list"]),
-    ("", "configmaps", &["create", "get", "list", "patch"]),
-    ("", "services", &["create", "get", "patch"]),
+    ("", "configmaps", &["create", "patch"]),
+    ("", "services", &["create", "patch"]),
 ];
-const SECRETS: (&str, &str, &[&str]) = ("", "secrets", &["create", "get", "patch"]);
+const SECRETS: (&str, &str, &[&str]) = ("", "secrets", &["create", "patch"]);
 
 /// A node of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
