@@ -7,10 +7,10 @@ BUILDER ?= podman
 PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup dist image e2e-container test-install e2e-slurm test-transformers test-energon bench-energon lint bench soak gpu-pack gpu-check clean
+.PHONY: help setup libtorch test-tools build demo test test-setup dist image e2e-container e2e-kubernetes test-install e2e-slurm test-transformers test-energon bench-energon lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # JPEG files decode about three times as fast if nasm is installed before the build; `neva-run doctor` reports it.
 setup: libtorch test-tools ## bring what building and testing need: libtorch, and tools that tests compare with
@@ -63,6 +63,12 @@ test-install: ## install the launcher alone with cargo, into a temporary folder
 e2e-slurm: build ## run the tests on a real Slurm cluster and a real sshd, both started here; needs root and Debian
 	RUST_TEST_THREADS=4 tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract $(if $(NEVA_TEST_SLURM_HOST),,--test slurm --test ssh)
 
+# Builds the servers out of Go modules, once: about 10 minutes; later runs find them in the cache. With NEVA_TEST_KUBECONFIG, the
+# contract of executors is tested on a cluster of your own, without root, with an image and a claim of its:
+# NEVA_TEST_KUBECONFIG=~/.kube/config NEVA_TEST_KUBE_IMAGE=registry/neva:1 NEVA_TEST_KUBE_CLAIM=shared make e2e-kubernetes
+e2e-kubernetes: build ## run the tests on a real Kubernetes cluster of two nodes, started here; needs root and Debian
+	RUST_TEST_THREADS=3 tests/kubernetes/with-servers $(CARGO) test --release --workspace --no-fail-fast --test kubernetes_contract $(if $(NEVA_TEST_KUBECONFIG),,--test kubernetes)
+
 test-transformers: build ## load exports with transformers 4 and 5 and PEFT, which it installs into the cache (1.2 GB)
 	$(PYTHON) -B tests/transformers/run.py
 
@@ -74,7 +80,7 @@ bench-energon: build ## print the speed of reading Energon datasets, as a ratio 
 
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
-	$(CARGO) clippy --release --workspace --all-targets --test slurm --test ssh --test slurm_contract --test container --test container_contract -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets --test slurm --test ssh --test slurm_contract --test container --test container_contract --test kubernetes --test kubernetes_contract -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep

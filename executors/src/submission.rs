@@ -125,6 +125,18 @@ pub struct Manifests {
     pub manifests: Vec<serde_json::Value>,
 }
 
+impl Manifests {
+    /// Returns the objects as YAML, for `kubectl apply`.
+    ///
+    /// # Errors
+    /// An object holds a number that YAML cannot express.
+    pub fn yaml(&self) -> Result<String, ExecutorError> {
+        serde_saphyr::to_string_multiple(&self.manifests).map_err(|error| ExecutorError::Manifest {
+            reason: error.to_string(),
+        })
+    }
+}
+
 /// Kind of a job's processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]

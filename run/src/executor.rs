@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
-use neva_executors::{DockerExecutor, Executor, ExecutorError, LocalExecutor, SlurmExecutor, container::default_socket, tunnel};
-use neva_schemas::{self as schemas, DOCKER, LOCAL, Problem, SLURM, Severity, TunnelConfig, Validate as _, env};
+use neva_executors::{
+    DockerExecutor, Executor, ExecutorError, KubernetesExecutor, LocalExecutor, SlurmExecutor, container::default_socket, tunnel,
+};
+use neva_schemas::{self as schemas, DOCKER, KUBERNETES, LOCAL, Problem, SLURM, Severity, TunnelConfig, Validate as _, env};
 use serde::Deserialize;
 
 use crate::{
@@ -35,6 +37,7 @@ pub fn executor(config: &schemas::ExecutorConfig) -> Result<Arc<dyn Executor>, E
         }),
         schemas::ExecutorConfig::Docker(docker) => Arc::new(docker_executor(docker)),
         schemas::ExecutorConfig::Slurm(slurm) => Arc::new(slurm_executor(slurm)?),
+        schemas::ExecutorConfig::Kubernetes(kubernetes) => Arc::new(kubernetes_executor(kubernetes)),
     })
 }
 
@@ -45,16 +48,10 @@ pub(crate) fn docker_executor(docker: &schemas::DockerExecutorConfig) -> DockerE
     let user = format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     DockerExecutor {
         program: program::name().into(),
-        environment: passed_on(&docker.env_from),
+        environment: variables(&docker.env_from),
         folder: environment::working_directory().unwrap_or_default(),
         ..DockerExecutor::new(docker.clone(), socket, user)
     }
-}
-
-/// Returns the variables of the launcher with these names.
-fn passed_on(names: &[String]) -> BTreeMap<String, String> {
-    let known = |name: &String| Some((name.clone(), environment::variable(name)?));
-    names.iter().filter_map(known).collect()
 }
 
 /// Creates the executor for Slurm that `config` describes.
@@ -72,12 +69,23 @@ pub(crate) fn slurm_executor(slurm: &schemas::SlurmExecutorConfig) -> Result<Slu
         (None, _) => (own_program(), None),
     };
     Ok(SlurmExecutor {
-        environment: passed_on(&slurm.env_from),
+        environment: variables(&slurm.env_from),
         folder: environment::working_directory().unwrap_or_default(),
         upload,
         is_here,
         ..SlurmExecutor::new(slurm.clone(), tunnel, program)
     })
+}
+
+/// Creates the executor for Kubernetes that `config` describes. It connects with its first request.
+pub(crate) fn kubernetes_executor(config: &schemas::KubernetesExecutorConfig) -> KubernetesExecutor {
+    KubernetesExecutor::new(config.clone()).environment(variables(&config.env_from))
+}
+
+/// Returns the variables of this process that are set.
+fn variables(names: &[String]) -> BTreeMap<String, String> {
+    let set = |name: &String| Some((name.clone(), environment::variable(name)?));
+    names.iter().filter_map(set).collect()
 }
 
 /// Returns whether the executor starts the rank program of this machine.
@@ -87,6 +95,7 @@ pub(crate) fn needs_own_program(config: &schemas::ExecutorConfig) -> bool {
         // The image has it.
         schemas::ExecutorConfig::Docker(_) => false,
         schemas::ExecutorConfig::Slurm(slurm) => slurm.rank_program.is_none(),
+        schemas::ExecutorConfig::Kubernetes(_) => false,
     }
 }
 
@@ -158,6 +167,7 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
         LOCAL => Some(schemas::ExecutorConfig::default()),
         DOCKER => Some(schemas::ExecutorConfig::Docker(Box::default())),
         SLURM => Some(schemas::ExecutorConfig::Slurm(Box::default())),
+        KUBERNETES => Some(schemas::ExecutorConfig::Kubernetes(Box::default())),
         _ => None,
     };
     if let Some(config) = built_in {
@@ -169,8 +179,8 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     let known = workspace
         .into_iter()
         .flat_map(|workspace| workspace.settings.executors.keys().cloned());
-    let own = known.filter(|name| ![LOCAL, DOCKER, SLURM].contains(&name.as_str()));
-    let allowed: Vec<_> = [LOCAL, DOCKER, SLURM].map(str::to_owned).into_iter().chain(own).collect();
+    let own = known.filter(|name| ![LOCAL, DOCKER, SLURM, KUBERNETES].contains(&name.as_str()));
+    let allowed: Vec<_> = [LOCAL, DOCKER, SLURM, KUBERNETES].map(str::to_owned).into_iter().chain(own).collect();
     Err(ConfigError {
         path: config::Path(vec![Segment::Key(EXECUTOR.to_owned())]),
         origin: None,

@@ -67,6 +67,12 @@ pub mod env {
     pub const MLFLOW_TRACKING_USERNAME: &str = "MLFLOW_TRACKING_USERNAME";
     /// MLflow's own: password for [`MLFLOW_TRACKING_USERNAME`].
     pub const MLFLOW_TRACKING_PASSWORD: &str = "MLFLOW_TRACKING_PASSWORD";
+    /// Kubeflow Trainer's own: URL to which a TrainJob posts its progress.
+    pub const KUBEFLOW_TRAINER_SERVER_URL: &str = "KUBEFLOW_TRAINER_SERVER_URL";
+    /// Kubeflow Trainer's own: file of the authority of that server.
+    pub const KUBEFLOW_TRAINER_SERVER_CA_CERT: &str = "KUBEFLOW_TRAINER_SERVER_CA_CERT";
+    /// Kubeflow Trainer's own: file of the token for that server.
+    pub const KUBEFLOW_TRAINER_SERVER_TOKEN: &str = "KUBEFLOW_TRAINER_SERVER_TOKEN";
     /// Folder of imported models, for `nemo://` paths.
     pub const NEMO_MODELS_CACHE: &str = "NEMO_MODELS_CACHE";
     /// Parent of the model folder (`$NEMO_CACHE_DIR/models`); the name in NeMo's documentation.

@@ -1,6 +1,7 @@
 //! Executor configs: the contents of executor files and of `executors` in workspace files.
 
 use crate::docker::DockerExecutorConfig;
+use crate::kubernetes::KubernetesExecutorConfig;
 use crate::slurm::SlurmExecutorConfig;
 use crate::text_schema::text_map;
 use crate::validate::{Problem, Validate};
@@ -22,6 +23,9 @@ pub enum ExecutorConfig {
     /// A job of a Slurm cluster.
     #[serde(rename = "run.SlurmExecutor")]
     Slurm(Box<SlurmExecutorConfig>),
+    /// A job of a Kubernetes cluster.
+    #[serde(rename = "run.KubernetesExecutor")]
+    Kubernetes(Box<KubernetesExecutorConfig>),
 }
 
 impl Default for ExecutorConfig {
@@ -37,6 +41,7 @@ impl ExecutorConfig {
             Self::Local(local) => &local.env_vars,
             Self::Docker(docker) => &docker.env_vars,
             Self::Slurm(slurm) => &slurm.env_vars,
+            Self::Kubernetes(kubernetes) => &kubernetes.env_vars,
         }
     }
 
@@ -46,6 +51,7 @@ impl ExecutorConfig {
             Self::Local(local) => &local.env_from,
             Self::Docker(docker) => &docker.env_from,
             Self::Slurm(slurm) => &slurm.env_from,
+            Self::Kubernetes(kubernetes) => &kubernetes.env_from,
         }
     }
 
@@ -55,15 +61,17 @@ impl ExecutorConfig {
             Self::Local(local) => local.retries,
             Self::Docker(docker) => docker.retries,
             Self::Slurm(slurm) => slurm.retries,
+            Self::Kubernetes(kubernetes) => kubernetes.retries,
         }
     }
 
-    /// Returns the maximum number of retries that the launcher makes itself. A Slurm job requeues itself.
+    /// Returns the maximum number of retries that the launcher makes itself. A Slurm job requeues itself, and a
+    /// Kubernetes job restarts its pods.
     pub fn launcher_retries(&self) -> u32 {
         match self {
             Self::Local(local) => local.retries,
             Self::Docker(docker) => docker.retries,
-            Self::Slurm(_) => 0,
+            Self::Slurm(_) | Self::Kubernetes(_) => 0,
         }
     }
 
@@ -106,6 +114,7 @@ impl ExecutorConfig {
             Self::Local(local) => local.retries = retries,
             Self::Docker(docker) => docker.retries = retries,
             Self::Slurm(slurm) => slurm.retries = retries,
+            Self::Kubernetes(kubernetes) => kubernetes.retries = retries,
         }
     }
 }
@@ -116,6 +125,7 @@ impl Validate for ExecutorConfig {
             Self::Local(local) => local.validate(path, problems),
             Self::Docker(docker) => docker.validate(path, problems),
             Self::Slurm(slurm) => slurm.validate(path, problems),
+            Self::Kubernetes(kubernetes) => kubernetes.validate(path, problems),
         }
     }
 }

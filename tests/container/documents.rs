@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
-use neva_tests::{Ended, document::steps, program, root, run, wait_for};
+use neva_tests::{Ended, document::run_commands, program, root, run};
 
 use crate::machine::Machine;
 
@@ -35,16 +35,5 @@ fn the_commands_of_the_document_work() {
         symlink(root().join(name), folder.join(name)).expect("a link");
     }
     let text = fs::read_to_string(root().join("docs/containers.md")).expect("the document");
-    let steps = steps(&text, NOTE);
-    assert!(steps.len() > 5, "{} commands", steps.len());
-    for step in &steps {
-        let ended = match &step.until {
-            Some(until) => wait_for(&step.command, || {
-                let ended = execute(&machine, &folder, &step.command);
-                ended.stdout.contains(until.as_str()).then_some(ended)
-            }),
-            None => execute(&machine, &folder, &step.command).with_code(0),
-        };
-        step.check(&ended);
-    }
+    run_commands(&text, NOTE, 5, |line| execute(&machine, &folder, line));
 }

@@ -1,25 +1,13 @@
 //! Runs the commands of docs/slurm.md, in a folder with the repository's entries.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{fs, os::unix::fs::symlink};
 
-use neva_tests::{
-    Ended,
-    document::{Step, steps},
-    root, run, wait_for,
-};
+use neva_tests::{document::run_commands, root, run};
 
 use crate::cluster::Cluster;
 
 /// Comment above a block that is run here.
 const NOTE: &str = "<!-- not run here: make e2e-slurm runs it -->";
-
-fn execute(cluster: &Cluster, folder: &Path, step: &Step) -> Ended {
-    let words: Vec<&str> = step.command.split_whitespace().collect();
-    assert_eq!(words[0], "neva-run", "{}", step.command);
-    let mut command = cluster.neva_run(&words[1..]);
-    command.current_dir(folder);
-    run(command)
-}
 
 #[test]
 fn the_commands_of_the_document_work() {
@@ -30,16 +18,11 @@ fn the_commands_of_the_document_work() {
         symlink(root().join(name), folder.join(name)).unwrap();
     }
     let text = fs::read_to_string(root().join("docs/slurm.md")).unwrap();
-    let steps = steps(&text, NOTE);
-    assert!(steps.len() > 5, "{} commands", steps.len());
-    for step in &steps {
-        let ended = match &step.until {
-            Some(until) => wait_for(&step.command, || {
-                let ended = execute(&cluster, &folder, step);
-                ended.stdout.contains(until.as_str()).then_some(ended)
-            }),
-            None => execute(&cluster, &folder, step).with_code(0),
-        };
-        step.check(&ended);
-    }
+    run_commands(&text, NOTE, 5, |line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[0], "neva-run", "{line}");
+        let mut command = cluster.neva_run(&words[1..]);
+        command.current_dir(&folder);
+        run(command)
+    });
 }

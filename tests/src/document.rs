@@ -1,32 +1,52 @@
-//! Commands in documents, which tests run.
+//! Runs the commands of a document.
 //!
 //! The lines below a command must occur in its output in order, where `...` matches anything. A command with `# until TEXT` is
 //! repeated until its output contains the text.
 
-use crate::Ended;
+use crate::{Ended, wait_for};
 
 /// A command of a document and the lines below it.
-pub struct Step {
-    /// The command line.
-    pub command: String,
-    /// Text for which it is repeated.
-    pub until: Option<String>,
-    /// Expected lines.
-    pub output: Vec<String>,
+struct Step {
+    command: String,
+    until: Option<String>,
+    output: Vec<String>,
 }
 
-/// Returns the commands in the blocks of `text` below the comment `note`.
+/// Runs the commands of the `console` blocks below the line `note` in `text`.
 ///
 /// # Panics
-/// If a block begins with output.
-pub fn steps(text: &str, note: &str) -> Vec<Step> {
+/// A command fails or lacks a line of its output, or there are not more than `min` commands.
+pub fn run_commands(text: &str, note: &str, min: usize, execute: impl Fn(&str) -> Ended) {
+    let steps = steps(text, note);
+    assert!(steps.len() > min, "{} commands", steps.len());
+    for step in &steps {
+        let ended = match &step.until {
+            Some(until) => wait_for(&step.command, || {
+                let ended = execute(&step.command);
+                ended.stdout.contains(until.as_str()).then_some(ended)
+            }),
+            None => execute(&step.command).with_code(0),
+        };
+        let all = format!("{}\n{}", ended.stderr, ended.stdout);
+        let mut lines = all.lines();
+        for expected in &step.output {
+            assert!(
+                lines.any(|line| matches(expected, line)),
+                "{}: no {expected:?} in\n{all}",
+                step.command
+            );
+        }
+    }
+}
+
+fn steps(text: &str, note: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let (mut is_noted, mut is_open) = (false, false);
     for line in text.lines() {
         match line {
-            line if line == note => is_noted = true,
             "```console" => is_open = is_noted,
             "```" => (is_noted, is_open) = (false, false),
+            line if line == note => is_noted = true,
             line if is_open => match line.strip_prefix("$ ") {
                 Some(command) => {
                     let (command, until) = match command.split_once(" # until ") {
@@ -45,25 +65,6 @@ pub fn steps(text: &str, note: &str) -> Vec<Step> {
         }
     }
     steps
-}
-
-impl Step {
-    /// Checks that the expected lines are in the output of the command.
-    ///
-    /// # Panics
-    /// If one is not.
-    #[track_caller]
-    pub fn check(&self, ended: &Ended) {
-        let all = format!("{}\n{}", ended.stderr, ended.stdout);
-        let mut lines = all.lines();
-        for expected in &self.output {
-            assert!(
-                lines.any(|line| matches(expected, line)),
-                "{}: no {expected:?} in\n{all}",
-                self.command
-            );
-        }
-    }
 }
 
 /// Returns true if the pieces of `expected` between `...` occur in `line` in order.

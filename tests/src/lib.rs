@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod document;
+pub mod small;
 
 use neva_schemas::{SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
 use std::net::TcpListener;

@@ -2,9 +2,9 @@
 
 use std::{fs, path::Path, thread::available_parallelism};
 
-use super::{super::Globals, Check, runtime};
+use super::{super::Globals, Check};
 use crate::{
-    environment,
+    block_on, environment,
     program::{self, LIBTORCH_VERSION, RankVersion},
     workspace::WORKSPACE_FILE,
 };
@@ -12,7 +12,7 @@ use crate::{
 /// Checks that the rank program exists, starts, and links the libtorch that it was built for.
 pub(super) fn rank_program() -> Vec<Check> {
     const NAME: &str = "neva-rank";
-    let version = program::find_here().and_then(|path| Ok((runtime()?.block_on(program::version(&path))?, path)));
+    let version = program::find_here().and_then(|path| Ok((block_on(program::version(&path))??, path)));
     match version {
         Ok((version, path)) => vec![
             Check::ok(NAME, format!("{} {}", path.display(), version.version)),

@@ -2,21 +2,24 @@
 
 mod cluster;
 mod container;
+mod kubernetes;
 mod machine;
 mod node;
 mod parse;
 mod partition;
+mod pod;
 mod site;
 
 use std::{fmt, path::PathBuf};
 
 use clap::{Args, ValueHint};
-use neva_schemas::{DockerExecutorConfig, ExecutorConfig, SlurmExecutorConfig, TunnelConfig};
+use neva_schemas::{DockerExecutorConfig, ExecutorConfig, KubernetesExecutorConfig, SlurmExecutorConfig, TunnelConfig};
 use serde::Serialize;
 
 use self::machine::{disk, jpeg, machine, rank_program, workspace};
 use super::{Globals, OutputArgs, export::write_file, report::Report};
 use crate::{
+    block_on,
     config::{Origin, Override, to_node, to_yaml_string},
     error::RunError,
     executor,
@@ -28,6 +31,8 @@ Examples:
   neva-run doctor --output json     for programs; exit code 3 if something is missing
   neva-run doctor --executor hpc.yaml
                                     check a cluster: login, Slurm, partition, GPUs, shared folder, libtorch on a node
+  neva-run doctor --executor kubernetes.yaml
+                                    check a cluster: permissions, nodes, GPUs, volumes, image, libtorch in a pod
   neva-run doctor --executor slurm --write site.yaml
                                     draft an executor file for the cluster of this login node
   neva-run doctor --executor docker --set executor.container_image=neva-run
@@ -39,7 +44,7 @@ pub(super) struct DoctorArgs {
     /// Check the cluster or the container runtime of this executor: a name of the workspace file, or an executor file
     #[arg(long, value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
     executor: Option<String>,
-    /// Draft an executor file for the cluster, from what sinfo and scontrol say
+    /// Draft an executor file for a Slurm cluster, from what sinfo and scontrol say
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "executor")]
     write: Option<PathBuf>,
     /// Override a value of the executor: `executor.partition=gpu`
@@ -90,6 +95,7 @@ pub(super) fn doctor(args: &DoctorArgs, globals: &Globals, report: &mut Report) 
             ExecutorConfig::Local(_) => {}
             ExecutorConfig::Docker(docker) => return container_checks(docker, args, report),
             ExecutorConfig::Slurm(slurm) => return cluster_checks(slurm, args, report),
+            ExecutorConfig::Kubernetes(kubernetes) => return kubernetes_checks(kubernetes, args, report),
         }
     }
     let mut checks = rank_program();
@@ -106,23 +112,13 @@ fn container_checks(docker: &DockerExecutorConfig, args: &DoctorArgs, report: &m
         let text = "`--write` drafts executor files of clusters only; docs/containers.md has one for containers";
         return Err(RunError::Argument(text.to_owned()));
     }
-    let checks = runtime()?.block_on(container::check(&executor::docker_executor(docker)));
-    finish(&checks, report)
-}
-
-/// Returns a runtime for requests.
-fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|source| RunError::System {
-        action: "start the launcher's runtime",
-        source,
-    })
+    finish(&block_on(container::check(&executor::docker_executor(docker)))?, report)
 }
 
 /// Checks a cluster, and drafts an executor file for it if that is wanted.
 fn cluster_checks(slurm: &SlurmExecutorConfig, args: &DoctorArgs, report: &mut Report) -> Result<(), RunError> {
     let executor = executor::slurm_executor(slurm)?;
-    let (checks, cluster) = runtime()?.block_on(cluster::check(&executor));
+    let (checks, cluster) = block_on(cluster::check(&executor))?;
     if let Some(file) = &args.write
         && !cluster.partitions.is_empty()
     {
@@ -130,6 +126,16 @@ fn cluster_checks(slurm: &SlurmExecutorConfig, args: &DoctorArgs, report: &mut R
         report.note(format_args!("wrote {}: check its values", file.display()));
     }
     finish(&checks, report)
+}
+
+/// Checks a Kubernetes cluster.
+fn kubernetes_checks(config: &KubernetesExecutorConfig, args: &DoctorArgs, report: &mut Report) -> Result<(), RunError> {
+    if args.write.is_some() {
+        let message = "`--write` drafts files for Slurm only: docs/kubernetes.md has one for Kubernetes to start from";
+        return Err(RunError::Argument(message.to_owned()));
+    }
+    let executor = executor::kubernetes_executor(config);
+    finish(&block_on(kubernetes::check(&executor))?, report)
 }
 
 /// Returns the lines of a tunnel in an executor file, without the values that are defaults.
