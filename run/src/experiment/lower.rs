@@ -165,7 +165,7 @@ impl Lowering {
             Some(executor) => Ok(Arc::clone(executor)),
             None => {
                 let config = task.executor.as_ref().unwrap_or(&record.executor);
-                let is_sweep = record.experiment.tasks.len() > 1 && matches!(task.task, TaskSpec::Finetune(_));
+                let is_sweep = record.experiment.tasks.len() > 1;
                 let config = &config.without_task_sets(is_sweep, !record.experiment.groups.is_empty());
                 // It is valid after a panic of another thread: the only change is an insertion.
                 let mut known = self.executors.lock().unwrap_or_else(PoisonError::into_inner);

@@ -133,7 +133,7 @@ fn program<'a>(task: &'a Task, executor: &ExecutorConfig) -> Option<Program<'a>>
             Some(Program::Ranks(trainer.num_nodes, trainer.devices, trainer.accelerator))
         }
         // The user's own array is a job that the script's tasks share.
-        TaskSpec::Script(script) if slurm.array.is_none() => Some(Program::Script(&script.entrypoint, &script.args)),
+        TaskSpec::Script(script) if slurm.array.is_none() || slurm.array_cap().is_some() => Some(Program::Script(&script.entrypoint, &script.args)),
         _ => None,
     }
 }
@@ -194,7 +194,7 @@ mod tests {
         experiment.max_parallel = Some(3);
         let capped = slurm(|config| config.array = Some("%5".into()));
         assert_eq!(sets(&experiment, &slurm(|_| {}))[1], array(Some(3), &[0, 1]));
-        assert_eq!(sets(&experiment, &capped).len(), 1, "arrays of scripts are the user's own");
+        assert_eq!(sets(&experiment, &capped)[1], array(Some(3), &[0, 1]));
         experiment.max_parallel = None;
         let parts = slurm(|config| config.heterogeneous = true);
         assert!(TaskSets::checked(&experiment, &parts).is_ok());
