@@ -74,6 +74,14 @@ pub enum EngineError {
         /// Its value.
         value: f64,
     },
+    /// The run does not do what the recipe requires of it.
+    #[error("the run does not do what `require` names: {}", missing.join("; "))]
+    Unmet {
+        /// Optimizer step, from 0.
+        step: u64,
+        /// Each requirement that is not met, and why.
+        missing: Vec<String>,
+    },
     /// This machine cannot execute the run.
     #[error("{0}")]
     Machine(String),
@@ -144,7 +152,9 @@ impl EngineError {
             Self::First { class, .. } | Self::Peer { class, .. } => *class,
             Self::Saved { error, .. } => error.exit_code(),
             _ if self.lacks_space().is_some() => exit_class::CLUSTER,
-            Self::Io { .. } | Self::Track(_) | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } => exit_class::JOB,
+            Self::Io { .. } | Self::Track(_) | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } | Self::Unmet { .. } => {
+                exit_class::JOB
+            }
         }
     }
 

@@ -182,6 +182,9 @@ pub const FAILURES_FILE: &str = "failures.jsonl";
 /// File in the run's folder to which rank 0 writes its [`RunReport`], as JSON, at the end of the run.
 pub const REPORT_FILE: &str = "report.json";
 
+/// File in the run's folder to which rank 0 writes what the run did, as JSON.
+pub const EFFECTS_FILE: &str = "effects.json";
+
 /// Result of a finished run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {

@@ -118,6 +118,7 @@ pub(super) fn kind(dtype: ExportDtype) -> Kind {
 pub(super) fn computed(finetune: &Finetune) -> ExportDtype {
     match compute_kind(finetune.trainer.precision()) {
         Kind::BFloat16 => ExportDtype::Bfloat16,
+        Kind::Half => ExportDtype::Float16,
         _ => ExportDtype::Float32,
     }
 }
