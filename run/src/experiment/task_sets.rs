@@ -133,7 +133,9 @@ fn program<'a>(task: &'a Task, executor: &ExecutorConfig) -> Option<Program<'a>>
             Some(Program::Ranks(trainer.num_nodes, trainer.devices, trainer.accelerator))
         }
         // The user's own array is a job that the script's tasks share.
-        TaskSpec::Script(script) if slurm.array.is_none() || slurm.array_cap().is_some() => Some(Program::Script(&script.entrypoint, &script.args)),
+        TaskSpec::Script(script) if slurm.array.is_none() || slurm.array_cap().is_some() => {
+            Some(Program::Script(&script.entrypoint, &script.args))
+        }
         _ => None,
     }
 }
