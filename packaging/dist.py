@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ["neva-run", "neva-rank"]
 # Libraries of every Linux with glibc; they are not packed.
 SYSTEM = set(
-    "libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libutil.so.1 ld-linux-x86-64.so.2 libgcc_s.so.1 libstdc++.so.6 libz.so.1".split()
+    "libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 librt.so.1 libutil.so.1 ld-linux-x86-64.so.2".split()
+    + "libgcc_s.so.1 libstdc++.so.6 libz.so.1".split()
 )
 COMPLETIONS = {
     "bash": "share/bash-completion/completions/neva-run",
