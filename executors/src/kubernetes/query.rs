@@ -15,7 +15,7 @@ use super::{
     logs,
     names::{MANAGED_BY, MANAGER},
     pod::{PodPhase, PodState, pod_states},
-    state::{self, Tails, has_ended, ranks_per_pod},
+    state::{self, Tails, ranks_per_pod},
     waiting,
 };
 use crate::{
@@ -162,9 +162,4 @@ pub(super) async fn results(cluster: &Cluster, handle: &KubernetesJob) -> Result
         report: logs::report(cluster, &first.name).await?,
         checkpoint: message.checkpoint.clone(),
     })
-}
-
-/// Returns true if the Job of the handle has ended.
-pub(super) fn is_over(job: Option<&Job>) -> bool {
-    job.is_none_or(has_ended)
 }

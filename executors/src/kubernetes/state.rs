@@ -74,7 +74,7 @@ pub(super) fn status(job: &Job, pods: &[PodState], waiting: Option<String>, tail
         .iter()
         .map(|pod| pods.iter().filter(|other| other.index == pod.index).count());
     JobStatus {
-        reason: waiting.filter(|_| state == JobState::Pending),
+        reason: waiting.filter(|_| state == JobState::Pending && annotation(job, STOP).is_none()),
         nodes,
         estimated_start_unix_ms: None,
         restarts: u32::try_from(if restarts == 0 { 0 } else { most.max().unwrap_or(1) - 1 }).unwrap_or(u32::MAX),
