@@ -81,14 +81,6 @@ fn nothing_is_lost_while_the_api_server_is_away() {
 /// Returns the status of the experiment `name` once it contains `text`.
 fn status(space: &Space<'_>, name: &str, text: &str) -> String {
     wait_for(text, || {
-        let status = space.run(&["experiment", "status", name]).with_code(0).stdout;
-        status.contains(text).then_some(status)
-    })
-}
-
-/// Returns the status of the experiment `name` once it contains `text`.
-fn status(space: &Space<'_>, name: &str, text: &str) -> String {
-    wait_for(text, || {
         let status = space.run(&["experiment", "status", name]);
         status.stdout.contains(text).then_some(status.stdout)
     })

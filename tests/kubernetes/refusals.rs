@@ -15,11 +15,12 @@ use crate::{
 /// Time after which a problem that the cluster knows must be printed.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Starts a job, waits until the events of the cluster contain `event`, and then for the launcher's words.
+/// Starts a job with a setting of the executor, waits until the events of the cluster contain `event`, and then for the launcher's
+/// words.
 #[track_caller]
-fn check(space: &Space<'_>, name: &str, lines: &str, event: &str, texts: &[&str]) {
-    let executor = space.executor(name, lines);
-    let arguments = small(&space.runs(), name, &["finetune.trainer.max_steps=1"]);
+fn check(space: &Space<'_>, name: &str, setting: &str, event: &str, texts: &[&str]) {
+    let executor = space.executor("kubernetes", "");
+    let arguments = small(&space.runs(), name, &["finetune.trainer.max_steps=1", setting]);
     let mut launcher = Watched::start(space.neva_run(&words(&arguments, &["--executor", &executor])));
     wait_for(event, || {
         space.kubectl(&["get", "events", "-o", "yaml"]).contains(event).then_some(())
@@ -36,50 +37,64 @@ fn a_job_that_cannot_start_says_why() {
     check(
         &space,
         "image",
-        "image_pull_policy: IfNotPresent\noverrides: {'spec.template.spec.containers.0.image': 'registry.invalid/no/such:1'}",
+        "executor.image=registry.invalid/no/such:1",
         "Failed to pull image",
-        &["registry.invalid/no/such:1", "image"],
+        &["the image registry.invalid/no/such:1 cannot be pulled", "correct `image`"],
     );
     check(
         &space,
         "never",
-        "image_pull_policy: Never\noverrides: {'spec.template.spec.containers.0.image': 'neva-run.test/absent:1'}",
-        "ErrImageNeverPull",
-        &["ErrImageNeverPull", "neva-run.test/absent:1"],
+        "executor.image=neva-run.test/absent:1",
+        "neva-run.test/absent:1",
+        &["neva-run.test/absent:1", "`image`"],
     );
     check(
         &space,
-        "gpus",
-        "limits: {nvidia.com/gpu: '8'}",
-        "Insufficient nvidia.com/gpu",
-        &["Insufficient nvidia.com/gpu"],
+        "device",
+        "executor.limits={example.org/gpu: 8}",
+        "Insufficient example.org/gpu",
+        &["Insufficient example.org/gpu", "`limits`"],
     );
     check(
         &space,
         "memory",
-        "requests: {memory: 900Gi}",
+        "executor.requests={memory: 900Gi}",
         "Insufficient memory",
-        &["Insufficient memory", "requests"],
+        &["Insufficient memory", "`requests`"],
     );
     check(
         &space,
         "selector",
-        "node_selector: {neva-run.test/none: here}",
-        "didn't match Pod's node affinity/selector",
-        &["node affinity/selector", "node_selector"],
+        "executor.node_selector={zone: nowhere}",
+        "node affinity/selector",
+        &["node affinity/selector", "`node_selector`"],
     );
+    let folder = cluster.folder();
     check(
         &space,
         "claim",
-        "overrides: {'spec.template.spec.volumes.0': {name: volume-0, persistentVolumeClaim: {claimName: absent}}}",
-        "persistentvolumeclaim \\\"absent\\\" not found",
-        &["absent"],
+        &format!("executor.volumes=[{{mount_path: {}, claim: absent}}]", folder.display()),
+        "persistentvolumeclaim",
+        &["persistentvolumeclaim \"absent\" not found", "create the claim"],
+    );
+    check(
+        &space,
+        "account",
+        "executor.service_account=absent",
+        "error looking up service account",
+        &["serviceaccount \"absent\" not found", "`service_account`"],
     );
     cluster.apply(&format!(
         "{{apiVersion: v1, kind: ResourceQuota, metadata: {{name: none, namespace: {}}}, spec: {{hard: {{pods: 0}}}}}}",
         space.name
     ));
-    check(&space, "quota", "", "exceeded quota", &["exceeded quota: none", "quota"]);
+    check(
+        &space,
+        "quota",
+        "executor.termination_grace_period_seconds=5",
+        "exceeded quota",
+        &["exceeded quota: none", "have the quota of the namespace raised"],
+    );
 }
 
 /// Errors that come at once, with the exit code.
