@@ -188,9 +188,10 @@ fn photos() -> PathBuf {
 fn losses_on_photos(change: impl FnOnce(&mut Finetune)) -> Vec<f64> {
     let mut finetune = tiny();
     let data = preload(&mut finetune, &photos());
-    (data.global_batch_size, data.micro_batch_size) = (2, 2);
+    (data.global_batch_size, data.micro_batch_size) = (4, 4);
     data.data_config.image_folder = photos().parent().map(Path::to_owned);
     finetune.trainer.max_steps = Some(STEPS);
+    *finetune.optim.lr_mut() = 1e-3;
     change(&mut finetune);
     let folder = tempfile::tempdir().unwrap();
     run(&finetune, folder.path()).unwrap().losses
@@ -209,7 +210,12 @@ fn compare(name: &str, recipes: &[Fp8Recipe], falls_to: f64, change: fn(&mut Fin
     assert_eq!(expected.len(), STEPS as usize);
     for recipe in recipes {
         let got = losses_on_photos(|finetune| {
-            in_fp8(finetune, |plugin| plugin.fp8_recipe = *recipe);
+            in_fp8(finetune, |plugin| {
+                plugin.fp8_recipe = *recipe;
+                if *recipe == Fp8Recipe::Delayed {
+                    (plugin.fp8_amax_history_len, plugin.fp8_amax_compute_algo) = (1024, Fp8AmaxComputeAlgo::Max);
+                }
+            });
             change(finetune);
         });
         let off = (mean(&got) / mean(&expected) - 1.0).abs();
