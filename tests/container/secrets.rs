@@ -13,10 +13,7 @@ fn a_secret_reaches_the_job_no_file_and_no_inspection() {
         "[ ${{#HF_TOKEN}} = {} ] || exit 3; echo the token is here; env | grep -c HF_TOKEN",
         SECRET.len()
     );
-    let folder = machine.dir.path().display().to_string();
-    let text = format!(
-        "name: secret\ndir: {folder}/runs\ntasks:\n  look:\n    task: {{_target_: run.Script, entrypoint: sh, inline: '{script}'}}\n"
-    );
+    let text = format!("name: secret\ntasks:\n  look:\n    task: {{_target_: run.Script, entrypoint: sh, inline: '{script}'}}\n");
     let file = machine.dir.path().join("experiment.yaml");
     fs::write(&file, text).expect("the file can be written");
     let executor = machine.executor(&format!("env_from: [HF_TOKEN]\nvolumes: [{}]", neva_tests::root().display()));

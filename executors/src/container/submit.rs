@@ -57,6 +57,17 @@ pub(super) async fn submit(executor: &DockerExecutor, submission: &Submission) -
             ContainerState::Created | ContainerState::Ended => runtime.remove(&name).await?,
         }
     }
+    // Podman's API ignores a runtime that it does not have.
+    if let Some(named) = &executor.config.runtime {
+        let known = runtime.version().await?.runtimes;
+        if !known.contains(named) {
+            return Err(ContainerError::Refused {
+                words: format!("there is no runtime `{named}`; there are {}", known.join(", ")),
+                help: Some("remove `runtime` from the executor, or install it, as the NVIDIA Container Toolkit".to_owned()),
+            }
+            .into());
+        }
+    }
     let image = &executor.config.container_image;
     if !runtime.has_image(image).await? {
         tracing::info!("pulling the image {image}");
