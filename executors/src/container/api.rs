@@ -380,7 +380,8 @@ fn help(words: &str) -> Option<String> {
     let any = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
     Some(
         if any(&["could not select device driver", "nvidia-container-cli", "unresolvable cdi devices"]) {
-            "install the NVIDIA Container Toolkit and run `nvidia-ctk runtime configure --runtime=docker`, or add `--set executor.num_gpus=0`"
+            "install the NVIDIA Container Toolkit and run `nvidia-ctk runtime configure --runtime=docker`, or add \
+             `--set executor.num_gpus=0`"
         } else if any(&["unknown or invalid runtime name", "unknown runtime", "runtime not found"]) {
             "`docker info` lists the runtimes; remove `runtime` from the executor, or name one of them"
         } else if any(&["/bin/sh"]) && any(&["no such file", "not found"]) {

@@ -7,7 +7,7 @@ use neva_executors::{
 use serde_json::json;
 use tokio::time::{Duration, timeout};
 
-use super::{Check, libtorch};
+use super::{Check, machine::libtorch};
 use crate::{error::RunError, program::RankVersion};
 
 /// Time for a container to print the version of the rank program: loading libtorch from a cold disk is slow.

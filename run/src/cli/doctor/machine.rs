@@ -30,7 +30,7 @@ pub(super) fn rank_program() -> Vec<Check> {
     }
 }
 
-fn libtorch(version: &RankVersion) -> Check {
+pub(super) fn libtorch(version: &RankVersion) -> Check {
     let fits = version
         .libtorch
         .strip_prefix(LIBTORCH_VERSION)
@@ -108,7 +108,7 @@ pub(super) fn disk() -> Option<Check> {
 }
 
 /// Formats bytes in the largest unit that fits.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let (unit, one) = units.into_iter().find(|(_, one)| bytes >= *one).unwrap_or(("bytes", 1));
     format!("{:.0} {unit}", bytes as f64 / one as f64)
