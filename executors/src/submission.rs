@@ -42,6 +42,14 @@ impl Submission {
         }
     }
 
+    /// Returns the objects for an API server, if it starts the job.
+    pub fn manifests(&self) -> Option<&Manifests> {
+        match &self.payload {
+            Payload::Manifests(manifests) => Some(manifests),
+            Payload::Processes(_) | Payload::BatchScript(_) => None,
+        }
+    }
+
     /// Sets a variable of every process that the launcher starts itself.
     pub fn set_variable(&mut self, name: &str, value: &str) {
         if let Payload::Processes(Processes { processes, .. }) = &mut self.payload {
