@@ -112,9 +112,7 @@ impl Manifests {
     /// # Errors
     /// An object holds a number that YAML cannot express.
     pub fn yaml(&self) -> Result<String, ExecutorError> {
-        serde_saphyr::to_string_multiple(&self.manifests).map_err(|error| ExecutorError::Manifest {
-            reason: error.to_string(),
-        })
+        serde_saphyr::to_string_multiple(&self.manifests).map_err(|error| ExecutorError::Manifest { reason: error.to_string() })
     }
 }
 
