@@ -42,6 +42,14 @@ impl Submission {
         }
     }
 
+    /// Returns the objects for an API server, if it starts the job.
+    pub fn manifests(&self) -> Option<&Manifests> {
+        match &self.payload {
+            Payload::Manifests(manifests) => Some(manifests),
+            Payload::Processes(_) | Payload::BatchScript(_) => None,
+        }
+    }
+
     /// Sets a variable of every process that the launcher starts itself.
     pub fn set_variable(&mut self, name: &str, value: &str) {
         if let Payload::Processes(Processes { processes, .. }) = &mut self.payload {
@@ -131,9 +139,7 @@ impl Manifests {
     /// # Errors
     /// An object holds a number that YAML cannot express.
     pub fn yaml(&self) -> Result<String, ExecutorError> {
-        serde_saphyr::to_string_multiple(&self.manifests).map_err(|error| ExecutorError::Manifest {
-            reason: error.to_string(),
-        })
+        serde_saphyr::to_string_multiple(&self.manifests).map_err(|error| ExecutorError::Manifest { reason: error.to_string() })
     }
 }
 

@@ -146,8 +146,10 @@ async fn run(executor: &KubernetesExecutor, shared: &std::sync::Weak<Shared>, pa
     let jobs = watcher(cluster.api::<Job>(), config()).map(|event| event.map(Change::Job));
     let pods = watcher(cluster.api::<Pod>(), config()).map(|event| event.map(Change::Pod));
     let mut events = Box::pin(stream::select(jobs, pods));
-    let mut is_listed = false;
+    // Lists of this connection; the store may have those of an earlier one.
+    let mut listed = (false, false);
     loop {
+        let is_listed = listed == (true, true);
         let next = match is_listed {
             true => events.next().await,
             false => match timeout(FIRST_LIST, events.next()).await {
@@ -159,11 +161,15 @@ async fn run(executor: &KubernetesExecutor, shared: &std::sync::Weak<Shared>, pa
             Ok(change) => change,
             Err(error) => return Some(trouble(&cluster.place, error)),
         };
+        match &change {
+            Change::Job(Event::InitDone) => listed.0 = true,
+            Change::Pod(Event::InitDone) => listed.1 = true,
+            _ => {}
+        }
         let shared = shared.upgrade()?;
         shared.change(|store| {
             store.apply(change);
-            is_listed = store.listed == (true, true);
-            if is_listed {
+            if listed == (true, true) {
                 store.trouble = None;
                 *pause = PAUSE;
             }

@@ -260,9 +260,10 @@ fn dispatch(Cli { globals, command }: Cli) -> u8 {
 
 /// Starts the launcher's log on standard error: warnings, unless `NEVA_LOG` or the command line sets another level.
 fn start_log(globals: &Globals, colour: bool) -> Result<(), RunError> {
+    // Our own messages report a lost connection; the Kubernetes client logs each try.
     let level = match (globals.quiet, globals.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn",
+        (true, _) => "error,kube_client=off,kube_runtime=off",
+        (false, 0) => "warn,kube_client=off,kube_runtime=off",
         (false, 1) => "info",
         (false, 2) => "debug",
         (false, _) => "trace",
