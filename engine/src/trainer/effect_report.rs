@@ -191,8 +191,8 @@ fn gemms(flops: &[f64]) -> Vec<GemmEffect> {
 impl fmt::Display for EffectReport {
     /// Writes the table of the end of a run.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "what ran")?;
         let mut line = |name: &str, text: String| writeln!(f, "{name:<22}{text}");
-        line("what ran", String::new())?;
         for group in GemmGroup::ALL {
             let kinds = self.gemms.iter().filter(|gemm| gemm.group == group.name());
             let kinds: Vec<_> = kinds.map(|gemm| format!("{} {:.1} %", gemm.kind, 100.0 * gemm.share)).collect();

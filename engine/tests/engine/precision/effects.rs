@@ -95,7 +95,7 @@ fn a_run_writes_its_effects_and_fails_without_what_it_requires() {
         let mut packed = small();
         lora(&mut packed);
         let data = mock(&mut packed);
-        (data.use_packed_sequence, data.micro_batch_size, data.seq_length) = (true, 4, 24);
+        (data.use_packed_sequence, data.micro_batch_size, data.seq_length) = (true, 4, 64);
         packed.trainer.max_steps = Some(2);
         packed.trainer.require = ["adapters", "gradients", "packing", "packing>=0.1"].map(str::to_owned).to_vec();
         run(&packed, &folder.path().join("met")).unwrap();
