@@ -136,7 +136,8 @@ impl Trainer {
         };
         Ok(EffectReport {
             format: EFFECTS_FORMAT,
-            fp8_share: gemms.iter().filter(fp8).map(|gemm| gemm.share).sum(),
+            // The sum of no share is -0.
+            fp8_share: gemms.iter().filter(fp8).map(|gemm| gemm.share).sum::<f64>() + 0.0,
             gemms,
             attention: (AttentionKernel::ALL.iter().zip(attention).filter(|(_, calls)| **calls > 0.0))
                 .map(|(kernel, calls)| AttentionEffect {
