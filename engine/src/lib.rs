@@ -14,6 +14,7 @@ mod comm_error;
 pub mod effects;
 mod error;
 pub mod export;
+pub mod fp8;
 pub mod generate;
 pub mod loss;
 pub mod model;

@@ -3,7 +3,7 @@
 use crate::effects::Effects;
 use crate::error::{EngineError, Result};
 use crate::param_sync::{ParamSync, Weight};
-use crate::quantization::Nf4;
+use crate::quantization::Quantized;
 use indexmap::{IndexMap, IndexSet};
 use neva_layout::ParamSpec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +18,8 @@ pub struct Parameter {
     pub tensor: Tensor,
     /// True if the run trains it.
     pub trainable: bool,
-    /// The values in 4 bits; `tensor` then holds their bytes.
-    pub quantized: Option<Nf4>,
+    /// The values in fewer bits; `tensor` then holds their bytes.
+    pub quantized: Option<Quantized>,
 }
 
 /// All parameters of this rank, in the table's order.

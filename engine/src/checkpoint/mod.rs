@@ -54,7 +54,7 @@ pub use peft::PeftFolder;
 pub use placement::Placement;
 pub(crate) use placement::Values;
 pub use quantized::load_run_parameters;
-pub use restore::restore_optimizer;
+pub use restore::{restore_fp8, restore_optimizer};
 pub use resume::{choose_checkpoint, refuse_past_end, resume_from};
 pub use retention::is_among_best;
 pub use safetensors_file::{TensorFile, bytes_read};

@@ -7,7 +7,7 @@ use crate::model::Models;
 use crate::trainer::LoadedModel;
 use neva_data::{ImageProcessor, ModelProcessor, TextTools, Tokenizer};
 use neva_layout::{end_tokens, unapplied_generation_settings};
-use neva_schemas::{Data, Finetune, GenerateSource, ImageDataConfig, ModelDescription, Problem};
+use neva_schemas::{Data, Finetune, GenerateSource, ImageDataConfig, ModelDescription, Plugins, Problem};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -83,6 +83,9 @@ impl AnsweringModel {
         let ends = base.folder().map_or_else(Vec::new, generation_ends);
         let mut finetune = finetune.clone();
         finetune.trainer.strategy.set_one_rank();
+        // Scales belong to training: an answer is computed with the weights in bf16.
+        let Plugins::MixedPrecision(plugin) = &mut finetune.trainer.plugins;
+        plugin.fp8 = None;
         Ok(Self {
             ends: ends.into_iter().chain(end_of_sequence(&text.tokenizer)).collect(),
             finetune,

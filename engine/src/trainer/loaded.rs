@@ -5,13 +5,14 @@ use crate::attention::{AttentionCore, CausalAttention, LocalAttention, refuse_ba
 use crate::checkpoint::{Placement, Sources, load_run_parameters};
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
+use crate::fp8::ScalingStates;
 use crate::loss::Head;
 use crate::model::{ModelChunk, Models};
 use crate::nn::{AdapterDropout, Build, CurrentKeys, ImagePartition, RecomputedAttention, TensorRegion};
 use crate::parallel::ContextAttention;
 use crate::parameters::Parameters;
 use crate::precision::compute_kind;
-use neva_layout::{Adapters, ChunkSpec, ModelTable, ParamSpec, Part, Stages, is_trainable, lora_adapters};
+use neva_layout::{Adapters, ChunkSpec, Fp8Linears, ModelTable, ParamSpec, Part, Stages, is_trainable, lora_adapters};
 use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem, RecomputeModule};
 use std::sync::Arc;
 use tch::Device;
@@ -27,6 +28,8 @@ pub struct LoadedModel {
     pub chunks: Vec<Chunk>,
     /// The partition of the layers into pipeline stages.
     pub stages: Stages,
+    /// Scaling state of the linears that are computed in FP8, if any are.
+    pub fp8: Option<ScalingStates>,
     /// Linears with an adapter, on all ranks.
     pub(super) adapted: Vec<String>,
     /// Names of the trained parameters that the forward pass uses, on all ranks, and whether each is an adapter's.
@@ -86,6 +89,13 @@ impl LoadedModel {
         })?;
         let chunk_specs = stages.chunk_specs(mesh.axis(Axis::Pipeline).rank());
         let wanted = |spec: &ParamSpec| chunk_specs.iter().any(|chunk| chunk.holds(spec));
+        // First, because it refuses hardware without FP8.
+        let fp8 = Fp8Linears::of(finetune).map(|fp8| {
+            let linears = specs.iter().filter(|spec| wanted(spec) && fp8.covers(spec));
+            let names = linears.filter_map(|spec| Some(spec.lora.as_ref()?.linear.clone()));
+            ScalingStates::new(fp8.settings, names, device)
+        });
+        let fp8 = fp8.transpose()?;
         let parameters = load_run_parameters(&table, &specs, &wanted, finetune, sources, placement)?;
         let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).collect();
         let region = TensorRegion::new(group, strategy.sequence_parallel);
@@ -101,7 +111,8 @@ impl LoadedModel {
                 attention(mesh, strategy, &parameters),
                 ImagePartition::new(mesh, strategy.vision_placement),
             )
-            .dropping(keys.clone(), dropout);
+            .dropping(keys.clone(), dropout)
+            .in_fp8(fp8.as_ref());
         let numbers = (0..stages.chunks()).map(|chunk| stages.chunk_number(mesh.axis(Axis::Pipeline).rank(), chunk));
         let load_chunk = |(chunk, number): (&ChunkSpec, usize)| {
             let trained_in = |chunk: &ChunkSpec| trained.iter().any(|spec| chunk.holds(spec));
@@ -124,6 +135,7 @@ impl LoadedModel {
             specs,
             chunks,
             stages,
+            fp8,
             adapted,
             trained: used,
             keys,

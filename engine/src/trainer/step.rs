@@ -7,6 +7,7 @@ use super::passes::{Boundary, Training};
 use crate::batch::Batch;
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
+use crate::fp8::ScalingStates;
 use crate::optim::{Gradients, LossScaleState, LossScaler, Optimizer, Partition};
 use crate::parallel::{Pipeline, StageReport};
 use crate::parameters::Parameters;
@@ -69,7 +70,10 @@ impl Trainer {
         let (strategy, parameters) = (&finetune.trainer.strategy, &loaded.parameters);
         let partition = Partition::new(parameters, finetune, &mesh);
         let gradients = Gradients::new(parameters, &partition, strategy, &mesh)?;
-        let optimizer = Optimizer::new(&finetune.optim, &strategy.ddp, parameters, &partition)?;
+        let mut optimizer = Optimizer::new(&finetune.optim, &strategy.ddp, parameters, &partition)?;
+        if let Some(fp8) = &loaded.fp8 {
+            optimizer.gather_in_fp8(parameters, &partition, fp8, &mesh)?;
+        }
         if let Some(finish) = optimizer.finish_param_sync() {
             parameters.sync().connect(finish);
         }
@@ -97,6 +101,9 @@ impl Trainer {
     /// change then, nor when the policy is to skip the step.
     pub fn step(&mut self, microbatches: &[Microbatch], rate: impl Fn(f64) -> f64, step: u64) -> Result<StepReport> {
         let mut report = self.accumulate(microbatches)?;
+        if let Some(fp8) = &self.loaded.fp8 {
+            fp8.finish_step(&self.mesh, step)?;
+        }
         let norm = report.grad_norm.unwrap_or_default();
         if let Some(scaler) = &mut self.scaler {
             let overflowed = !norm.is_finite();
@@ -127,6 +134,9 @@ impl Trainer {
             }
         }
         self.optimizer.step(&self.gradients, rate)?;
+        if let Some(fp8) = self.loaded.fp8.as_ref().filter(|_| self.optimizer.gathers_in_fp8()) {
+            fp8.note_gathered();
+        }
         Ok(report)
     }
 
@@ -160,7 +170,14 @@ impl Trainer {
             objective: 0.0,
             loss_scale,
         };
-        self.stage_report = self.pipeline.run(&actions, &mut pass)?;
+        if let Some(fp8) = &self.loaded.fp8 {
+            fp8.begin_passes()?;
+        }
+        let ran = self.pipeline.run(&actions, &mut pass);
+        if let Some(fp8) = &self.loaded.fp8 {
+            fp8.end_passes();
+        }
+        self.stage_report = ran?;
         let sums = Tensor::from_slice(&[pass.loss_sum, pass.objective]);
         self.gradients.reduce(&self.mesh)?;
         self.count_effects(all);
@@ -256,6 +273,11 @@ impl Trainer {
     /// Returns the report of this rank's pipeline stage about the last step.
     pub fn stage_report(&self) -> &StageReport {
         &self.stage_report
+    }
+
+    /// Returns the scaling state of the linears that are computed in FP8, if any are.
+    pub fn fp8(&self) -> Option<&ScalingStates> {
+        self.loaded.fp8.as_ref()
     }
 
     /// Returns the optimizer, after the parameter gather.

@@ -20,6 +20,7 @@ mod distributed;
 mod ending;
 mod export;
 mod failures;
+mod fp8;
 mod generate;
 mod gloo;
 mod groups;
