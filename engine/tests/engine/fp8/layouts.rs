@@ -23,11 +23,21 @@ pub(super) fn states(trainer: &Trainer) -> States {
     trainer.fp8().unwrap().states().map(own).collect()
 }
 
+/// Scales gradients as later steps do. With the first scale of 1 the small ones would be subnormal, or 0.
+fn scale_gradients(trainer: &Trainer) {
+    let fp8 = trainer.fp8().unwrap();
+    let scale = Tensor::from_slice(&[1f32, 1.0, 4096.0]);
+    for state in fp8.states() {
+        fp8.restore(state.linear, &scale, &state.amax_history.copy()).unwrap();
+    }
+}
+
 /// Returns the states of all linears after `steps` steps. Ranks that hold the same linear must have the same.
 fn trained_states(finetune: &Finetune, samples: &Samples, layout: Layout, steps: u64) -> States {
     let finetune = &layout.of(finetune);
     let ranks = on_mesh(layout.sizes, |mesh| {
         let mut trainer = trainer(finetune, mesh.clone());
+        scale_gradients(&trainer);
         for step in 0..steps {
             let batches = microbatches(finetune, samples, &mesh, step);
             trainer.step(&batches, |peak| peak, step).unwrap();
