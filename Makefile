@@ -20,9 +20,10 @@ libtorch: ## bring libtorch into .libtorch/, or check the one that LIBTORCH name
 	@perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null || { echo "setup: perl is missing, which builds OpenSSL: sudo apt-get install perl, or sudo dnf install perl" >&2; exit 1; }
 	@$(PYTHON) engine/ffi/setup_libtorch.py
 
-# TensorBoard reads our event files and an MLflow server takes our requests. Only tests need them.
-test-tools: libtorch ## bring TensorBoard and an MLflow server into a virtual environment in the cache
+# TensorBoard reads our event files, an MLflow server takes our requests, and NVRTC compiles our kernels. Only tests need them.
+test-tools: libtorch ## bring TensorBoard, an MLflow server and NVIDIA's NVRTC into the cache
 	@$(PYTHON) -B engine/track/tests/python/setup.py
+	@$(PYTHON) -B engine/kernels/tests/nvrtc/setup.py
 
 # --examples changes no program, but has cargo choose the features that `cargo test` chooses: without it,
 # demo and test would each compile the engine.
@@ -97,7 +98,7 @@ soak: build ## look for rare faults, for about 90 minutes: odd texts, random lay
 gpu-pack: build ## pack programs and golden cases into target/gpu-check, for a machine with a GPU and without Rust
 	$(PYTHON) -B engine/gpu_check/pack.py --programs $${CARGO_TARGET_DIR:-target}/release --out target/gpu-check
 
-gpu-check: gpu-pack ## check this machine's GPU within 8 minutes: golden cases, a kill and a resume, steps of a 7B model
+gpu-check: gpu-pack ## check this machine's GPU within 10 minutes: golden cases, kernels, FP8, NCCL, speed of 7B models
 	$(PYTHON) -B target/gpu-check/check.py --results engine/GPU_RESULTS.md
 
 clean: ## remove what was built and .libtorch/; fetched wheels stay in the cache

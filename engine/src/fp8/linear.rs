@@ -34,12 +34,12 @@ pub enum Fp8Weight<'a> {
 }
 
 impl Fp8Linear {
-    /// Quantises an input `[.., in]`. Linears of the same input share the result.
+    /// Quantises an input `[.., in]`. Linears of the same input share the result. `trains`: a weight gets a gradient.
     ///
     /// # Errors
     /// A collective failed, or libtorch refused.
-    pub fn quantize_input(&self, x: &Tensor) -> Result<Float8Tensor> {
-        tch::no_grad(|| self.input.quantize(&rows(x)?))
+    pub fn quantize_input(&self, x: &Tensor, trains: bool) -> Result<Float8Tensor> {
+        tch::no_grad(|| self.input.quantize(&rows(x)?, trains && self.wgrad))
     }
 
     /// Returns `x W^T` for `x` `[.., in]`. `quantized` is what [`Self::quantize_input`] returned for `x`, if anything did.
@@ -73,7 +73,7 @@ impl Fp8Linear {
         {
             return Ok(values.shallow_clone());
         }
-        let values = self.weight.quantize(&weight.detach())?;
+        let values = self.weight.quantize(&weight.detach(), true)?;
         *cache = Some((version, values.shallow_clone()));
         Ok(values)
     }
@@ -151,7 +151,8 @@ impl Product {
             .as_ref()
             .ok_or_else(|| EngineError::Bug("the backward pass of a linear comes before its forward pass".into()))?;
         let g_to = rows(grad)?;
-        let quantized = linear.gradient.quantize(&g_to)?;
+        let transposed = matches!(saved.input, SavedInput::Rows(_) | SavedInput::Columns(_));
+        let quantized = linear.gradient.quantize(&g_to, transposed)?;
         let dx = if saved.dgrad {
             let weight_io = saved.weight.transposed()?;
             let dx_ti = self.multiply(&quantized, &weight_io, saved.kind, false)?;
@@ -184,9 +185,10 @@ impl Function for Product {
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let (x, linear) = (inputs[0], &self.linear);
         let x_ti = rows(x)?;
+        let trains = inputs.get(1).is_some_and(|weight| weight.requires_grad());
         let input = match self.input.take() {
             Some(input) => input,
-            None => linear.input.quantize(&x_ti)?,
+            None => linear.input.quantize(&x_ti, trains && linear.wgrad)?,
         };
         let weight = match (&self.frozen, inputs.get(1)) {
             (Some(frozen), _) => frozen.shallow_clone(),
@@ -199,13 +201,14 @@ impl Function for Product {
             *width = weight.size()[0];
         }
         let y = y_to.f_reshape(size.as_slice())?;
-        let trains = inputs.get(1).is_some_and(|weight| weight.requires_grad());
         self.saved = Some(Saved {
             weight,
             input: match (trains, linear.wgrad) {
                 (false, _) => SavedInput::Unused,
                 (true, false) => SavedInput::Plain(x_ti),
-                (true, true) if linear.input.transposes_values() => SavedInput::Columns(linear.input.transposed(&x_ti, &input)?),
+                (true, true) if input.has_transposed() || linear.input.transposes_values() => {
+                    SavedInput::Columns(linear.input.transposed(&x_ti, &input)?)
+                }
                 (true, true) => SavedInput::Rows(input),
             },
             dgrad: x.requires_grad(),

@@ -2,7 +2,7 @@
 
 use super::format::{Format, Role};
 use super::recipe;
-use super::tensor::{BLOCK, Float8Tensor};
+use super::tensor::{BLOCK, Float8Tensor, Wanted};
 use crate::comm::{ProcessGroup, Reduce};
 use crate::error::Result;
 use std::sync::Arc;
@@ -86,14 +86,12 @@ pub(super) struct Quantizer {
 impl Quantizer {
     /// Quantises a matrix. With delayed scaling, its amax counts in the history if a training step is in progress. Repeating
     /// that, as a recomputation does, changes nothing.
-    pub(super) fn quantize(&self, x: &Tensor) -> Result<Float8Tensor> {
+    /// `transposed`: [`Self::transposed`] follows.
+    pub(super) fn quantize(&self, x: &Tensor, transposed: bool) -> Result<Float8Tensor> {
         match &self.scaling {
             Scaling::Delayed { role, scale, amax, phase } => {
-                if phase.counts(*role) {
-                    let largest = amax.f_maximum(&recipe::amax(x)?)?;
-                    amax.shallow_clone().f_copy_(&largest)?;
-                }
-                Float8Tensor::quantize(x, scale, self.format)
+                let amax = phase.counts(*role).then_some(amax);
+                Float8Tensor::quantize_with(x, scale, self.format, Wanted { transposed, amax })
             }
             Scaling::Current { shards } => {
                 let amax = recipe::amax(x)?;
@@ -101,7 +99,7 @@ impl Quantizer {
                     group.all_reduce(&amax, Reduce::Max)?;
                 }
                 let scale = recipe::current(&amax, self.format.max(), false)?;
-                Float8Tensor::quantize(x, &scale, self.format)
+                Float8Tensor::quantize_with(x, &scale, self.format, Wanted { transposed, amax: None })
             }
             Scaling::Tiles(tile) => Float8Tensor::quantize_tiles(x, *tile, self.format),
         }
@@ -111,7 +109,7 @@ impl Quantizer {
     /// quantised again: the blocks of the transposed matrix are others.
     pub(super) fn transposed(&self, x: &Tensor, quantized: &Float8Tensor) -> Result<Float8Tensor> {
         match &self.scaling {
-            Scaling::Tiles([1, _]) => self.quantize(&x.f_transpose(0, 1)?),
+            Scaling::Tiles([1, _]) => self.quantize(&x.f_transpose(0, 1)?, false),
             _ => quantized.transposed(),
         }
     }

@@ -12,12 +12,7 @@ const POWER_OF_TWO: i64 = -0x0080_0000;
 
 /// Returns the largest magnitude of `x`, a scalar; infinite if a value is NaN or infinite, and 0 for an empty tensor.
 pub fn amax(x: &Tensor) -> Result<Tensor> {
-    if x.numel() == 0 {
-        return Ok(Tensor::f_zeros([], (Kind::Float, x.device()))?);
-    }
-    let largest = x.f_abs()?.f_max()?.f_to_kind(Kind::Float)?;
-    // The order of reductions must not decide what a NaN does.
-    Ok(largest.f_nan_to_num(f64::INFINITY, f64::INFINITY, None)?)
+    Ok(neva_kernels::amax(x)?)
 }
 
 /// Returns amax histories `[.., len]`, whose first value is the newest, with `amax` `[..]` as the newest one. The oldest

@@ -3,17 +3,29 @@
 use super::format::Format;
 use super::recipe;
 use crate::error::{EngineError, Result};
+use neva_kernels::Kernels;
 use neva_layout::Shard;
 use tch::{Kind, Tensor};
 
 /// Size of a block of the blockwise recipe.
 pub(super) const BLOCK: i64 = 128;
 
+/// What [`Float8Tensor::quantize_with`] computes besides.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted<'a> {
+    /// The transposed matrix, where a kernel computes both at once.
+    pub(super) transposed: bool,
+    /// A scalar that is raised to the largest magnitude of the matrix.
+    pub(super) amax: Option<&'a Tensor>,
+}
+
 /// A matrix in FP8: `value = data * scale_inv`, with one scale for the matrix or for each tile of it.
 #[derive(Debug)]
 pub struct Float8Tensor {
     /// `[rows, columns]`.
     data: Tensor,
+    /// `[columns, rows]`, if the kernel that quantised the matrix transposed it, too; then it has one scale.
+    transposed: Option<Tensor>,
     /// Inverse scales in fp32: a scalar, or `[rows, columns]` of tiles.
     scale_inv: Tensor,
     /// Rows and columns of a tile; `None` with one scale.
@@ -28,10 +40,18 @@ impl Float8Tensor {
     /// # Errors
     /// `x` is no matrix, or libtorch refused.
     pub fn quantize(x: &Tensor, scale: &Tensor, format: Format) -> Result<Self> {
+        Self::quantize_with(x, scale, format, Wanted::default())
+    }
+
+    /// As [`Self::quantize`], with more results of the same pass over `x`.
+    pub(super) fn quantize_with(x: &Tensor, scale: &Tensor, format: Format, wanted: Wanted<'_>) -> Result<Self> {
         matrix(x)?;
-        let scaled = x.f_to_kind(Kind::Float)?.f_mul(scale)?;
+        // Without a kernel it would be another pass, which a backward pass may not need.
+        let transposed = wanted.transposed && Kernels::cover(x);
+        let cast = neva_kernels::quantize(x, scale, format.kind(), transposed, wanted.amax)?;
         Ok(Self {
-            data: cast(&scaled, format)?.f_contiguous()?,
+            data: cast.data,
+            transposed: cast.transposed,
             scale_inv: scale.f_reciprocal()?,
             tile: None,
             format,
@@ -49,6 +69,7 @@ impl Float8Tensor {
         let scale = recipe::current(&amax.f_nan_to_num(f64::INFINITY, f64::INFINITY, None)?, format.max(), true)?;
         Ok(Self {
             data: tiles.scaled(&scale)?.into_matrix(size, |scaled| cast(scaled, format))?,
+            transposed: None,
             scale_inv: scale.f_reciprocal()?,
             tile: Some(tile),
             format,
@@ -77,14 +98,23 @@ impl Float8Tensor {
         }
     }
 
-    /// Returns the transposed matrix, in memory of its own.
+    /// Returns the transposed matrix, in other memory than this one.
     ///
     /// # Errors
     /// libtorch refused (out of memory).
     pub fn transposed(&self) -> Result<Self> {
-        let bytes = self.data.f_view_dtype(Kind::Uint8)?.f_transpose(0, 1)?.f_contiguous()?;
+        if let Some(transposed) = &self.transposed {
+            return Ok(Self {
+                data: transposed.shallow_clone(),
+                transposed: None,
+                scale_inv: self.scale_inv.shallow_clone(),
+                ..*self
+            });
+        }
+        let bytes = neva_kernels::transpose(&self.data.f_view_dtype(Kind::Uint8)?)?;
         Ok(Self {
             data: bytes.f_view_dtype(self.format.kind())?,
+            transposed: None,
             scale_inv: match self.tile {
                 None => self.scale_inv.shallow_clone(),
                 Some(_) => self.scale_inv.f_transpose(0, 1)?.f_contiguous()?,
@@ -104,6 +134,7 @@ impl Float8Tensor {
         let bytes = bytes.f_narrow(shard.dim as i64, shard.start as i64, shard.len as i64)?.copy();
         Ok(Self {
             data: bytes.f_contiguous()?.f_view_dtype(self.format.kind())?,
+            transposed: None,
             ..self.shallow_clone()
         })
     }
@@ -113,9 +144,15 @@ impl Float8Tensor {
     pub fn shallow_clone(&self) -> Self {
         Self {
             data: self.data.shallow_clone(),
+            transposed: self.transposed.as_ref().map(Tensor::shallow_clone),
             scale_inv: self.scale_inv.shallow_clone(),
             ..*self
         }
+    }
+
+    /// Returns true if [`Self::transposed`] copies nothing.
+    pub(super) fn has_transposed(&self) -> bool {
+        self.transposed.is_some()
     }
 
     /// Returns the values before they are divided by their scales.
@@ -141,7 +178,8 @@ impl Float8Tensor {
 
     /// Returns the size in memory, in bytes.
     pub fn bytes(&self) -> usize {
-        self.data.numel() + 4 * self.scale_inv.numel()
+        let transposed = self.transposed.as_ref().map_or(0, Tensor::numel);
+        self.data.numel() + transposed + 4 * self.scale_inv.numel()
     }
 }
 

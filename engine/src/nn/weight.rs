@@ -40,7 +40,7 @@ impl LinearWeight {
     /// Prepares an input for this linear and for others that share it.
     pub(super) fn prepare(&self, x: Tensor) -> Result<LinearInput> {
         let fp8 = match self {
-            Self::Fp8(linear, _) => Some(linear.quantize_input(&x)?),
+            Self::Fp8(linear, values) => Some(linear.quantize_input(&x, matches!(values, Fp8Values::Trained(_)))?),
             Self::Plain(_) | Self::Nf4(..) => None,
         };
         Ok(LinearInput { x, fp8 })

@@ -3,6 +3,7 @@
 use super::environment::lookup;
 use super::openmp::{default_threads, warn_of_spinning};
 use crate::error::{EngineError, Result};
+use neva_kernels::Kernels;
 use neva_schemas::{Accelerator, AttentionBackend, Problem, RankEnv, Starter, TrainerConfig, env};
 use neva_torch_ffi::{
     AttentionKernels, LogLevel, forbid_tf32, libtorch_version, load_cuda, set_attention_kernels, set_cuda_device,
@@ -32,6 +33,9 @@ pub(super) fn set_up(trainer: &TrainerConfig, rank: &RankEnv) -> Result<Device> 
     if let Device::Cuda(gpu) = device {
         set_cuda_device(gpu)?;
         set_attention_kernels(kernels(trainer.strategy.attention_backend))?;
+        if let Err(reason) = Kernels::prepare(device) {
+            tracing::warn!("no fused kernels: libtorch computes norms, rotations, activations and FP8 casts, slower: {reason}");
+        }
     }
     // cuBLAS is deterministic only with a workspace of fixed size; libtorch fails if that is not set.
     let repeatable = device == Device::Cpu || lookup(env::CUBLAS_WORKSPACE_CONFIG).is_some();

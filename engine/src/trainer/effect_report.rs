@@ -7,6 +7,8 @@ use super::step::Trainer;
 use crate::comm::{Axis, Reduce};
 use crate::effects::{AttentionKernel, GemmGroup, GemmKind};
 use crate::error::Result;
+use neva_kernels::Kernels;
+use neva_kernels::source::KERNELS;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,6 +28,12 @@ pub struct EffectReport {
     pub fp8_share: f64,
     /// Kernels that computed attention cores, the vision encoder's included.
     pub attention: Vec<AttentionEffect>,
+    /// Calls of fused kernels of GPUs; none on CPUs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fused_kernels: Vec<KernelEffect>,
+    /// Why the first rank's GPU has no fused kernels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fused_kernels_missing: Option<&'static str>,
     /// Adapters by the names of their linears.
     pub adapters: AdapterEffects,
     /// Trained parameters that the forward pass uses.
@@ -50,6 +58,15 @@ pub struct GemmEffect {
 /// Calls of one attention kernel.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AttentionEffect {
+    /// Kernel.
+    pub kernel: &'static str,
+    /// Calls on all ranks.
+    pub calls: f64,
+}
+
+/// Calls of one fused kernel.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KernelEffect {
     /// Kernel.
     pub kernel: &'static str,
     /// Calls on all ranks.
@@ -109,6 +126,7 @@ impl Trainer {
         let flags = (linears.iter().map(|linear| attached.contains(linear))).chain(trained.iter().map(|(name, _)| touched.contains(name)));
         let numbers: Vec<_> = (effects.flops().into_iter())
             .chain(effects.attention())
+            .chain(Kernels::calls_of_process())
             .chain([samples, rows, tokens, positions])
             .chain(flags.map(u64::from))
             .map(|number| number as f64)
@@ -118,6 +136,7 @@ impl Trainer {
         let sums = Vec::<f64>::try_from(&sums)?;
         let (flops, rest) = sums.split_at(effects.flops().len());
         let (attention, rest) = rest.split_at(AttentionKernel::ALL.len());
+        let (fused, rest) = rest.split_at(KERNELS.len());
         let (batches, rest) = rest.split_at(4);
         let (attached, touched) = rest.split_at(linears.len());
         let gemms = gemms(flops);
@@ -145,6 +164,10 @@ impl Trainer {
                     calls: *calls,
                 })
                 .collect(),
+            fused_kernels: (KERNELS.iter().zip(fused).filter(|(_, calls)| **calls > 0.0))
+                .map(|(kernel, calls)| KernelEffect { kernel, calls: *calls })
+                .collect(),
+            fused_kernels_missing: Kernels::missing(),
             adapters: AdapterEffects {
                 attached: named(true),
                 missing: named(false),
@@ -204,6 +227,12 @@ impl fmt::Display for EffectReport {
         let kernels: Vec<_> = self.attention.iter().map(|attention| attention.kernel).collect();
         if !kernels.is_empty() {
             line("attention", kernels.join(", "))?;
+        }
+        let fused: Vec<_> = self.fused_kernels.iter().map(|fused| fused.kernel).collect();
+        if let Some(reason) = self.fused_kernels_missing {
+            line("fused kernels", format!("none: {reason}"))?;
+        } else if !fused.is_empty() {
+            line("fused kernels", fused.join(", "))?;
         }
         let AdapterEffects { attached, missing, .. } = &self.adapters;
         if attached.len() + missing.len() > 0 {

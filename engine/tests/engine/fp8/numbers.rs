@@ -277,7 +277,7 @@ fn the_three_products_of_a_linear_equal_the_reference() {
                         _ => w.quantized_currently(E4M3),
                     };
                     let x_in = tensor(&x).set_requires_grad(true);
-                    let shared = linear.quantize_input(&x_in).unwrap();
+                    let shared = linear.quantize_input(&x_in, true).unwrap();
                     let y = linear.apply(&x_in, Some(&shared), Fp8Weight::Frozen(&frozen), &meter).unwrap();
                     y.backward_with(&tensor(&g));
                     near(&format!("{what}: forward, frozen"), &y, &x_q.times_transposed(&w_q), 1e-6);
