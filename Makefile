@@ -3,12 +3,14 @@
 
 CARGO ?= cargo
 PYTHON ?= python3
+BUILDER ?= podman
+PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup e2e-slurm test-transformers lint bench soak gpu-pack gpu-check clean
+.PHONY: help setup libtorch test-tools build demo test test-setup dist image e2e-container e2e-kubernetes test-install e2e-slurm test-transformers test-energon bench-energon lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # JPEG files decode about three times as fast if nasm is installed before the build; `neva-run doctor` reports it.
 setup: libtorch test-tools ## bring what building and testing need: libtorch, and tools that tests compare with
@@ -38,18 +40,48 @@ test: setup ## run all tests
 test-setup: ## test the set-up itself
 	$(PYTHON) -B -m unittest discover --start-directory engine/ffi/tests_setup
 
+# One tarball that runs from any folder, with its checksum.
+dist: build ## pack neva-run, neva-rank and libtorch into a tarball, with completions, man pages, licences and an SBOM
+	$(PYTHON) -B packaging/dist.py --programs $(PROGRAMS) --libtorch $${LIBTORCH:-.libtorch} --out target/dist
+
+# From nothing: no image registry is needed. BUILDER=docker builds it with Docker.
+image: dist ## build the image localhost/neva-run with podman
+	$(PYTHON) -B packaging/root.py --tree target/dist/neva-run-*-linux --out target/image/root
+	cp examples/container/Containerfile target/image
+	$(BUILDER) build --tag localhost/neva-run target/image
+
+# Installs podman, debootstrap and hadolint where they are missing.
+e2e-container: build ## run the tests in real containers, of the image and of the tarball on an empty Debian; needs root and Debian
+	tests/container/with-podman $(MAKE) --no-print-directory dist image
+	RUST_TEST_THREADS=2 tests/container/with-podman tests/container/prepare $(CARGO) test --release --workspace --no-fail-fast --test container_contract --test container
+
+test-install: ## install the launcher alone with cargo, into a temporary folder
+	packaging/tests/install.sh
+
 # Most of the time is spent waiting, so more tests run at once than there are cores.
 # Installs Slurm and sshd where they are missing. With NEVA_TEST_SLURM_HOST, the contract of executors is tested on a cluster of
 # your own, without root: NEVA_TEST_SLURM_HOST=login NEVA_TEST_SLURM_FOLDER=/scratch/me make e2e-slurm
 e2e-slurm: build ## run the tests on a real Slurm cluster and a real sshd, both started here; needs root and Debian
 	RUST_TEST_THREADS=4 tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract $(if $(NEVA_TEST_SLURM_HOST),,--test slurm --test ssh)
 
+# Builds the servers out of Go modules, once: about 10 minutes; later runs find them in the cache. With NEVA_TEST_KUBECONFIG, the
+# contract of executors is tested on a cluster of your own, without root, with an image and a claim of its:
+# NEVA_TEST_KUBECONFIG=~/.kube/config NEVA_TEST_KUBE_IMAGE=registry/neva:1 NEVA_TEST_KUBE_CLAIM=shared make e2e-kubernetes
+e2e-kubernetes: build ## run the tests on a real Kubernetes cluster of two nodes, started here; needs root and Debian
+	RUST_TEST_THREADS=3 tests/kubernetes/with-servers $(CARGO) test --release --workspace --no-fail-fast --test kubernetes_contract $(if $(NEVA_TEST_KUBECONFIG),,--test kubernetes)
+
 test-transformers: build ## load exports with transformers 4 and 5 and PEFT, which it installs into the cache (1.2 GB)
 	$(PYTHON) -B tests/transformers/run.py
 
+test-energon: build ## compare Energon datasets with megatron-energon, which it installs into the cache (1.2 GB)
+	$(PYTHON) -B tests/energon/run.py
+
+bench-energon: build ## print the speed of reading Energon datasets, as a ratio to megatron-energon
+	$(PYTHON) -B tests/energon/run.py --speed
+
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
-	$(CARGO) clippy --release --workspace --all-targets --test slurm --test ssh --test slurm_contract -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets --test slurm --test ssh --test slurm_contract --test container --test container_contract --test kubernetes --test kubernetes_contract -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep

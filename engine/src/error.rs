@@ -221,6 +221,17 @@ impl From<neva_torch_ffi::Error> for EngineError {
     }
 }
 
+impl From<neva_weights::WeightsError> for EngineError {
+    fn from(error: neva_weights::WeightsError) -> Self {
+        use neva_weights::WeightsError;
+        match error {
+            WeightsError::Io { action, path, source } => Self::Io { action, path, source },
+            WeightsError::Content { path, reason, .. } => Self::Content { path, reason },
+            other => Self::Bug(other.to_string()),
+        }
+    }
+}
+
 impl From<tch::TchError> for EngineError {
     fn from(error: tch::TchError) -> Self {
         // The C++ stack trace after the first line does not help a user.

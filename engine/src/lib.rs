@@ -13,6 +13,7 @@ pub mod comm;
 mod comm_error;
 pub mod effects;
 mod error;
+mod file_limit;
 pub mod export;
 pub mod fp8;
 pub mod generate;

@@ -4,7 +4,10 @@ use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::{batch_error::BatchError, job::JobHandle, packager_error::PackagerError, tunnel_error::TunnelError};
+use crate::{
+    batch_error::BatchError, container_error::ContainerError, job::JobHandle, kubernetes_error::KubernetesError,
+    packager_error::PackagerError, tunnel_error::TunnelError,
+};
 
 /// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,12 @@ pub enum ExecutorError {
     /// The plan cannot be written as JSON.
     #[error("the plan cannot be written as JSON")]
     Plan(#[from] serde_json::Error),
+    /// The objects of a job cannot be written as YAML.
+    #[error("the objects of the job cannot be written as YAML: {reason}")]
+    Manifest {
+        /// Error of the serializer.
+        reason: String,
+    },
     /// A file or folder of the job cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     File {
@@ -124,6 +133,12 @@ pub enum ExecutorError {
     /// The batch system refused a job, or cannot be used.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// The container runtime refused a job, or failed.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// Kubernetes refused a request, or cannot be used.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// The code of a run cannot be packed or unpacked.
     #[error(transparent)]
     Packager(#[from] PackagerError),
@@ -176,9 +191,11 @@ impl ExecutorError {
             | Self::StartScript { .. }
             | Self::AlreadyRunning { .. }
             | Self::Connection { .. } => exit_class::CLUSTER,
-            Self::NoMesh { .. } | Self::Plan(_) => exit_class::BUG,
+            Self::NoMesh { .. } | Self::Plan(_) | Self::Manifest { .. } => exit_class::BUG,
             Self::Tunnel(error) => error.exit_code(),
             Self::Batch(error) => error.exit_code(),
+            Self::Container(error) => error.exit_code(),
+            Self::Kubernetes(error) => error.exit_code(),
             Self::Packager(error) => error.exit_code(),
         }
     }
@@ -203,8 +220,15 @@ impl ExecutorError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "name a writable folder with `--set dir=...`".to_owned()
             }
+            Self::Connection { place, .. } if place.starts_with("the Docker API") => {
+                "start Docker or Podman (`systemctl start docker`, `systemctl --user start podman.socket`), or name its socket with \
+                 `--set executor.docker_host=unix:///PATH`"
+                    .to_owned()
+            }
             Self::Tunnel(error) => return error.help(),
             Self::Batch(error) => return error.help(),
+            Self::Container(error) => return error.help(),
+            Self::Kubernetes(error) => return error.help(),
             Self::Packager(error) => return error.help(),
             _ => return None,
         })

@@ -42,6 +42,14 @@ impl Submission {
         }
     }
 
+    /// Returns the objects for an API server, if it starts the job.
+    pub fn manifests(&self) -> Option<&Manifests> {
+        match &self.payload {
+            Payload::Manifests(manifests) => Some(manifests),
+            Payload::Processes(_) | Payload::BatchScript(_) => None,
+        }
+    }
+
     /// Sets a variable of every process that the launcher starts itself.
     pub fn set_variable(&mut self, name: &str, value: &str) {
         if let Payload::Processes(Processes { processes, .. }) = &mut self.payload {
@@ -49,6 +57,19 @@ impl Submission {
                 process.env.insert(name.to_owned(), value.to_owned());
             }
         }
+    }
+
+    /// Returns the tasks of a job of several tasks.
+    pub(crate) fn tasks(&self) -> &[BatchTask] {
+        match &self.payload {
+            Payload::BatchScript(batch) => &batch.tasks,
+            Payload::Processes(_) | Payload::Manifests(_) => &[],
+        }
+    }
+
+    /// Returns true if ranks are among its processes.
+    pub(crate) fn has_ranks(&self) -> bool {
+        self.kind == JobKind::Ranks || self.tasks().iter().any(|task| task.kind == JobKind::Ranks)
     }
 
     /// Returns [`Processes::exit_timeout_s`].
@@ -78,7 +99,7 @@ pub struct Processes {
     /// One for each rank, in order.
     pub processes: Vec<Process>,
     /// Seconds that the other ranks have to exit after one succeeded; `None`: no limit.
-    #[serde(rename = "patience_s", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_timeout_s: Option<u64>,
 }
 
@@ -89,6 +110,20 @@ pub struct BatchScript {
     pub batch_script: PathBuf,
     /// Command line to submit it: `sbatch --parsable ...`.
     pub submit_argv: Vec<String>,
+    /// The tasks, if the script runs several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<BatchTask>,
+}
+
+/// A task of a script that runs several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BatchTask {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Kind of its processes.
+    pub kind: JobKind,
+    /// The number of its job: that of the script's job, followed by this.
+    pub suffix: String,
 }
 
 /// Objects for an API server, in the order in which they are applied.
@@ -96,6 +131,16 @@ pub struct BatchScript {
 pub struct Manifests {
     /// The objects.
     pub manifests: Vec<serde_json::Value>,
+}
+
+impl Manifests {
+    /// Returns the objects as YAML, for `kubectl apply`.
+    ///
+    /// # Errors
+    /// An object holds a number that YAML cannot express.
+    pub fn yaml(&self) -> Result<String, ExecutorError> {
+        serde_saphyr::to_string_multiple(&self.manifests).map_err(|error| ExecutorError::Manifest { reason: error.to_string() })
+    }
 }
 
 /// Kind of a job's processes.

@@ -1,13 +1,16 @@
 //! Creates an executor from its configuration.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use neva_executors::{Executor, ExecutorError, LocalExecutor, SlurmExecutor, tunnel};
-use neva_schemas::{self as schemas, LOCAL, Problem, SLURM, Severity, TunnelConfig, Validate as _, env};
+use neva_executors::{
+    DockerExecutor, Executor, ExecutorError, KubernetesExecutor, LocalExecutor, SlurmExecutor, container::default_socket, tunnel,
+};
+use neva_schemas::{self as schemas, DOCKER, KUBERNETES, LOCAL, Problem, SLURM, Severity, TunnelConfig, Validate as _, env};
 use serde::Deserialize;
 
 use crate::{
@@ -32,8 +35,23 @@ pub fn executor(config: &schemas::ExecutorConfig) -> Result<Arc<dyn Executor>, E
             settle: Duration::from_secs(local.settle_s),
             grace: Duration::from_secs(local.grace_s),
         }),
+        schemas::ExecutorConfig::Docker(docker) => Arc::new(docker_executor(docker)),
         schemas::ExecutorConfig::Slurm(slurm) => Arc::new(slurm_executor(slurm)?),
+        schemas::ExecutorConfig::Kubernetes(kubernetes) => Arc::new(kubernetes_executor(kubernetes)),
     })
+}
+
+/// Creates the container executor that `config` describes.
+pub(crate) fn docker_executor(docker: &schemas::DockerExecutorConfig) -> DockerExecutor {
+    let host = docker.docker_host.clone().or_else(|| environment::variable(env::DOCKER_HOST));
+    let socket = default_socket(host.as_deref(), environment::path(env::XDG_RUNTIME_DIR).as_deref());
+    let user = format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    DockerExecutor {
+        program: program::name().into(),
+        environment: variables(&docker.env_from),
+        folder: environment::working_directory().unwrap_or_default(),
+        ..DockerExecutor::new(docker.clone(), socket, user)
+    }
 }
 
 /// Creates the executor for Slurm that `config` describes.
@@ -50,11 +68,8 @@ pub(crate) fn slurm_executor(slurm: &schemas::SlurmExecutorConfig) -> Result<Slu
         (None, Some(folder)) if !is_here => uploaded(own_program(), folder),
         (None, _) => (own_program(), None),
     };
-    let variables = slurm.env_from.iter();
     Ok(SlurmExecutor {
-        environment: variables
-            .filter_map(|name| Some((name.clone(), environment::variable(name)?)))
-            .collect(),
+        environment: variables(&slurm.env_from),
         folder: environment::working_directory().unwrap_or_default(),
         upload,
         is_here,
@@ -62,11 +77,25 @@ pub(crate) fn slurm_executor(slurm: &schemas::SlurmExecutorConfig) -> Result<Slu
     })
 }
 
+/// Creates the executor for Kubernetes that `config` describes. It connects with its first request.
+pub(crate) fn kubernetes_executor(config: &schemas::KubernetesExecutorConfig) -> KubernetesExecutor {
+    KubernetesExecutor::new(config.clone()).environment(variables(&config.env_from))
+}
+
+/// Returns the variables of this process that are set.
+fn variables(names: &[String]) -> BTreeMap<String, String> {
+    let set = |name: &String| Some((name.clone(), environment::variable(name)?));
+    names.iter().filter_map(set).collect()
+}
+
 /// Returns whether the executor starts the rank program of this machine.
 pub(crate) fn needs_own_program(config: &schemas::ExecutorConfig) -> bool {
     match config {
         schemas::ExecutorConfig::Local(_) => true,
+        // The image has it.
+        schemas::ExecutorConfig::Docker(_) => false,
         schemas::ExecutorConfig::Slurm(slurm) => slurm.rank_program.is_none(),
+        schemas::ExecutorConfig::Kubernetes(_) => false,
     }
 }
 
@@ -136,7 +165,9 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     }
     let built_in = match name {
         LOCAL => Some(schemas::ExecutorConfig::default()),
+        DOCKER => Some(schemas::ExecutorConfig::Docker(Box::default())),
         SLURM => Some(schemas::ExecutorConfig::Slurm(Box::default())),
+        KUBERNETES => Some(schemas::ExecutorConfig::Kubernetes(Box::default())),
         _ => None,
     };
     if let Some(config) = built_in {
@@ -148,8 +179,8 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     let known = workspace
         .into_iter()
         .flat_map(|workspace| workspace.settings.executors.keys().cloned());
-    let own = known.filter(|name| ![LOCAL, SLURM].contains(&name.as_str()));
-    let allowed: Vec<_> = [LOCAL, SLURM].map(str::to_owned).into_iter().chain(own).collect();
+    let own = known.filter(|name| ![LOCAL, DOCKER, SLURM, KUBERNETES].contains(&name.as_str()));
+    let allowed: Vec<_> = [LOCAL, DOCKER, SLURM, KUBERNETES].map(str::to_owned).into_iter().chain(own).collect();
     Err(ConfigError {
         path: config::Path(vec![Segment::Key(EXECUTOR.to_owned())]),
         origin: None,

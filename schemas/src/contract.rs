@@ -67,6 +67,12 @@ pub mod env {
     pub const MLFLOW_TRACKING_USERNAME: &str = "MLFLOW_TRACKING_USERNAME";
     /// MLflow's own: password for [`MLFLOW_TRACKING_USERNAME`].
     pub const MLFLOW_TRACKING_PASSWORD: &str = "MLFLOW_TRACKING_PASSWORD";
+    /// Kubeflow Trainer's own: URL to which a TrainJob posts its progress.
+    pub const KUBEFLOW_TRAINER_SERVER_URL: &str = "KUBEFLOW_TRAINER_SERVER_URL";
+    /// Kubeflow Trainer's own: file of the authority of that server.
+    pub const KUBEFLOW_TRAINER_SERVER_CA_CERT: &str = "KUBEFLOW_TRAINER_SERVER_CA_CERT";
+    /// Kubeflow Trainer's own: file of the token for that server.
+    pub const KUBEFLOW_TRAINER_SERVER_TOKEN: &str = "KUBEFLOW_TRAINER_SERVER_TOKEN";
     /// Folder of imported models, for `nemo://` paths.
     pub const NEMO_MODELS_CACHE: &str = "NEMO_MODELS_CACHE";
     /// Parent of the model folder (`$NEMO_CACHE_DIR/models`); the name in NeMo's documentation.
@@ -105,6 +111,12 @@ pub mod env {
     pub const NEVA_RUN: &str = "NEVA_RUN";
     /// Set for the tasks of an experiment: nesting depth of experiments.
     pub const NEVA_EXPERIMENT_DEPTH: &str = "NEVA_EXPERIMENT_DEPTH";
+    /// Docker's own: address of its API.
+    pub const DOCKER_HOST: &str = "DOCKER_HOST";
+    /// Folder of the sockets of a user's own services.
+    pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+    /// Search path of the loader.
+    pub const LD_LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
     /// The user's home folder.
     pub const HOME: &str = "HOME";
 }

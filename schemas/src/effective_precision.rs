@@ -1,7 +1,7 @@
 //! Effective precision of each part of a model, as a value.
 
 use crate::finetune::Finetune;
-use crate::precision::{Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, MixedPrecision};
+use crate::precision::{Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, MixedPrecision, Precision};
 use serde::Serialize;
 use std::fmt;
 
@@ -39,6 +39,15 @@ impl Finetune {
             None => dtype.clone(),
         };
         let lora = self.peft.as_ref().map(|peft| peft.lora());
+        let with = |what: &str| match plugin.precision {
+            Precision::Fp32 => dtype.clone(),
+            _ => format!("{dtype}, {what}"),
+        };
+        // Frozen weights in FP8 are kept in FP8 alone.
+        let stored = |in_fp8: bool, trained: bool| match fp8.is_some() && in_fp8 && !trained {
+            true => "float8_e4m3fn",
+            false => dtype.as_str(),
+        };
         let mut parts = Vec::new();
         let mut add = |part: &str, trained: bool, weights: &str, compute: String| {
             parts.push(PartPrecision {
@@ -50,15 +59,12 @@ impl Finetune {
         };
         if let Some(vision) = &model.vision {
             let trained = !vision.frozen && !lora.is_some_and(|lora| lora.freeze_vision_model);
-            add("vision encoder", trained, &dtype, gemm(plugin.fp8_vision_model, trained));
+            let in_fp8 = plugin.fp8_vision_model;
+            add("vision encoder", trained, stored(in_fp8, trained), gemm(in_fp8, trained));
         }
         if let Some(projector) = &model.projector {
-            add(
-                "projector",
-                !projector.frozen,
-                &dtype,
-                gemm(plugin.fp8_vision_projection, !projector.frozen),
-            );
+            let (in_fp8, trained) = (plugin.fp8_vision_projection, !projector.frozen);
+            add("projector", trained, stored(in_fp8, trained), gemm(in_fp8, trained));
         }
         if let Some(decoder) = &model.decoder {
             let trained = !decoder.frozen && !lora.is_some_and(|lora| lora.freeze_language_model);
@@ -72,9 +78,13 @@ impl Finetune {
                 Some(fp8) => {
                     let inner = (0..layers).filter(|layer| fp8.covers_layer(*layer, layers)).collect::<Vec<_>>();
                     let edges = (0..layers).filter(|layer| !fp8.covers_layer(*layer, layers)).collect::<Vec<_>>();
-                    let stored = if trained { dtype.as_str() } else { "float8_e4m3fn" };
                     if !inner.is_empty() {
-                        add(&layers_name(&inner, layers), trained, stored, fp8_gemm(&fp8, trained));
+                        add(
+                            &layers_name(&inner, layers),
+                            trained,
+                            stored(true, trained),
+                            fp8_gemm(&fp8, trained),
+                        );
                     }
                     if !edges.is_empty() {
                         add(&layers_name(&edges, layers), trained, &dtype, dtype.clone());
@@ -87,12 +97,12 @@ impl Finetune {
                     dtype.clone(),
                 ),
             }
-            add("norms", trained, &dtype, format!("{dtype}, fp32 inside"));
-            add("attention core", false, "", format!("{dtype}, softmax in fp32"));
+            add("norms", trained, &dtype, with("float32 inside"));
+            add("attention core", false, "", with("softmax in float32"));
             if lora.is_some() {
                 add("adapters", true, &dtype, dtype.clone());
             }
-            add("head", trained, &dtype, format!("{dtype}, loss in fp32"));
+            add("head", trained, &dtype, with("loss in float32"));
         }
         EffectivePrecision {
             parts,

@@ -15,6 +15,8 @@ mod cut;
 mod data;
 mod data_modules;
 mod description;
+mod docker;
+mod energon;
 mod effective_precision;
 mod engine;
 mod executor;
@@ -22,6 +24,7 @@ mod experiment;
 mod export;
 mod finetune;
 mod generate;
+mod kubernetes;
 mod layers;
 mod log;
 mod model;
@@ -69,6 +72,8 @@ pub use data_modules::{
     ImageDataConfig, ImageProcessMode, ImageTextTokenization, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule, OnError,
 };
 pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTower};
+pub use docker::{DockerExecutorConfig, Ulimit, Volume, memory_size};
+pub use energon::{EnergonMultiModalDataModule, ImageToken, MultiModalSampleConfig, MultiModalTaskEncoder, SampleLoader, TaskEncoder};
 pub use effective_precision::{EffectivePrecision, PartPrecision};
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
@@ -76,6 +81,7 @@ pub use experiment::{ExperimentConfig, MAX_PARALLEL};
 pub use export::{ExportDtype, ExportFormat, ExportRequest, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter};
 pub use finetune::Finetune;
 pub use generate::{GenerateRequest, GenerateSource};
+pub use kubernetes::{KubernetesExecutorConfig, KubernetesKind, KubernetesVolume, NfsVolume, VolumeSource, is_dns_label, is_dns_name};
 pub use layers::{LayerSplit, UnevenLayers};
 pub use log::{Log, MlflowLogger, ModelCheckpoint};
 pub use model::{
@@ -116,4 +122,5 @@ pub use trainer::{Accelerator, LossNormalization, NanPolicy, Plugins, TrainerCon
 pub use tunnel::{LocalTunnelConfig, SshProgram, SshTunnelConfig, TunnelConfig};
 pub use unsupported::{UNSUPPORTED, Unsupported, unsupported};
 pub use validate::{Problem, Severity, Validate};
-pub use workspace::{LOCAL, SLURM, WorkspaceConfig};
+pub use variable::SET_BY_LAUNCHER;
+pub use workspace::{DOCKER, KUBERNETES, LOCAL, SLURM, WorkspaceConfig};

@@ -9,7 +9,7 @@ pub struct Unsupported {
     pub help: &'static str,
 }
 
-const KUBERNETES: &str = "start the ranks in your own pods with torchrun: `torchrun --no-python neva-run RECIPE --direct`";
+const KUBEFLOW: &str = "write `_target_: run.KubernetesExecutor`; with `kind: trainjob` it renders a TrainJob of Kubeflow Trainer 2";
 const CLOUD: &str =
     "it drives a vendor's own service: start the ranks there with torchrun, `torchrun --no-python neva-run RECIPE --direct`";
 const RAY: &str = "neva-run has no Ray: its ranks are started by srun and talk through NCCL or Gloo";
@@ -18,9 +18,8 @@ const FAULT_TOLERANCE: &str = "set `retries` and `signal_s` of the executor, and
 
 /// All unsupported names.
 pub const UNSUPPORTED: &[Unsupported] = &[
-    entry("kubernetes", KUBERNETES),
-    entry("run.KubernetesExecutor", KUBERNETES),
-    entry("run.KubeflowExecutor", KUBERNETES),
+    entry("kubeflow", KUBEFLOW),
+    entry("run.KubeflowExecutor", KUBEFLOW),
     entry("run.KubeRayExecutor", RAY),
     entry("run.SkypilotExecutor", CLOUD),
     entry("run.SkypilotJobsExecutor", CLOUD),

@@ -10,6 +10,7 @@ use neva_executors::{
     BoxFuture, ExecutorError,
     tunnel::{CommandOutput, LocalTunnel, Tunnel, TunnelCommand, TunnelFile},
 };
+pub(crate) use neva_tests::small::{small as tiny, words};
 use neva_tests::{Ended, launcher, program, root, run, wait_for};
 use tempfile::TempDir;
 
@@ -133,6 +134,13 @@ impl Cluster {
         path.display().to_string()
     }
 
+    /// Removes what the stopped controller knows of jobs.
+    pub(crate) fn forget_jobs(&self) {
+        for file in ["job_state", "job_state.old", "last_state_save_time"] {
+            let _ = fs::remove_file(self.state.join("state").join(file));
+        }
+    }
+
     /// Returns the job of the run in `dir`.
     #[track_caller]
     pub(crate) fn job_of(&self, dir: &Path) -> String {
@@ -151,41 +159,6 @@ impl Drop for Cluster {
             let _ = down.status();
         }
     }
-}
-
-/// Returns arguments of a small run `name` in `dir` with steps of a few milliseconds that saves every fifth step.
-pub(crate) fn tiny(dir: &Path, name: &str, more: &[&str]) -> Vec<String> {
-    let (at, name) = (format!("dir={}", dir.display()), format!("name={name}"));
-    let settings = [
-        &name,
-        &at,
-        "finetune.trainer.threads_per_rank=1",
-        "finetune.trainer.val_check_interval=null",
-        "finetune.model.text_config.hidden_size=32",
-        "finetune.model.text_config.intermediate_size=48",
-        "finetune.model.text_config.num_hidden_layers=2",
-        "finetune.model.vision_config.hidden_size=32",
-        "finetune.model.vision_config.intermediate_size=48",
-        "finetune.model.vision_config.image_size=28",
-        "finetune.data.seq_length=16",
-        "finetune.data.micro_batch_size=2",
-        "finetune.data.global_batch_size=4",
-        "finetune.log.ckpt.every_n_train_steps=5",
-        "finetune.log.ckpt.save_top_k=1",
-        "finetune.log.tensorboard=false",
-        "finetune.resume.resume_if_exists=true",
-        "finetune.resume.resume_ignore_no_checkpoint=true",
-    ];
-    let sets = settings
-        .into_iter()
-        .chain(more.iter().copied())
-        .flat_map(|setting| ["--set".to_owned(), setting.to_owned()]);
-    std::iter::once("recipes/neva_tiny.yaml".to_owned()).chain(sets).collect()
-}
-
-/// Returns the words as slices, with more at the end.
-pub(crate) fn words<'a>(arguments: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
-    arguments.iter().map(String::as_str).chain(more.iter().copied()).collect()
 }
 
 /// A tunnel to this machine whose commands use the cluster's settings.

@@ -1,13 +1,9 @@
 //! Training on two nodes, submitted through sshd.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, io::Read as _};
 
-use neva_tests::{finish, metrics, run_folder, start, wait_for};
+pub(crate) use neva_tests::small::{losses, newest, steps};
+use neva_tests::{finish, run_folder, start, wait_for};
 
 use crate::cluster::{Cluster, tiny, words};
 
@@ -20,31 +16,6 @@ pub(crate) const TWO_BY_TWO: [&str; 3] = [
 
 /// The same mesh on this machine.
 pub(crate) const ONE_BY_FOUR: [&str; 2] = ["num_gpus_per_node=4", "finetune.trainer.strategy.tensor_model_parallel_size=2"];
-
-/// Returns the bits of each step's loss. Repeated steps must have equal losses.
-#[track_caller]
-pub(crate) fn losses(run: &Path) -> BTreeMap<u64, u64> {
-    let mut losses = BTreeMap::new();
-    for (step, loss) in metrics(run, "step").into_iter().zip(metrics(run, "reduced_train_loss")) {
-        let before = losses.insert(step as u64, loss.to_bits());
-        assert!(
-            before.is_none_or(|bits| bits == loss.to_bits()),
-            "step {step} has another loss the second time"
-        );
-    }
-    losses
-}
-
-/// Returns the newest run of `name` below `dir`, once it exists.
-pub(crate) fn newest(dir: &Path, name: &str) -> Option<PathBuf> {
-    let runs = fs::read_dir(dir.join(name)).ok()?;
-    runs.filter_map(|run| Some(run.ok()?.path())).max()
-}
-
-/// Returns the number of steps that a run has recorded.
-pub(crate) fn steps(run: &Path) -> usize {
-    fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
-}
 
 #[test]
 fn two_nodes_through_sshd_train_as_one_machine_does() {

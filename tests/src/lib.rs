@@ -1,6 +1,9 @@
 //! Runs the built programs as a user would, each with a deadline.
 #![forbid(unsafe_code)]
 
+pub mod document;
+pub mod small;
+
 use neva_schemas::{SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -72,19 +72,17 @@ impl AttentionCore {
     /// Computes scaled dot-product attention; `mask` is true where a query attends to a key. On a GPU the kernels that
     /// libtorch may choose are a setting of the process.
     fn sdpa(&self, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, causal: bool) -> Tensor {
+        // Called directly, the kernels add their mask to the scores.
+        let additive =
+            || mask.map(|mask| Tensor::zeros(mask.size(), (q.kind(), q.device())).masked_fill(&mask.logical_not(), f64::NEG_INFINITY));
         match self.backend {
             AttentionBackend::Unfused if q.device() == Device::Cpu => {
                 self.effects.add_attention(AttentionKernel::Unfused);
-                Tensor::internal_scaled_dot_product_attention_math(q, k, v, mask, 0.0, causal, None, None, false).0
+                Tensor::internal_scaled_dot_product_attention_math(q, k, v, additive(), 0.0, causal, None, None, false).0
             }
             AttentionBackend::Flash if q.device() == Device::Cpu => {
                 self.effects.add_attention(AttentionKernel::Flash);
-                let additive = mask.map(|mask| {
-                    mask.zeros_like()
-                        .to_kind(q.kind())
-                        .masked_fill(&mask.logical_not(), f64::NEG_INFINITY)
-                });
-                Tensor::internal_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, additive, None).0
+                Tensor::internal_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, additive(), None).0
             }
             _ => {
                 self.effects.add_attention(chosen([q, k, v], mask, causal));

@@ -104,6 +104,15 @@ impl Placement {
 /// This rank's local shards of parameters, by name.
 pub(crate) type Values = BTreeMap<String, Tensor>;
 
+/// Removes the value of a parameter from those that were read.
+///
+/// # Errors
+/// It was not read.
+pub(super) fn take(values: &mut Values, spec: &ParamSpec) -> Result<Tensor> {
+    let value = values.remove(&spec.name);
+    value.ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))
+}
+
 /// Canonical name to (file, name in the file, shape).
 pub(super) type Names = BTreeMap<String, (usize, String, Vec<usize>)>;
 

@@ -1,6 +1,6 @@
 //! Loads the parameters of a run that keeps frozen weights in 4 bits, or in FP8.
 
-use super::placement::Placement;
+use super::placement::{Placement, take};
 use super::weights::{Sources, base_values, load_parameters};
 use crate::error::{EngineError, Result};
 use crate::parameters::Parameters;
@@ -56,8 +56,7 @@ pub fn load_run_parameters(
         let own: Vec<_> = specs.iter().filter(|spec| is_own(spec)).cloned().collect();
         let mut read = base_values(table, &own, specs, finetune, sources, whole)?;
         for spec in &own {
-            let value = read.remove(&spec.name);
-            let value = value.ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))?;
+            let value = take(&mut read, spec)?;
             let parameter = match in_fp8(spec) {
                 Some(fp8) => placement.quantize_fp8(spec, value, &fp8.settings)?,
                 None => placement.quantize_nf4(spec, value)?,

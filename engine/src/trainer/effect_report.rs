@@ -155,7 +155,8 @@ impl Trainer {
         };
         Ok(EffectReport {
             format: EFFECTS_FORMAT,
-            fp8_share: gemms.iter().filter(fp8).map(|gemm| gemm.share).sum(),
+            // The sum of no share is -0.
+            fp8_share: gemms.iter().filter(fp8).map(|gemm| gemm.share).sum::<f64>() + 0.0,
             gemms,
             attention: (AttentionKernel::ALL.iter().zip(attention).filter(|(_, calls)| **calls > 0.0))
                 .map(|(kernel, calls)| AttentionEffect {
@@ -214,8 +215,8 @@ fn gemms(flops: &[f64]) -> Vec<GemmEffect> {
 impl fmt::Display for EffectReport {
     /// Writes the table of the end of a run.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "what ran")?;
         let mut line = |name: &str, text: String| writeln!(f, "{name:<22}{text}");
-        line("what ran", String::new())?;
         for group in GemmGroup::ALL {
             let kinds = self.gemms.iter().filter(|gemm| gemm.group == group.name());
             let kinds: Vec<_> = kinds.map(|gemm| format!("{} {:.1} %", gemm.kind, 100.0 * gemm.share)).collect();

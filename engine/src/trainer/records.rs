@@ -6,11 +6,13 @@ use crate::error::{EngineError, Result};
 use neva_layout::{Part, PartSummary, summary};
 use neva_schemas::{EFFECTS_FILE, LaunchPlan, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, Run, RunReport};
 use neva_track::{
-    Console, Logger, MetricsFile, Mlflow, MlflowCredentials, Outcome, StepLine, StepMetrics, TensorBoard, ValidationMetrics, plot,
+    Console, Logger, MetricsFile, Mlflow, MlflowCredentials, Outcome, StepLine, StepMetrics, TensorBoard, TrainerStatus,
+    TrainerStatusServer, ValidationMetrics, plot,
 };
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::slice;
 
@@ -36,11 +38,12 @@ impl Records {
     }
 
     /// Opens the records of the first rank: creates the run's folder, prints and stores the table of parameters.
+    /// `steps` are those from the first of this process to the end of the run.
     pub(super) fn open(
         plan: &LaunchPlan,
         run_dir: &Path,
         trainer: &Trainer,
-        first_step: u64,
+        steps: Range<u64>,
         environment: fn(&str) -> Option<String>,
     ) -> Result<Self> {
         let mut records = Self::none(run_dir);
@@ -55,15 +58,18 @@ impl Records {
         write_json(&run_dir.join(PARAMETERS_FILE), &table)?;
         records
             .loggers
-            .push(Box::new(MetricsFile::open(&run_dir.join(METRICS_FILE), first_step)?));
+            .push(Box::new(MetricsFile::open(&run_dir.join(METRICS_FILE), steps.start)?));
         if finetune.log.tensorboard {
-            let board = TensorBoard::create(&run_dir.join(TENSORBOARD_FOLDER), first_step)?;
+            let board = TensorBoard::create(&run_dir.join(TENSORBOARD_FOLDER), steps.start)?;
             records.loggers.push(Box::new(board));
         }
         if let Some(config) = &finetune.log.mlflow {
             let credentials = MlflowCredentials::read(environment);
             let server = Mlflow::start(config, &finetune.log.name, &flat(&plan.run)?, credentials);
             records.loggers.push(Box::new(server));
+        }
+        if let Some(server) = TrainerStatusServer::read(environment) {
+            records.loggers.push(Box::new(TrainerStatus::start(server, steps.end)));
         }
         Ok(records)
     }

@@ -22,7 +22,8 @@ fn reason(report: &EffectReport, requirement: Requirement) -> Option<String> {
             let met = share.map_or(report.fp8_share > 0.0, |share| report.fp8_share >= share);
             (!met).then(|| {
                 format!(
-                    "{:.1} % of the operations of the language model's linears were in FP8; try finetune.trainer.plugins=bf16_with_fp8_mixed",
+                    "{:.1} % of the operations of the language model's linears were in FP8; try \
+                     finetune.trainer.plugins=bf16_with_fp8_mixed",
                     100.0 * report.fp8_share
                 )
             })

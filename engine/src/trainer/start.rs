@@ -76,7 +76,7 @@ impl<'a> Fit<'a> {
         let first_step = resumed.as_ref().map_or(0, CheckpointFolder::steps_done);
         let mut records = Records::none(run_dir);
         decide_on_first_rank(trainer.mesh(), || {
-            records = Records::open(plan, run_dir, &trainer, first_step, context.environment)?;
+            records = Records::open(plan, run_dir, &trainer, first_step..total_steps, context.environment)?;
             Ok(())
         })?;
         let mut progress = resumed

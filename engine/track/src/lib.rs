@@ -17,6 +17,8 @@ mod step_line;
 pub mod svg;
 #[cfg(feature = "loggers")]
 mod tensorboard;
+#[cfg(feature = "loggers")]
+mod trainer_status;
 
 pub use background::{Background, is_file};
 pub use console::Console;
@@ -29,6 +31,8 @@ pub use mlflow::{Mlflow, MlflowCredentials};
 pub use step_line::{ParseStepLineError, StepLine};
 #[cfg(feature = "loggers")]
 pub use tensorboard::TensorBoard;
+#[cfg(feature = "loggers")]
+pub use trainer_status::{TrainerStatus, TrainerStatusServer};
 
 /// Receives a run's metrics during training.
 pub trait Logger: Send {

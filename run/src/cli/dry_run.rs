@@ -93,6 +93,9 @@ impl DryRun {
         if let Some(script) = submission.batch_text() {
             value["batch_script"] = json!(script);
         }
+        if let Some(manifests) = submission.manifests() {
+            value["manifests"] = json!(manifests.manifests);
+        }
         value
     }
 }
@@ -198,6 +201,10 @@ impl fmt::Display for DryRun {
         }
         for line in submission.batch_text().unwrap_or_default().lines() {
             write!(f, "\n# {line}")?;
+        }
+        if let Some(manifests) = submission.manifests() {
+            let text = manifests.yaml().map_err(|_| fmt::Error)?;
+            text.lines().try_for_each(|line| write!(f, "\n# {line}"))?;
         }
         match submission.processes().len().saturating_sub(SHOWN_RANKS) {
             0 => Ok(()),

@@ -27,6 +27,7 @@ Examples:
   neva-run render recipes/llava15_7b.yaml                     print the commands
   neva-run render recipes/llava15_7b.yaml --out rendered      write plan, submission and commands
   neva-run render mine.yaml --executor slurm                  print the script for sbatch
+  neva-run render mine.yaml --executor k8s.yaml               print objects for kubectl apply -f -
   neva-run render mine.yaml --executor sites/a.yaml --out rendered --yes";
 
 #[derive(Debug, Args)]
@@ -89,16 +90,6 @@ fn payload(executor: &str, submission: &Submission) -> Result<(Option<&'static s
             Ok((Some(COMMANDS_FILE), text))
         }
         Payload::BatchScript(script) => Ok((None, submission.files.get(&script.batch_script).cloned().unwrap_or_default())),
-        Payload::Manifests(manifests) => {
-            let mut text = String::new();
-            for manifest in &manifests.manifests {
-                let _ = write!(
-                    text,
-                    "---\n{}",
-                    crate::config::to_yaml_string(&crate::config::to_node(manifest, crate::config::Origin::Default)?)
-                );
-            }
-            Ok((Some(MANIFESTS_FILE), text))
-        }
+        Payload::Manifests(manifests) => Ok((Some(MANIFESTS_FILE), manifests.yaml()?)),
     }
 }

@@ -3,19 +3,24 @@
 use std::fmt::Write as _;
 
 use jiff::{Timestamp, tz::TimeZone};
-use neva_executors::{JobHandle, JobState, JobStatus, slurm::job_number};
+use neva_executors::{JobHandle, JobState, JobStatus, kubernetes::job_name, slurm::job_number};
 
 /// Maximum number of nodes that are named.
 const SHOWN_NODES: usize = 4;
 
 /// Returns a sentence about a submission; `None` for a job on this machine.
 pub(crate) fn submitted(job: &JobHandle) -> Option<String> {
-    Some(format!("submitted as job {}", job_number(job)?))
+    Some(format!("submitted as job {}", name(job)?))
+}
+
+/// Returns the number of a job of Slurm, or the name of one of Kubernetes.
+fn name(job: &JobHandle) -> Option<String> {
+    job_number(job).or_else(|| job_name(job))
 }
 
 /// Returns a sentence about the status of a job; `None` for a job on this machine and one that has ended.
 pub(crate) fn status(job: &JobHandle, status: &JobStatus) -> Option<String> {
-    let number = job_number(job)?;
+    let number = name(job)?;
     let JobStatus {
         state,
         reason,
@@ -104,6 +109,8 @@ mod tests {
             super::status(&job, &status).unwrap()
         };
         assert_eq!(submitted(&job).unwrap(), "submitted as job 12");
+        let kubernetes = JobHandle("kubernetes://training/neva-tiny-629509fc/0b1d/runs/a".into());
+        assert_eq!(submitted(&kubernetes).unwrap(), "submitted as job neva-tiny-629509fc");
         assert_eq!(of(&|_| {}), "job 12 waits");
         assert_eq!(
             of(&|status| {

@@ -139,7 +139,7 @@ fn commands_are_printed_without_a_folder() {
 
 #[test]
 fn executors_that_are_not_built_yet_are_refused() {
-    for executor in ["kubernetes"] {
+    for executor in ["kubeflow"] {
         for command in [&["neva_tiny"][..], &["render", "neva_tiny"]] {
             let dir = tempfile::tempdir().unwrap();
             let output = neva_run(dir.path(), command).args(["--executor", executor]).output().unwrap();

@@ -302,7 +302,7 @@ fn the_effective_precision_names_each_part() {
         "decoder linears 1-30: float8_e4m3fn frozen: fprop e4m3, dgrad e4m3 x e5m2; tensorwise",
         "decoder linears 0, 31: bfloat16 frozen: bfloat16",
         "adapters: bfloat16 trained: bfloat16",
-        "head: bfloat16 frozen: bfloat16, loss in fp32",
+        "head: bfloat16 frozen: bfloat16, loss in float32",
     ] {
         assert!(rows.iter().any(|row| row == expect), "{expect}: {rows:#?}");
     }

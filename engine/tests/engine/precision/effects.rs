@@ -1,7 +1,7 @@
 //! The report of what ran, and requirements of it.
 
-use crate::setting::{ONE, Samples, lay_out, lora, microbatches, mock, on_mesh, precision, run, small, trainer, within_limit};
-use neva_schemas::{EFFECTS_FILE, Finetune, ParallelSizes, Precision, exit_class};
+use crate::setting::{ONE, Samples, lay_out, lora, microbatches, mock, on_mesh, precision, run, small, tiny, trainer, within_limit};
+use neva_schemas::{EFFECTS_FILE, Finetune, Fp8Format, Fp8Recipe, ParallelSizes, Precision, exit_class};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -95,7 +95,7 @@ fn a_run_writes_its_effects_and_fails_without_what_it_requires() {
         let mut packed = small();
         lora(&mut packed);
         let data = mock(&mut packed);
-        (data.use_packed_sequence, data.micro_batch_size, data.seq_length) = (true, 4, 24);
+        (data.use_packed_sequence, data.micro_batch_size, data.seq_length) = (true, 4, 64);
         packed.trainer.max_steps = Some(2);
         packed.trainer.require = ["adapters", "gradients", "packing", "packing>=0.1"].map(str::to_owned).to_vec();
         run(&packed, &folder.path().join("met")).unwrap();
@@ -154,5 +154,39 @@ fn parameters_without_a_gradient_are_named() {
             "{:?}",
             gradients.without
         );
+    });
+}
+
+/// The share is that of the layers in FP8, in forward and backward passes, and a requirement reads it.
+#[test]
+fn the_fp8_share_is_that_of_the_layers_in_fp8() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        for (edges, adapters, expected) in [(0, false, 1.0), (1, false, 0.5), (1, true, 0.5)] {
+            let mut finetune = tiny();
+            precision(&mut finetune, Precision::Bf16Mixed);
+            if adapters {
+                lora(&mut finetune);
+            }
+            let plugin = finetune.trainer.mixed_precision_mut();
+            (plugin.fp8, plugin.fp8_recipe, plugin.fp8_emulate) = (Some(Fp8Format::Hybrid), Fp8Recipe::Tensorwise, true);
+            (plugin.first_last_layers_bf16, plugin.num_layers_at_start_in_bf16) = (edges > 0, edges);
+            plugin.num_layers_at_end_in_bf16 = edges;
+            finetune.trainer.max_steps = Some(1);
+            let dir = |name: &str| folder.path().join(format!("{name} {edges} {adapters}"));
+            finetune.trainer.require = vec![format!("fp8>={}", expected - 0.02)];
+            run(&finetune, &dir("met")).unwrap();
+            let share = effects(&dir("met"))["fp8_share"].as_f64().unwrap();
+            assert!(
+                (share - expected).abs() < 0.02,
+                "{edges} edge layers, adapters: {adapters}: {share}"
+            );
+            if edges > 0 {
+                finetune.trainer.require = vec!["fp8>=0.95".into()];
+                let failure = run(&finetune, &dir("unmet")).unwrap_err();
+                assert_eq!(failure.class, exit_class::JOB);
+                assert!(failure.to_string().contains("`fp8>=0.95`: 50.0 %"), "{failure}");
+            }
+        }
     });
 }

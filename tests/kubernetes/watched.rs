@@ -1,0 +1,75 @@
+//! A launcher whose messages are read while it runs.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command},
+    sync::mpsc::{Receiver, channel},
+    time::Instant,
+};
+
+use neva_tests::{Ended, finish, start};
+
+/// Lines of a launcher's standard error, as they come.
+pub(crate) struct Watched {
+    child: Option<Child>,
+    lines: Receiver<String>,
+    seen: String,
+}
+
+impl Watched {
+    /// Starts a launcher.
+    pub(crate) fn start(command: Command) -> Self {
+        let mut child = start(command);
+        let (sender, lines) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self {
+            child: Some(child),
+            lines,
+            seen: String::new(),
+        }
+    }
+
+    /// Waits until all of `texts` were printed, at most until `deadline`.
+    #[track_caller]
+    pub(crate) fn wait(&mut self, texts: &[&str], deadline: Instant) {
+        let missing = |seen: &str| texts.iter().any(|text| !plain(seen).contains(text));
+        while missing(&self.seen) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.seen += &format!("{line}\n"),
+                Err(_) if !missing(&self.seen) => break,
+                Err(error) => panic!("{texts:?} were not printed in time ({error}): {}", self.seen),
+            }
+        }
+    }
+}
+
+impl Watched {
+    /// Waits for the end of the launcher, and returns its exit code and output.
+    pub(crate) fn finish(mut self) -> Ended {
+        let child = self.child.take().expect("it was not waited for");
+        let mut ended = finish(child);
+        self.seen.extend(self.lines.iter().map(|line| line + "\n"));
+        ended.stderr.clone_from(&self.seen);
+        ended
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Returns a text without line breaks and frames.
+pub(crate) fn plain(text: &str) -> String {
+    text.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ")
+}
