@@ -74,7 +74,7 @@ impl Launcher {
                 lowering.preflight(&mut preflight, record, name, task)?;
             }
         }
-        if record.has_finetunes() && self.through.is_none() {
+        if record.needs_rank_program() && self.through.is_none() {
             program::find_here()?;
         }
         Ok(())
