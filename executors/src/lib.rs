@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod batch_error;
+pub mod container;
+mod container_error;
 mod error;
 mod event;
 mod executor;
@@ -13,6 +15,7 @@ mod exit;
 mod failure;
 mod folder_lock;
 mod job;
+mod job_files;
 pub mod kubernetes;
 mod kubernetes_error;
 mod loader;
@@ -24,11 +27,14 @@ mod results;
 mod run_folder;
 pub mod slurm;
 mod submission;
+mod task_set;
 mod topology;
 pub mod tunnel;
 mod tunnel_error;
 
 pub use batch_error::BatchError;
+pub use container::DockerExecutor;
+pub use container_error::ContainerError;
 pub use error::ExecutorError;
 pub use event::{JobEnd, JobEvent, JobResults, JobStatus, WatchFrom};
 pub use executor::{BoxFuture, Executor, JobEvents, LogChunk};
@@ -44,6 +50,7 @@ pub use packager_error::PackagerError;
 pub use poll::{PollInterval, poll};
 pub use run_folder::create_run_folder;
 pub use slurm::SlurmExecutor;
-pub use submission::{BatchScript, JobKind, Manifests, Payload, Process, Processes, Submission, script_argv, train_argv};
+pub use submission::{BatchScript, BatchTask, JobKind, Manifests, Payload, Process, Processes, Submission, script_argv, train_argv};
+pub use task_set::{TaskSet, TaskSetKind, Work};
 pub use topology::{Coordinates, Topology};
 pub use tunnel_error::TunnelError;
