@@ -70,7 +70,8 @@ __device__ inline u32 encode_four(const float* values) {
 }
 
 // Writes a tile of codes to `transposed` `[columns, rows]`. `aligned` as below.
-__device__ inline void write_transposed(const u8 (*tile)[TILE + 4], u8* transposed, i64 row0, i64 column0, i64 rows, i64 columns, int aligned) {
+__device__ inline void write_transposed(const u8 (*tile)[TILE + 4], u8* transposed, i64 row0, i64 column0, i64 rows, i64 columns,
+                                        int aligned) {
     const int word = threadIdx.x % 16, line = threadIdx.x / 16;
     for (int c = line; c < TILE; c += THREADS / 16) {
         const i64 column = column0 + c, row = row0 + 4 * word;

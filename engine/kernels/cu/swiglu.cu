@@ -17,7 +17,8 @@ __device__ inline void swiglu(const T* gate, const T* up, T* y, i64 gate_stride,
 
 // Gradients of both inputs, contiguous like `grad`.
 template <class T>
-__device__ inline void swiglu_grad(const T* grad, const T* gate, const T* up, T* d_gate, T* d_up, i64 gate_stride, i64 up_stride, i64 width) {
+__device__ inline void swiglu_grad(const T* grad, const T* gate, const T* up, T* d_gate, T* d_up, i64 gate_stride, i64 up_stride,
+                                   i64 width) {
     const i64 across = (width + SPAN - 1) / SPAN, row = blockIdx.x / across, start = blockIdx.x % across * SPAN;
     const i64 end = start + SPAN < width ? start + SPAN : width;
     for (i64 i = start + threadIdx.x; i < end; i += THREADS) {
