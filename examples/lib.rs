@@ -30,6 +30,9 @@ mod documents {
     #[doc = include_str!("../docs/extending.md")]
     mod extending {}
 
+    #[doc = include_str!("../docs/fp8.md")]
+    mod fp8 {}
+
     #[doc = include_str!("../docs/generate.md")]
     mod generate {}
 
@@ -50,6 +53,9 @@ mod documents {
 
     #[doc = include_str!("../docs/parallelism.md")]
     mod parallelism {}
+
+    #[doc = include_str!("../docs/precision.md")]
+    mod precision {}
 
     #[doc = include_str!("../docs/slurm.md")]
     mod slurm {}
