@@ -3,9 +3,11 @@
 
 CARGO ?= cargo
 PYTHON ?= python3
+BUILDER ?= podman
+PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup e2e-slurm e2e-kubernetes test-transformers lint bench soak gpu-pack gpu-check clean
+.PHONY: help setup libtorch test-tools build demo test test-setup dist image e2e-container e2e-kubernetes test-install e2e-slurm test-transformers test-energon bench-energon lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,9 +20,10 @@ libtorch: ## bring libtorch into .libtorch/, or check the one that LIBTORCH name
 	@perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null || { echo "setup: perl is missing, which builds OpenSSL: sudo apt-get install perl, or sudo dnf install perl" >&2; exit 1; }
 	@$(PYTHON) engine/ffi/setup_libtorch.py
 
-# TensorBoard reads our event files and an MLflow server takes our requests. Only tests need them.
-test-tools: libtorch ## bring TensorBoard and an MLflow server into a virtual environment in the cache
+# TensorBoard reads our event files, an MLflow server takes our requests, and NVRTC compiles our kernels. Only tests need them.
+test-tools: libtorch ## bring TensorBoard, an MLflow server and NVIDIA's NVRTC into the cache
 	@$(PYTHON) -B engine/track/tests/python/setup.py
+	@$(PYTHON) -B engine/kernels/tests/nvrtc/setup.py
 
 # --examples changes no program, but has cargo choose the features that `cargo test` chooses: without it,
 # demo and test would each compile the engine.
@@ -37,6 +40,24 @@ test: setup ## run all tests
 test-setup: ## test the set-up itself
 	$(PYTHON) -B -m unittest discover --start-directory engine/ffi/tests_setup
 
+# One tarball that runs from any folder, with its checksum.
+dist: build ## pack neva-run, neva-rank and libtorch into a tarball, with completions, man pages, licences and an SBOM
+	$(PYTHON) -B packaging/dist.py --programs $(PROGRAMS) --libtorch $${LIBTORCH:-.libtorch} --out target/dist
+
+# From nothing: no image registry is needed. BUILDER=docker builds it with Docker.
+image: dist ## build the image localhost/neva-run with podman
+	$(PYTHON) -B packaging/root.py --tree target/dist/neva-run-*-linux --out target/image/root
+	cp examples/container/Containerfile target/image
+	$(BUILDER) build --tag localhost/neva-run target/image
+
+# Installs podman, debootstrap and hadolint where they are missing.
+e2e-container: build ## run the tests in real containers, of the image and of the tarball on an empty Debian; needs root and Debian
+	tests/container/with-podman $(MAKE) --no-print-directory dist image
+	RUST_TEST_THREADS=2 tests/container/with-podman tests/container/prepare $(CARGO) test --release --workspace --no-fail-fast --test container_contract --test container
+
+test-install: ## install the launcher alone with cargo, into a temporary folder
+	packaging/tests/install.sh
+
 # Most of the time is spent waiting, so more tests run at once than there are cores.
 # Installs Slurm and sshd where they are missing. With NEVA_TEST_SLURM_HOST, the contract of executors is tested on a cluster of
 # your own, without root: NEVA_TEST_SLURM_HOST=login NEVA_TEST_SLURM_FOLDER=/scratch/me make e2e-slurm
@@ -52,9 +73,15 @@ e2e-kubernetes: build ## run the tests on a real Kubernetes cluster of two nodes
 test-transformers: build ## load exports with transformers 4 and 5 and PEFT, which it installs into the cache (1.2 GB)
 	$(PYTHON) -B tests/transformers/run.py
 
+test-energon: build ## compare Energon datasets with megatron-energon, which it installs into the cache (1.2 GB)
+	$(PYTHON) -B tests/energon/run.py
+
+bench-energon: build ## print the speed of reading Energon datasets, as a ratio to megatron-energon
+	$(PYTHON) -B tests/energon/run.py --speed
+
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
-	$(CARGO) clippy --release --workspace --all-targets --test slurm --test ssh --test slurm_contract --test kubernetes --test kubernetes_contract -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets --test slurm --test ssh --test slurm_contract --test container --test container_contract --test kubernetes --test kubernetes_contract -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
@@ -71,7 +98,7 @@ soak: build ## look for rare faults, for about 90 minutes: odd texts, random lay
 gpu-pack: build ## pack programs and golden cases into target/gpu-check, for a machine with a GPU and without Rust
 	$(PYTHON) -B engine/gpu_check/pack.py --programs $${CARGO_TARGET_DIR:-target}/release --out target/gpu-check
 
-gpu-check: gpu-pack ## check this machine's GPU within 8 minutes: golden cases, a kill and a resume, steps of a 7B model
+gpu-check: gpu-pack ## check this machine's GPU within 10 minutes: golden cases, kernels, FP8, NCCL, speed of 7B models
 	$(PYTHON) -B target/gpu-check/check.py --results engine/GPU_RESULTS.md
 
 clean: ## remove what was built and .libtorch/; fetched wheels stay in the cache

@@ -15,6 +15,9 @@ mod documents {
     #[doc = include_str!("../docs/data_check.md")]
     mod data_check {}
 
+    #[doc = include_str!("../docs/energon.md")]
+    mod energon {}
+
     #[doc = include_str!("../docs/executors.md")]
     mod executors {}
 

@@ -130,6 +130,7 @@ fn finetune(flags: &Flags) -> Finetune {
                 } else {
                     Precision::Bf16Mixed
                 },
+                ..MixedPrecision::default()
             }),
             ..TrainerConfig::default()
         },

@@ -1,5 +1,8 @@
 //! Export of a checkpoint with the widths of a 7B LLaVA, compared with `cp` and `sync` of its files. Bounds: 0.8 of the speed of
-//! the copy for writing and for the whole export, which reads what was written once more in its check; and 2 GiB of memory.
+//! the copy for the whole export, with its check and with the files on disk; and 2 GiB of memory.
+//!
+//! The rows: *writing* ends before the disk has everything; *check* reads what was written, while the disk goes on; the rest of
+//! *export* waits for the disk.
 //!
 //!     cargo bench --workspace --bench export
 //!
@@ -66,7 +69,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     println!("writing         {write:8.2} s    {:6.2} GB/s", speed(write));
     println!("check           {check:8.2} s    {:6.2} GB/s", speed(check));
     println!("export          {export:8.2} s    {:6.2} GB/s", speed(export));
-    println!("writing / cp    {:8.2}{}", write / copy, bounds.at_most(write / copy, 1.0 / SPEED));
+    println!("writing / cp    {:8.2}", write / copy);
     println!(
         "export / cp     {:8.2}{}",
         export / copy,

@@ -66,6 +66,7 @@ fn main() -> neva_engine::Result<ExitCode> {
                 progress: &progress,
                 base: &BaseReference::Seed { seed: 0 },
                 parameters: &parameters,
+                fp8: None,
                 optimizer: &optimizer,
                 artifacts: &Vec::new(),
             };

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks neva-run on one NVIDIA GPU, with the CUDA libtorch of a Python that has torch 2.11, within 8 minutes.
+"""Checks neva-run on the NVIDIA GPUs of a machine, with the CUDA libtorch of a Python that has torch 2.11, within 10 minutes.
 
 It needs no Rust: `pack.py` has put the programs beside it. Run it with the Python that has torch. Where there is no
 GPU, or no libtorch for it, it says so and fails nothing. `--device cpu` goes through the same stages with small models.
@@ -18,7 +18,8 @@ from typing import Callable, Optional
 sys.dont_write_bytecode = True
 
 import stages
-from machine import Failed, Gpu, Programs, find_gpu, find_libtorch
+import throughput
+from machine import Failed, Gpu, Programs, count_gpus, find_gpu, find_libtorch
 
 HERE = Path(__file__).resolve().parent
 
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu", help="cpu tries the stages themselves, without a GPU")
     parser.add_argument("--results", type=Path, help="file to write (default: GPU_RESULTS.md, or CPU_RESULTS.md)")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="repository with .libtorch, for --device cpu (default: here)")
-    parser.add_argument("--minutes", type=float, default=8, help="time for all stages (default: 8)")
+    parser.add_argument("--minutes", type=float, default=9.5, help="time for all stages (default: 9.5)")
     arguments = parser.parse_args()
     deadline = time.monotonic() + 60 * arguments.minutes
     on_gpu = arguments.device == "gpu"
@@ -55,8 +56,11 @@ def main() -> int:
             report.stage("golden, fp32 without TF32", lambda: stages.golden(programs, device, "32"))
             report.stage("golden, bf16", lambda: stages.golden(programs, device, "bf16-mixed"))
             report.stage("train, kill, resume", lambda: stages.resumed(programs, device, 300 if on_gpu else 24))
-            shape = "7B-shaped" if on_gpu else "small"
-            report.stage(f"LoRA steps of a {shape} model", lambda: stages.lora_step(programs, device, gpu.name if gpu else ""))
+            report.stage("fused kernels", lambda: stages.kernels(programs, on_gpu))
+            report.stage("FP8", lambda: stages.fp8(programs, device))
+            report.stage("several ranks", lambda: stages.ranks(programs, device, count_gpus() if on_gpu else 2))
+            for case in throughput.CASES:
+                report.stage(f"speed: {case.name}", lambda case=case: throughput.measured(programs, case, device, gpu.name if gpu else ""))
     print(f"gpu-check: {'FAILED' if report.failed else 'passed'}, results in {results}")
     return 1 if report.failed else 0
 

@@ -34,18 +34,31 @@ def find_gpu() -> Optional[Gpu]:
     return Gpu(*line.split(", ")[:3]) if line else None
 
 
+def count_gpus() -> int:
+    """Returns the number of GPUs that a run here may have."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip()])
+    return len(nvidia_smi_lines("name"))
+
+
 def nvidia_smi(fields: str, *flags: str) -> Optional[str]:
     """Returns what nvidia-smi prints of the first GPU."""
+    lines = nvidia_smi_lines(fields, *flags)
+    return lines[0].strip() if lines else None
+
+
+def nvidia_smi_lines(fields: str, *flags: str) -> list[str]:
+    """Returns what nvidia-smi prints, a line for each GPU; nothing without nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return None
+        return []
     command = [program, f"--query-gpu={fields}", ",".join(["--format=csv", "noheader", *flags])]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    lines = answer.stdout.splitlines()
-    return lines[0].strip() if answer.returncode == 0 and lines else None
+        return []
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
 def find_libtorch(root: Path) -> list[Path]:

@@ -30,7 +30,7 @@ def main() -> int:
     # golden-cases has taken what the check compares out of the golden tensors.
     golden = shutil.ignore_patterns("golden.safetensors")
     shutil.copytree(ROOT / "tests/fixtures/hf", out / "tests/fixtures/hf", ignore=golden)
-    for name in ("check.py", "machine.py", "stages.py"):
+    for name in ("check.py", "machine.py", "stages.py", "throughput.py"):
         shutil.copy2(Path(__file__).with_name(name), out / name)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"gpu-check: packed {size / (1 << 20):.1f} MiB into {out}")

@@ -5,16 +5,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import Failed, MemoryWatch, Programs, kill, tail
+from machine import Failed, Programs, kill, tail
 
 Table = list[tuple[str, str]]
 
 # Greatest relative difference of a loss and of a gradient norm from Hugging Face's, by precision. Five optimizer steps
 # in bf16 leave fp32's path; its losses stay near.
 TOLERANCES = {"32": (1e-3, 1e-3), "bf16-mixed": (2e-2, 1e-1)}
-
-# Dense bf16 FLOP/s of one GPU, by a part of its name (NVIDIA's data sheets).
-PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
 
 
 def started(programs: Programs, cuda: bool) -> Table:
@@ -96,70 +93,100 @@ def resumed(programs: Programs, device: str, steps: int) -> Table:
     return [("loss", loss), ("killed after step", str(before[-1]["step"])), ("resumed at step", str(after[0]["step"])), ("losses", result)]
 
 
-def lora_step(programs: Programs, device: str, gpu: str) -> Table:
-    """LoRA steps of a model of LLaVA-1.5 7B's shape with random weights; of a small one without a GPU."""
-    small = device == "cpu"
-    recipe: dict[str, Any] = {
-        "_factory_": "llava15_7b",
-        "dir": str(programs.runs),
-        "name": "lora_step",
-        "num_gpus_per_node": 1,
-        "peft_scheme": "lora",
-        "finetune": {
-            "model": SMALL if small else {},
-            "data": {"seq_length": 128 if small else 4096, "global_batch_size": 4, "micro_batch_size": 1, "num_workers": 2},
-            "trainer": {"accelerator": device, "max_steps": 6, "val_check_interval": None, "threads_per_rank": 1 if small else None},
-            "optim": {"lr_scheduler": {"_target_": "Constant"}},
-            "log": {"ckpt": {"save_on_train_end": False, "train_time_interval": None}},
-            "resume": {"restore_config": None},
-        },
-    }
-    file = programs.runs / "lora_step.yaml"
-    # JSON is YAML.
-    file.write_text(json.dumps(recipe))
-    with MemoryWatch() as memory:
-        programs.neva_run(file)
-    (folder,) = (programs.runs / "lora_step").iterdir()
-    # The first steps warm up kernels and memory.
-    steps = metrics(folder)[2:]
-    rate = sorted(step["tokens/s"] for step in steps)[len(steps) // 2]
-    plan = json.loads((folder / "plan.json").read_text())["run"]["finetune"]
-    flops = rate * flops_of_token(plan)
-    peak = next((peak for name, peak in PEAKS.items() if name in gpu), None)
-    used = f"{memory.most / 1024:.1f} GiB" if memory.most is not None else "not measured: there is no nvidia-smi"
-    return [
-        ("tokens/s", f"{rate:.0f}"),
-        ("model TFLOP/s", f"{flops / 1e12:.3g}"),
-        ("MFU", f"{flops / peak:.1%} of {peak / 1e12:.0f} TFLOP/s" if peak else "not known: no peak of this device in the table"),
-        ("GPU memory in use", used),
-        ("loss", f"{steps[0]['reduced_train_loss']:.4f} -> {steps[-1]['reduced_train_loss']:.4f}"),
+# Steps of the runs that FP8 is compared in, and the greatest relative difference of their mean loss from bf16's.
+FP8_STEPS = {"gpu": 200, "cpu": 40}
+OF_FP8 = 2e-2
+
+
+def kernels(programs: Programs, cuda: bool) -> Table:
+    """The fused kernels compute libtorch's formulae; on a CPU there are none."""
+    found = json.loads(programs.run(programs.rank, "kernels", 0))
+    if "missing" in found:
+        if cuda:
+            raise Failed(f"there are no kernels: {found['missing']}")
+        return [("not compared", found["missing"])]
+    table = [
+        (case["case"], f"off by {case['greatest']:.1e} of {case['bound']:.1e}, {case['fused_us']:.0f} us, libtorch {case['formula_us']:.0f} us")
+        for case in found
     ]
+    wrong = [f"{name}: {result}" for (name, result), case in zip(table, found) if not case["greatest"] <= case["bound"]]
+    if wrong:
+        raise Failed("; ".join(wrong))
+    return table
 
 
-# The shape of a model that trains on a CPU in seconds.
-SMALL = {
-    "text_config": {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4},
-    "vision_config": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 56},
-}
+def fp8(programs: Programs, device: str) -> Table:
+    """Losses of FP8 are near those of bf16, and the products are computed in FP8."""
+
+    def train(name: str, precision: str) -> list[float]:
+        sets = [
+            f"dir={programs.runs}",
+            f"name={name}",
+            f"finetune.trainer.accelerator={device}",
+            f"finetune.trainer.max_steps={FP8_STEPS[device]}",
+            "finetune.trainer.val_check_interval=null",
+            "finetune.log.ckpt.save_on_train_end=false",
+            f"finetune.trainer.plugins={precision}",
+        ]
+        if precision != "bf16_mixed":
+            sets.append(f"finetune.trainer.plugins.fp8_emulate={str(device == 'cpu').lower()}")
+        programs.neva_run("neva_tiny", *flags(sets))
+        return [step["reduced_train_loss"] for step in metrics(programs.runs / name)]
+
+    plain = train("of_bf16", "bf16_mixed")
+    mean = sum(plain) / len(plain)
+    table = [("bf16", f"mean loss {mean:.4f}")]
+    for precision in ("bf16_with_fp8_mixed", "bf16_with_fp8_current_scaling_mixed"):
+        losses = train(precision, precision)
+        off = abs(sum(losses) / len(losses) - mean) / mean
+        (folder,) = (programs.runs / precision).iterdir()
+        effects = json.loads((folder / "effects.json").read_text())
+        kinds = {gemm["kind"] for gemm in effects["gemms"] if gemm["group"] == "decoder linears"}
+        result = f"mean loss off by {off:.1e} of {OF_FP8:.0e}, decoder linears in {', '.join(sorted(kinds))}"
+        expected = {"fp8 (emulated)" if device == "cpu" else "fp8"}
+        if not off <= OF_FP8 or losses == plain or kinds != expected:
+            raise Failed(f"{precision}: {result}")
+        table.append((precision, result))
+    return table
 
 
-def flops_of_token(finetune: dict[str, Any]) -> float:
-    """FLOPs of forward and backward pass for a position of the language model: 4 for a frozen weight behind which
-    something trains, 6 for a trained one, and 6 L h s for causal attention. The vision encoder's go to its sample."""
-    model = finetune["model"]["vlm.LlavaModel"]
-    text, vision, lora = model["text_config"], model["vision_config"], finetune["peft"]["vlm.LoRA"]
-    length = finetune["data"]["vlm.MockDataModule"]["seq_length"]
-    h, f, layers = text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"]
-    head = text["head_dim"] or h // text["num_attention_heads"]
-    q, kv = text["num_attention_heads"] * head, text["num_key_value_heads"] * head
-    frozen = layers * (h * (2 * q + 2 * kv) + 3 * h * f) + text["vocab_size"] * h
-    # One adapter each on qkv, proj, fc1 and fc2: A is [dim, in], B is [out, dim].
-    trained = layers * lora["dim"] * ((h + q + 2 * kv) + (q + h) + (h + 2 * f) + (f + h))
-    attention = 6 * layers * q * length
-    patches = (vision["image_size"] // vision["patch_size"]) ** 2
-    encoder = (vision["num_hidden_layers"] - 1) * (4 * vision["hidden_size"] ** 2 + 2 * vision["hidden_size"] * vision["intermediate_size"])
-    projector = vision["hidden_size"] * h + h * h
-    return 4 * frozen + 6 * trained + attention + 6 * (encoder + projector) * patches / length
+def ranks(programs: Programs, device: str, count: int) -> Table:
+    """Several ranks have the losses of one: over NCCL on as many GPUs, over Gloo on a CPU."""
+    if count < 2:
+        return [("not compared", "this machine has one GPU, and each rank needs its own")]
+
+    def train(name: str, count: int, *layout: str) -> list[float]:
+        sets = [
+            f"dir={programs.runs}",
+            f"name={name}",
+            f"num_gpus_per_node={count}",
+            f"finetune.trainer.accelerator={device}",
+            "finetune.trainer.max_steps=10",
+            "finetune.trainer.val_check_interval=null",
+            "finetune.log.ckpt.save_on_train_end=false",
+            "finetune.data.micro_batch_size=1",
+            *layout,
+        ]
+        if device == "cpu":
+            sets.append("finetune.trainer.threads_per_rank=1")
+        programs.neva_run("neva_tiny", *flags(sets))
+        return [step["reduced_train_loss"] for step in metrics(programs.runs / name)]
+
+    alone, table = train("one_rank", 1), []
+    strategy = "finetune.trainer.strategy"
+    layouts = {
+        f"data parallel {count}": (count, []),
+        "tensor parallel 2": (2, [f"{strategy}.tensor_model_parallel_size=2"]),
+        "pipeline of 2": (2, [f"{strategy}.pipeline_model_parallel_size=2"]),
+    }
+    for name, (ranks, layout) in layouts.items():
+        losses = train(name.replace(" ", "_"), ranks, *layout)
+        off = max(abs(own - theirs) / max(abs(theirs), 1.0) for own, theirs in zip(losses, alone))
+        result = f"loss off by {off:.1e} of 1e-03"
+        if len(losses) != len(alone) or not off <= 1e-3:
+            raise Failed(f"{name}: {result}")
+        table.append((name, result))
+    return table
 
 
 def flags(sets: list[str]) -> list[str]:

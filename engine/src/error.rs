@@ -74,6 +74,14 @@ pub enum EngineError {
         /// Its value.
         value: f64,
     },
+    /// The run does not do what the recipe requires of it.
+    #[error("the run does not do what `require` names: {}", missing.join("; "))]
+    Unmet {
+        /// Optimizer step, from 0.
+        step: u64,
+        /// Each requirement that is not met, and why.
+        missing: Vec<String>,
+    },
     /// This machine cannot execute the run.
     #[error("{0}")]
     Machine(String),
@@ -144,7 +152,9 @@ impl EngineError {
             Self::First { class, .. } | Self::Peer { class, .. } => *class,
             Self::Saved { error, .. } => error.exit_code(),
             _ if self.lacks_space().is_some() => exit_class::CLUSTER,
-            Self::Io { .. } | Self::Track(_) | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } => exit_class::JOB,
+            Self::Io { .. } | Self::Track(_) | Self::Comm(_) | Self::Torch(_) | Self::NotFinite { .. } | Self::Unmet { .. } => {
+                exit_class::JOB
+            }
         }
     }
 
@@ -207,6 +217,17 @@ impl From<neva_torch_ffi::Error> for EngineError {
             Error::Panic(text) => Self::Bug(text),
             Error::Argument(text) => Self::Bug(text),
             other => Self::Torch(other.to_string()),
+        }
+    }
+}
+
+impl From<neva_weights::WeightsError> for EngineError {
+    fn from(error: neva_weights::WeightsError) -> Self {
+        use neva_weights::WeightsError;
+        match error {
+            WeightsError::Io { action, path, source } => Self::Io { action, path, source },
+            WeightsError::Content { path, reason, .. } => Self::Content { path, reason },
+            other => Self::Bug(other.to_string()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::autograd::one;
 use crate::comm::{ProcessGroup, Reduce};
+use crate::effects::{Effects, GemmGroup, GemmMeter};
 use crate::error::Result;
 use crate::nn::TensorRegion;
 use crate::param_sync::Weight;
@@ -18,6 +19,7 @@ pub struct Head {
     len: i64,
     region: TensorRegion,
     always_backward: bool,
+    meter: GemmMeter,
 }
 
 impl Head {
@@ -29,6 +31,7 @@ impl Head {
             len: len as i64,
             region,
             always_backward: false,
+            meter: Effects::default().meter(GemmGroup::Head),
         }
     }
 
@@ -36,6 +39,12 @@ impl Head {
     /// it.
     pub fn always_backward(self, always_backward: bool) -> Self {
         Self { always_backward, ..self }
+    }
+
+    /// Counts the products with the other work of a model.
+    pub fn counted(self, effects: &Effects) -> Self {
+        let meter = effects.meter(GemmGroup::Head);
+        Self { meter, ..self }
     }
 
     /// Returns logits `[.., v]` in fp32 over the whole vocabulary.
@@ -84,7 +93,9 @@ impl Head {
 
     fn local_logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let weight_vh = self.weight_vh.get()?.narrow(0, 0, self.len);
-        Ok(hidden.linear(&weight_vh, None::<Tensor>).to_kind(Kind::Float))
+        let logits = hidden.linear(&weight_vh, None::<Tensor>);
+        self.meter.linear(hidden, &weight_vh, &logits);
+        Ok(logits.to_kind(Kind::Float))
     }
 }
 

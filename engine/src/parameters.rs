@@ -1,8 +1,9 @@
 //! The parameters that this rank holds, by full name.
 
+use crate::effects::Effects;
 use crate::error::{EngineError, Result};
 use crate::param_sync::{ParamSync, Weight};
-use crate::quantization::Nf4;
+use crate::quantization::Quantized;
 use indexmap::{IndexMap, IndexSet};
 use neva_layout::ParamSpec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +18,8 @@ pub struct Parameter {
     pub tensor: Tensor,
     /// True if the run trains it.
     pub trainable: bool,
-    /// The values in 4 bits; `tensor` then holds their bytes.
-    pub quantized: Option<Nf4>,
+    /// The values in fewer bits; `tensor` then holds their bytes.
+    pub quantized: Option<Quantized>,
 }
 
 /// All parameters of this rank, in the table's order.
@@ -28,6 +29,7 @@ pub struct Parameters {
     /// Names of the trainable parameters.
     trainable: IndexSet<String>,
     sync: ParamSync,
+    effects: Effects,
     /// Trained parameters that no file held.
     fresh: BTreeSet<String>,
     /// Data type of the computation, if a parameter has it.
@@ -88,6 +90,11 @@ impl Parameters {
     /// Returns the link from all weights to the optimizer that gathers them.
     pub fn sync(&self) -> &ParamSync {
         &self.sync
+    }
+
+    /// Returns the counters of what is computed with these parameters.
+    pub fn effects(&self) -> &Effects {
+        &self.effects
     }
 
     /// Notes that no file held the parameter of that name.

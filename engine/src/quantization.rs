@@ -9,6 +9,7 @@
 mod codes;
 
 use crate::error::{EngineError, Result};
+use crate::fp8::Float8Tensor;
 use codes::Codes;
 use neva_layout::{BlockCut, NF4_BLOCK, ParamSpec, block_cut};
 use tch::{Kind, Tensor};
@@ -21,6 +22,44 @@ const SCALES: i64 = 256;
 
 /// Smallest scale that values are divided by, as in bitsandbytes.
 const TINY: f64 = 1e-38;
+
+/// A frozen weight in fewer bits, of which no other copy is kept.
+#[derive(Debug)]
+pub enum Quantized {
+    /// In 4 bits.
+    Nf4(Nf4),
+    /// In FP8.
+    Fp8(Float8Tensor),
+}
+
+impl Quantized {
+    /// Returns the values in this data type.
+    ///
+    /// # Errors
+    /// libtorch refused (out of memory).
+    pub fn dequantize(&self, kind: Kind) -> Result<Tensor> {
+        match self {
+            Self::Nf4(values) => values.dequantize(kind),
+            Self::Fp8(values) => values.dequantize(kind),
+        }
+    }
+
+    /// Returns the tensor that holds the quantised values.
+    pub fn packed(&self) -> &Tensor {
+        match self {
+            Self::Nf4(values) => values.packed(),
+            Self::Fp8(values) => values.data(),
+        }
+    }
+
+    /// Returns the size in memory, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Nf4(values) => values.bytes(),
+            Self::Fp8(values) => values.bytes(),
+        }
+    }
+}
 
 /// A matrix in 4 bits, or a rank's part of one.
 #[derive(Debug)]

@@ -104,7 +104,7 @@ impl Layer {
             y_bsh.view([size[0], size[1], -1, self.head_dim]).transpose(1, 2)
         };
         let [q, k, v] = self.qkv.forward(&normed_bsh)?;
-        let (q, k, v) = (rope.apply(&heads(&q)), rope.apply(&heads(&k)), heads(&v));
+        let (q, k, v) = (rope.apply(&heads(&q))?, rope.apply(&heads(&k))?, heads(&v));
         let o_bsh = match cache {
             Some(cache) => {
                 let (k, v) = cache.extend(k, v);

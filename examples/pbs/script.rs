@@ -70,6 +70,7 @@ pub(super) fn batch(executor: &PbsExecutor, name: &str, mut submission: Submissi
     submission.payload = Payload::BatchScript(BatchScript {
         batch_script: SCRIPT.into(),
         submit_argv: vec!["qsub".to_owned(), script],
+        tasks: Vec::new(),
     });
     submission
 }

@@ -10,7 +10,7 @@
 
 use std::{path::Path, time::Instant};
 
-use neva_executors::slurm::render::render_array;
+use neva_executors::{Work, slurm::render::render_array};
 use neva_recipes::llava15_7b;
 use neva_schemas::{LaunchPlan, PLAN_FORMAT, Run, SlurmExecutorConfig};
 
@@ -33,12 +33,10 @@ fn main() {
             run: run.clone(),
         })
         .collect();
-    let config = SlurmExecutorConfig {
-        array: Some("%100".into()),
-        ..SlurmExecutorConfig::default()
-    };
+    let works: Vec<_> = plans.iter().map(Work::Ranks).collect();
+    let config = SlurmExecutorConfig::default();
     let start = Instant::now();
-    let submission = render_array(&config, "sweep", root, &plans, Path::new("neva-rank")).unwrap();
+    let submission = render_array(&config, "sweep", root, &works, Some(100), Path::new("neva-rank")).unwrap();
     let seconds = start.elapsed().as_secs_f64();
     let bytes: usize = submission.files.values().map(String::len).sum();
     println!("| what | measured | bound |\n|---|---|---|");

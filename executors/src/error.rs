@@ -4,7 +4,10 @@ use std::{io, path::PathBuf};
 
 use neva_schemas::{ExitClass, exit_class};
 
-use crate::{batch_error::BatchError, job::JobHandle, kubernetes_error::KubernetesError, packager_error::PackagerError, tunnel_error::TunnelError};
+use crate::{
+    batch_error::BatchError, container_error::ContainerError, job::JobHandle, kubernetes_error::KubernetesError,
+    packager_error::PackagerError, tunnel_error::TunnelError,
+};
 
 /// An error of an executor: a job was not started, or cannot be queried.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +133,9 @@ pub enum ExecutorError {
     /// The batch system refused a job, or cannot be used.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// The container runtime refused a job, or failed.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
     /// Kubernetes refused a request, or cannot be used.
     #[error(transparent)]
     Kubernetes(#[from] KubernetesError),
@@ -188,6 +194,7 @@ impl ExecutorError {
             Self::NoMesh { .. } | Self::Plan(_) | Self::Manifest { .. } => exit_class::BUG,
             Self::Tunnel(error) => error.exit_code(),
             Self::Batch(error) => error.exit_code(),
+            Self::Container(error) => error.exit_code(),
             Self::Kubernetes(error) => error.exit_code(),
             Self::Packager(error) => error.exit_code(),
         }
@@ -213,8 +220,14 @@ impl ExecutorError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "name a writable folder with `--set dir=...`".to_owned()
             }
+            Self::Connection { place, .. } if place.starts_with("the Docker API") => {
+                "start Docker or Podman (`systemctl start docker`, `systemctl --user start podman.socket`), or name its socket with \
+                 `--set executor.docker_host=unix:///PATH`"
+                    .to_owned()
+            }
             Self::Tunnel(error) => return error.help(),
             Self::Batch(error) => return error.help(),
+            Self::Container(error) => return error.help(),
             Self::Kubernetes(error) => return error.help(),
             Self::Packager(error) => return error.help(),
             _ => return None,

@@ -14,6 +14,7 @@ use crate::{
     event::{JobEvent, JobResults, JobStatus, WatchFrom},
     job::JobHandle,
     submission::Submission,
+    task_set::TaskSet,
 };
 
 /// A boxed future, so that `dyn Executor` has asynchronous methods.
@@ -97,6 +98,41 @@ pub trait Executor: Send + Sync {
         self.submit(submission)
     }
 
+    /// Returns true if several tasks can be one job. The default is false: the launcher submits each alone.
+    fn joins_tasks(&self) -> bool {
+        false
+    }
+
+    /// Renders tasks as one job. Pure. Called only if [`joins_tasks`](Self::joins_tasks) returns true.
+    ///
+    /// # Errors
+    /// The tasks cannot be one job here.
+    fn render_tasks(&self, _tasks: &TaskSet<'_>) -> Result<Submission, ExecutorError> {
+        Err(not_joined())
+    }
+
+    /// Starts the job of several tasks and returns the handle of each task, in order. The folder of each is prepared as that
+    /// of [`submit`](Self::submit), and the job starts as that of [`submit_after`](Self::submit_after).
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit): no task was started.
+    fn submit_tasks<'a>(
+        &'a self,
+        _submission: &'a Submission,
+        _after: &'a [(JobHandle, When)],
+    ) -> BoxFuture<'a, Result<Vec<JobHandle>, ExecutorError>> {
+        Box::pin(async { Err(not_joined()) })
+    }
+
+    /// Returns the latest job in the folder `dir`, for a launcher whose predecessor was killed before it recorded the handle.
+    /// The default finds none.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    fn find_job<'a>(&'a self, _dir: &'a Path) -> BoxFuture<'a, Result<Option<JobHandle>, ExecutorError>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// Returns the events of the job until it ends, polled at an interval that suits the executor. Several watches of one
     /// job return the same events. Dropping the stream ends the watch, not the job.
     fn watch<'a>(&'a self, job: &'a JobHandle, from: WatchFrom) -> JobEvents<'a>;
@@ -163,6 +199,13 @@ pub trait Executor: Send + Sync {
     /// # Errors
     /// The request cannot be sent, or the job does not exist.
     fn cancel<'a>(&'a self, job: &'a JobHandle, signal: StopSignal) -> BoxFuture<'a, Result<(), ExecutorError>>;
+}
+
+fn not_joined() -> ExecutorError {
+    ExecutorError::Refused {
+        message: "this executor does not run several tasks as one job".to_owned(),
+        help: "submit each task alone".to_owned(),
+    }
 }
 
 /// A chunk of a rank's output.

@@ -59,6 +59,19 @@ impl Submission {
         }
     }
 
+    /// Returns the tasks of a job of several tasks.
+    pub(crate) fn tasks(&self) -> &[BatchTask] {
+        match &self.payload {
+            Payload::BatchScript(batch) => &batch.tasks,
+            Payload::Processes(_) | Payload::Manifests(_) => &[],
+        }
+    }
+
+    /// Returns true if ranks are among its processes.
+    pub(crate) fn has_ranks(&self) -> bool {
+        self.kind == JobKind::Ranks || self.tasks().iter().any(|task| task.kind == JobKind::Ranks)
+    }
+
     /// Returns [`Processes::exit_timeout_s`].
     pub(crate) fn exit_timeout_s(&self) -> Option<u64> {
         match &self.payload {
@@ -86,7 +99,7 @@ pub struct Processes {
     /// One for each rank, in order.
     pub processes: Vec<Process>,
     /// Seconds that the other ranks have to exit after one succeeded; `None`: no limit.
-    #[serde(rename = "patience_s", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_timeout_s: Option<u64>,
 }
 
@@ -97,6 +110,20 @@ pub struct BatchScript {
     pub batch_script: PathBuf,
     /// Command line to submit it: `sbatch --parsable ...`.
     pub submit_argv: Vec<String>,
+    /// The tasks, if the script runs several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<BatchTask>,
+}
+
+/// A task of a script that runs several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BatchTask {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Kind of its processes.
+    pub kind: JobKind,
+    /// The number of its job: that of the script's job, followed by this.
+    pub suffix: String,
 }
 
 /// Objects for an API server, in the order in which they are applied.

@@ -12,6 +12,7 @@ pub mod llava15_7b_pretrain;
 mod nemo;
 pub mod neva_llama3_8b;
 pub mod neva_tiny;
+pub mod precision;
 
 /// Name of the 13B recipe in some documents; NeMo has no function of this name.
 pub use llava15_13b as llava15_11b;

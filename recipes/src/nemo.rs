@@ -1,8 +1,9 @@
 //! Building blocks of NeMo's recipes, with their common values.
 
+use crate::precision::bf16_mixed;
 use neva_schemas::{
-    Accelerator, AdamW, AutoResume, Data, Finetune, Log, LossNormalization, LrScheduler, MegatronStrategy, MixedPrecision, MockDataModule,
-    Optim, Plugins, Precision, RecipeArgs, RestoreConfig, TrainerConfig,
+    Accelerator, AdamW, AutoResume, Data, Finetune, Log, LossNormalization, LrScheduler, MegatronStrategy, MockDataModule, Optim, Plugins,
+    RecipeArgs, RestoreConfig, TrainerConfig,
 };
 
 /// Returns a `MockDataModule` with 4 workers.
@@ -30,9 +31,7 @@ pub(crate) fn trainer(args: &RecipeArgs, max_steps: u64, tensor_model_parallel_s
             sequence_parallel: tensor_model_parallel_size > 1,
             ..MegatronStrategy::default()
         },
-        plugins: Plugins::MixedPrecision(MixedPrecision {
-            precision: Precision::Bf16Mixed,
-        }),
+        plugins: Plugins::MixedPrecision(bf16_mixed()),
         ..TrainerConfig::default()
     }
 }

@@ -54,6 +54,7 @@ pub fn finetune_recipe(args: RecipeArgs) -> Finetune {
             strategy: MegatronStrategy::default(),
             plugins: Plugins::MixedPrecision(MixedPrecision {
                 precision: Precision::Fp32,
+                ..MixedPrecision::default()
             }),
             timeout_s: 60,
             ..TrainerConfig::default()

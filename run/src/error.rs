@@ -3,7 +3,7 @@
 use std::{fmt, io, path::PathBuf};
 
 use miette::Diagnostic;
-use neva_data::{CheckError, DataError, InspectError};
+use neva_data::{CheckError, DataError, InspectError, PrepareError};
 use neva_executors::{ExecutorError, JobFailure, LoaderProblem};
 use neva_schemas::{ExitClass, Problem, RankFailure, Starter, env, exit_class};
 use neva_track::TrackError;
@@ -153,6 +153,9 @@ pub enum RunError {
     /// A check of data did not finish.
     #[error(transparent)]
     DataCheck(#[from] CheckError),
+    /// A dataset was not prepared.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
     /// Samples cannot be shown.
     #[error(transparent)]
     Inspect(#[from] InspectError),
@@ -218,6 +221,9 @@ impl RunError {
             Self::DataCheck(CheckError::Panicked) => exit_class::BUG,
             Self::DataCheck(CheckError::Data(error)) if !matches!(error, DataError::Write { .. }) => exit_class::INPUT,
             Self::DataCheck(_) => exit_class::CLUSTER,
+            Self::Prepare(PrepareError::Stopped { .. }) => exit_class::JOB,
+            Self::Prepare(PrepareError::Catalog { .. } | PrepareError::Data(DataError::Write { .. })) => exit_class::CLUSTER,
+            Self::Prepare(_) => exit_class::INPUT,
             Self::NoRankProgram { .. }
             | Self::RankProgram { .. }
             | Self::NoLibtorch { .. }
@@ -287,6 +293,20 @@ impl RunError {
                 "correct these records, or train without them: `--set finetune.data.skip_list={}`",
                 file.display()
             ),
+            Self::Prepare(PrepareError::Exists(_)) => "add `--force-overwrite` to write its metadata again".to_owned(),
+            Self::Prepare(PrepareError::NoShards(_)) => {
+                "pack the files of each sample under one name, KEY.jpg and KEY.json: `tar --sort=name -cf shard_000000.tar *`".to_owned()
+            }
+            Self::Prepare(PrepareError::NoType { .. }) => {
+                "name type and fields: `--sample-type VQASample --field-map '{\"image\": \"jpg\", \"context\": \"json[question]\", \
+                 \"answers\": \"json[answers]\"}'`"
+                    .to_owned()
+            }
+            Self::Prepare(PrepareError::Duplicates { .. }) => {
+                "rename the files in one of the shards, or run `energon prepare --fix-duplicates`, which puts them into a folder for each \
+                 shard"
+                    .to_owned()
+            }
             Self::Exists { .. } => "add `--yes` to overwrite it, or name another".to_owned(),
             Self::NoRankProgram { named: None } => "build it with `cargo build --release`, or set NEVA_RANK to its path".to_owned(),
             Self::NoLibtorch { problem, .. } => problem.help().to_owned(),

@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
-use neva_executors::{Executor, ExecutorError, KubernetesExecutor, LocalExecutor, SlurmExecutor, tunnel};
-use neva_schemas::{self as schemas, KUBERNETES, LOCAL, Problem, SLURM, Severity, TunnelConfig, Validate as _, env};
+use neva_executors::{
+    DockerExecutor, Executor, ExecutorError, KubernetesExecutor, LocalExecutor, SlurmExecutor, container::default_socket, tunnel,
+};
+use neva_schemas::{self as schemas, DOCKER, KUBERNETES, LOCAL, Problem, SLURM, Severity, TunnelConfig, Validate as _, env};
 use serde::Deserialize;
 
 use crate::{
@@ -33,9 +35,23 @@ pub fn executor(config: &schemas::ExecutorConfig) -> Result<Arc<dyn Executor>, E
             settle: Duration::from_secs(local.settle_s),
             grace: Duration::from_secs(local.grace_s),
         }),
+        schemas::ExecutorConfig::Docker(docker) => Arc::new(docker_executor(docker)),
         schemas::ExecutorConfig::Slurm(slurm) => Arc::new(slurm_executor(slurm)?),
         schemas::ExecutorConfig::Kubernetes(kubernetes) => Arc::new(kubernetes_executor(kubernetes)),
     })
+}
+
+/// Creates the container executor that `config` describes.
+pub(crate) fn docker_executor(docker: &schemas::DockerExecutorConfig) -> DockerExecutor {
+    let host = docker.docker_host.clone().or_else(|| environment::variable(env::DOCKER_HOST));
+    let socket = default_socket(host.as_deref(), environment::path(env::XDG_RUNTIME_DIR).as_deref());
+    let user = format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    DockerExecutor {
+        program: program::name().into(),
+        environment: variables(&docker.env_from),
+        folder: environment::working_directory().unwrap_or_default(),
+        ..DockerExecutor::new(docker.clone(), socket, user)
+    }
 }
 
 /// Creates the executor for Slurm that `config` describes.
@@ -76,6 +92,8 @@ fn variables(names: &[String]) -> BTreeMap<String, String> {
 pub(crate) fn needs_own_program(config: &schemas::ExecutorConfig) -> bool {
     match config {
         schemas::ExecutorConfig::Local(_) => true,
+        // The image has it.
+        schemas::ExecutorConfig::Docker(_) => false,
         schemas::ExecutorConfig::Slurm(slurm) => slurm.rank_program.is_none(),
         schemas::ExecutorConfig::Kubernetes(_) => false,
     }
@@ -147,6 +165,7 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     }
     let built_in = match name {
         LOCAL => Some(schemas::ExecutorConfig::default()),
+        DOCKER => Some(schemas::ExecutorConfig::Docker(Box::default())),
         SLURM => Some(schemas::ExecutorConfig::Slurm(Box::default())),
         KUBERNETES => Some(schemas::ExecutorConfig::Kubernetes(Box::default())),
         _ => None,
@@ -160,8 +179,12 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
     let known = workspace
         .into_iter()
         .flat_map(|workspace| workspace.settings.executors.keys().cloned());
-    let own = known.filter(|name| ![LOCAL, SLURM, KUBERNETES].contains(&name.as_str()));
-    let allowed: Vec<_> = [LOCAL, SLURM, KUBERNETES].map(str::to_owned).into_iter().chain(own).collect();
+    let own = known.filter(|name| ![LOCAL, DOCKER, SLURM, KUBERNETES].contains(&name.as_str()));
+    let allowed: Vec<_> = [LOCAL, DOCKER, SLURM, KUBERNETES]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(own)
+        .collect();
     Err(ConfigError {
         path: config::Path(vec![Segment::Key(EXECUTOR.to_owned())]),
         origin: None,

@@ -108,16 +108,19 @@ fn each_path(run: &mut Run, mut change: impl FnMut(&mut PathBuf)) {
             data.paths.iter_mut().chain(&mut data.val_paths).for_each(&mut in_place);
             data.data_config.image_folder.iter_mut().for_each(&mut in_place);
             data.skip_list.iter_mut().for_each(&mut in_place);
-            let processor = data.image_processor.iter_mut();
-            let is_path = |path: &&mut PathBuf| !path.to_str().is_some_and(is_model_address);
-            processor.filter(is_path).for_each(&mut in_place);
-            if let Some(tokenizer) = &mut data.tokenizer {
-                unless(
-                    |text| text.starts_with("builtin:") || is_model_address(text),
-                    tokenizer,
-                    &mut in_place,
-                );
-            }
+        }
+        Data::Energon(data) => in_place(&mut data.path),
+    }
+    if let Some((tokenizer, image_processor)) = finetune.data.tools_mut() {
+        let processor = image_processor.iter_mut();
+        let is_path = |path: &&mut PathBuf| !path.to_str().is_some_and(is_model_address);
+        processor.filter(is_path).for_each(&mut in_place);
+        if let Some(tokenizer) = tokenizer {
+            unless(
+                |text| text.starts_with("builtin:") || is_model_address(text),
+                tokenizer,
+                &mut in_place,
+            );
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use neva_layout::{Families, HubAddress, ModelCache, missing_model};
-use neva_schemas::{Data, Model, Problem, Run};
+use neva_schemas::{Model, Problem, Run};
 use serde_json::Value;
 
 use crate::{
@@ -143,10 +143,10 @@ fn addresses(run: &Run) -> Vec<(String, Requested)> {
     }
     let parts = finetune.model.pretrained_parts().into_iter();
     found.extend(parts.map(|(_, address)| (address.to_owned(), Requested::Model)));
-    if let Data::Preloaded(data) = &finetune.data {
-        let processor = data.image_processor.as_ref().and_then(|path| path.to_str()).map(str::to_owned);
+    if let Some((tokenizer, image_processor)) = finetune.data.clone().tools_mut() {
+        let processor = image_processor.as_ref().and_then(|path| path.to_str()).map(str::to_owned);
         found.extend(
-            data.tokenizer
+            tokenizer
                 .clone()
                 .into_iter()
                 .chain(processor)

@@ -111,6 +111,12 @@ pub mod env {
     pub const NEVA_RUN: &str = "NEVA_RUN";
     /// Set for the tasks of an experiment: nesting depth of experiments.
     pub const NEVA_EXPERIMENT_DEPTH: &str = "NEVA_EXPERIMENT_DEPTH";
+    /// Docker's own: address of its API.
+    pub const DOCKER_HOST: &str = "DOCKER_HOST";
+    /// Folder of the sockets of a user's own services.
+    pub const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+    /// Search path of the loader.
+    pub const LD_LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
     /// The user's home folder.
     pub const HOME: &str = "HOME";
 }
@@ -175,6 +181,9 @@ pub const PARAMETERS_FILE: &str = "parameters.json";
 pub const FAILURES_FILE: &str = "failures.jsonl";
 /// File in the run's folder to which rank 0 writes its [`RunReport`], as JSON, at the end of the run.
 pub const REPORT_FILE: &str = "report.json";
+
+/// File in the run's folder to which rank 0 writes what the run did, as JSON.
+pub const EFFECTS_FILE: &str = "effects.json";
 
 /// Result of a finished run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -115,7 +115,8 @@ impl Validate for CustomData {
         if !self.target().contains("::") {
             problems.push(
                 Problem::error(format!("{path}._target_"), format!("there is no data module {:?}", self.target())).help(
-                    "built in are vlm.MockDataModule and vlm.NevaPreloadedDataModule; an own type is named by its path, my_crate::MyData",
+                    "built in are vlm.MockDataModule, vlm.NevaPreloadedDataModule and EnergonMultiModalDataModule; an own type is \
+                     named by its path, my_crate::MyData",
                 ),
             );
         }

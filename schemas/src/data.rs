@@ -1,10 +1,12 @@
 //! Data modules.
 
 use crate::custom_data::CustomData;
-use crate::data_modules::{MockDataModule, NevaPreloadedDataModule, OnError};
+use crate::data_modules::{ImageDataConfig, MockDataModule, NevaPreloadedDataModule, OnError};
+use crate::energon::EnergonMultiModalDataModule;
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// The data module of a run.
 #[expect(clippy::large_enum_variant, reason = "a run has one; a box would be in every match")]
@@ -16,6 +18,9 @@ pub enum Data {
     /// A LLaVA-JSON file, loaded completely.
     #[serde(rename = "vlm.NevaPreloadedDataModule")]
     Preloaded(NevaPreloadedDataModule),
+    /// WebDataset shards with Energon's metadata.
+    #[serde(rename = "EnergonMultiModalDataModule")]
+    Energon(EnergonMultiModalDataModule),
     /// A custom type of the rank program, registered under its `_target_`: `my_crate::MyData`.
     Custom(CustomData),
 }
@@ -26,6 +31,7 @@ impl Data {
         match self {
             Self::Mock(data) => data.global_batch_size,
             Self::Preloaded(data) => data.global_batch_size,
+            Self::Energon(data) => data.global_batch_size,
             Self::Custom(data) => data.batching().global_batch_size,
         }
     }
@@ -35,6 +41,7 @@ impl Data {
         match self {
             Self::Mock(data) => data.micro_batch_size,
             Self::Preloaded(data) => data.micro_batch_size,
+            Self::Energon(data) => data.micro_batch_size,
             Self::Custom(data) => data.batching().micro_batch_size,
         }
     }
@@ -44,6 +51,7 @@ impl Data {
         match self {
             Self::Mock(data) => data.seq_length,
             Self::Preloaded(data) => data.seq_length,
+            Self::Energon(data) => data.seq_length,
             Self::Custom(data) => data.batching().seq_length,
         }
     }
@@ -53,6 +61,7 @@ impl Data {
         match self {
             Self::Mock(data) => data.use_packed_sequence,
             Self::Preloaded(data) => data.use_packed_sequence,
+            Self::Energon(data) => data.packs(),
             Self::Custom(data) => data.batching().use_packed_sequence,
         }
     }
@@ -62,6 +71,7 @@ impl Data {
         match self {
             Self::Mock(data) => data.num_workers,
             Self::Preloaded(data) => data.num_workers,
+            Self::Energon(data) => data.num_workers,
             Self::Custom(data) => data.batching().num_workers,
         }
     }
@@ -71,6 +81,7 @@ impl Data {
         match self {
             Self::Mock(_) => true,
             Self::Preloaded(data) => data.shuffle,
+            Self::Energon(data) => data.shuffle,
             Self::Custom(data) => data.batching().shuffle,
         }
     }
@@ -89,6 +100,14 @@ impl Data {
                 // A replacement has the place of the sample that it replaces.
                 (data.on_error, data.max_skipped) = (OnError::Fail, None);
             }
+            Self::Energon(data) => {
+                (data.micro_batch_size, data.use_packed_sequence, data.num_workers) = (1, false, 0);
+                (data.on_error, data.max_skipped) = (OnError::Fail, None);
+                // The encoder's config is kept in one place.
+                (data.multimodal_sample_config, data.task_encoder) = (data.sample_config().clone(), None);
+                (data.num_val_workers, data.pin_memory, data.validation_task_encoder) = (None, true, None);
+                (data.shuffle_buffer_size, data.max_samples_per_sequence) = (None, None);
+            }
             Self::Custom(data) => data.0.extend([
                 ("micro_batch_size".into(), 1.into()),
                 ("use_packed_sequence".into(), false.into()),
@@ -98,11 +117,30 @@ impl Data {
         data
     }
 
+    /// Returns image processing, conversation format and BOS of text data; `None` if the data has no text of its own.
+    pub fn text_settings(&self) -> Option<(ImageDataConfig, Option<bool>)> {
+        match self {
+            Self::Preloaded(data) => Some((data.data_config.clone(), data.add_bos)),
+            Self::Energon(data) => Some((data.data_config(), data.add_bos)),
+            Self::Mock(_) | Self::Custom(_) => None,
+        }
+    }
+
+    /// Returns the settings that name tokenizer and image processor, if the data has any.
+    pub fn tools_mut(&mut self) -> Option<(&mut Option<String>, &mut Option<PathBuf>)> {
+        match self {
+            Self::Preloaded(data) => Some((&mut data.tokenizer, &mut data.image_processor)),
+            Self::Energon(data) => Some((&mut data.tokenizer, &mut data.image_processor)),
+            Self::Mock(_) | Self::Custom(_) => None,
+        }
+    }
+
     /// Returns the seed of the sample order.
     pub fn seed(&self) -> u64 {
         match self {
             Self::Mock(data) => data.seed,
             Self::Preloaded(data) => data.seed,
+            Self::Energon(data) => data.seed,
             Self::Custom(data) => data.batching().seed,
         }
     }
@@ -155,6 +193,7 @@ impl Validate for Data {
         match self {
             Self::Mock(data) => nonzero(path, problems, &[("num_train_samples", data.num_train_samples)]),
             Self::Preloaded(data) => data.validate(path, problems),
+            Self::Energon(data) => data.validate(path, problems),
             Self::Custom(data) => data.validate(path, problems),
         }
     }

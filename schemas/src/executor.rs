@@ -1,5 +1,6 @@
 //! Executor configs: the contents of executor files and of `executors` in workspace files.
 
+use crate::docker::DockerExecutorConfig;
 use crate::kubernetes::KubernetesExecutorConfig;
 use crate::slurm::SlurmExecutorConfig;
 use crate::text_schema::text_map;
@@ -16,6 +17,9 @@ pub enum ExecutorConfig {
     /// Processes on this machine.
     #[serde(rename = "run.LocalExecutor")]
     Local(LocalExecutorConfig),
+    /// A container on this machine.
+    #[serde(rename = "run.DockerExecutor")]
+    Docker(Box<DockerExecutorConfig>),
     /// A job of a Slurm cluster.
     #[serde(rename = "run.SlurmExecutor")]
     Slurm(Box<SlurmExecutorConfig>),
@@ -35,6 +39,7 @@ impl ExecutorConfig {
     pub fn env_vars(&self) -> &BTreeMap<String, String> {
         match self {
             Self::Local(local) => &local.env_vars,
+            Self::Docker(docker) => &docker.env_vars,
             Self::Slurm(slurm) => &slurm.env_vars,
             Self::Kubernetes(kubernetes) => &kubernetes.env_vars,
         }
@@ -44,6 +49,7 @@ impl ExecutorConfig {
     pub fn env_from(&self) -> &[String] {
         match self {
             Self::Local(local) => &local.env_from,
+            Self::Docker(docker) => &docker.env_from,
             Self::Slurm(slurm) => &slurm.env_from,
             Self::Kubernetes(kubernetes) => &kubernetes.env_from,
         }
@@ -53,6 +59,7 @@ impl ExecutorConfig {
     pub fn retries(&self) -> u32 {
         match self {
             Self::Local(local) => local.retries,
+            Self::Docker(docker) => docker.retries,
             Self::Slurm(slurm) => slurm.retries,
             Self::Kubernetes(kubernetes) => kubernetes.retries,
         }
@@ -63,6 +70,7 @@ impl ExecutorConfig {
     pub fn launcher_retries(&self) -> u32 {
         match self {
             Self::Local(local) => local.retries,
+            Self::Docker(docker) => docker.retries,
             Self::Slurm(_) | Self::Kubernetes(_) => 0,
         }
     }
@@ -75,10 +83,36 @@ impl ExecutorConfig {
         }
     }
 
+    /// Returns true if tasks of both can be tasks of one job: what holds for a whole job is the same.
+    pub fn can_share_job(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Slurm(one), Self::Slurm(other)) => one.can_share_job(other),
+            _ => false,
+        }
+    }
+
+    /// Returns the settings of a task that is a job of its own: without those that hold for jobs of several tasks. A cap
+    /// belongs to the array of a sweep, components to a group.
+    #[must_use]
+    pub fn without_task_sets(&self, is_sweep: bool, is_group: bool) -> Self {
+        let mut config = self.clone();
+        if let Self::Slurm(slurm) = &mut config {
+            if is_sweep && slurm.array_cap().is_some() {
+                slurm.array = None;
+            }
+            if is_group {
+                slurm.heterogeneous = false;
+                slurm.het_group_indices = None;
+            }
+        }
+        config
+    }
+
     /// Sets the maximum number of retries.
     pub fn set_retries(&mut self, retries: u32) {
         match self {
             Self::Local(local) => local.retries = retries,
+            Self::Docker(docker) => docker.retries = retries,
             Self::Slurm(slurm) => slurm.retries = retries,
             Self::Kubernetes(kubernetes) => kubernetes.retries = retries,
         }
@@ -89,6 +123,7 @@ impl Validate for ExecutorConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         match self {
             Self::Local(local) => local.validate(path, problems),
+            Self::Docker(docker) => docker.validate(path, problems),
             Self::Slurm(slurm) => slurm.validate(path, problems),
             Self::Kubernetes(kubernetes) => kubernetes.validate(path, problems),
         }

@@ -9,8 +9,9 @@ use crate::model::Model;
 use crate::optim::{AdamW, Optim};
 use crate::parallel::ParallelSizes;
 use crate::peft::Peft;
+use crate::precision::{MixedPrecision, Precision, validate_fp8_model};
 use crate::resume::AutoResume;
-use crate::trainer::{MixedPrecision, Plugins, Precision, TrainerConfig};
+use crate::trainer::{Plugins, TrainerConfig};
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,7 +44,10 @@ impl Finetune {
     /// Returns the settings of a model that is only evaluated, on one rank.
     pub fn evaluation(model: Model, precision: Precision) -> Self {
         let trainer = TrainerConfig {
-            plugins: Plugins::MixedPrecision(MixedPrecision { precision }),
+            plugins: Plugins::MixedPrecision(MixedPrecision {
+                precision,
+                ..MixedPrecision::default()
+            }),
             ..TrainerConfig::default()
         };
         Self {
@@ -90,6 +94,8 @@ impl Validate for Finetune {
         self.validate_sequence(path, problems);
         self.validate_batch(path, problems);
         validate_layers(model.num_layers(), &self.trainer, path, problems);
+        let run = (&model, self.peft.as_ref(), &self.trainer.strategy);
+        validate_fp8_model(self.trainer.mixed_precision(), run, path, problems);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A request to answer a prompt.
 
-use crate::trainer::Precision;
+use crate::precision::Precision;
 use std::path::PathBuf;
 
 /// Request to `neva-rank generate`.

@@ -5,6 +5,7 @@
 //! every other crate can depend on it.
 #![forbid(unsafe_code)]
 
+mod attention_backend;
 mod callback;
 mod contract;
 mod conversation_template;
@@ -14,6 +15,9 @@ mod cut;
 mod data;
 mod data_modules;
 mod description;
+mod docker;
+mod effective_precision;
+mod energon;
 mod engine;
 mod executor;
 mod experiment;
@@ -32,9 +36,11 @@ mod parallel;
 mod peft;
 mod period;
 mod plan;
+mod precision;
 mod rank_env;
 mod recipe;
 mod recompute;
+mod requirement;
 mod resume;
 mod schedule;
 mod schema;
@@ -53,9 +59,10 @@ mod validate;
 mod variable;
 mod workspace;
 
+pub use attention_backend::AttentionBackend;
 pub use callback::{CallbackConfig, CustomCallback, EarlyStoppingConfig, METRICS, MetricMode};
 pub use contract::{
-    ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankFailure, RunReport, env, exit_class,
+    EFFECTS_FILE, ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, REPORT_FILE, RankFailure, RunReport, env, exit_class,
 };
 pub use conversation_template::ConversationTemplateConfig;
 pub use custom_data::CustomData;
@@ -65,6 +72,9 @@ pub use data_modules::{
     ImageDataConfig, ImageProcessMode, ImageTextTokenization, ImageTokenPosition, MockDataModule, NevaPreloadedDataModule, OnError,
 };
 pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTower};
+pub use docker::{DockerExecutorConfig, Ulimit, Volume, memory_size};
+pub use effective_precision::{EffectivePrecision, PartPrecision};
+pub use energon::{EnergonMultiModalDataModule, ImageToken, MultiModalSampleConfig, MultiModalTaskEncoder, SampleLoader, TaskEncoder};
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
 pub use experiment::{ExperimentConfig, MAX_PARALLEL};
@@ -88,9 +98,13 @@ pub use parallel::{MeshCoordinates, ParallelSizes};
 pub use peft::{DropoutPosition, LoRA, LoraInit, Peft, Quantization};
 pub use period::Period;
 pub use plan::{LaunchPlan, PLAN_FORMAT};
+pub use precision::{
+    Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, LossScale, MAX_FP8_AMAX_HISTORY, MAX_FP8_MARGIN, MixedPrecision, Precision, TorchDtype,
+};
 pub use rank_env::{RankEnv, Starter};
 pub use recipe::{PeftScheme, RecipeArgs, Run};
 pub use recompute::{RecomputeGranularity, RecomputeMethod, RecomputeModule};
+pub use requirement::Requirement;
 pub use resume::{AutoResume, RestoreConfig};
 pub use schedule::{LrScheduler, RampType};
 pub use schema::{SCHEMAS, SchemaEntry};
@@ -104,8 +118,9 @@ pub use stop_signal::{SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
 pub use strategy::{CpCommType, DistributedDataParallelConfig, MegatronStrategy, VisionPlacement};
 pub use sweep::{SweepMode, SweepOrder};
 pub use task::{Dependency, Task, TaskSpec, When};
-pub use trainer::{Accelerator, LossNormalization, MixedPrecision, NanPolicy, Plugins, Precision, TrainerConfig};
+pub use trainer::{Accelerator, LossNormalization, NanPolicy, Plugins, TrainerConfig};
 pub use tunnel::{LocalTunnelConfig, SshProgram, SshTunnelConfig, TunnelConfig};
 pub use unsupported::{UNSUPPORTED, Unsupported, unsupported};
 pub use validate::{Problem, Severity, Validate};
-pub use workspace::{KUBERNETES, LOCAL, SLURM, WorkspaceConfig};
+pub use variable::SET_BY_LAUNCHER;
+pub use workspace::{DOCKER, KUBERNETES, LOCAL, SLURM, WorkspaceConfig};

@@ -91,9 +91,12 @@ impl Run {
 
     /// Fills in defaults that depend on other fields.
     fn with_dependent_defaults(mut self) -> Self {
-        if let Data::Preloaded(data) = &mut self.finetune.data {
-            // Without it, the tokenizer's files say whether it adds BOS.
-            data.add_bos = data.add_bos.or(self.nemo_compat.then_some(false));
+        // Without it, the tokenizer's files say whether it adds BOS.
+        let default = self.nemo_compat.then_some(false);
+        match &mut self.finetune.data {
+            Data::Preloaded(data) => data.add_bos = data.add_bos.or(default),
+            Data::Energon(data) => data.add_bos = data.add_bos.or(default),
+            Data::Mock(_) | Data::Custom(_) => {}
         }
         self
     }

@@ -1,5 +1,6 @@
 //! Parallelism strategy.
 
+use crate::attention_backend::AttentionBackend;
 use crate::recompute::{RecomputeGranularity, RecomputeMethod, RecomputeModule};
 use crate::validate::{Problem, nonzero};
 use schemars::JsonSchema;
@@ -28,6 +29,8 @@ pub struct MegatronStrategy {
     pub sequence_parallel: bool,
     /// Placement of the vision encoder and the projector on the ranks.
     pub vision_placement: VisionPlacement,
+    /// Attention kernel of the language model and of the vision encoder.
+    pub attention_backend: AttentionBackend,
     /// Activation recomputation in the backward pass; `null` saves all activations.
     pub recompute_granularity: Option<RecomputeGranularity>,
     /// Layers to recompute with `full`; `null`: `uniform`.
@@ -52,6 +55,7 @@ impl Default for MegatronStrategy {
             cp_comm_type: CpCommType::P2p,
             sequence_parallel: false,
             vision_placement: VisionPlacement::Shared,
+            attention_backend: AttentionBackend::Auto,
             recompute_granularity: None,
             recompute_method: None,
             recompute_num_layers: None,

@@ -2,6 +2,8 @@
 
 use crate::callback::CallbackConfig;
 use crate::period::{Period, validate_period};
+use crate::precision::{MixedPrecision, Precision, validate_precision};
+use crate::requirement::validate_requirements;
 use crate::strategy::{MegatronStrategy, validate_ranks, validate_strategy};
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
@@ -40,6 +42,9 @@ pub struct TrainerConfig {
     /// Reports steps, with their samples, whose loss exceeds the recent mean by this many standard deviations; `null`
     /// disables it.
     pub loss_spike_threshold: Option<f64>,
+    /// Conditions on what ran, checked after the first step: `fp8>=0.95`, `adapters`, `gradients`, `packing`,
+    /// `attention=flash`. `--require` sets it.
+    pub require: Vec<String>,
     /// Callbacks: early stopping and custom types.
     pub callbacks: Vec<CallbackConfig>,
     /// Seed of weight initialization and dropout.
@@ -70,6 +75,7 @@ impl Default for TrainerConfig {
             loss_normalization: LossNormalization::GlobalToken,
             nan_policy: NanPolicy::Stop,
             loss_spike_threshold: Some(6.0),
+            require: Vec::new(),
             callbacks: Vec::new(),
             seed: 1234,
             deterministic: true,
@@ -97,8 +103,19 @@ impl TrainerConfig {
 
     /// Returns the numeric precision of weights and activations.
     pub fn precision(&self) -> Precision {
+        self.mixed_precision().precision
+    }
+
+    /// Returns the settings of numeric precision, to change them.
+    pub fn mixed_precision_mut(&mut self) -> &mut MixedPrecision {
+        let Plugins::MixedPrecision(plugin) = &mut self.plugins;
+        plugin
+    }
+
+    /// Returns the settings of numeric precision.
+    pub fn mixed_precision(&self) -> &MixedPrecision {
         let Plugins::MixedPrecision(plugin) = &self.plugins;
-        plugin.precision
+        plugin
     }
 }
 
@@ -138,7 +155,7 @@ pub enum NanPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub enum Plugins {
     /// NeMo's `nl.MegatronMixedPrecision`.
-    #[serde(rename = "nl.MegatronMixedPrecision")]
+    #[serde(rename = "nl.MegatronMixedPrecision", alias = "MegatronMixedPrecision")]
     MixedPrecision(MixedPrecision),
 }
 
@@ -146,33 +163,6 @@ impl Default for Plugins {
     fn default() -> Self {
         Self::MixedPrecision(MixedPrecision::default())
     }
-}
-
-/// Numeric precision of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct MixedPrecision {
-    /// Precision of weights and activations; master weights, moments and reduced gradients are always fp32.
-    pub precision: Precision,
-}
-
-impl Default for MixedPrecision {
-    fn default() -> Self {
-        Self {
-            precision: Precision::Bf16Mixed,
-        }
-    }
-}
-
-/// Numeric precision of weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Precision {
-    /// IEEE single precision.
-    #[serde(rename = "32")]
-    Fp32,
-    /// bfloat16 with fp32 master weights.
-    #[serde(rename = "bf16-mixed")]
-    Bf16Mixed,
 }
 
 impl Validate for TrainerConfig {
@@ -205,6 +195,7 @@ impl Validate for TrainerConfig {
             let message = format!("`loss_spike_threshold` is {threshold:?}, it must be above 0 and finite");
             problems.push(Problem::error(format!("{path}.loss_spike_threshold"), message).help("use 6.0, or null to report no spikes"));
         }
+        validate_requirements(path, &self.require, problems);
         for (index, callback) in self.callbacks.iter().enumerate() {
             callback.validate(&format!("{path}.callbacks[{index}]"), problems);
         }
@@ -215,6 +206,7 @@ impl Validate for TrainerConfig {
             );
             problems.push(Problem::error(format!("{path}.devices"), message));
         }
+        validate_precision(&format!("{path}.plugins"), self.mixed_precision(), problems);
         let path = format!("{path}.strategy");
         validate_strategy(&path, &self.strategy, problems);
         validate_ranks(&path, &self.strategy, (self.num_nodes, self.devices), problems);

@@ -27,8 +27,8 @@ pub(crate) fn variable_name_error(name: &str) -> Option<String> {
     (name.is_empty() || !good).then(|| format!("{name:?} is not a valid name of an environment variable: use letters, digits and `_`"))
 }
 
-/// Variables that the launcher sets for each rank.
-const SET_BY_LAUNCHER: &[&str] = &[
+/// Variables that a launcher sets for each rank. A rank that inherits those of another launcher takes them for its own.
+pub const SET_BY_LAUNCHER: &[&str] = &[
     env::RANK,
     env::WORLD_SIZE,
     env::LOCAL_RANK,

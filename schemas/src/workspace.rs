@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub struct WorkspaceConfig {
     /// Executors by name, for `--executor`.
     pub executors: BTreeMap<String, ExecutorConfig>,
-    /// Name of the executor to use if the command line names none: `local`, `slurm`, `kubernetes`, or one of
+    /// Name of the executor to use if the command line names none: `local`, `docker`, `slurm`, `kubernetes`, or one of
     /// `executors`.
     pub executor: Option<String>,
     /// Folder of all runs if neither recipe file nor command line names one; a relative path is relative to the
@@ -24,6 +24,8 @@ pub struct WorkspaceConfig {
 
 /// Name of the executor that exists without a workspace file.
 pub const LOCAL: &str = "local";
+/// Name of the container executor with its default settings, which exists without a workspace file.
+pub const DOCKER: &str = "docker";
 /// Name of the Slurm executor with its default settings, which exists without a workspace file.
 pub const SLURM: &str = "slurm";
 /// Name of the Kubernetes executor with its default settings, which exists without a workspace file.
@@ -55,9 +57,14 @@ impl Validate for WorkspaceConfig {
         if let Some(name) = self
             .executor
             .as_ref()
-            .filter(|name| ![LOCAL, SLURM, KUBERNETES].contains(&name.as_str()) && !self.executors.contains_key(*name))
+            .filter(|name| ![LOCAL, DOCKER, SLURM, KUBERNETES].contains(&name.as_str()) && !self.executors.contains_key(*name))
         {
-            let names: Vec<_> = self.executors.keys().map(String::as_str).chain([LOCAL, SLURM, KUBERNETES]).collect();
+            let names: Vec<_> = self
+                .executors
+                .keys()
+                .map(String::as_str)
+                .chain([LOCAL, DOCKER, SLURM, KUBERNETES])
+                .collect();
             problems.push(
                 Problem::error(field("executor"), format!("there is no executor `{name}`"))
                     .help(format!("the executors here are {}", names.join(", "))),

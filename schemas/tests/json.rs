@@ -94,6 +94,8 @@ fn the_schema_accepts_valid_recipes() {
         "optim: {lr_scheduler: {_target_: WSD, decay_steps: 10, decay_type: 1-sqrt, warmup_ratio: 0.03}}",
         "data: {_target_: vlm.NevaPreloadedDataModule, paths: a.json, val_split: 0.05, add_bos: null}",
         "data: {_target_: vlm.NevaPreloadedDataModule, paths: [a.json], shuffle: false}",
+        "data: {_target_: EnergonMultiModalDataModule, path: a, sample_loaders: {a: {sample_type: TextSample, field_map: {text: txt}}}}",
+        "data: {_target_: EnergonMultiModalDataModule, path: a, task_encoder: {_target_: MultiModalTaskEncoder, packed_sequence: true}}",
         "data: {_target_: 'my_crate::MyData', seq_length: 64, shuffle: false, shards: {from: [a, b]}}",
         "log: {tensorboard: false, mlflow: {tracking_uri: 'http://mlflow:5000', tags: {team: vlm}}}",
         "log: {ckpt: {save_top_k: -1, train_time_interval: 00:10:00, monitor: grad_norm}}",

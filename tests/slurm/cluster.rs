@@ -134,6 +134,13 @@ impl Cluster {
         path.display().to_string()
     }
 
+    /// Removes what the stopped controller knows of jobs.
+    pub(crate) fn forget_jobs(&self) {
+        for file in ["job_state", "job_state.old", "last_state_save_time"] {
+            let _ = fs::remove_file(self.state.join("state").join(file));
+        }
+    }
+
     /// Returns the job of the run in `dir`.
     #[track_caller]
     pub(crate) fn job_of(&self, dir: &Path) -> String {

@@ -2,10 +2,14 @@
 
 use std::{fs, time::Duration};
 
+use neva_executors::{Executor as _, JobState};
+use neva_schemas::exit_class;
+
 use neva_tests::{finish, start, wait_for};
 
 use crate::{
     cluster::{Cluster, tiny, words},
+    states,
     training::{newest, steps},
 };
 
@@ -60,4 +64,29 @@ fn nothing_is_lost_while_the_controller_is_away() {
     );
     let report: serde_json::Value = serde_json::from_str(&fs::read_to_string(run.join("report.json")).unwrap()).unwrap();
     assert_eq!(report["stopped"], "SIGTERM");
+}
+
+/// A controller that is killed just after a submission, before it wrote its state, does not know the job any more.
+#[test]
+fn a_job_that_the_controller_lost_is_reported_and_not_submitted_again() {
+    let cluster = Cluster::start("amnesia", &["--set", "SlurmdTimeout=60", "--set", "MessageTimeout=5"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let executor = states::executor(&cluster, |config| config.additional_parameters = states::held());
+        let job = states::submit(&cluster, &executor, "lost", "true").await;
+        let _ = cluster.node("controller", "crash");
+        cluster.forget_jobs();
+        let _ = cluster.node("controller", "start");
+        let status = states::wait(&executor, &job, "an end", |status| status.state.is_end()).await;
+        let JobState::Failed(failure) = status.state else {
+            panic!("{status:?}")
+        };
+        assert!(
+            failure.to_string().contains("its controller lost it") && failure.class == exit_class::CLUSTER,
+            "{failure}"
+        );
+        assert!(executor.find_job(&cluster.dir.path().join("lost")).await.unwrap().is_some());
+        let jobs = cluster.output(&["squeue", "-h", "-t", "all", "-o", "%i"]);
+        assert_eq!(jobs, "", "no second job");
+    });
 }

@@ -3,15 +3,20 @@
 //! Tests that stop nodes or the controller have a cluster of their own.
 #![forbid(unsafe_code)]
 
+mod arrays;
 mod cluster;
 mod controller;
 mod doctor;
 mod documents;
 mod experiment;
+mod groups;
+mod memory;
 mod refusals;
 mod requeue;
 mod secrets;
 mod shellcheck;
 mod speed;
+mod state_cases;
 mod states;
+mod sweeps;
 mod training;

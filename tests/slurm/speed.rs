@@ -31,14 +31,28 @@ fn an_experiment_is_submitted_about_as_fast_as_by_hand() {
         started.elapsed().as_secs_f64()
     });
     let _ = cluster.output(&["scancel", "--user", "root"]);
+    // The newest experiment's events.
+    let experiments = cluster.dir.path().join("home/experiments/twenty");
+    let folders = || fs::read_dir(&experiments).map_or(0, |folders| folders.count());
+    let events = || {
+        let newest = fs::read_dir(&experiments)
+            .unwrap()
+            .map(|folder| folder.unwrap().path())
+            .max()
+            .unwrap();
+        fs::read_to_string(newest.join("events.jsonl")).unwrap_or_default()
+    };
     let ours = best(&|| {
+        let before = folders();
         let launcher = neva_tests::start(cluster.neva_run(&[&file.display().to_string(), "--executor", &executor]));
         // Without the start of the program and the reading of the file.
-        let jobs = || cluster.output(&["squeue", "-h", "-t", "pending", "-o", "%i"]).lines().count();
-        neva_tests::wait_for("the first job", || (jobs() > 0).then_some(()));
+        neva_tests::wait_for("an experiment", || (folders() > before).then_some(()));
         let started = Instant::now();
-        neva_tests::wait_for("all jobs", || (jobs() == TASKS).then_some(()));
-        let elapsed = started.elapsed().as_secs_f64() * TASKS as f64 / (TASKS - 1) as f64;
+        neva_tests::wait_for("all jobs", || (events().matches("\"submitted\"").count() == TASKS).then_some(()));
+        let elapsed = started.elapsed().as_secs_f64();
+        let jobs = cluster.output(&["squeue", "-h", "-t", "pending", "-o", "%F"]);
+        let all = cluster.output(&["squeue", "-h", "-r", "-t", "pending", "-o", "%i"]);
+        assert_eq!((jobs.lines().count(), all.lines().count()), (1, TASKS), "one array: {jobs}");
         let _ = cluster.output(&["scancel", "--user", "root"]);
         let _ = neva_tests::finish(launcher);
         elapsed

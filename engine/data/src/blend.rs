@@ -74,6 +74,11 @@ impl BlendedOrder {
             ));
         }
         let len = parts.iter().map(|part| part.end.saturating_sub(part.start)).sum();
+        Ok(Self::of(parts, weights, len, seed, shuffle))
+    }
+
+    /// Creates the order of epochs of `len` positions, over parts and weights that [`Self::new`] accepts.
+    fn of(parts: &[Range<u64>], weights: &[f64], len: u64, seed: u64, shuffle: bool) -> Self {
         let mut before = 0;
         let parts = (0..).zip(parts).zip(quotas(weights, len)).map(|((number, part), quota)| {
             before += quota;
@@ -88,12 +93,12 @@ impl BlendedOrder {
                 },
             }
         });
-        Ok(Self {
+        Self {
             parts: parts.collect(),
             seed,
             len,
             shuffle,
-        })
+        }
     }
 
     /// Returns the number of positions of each part in an epoch.
@@ -159,6 +164,8 @@ pub struct Blended {
     dataset: Arc<dyn Dataset>,
     parts: Vec<Range<u64>>,
     weights: Vec<f64>,
+    /// Number of positions in an epoch.
+    len: u64,
 }
 
 impl Blended {
@@ -167,8 +174,23 @@ impl Blended {
     /// # Errors
     /// Returns the errors of [`BlendedOrder::new`].
     pub fn new(dataset: Arc<dyn Dataset>, parts: Vec<Range<u64>>, weights: Vec<f64>) -> Result<Self, DataError> {
-        BlendedOrder::new(&parts, &weights, 0, true)?;
-        Ok(Self { dataset, parts, weights })
+        let len = BlendedOrder::new(&parts, &weights, 0, true)?.len;
+        Ok(Self {
+            dataset,
+            parts,
+            weights,
+            len,
+        })
+    }
+
+    /// Wraps `dataset`, of whose part `i` an epoch has `shares[i]` samples.
+    ///
+    /// # Errors
+    /// Returns the errors of [`BlendedOrder::new`].
+    pub fn with_shares(dataset: Arc<dyn Dataset>, parts: Vec<Range<u64>>, shares: Vec<f64>) -> Result<Self, DataError> {
+        let len = shares.iter().sum::<f64>().round().max(1.0) as u64;
+        let blended = Self::new(dataset, parts, shares)?;
+        Ok(Self { len, ..blended })
     }
 }
 
@@ -194,10 +216,7 @@ impl Dataset for Blended {
     }
 
     fn order(&self, seed: u64, shuffle: bool) -> Arc<dyn SampleOrder> {
-        match BlendedOrder::new(&self.parts, &self.weights, seed, shuffle) {
-            Ok(order) => Arc::new(order),
-            // `new` has checked parts and weights, and a seed is never invalid.
-            Err(_) => self.dataset.order(seed, shuffle),
-        }
+        // `new` has checked parts and weights.
+        Arc::new(BlendedOrder::of(&self.parts, &self.weights, self.len, seed, shuffle))
     }
 }

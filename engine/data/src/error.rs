@@ -148,6 +148,28 @@ pub enum DataError {
         folder: PathBuf,
     },
 
+    /// A problem of an Energon dataset as a whole: its metadata, a shard, an index.
+    #[error("{}{}: {reason}", path.display(), in_field(field))]
+    Energon {
+        /// The file.
+        path: PathBuf,
+        /// Its field or place; empty for the whole file.
+        field: String,
+        /// Problem and advice.
+        reason: String,
+    },
+
+    /// A problem of one sample of an Energon dataset.
+    #[error("{sample}{}: {reason}", in_field(field))]
+    EnergonSample {
+        /// Shard and key of the sample.
+        sample: String,
+        /// Its part or field; empty for the whole sample.
+        field: String,
+        /// Problem and advice.
+        reason: String,
+    },
+
     /// Weights that do not fit the files.
     #[error("weights: {0}")]
     Weights(String),
@@ -261,12 +283,27 @@ impl DataError {
     #[must_use]
     pub fn is_of_one_sample(&self) -> bool {
         match self {
-            Self::Image { .. } | Self::Conversation { .. } | Self::ImageCount { .. } | Self::LabelCount { .. } | Self::Records { .. } => {
-                true
-            }
+            Self::Image { .. }
+            | Self::Conversation { .. }
+            | Self::ImageCount { .. }
+            | Self::LabelCount { .. }
+            | Self::Records { .. }
+            | Self::EnergonSample { .. } => true,
             Self::Read { error, .. } => error.kind() == std::io::ErrorKind::NotFound,
             Self::Sample { error, .. } => error.is_of_one_sample(),
             _ => false,
+        }
+    }
+
+    /// Returns setting and reason of a problem of the recipe itself.
+    #[must_use]
+    pub fn setting(&self) -> Option<(String, &str)> {
+        match self {
+            Self::Energon { path, field, reason } => {
+                let path = path.to_str().filter(|path| path.starts_with("finetune."))?;
+                Some((format!("{path}.{field}"), reason))
+            }
+            _ => None,
         }
     }
 
@@ -274,12 +311,24 @@ impl DataError {
     pub(crate) fn of_sample(self, sample: impl FnOnce() -> String) -> Self {
         match self {
             // These name the sample, or no sample exists.
-            Self::Sample { .. } | Self::Index { .. } | Self::ImageCount { .. } | Self::LabelCount { .. } | Self::ImageSize { .. } => self,
+            Self::Sample { .. }
+            | Self::Index { .. }
+            | Self::ImageCount { .. }
+            | Self::LabelCount { .. }
+            | Self::ImageSize { .. }
+            | Self::EnergonSample { .. } => self,
             error => Self::Sample {
                 sample: sample(),
                 error: Box::new(error),
             },
         }
+    }
+}
+
+fn in_field(field: &str) -> String {
+    match field {
+        "" => String::new(),
+        field => format!(", {field}"),
     }
 }
 

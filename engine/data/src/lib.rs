@@ -17,6 +17,7 @@ mod batch;
 mod blend;
 mod check;
 mod conversation;
+mod energon;
 mod error;
 mod image;
 mod inspect;
@@ -53,6 +54,10 @@ pub use check::{
     LengthReport, Level, Probe, check,
 };
 pub use conversation::{Conversation, IMAGE_TOKEN, Turn};
+pub use energon::{
+    EnergonData, EnergonDataset, EnergonSample, PrepareError, PrepareOptions, PrepareProgress, Prepared, PreparedSplit, RawSample,
+    SampleType, SplitRule, Value, prepare,
+};
 pub use error::{DataError, Problem};
 pub use inspect::{InspectError, InspectedData, InspectedImage, InspectedSample, Piece, Selection, inspect, page};
 pub use labels::Unlabelled;

@@ -51,6 +51,16 @@ neva_status neva_set_deterministic_algorithms(bool on) {
   });
 }
 
+// Kernels that `scaled_dot_product_attention` may choose on a GPU; the CPU knows flash and math.
+neva_status neva_set_attention_kernels(bool flash, bool efficient, bool cudnn, bool math) {
+  return neva::guard([&] {
+    at::globalContext().setSDPUseFlash(flash);
+    at::globalContext().setSDPUseMemEfficient(efficient);
+    at::globalContext().setSDPUseCuDNN(cudnn);
+    at::globalContext().setSDPUseMath(math);
+  });
+}
+
 void neva_set_log_level(int level) { FLAGS_caffe2_log_level = level; }
 
 // `*text` is allocated with malloc.

@@ -36,8 +36,8 @@ pub use gloo::{Bind, GlooGroup, GlooOptions, ReduceOp};
 pub use hooks::{HookHandle, on_grad_ready};
 pub use optim::{AdamW, AdamWSlot, LossScale, fused_adamw_};
 pub use settings::{
-    LogLevel, Precision, allows_tf32, forbid_tf32, libtorch_folder, libtorch_version, load_cuda, set_deterministic_algorithms,
-    set_float32_matmul_precision, set_log_level,
+    AttentionKernels, LogLevel, Precision, allows_tf32, forbid_tf32, libtorch_folder, libtorch_version, load_cuda, set_attention_kernels,
+    set_deterministic_algorithms, set_float32_matmul_precision, set_log_level,
 };
 pub use store::{Store, TcpStore};
 pub use stream::{Event, Stream, set_cuda_device};

@@ -50,6 +50,32 @@ pub fn set_deterministic_algorithms(on: bool) -> Result<()> {
     unsafe { sys::neva_set_deterministic_algorithms(on) }.check("set deterministic algorithms")
 }
 
+/// Kernels that `scaled_dot_product_attention` may choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionKernels {
+    /// Flash attention.
+    pub flash: bool,
+    /// Memory-efficient attention.
+    pub efficient: bool,
+    /// cuDNN's attention.
+    pub cudnn: bool,
+    /// Matrix products and a softmax.
+    pub math: bool,
+}
+
+/// Sets the kernels that `scaled_dot_product_attention` may choose, as `torch.nn.attention.sdpa_kernel` does. A call without
+/// any suitable kernel returns an error.
+pub fn set_attention_kernels(kernels: AttentionKernels) -> Result<()> {
+    let AttentionKernels {
+        flash,
+        efficient,
+        cudnn,
+        math,
+    } = kernels;
+    // SAFETY: no pointer is passed.
+    unsafe { sys::neva_set_attention_kernels(flash, efficient, cudnn, math) }.check("set the kernels of attention")
+}
+
 /// Minimum severity of the messages that libtorch writes to standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {

@@ -174,6 +174,7 @@ unsafe extern "C" {
     pub(crate) fn neva_forbid_tf32() -> Status;
     pub(crate) fn neva_allows_tf32(allows: *mut bool) -> Status;
     pub(crate) fn neva_set_deterministic_algorithms(on: bool) -> Status;
+    pub(crate) fn neva_set_attention_kernels(flash: bool, efficient: bool, cudnn: bool, math: bool) -> Status;
     pub(crate) safe fn neva_set_log_level(level: c_int);
     pub(crate) fn neva_show_config(text: *mut *mut c_char) -> Status;
     pub(crate) fn neva_load_cuda(loaded: *mut bool) -> Status;

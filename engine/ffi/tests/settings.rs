@@ -1,7 +1,8 @@
 //! Process-wide settings. There is one test, because the settings affect all threads.
 
 use neva_torch_ffi::{
-    Precision, allows_tf32, forbid_tf32, libtorch_version, load_cuda, set_deterministic_algorithms, set_float32_matmul_precision,
+    AttentionKernels, Precision, allows_tf32, forbid_tf32, libtorch_version, load_cuda, set_attention_kernels,
+    set_deterministic_algorithms, set_float32_matmul_precision,
 };
 use tch::{Kind, Tensor};
 
@@ -35,6 +36,22 @@ fn process_wide_settings() {
         assert!(error < bound, "{precision:?}: {error}");
     }
     set_float32_matmul_precision(Precision::Highest).unwrap();
+
+    // Pitfall: a mask of kernels without a suitable one makes attention fail.
+    let q = Tensor::randn([1, 1, 4, 8], tch::kind::FLOAT_CPU);
+    let chosen = |flash, math| {
+        let (efficient, cudnn) = (false, false);
+        set_attention_kernels(AttentionKernels {
+            flash,
+            efficient,
+            cudnn,
+            math,
+        })
+        .unwrap();
+        Tensor::f_internal_fused_sdp_choice(&q, &q, &q, None::<Tensor>, 0.0, true, None, false).unwrap()
+    };
+    // at::SDPBackend: math is 0, flash 1.
+    assert_eq!((chosen(true, false), chosen(false, true), chosen(true, true)), (1, 0, 1));
 
     // Pitfall: without this setting, the backward of an index with duplicates differs from run to run on two threads.
     set_deterministic_algorithms(true).unwrap();

@@ -20,23 +20,23 @@ pub struct DpCpTraffic {
 }
 
 impl DpCpTraffic {
-    /// Returns the traffic of one step with gradients in `buckets` over `ranks` ranks. `weight_bytes` is the size of a
-    /// weight with a distributed optimizer, `None` without.
+    /// Returns the traffic of one step with gradients in `buckets` over `ranks` ranks, each value of `gradient_bytes`.
+    /// `weight_bytes` is the size of a weight with a distributed optimizer, `None` without.
     ///
-    /// For `n` values in all buckets, padding included, an all-reduce sends `2 * 4 n (p - 1) / p` bytes. A
-    /// reduce-scatter sends `4 n (p - 1) / p`, and the all-gather after it `weight_bytes n (p - 1) / p`.
-    pub fn of(buckets: &[Bucket], weight_bytes: Option<usize>, ranks: usize) -> Self {
+    /// For `n` values in all buckets, padding included, an all-reduce sends `2 gradient_bytes n (p - 1) / p`
+    /// bytes. A reduce-scatter sends half of that, and the all-gather after it `weight_bytes n (p - 1) / p`.
+    pub fn of(buckets: &[Bucket], gradient_bytes: usize, weight_bytes: Option<usize>, ranks: usize) -> Self {
         let values = buckets.iter().map(|bucket| bucket.len).sum();
         let parameters = buckets.iter().map(|bucket| bucket.members.len()).sum::<usize>();
         let flags = sent(2 * parameters, FP32, ranks);
         match weight_bytes {
             None => Self {
-                all_reduce: sent(2 * values, FP32, ranks) + flags,
+                all_reduce: sent(2 * values, gradient_bytes, ranks) + flags,
                 ..Self::default()
             },
             Some(bytes) => Self {
                 all_reduce: flags,
-                reduce_scatter: sent(values, FP32, ranks),
+                reduce_scatter: sent(values, gradient_bytes, ranks),
                 all_gather: sent(values, bytes, ranks),
             },
         }

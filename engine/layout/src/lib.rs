@@ -7,6 +7,7 @@
 mod bucket;
 mod context_traffic;
 pub mod families;
+mod fp8;
 mod gradient_traffic;
 mod groups;
 mod hub_cache;
@@ -28,6 +29,7 @@ mod zigzag;
 pub use bucket::{Bucket, Member, buckets};
 pub use context_traffic::{KeysValues, SharedImages};
 pub use families::{ExportedFiles, Families, HfConfigError, ModelTable, ReaderSlot, VLLM_VERSION, from_hf_config};
+pub use fp8::Fp8Linears;
 pub use gradient_traffic::{DpCpTraffic, tensor_gradient_bytes};
 pub use groups::{Hyperparameters, hyperparameters, unmatched_optim_settings};
 pub use hub_cache::{HubAddress, HubAddressError, HubCache};

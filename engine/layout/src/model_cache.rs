@@ -52,15 +52,15 @@ impl ModelCache {
     #[must_use]
     pub fn with_paths(&self, data: &Data) -> Data {
         let mut changed = data.clone();
-        let Data::Preloaded(data) = &mut changed else {
+        let Some((tokenizer, image_processor)) = changed.tools_mut() else {
             return changed;
         };
-        if let Some(tokenizer) = data.tokenizer.as_mut().filter(|text| is_model_address(text)) {
+        if let Some(tokenizer) = tokenizer.as_mut().filter(|text| is_model_address(text)) {
             *tokenizer = self.path_of(tokenizer).display().to_string();
         }
-        let processor = data.image_processor.as_ref().and_then(|path| path.to_str());
+        let processor = image_processor.as_ref().and_then(|path| path.to_str());
         if let Some(address) = processor.filter(|text| is_model_address(text)) {
-            data.image_processor = Some(self.path_of(address));
+            *image_processor = Some(self.path_of(address));
         }
         changed
     }
@@ -103,6 +103,6 @@ pub fn adapter_as_base(path: &Path) -> Problem {
     )
     .help(format!(
         "use `adapter_path`: --set '~finetune.resume.restore_config' --set finetune.resume.adapter_path={path}; or merge \
-         it into a model: neva-rank export {path} DIR"
+         it into a model: neva-run export {path} --output DIR"
     ))
 }

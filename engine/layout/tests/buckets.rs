@@ -52,12 +52,12 @@ fn distributed_traffic_equals_plain_traffic_and_is_less_in_bf16() {
     // Full LLaVA-1.5-7B over 8 ranks: 6.7 G values in fp32.
     let whole = buckets(&[6_738_000_000], None, 1 << 25, 64 * 8);
     let sent = |weight_bytes| {
-        let traffic = DpCpTraffic::of(&whole, weight_bytes, 8);
+        let traffic = DpCpTraffic::of(&whole, 4, weight_bytes, 8);
         traffic.all_reduce + traffic.reduce_scatter + traffic.all_gather
     };
     let (plain, fp32, bf16) = (sent(None), sent(Some(4)), sent(Some(2)));
     assert_eq!(plain, fp32);
     assert!((bf16 as f64 / plain as f64 - 0.75).abs() < 1e-3);
-    assert_eq!(DpCpTraffic::of(&whole, None, 1), DpCpTraffic::default());
+    assert_eq!(DpCpTraffic::of(&whole, 4, None, 1), DpCpTraffic::default());
     assert_eq!(*whole.first().map(|bucket| &bucket.len).unwrap() % 512, 0);
 }

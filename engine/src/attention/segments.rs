@@ -74,6 +74,11 @@ impl Segments {
         self.ends.iter().map(row).collect()
     }
 
+    /// Returns the number of segments in all rows.
+    pub(crate) fn count(&self) -> usize {
+        self.ends.iter().map(Vec::len).sum()
+    }
+
     /// Returns whether every row is a single segment, so that the causal mask alone excludes padding.
     pub(crate) fn single(&self) -> bool {
         self.ends.iter().all(|ends| ends.len() <= 1)

@@ -3,7 +3,6 @@
 //!
 //! Queries are processed in blocks, each with the keys in its reach: compute and memory grow with `s * window`.
 
-use super::sdpa;
 use tch::{Device, Kind, Tensor};
 
 /// Minimum number of queries in a block: the calls of smaller blocks cost more than they save.
@@ -27,10 +26,15 @@ impl Band {
 }
 
 /// Computes causal attention of all queries to all keys of one segment, within a window. Shapes `[b, n, s, d]`.
-pub(super) fn windowed(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Tensor {
+/// `sdpa` computes attention with a mask, or else a causal one.
+pub(super) fn windowed(
+    [q, k, v]: [&Tensor; 3],
+    window: Option<usize>,
+    sdpa: impl Fn([&Tensor; 3], Option<&Tensor>, bool) -> Tensor,
+) -> Tensor {
     let s = q.size()[2];
     let Some(window) = window.map(|window| window as i64).filter(|window| *window < s) else {
-        return sdpa(q, k, v, true);
+        return sdpa([q, k, v], None, true);
     };
     let block = window.max(MIN_BLOCK as i64);
     let mut inner = None;
@@ -46,16 +50,7 @@ pub(super) fn windowed(q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>
         };
         inner = Some(((lead, queries), mask.shallow_clone()));
         let slice = |x: &Tensor| x.narrow(2, first, keys);
-        Tensor::scaled_dot_product_attention(
-            &q.narrow(2, start, queries),
-            &slice(k),
-            &slice(v),
-            Some(&mask),
-            0.0,
-            false,
-            None,
-            false,
-        )
+        sdpa([&q.narrow(2, start, queries), &slice(k), &slice(v)], Some(&mask), false)
     });
     Tensor::cat(&blocks.collect::<Vec<_>>(), 2)
 }

@@ -1,14 +1,20 @@
 //! A whole tensor as a range of bytes of one file, which is copied and compared without a tensor in memory.
 
 use crate::error::{EngineError, Result};
+use rustix::fs::copy_file_range;
+use rustix::io::Errno;
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::Kind;
 
 /// Bytes that are read at once.
-const CHUNK: usize = 8 << 20;
+const CHUNK: usize = 2 << 20;
+
+/// Bytes that the kernel copies at once.
+const AT_ONCE: u64 = 64 << 20;
 
 /// A whole tensor in a file.
 #[derive(Debug, Clone)]
@@ -29,19 +35,57 @@ impl Extent {
         self.bytes
     }
 
-    /// Passes the bytes to `sink` in parts of some MiB, in order. `name` is that of the tensor in messages.
+    /// Appends the bytes to the file `target` at `path`, within the kernel where the file systems allow it. `wrote` is called with
+    /// the number of bytes of each part.
     ///
     /// # Errors
-    /// The file cannot be read, the tensor holds NaN or infinite values, or `sink` fails.
-    pub(crate) fn stream(&self, name: &str, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let (mut buffer, mut wrong) = (Vec::new(), 0);
+    /// The file cannot be read, or `target` cannot be written.
+    pub(crate) fn append_to(&self, mut target: &File, path: &Path, wrote: &mut dyn FnMut(u64)) -> Result<()> {
+        let mut done = 0;
+        while done < self.bytes {
+            let mut from = self.first + done;
+            let size = AT_ONCE.min(self.bytes - done) as usize;
+            match copy_file_range(&*self.file, Some(&mut from), target, None, size) {
+                // Too short: reading says so.
+                Ok(0) => break,
+                Ok(copied) => {
+                    done += copied as u64;
+                    wrote(copied as u64);
+                }
+                Err(Errno::INTR) => {}
+                // Not between these file systems.
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM | Errno::IO) => break,
+                Err(error) => return Err(EngineError::io("write", path)(error.into())),
+            }
+        }
+        let mut buffer = Vec::new();
+        while done < self.bytes {
+            let part = self.read(done, &mut buffer)?;
+            target.write_all(part).map_err(EngineError::io("write", path))?;
+            done += part.len() as u64;
+            wrote(part.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Returns whether two tensors have the same data type, shape and bytes. `name` is that of the tensor in messages.
+    ///
+    /// # Errors
+    /// A file cannot be read, or both hold NaN or infinite values.
+    pub(crate) fn equals(&self, other: &Self, name: &str) -> Result<bool> {
+        if self.kind != other.kind || self.shape != other.shape || self.bytes != other.bytes {
+            return Ok(false);
+        }
+        let (mut own, mut others, mut wrong) = (Vec::new(), Vec::new(), 0);
         for at in (0..self.bytes).step_by(CHUNK) {
-            let part = self.read(at, &mut buffer)?;
+            let part = self.read(at, &mut own)?;
+            if part != other.read(at, &mut others)? {
+                return Ok(false);
+            }
             wrong += not_finite(self.kind, part);
-            sink(part)?;
         }
         if wrong == 0 {
-            return Ok(());
+            return Ok(true);
         }
         let count = self.bytes as usize / self.kind.elt_size_in_bytes();
         Err(EngineError::Weights {
@@ -50,26 +94,12 @@ impl Extent {
         })
     }
 
-    /// Returns whether two tensors have the same data type, shape and bytes.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub(crate) fn equals(&self, other: &Self) -> Result<bool> {
-        if self.kind != other.kind || self.shape != other.shape || self.bytes != other.bytes {
-            return Ok(false);
-        }
-        let (mut own, mut others) = (Vec::new(), Vec::new());
-        for at in (0..self.bytes).step_by(CHUNK) {
-            if self.read(at, &mut own)? != other.read(at, &mut others)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     fn read<'a>(&self, at: u64, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        buffer.resize(CHUNK, 0);
-        let part = &mut buffer[..CHUNK.min((self.bytes - at) as usize)];
+        let size = CHUNK.min((self.bytes - at) as usize);
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        let part = &mut buffer[..size];
         let read = self.file.read_exact_at(part, self.first + at);
         read.map_err(EngineError::io("read", &self.path))?;
         Ok(part)

@@ -6,7 +6,7 @@
 //! | `checkpoint.blake3` | BLAKE3 of `checkpoint.json` |
 //! | `run.json` | the resolved run, from which untrained parameters are rebuilt |
 //! | `model.safetensors` | trained parameters in fp32, by full name, as whole tensors, if one rank wrote them |
-//! | `optimizer.safetensors` | `NAME.<moment>`, `NAME.step`, likewise |
+//! | `optimizer.safetensors` | `NAME.<moment>`, `NAME.step`, likewise; `LINEAR.fp8_scale`, `LINEAR.fp8_amax_history` |
 //! | `model-N-of-M.safetensors`, `optimizer-N-of-M.safetensors` | shards of one of several ranks: rectangles `NAME[rows,columns]` |
 //! | `pieces.json` | if several ranks wrote: the rectangles that make up each tensor |
 //! | `tokenizer.json`, `tokenizer_config.json`, `preprocessor_config.json` | tokenizer and image processor of the data |

@@ -6,7 +6,10 @@ use serde::de::DeserializeOwned;
 use std::path::Path;
 
 /// Reads a JSON file.
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+///
+/// # Errors
+/// It cannot be read, or has other content.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = std::fs::read(path).map_err(EngineError::io("read", path))?;
     serde_json::from_slice(&bytes).map_err(|error| EngineError::Content {
         path: path.to_owned(),

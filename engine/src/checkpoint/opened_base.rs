@@ -3,17 +3,16 @@
 use super::base::Base;
 use super::extent::Extent;
 use super::folder::CheckpointFolder;
-use super::hugging_face::{check_config, hugging_face_files};
+use super::hugging_face::check_config;
+use super::model_files::ModelFiles;
 use super::part::PartFiles;
-use super::placement::{Names, Placement, Values, all_finite, mismatches, read_named};
-use super::safetensors_file::TensorFile;
-use super::stored_tensors::StoredTensors;
+use super::placement::{Placement, Values};
+use super::trained_tensors::TrainedTensors;
 use crate::error::{EngineError, Result};
 use crate::random::fresh;
-use neva_layout::{ModelCache, ModelTable, ParamSpec, Part, is_trainable};
+use neva_layout::{ModelCache, ModelTable, ParamSpec, Part};
 use neva_schemas::Finetune;
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Opened base weights.
 #[derive(Debug)]
@@ -159,124 +158,4 @@ fn read_rest(rest: Option<&OpenBase>, wanted: &[ParamSpec], placement: Placement
 pub(crate) fn fresh_values(specs: &[ParamSpec], seed: u64, placement: Placement) -> Values {
     let value = |spec: &ParamSpec| (spec.name.clone(), fresh(spec, seed, placement.tp_rank, placement.tp));
     specs.iter().map(value).collect()
-}
-
-/// The trained parameters of a checkpoint.
-#[derive(Debug)]
-pub(crate) struct TrainedTensors {
-    tensors: StoredTensors,
-    names: BTreeSet<String>,
-}
-
-impl TrainedTensors {
-    /// Opens a checkpoint, which must hold exactly those of `specs` that `run` trains; all of them if it holds a whole model.
-    pub(crate) fn open(checkpoint: &CheckpointFolder, run: &Finetune, specs: &[ParamSpec]) -> Result<Self> {
-        let is_held = |spec: &&ParamSpec| checkpoint.state.whole || is_trainable(spec, run);
-        let trained: Vec<_> = specs.iter().filter(is_held).cloned().collect();
-        let tensors = checkpoint.model()?;
-        let names = tensors
-            .shapes()
-            .map(|(name, shape)| (name.to_owned(), (0, name.to_owned(), shape.to_vec())))
-            .collect();
-        let problems = mismatches(&names, &trained);
-        if !problems.is_empty() {
-            return Err(EngineError::Weights {
-                path: tensors.path().to_owned(),
-                problems,
-            });
-        }
-        Ok(Self {
-            tensors,
-            names: trained.into_iter().map(|spec| spec.name).collect(),
-        })
-    }
-
-    /// Returns whether the checkpoint holds a parameter.
-    pub(crate) fn holds(&self, spec: &ParamSpec) -> bool {
-        self.names.contains(&spec.name)
-    }
-
-    /// Returns the names of its parameters.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(String::as_str)
-    }
-
-    /// Returns where a parameter lies that one file holds as a whole.
-    pub(crate) fn extent(&self, spec: &ParamSpec) -> Option<Extent> {
-        let extent = self.tensors.extent(&spec.name).filter(|_| self.holds(spec));
-        extent.filter(|extent| extent.shape == spec.shape)
-    }
-
-    /// Reads those of `wanted` that it holds.
-    pub(crate) fn read<'a>(&self, wanted: impl Iterator<Item = &'a ParamSpec>, placement: Placement) -> Result<Values> {
-        let read = |spec: &ParamSpec| {
-            let value = placement.local_shard(spec, |window| self.tensors.read(&spec.name, window))?;
-            Ok((spec.name.clone(), value))
-        };
-        all_finite(self.tensors.path(), wanted.filter(|spec| self.holds(spec)).map(read))
-    }
-}
-
-/// The files of a Hugging Face folder of the whole model.
-#[derive(Debug)]
-pub(crate) struct ModelFiles {
-    folder: PathBuf,
-    files: Vec<TensorFile>,
-    names: Names,
-}
-
-impl ModelFiles {
-    /// Opens a folder, which must hold all of `specs`: in one file or several with an index, under any accepted spelling of
-    /// the names. Tensors that are not part of the model are skipped, with a warning.
-    fn open(table: &ModelTable, folder: &Path, specs: &[ParamSpec], warns: bool) -> Result<Self> {
-        let files = hugging_face_files(folder)?
-            .iter()
-            .map(|path| TensorFile::open(path))
-            .collect::<Result<Vec<_>>>()?;
-        let mut names = Names::new();
-        let (mut problems, mut skipped) = (Vec::new(), Vec::new());
-        for (index, file) in files.iter().enumerate() {
-            for (name, shape) in file.tensors() {
-                if table.is_derived(&name) {
-                    continue;
-                }
-                match table.canonical_name(&name) {
-                    // Some files hold a tied head nevertheless.
-                    Some(canonical) if table.is_tied_head(&canonical) => {}
-                    Some(canonical) if !names.contains_key(&canonical) => {
-                        names.insert(canonical, (index, name, shape));
-                    }
-                    Some(canonical) => problems.push(format!("`{name}` is a second tensor for `{canonical}`")),
-                    None => skipped.push(format!("`{name}`")),
-                }
-            }
-        }
-        let mismatches = mismatches(&names, specs);
-        if problems.is_empty() && mismatches.is_empty() {
-            if warns && !skipped.is_empty() {
-                tracing::warn!(
-                    "{}: skipped tensors that are not part of the model: {}",
-                    folder.display(),
-                    skipped.join(", ")
-                );
-            }
-            let folder = folder.to_owned();
-            return Ok(Self { folder, files, names });
-        }
-        problems.extend(skipped.iter().map(|name| format!("{name} is not a tensor of the model")));
-        problems.extend(mismatches);
-        Err(EngineError::Weights {
-            path: folder.to_owned(),
-            problems,
-        })
-    }
-
-    fn extent(&self, spec: &ParamSpec) -> Option<Extent> {
-        let (index, name, _) = self.names.get(&spec.name)?;
-        self.files[*index].extent(name)
-    }
-
-    fn read(&self, wanted: &[ParamSpec], placement: Placement) -> Result<Values> {
-        read_named(&self.folder, &self.files, &self.names, wanted, placement)
-    }
 }

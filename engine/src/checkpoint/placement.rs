@@ -2,9 +2,11 @@
 
 use super::safetensors_file::TensorFile;
 use crate::error::{EngineError, Result};
+use crate::fp8::{Float8Tensor, Format, Role, recipe};
 use crate::parameters::Parameter;
-use crate::quantization::Nf4;
+use crate::quantization::{Nf4, Quantized};
 use neva_layout::{ParamSpec, Window};
+use neva_schemas::{Fp8, Fp8Recipe};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -33,16 +35,45 @@ impl Placement {
         }
     }
 
-    /// Quantises the whole tensor of a parameter, and keeps this rank's part.
-    pub(super) fn quantize(&self, spec: &ParamSpec, value: Tensor) -> Result<Parameter> {
+    /// Quantises the whole tensor of a parameter to 4 bits, and keeps this rank's part.
+    pub(super) fn quantize_nf4(&self, spec: &ParamSpec, value: Tensor) -> Result<Parameter> {
         let value = value.f_to_device(self.device)?.f_to_kind(self.kind)?;
-        let quantized = Nf4::quantize(&value)?.cut(spec, self.tp_rank, self.tp)?;
-        Ok(Parameter {
+        let values = Nf4::quantize(&value)?.cut(spec, self.tp_rank, self.tp)?;
+        Ok(Self::frozen(spec, Quantized::Nf4(values)))
+    }
+
+    /// Quantises the whole tensor of a parameter to FP8, and keeps this rank's part. A frozen weight has the scale of its own
+    /// amax with every recipe: delayed scaling arrives at it after its first step.
+    pub(super) fn quantize_fp8(&self, spec: &ParamSpec, value: Tensor, settings: &Fp8) -> Result<Parameter> {
+        let value = value.f_to_device(self.device)?.f_to_kind(self.kind)?;
+        let format = Format::of(settings.format, Role::Weight);
+        let shard = spec.shard(self.tp_rank, self.tp);
+        let values = if settings.recipe == Fp8Recipe::Blockwise {
+            let own = match shard {
+                Some(shard) => value.f_narrow(shard.dim as i64, shard.start as i64, shard.len as i64)?,
+                None => value,
+            };
+            Float8Tensor::quantize_blocks(&own, format)?
+        } else {
+            let scale = recipe::current(&recipe::amax(&value)?, format.max(), false)?;
+            let margin = if settings.recipe == Fp8Recipe::Delayed {
+                settings.margin
+            } else {
+                0
+            };
+            let scale = scale.f_mul_scalar(0.5f64.powi(i32::try_from(margin).unwrap_or(i32::MAX)))?;
+            Float8Tensor::quantize(&value, &scale, format)?.shard(shard)?
+        };
+        Ok(Self::frozen(spec, Quantized::Fp8(values)))
+    }
+
+    fn frozen(spec: &ParamSpec, quantized: Quantized) -> Parameter {
+        Parameter {
             spec: spec.clone(),
             tensor: quantized.packed().shallow_clone(),
             trainable: false,
             quantized: Some(quantized),
-        })
+        }
     }
 
     /// Reads this rank's local shard of a tensor, with the padding of its cut.
@@ -72,6 +103,15 @@ impl Placement {
 
 /// This rank's local shards of parameters, by name.
 pub(crate) type Values = BTreeMap<String, Tensor>;
+
+/// Removes the value of a parameter from those that were read.
+///
+/// # Errors
+/// It was not read.
+pub(super) fn take(values: &mut Values, spec: &ParamSpec) -> Result<Tensor> {
+    let value = values.remove(&spec.name);
+    value.ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))
+}
 
 /// Canonical name to (file, name in the file, shape).
 pub(super) type Names = BTreeMap<String, (usize, String, Vec<usize>)>;

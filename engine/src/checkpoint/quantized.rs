@@ -1,17 +1,17 @@
-//! Loads the parameters of a run that keeps frozen weights in 4 bits.
+//! Loads the parameters of a run that keeps frozen weights in 4 bits, or in FP8.
 
-use super::placement::Placement;
+use super::placement::{Placement, take};
 use super::weights::{Sources, base_values, load_parameters};
 use crate::error::{EngineError, Result};
 use crate::parameters::Parameters;
-use neva_layout::{ModelTable, ParamSpec, is_quantized, quantization_problem};
+use neva_layout::{Fp8Linears, ModelTable, ParamSpec, is_quantized, quantization_problem};
 use neva_schemas::Finetune;
 use std::collections::BTreeMap;
 
 /// Most values of weights that are read at once to be quantised.
 const QUANTIZED_AT_ONCE: usize = 1 << 28;
 
-/// Loads parameters as [`load_parameters`] does, and keeps frozen weights in 4 bits if the run asks for that.
+/// Loads parameters as [`load_parameters`] does, and keeps frozen weights in 4 bits or in FP8 if the run asks for that.
 ///
 /// # Errors
 /// As [`load_parameters`].
@@ -23,9 +23,12 @@ pub fn load_run_parameters(
     sources: Sources<'_>,
     placement: Placement,
 ) -> Result<Parameters> {
-    let plain = |spec: &ParamSpec| wanted(spec) && !is_quantized(spec, finetune);
+    let fp8 = Fp8Linears::of(finetune);
+    let in_fp8 = |spec: &ParamSpec| fp8.filter(|fp8| fp8.keeps_only_fp8(spec, finetune));
+    let in_fewer_bits = |spec: &ParamSpec| is_quantized(spec, finetune) || in_fp8(spec).is_some();
+    let plain = |spec: &ParamSpec| wanted(spec) && !in_fewer_bits(spec);
     let parameters = load_parameters(table, specs, &plain, finetune, sources, placement)?;
-    let quantized: Vec<_> = specs.iter().filter(|spec| wanted(spec) && is_quantized(spec, finetune)).collect();
+    let quantized: Vec<_> = specs.iter().filter(|spec| wanted(spec) && in_fewer_bits(spec)).collect();
     if quantized.is_empty() {
         return Ok(parameters);
     }
@@ -38,7 +41,7 @@ pub fn load_run_parameters(
         tp: 1,
         ..placement
     };
-    let mut in_four_bits = BTreeMap::new();
+    let mut frozen = BTreeMap::new();
     let mut rest = quantized.as_slice();
     while !rest.is_empty() {
         let mut values = 0;
@@ -53,10 +56,13 @@ pub fn load_run_parameters(
         let own: Vec<_> = specs.iter().filter(|spec| is_own(spec)).cloned().collect();
         let mut read = base_values(table, &own, specs, finetune, sources, whole)?;
         for spec in &own {
-            let value = read.remove(&spec.name);
-            let value = value.ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))?;
-            in_four_bits.insert(spec.name.clone(), placement.quantize(spec, value)?);
+            let value = take(&mut read, spec)?;
+            let parameter = match in_fp8(spec) {
+                Some(fp8) => placement.quantize_fp8(spec, value, &fp8.settings)?,
+                None => placement.quantize_nf4(spec, value)?,
+            };
+            frozen.insert(spec.name.clone(), parameter);
         }
     }
-    Ok(parameters.with(specs, in_four_bits))
+    Ok(parameters.with(specs, frozen))
 }

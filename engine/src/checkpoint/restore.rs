@@ -1,7 +1,9 @@
 //! Restores the optimizer state of a checkpoint.
 
 use super::folder::CheckpointFolder;
+use super::shard::fp8_keys;
 use crate::error::{EngineError, Result};
+use crate::fp8::ScalingStates;
 use crate::optim::Optimizer;
 use crate::parameters::Parameters;
 use neva_layout::Window;
@@ -77,6 +79,31 @@ pub fn restore_optimizer(
     }
     tch::no_grad(|| copies.iter_mut().try_for_each(|(to, from)| to.f_copy_(from)))?;
     Ok(())
+}
+
+/// Restores the scales and amax histories of a checkpoint into `fp8`. Returns the number of linears whose state the checkpoint
+/// lacks: those of a run without FP8, or with another recipe. They start anew.
+///
+/// # Errors
+/// A file cannot be read, or a state has another shape.
+pub fn restore_fp8(checkpoint: &CheckpointFolder, fp8: &ScalingStates) -> Result<usize> {
+    let (tensors, mut missing) = (checkpoint.optimizer()?, 0);
+    for state in fp8.states() {
+        let [scale, history] = fp8_keys(state.linear);
+        if tensors.shape(&scale).is_none() || tensors.shape(&history).is_none() {
+            missing += 1;
+            continue;
+        }
+        let (scale, history) = (tensors.read_whole(&scale)?, tensors.read_whole(&history)?);
+        if scale.size() != [3] || history.size().first() != Some(&3) {
+            return Err(EngineError::Weights {
+                path: tensors.path().to_owned(),
+                problems: vec![format!("the FP8 state of `{}` has another shape", state.linear)],
+            });
+        }
+        fp8.restore(state.linear, &scale, &history)?;
+    }
+    Ok(missing)
 }
 
 /// Returns an optimizer's name in a recipe.

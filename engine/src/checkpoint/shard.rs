@@ -5,6 +5,7 @@ use super::snapshot::Snapshot;
 use super::stored_tensors::{Index, Stored, StoredShard, StoredTensor};
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::Result;
+use crate::fp8::ScalingStates;
 use neva_layout::{Stage, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -114,14 +115,32 @@ impl CheckpointShard {
                 }
             }
         }
+        shard.add_fp8(snapshot, mesh)?;
         shard.number_files(mesh)?;
         Ok(shard)
+    }
+
+    /// Adds the scaling state of FP8 linears, which all ranks of the same layers share.
+    fn add_fp8(&mut self, snapshot: &Snapshot<'_>, mesh: &Mesh) -> Result<()> {
+        let is_first = mesh.dp_cp_group().rank() == 0 && mesh.axis(Axis::Tensor).rank() == 0;
+        if !is_first || snapshot.run.finetune.log.ckpt.save_weights_only {
+            return Ok(());
+        }
+        for state in snapshot.fp8.into_iter().flat_map(ScalingStates::states) {
+            let [scale, history] = fp8_keys(state.linear);
+            for (key, tensor) in [(scale, &state.scale), (history, &state.amax_history)] {
+                let shape: Vec<_> = tensor.size().iter().map(|size| *size as usize).collect();
+                self.optimizer.push(TensorShard::new(key, &shape, Window::whole(&shape), tensor)?);
+            }
+        }
+        Ok(())
     }
 
     /// Numbers the ranks that write anything.
     fn number_files(&mut self, mesh: &Mesh) -> Result<()> {
         let in_shards = !self.model.iter().all(TensorShard::is_whole);
-        let mine = Tensor::from_slice(&[i64::from(!self.model.is_empty()), i64::from(in_shards)]);
+        let writes = !(self.model.is_empty() && self.optimizer.is_empty());
+        let mine = Tensor::from_slice(&[i64::from(writes), i64::from(in_shards)]);
         let all = mesh.world().all_gather(&mine)?;
         let flag = |index| all.iter().map(move |rank| rank.int64_value(&[index]) > 0);
         self.writers = (0..).zip(flag(0)).filter_map(|(rank, writes)| writes.then_some(rank)).collect();
@@ -176,6 +195,11 @@ impl CheckpointShard {
             optimizer: stored(&self.optimizer, &files.optimizer),
         }
     }
+}
+
+/// Returns the names of a linear's FP8 scales and amax history, among the optimizer's tensors.
+pub(super) fn fp8_keys(linear: &str) -> [String; 2] {
+    ["fp8_scale", "fp8_amax_history"].map(|what| format!("{linear}.{what}"))
 }
 
 /// Returns, for each optimizer shard of this rank, whether no lower rank of the DP-CP group holds it. Shards of two ranks

@@ -2,6 +2,7 @@
 
 use super::last_suffix::LAST;
 use super::state::{BaseReference, RunProgress};
+use crate::fp8::ScalingStates;
 use crate::optim::Optimizer;
 use crate::parameters::Parameters;
 use neva_schemas::Run;
@@ -22,6 +23,8 @@ pub struct Snapshot<'a> {
     pub parameters: &'a Parameters,
     /// The optimizer of this rank.
     pub optimizer: &'a Optimizer,
+    /// The scaling state of its FP8 linears, if it has any.
+    pub fp8: Option<&'a ScalingStates>,
     /// Additional files.
     pub artifacts: &'a Artifacts,
 }

@@ -2,6 +2,7 @@
 //! it.
 
 use super::checksum::{Checksum, Checksums, SEAL};
+use super::durable::{publish_folder, sync_folder, write_file};
 use super::folder::UNFINISHED;
 use super::heartbeat::{Heartbeat, HeartbeatMonitor};
 use super::json::{json, read_json};
@@ -10,11 +11,8 @@ use super::safetensors_writer::write_tensors;
 use super::shard::CheckpointShard;
 use super::stored_tensors::{Index, PIECES};
 use crate::error::{EngineError, Result};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -203,27 +201,10 @@ impl StagingDir {
         let staging = &self.folder;
         let token = staging.join(TOKEN);
         std::fs::remove_file(&token).map_err(EngineError::io("remove", &token))?;
-        if target.is_dir() {
-            // The same step was saved before (a run that resumed from an older checkpoint). The two are exchanged
-            // atomically: a whole checkpoint of that name exists at every moment.
-            match renameat_with(CWD, staging, CWD, target, RenameFlags::EXCHANGE) {
-                Ok(()) => std::fs::remove_dir_all(staging).map_err(EngineError::io("remove", staging))?,
-                // Some network file systems cannot. There the name is free for a moment.
-                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                    std::fs::remove_dir_all(target).map_err(EngineError::io("replace", target))?;
-                    std::fs::rename(staging, target).map_err(EngineError::io("write", target))?;
-                }
-                Err(error) => return Err(EngineError::io("replace", target)(error.into())),
-            }
-        } else {
-            std::fs::rename(staging, target).map_err(EngineError::io("write", target))?;
-        }
+        // The same step may have been saved before: a run that resumed from an older checkpoint.
+        publish_folder(staging, target)?;
         std::fs::remove_file(&self.marker).map_err(EngineError::io("remove", &self.marker))?;
-        // The rename itself must reach the disk.
-        let parent = target.parent().unwrap_or(target);
-        File::open(parent)
-            .and_then(|folder| folder.sync_all())
-            .map_err(EngineError::io("write", parent))
+        sync_folder(target.parent().unwrap_or(target))
     }
 
     /// Frees the disk after a failure. Errors are ignored: the failure is the one to report.
@@ -231,13 +212,4 @@ impl StagingDir {
         let _ = std::fs::remove_dir_all(&self.folder);
         let _ = std::fs::remove_file(&self.marker);
     }
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(EngineError::io("write", path))
 }

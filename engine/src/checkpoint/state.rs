@@ -1,6 +1,7 @@
 //! `checkpoint.json`: the state of a run.
 
 use super::checksum::Checksums;
+use crate::optim::LossScaleState;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -49,6 +50,9 @@ pub struct RunProgress {
     pub skipped_in_a_row: u64,
     /// Losses of the last steps, which the next loss is compared with.
     pub recent_losses: Vec<f64>,
+    /// Loss scale of the next step, with fp16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScaleState>,
     /// State of each callback, in the recipe's order.
     pub callbacks: Vec<Value>,
 }

@@ -3,9 +3,10 @@
 use super::adapter::Adapter;
 use super::base::Base;
 use super::folder::CheckpointFolder;
-use super::opened_base::{OfModel, OpenBase, TrainedTensors, fresh_values};
-use super::placement::{Placement, Values};
-use crate::error::{EngineError, Result};
+use super::opened_base::{OfModel, OpenBase, fresh_values};
+use super::placement::{Placement, Values, take};
+use super::trained_tensors::TrainedTensors;
+use crate::error::Result;
 use crate::parameters::Parameters;
 use neva_layout::{ModelCache, ModelTable, ParamSpec, Part, is_trainable};
 use neva_schemas::Finetune;
@@ -58,9 +59,7 @@ pub fn load_parameters(
         parameters.mark_fresh(&adapter.name);
     }
     for spec in own() {
-        let value = values
-            .remove(&spec.name)
-            .ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))?;
+        let value = take(&mut values, spec)?;
         parameters.insert(placement.place(spec, value, is_trainable(spec, finetune)));
     }
     Ok(parameters)

@@ -1,12 +1,11 @@
 //! Completes a folder with all parameters of a model to a checkpoint.
 
 use super::checksum::{Checksum, Checksums, SEAL};
+use super::durable::write_file;
 use super::json::json;
 use super::state::{BaseReference, CHECKPOINT_FORMAT, CheckpointState, RunProgress};
 use crate::error::{EngineError, Result};
 use neva_schemas::Run;
-use std::fs::File;
-use std::io::Write as _;
 use std::path::Path;
 
 /// Writes `run.json` and the table of all files of `folder`, which holds `model.safetensors` with all parameters.
@@ -14,7 +13,7 @@ use std::path::Path;
 /// # Errors
 /// A file cannot be read or written.
 pub(crate) fn seal_whole(folder: &Path, run: &Run, progress: &RunProgress) -> Result<()> {
-    write(&folder.join("run.json"), &json(run)?)?;
+    write_file(&folder.join("run.json"), &json(run)?)?;
     let entries = std::fs::read_dir(folder).map_err(EngineError::io("read", folder))?;
     let mut files = Checksums::new();
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_file()) {
@@ -32,15 +31,6 @@ pub(crate) fn seal_whole(folder: &Path, run: &Run, progress: &RunProgress) -> Re
         whole: true,
         files,
     })?;
-    write(&folder.join("checkpoint.json"), &state)?;
-    write(&folder.join(SEAL), blake3::hash(&state).to_hex().as_bytes())
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(EngineError::io("write", path))
+    write_file(&folder.join("checkpoint.json"), &state)?;
+    write_file(&folder.join(SEAL), blake3::hash(&state).to_hex().as_bytes())
 }

@@ -1,6 +1,6 @@
 //! Merges one or several adapters into their base: `W + sum of weight * (W' - W)`, where W' is the weight with one adapter.
 
-use super::check::{Checked, Subject, check, check_keys};
+use super::check::{Checked, Logits, Subject, check, check_keys};
 use super::source::Source;
 use super::staging::Staging;
 use super::tensors::Named;
@@ -39,9 +39,11 @@ pub fn merge(request: &MergeRequest, models: &Models, cache: &ModelCache) -> Res
         max_shard_size: request.max_shard_size,
     };
     let started = Instant::now();
-    let notes = model.write(staging.folder(), &|group| merge.values(group), &|spec| merge.unchanged(spec))?;
+    let (notes, unsynced) = model.write(staging.folder(), &|group| merge.values(group), &|spec| merge.unchanged(spec))?;
     let write_time = started.elapsed();
     let checked = merge.check(request, staging.folder(), models, cache)?;
+    let check_time = started.elapsed().saturating_sub(write_time);
+    unsynced.finish()?;
     let dir = staging.publish()?;
     Ok(Exported {
         format: ExportFormat::Hf,
@@ -52,7 +54,7 @@ pub fn merge(request: &MergeRequest, models: &Models, cache: &ModelCache) -> Res
         notes,
         checked,
         write_time,
-        check_time: started.elapsed().saturating_sub(write_time),
+        check_time,
         dir,
     })
 }
@@ -111,7 +113,7 @@ impl Merge {
             source,
         };
         match run {
-            Some(_) => check(&subject, models, cache).map(|(checked, _)| Some(checked)),
+            Some(_) => check(&subject, Logits::IfNeeded, models, cache).map(|(checked, _)| Some(checked)),
             None => check_keys(&subject, models, cache).map(|()| None),
         }
     }

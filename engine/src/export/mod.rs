@@ -4,30 +4,37 @@
 //! and written one group at a time. The folder appears under its name only when it is complete.
 
 mod check;
+mod common_rank;
+mod companion_files;
 mod companions;
 mod config;
 mod files;
 mod generation;
+mod image_processor;
 mod merge;
+mod merged_weight;
 mod neva;
 mod peft;
 mod peft_config;
+mod peft_contents;
+mod run_of_folder;
 mod shard_writer;
 mod source;
 mod staging;
 mod tensors;
 mod tokenizer_files;
+mod trained;
 mod whole;
-mod write_back;
 
 use crate::checkpoint::{ModelCache, write_tensors};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
 pub use check::Checked;
-use check::{CanaryTensors, Subject, check};
+use check::{CanaryTensors, Logits, Subject, check};
 pub use merge::merge;
 use neva_schemas::Problem;
 pub use neva_schemas::{ExportDtype, ExportFormat, ExportRequest, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter};
+use neva_weights::Unsynced;
 use serde::Serialize;
 use source::Source;
 use staging::Staging;
@@ -53,10 +60,10 @@ pub struct Exported {
     pub notes: Vec<String>,
     /// What the check of the written files found; `None` if several adapters were merged, of which no run has the logits.
     pub checked: Option<Checked>,
-    /// Time in which the files were written, and the source verified.
+    /// Time in which the files were written, but for the disk, and the source verified.
     #[serde(skip)]
     pub write_time: Duration,
-    /// Time of the check.
+    /// Time of the check. The rest of an export's time is waiting for the disk.
     #[serde(skip)]
     pub check_time: Duration,
 }
@@ -85,7 +92,15 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
     });
     verified?;
     let (written, write_time) = (written?, started.elapsed());
-    let (checked, _) = check_written(&source, request, &written, (&out, staging.folder()), models, cache)?;
+    let (checked, _) = check_written(
+        &source,
+        request,
+        &written,
+        (&out, staging.folder()),
+        (Logits::IfNeeded, models, cache),
+    )?;
+    let check_time = started.elapsed().saturating_sub(write_time);
+    written.unsynced.into_iter().try_for_each(Unsynced::finish)?;
     let dir = staging.publish()?;
     Ok(Exported {
         format: request.format,
@@ -96,7 +111,7 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
         notes: written.notes,
         checked: Some(checked),
         write_time,
-        check_time: started.elapsed().saturating_sub(write_time),
+        check_time,
         dir,
     })
 }
@@ -106,7 +121,7 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
 /// # Errors
 /// A file is missing, or the reader would load another model than the run's: everything is listed.
 pub fn check_export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> Result<Checked> {
-    check_existing(request, models, cache).map(|(checked, _)| checked)
+    check_existing(request, Logits::IfNeeded, models, cache).map(|(checked, _)| checked)
 }
 
 /// As [`check_export`]. Also writes the canary and the run's logits to a safetensors file: `input_ids` `[1, s]`, negative at
@@ -115,12 +130,12 @@ pub fn check_export(request: &ExportRequest, models: &Models, cache: &ModelCache
 /// # Errors
 /// As [`check_export`], or the file cannot be written.
 pub fn check_export_with_canary(request: &ExportRequest, canary: &Path, models: &Models, cache: &ModelCache) -> Result<Checked> {
-    let (checked, run) = check_existing(request, models, cache)?;
+    let (checked, run) = check_existing(request, Logits::Always, models, cache)?;
     write_tensors(canary, run)?;
     Ok(checked)
 }
 
-fn check_existing(request: &ExportRequest, models: &Models, cache: &ModelCache) -> Result<(Checked, CanaryTensors)> {
+fn check_existing(request: &ExportRequest, logits: Logits, models: &Models, cache: &ModelCache) -> Result<(Checked, CanaryTensors)> {
     check_request(request)?;
     let source = Source::open(&request.checkpoint, &request.base, models.families(), cache)?;
     let dir = request.out.clone().unwrap_or_else(|| source.path.join(request.format.word()));
@@ -133,9 +148,9 @@ fn check_existing(request: &ExportRequest, models: &Models, cache: &ModelCache) 
     let written = Written {
         model,
         adapter,
-        notes: Vec::new(),
+        ..Written::default()
     };
-    check_written(&source, request, &written, (&dir, &dir), models, cache)
+    check_written(&source, request, &written, (&dir, &dir), (logits, models, cache))
 }
 
 /// Checks what was written into `folder`, which will be `dir`.
@@ -144,8 +159,7 @@ fn check_written(
     request: &ExportRequest,
     written: &Written,
     (dir, folder): (&Path, &Path),
-    models: &Models,
-    cache: &ModelCache,
+    (logits, models, cache): (Logits, &Models, &ModelCache),
 ) -> Result<(Checked, CanaryTensors)> {
     let [model, adapter] = [written.model, written.adapter].map(|name| name.map(|name| below(folder, name)));
     let subject = Subject {
@@ -158,7 +172,7 @@ fn check_written(
         base: &source.base,
         source,
     };
-    check(&subject, models, cache)
+    check(&subject, logits, models, cache)
 }
 
 /// Exports a checkpoint as NeMo's `export_ckpt` does: `target` is a format, by default to `<path>/<target>`.
@@ -181,6 +195,8 @@ struct Written {
     model: Option<&'static str>,
     adapter: Option<&'static str>,
     notes: Vec<String>,
+    /// Files that may not be on disk yet: the check reads them before.
+    unsynced: Vec<Unsynced>,
 }
 
 fn below(dir: &Path, name: &str) -> PathBuf {

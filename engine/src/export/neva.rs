@@ -1,6 +1,6 @@
 //! A checkpoint of this program with the whole model, from which a run starts.
 
-use super::companions::collect;
+use super::companion_files::collect;
 use super::source::Source;
 use super::tensors::{self, Named};
 use super::whole::check_complete;
@@ -16,7 +16,7 @@ pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache
     collect(source, cache, folder)?;
     let named: Vec<Named> = source.rows.iter().map(|spec| (spec.clone(), spec.name.clone())).collect();
     let kind = request.dtype.map(tensors::kind);
-    tensors::write(
+    let unsynced = tensors::write(
         folder,
         "model",
         u64::MAX,
@@ -45,6 +45,7 @@ pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache
     seal_whole(folder, &run, &progress)?;
     Ok(Written {
         model: Some(""),
+        unsynced: vec![unsynced],
         ..Written::default()
     })
 }

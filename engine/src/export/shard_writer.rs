@@ -3,9 +3,9 @@
 //! A header lists all tensors of its file and comes first. Its space is reserved, and it is written last; the rest of the
 //! space is blanks, which the format allows.
 
-use super::write_back::WriteBack;
 use crate::checkpoint::Extent;
 use crate::error::{EngineError, Result};
+use neva_weights::{Unsynced, WriteBack};
 use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -30,6 +30,7 @@ pub(super) struct ShardWriter {
     open: Option<OpenFile>,
     /// Written files under their temporary names, with their tensors.
     written: Vec<(PathBuf, Vec<String>)>,
+    unsynced: Unsynced,
     total_bytes: u64,
     buffer: Vec<u8>,
 }
@@ -56,6 +57,7 @@ impl ShardWriter {
             header: (entries + ENTRY).next_multiple_of(8) as u64,
             open: None,
             written: Vec::new(),
+            unsynced: Unsynced::default(),
             total_bytes: 0,
             buffer: Vec::new(),
         }
@@ -70,13 +72,23 @@ impl ShardWriter {
         open.write(tensor, buffer)
     }
 
-    /// Copies a tensor of another file, as [`Self::add`]. `parameter` is its name in messages.
+    /// Copies a tensor of another file, as [`Self::add`]. The check of the export looks for values that are no numbers.
     ///
     /// # Errors
-    /// As [`Self::add`]; the tensor cannot be read, or holds NaN or infinite values.
-    pub(super) fn copy(&mut self, name: &str, extent: &Extent, parameter: &str) -> Result<()> {
+    /// As [`Self::add`]; the tensor cannot be read.
+    pub(super) fn copy(&mut self, name: &str, extent: &Extent) -> Result<()> {
         let (open, _) = self.place(name, extent.kind, json!(extent.shape), extent.shape.iter().product())?;
-        extent.stream(parameter, &mut |part| open.append(part))
+        let OpenFile {
+            path,
+            file,
+            write_back,
+            bytes,
+            ..
+        } = open;
+        extent.append_to(file, path, &mut |copied| {
+            *bytes += copied;
+            write_back.wrote(copied);
+        })
     }
 
     /// Enters a tensor in the header of the current file, or of the next one if this is full.
@@ -102,17 +114,17 @@ impl ShardWriter {
         Ok((open, &mut self.buffer))
     }
 
-    /// Completes the files, and writes the index if there are several. Returns the names of the files.
+    /// Completes the files, and writes the index if there are several. Returns the files, which may not be on disk yet.
     ///
     /// # Errors
     /// As [`Self::add`].
-    pub(super) fn finish(mut self) -> Result<Vec<String>> {
+    pub(super) fn finish(mut self) -> Result<Unsynced> {
         if self.open.is_none() && self.written.is_empty() {
             self.open = Some(OpenFile::create(&self.folder, 0, self.header)?);
         }
         self.close()?;
         let count = self.written.len();
-        let (mut map, mut files) = (Map::new(), Vec::new());
+        let mut map = Map::new();
         for (number, (path, names)) in (1..).zip(std::mem::take(&mut self.written)) {
             let file = match count {
                 1 => format!("{}.safetensors", self.stem),
@@ -121,21 +133,20 @@ impl ShardWriter {
             let target = self.folder.join(&file);
             std::fs::rename(&path, &target).map_err(EngineError::io("write", &target))?;
             map.extend(names.into_iter().map(|name| (name, file.clone().into())));
-            files.push(file);
         }
         if count > 1 {
             let index = json!({ "metadata": { "total_size": self.total_bytes }, "weight_map": map });
             let file = format!("{}.safetensors.index.json", self.stem);
             super::files::write_json(&self.folder.join(&file), &index)?;
         }
-        Ok(files)
+        Ok(self.unsynced)
     }
 
     fn close(&mut self) -> Result<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let OpenFile { path, names, .. } = &open;
         self.written.push((path.clone(), names.clone()));
-        open.close(self.header)
+        Ok(self.unsynced.add(open.close(self.header)?)?)
     }
 }
 
@@ -145,14 +156,13 @@ impl OpenFile {
         let create = || {
             let mut file = File::create(&path)?;
             file.seek(SeekFrom::Start(8 + header))?;
-            let write_back = WriteBack::of(&file)?;
-            Ok((file, write_back))
+            Ok(file)
         };
-        let (file, write_back) = create().map_err(EngineError::io("write", &path))?;
+        let file = create().map_err(EngineError::io("write", &path))?;
         Ok(Self {
+            write_back: WriteBack::of(&file, &path)?,
             path,
             file,
-            write_back,
             tensors: Map::new(),
             names: Vec::new(),
             bytes: 0,
@@ -183,12 +193,12 @@ impl OpenFile {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(EngineError::io("write", &self.path))?;
         self.bytes += bytes.len() as u64;
-        self.write_back.wrote(bytes.len());
+        self.write_back.wrote(bytes.len() as u64);
         Ok(())
     }
 
-    /// Writes the header, and waits until the file is on disk.
-    fn close(mut self, header: u64) -> Result<()> {
+    /// Writes the header. Returns the thread that brings the file to the disk.
+    fn close(mut self, header: u64) -> Result<WriteBack> {
         // transformers refuses a file without this metadata.
         self.tensors.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
         let mut bytes = header.to_le_bytes().to_vec();
@@ -204,11 +214,11 @@ impl OpenFile {
         bytes.resize(reserved, b' ');
         let mut write = || {
             self.file.seek(SeekFrom::Start(0))?;
-            self.file.write_all(&bytes)?;
-            self.file.sync_all()
+            self.file.write_all(&bytes)
         };
         write().map_err(EngineError::io("write", &self.path))?;
-        self.write_back.finish().map_err(EngineError::io("write", &self.path))
+        self.write_back.complete();
+        Ok(self.write_back)
     }
 }
 

@@ -1,22 +1,16 @@
 //! The model to export, opened: a checkpoint with its base, or a Hugging Face folder.
 
-use super::files::read_json;
-use crate::checkpoint::{Base, CheckpointFolder, Extent, ModelCache, OfModel, OpenBase, PeftFolder, Placement, TrainedTensors, Values};
+use super::merged_weight::merge;
+use super::run_of_folder::run_of_folder;
+use super::trained::{Trained, WHOLE};
+use crate::checkpoint::{Base, CheckpointFolder, Extent, ModelCache, OfModel, OpenBase, PeftFolder, TrainedTensors, Values};
 use crate::error::{EngineError, Result};
 use neva_layout::{Adapters, Families, LinearAdapter, ModelTable, ParamSpec, Part, lora_adapters};
-use neva_schemas::{AdamW, AutoResume, Data, Finetune, Log, MockDataModule, Model, Optim, Peft, Problem, RestoreConfig, TrainerConfig};
+use neva_schemas::{Finetune, Peft, Problem};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use tch::{Device, Kind, Tensor};
-
-/// Whole tensors on the CPU. Their kind is the file's.
-pub(super) const WHOLE: Placement = Placement {
-    tp_rank: 0,
-    tp: 1,
-    kind: Kind::Float,
-    device: Device::Cpu,
-};
+use std::sync::Mutex;
+use tch::Tensor;
 
 /// A model to export.
 #[derive(Debug)]
@@ -37,49 +31,6 @@ pub(super) struct Source {
     pub(super) adapters: Adapters,
     trained: Trained,
     opened: OpenBase,
-}
-
-/// The tensors that a run trained.
-#[derive(Debug)]
-enum Trained {
-    /// None: a Hugging Face folder.
-    Nothing,
-    /// Those of a checkpoint.
-    Checkpoint(TrainedTensors),
-    /// Those of a folder of PEFT, in memory: they are small. A tensor may not be shared by threads.
-    Peft { values: Mutex<Values>, names: BTreeSet<String> },
-}
-
-impl Trained {
-    fn holds(&self, spec: &ParamSpec) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Checkpoint(tensors) => tensors.holds(spec),
-            Self::Peft { names, .. } => names.contains(&spec.name),
-        }
-    }
-
-    fn names(&self) -> BTreeSet<&str> {
-        match self {
-            Self::Nothing => BTreeSet::new(),
-            Self::Checkpoint(tensors) => tensors.names().collect(),
-            Self::Peft { names, .. } => names.iter().map(String::as_str).collect(),
-        }
-    }
-
-    fn read(&self, wanted: &[ParamSpec]) -> Result<Values> {
-        match self {
-            Self::Nothing => Ok(Values::new()),
-            Self::Checkpoint(tensors) => tensors.read(wanted.iter(), WHOLE),
-            Self::Peft { values, .. } => {
-                let values = values.lock().unwrap_or_else(PoisonError::into_inner);
-                let own = wanted
-                    .iter()
-                    .filter_map(|spec| Some((spec.name.clone(), values.get(&spec.name)?.shallow_clone())));
-                Ok(own.collect())
-            }
-        }
-    }
 }
 
 impl Source {
@@ -119,23 +70,16 @@ impl Source {
         let base = Base::of_checkpoint(&checkpoint, given, cache)?;
         // Damage is the reason of other errors.
         let files = checkpoint.clone();
-        Self::of_checkpoint(checkpoint, base, families, cache).map_err(|error| files.verify().err().unwrap_or(error))
-    }
-
-    /// Opens a checkpoint that was trained on `base`.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub(super) fn of_checkpoint(checkpoint: CheckpointFolder, base: Base, families: &Families, cache: &ModelCache) -> Result<Self> {
         let finetune = checkpoint.run.finetune.clone();
-        Self::new(checkpoint.path.clone(), Some(checkpoint), None, finetune, base, families, cache)
+        let opened = Self::new(checkpoint.path.clone(), Some(checkpoint), None, finetune, base, families, cache);
+        opened.map_err(|error| files.verify().err().unwrap_or(error))
     }
 
     /// Opens a Hugging Face folder.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub(super) fn of_folder(path: &Path, families: &Families, cache: &ModelCache) -> Result<Self> {
+    fn of_folder(path: &Path, families: &Families, cache: &ModelCache) -> Result<Self> {
         let finetune = run_of_folder(path, families)?;
         let base = Base::HuggingFace(path.to_owned());
         Self::new(path.to_owned(), None, None, finetune, base, families, cache)
@@ -255,9 +199,11 @@ impl Source {
 
     /// Returns where a parameter lies that is exported as one file holds it: it has no adapter.
     pub(super) fn extent(&self, spec: &ParamSpec) -> Option<Extent> {
-        if self.adapter(spec).is_some() {
-            return None;
-        }
+        self.plain_extent(spec).filter(|_| self.adapter(spec).is_none())
+    }
+
+    /// Returns where a parameter lies without the run's adapters, if one file holds it as a whole.
+    pub(super) fn plain_extent(&self, spec: &ParamSpec) -> Option<Extent> {
         match &self.trained {
             Trained::Checkpoint(tensors) if tensors.holds(spec) => tensors.extent(spec),
             Trained::Peft { names, .. } if names.contains(&spec.name) => None,
@@ -300,52 +246,5 @@ impl Source {
         let specs: Vec<_> = wanted.clone().cloned().chain(adapters.cloned()).collect();
         let values = self.read(&specs)?;
         wanted.map(|spec| merge(&values, &spec.name, self.adapter(spec))).collect()
-    }
-}
-
-/// Returns a weight with its adapter merged: `W + scale * B A`, with the rows' lengths of a magnitude.
-pub(super) fn merge(values: &Values, name: &str, adapter: Option<&LinearAdapter>) -> Result<Tensor> {
-    let value = |name: &str| {
-        let value = values.get(name).ok_or_else(|| EngineError::Bug(format!("no value for `{name}`")));
-        value.map(Tensor::shallow_clone)
-    };
-    let weight = value(name)?;
-    let Some(adapter) = adapter else { return Ok(weight) };
-    let float = |name: &str| -> Result<Tensor> { Ok(value(name)?.f_to_kind(Kind::Float)?) };
-    let (a, b) = (float(&adapter.a)?, float(&adapter.b)?);
-    let change = b.f_matmul(&a)?.f_mul_scalar(adapter.scale)?;
-    let weight = weight.f_to_kind(Kind::Float)?.f_add(&change)?;
-    let Some(magnitude) = &adapter.magnitude else { return Ok(weight) };
-    let lengths = weight.f_norm_scalaropt_dim(2.0, [1i64].as_slice(), true)?;
-    let rows = float(magnitude)?.f_view([-1, 1])?.f_div(&lengths)?;
-    Ok(weight.f_mul(&rows)?)
-}
-
-/// Returns a run of the model in a Hugging Face folder, which starts from its weights.
-///
-/// # Errors
-/// `config.json` is missing, or describes a model that this program does not compute.
-fn run_of_folder(path: &Path, families: &Families) -> Result<Finetune> {
-    let file = path.join("config.json");
-    let model = families.read_config(&read_json(&file)?).map_err(|error| EngineError::Content {
-        path: file,
-        reason: error.to_string(),
-    })?;
-    Ok(run_of_model(model, path))
-}
-
-fn run_of_model(model: Model, path: &Path) -> Finetune {
-    Finetune {
-        model,
-        data: Data::Mock(MockDataModule::default()),
-        trainer: TrainerConfig::default(),
-        optim: Optim::AdamW(AdamW::default()),
-        peft: None,
-        log: Log::default(),
-        resume: AutoResume {
-            restore_config: Some(RestoreConfig::weights(path.display().to_string())),
-            ..AutoResume::default()
-        },
-        nemo_compat: false,
     }
 }

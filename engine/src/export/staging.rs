@@ -1,8 +1,9 @@
 //! The staging directory of an export: it gets the target's name only when it is complete.
 
+use crate::checkpoint::{publish_folder, sync_folder};
 use crate::error::{EngineError, Result};
 use neva_schemas::Problem;
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -62,26 +63,9 @@ impl Staging {
     /// Renames the directory to the target. Returns the target.
     pub(super) fn publish(mut self) -> Result<PathBuf> {
         let (staging, target) = (&self.folder, &self.target);
-        if target.exists() {
-            // A whole model of that name exists at every moment.
-            match renameat_with(CWD, staging, CWD, target, RenameFlags::EXCHANGE) {
-                Ok(()) => std::fs::remove_dir_all(staging).map_err(EngineError::io("remove", staging))?,
-                // Some network file systems cannot. There the name is free for a moment.
-                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                    std::fs::remove_dir_all(target).map_err(EngineError::io("replace", target))?;
-                    std::fs::rename(staging, target).map_err(EngineError::io("write", target))?;
-                }
-                Err(error) => return Err(EngineError::io("replace", target)(error.into())),
-            }
-        } else {
-            std::fs::rename(staging, target).map_err(EngineError::io("write", target))?;
-        }
+        publish_folder(staging, target)?;
         self.published = true;
-        // The rename itself must reach the disk.
-        let parent = target.parent().unwrap_or(target);
-        File::open(parent)
-            .and_then(|folder| folder.sync_all())
-            .map_err(EngineError::io("write", parent))?;
+        sync_folder(target.parent().unwrap_or(target))?;
         Ok(target.clone())
     }
 }

@@ -7,6 +7,7 @@ use crate::error::{EngineError, Result};
 use crate::precision::compute_kind;
 use neva_layout::ParamSpec;
 use neva_schemas::{ExportDtype, Finetune};
+use neva_weights::Unsynced;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use tch::{Kind, Tensor};
@@ -24,7 +25,7 @@ pub(super) type Read<'a> = dyn Fn(&[Named]) -> Result<Vec<Tensor>> + Sync + 'a;
 pub(super) type Locate<'a> = dyn Fn(&ParamSpec) -> Option<Extent> + Sync + 'a;
 
 /// Writes tensors to `STEM.safetensors` in `folder`, or to several files with an index. `kind` is their data type, or that of
-/// their files.
+/// their files. Returns the files, which may not be on disk yet.
 ///
 /// # Errors
 /// A tensor cannot be read or written, or has values beyond the range of `kind`.
@@ -36,18 +37,18 @@ pub(super) fn write(
     kind: Option<Kind>,
     read: &Read<'_>,
     locate: &Locate<'_>,
-) -> Result<Vec<String>> {
+) -> Result<Unsynced> {
     let mut writer = ShardWriter::new(folder, stem, max_bytes, tensors.iter().map(|(_, name)| name.as_str()));
     let same = |(spec, _): &Named| locate(spec).filter(|extent| kind.is_none_or(|kind| kind == extent.kind));
     let (mut copied, mut made) = (Vec::new(), Vec::new());
     for tensor in tensors {
         match same(tensor) {
-            Some(extent) => copied.push((&tensor.0, &tensor.1, extent)),
+            Some(extent) => copied.push((&tensor.1, extent)),
             None => made.push(tensor.clone()),
         }
     }
-    for (spec, name, extent) in copied {
-        writer.copy(name, &extent, &spec.name)?;
+    for (name, extent) in copied {
+        writer.copy(name, &extent)?;
     }
     let groups = groups(&made);
     let load = |group: &[Named]| -> Result<Vec<Tensor>> {
@@ -117,6 +118,7 @@ pub(super) fn kind(dtype: ExportDtype) -> Kind {
 pub(super) fn computed(finetune: &Finetune) -> ExportDtype {
     match compute_kind(finetune.trainer.precision()) {
         Kind::BFloat16 => ExportDtype::Bfloat16,
+        Kind::Half => ExportDtype::Float16,
         _ => ExportDtype::Float32,
     }
 }

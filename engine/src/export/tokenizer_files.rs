@@ -1,6 +1,7 @@
 //! The files of the tokenizer, completed for transformers: special tokens, BOS, `<image>`, chat template.
 
-use super::files::{read_json, write, write_json};
+use super::files::write_json;
+use crate::checkpoint::{read_json, write_file};
 use crate::error::Result;
 use neva_data::{IMAGE_TOKEN, Tokenizer};
 use neva_layout::ModelTable;
@@ -192,7 +193,7 @@ impl TokenizerFiles {
         if let Some(template) = &self.template {
             // The content of transformers before 4.50; later versions read the file.
             self.config.insert("chat_template".to_owned(), template.clone().into());
-            write(&folder.join(TEMPLATE), template.as_bytes())?;
+            write_file(&folder.join(TEMPLATE), template.as_bytes())?;
             if self.has_images {
                 write_json(&folder.join(OLD_TEMPLATE), &json!({ "chat_template": template }))?;
             }
@@ -209,6 +210,6 @@ impl TokenizerFiles {
     }
 
     fn template_of_internvl(&self, folder: &Path) -> bool {
-        read_json(&folder.join("processor_config.json")).is_ok_and(|config| config["processor_class"] == "InternVLProcessor")
+        read_json::<Value>(&folder.join("processor_config.json")).is_ok_and(|config| config["processor_class"] == "InternVLProcessor")
     }
 }

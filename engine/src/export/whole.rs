@@ -9,6 +9,7 @@ use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
 use neva_layout::ParamSpec;
 use neva_schemas::Problem;
+use neva_weights::Unsynced;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -28,12 +29,13 @@ pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache
         dtype: dtype(source, request.dtype),
         max_shard_size: request.max_shard_size,
     };
-    let notes = model.write(folder, &|group| source.merged(group.iter().map(|(spec, _)| spec)), &|spec| {
+    let (notes, unsynced) = model.write(folder, &|group| source.merged(group.iter().map(|(spec, _)| spec)), &|spec| {
         source.extent(spec)
     })?;
     Ok(Written {
         model: Some(""),
         notes,
+        unsynced: vec![unsynced],
         ..Written::default()
     })
 }
@@ -64,8 +66,8 @@ pub(super) struct WholeModel<'a> {
 
 impl WholeModel<'_> {
     /// Writes all files to `folder`. `read` returns the values of parameters, and `locate` the
-    /// places of those that are copied as they are. Returns sentences for the user.
-    pub(super) fn write(&self, folder: &Path, read: &Read<'_>, locate: &Locate<'_>) -> Result<Vec<String>> {
+    /// places of those that are copied as they are. Returns sentences for the user, and the files that may not be on disk yet.
+    pub(super) fn write(&self, folder: &Path, read: &Read<'_>, locate: &Locate<'_>) -> Result<(Vec<String>, Unsynced)> {
         let Self { source, form, .. } = self;
         let mut own = match form {
             Form::HuggingFace(_) => None,
@@ -86,7 +88,7 @@ impl WholeModel<'_> {
         });
         let named = named.collect::<Result<Vec<Named>>>()?;
         let kind = self.dtype.map(tensors::kind);
-        tensors::write(folder, "model", self.max_shard_size, &named, kind, read, locate)?;
+        let unsynced = tensors::write(folder, "model", self.max_shard_size, &named, kind, read, locate)?;
         let mut config = companions.config(source, self.cache)?;
         if let Some(own) = &mut own {
             // The ids of special tokens are in the config of the language model there.
@@ -101,7 +103,7 @@ impl WholeModel<'_> {
         set_dtype(&mut config, self.dtype);
         // Without it no program takes the folder for a model: it is the last file.
         write_json(&folder.join("config.json"), &config)?;
-        Ok(notes)
+        Ok((notes, unsynced))
     }
 }
 

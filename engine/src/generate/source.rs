@@ -7,7 +7,7 @@ use crate::model::Models;
 use crate::trainer::LoadedModel;
 use neva_data::{ImageProcessor, ModelProcessor, TextTools, Tokenizer};
 use neva_layout::{end_tokens, unapplied_generation_settings};
-use neva_schemas::{Data, Finetune, GenerateSource, ImageDataConfig, ModelDescription, Problem};
+use neva_schemas::{Finetune, GenerateSource, ImageDataConfig, ModelDescription, Plugins, Problem};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -72,10 +72,7 @@ impl AnsweringModel {
                 reason,
             });
         }
-        let (data_config, add_bos) = match &finetune.data {
-            Data::Preloaded(data) => (data.data_config.clone(), data.add_bos),
-            Data::Mock(_) | Data::Custom(_) => (ImageDataConfig::default(), None),
-        };
+        let (data_config, add_bos) = finetune.data.text_settings().unwrap_or((ImageDataConfig::default(), None));
         let tokenizer = Tokenizer::open(&checkpoint.path.display().to_string())?;
         let text = TextTools::new(&data_config, add_bos, tokenizer)?;
         let base = Base::of_checkpoint(&checkpoint, moved, cache)?;
@@ -83,6 +80,9 @@ impl AnsweringModel {
         let ends = base.folder().map_or_else(Vec::new, generation_ends);
         let mut finetune = finetune.clone();
         finetune.trainer.strategy.set_one_rank();
+        // Scales belong to training: an answer is computed with the weights in bf16.
+        let Plugins::MixedPrecision(plugin) = &mut finetune.trainer.plugins;
+        plugin.fp8 = None;
         Ok(Self {
             ends: ends.into_iter().chain(end_of_sequence(&text.tokenizer)).collect(),
             finetune,

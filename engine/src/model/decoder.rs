@@ -5,7 +5,7 @@ use super::parts::{Decoder, Decoding};
 use crate::attention::{CausalAttention, KvCache, Segments, attend};
 use crate::error::{EngineError, Result};
 use crate::nn::{
-    Block, Build, ColumnLinears, LayerNorm, Linear, RmsNorm, Rope, RopeFrequencies, Stack, Submodule, VocabEmbedding, activate,
+    Block, Build, ColumnLinears, LayerNorm, Linear, RmsNorm, Rope, RopeFrequencies, Stack, Submodule, VocabEmbedding, activate, gated,
 };
 use neva_layout::ChunkSpec;
 use neva_layout::families::{DecoderNorm, DecoderStructure};
@@ -152,7 +152,7 @@ impl Layer {
             y_bsh.view([size[0], size[1], -1, self.head_dim]).transpose(1, 2)
         };
         let [q, k, v] = self.qkv.forward(x_bsh)?;
-        let (q, k, v) = (rope.apply(&heads(&q)), rope.apply(&heads(&k)), heads(&v));
+        let (q, k, v) = (rope.apply(&heads(&q))?, rope.apply(&heads(&k))?, heads(&v));
         let segments = segments.windowed(self.window);
         let o_bsh = match cache {
             Some(cache) => {
@@ -209,7 +209,7 @@ impl Block for Mlp {
         let y_bsf = match &self.up {
             Up::Gated(gate_up) => {
                 let [gate_bsf, up_bsf] = gate_up.forward(x_bsh)?;
-                activate(self.activation, &gate_bsf) * up_bsf
+                gated(self.activation, &gate_bsf, &up_bsf)?
             }
             Up::Plain(up) => activate(self.activation, &up.forward(x_bsh)?),
         };

@@ -2,6 +2,7 @@
 
 use super::parts::VisionEncoder;
 use super::vit::{Features, attention, patches};
+use crate::attention::AttentionCore;
 use crate::error::Result;
 use crate::nn::{Block, Build, ColumnLinears, LayerNorm, Linear, RmsNorm, activate};
 use crate::param_sync::Weight;
@@ -77,6 +78,7 @@ impl Norm {
 struct Layer {
     norm1: Norm,
     qkv: ColumnLinears<3>,
+    core: AttentionCore,
     /// Norms of queries and of keys, each over all heads.
     qk_norm: Option<[RmsNorm; 2]>,
     out: Linear,
@@ -99,6 +101,7 @@ impl Layer {
             norm1: Norm::new("layernorm_before", config, build)?,
             qkv: build.column_linears(["attention.q_proj", "attention.k_proj", "attention.v_proj"])?,
             qk_norm: config.use_qk_norm.then(qk_norm).transpose()?,
+            core: build.attention_core(),
             out: build.linear("attention.projection_layer")?,
             scale1_h: build.weight("lambda_1")?,
             norm2: Norm::new("layernorm_after", config, build)?,
@@ -120,7 +123,7 @@ impl Block for Layer {
             Some([q_norm, k_norm]) => (q_norm.forward(&q)?, k_norm.forward(&k)?),
             None => (q, k),
         };
-        let attended = self.out.forward(&attention([q, k, v], self.head_dim))?;
+        let attended = self.out.forward(&attention(&self.core, [q, k, v], self.head_dim))?;
         let x_bsh = x_bsh + attended * self.scale1_h.get()?;
         let y_bsf = activate(self.activation, &self.fc1.forward(&self.norm2.forward(&x_bsh)?)?);
         Ok(&x_bsh + self.fc2.forward(&y_bsf)? * self.scale2_h.get()?)

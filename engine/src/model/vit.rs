@@ -1,6 +1,6 @@
 //! Common parts of vision transformers: selected hidden states, and the layers of CLIP and SigLIP.
 
-use crate::attention::attend;
+use crate::attention::AttentionCore;
 use crate::error::Result;
 use crate::nn::{Block, Build, ColumnLinears, LayerNorm, Linear, Stack, activate};
 use neva_schemas::{Activation, FeatureSelect, VisionConfig, VisionTower};
@@ -66,12 +66,12 @@ pub(super) fn patches(pixels: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -
 }
 
 /// Full attention between all positions.
-pub(super) fn attention([q_bsh, k_bsh, v_bsh]: [Tensor; 3], head_dim: i64) -> Tensor {
+pub(super) fn attention(core: &AttentionCore, [q_bsh, k_bsh, v_bsh]: [Tensor; 3], head_dim: i64) -> Tensor {
     let heads = |y_bsh: Tensor| {
         let size = y_bsh.size();
         y_bsh.view([size[0], size[1], -1, head_dim]).transpose(1, 2)
     };
-    attend(&heads(q_bsh), &heads(k_bsh), &heads(v_bsh), None)
+    core.attend(&heads(q_bsh), &heads(k_bsh), &heads(v_bsh), None)
 }
 
 /// A layer of CLIP or of SigLIP.
@@ -79,6 +79,7 @@ pub(super) fn attention([q_bsh, k_bsh, v_bsh]: [Tensor; 3], head_dim: i64) -> Te
 pub(super) struct Layer {
     norm1: LayerNorm,
     qkv: ColumnLinears<3>,
+    core: AttentionCore,
     out: Linear,
     norm2: LayerNorm,
     fc1: Linear,
@@ -92,6 +93,7 @@ impl Layer {
         Ok(Self {
             norm1: build.layer_norm("layer_norm1", config.layer_norm_eps)?,
             qkv: build.column_linears(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
+            core: build.attention_core(),
             out: build.linear("self_attn.out_proj")?,
             norm2: build.layer_norm("layer_norm2", config.layer_norm_eps)?,
             fc1: build.linear("mlp.fc1")?,
@@ -107,7 +109,7 @@ impl Block for Layer {
 
     fn forward(&self, x_bsh: &Tensor, (): &()) -> Result<Tensor> {
         let qkv = self.qkv.forward(&self.norm1.forward(x_bsh)?)?;
-        let x_bsh = x_bsh + self.out.forward(&attention(qkv, self.head_dim))?;
+        let x_bsh = x_bsh + self.out.forward(&attention(&self.core, qkv, self.head_dim))?;
         let y_bsf = activate(self.activation, &self.fc1.forward(&self.norm2.forward(&x_bsh)?)?);
         Ok(x_bsh + self.fc2.forward(&y_bsf)?)
     }

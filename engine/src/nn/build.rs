@@ -11,13 +11,16 @@ use super::linear::{ColumnLinears, Linear};
 use super::norm::{LayerNorm, RmsNorm};
 use super::recompute::{Block, Submodule};
 use super::region::TensorRegion;
-use super::weight::LinearWeight;
-use crate::attention::{CausalAttention, LocalAttention};
+use super::weight::{Fp8Values, LinearWeight};
+use crate::attention::{AttentionCore, CausalAttention, LocalAttention};
 use crate::comm::Mesh;
-use crate::error::Result;
+use crate::effects::GemmGroup;
+use crate::error::{EngineError, Result};
+use crate::fp8::ScalingStates;
 use crate::param_sync::Weight;
 use crate::parameters::Parameters;
-use neva_layout::{Adapters, Cut, LayerGroup, layer_groups};
+use crate::quantization::Quantized;
+use neva_layout::{Adapters, Cut, LayerGroup, Part, layer_groups};
 use neva_schemas::{MegatronStrategy, RecomputeModule, VisionPlacement};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -41,6 +44,8 @@ pub struct Build<'a> {
     /// Keys of the microbatch that the model computes.
     keys: CurrentKeys,
     dropout: AdapterDropout,
+    /// Scaling state of the linears that are computed in FP8, if any are.
+    fp8: Option<&'a ScalingStates>,
     /// Strategy with the recomputation settings.
     strategy: &'a MegatronStrategy,
     /// Records of taken parameters: one for each enclosing block that may be recomputed.
@@ -56,10 +61,11 @@ impl<'a> Build<'a> {
             parameters,
             adapters,
             region,
-            attention: Arc::new(LocalAttention),
+            attention: Arc::new(LocalAttention(AttentionCore::new(strategy.attention_backend, parameters.effects()))),
             images: ImagePartition::new(&Mesh::single(), VisionPlacement::Duplicated),
             keys: CurrentKeys::default(),
             dropout: AdapterDropout::default(),
+            fp8: None,
             strategy,
             taken: Vec::new(),
             prefix: String::new(),
@@ -74,6 +80,11 @@ impl<'a> Build<'a> {
     /// Returns the same source with dropout in the adapters. It acts while `keys` holds the keys of a microbatch.
     pub fn dropping(self, keys: CurrentKeys, dropout: AdapterDropout) -> Self {
         Self { keys, dropout, ..self }
+    }
+
+    /// Returns the same source with the linears of `fp8` in FP8.
+    pub fn in_fp8(self, fp8: Option<&'a ScalingStates>) -> Self {
+        Self { fp8, ..self }
     }
 
     /// Returns the same source, one level down.
@@ -100,6 +111,11 @@ impl<'a> Build<'a> {
     /// The attention implementation.
     pub fn attention(&self) -> Arc<dyn CausalAttention> {
         self.attention.clone()
+    }
+
+    /// The attention core without a causal mask, and with a cache of keys.
+    pub fn attention_core(&self) -> AttentionCore {
+        AttentionCore::new(self.strategy.attention_backend, self.parameters.effects())
     }
 
     /// Partition of the images over the ranks.
@@ -162,16 +178,30 @@ impl<'a> Build<'a> {
         let adapter = adapter.map(|adapter| self.lora(adapter, &weight)).transpose()?;
         let bias = self.parameters.find(&bias).map(|_| self.take(&bias));
         let parameter = self.parameters.get(&weight)?;
-        let values = match &parameter.quantized {
-            Some(quantized) => LinearWeight::Nf4(quantized.shallow_clone(), self.parameters.kind()),
-            None => LinearWeight::Plain(self.take(&weight)?),
+        let kind = self.parameters.kind();
+        let fp8 = self.fp8.map(|fp8| fp8.linear(&linear, parameter.spec.cut, self.region.group()));
+        let values = match (&parameter.quantized, fp8.transpose()?.flatten()) {
+            (Some(Quantized::Nf4(values)), _) => LinearWeight::Nf4(values.shallow_clone(), kind),
+            (Some(Quantized::Fp8(values)), Some(fp8)) => LinearWeight::Fp8(fp8, Fp8Values::Frozen(values.shallow_clone(), kind)),
+            (Some(Quantized::Fp8(_)), None) => return Err(EngineError::Bug(format!("`{weight}` is in FP8, but its linear is not"))),
+            (None, Some(fp8)) => LinearWeight::Fp8(fp8, Fp8Values::Trained(self.take(&weight)?)),
+            (None, None) => LinearWeight::Plain(self.take(&weight)?),
         };
+        let group = match parameter.spec.part {
+            Part::Vision => GemmGroup::Vision,
+            Part::Projection => GemmGroup::Projector,
+            Part::Language | Part::Adapter => GemmGroup::Decoder,
+        };
+        let effects = self.parameters.effects();
+        if adapter.is_some() {
+            effects.add_adapter(&linear);
+        }
         Ok(Linear::new(
-            values,
-            bias.transpose()?,
+            (values, bias.transpose()?),
             parameter.spec.cut,
             self.region.clone(),
             adapter,
+            effects.meter(group),
         ))
     }
 

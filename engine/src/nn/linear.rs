@@ -3,7 +3,8 @@
 use super::dropout::Part;
 use super::lora::{Lora, LowRank};
 use super::region::TensorRegion;
-use super::weight::LinearWeight;
+use super::weight::{LinearInput, LinearWeight};
+use crate::effects::GemmMeter;
 use crate::error::Result;
 use crate::param_sync::Weight;
 use neva_layout::Cut;
@@ -17,16 +18,24 @@ pub struct Linear {
     cut: Cut,
     region: TensorRegion,
     adapter: Option<Box<Lora>>,
+    meter: GemmMeter,
 }
 
 impl Linear {
-    pub(super) fn new(weight: LinearWeight, bias: Option<Weight>, cut: Cut, region: TensorRegion, adapter: Option<Lora>) -> Self {
+    pub(super) fn new(
+        (weight, bias): (LinearWeight, Option<Weight>),
+        cut: Cut,
+        region: TensorRegion,
+        adapter: Option<Lora>,
+        meter: GemmMeter,
+    ) -> Self {
         Self {
             weight,
             bias,
             cut,
             region,
             adapter: adapter.map(Box::new),
+            meter,
         }
     }
 
@@ -38,8 +47,13 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self.cut {
             Cut::Row => self.apply_row(x),
-            _ => self.apply(&self.enter(x)?, self.low_rank(x)?.as_ref()),
+            _ => self.apply(&self.weight.prepare(self.enter(x)?)?, self.low_rank(x)?.as_ref()),
         }
+    }
+
+    /// Returns the product with the base weight.
+    fn base(&self, input: &LinearInput, bias: Option<&Tensor>) -> Result<Tensor> {
+        self.weight.apply(input, bias, &self.meter)
     }
 
     /// Returns `x` inside the tensor-parallel region, if the linear is sharded.
@@ -61,12 +75,12 @@ impl Linear {
         }))
     }
 
-    /// Applies a column-parallel or replicated linear to `x_in`, which [`Self::enter`] returned. `low` is the output of
-    /// the adapter's A.
-    fn apply(&self, x_in: &Tensor, low: Option<&LowRank>) -> Result<Tensor> {
+    /// Applies a column-parallel or replicated linear to an input that [`Self::enter`] returned. `low` is the output of the
+    /// adapter's A.
+    fn apply(&self, input: &LinearInput, low: Option<&LowRank>) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(Weight::get).transpose()?;
         let (Some(lora), Some(low)) = (&self.adapter, low) else {
-            return self.weight.apply(x_in, bias);
+            return self.base(input, bias);
         };
         let inside = match self.cut {
             Cut::Replicate => self.region.outside(),
@@ -74,12 +88,15 @@ impl Linear {
         };
         let low = lora.raise(low, inside)?;
         let Some(magnitude) = &lora.magnitude else {
-            return Ok(self.weight.apply(x_in, bias)? + low);
+            return Ok(self.base(input, bias)? + low);
         };
         let gain = magnitude.gain(&self.weight, lora, self.cut, &self.region)?;
-        let y = self.weight.apply(x_in, None)?;
-        let y = match lora.mask(x_in, inside, 0)? {
-            Some(mask) => y + self.weight.apply(&(mask.apply(x_in) * mask.factor), None)? * (&gain - 1.0) + low * &gain,
+        let y = self.base(input, None)?;
+        let y = match lora.mask(&input.x, inside, 0)? {
+            Some(mask) => {
+                let dropped = self.weight.prepare(mask.apply(&input.x) * mask.factor)?;
+                y + self.base(&dropped, None)? * (&gain - 1.0) + low * &gain
+            }
             None => (y + low) * &gain,
         };
         Ok(match bias {
@@ -90,7 +107,7 @@ impl Linear {
 
     /// Applies a row-parallel linear. A is sharded like the weight, so its product is a partial sum, too.
     fn apply_row(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.region.leave(&self.weight.apply(x, None)?)?;
+        let y = self.region.leave(&self.base(&self.weight.prepare(x.shallow_clone())?, None)?)?;
         let with_bias = |y: Tensor| -> Result<Tensor> {
             Ok(match &self.bias {
                 Some(bias) => y + bias.get()?,
@@ -110,7 +127,8 @@ impl Linear {
         let gain = magnitude.gain(&self.weight, lora, self.cut, &self.region)?;
         with_bias(match mask {
             Some(mask) => {
-                let dropped = self.weight.apply(&(mask.apply(x) * mask.factor), None)?;
+                let dropped = self.weight.prepare(mask.apply(x) * mask.factor)?;
+                let dropped = self.base(&dropped, None)?;
                 y + self.region.leave(&dropped)? * (&gain - 1.0) + low * &gain
             }
             None => (y + low) * &gain,
@@ -135,7 +153,7 @@ impl<const N: usize> ColumnLinears<N> {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<[Tensor; N]> {
-        let x_in = self.parts[0].enter(x)?;
+        let input = self.parts[0].weight.prepare(self.parts[0].enter(x)?)?;
         let mut results = Vec::with_capacity(N);
         let mut shared: Option<(&str, LowRank)> = None;
         for part in &self.parts {
@@ -143,7 +161,7 @@ impl<const N: usize> ColumnLinears<N> {
             if shared.as_ref().map(|(name, _)| *name) != name {
                 shared = part.low_rank(x)?.and_then(|low| Some((name?, low)));
             }
-            results.push(part.apply(&x_in, shared.as_ref().map(|(_, low)| low))?);
+            results.push(part.apply(&input, shared.as_ref().map(|(_, low)| low))?);
         }
         Ok(results.try_into().unwrap_or_else(|_| unreachable!("one result per part")))
     }

@@ -4,6 +4,7 @@ use super::dropout::{Dropout, Mask, Part};
 use super::region::TensorRegion;
 use super::weight::LinearWeight;
 use crate::comm::Reduce;
+use crate::effects::GemmMeter;
 use crate::error::Result;
 use crate::param_sync::Weight;
 use neva_layout::Cut;
@@ -24,6 +25,7 @@ pub struct Lora {
     pub(super) magnitude: Option<Magnitude>,
     /// First channels of this rank's input and output.
     pub(super) first: [usize; 2],
+    pub(super) meter: GemmMeter,
 }
 
 /// The output of A inside the tensor-parallel region, and what the adapters of one input share besides.
@@ -44,15 +46,17 @@ impl Lora {
     /// Applies A to the input, with dropout. The input of a row-parallel linear begins with its own channels.
     pub(super) fn lower(&self, x: &Tensor, mask: Option<&Mask>) -> Result<Tensor> {
         let a = self.a.get()?;
-        Ok(match mask {
-            Some(mask) => mask.apply(x).linear(a, None::<Tensor>),
-            None => x.linear(a, None::<Tensor>),
-        })
+        let x = mask.map_or_else(|| x.shallow_clone(), |mask| mask.apply(x));
+        let h = x.linear(a, None::<Tensor>);
+        self.meter.linear(&x, a, &h);
+        Ok(h)
     }
 
     /// Applies B to A's output, with dropout and the scale.
     pub(super) fn raise(&self, low: &LowRank, part: Part) -> Result<Tensor> {
-        let y = low.h.linear(self.b.get()?, None::<Tensor>);
+        let b = self.b.get()?;
+        let y = low.h.linear(b, None::<Tensor>);
+        self.meter.linear(&low.h, b, &y);
         let dropout = self.dropout.as_ref();
         let mask = dropout.map_or(Ok(None), |dropout| dropout.after(&y, part, self.first[1]))?;
         Ok(match mask {

@@ -18,7 +18,7 @@ mod rope;
 mod stack;
 mod weight;
 
-pub use activation::activate;
+pub use activation::{activate, gated};
 pub use build::{AdapterDropout, Build};
 pub use dropout::{CurrentKeys, Dropout, Keys};
 pub use embedding::VocabEmbedding;

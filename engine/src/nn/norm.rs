@@ -25,13 +25,13 @@ impl RmsNorm {
     /// # Errors
     /// The rank that the weight comes from failed, or a collective did.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(region) = &self.cut_over else {
+            return Ok(neva_kernels::rms_norm(x, self.weight_h.get()?, self.eps)?);
+        };
         let x32 = x.to_kind(Kind::Float);
         let mean = x32.square().mean_dim(-1, true, Kind::Float);
-        let mean = match &self.cut_over {
-            // Every rank reads the sum, so the gradient is summed, too.
-            Some(region) => region.enter(&region.sum(&mean)?)? / region.size() as f64,
-            None => mean,
-        };
+        // Every rank reads the sum, so the gradient is summed, too.
+        let mean = region.enter(&region.sum(&mean)?)? / region.size() as f64;
         let scale = (mean + self.eps).rsqrt();
         Ok(self.weight_h.get()? * (x32 * scale).to_kind(x.kind()))
     }

@@ -1,5 +1,6 @@
 //! Rotary position embedding (arXiv:2104.09864), Hugging Face's half-rotation layout.
 
+use crate::error::Result;
 use neva_schemas::{RopeScaling, RopeType};
 use std::f64::consts::TAU;
 use tch::{Device, Kind, Tensor};
@@ -59,19 +60,11 @@ impl Rope {
     }
 
     /// Rotates `x_bnsd` by its positions; values of a head without an angle are unchanged.
-    pub fn apply(&self, x_bnsd: &Tensor) -> Tensor {
-        let (dim, d) = (self.cos_b1sd.size()[3], x_bnsd.size()[3]);
-        if dim == d {
-            return self.rotate(x_bnsd);
-        }
-        let rotated = self.rotate(&x_bnsd.narrow(3, 0, dim));
-        Tensor::cat(&[rotated, x_bnsd.narrow(3, dim, d - dim)], 3)
-    }
-
-    fn rotate(&self, x_bnsd: &Tensor) -> Tensor {
-        let halves = x_bnsd.chunk(2, -1);
-        let rotated = Tensor::cat(&[-&halves[1], halves[0].shallow_clone()], -1);
-        x_bnsd * &self.cos_b1sd + rotated * &self.sin_b1sd
+    ///
+    /// # Errors
+    /// libtorch or the GPU refused.
+    pub fn apply(&self, x_bnsd: &Tensor) -> Result<Tensor> {
+        Ok(neva_kernels::rotate(x_bnsd, &self.cos_b1sd, &self.sin_b1sd)?)
     }
 }
 

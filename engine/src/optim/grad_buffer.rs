@@ -22,6 +22,8 @@ pub(super) struct GradBuffer {
     dp_cp: Arc<dyn ProcessGroup>,
     distributed: bool,
     overlap: bool,
+    /// Data type in which gradients are sent.
+    reduce_kind: Kind,
 }
 
 /// Buffer of one bucket.
@@ -32,6 +34,8 @@ struct GradBucket {
     local_shard: Tensor,
     members: Vec<usize>,
     work: Option<Work>,
+    /// The values that the reduction receives in another data type than fp32, until they are copied.
+    received: Option<Tensor>,
 }
 
 /// State of a parameter's gradient in a step.
@@ -61,6 +65,7 @@ impl GradBuffer {
                 flat,
                 members: bucket.members.iter().map(|member| member.index).collect(),
                 work: None,
+                received: None,
             });
         }
         let mut views = Vec::new();
@@ -81,6 +86,7 @@ impl GradBuffer {
             dp_cp: partition.dp_cp_group().clone(),
             distributed: partition.is_distributed(),
             overlap,
+            reduce_kind: partition.reduce_kind(),
         })
     }
 
@@ -140,10 +146,15 @@ impl GradBuffer {
         Ok(())
     }
 
+    /// Returns true if there is such a bucket and all its gradients are complete.
+    fn is_full(&self, bucket: usize) -> bool {
+        let complete = |index: &usize| self.states[*index] == GradState::Complete;
+        self.buckets.get(bucket).is_some_and(|bucket| bucket.members.iter().all(complete))
+    }
+
     /// Starts the reduction of the next buckets in order, as far as they are complete.
     fn start_full_buckets(&mut self) -> Result<()> {
-        let full = |bucket: &GradBucket| bucket.members.iter().all(|index| self.states[*index] == GradState::Complete);
-        while self.overlap && self.buckets.get(self.started).is_some_and(full) {
+        while self.overlap && self.is_full(self.started) {
             let (at, work) = (self.started, self.start_grad_sync(self.started)?);
             self.buckets[at].work = Some(work);
             self.started += 1;
@@ -156,10 +167,9 @@ impl GradBuffer {
         while self.started < self.buckets.len() {
             let (at, work) = (self.started, self.start_grad_sync(self.started)?);
             self.started += 1;
-            if self.overlap {
-                self.buckets[at].work = Some(work);
-            } else {
-                work.wait()?;
+            self.buckets[at].work = Some(work);
+            if !self.overlap {
+                self.buckets[at].finish(self.distributed)?;
             }
         }
         Ok(())
@@ -168,21 +178,51 @@ impl GradBuffer {
     /// Waits until every local shard is reduced over all ranks.
     pub(super) fn finish_grad_sync(&mut self) -> Result<()> {
         for bucket in &mut self.buckets {
-            if let Some(work) = bucket.work.take() {
-                work.wait()?;
-            }
+            bucket.finish(self.distributed)?;
         }
         Ok(())
     }
 
     /// Starts the reduction of one bucket.
-    fn start_grad_sync(&self, bucket: usize) -> Result<Work> {
-        let GradBucket { flat, local_shard, .. } = &self.buckets[bucket];
+    fn start_grad_sync(&mut self, bucket: usize) -> Result<Work> {
+        let (ranks, kind) = (self.dp_cp.size() as i64, self.reduce_kind);
+        let GradBucket {
+            flat,
+            local_shard,
+            received,
+            ..
+        } = &mut self.buckets[bucket];
+        // One rank sends nothing, so its gradients are not rounded.
+        let sent = match kind {
+            kind if kind != flat.kind() && ranks > 1 => flat.f_to_kind(kind)?,
+            _ => flat.shallow_clone(),
+        };
+        let in_place = sent.kind() == flat.kind();
         Ok(if self.distributed {
-            let by_rank = flat.f_view([self.dp_cp.size() as i64, -1])?;
-            self.dp_cp.start_reduce_scatter(local_shard, &by_rank)?
+            let shard = match in_place {
+                true => local_shard.shallow_clone(),
+                false => Tensor::f_empty(local_shard.size(), (kind, flat.device()))?,
+            };
+            let work = self.dp_cp.start_reduce_scatter(&shard, &sent.f_view([ranks, -1])?)?;
+            *received = (!in_place).then_some(shard);
+            work
         } else {
-            self.dp_cp.start_all_reduce(flat, Reduce::Sum)?
+            let work = self.dp_cp.start_all_reduce(&sent, Reduce::Sum)?;
+            *received = (!in_place).then_some(sent);
+            work
         })
+    }
+}
+
+impl GradBucket {
+    /// Waits for the reduction, if it was started.
+    fn finish(&mut self, distributed: bool) -> Result<()> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        work.wait()?;
+        if let Some(received) = self.received.take() {
+            let to = if distributed { &self.local_shard } else { &self.flat };
+            to.shallow_clone().f_copy_(&received)?;
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! Gradients, clipping, the optimizer and its schedule.
 
+mod fp8_bucket;
 mod grad_buffer;
 mod gradients;
+mod loss_scaler;
 mod optimizer;
 mod param_gather;
 mod partition;
@@ -10,6 +12,7 @@ mod schedule;
 mod state;
 
 pub use gradients::Gradients;
+pub use loss_scaler::{LossScaleState, LossScaler};
 pub use optimizer::{Optimizer, OptimizerShard};
 pub use partition::Partition;
 pub use schedule::learning_rate;

@@ -6,7 +6,9 @@ use super::param_gather::ParamGather;
 use super::partition::Partition;
 use super::rule::{Slot, update};
 use super::state::State;
+use crate::comm::Mesh;
 use crate::error::Result;
+use crate::fp8::ScalingStates;
 use crate::param_sync::FinishParamSync;
 use crate::parameters::Parameters;
 use neva_layout::{Hyperparameters, ParamSpec, hyperparameters};
@@ -90,6 +92,22 @@ impl Optimizer {
             gather,
             overlap_gather: ddp.overlap_param_gather,
         })
+    }
+
+    /// Gathers the weights of the partition's FP8 buckets in FP8 from now on, with the scales of `scaling`.
+    ///
+    /// # Errors
+    /// A weight has no scale.
+    pub fn gather_in_fp8(&mut self, parameters: &Parameters, partition: &Partition, scaling: &ScalingStates, mesh: &Mesh) -> Result<()> {
+        match &mut self.gather {
+            Some(gather) => gather.gather_in_fp8(parameters, partition, scaling, mesh),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns whether any weights are gathered in FP8.
+    pub fn gathers_in_fp8(&self) -> bool {
+        self.gather.as_ref().is_some_and(ParamGather::gathers_in_fp8)
     }
 
     /// Runs one step on all touched parameters; `rate` converts a peak learning rate to that of the step. With a

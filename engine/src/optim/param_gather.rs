@@ -1,8 +1,10 @@
 //! Param gather of the distributed optimizer: all-gather of the weights after each rank has updated its shard.
 
+use super::fp8_bucket::Fp8Bucket;
 use super::partition::Partition;
-use crate::comm::{CommError, ProcessGroup, Work};
+use crate::comm::{CommError, Mesh, ProcessGroup, Work};
 use crate::error::Result;
+use crate::fp8::ScalingStates;
 use crate::parameters::Parameters;
 use std::sync::{Arc, Mutex, PoisonError};
 use tch::Tensor;
@@ -13,6 +15,8 @@ pub(super) struct ParamGather {
     group: Arc<dyn ProcessGroup>,
     /// Each bucket `[ranks, shard]`, in the parameters' kind.
     buckets: Vec<Tensor>,
+    /// Those that are gathered in FP8, by bucket.
+    fp8: Vec<Option<Fp8Bucket>>,
     in_flight: Arc<InFlight>,
 }
 
@@ -27,9 +31,17 @@ pub(super) struct InFlight {
 #[derive(Debug)]
 struct Flight {
     /// By bucket.
-    work: Vec<Option<Work>>,
+    work: Vec<Option<Gathering>>,
     /// First error of the param gather; every later wait returns it.
     failed: Option<CommError>,
+}
+
+/// A bucket that is being gathered.
+#[derive(Debug)]
+struct Gathering {
+    work: Work,
+    /// The bucket, if its bytes have to be converted.
+    fp8: Option<Fp8Bucket>,
 }
 
 impl ParamGather {
@@ -61,16 +73,43 @@ impl ParamGather {
                     failed: None,
                 }),
             }),
+            fp8: buckets.iter().map(|_| None).collect(),
             buckets,
         })
+    }
+
+    /// Gathers the partition's FP8 buckets in FP8 from now on, with the scales of `scaling`.
+    pub(super) fn gather_in_fp8(
+        &mut self,
+        parameters: &Parameters,
+        partition: &Partition,
+        scaling: &ScalingStates,
+        mesh: &Mesh,
+    ) -> Result<()> {
+        let all: Vec<_> = parameters.trainable().collect();
+        for (index, values) in self.buckets.iter().enumerate() {
+            if partition.is_gathered_in_fp8(index) {
+                let members = partition.buckets()[index].members.iter().map(|member| (*member, all[member.index]));
+                self.fp8[index] = Some(Fp8Bucket::new(values, members, scaling, mesh)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether any bucket is gathered in FP8.
+    pub(super) fn gathers_in_fp8(&self) -> bool {
+        self.fp8.iter().any(Option::is_some)
     }
 
     /// Starts to gather all buckets, those of the first layers first, as a forward pass needs them.
     pub(super) fn start(&self) -> Result<()> {
         let mut flight = self.in_flight.flight.lock().unwrap_or_else(PoisonError::into_inner);
-        for (bucket, work) in self.buckets.iter().zip(&mut flight.work).rev() {
-            let local_shard = bucket.f_select(0, self.group.rank() as i64)?;
-            *work = Some(self.group.start_all_gather(bucket, &local_shard)?);
+        for ((bucket, fp8), gathering) in self.buckets.iter().zip(&self.fp8).zip(&mut flight.work).rev() {
+            let fp8 = fp8.as_ref().map(Fp8Bucket::quantized).transpose()?;
+            let sent = fp8.as_ref().map_or(bucket, Fp8Bucket::bytes);
+            let local_shard = sent.f_select(0, self.group.rank() as i64)?;
+            let work = self.group.start_all_gather(sent, &local_shard)?;
+            *gathering = Some(Gathering { work, fp8 });
         }
         Ok(())
     }
@@ -94,10 +133,13 @@ impl InFlight {
     fn finish_buckets(&self, buckets: impl Iterator<Item = usize>) -> Result<()> {
         let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
         for bucket in buckets {
-            if let Some(work) = flight.work[bucket].take()
-                && let Err(error) = work.wait()
-            {
+            let Some(Gathering { work, fp8 }) = flight.work[bucket].take() else {
+                continue;
+            };
+            if let Err(error) = work.wait() {
                 flight.failed = Some(error);
+            } else if let Some(fp8) = fp8 {
+                fp8.dequantize()?;
             }
         }
         match &flight.failed {

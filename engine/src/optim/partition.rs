@@ -2,10 +2,13 @@
 
 use crate::comm::{Mesh, ProcessGroup};
 use crate::parameters::{Parameter, Parameters};
-use neva_layout::{Bucket, Member, Stage, buckets};
+use crate::precision::kind;
+use neva_layout::{Bucket, Fp8Linears, Member, Stage, buckets};
 use neva_schemas::Finetune;
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
+use tch::Kind;
 
 /// Shard lengths are a multiple of this number of values, for aligned transfers and kernels.
 const SHARD_MULTIPLE: usize = 64;
@@ -21,6 +24,9 @@ pub struct Partition {
     distributed: bool,
     tied: Option<usize>,
     first: bool,
+    /// Whether each parameter is gathered in FP8.
+    in_fp8: Vec<bool>,
+    reduce_kind: Kind,
 }
 
 impl Partition {
@@ -39,7 +45,20 @@ impl Partition {
             .filter(|_| mesh.embedding_group().size() > 1);
         let multiple = if distributed { dp_cp.size() * SHARD_MULTIPLE } else { 1 };
         let size = usize::try_from(ddp.bucket_size).unwrap_or(usize::MAX);
-        let buckets = buckets(&numels, tied, size, multiple);
+        let fp8 = Fp8Linears::of(finetune).filter(|fp8| fp8.settings.param_gather && distributed);
+        let is_fp8 = |parameter: &Parameter| fp8.is_some_and(|fp8| fp8.covers(&parameter.spec));
+        let in_fp8: Vec<_> = parameters.trainable().map(is_fp8).collect();
+        // A bucket has one data type. Those that a backward pass fills first come first, as without FP8.
+        let of = |kind: bool| {
+            let own: Vec<_> = (0..numels.len()).filter(|index| in_fp8[*index] == kind).collect();
+            let tied = own.iter().position(|index| Some(*index) == tied);
+            let mut of_kind = buckets(&own.iter().map(|index| numels[*index]).collect::<Vec<_>>(), tied, size, multiple);
+            let members = of_kind.iter_mut().flat_map(|bucket| &mut bucket.members);
+            members.for_each(|member| member.index = own[member.index]);
+            of_kind
+        };
+        let mut buckets = [of(false), of(true)].concat();
+        buckets.sort_by_key(|bucket| Reverse(bucket.members.iter().map(|member| member.index).min()));
         let members = buckets
             .iter()
             .enumerate()
@@ -53,6 +72,8 @@ impl Partition {
             distributed,
             tied,
             first: mesh.embedding_group().rank() == 0,
+            in_fp8,
+            reduce_kind: kind(finetune.trainer.mixed_precision().grad_reduce_dtype()),
         }
     }
 
@@ -66,6 +87,11 @@ impl Partition {
         self.locations[index]
     }
 
+    /// Returns whether the weights of a bucket are gathered in FP8.
+    pub fn is_gathered_in_fp8(&self, bucket: usize) -> bool {
+        self.buckets[bucket].members.iter().all(|member| self.in_fp8[member.index])
+    }
+
     /// Returns the group of the ranks that hold the same parameters.
     pub(super) fn dp_cp_group(&self) -> &Arc<dyn ProcessGroup> {
         &self.dp_cp
@@ -74,6 +100,11 @@ impl Partition {
     /// Returns whether each rank updates only its shard.
     pub fn is_distributed(&self) -> bool {
         self.distributed
+    }
+
+    /// Returns the data type in which gradients are sent.
+    pub(super) fn reduce_kind(&self) -> Kind {
+        self.reduce_kind
     }
 
     /// Returns the number of the tied embedding, which another pipeline stage also holds.

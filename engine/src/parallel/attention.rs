@@ -4,7 +4,7 @@
 //! Saved activations grow with the local sequence length only: probabilities are recomputed from the log-sum-exp.
 
 use super::ring::Ring;
-use crate::attention::{Backward, CausalAttention, Forward, RowBlock, Segments, join_heads};
+use crate::attention::{AttentionCore, Backward, CausalAttention, Forward, RowBlock, Segments, join_heads};
 use crate::autograd::one;
 use crate::comm::ProcessGroup;
 use crate::error::Result;
@@ -22,6 +22,7 @@ pub struct ContextAttention {
     exchange: CpCommType,
     /// Number of calls. All ranks make the same calls in the same order, so the number identifies transfers.
     calls: AtomicU32,
+    core: AttentionCore,
 }
 
 impl ContextAttention {
@@ -31,12 +32,19 @@ impl ContextAttention {
             group,
             exchange,
             calls: AtomicU32::new(0),
+            core: AttentionCore::default(),
         }
+    }
+
+    /// Counts the calls with the other work of a model.
+    pub fn counted(self, core: AttentionCore) -> Self {
+        Self { core, ..self }
     }
 }
 
 impl CausalAttention for ContextAttention {
     fn attend(&self, q_bnsd: &Tensor, k_bnsd: &Tensor, v_bnsd: &Tensor, segments: &Segments) -> Result<Tensor> {
+        self.core.count_block(q_bnsd.device());
         let exchange = match self.exchange {
             CpCommType::P2p => Exchange::Ring(Ring::new(self.group.clone(), self.calls.fetch_add(1, Ordering::Relaxed))),
             CpCommType::AllGather => Exchange::Gather(self.group.clone()),

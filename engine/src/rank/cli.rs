@@ -10,6 +10,7 @@ use super::openmp::restart_with_spin_count;
 use super::run::engine;
 use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
+use crate::file_limit::report_file_limit;
 use crate::trainer::{Registry, StopRequest};
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use neva_schemas::{Engine, ExitClass, LaunchPlan, RankEnv, RankFailure, env, exit_class};
@@ -100,8 +101,14 @@ fn run(command: Command, registry: Registry) -> Result<ExitClass, RankFailure> {
     match command {
         Command::Train(args) => train(&args, registry),
         Command::Generate(args) => outcome(|| print(&args.answer(registry.models())?)),
-        Command::Export(args) => outcome(|| print(&run_export(&args, registry.models(), &ModelCache::locate(lookup))?)),
-        Command::Merge(args) => outcome(|| print(&run_merge(&args, registry.models(), &ModelCache::locate(lookup))?)),
+        Command::Export(args) => outcome(|| {
+            report_file_limit()?;
+            print(&run_export(&args, registry.models(), &ModelCache::locate(lookup))?)
+        }),
+        Command::Merge(args) => outcome(|| {
+            report_file_limit()?;
+            print(&run_merge(&args, registry.models(), &ModelCache::locate(lookup))?)
+        }),
         Command::Version => outcome(|| {
             let libtorch = neva_torch_ffi::libtorch_version()?;
             let cuda = neva_torch_ffi::load_cuda()? && tch::Cuda::is_available();

@@ -3,8 +3,12 @@
 use super::environment::lookup;
 use super::openmp::{default_threads, warn_of_spinning};
 use crate::error::{EngineError, Result};
-use neva_schemas::{Accelerator, Problem, RankEnv, Starter, TrainerConfig, env};
-use neva_torch_ffi::{LogLevel, forbid_tf32, libtorch_version, load_cuda, set_cuda_device, set_deterministic_algorithms, set_log_level};
+use neva_kernels::Kernels;
+use neva_schemas::{Accelerator, AttentionBackend, Problem, RankEnv, Starter, TrainerConfig, env};
+use neva_torch_ffi::{
+    AttentionKernels, LogLevel, forbid_tf32, libtorch_version, load_cuda, set_attention_kernels, set_cuda_device,
+    set_deterministic_algorithms, set_log_level,
+};
 use tch::{Cuda, Device};
 
 /// Version of libtorch that this program was built for, without the patch level.
@@ -28,6 +32,10 @@ pub(super) fn set_up(trainer: &TrainerConfig, rank: &RankEnv) -> Result<Device> 
     let device = choose(trainer.accelerator, gpus, rank)?;
     if let Device::Cuda(gpu) = device {
         set_cuda_device(gpu)?;
+        set_attention_kernels(kernels(trainer.strategy.attention_backend))?;
+        if let Err(reason) = Kernels::prepare(device) {
+            tracing::warn!("no fused kernels: libtorch computes norms, rotations, activations and FP8 casts, slower: {reason}");
+        }
     }
     // cuBLAS is deterministic only with a workspace of fixed size; libtorch fails if that is not set.
     let repeatable = device == Device::Cpu || lookup(env::CUBLAS_WORKSPACE_CONFIG).is_some();
@@ -39,6 +47,17 @@ pub(super) fn set_up(trainer: &TrainerConfig, rank: &RankEnv) -> Result<Device> 
     warn_of_spinning(threads);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     Ok(device)
+}
+
+/// Returns the kernels of a GPU that a backend stands for.
+fn kernels(backend: AttentionBackend) -> AttentionKernels {
+    let auto = backend == AttentionBackend::Auto;
+    AttentionKernels {
+        flash: auto || backend == AttentionBackend::Flash,
+        efficient: auto,
+        cudnn: auto || backend == AttentionBackend::Fused,
+        math: auto || backend == AttentionBackend::Unfused,
+    }
 }
 
 /// Chooses the GPU of the local rank, or the only one visible under srun.

@@ -2,8 +2,8 @@
 
 use crate::checkpoint::Artifacts;
 use crate::error::{EngineError, Result};
-use neva_data::{Dataset, MockConfig, MockDataset, ModelFolders, PreloadedData, PreloadedTools};
-use neva_schemas::{Finetune, MockDataModule, ModelDescription, NevaPreloadedDataModule, Problem};
+use neva_data::{Dataset, EnergonData, MockConfig, MockDataset, ModelFolders, PreloadedData, PreloadedTools};
+use neva_schemas::{EnergonMultiModalDataModule, Finetune, MockDataModule, ModelDescription, NevaPreloadedDataModule, Problem};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -73,12 +73,35 @@ impl DataModule for NevaPreloadedDataModule {
     }
 }
 
-fn preloaded(data: &NevaPreloadedDataModule, model: &ModelDescription, folders: ModelFolders<'_>) -> Result<RunData> {
-    let tools = PreloadedTools::open(data, model, folders).map_err(EngineError::Run)?;
+impl DataModule for EnergonMultiModalDataModule {
+    fn open(&self, finetune: &Finetune, base: Option<&Path>) -> Result<RunData> {
+        self.open_with(finetune, ModelFolders::one(base))
+    }
+
+    fn open_with(&self, finetune: &Finetune, folders: ModelFolders<'_>) -> Result<RunData> {
+        let model = finetune.model.description();
+        let tools = EnergonData::tools(self, &model, folders).map_err(EngineError::Run)?;
+        log(&tools);
+        let opened = EnergonData::open(self, &model, &tools)?;
+        Ok(RunData {
+            train: opened.train,
+            val: opened.val,
+            artifacts: tools.files,
+        })
+    }
+}
+
+/// Logs the image processor, and warnings of tokenizer and template.
+fn log(tools: &PreloadedTools) {
     tracing::info!("image processor: {}", tools.processor_origin);
     for warning in &tools.warnings {
         tracing::warn!("{}: {}", warning.path, warning.message);
     }
+}
+
+fn preloaded(data: &NevaPreloadedDataModule, model: &ModelDescription, folders: ModelFolders<'_>) -> Result<RunData> {
+    let tools = PreloadedTools::open(data, model, folders).map_err(EngineError::Run)?;
+    log(&tools);
     let opened = PreloadedData::open(data, model, &tools, folders.record_cache)?;
     for warning in &opened.warnings {
         tracing::warn!("{warning}");

@@ -31,8 +31,9 @@ pub fn fit(plan: &LaunchPlan, context: RunContext<'_>, at: &Progress) -> Result<
             } else {
                 Outcome::Finished
             };
+            let effects = fit.trainer.effects()?;
             // Rank 0 may still be writing: a run ends once its records are on disk.
-            decide_on_first_rank(fit.trainer.mesh(), || fit.records.finish(outcome, &report))?;
+            decide_on_first_rank(fit.trainer.mesh(), || fit.records.finish(outcome, &report, &effects))?;
             Ok(report)
         }
         Err(error) => {

@@ -1,17 +1,18 @@
 //! A model on one rank: its parameters and model chunks.
 
 use super::row_norms::fill_row_norms;
-use crate::attention::{CausalAttention, LocalAttention};
+use crate::attention::{AttentionCore, CausalAttention, LocalAttention, refuse_backend};
 use crate::checkpoint::{Placement, Sources, load_run_parameters};
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
+use crate::fp8::ScalingStates;
 use crate::loss::Head;
 use crate::model::{ModelChunk, Models};
 use crate::nn::{AdapterDropout, Build, CurrentKeys, ImagePartition, RecomputedAttention, TensorRegion};
 use crate::parallel::ContextAttention;
 use crate::parameters::Parameters;
 use crate::precision::compute_kind;
-use neva_layout::{Adapters, ChunkSpec, ModelTable, ParamSpec, Stages, is_trainable, lora_adapters};
+use neva_layout::{Adapters, ChunkSpec, Fp8Linears, ModelTable, ParamSpec, Part, Stages, is_trainable, lora_adapters};
 use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem, RecomputeModule};
 use std::sync::Arc;
 use tch::Device;
@@ -27,6 +28,12 @@ pub struct LoadedModel {
     pub chunks: Vec<Chunk>,
     /// The partition of the layers into pipeline stages.
     pub stages: Stages,
+    /// Scaling state of the linears that are computed in FP8, if any are.
+    pub fp8: Option<ScalingStates>,
+    /// Linears with an adapter, on all ranks.
+    pub(super) adapted: Vec<String>,
+    /// Names of the trained parameters that the forward pass uses, on all ranks, and whether each is an adapter's.
+    pub(super) trained: Vec<(String, bool)>,
     /// Keys of the microbatch that the model computes, for the dropout of adapters.
     pub(super) keys: CurrentKeys,
 }
@@ -72,12 +79,23 @@ impl LoadedModel {
             device,
         };
         let strategy = &finetune.trainer.strategy;
+        let context_parallel = strategy.context_parallel_size > 1;
+        if let Some(problem) = refuse_backend(strategy.attention_backend, device, placement.kind, context_parallel) {
+            return Err(EngineError::Run(vec![problem]));
+        }
         let stages = Stages::of(strategy, table.description.num_layers()).map_err(|uneven| {
             let path = format!("finetune.trainer.strategy.{}", uneven.setting);
             EngineError::Run(vec![Problem::error(path, uneven.message).help(uneven.help)])
         })?;
         let chunk_specs = stages.chunk_specs(mesh.axis(Axis::Pipeline).rank());
         let wanted = |spec: &ParamSpec| chunk_specs.iter().any(|chunk| chunk.holds(spec));
+        // First, because it refuses hardware without FP8.
+        let fp8 = Fp8Linears::of(finetune).map(|fp8| {
+            let linears = specs.iter().filter(|spec| wanted(spec) && fp8.covers(spec));
+            let names = linears.filter_map(|spec| Some(spec.lora.as_ref()?.linear.clone()));
+            ScalingStates::new(fp8.settings, names, device)
+        });
+        let fp8 = fp8.transpose()?;
         let parameters = load_run_parameters(&table, &specs, &wanted, finetune, sources, placement)?;
         let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).collect();
         let region = TensorRegion::new(group, strategy.sequence_parallel);
@@ -89,8 +107,12 @@ impl LoadedModel {
             seed: finetune.trainer.seed,
         });
         let build = Build::new(&parameters, &adapters, region, strategy)
-            .sharing(attention(mesh, strategy), ImagePartition::new(mesh, strategy.vision_placement))
-            .dropping(keys.clone(), dropout);
+            .sharing(
+                attention(mesh, strategy, &parameters),
+                ImagePartition::new(mesh, strategy.vision_placement),
+            )
+            .dropping(keys.clone(), dropout)
+            .in_fp8(fp8.as_ref());
         let numbers = (0..stages.chunks()).map(|chunk| stages.chunk_number(mesh.axis(Axis::Pipeline).rank(), chunk));
         let load_chunk = |(chunk, number): (&ChunkSpec, usize)| {
             let trained_in = |chunk: &ChunkSpec| trained.iter().any(|spec| chunk.holds(spec));
@@ -104,12 +126,18 @@ impl LoadedModel {
                 output_trained: input_trained || trained_in(chunk),
             })
         };
+        let adapted = adapters.linears.keys().cloned().collect();
+        let used = trained.iter().filter(|spec| spec.used);
+        let used = used.map(|spec| (spec.name.clone(), spec.part == Part::Adapter)).collect();
         let chunks = chunk_specs.iter().zip(numbers).map(load_chunk).collect::<Result<_>>()?;
         Ok(Self {
             parameters,
             specs,
             chunks,
             stages,
+            fp8,
+            adapted,
+            trained: used,
             keys,
         })
     }
@@ -140,14 +168,17 @@ fn head(table: &ModelTable, parameters: &Parameters, build: &Build<'_>, mesh: &M
         Some(shard) => (shard.start, shard.len),
         None => (0, weight.spec.shape[0]),
     };
-    Ok(Head::new(parameters.weight(&name)?, start, len, region).always_backward(mesh.axis(Axis::Context).size() > 1))
+    Ok(Head::new(parameters.weight(&name)?, start, len, region)
+        .always_backward(mesh.axis(Axis::Context).size() > 1)
+        .counted(parameters.effects()))
 }
 
 /// Returns the attention implementation.
-fn attention(mesh: &Mesh, strategy: &MegatronStrategy) -> Arc<dyn CausalAttention> {
+fn attention(mesh: &Mesh, strategy: &MegatronStrategy, parameters: &Parameters) -> Arc<dyn CausalAttention> {
+    let core = AttentionCore::new(strategy.attention_backend, parameters.effects());
     let attention: Arc<dyn CausalAttention> = match mesh.axis(Axis::Context) {
-        group if group.size() == 1 => Arc::new(LocalAttention),
-        group => Arc::new(ContextAttention::new(group.clone(), strategy.cp_comm_type)),
+        group if group.size() == 1 => Arc::new(LocalAttention(core)),
+        group => Arc::new(ContextAttention::new(group.clone(), strategy.cp_comm_type).counted(core)),
     };
     if strategy.recomputes(RecomputeModule::CoreAttn) {
         Arc::new(RecomputedAttention(attention))

@@ -1,10 +1,12 @@
 //! Training: one optimizer step as a value ([`Trainer::step`]), and the run around it ([`fit`]).
 
 mod batch;
+mod batch_counts;
 mod batches;
 mod callback;
 mod context;
 mod dataset;
+mod effect_report;
 mod evaluation;
 mod fit;
 mod labels;
@@ -14,6 +16,7 @@ mod microbatch;
 mod passes;
 mod records;
 mod registry;
+mod requirements;
 mod row_norms;
 mod saves;
 mod spike;
@@ -29,6 +32,7 @@ pub use batches::{batch_sampler, merge_options};
 pub use callback::{Callback, Flow, RunView};
 pub use context::{Progress, RunContext};
 pub use dataset::{DataModule, RunData};
+pub use effect_report::{EFFECTS_FORMAT, EffectReport};
 pub use evaluation::Evaluation;
 pub use fit::fit;
 pub use loaded::LoadedModel;

@@ -62,6 +62,8 @@ pub(super) struct Training<'a> {
     pub(super) denominators: Vec<f64>,
     pub(super) loss_sum: f64,
     pub(super) objective: f64,
+    /// Factor of the differentiated loss.
+    pub(super) loss_scale: f64,
 }
 
 impl StageWork for Training<'_> {
@@ -88,7 +90,8 @@ impl StageWork for Training<'_> {
         let value = scaled.double_value(&[]);
         self.objective += value;
         self.loss_sum += value * self.denominators[microbatch];
-        Ok(scaled)
+        // A factor of 1 would be a needless node.
+        Ok(if self.loss_scale == 1.0 { scaled } else { scaled * self.loss_scale })
     }
 
     fn backward(

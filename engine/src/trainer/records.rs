@@ -1,9 +1,10 @@
 //! Records of a run, which the first rank writes.
 
+use super::effect_report::EffectReport;
 use super::step::Trainer;
 use crate::error::{EngineError, Result};
 use neva_layout::{Part, PartSummary, summary};
-use neva_schemas::{LaunchPlan, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, Run, RunReport};
+use neva_schemas::{EFFECTS_FILE, LaunchPlan, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, Run, RunReport};
 use neva_track::{
     Console, Logger, MetricsFile, Mlflow, MlflowCredentials, Outcome, StepLine, StepMetrics, TensorBoard, TrainerStatus,
     TrainerStatusServer, ValidationMetrics, plot,
@@ -52,6 +53,7 @@ impl Records {
         let finetune = &plan.run.finetune;
         let table = summary(trainer.specs(), finetune);
         console.write(parameter_text(&table).as_bytes());
+        console.write(format!("{}\n", finetune.effective_precision()).as_bytes());
         records.console = Some(console);
         write_json(&run_dir.join(PARAMETERS_FILE), &table)?;
         records
@@ -107,10 +109,11 @@ impl Records {
     }
 
     /// Ends the records of a successful run.
-    pub(super) fn finish(&mut self, outcome: Outcome, report: &RunReport) -> Result<()> {
+    pub(super) fn finish(&mut self, outcome: Outcome, report: &RunReport, effects: &EffectReport) -> Result<()> {
         for logger in &mut self.loggers {
             logger.finish(outcome)?;
         }
+        self.effects(effects)?;
         if self.console.take().is_none() {
             return Ok(());
         }
@@ -119,6 +122,13 @@ impl Records {
             tracing::warn!("no curves were drawn: {error}");
         }
         write_json(&self.run_dir.join(REPORT_FILE), report)
+    }
+
+    /// Prints and stores what the run did.
+    pub(super) fn effects(&mut self, effects: &EffectReport) -> Result<()> {
+        let Some(console) = &mut self.console else { return Ok(()) };
+        console.write(effects.to_string().as_bytes());
+        write_json(&self.run_dir.join(EFFECTS_FILE), effects)
     }
 
     /// Ends the records of a failed run. Errors are only logged.

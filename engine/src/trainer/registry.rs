@@ -111,6 +111,7 @@ impl Registry {
         match config {
             Data::Mock(data) => Ok(Box::new(data.clone())),
             Data::Preloaded(data) => Ok(Box::new(data.clone())),
+            Data::Energon(data) => Ok(Box::new(data.clone())),
             Data::Custom(custom) => make(&self.data, "data module", custom.target(), custom.arguments(), "finetune.data")
                 .map_err(|problem| EngineError::Run(vec![problem])),
         }

@@ -34,6 +34,7 @@ impl Fit<'_> {
             base: &self.base,
             parameters: self.trainer.parameters(),
             optimizer: self.trainer.optimizer(),
+            fp8: self.trainer.fp8(),
             artifacts,
         };
         let is_async = self.state.run.finetune.log.ckpt.ckpt_async_save;

@@ -11,7 +11,7 @@ use super::step::Trainer;
 use super::stop::Clocks;
 use crate::checkpoint::{
     Adapter, Artifacts, Base, BaseReference, CheckpointFolder, HostMemory, ModelCache, Sources, choose_checkpoint, refuse_past_end,
-    resolve_restore, restore_optimizer, resume_from,
+    resolve_restore, restore_fp8, restore_optimizer, resume_from,
 };
 use crate::comm::{Axis, Mesh, decide_on_first_rank};
 use crate::error::{EngineError, Result};
@@ -67,10 +67,11 @@ impl<'a> Fit<'a> {
         if let Some(checkpoint) = resumed.as_ref().filter(|_| !own) {
             refuse_past_end(finetune, checkpoint, total_steps)?;
         }
-        let trainer = Trainer::new(finetune, loaded, mesh)?;
+        let mut trainer = Trainer::new(finetune, loaded, mesh)?;
         if let Some(checkpoint) = resumed.as_ref().or(moments(finetune, &base)?.as_ref()) {
             let group = trainer.mesh().axis(Axis::Tensor);
             restore_optimizer(checkpoint, trainer.optimizer(), trainer.parameters(), (group.rank(), group.size()))?;
+            restore_scales(checkpoint, &trainer)?;
         }
         let first_step = resumed.as_ref().map_or(0, CheckpointFolder::steps_done);
         let mut records = Records::none(run_dir);
@@ -82,6 +83,9 @@ impl<'a> Fit<'a> {
             .as_ref()
             .map(|checkpoint| checkpoint.state.progress.clone())
             .unwrap_or_default();
+        if let Some(state) = &progress.loss_scale {
+            trainer.restore_loss_scale(state);
+        }
         for (callback, state) in callbacks.iter_mut().zip(&progress.callbacks) {
             callback.restore(state)?;
         }
@@ -169,6 +173,17 @@ fn moments(finetune: &Finetune, base: &Base) -> Result<Option<CheckpointFolder>>
             .help("set it to false, or restore a checkpoint of this program"),
         ])),
     }
+}
+
+/// Restores the scales of FP8 linears. Warns of those that the checkpoint lacks.
+fn restore_scales(checkpoint: &CheckpointFolder, trainer: &Trainer) -> Result<()> {
+    let Some(fp8) = trainer.fp8() else { return Ok(()) };
+    let missing = restore_fp8(checkpoint, fp8)?;
+    if missing > 0 && trainer.mesh().is_first() {
+        let path = checkpoint.path.display();
+        tracing::warn!("{path} holds no FP8 scales of {missing} linears, which start at 1: its run had another recipe");
+    }
+    Ok(())
 }
 
 /// Returns the folder of the image processor. A checkpoint that the run resumes has the one that it used.

@@ -1,12 +1,14 @@
 //! One optimizer step as a value.
 
+use super::batch_counts::BatchCounts;
 use super::loaded::LoadedModel;
 use super::microbatch::Microbatch;
 use super::passes::{Boundary, Training};
 use crate::batch::Batch;
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::{EngineError, Result};
-use crate::optim::{Gradients, Optimizer, Partition};
+use crate::fp8::ScalingStates;
+use crate::optim::{Gradients, LossScaleState, LossScaler, Optimizer, Partition};
 use crate::parallel::{Pipeline, StageReport};
 use crate::parameters::Parameters;
 use neva_layout::{ParamSpec, schedule};
@@ -19,13 +21,18 @@ pub struct Trainer {
     pub(super) mesh: Mesh,
     pub(super) pipeline: Pipeline,
     pub(super) loaded: LoadedModel,
-    gradients: Gradients,
+    pub(super) gradients: Gradients,
     pub(super) optimizer: Optimizer,
+    /// Present with fp16.
+    scaler: Option<LossScaler>,
     normalization: LossNormalization,
     nan_policy: NanPolicy,
     clip_grad: f64,
     pub(super) shape: Boundary,
     stage_report: StageReport,
+    pub(super) batch_counts: BatchCounts,
+    /// For each trainable parameter of this rank: true once it got a gradient.
+    pub(super) touched: Vec<bool>,
 }
 
 /// Result of one step, the same on every rank.
@@ -48,6 +55,10 @@ pub struct StepReport {
     pub text_only_microbatches: u64,
     /// False if the step was skipped because the loss or the gradient was not finite.
     pub applied: bool,
+    /// True if the gradient overflowed fp16, and a smaller loss scale can prevent that.
+    pub overflow: bool,
+    /// The loss scale of the step, with fp16.
+    pub loss_scale: Option<f64>,
 }
 
 impl Trainer {
@@ -59,19 +70,25 @@ impl Trainer {
         let (strategy, parameters) = (&finetune.trainer.strategy, &loaded.parameters);
         let partition = Partition::new(parameters, finetune, &mesh);
         let gradients = Gradients::new(parameters, &partition, strategy, &mesh)?;
-        let optimizer = Optimizer::new(&finetune.optim, &strategy.ddp, parameters, &partition)?;
+        let mut optimizer = Optimizer::new(&finetune.optim, &strategy.ddp, parameters, &partition)?;
+        if let Some(fp8) = &loaded.fp8 {
+            optimizer.gather_in_fp8(parameters, &partition, fp8, &mesh)?;
+        }
         if let Some(finish) = optimizer.finish_param_sync() {
             parameters.sync().connect(finish);
         }
         Ok(Self {
             gradients,
             optimizer,
+            scaler: finetune.trainer.mixed_precision().loss_scale().map(LossScaler::new),
             normalization: finetune.trainer.loss_normalization,
             nan_policy: finetune.trainer.nan_policy,
             clip_grad: *finetune.optim.clip_grad(),
             pipeline: Pipeline::new(mesh.axis(Axis::Pipeline).clone(), loaded.stages.clone()),
             shape: Boundary::of(finetune, &mesh),
             stage_report: StageReport::default(),
+            batch_counts: BatchCounts::default(),
+            touched: vec![false; parameters.trainable().count()],
             mesh,
             loaded,
         })
@@ -84,7 +101,20 @@ impl Trainer {
     /// change then, nor when the policy is to skip the step.
     pub fn step(&mut self, microbatches: &[Microbatch], rate: impl Fn(f64) -> f64, step: u64) -> Result<StepReport> {
         let mut report = self.accumulate(microbatches)?;
+        if let Some(fp8) = &self.loaded.fp8 {
+            fp8.finish_step(&self.mesh, step)?;
+        }
         let norm = report.grad_norm.unwrap_or_default();
+        if let Some(scaler) = &mut self.scaler {
+            let overflowed = !norm.is_finite();
+            report.overflow = overflowed && scaler.can_fall();
+            scaler.update(overflowed);
+            // An overflow of fp16 is no fault of the run, unless the loss itself is not finite.
+            if overflowed && report.objective.is_finite() {
+                report.applied = false;
+                return Ok(report);
+            }
+        }
         for (what, value) in [("the loss", report.objective), ("the gradient norm", norm)] {
             if !value.is_finite() {
                 report.applied = false;
@@ -104,6 +134,9 @@ impl Trainer {
             }
         }
         self.optimizer.step(&self.gradients, rate)?;
+        if let Some(fp8) = self.loaded.fp8.as_ref().filter(|_| self.optimizer.gathers_in_fp8()) {
+            fp8.note_gathered();
+        }
         Ok(report)
     }
 
@@ -117,12 +150,14 @@ impl Trainer {
         let [labels, tokens, zero_label_samples, text_only_microbatches] = counts.map(|count| count as u64);
         let ranks = self.mesh.axis(Axis::Data).size() as f64;
         let each = microbatches.len() as f64 * ranks;
+        let all = microbatches;
         // All ranks of a microbatch know whether it has labels, and skip it if it has none.
         let microbatches: Vec<_> = microbatches.iter().filter(|microbatch| microbatch.labels > 0).collect();
         let denominator = |microbatch: &Microbatch| match self.normalization {
             LossNormalization::GlobalToken => labels as f64,
             LossNormalization::Microbatch => microbatch.labels as f64 * each,
         };
+        let loss_scale = self.scaler.as_ref().map_or(1.0, LossScaler::scale);
         let (stage, stages, chunks) = (self.pipeline.stage(), self.loaded.stages.stages(), self.loaded.chunks.len());
         let actions = schedule(stage, stages, chunks, microbatches.len());
         let mut pass = Training {
@@ -133,13 +168,26 @@ impl Trainer {
             microbatches: &microbatches,
             loss_sum: 0.0,
             objective: 0.0,
+            loss_scale,
         };
-        self.stage_report = self.pipeline.run(&actions, &mut pass)?;
+        if let Some(fp8) = &self.loaded.fp8 {
+            fp8.begin_passes()?;
+        }
+        let ran = self.pipeline.run(&actions, &mut pass);
+        if let Some(fp8) = &self.loaded.fp8 {
+            fp8.end_passes();
+        }
+        self.stage_report = ran?;
         let sums = Tensor::from_slice(&[pass.loss_sum, pass.objective]);
         self.gradients.reduce(&self.mesh)?;
+        self.count_effects(all);
         self.sum_losses(&sums)?;
         let (loss_sum, objective) = (sums.double_value(&[0]), sums.double_value(&[1]));
-        let norm = self.gradients.norm(&self.mesh)?;
+        let mut norm = self.gradients.norm(&self.mesh)?;
+        if self.scaler.is_some() && norm.is_finite() {
+            self.gradients.scale(1.0 / loss_scale)?;
+            norm /= loss_scale;
+        }
         Ok(StepReport {
             loss: (labels > 0).then(|| loss_sum / labels as f64),
             objective,
@@ -149,7 +197,21 @@ impl Trainer {
             zero_label_samples,
             text_only_microbatches,
             applied: true,
+            overflow: false,
+            loss_scale: self.scaler.as_ref().map(|_| loss_scale),
         })
+    }
+
+    /// Returns the state of the loss scale, with fp16.
+    pub fn loss_scale(&self) -> Option<&LossScaleState> {
+        self.scaler.as_ref().map(LossScaler::state)
+    }
+
+    /// Continues with the loss scale of a checkpoint.
+    pub fn restore_loss_scale(&mut self, state: &LossScaleState) {
+        if let Some(scaler) = &mut self.scaler {
+            scaler.restore(state);
+        }
     }
 
     /// Sums the losses of the last stages, on all ranks.
@@ -211,6 +273,11 @@ impl Trainer {
     /// Returns the report of this rank's pipeline stage about the last step.
     pub fn stage_report(&self) -> &StageReport {
         &self.stage_report
+    }
+
+    /// Returns the scaling state of the linears that are computed in FP8, if any are.
+    pub fn fp8(&self) -> Option<&ScalingStates> {
+        self.loaded.fp8.as_ref()
     }
 
     /// Returns the optimizer, after the parameter gather.

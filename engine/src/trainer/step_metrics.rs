@@ -28,6 +28,7 @@ pub(super) fn step_metrics(step: u64, done: &StepReport, lr: f64, progress: &Run
         zero_label_samples: done.zero_label_samples,
         text_only_microbatches: done.text_only_microbatches,
         skipped_steps: progress.skipped_steps,
+        loss_scale: done.loss_scale,
         peak_memory_gib: super::memory::peak_gib(),
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::comm::{Mesh, Reduce};
 use crate::error::{EngineError, Result};
+use crate::file_limit::report_file_limit;
 use neva_schemas::{Period, SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
-use signal_hook::consts::SIGXFSZ;
 use signal_hook::iterator::Signals;
-use signal_hook::{flag, low_level};
+use signal_hook::low_level;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use tch::Tensor;
@@ -45,9 +45,7 @@ impl StopRequest {
         let heard = numbers.into_iter().filter(|number| !masks.ignores(*number));
         let failed = |error| EngineError::Machine(format!("cannot listen for signals: {error}"));
         let mut signals = Signals::new(heard).map_err(failed)?;
-        if !masks.ignores(SIGXFSZ) {
-            let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map_err(failed)?;
-        }
+        report_file_limit()?;
         let requested = request.clone();
         let listen = move || {
             let mut first = None;

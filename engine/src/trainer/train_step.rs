@@ -2,6 +2,7 @@
 
 use super::fit::Fit;
 use super::microbatch::Microbatch;
+use super::requirements::unmet;
 use super::spike::{Spike, observe};
 use super::step_metrics::{record, step_metrics};
 use crate::error::{EngineError, Result};
@@ -24,7 +25,13 @@ impl Fit<'_> {
         let progress = &mut self.state.progress;
         progress.steps_done = step + 1;
         progress.consumed_samples += finetune.data.global_batch_size();
-        progress.skipped_in_a_row = if done.applied { 0 } else { progress.skipped_in_a_row + 1 };
+        progress.skipped_in_a_row = match (done.applied, done.overflow) {
+            (true, _) => 0,
+            // The first loss scale of NeMo is 2^32: many steps in a row may pass until it fits.
+            (false, true) => progress.skipped_in_a_row,
+            (false, false) => progress.skipped_in_a_row + 1,
+        };
+        progress.loss_scale = self.trainer.loss_scale().cloned();
         progress.skipped_steps += u64::from(!done.applied);
         for (name, value) in [("reduced_train_loss", done.loss), ("grad_norm", done.grad_norm)] {
             record(progress, name, value);
@@ -35,9 +42,14 @@ impl Fit<'_> {
         }
         let progress = &mut self.state.progress;
         if progress.skipped_in_a_row == MOST_SKIPPED {
-            let (what, value) = ("the loss of ten steps in a row", done.objective);
+            let (what, value) = match done.grad_norm.filter(|_| done.objective.is_finite()) {
+                Some(norm) => ("the gradient norm of ten steps in a row", norm),
+                None => ("the loss of ten steps in a row", done.objective),
+            };
             return Err(EngineError::NotFinite { step, what, value });
         }
+        self.check_requirements(step)?;
+        let progress = &mut self.state.progress;
         let metrics = step_metrics(step, &done, rate(*finetune.optim.lr()), progress, started);
         self.state.report.losses.push(done.loss.unwrap_or(f64::NAN));
         self.state.report.steps = step + 1;
@@ -49,6 +61,22 @@ impl Fit<'_> {
             self.records.step(&metrics, total_steps)?;
         }
         self.ask(|callback, run| callback.on_step_end(run, &metrics))
+    }
+
+    /// Ends the run after the first step of this attempt if it does not do what the recipe requires. All ranks have the same
+    /// report.
+    fn check_requirements(&mut self, step: u64) -> Result<()> {
+        let require = &self.state.run.finetune.trainer.require;
+        if require.is_empty() || !self.state.report.losses.is_empty() {
+            return Ok(());
+        }
+        let report = self.trainer.effects()?;
+        let missing = unmet(&report, require);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.records.effects(&report)?;
+        Err(EngineError::Unmet { step, missing })
     }
 
     fn detect_spike(&mut self, metrics: &StepMetrics, threshold: f64, consumed: u64) -> Result<()> {

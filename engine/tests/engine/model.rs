@@ -6,7 +6,7 @@ use neva_engine::attention::Segments;
 use neva_engine::batch::Batch;
 use neva_engine::comm::Mesh;
 use neva_engine::trainer::{LoadedModel, to_device};
-use neva_schemas::{FeatureSelect, Finetune, MixedPrecision, Plugins, Precision, ProjectorType};
+use neva_schemas::{FeatureSelect, Finetune, Precision, ProjectorType};
 use neva_torch_ffi::grad;
 use tch::{Device, Kind, Tensor};
 
@@ -345,7 +345,7 @@ fn bf16_follows_fp32() {
     within_limit(|| {
         let losses = |precision| {
             let mut finetune = small();
-            finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision { precision });
+            finetune.trainer.mixed_precision_mut().precision = precision;
             let samples = Samples::of(&finetune);
             let mut trainer = trainer(&finetune, Mesh::single());
             let batches = microbatches(&finetune, &samples, &Mesh::single(), 0);

@@ -5,7 +5,7 @@ use crate::setting::{
 };
 use neva_engine::comm::{Axis, Mesh};
 use neva_engine::trainer::Trainer;
-use neva_schemas::{Finetune, MixedPrecision, ParallelSizes, Plugins, Precision};
+use neva_schemas::{Finetune, ParallelSizes, Precision};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -181,9 +181,7 @@ fn vectors_and_biases_do_not_decay() {
 fn master_weights_accumulate_small_updates() {
     within_limit(|| {
         let mut finetune: Finetune = small();
-        finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision {
-            precision: Precision::Bf16Mixed,
-        });
+        finetune.trainer.mixed_precision_mut().precision = Precision::Bf16Mixed;
         let samples = Samples::of(&finetune);
         let mut trainer = trainer(&finetune, Mesh::single());
         let batches = microbatches(&finetune, &samples, &Mesh::single(), 0);

@@ -51,6 +51,18 @@ fn is_exact_in_bf16() {
     within_limit(|| check(|finetune| precision(finetune, Precision::Bf16Mixed)));
 }
 
+/// The first steps overflow: the scale and the count of skipped steps are part of the progress.
+#[test]
+fn is_exact_in_fp16() {
+    within_limit(|| {
+        check(|finetune| {
+            precision(finetune, Precision::Fp16Mixed);
+            let plugin = finetune.trainer.mixed_precision_mut();
+            (plugin.fp16_initial_loss_scale, plugin.fp16_loss_scale_window) = (2f64.powi(24), 2);
+        });
+    });
+}
+
 #[test]
 fn is_exact_with_adapters() {
     within_limit(|| {

@@ -290,9 +290,7 @@ fn half_precision_files_load() {
             assert!(loaded.parameters.iter().all(|parameter| parameter.tensor.kind() == Kind::Float));
         }
         let mut finetune = finetune(&fixture());
-        finetune.trainer.plugins = neva_schemas::Plugins::MixedPrecision(neva_schemas::MixedPrecision {
-            precision: Precision::Bf16Mixed,
-        });
+        finetune.trainer.mixed_precision_mut().precision = Precision::Bf16Mixed;
         assert!(
             load(&finetune)
                 .unwrap()

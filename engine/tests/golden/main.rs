@@ -7,6 +7,7 @@
 
 mod accumulation;
 mod alone;
+mod autocast;
 mod case;
 mod forward;
 mod hidden;

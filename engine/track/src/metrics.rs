@@ -29,6 +29,9 @@ pub struct StepMetrics {
     pub text_only_microbatches: u64,
     /// Number of steps so far that were skipped because the loss or the gradient was not finite.
     pub skipped_steps: u64,
+    /// Loss scale of the step; only with `precision: 16-mixed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
     /// Peak memory of the first rank, in GiB.
     pub peak_memory_gib: f64,
 }
@@ -61,6 +64,7 @@ impl StepMetrics {
             ("tokens/s", Some(self.tokens_per_second)),
             ("label_tokens", Some(self.label_tokens as f64)),
             ("skipped_steps", Some(self.skipped_steps as f64)),
+            ("loss_scale", self.loss_scale),
             ("peak_memory_gib", Some(self.peak_memory_gib)),
         ])
     }

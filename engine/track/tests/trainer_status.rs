@@ -84,6 +84,7 @@ fn metrics(step: u64) -> StepMetrics {
         reduced_train_loss: Some(2.5),
         lr: 1e-3,
         grad_norm: None,
+        loss_scale: None,
         consumed_samples: 8 * (step + 1),
         seconds: 0.1,
         tokens_per_second: 100.0,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! path --WeightFile::open--> header, checked against the size of the file --WeightFile::stream--> bytes of one tensor
-//! tensors --Shards::plan--> headers and index --Shard::write--> files
+//! tensors --Shards::plan--> headers and index --Shard::write--> files --WriteBack--> disk
 //! ```
 //!
 //! Files are input of strangers. Opening one checks every size and offset in it, and allocates no more than the file has.
@@ -20,6 +20,7 @@ mod shards;
 mod source;
 mod tensor;
 pub mod values;
+mod write_back;
 mod zip;
 
 pub use error::WeightsError;
@@ -28,3 +29,4 @@ pub use gguf::{Metadata, MetadataValue};
 pub use safetensors::Dtype;
 pub use shards::{Output, Shard, Shards};
 pub use tensor::{StoredTensor, TensorInfo};
+pub use write_back::{Unsynced, WriteBack};

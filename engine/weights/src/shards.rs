@@ -13,6 +13,7 @@ use crate::{
     error::{Result, WeightsError},
     file::WeightFile,
     tensor::TensorInfo,
+    write_back::WriteBack,
 };
 
 /// File name of the only shard.
@@ -112,16 +113,18 @@ impl Shard {
         self.header.len() as u64 + self.sizes.iter().sum::<u64>()
     }
 
-    /// Writes the file `path`. `write` passes the bytes of the tensor of an index to the output.
+    /// Writes the file `path`. `write` passes the bytes of the tensor of an index to the output. Returns the thread that brings
+    /// the file to the disk.
     ///
     /// # Errors
     /// The file cannot be written, or `write` fails or passes another number of bytes than the tensor has.
-    pub fn write(&self, path: &Path, write: &mut dyn FnMut(usize, &mut Output<'_>) -> Result<()>) -> Result<()> {
+    pub fn write(&self, path: &Path, write: &mut dyn FnMut(usize, &mut Output<'_>) -> Result<()>) -> Result<WriteBack> {
         let file = File::create(path).map_err(WeightsError::io("write", path))?;
         let mut output = Output {
             file: &file,
             path,
             written: 0,
+            write_back: WriteBack::of(&file, path)?,
         };
         output.bytes(&self.header)?;
         for (index, size) in self.tensors.iter().zip(&self.sizes) {
@@ -135,7 +138,8 @@ impl Shard {
                 });
             }
         }
-        file.sync_all().map_err(WeightsError::io("write", path))
+        output.write_back.complete();
+        Ok(output.write_back)
     }
 }
 
@@ -145,6 +149,7 @@ pub struct Output<'a> {
     file: &'a File,
     path: &'a Path,
     written: u64,
+    write_back: WriteBack,
 }
 
 impl Output<'_> {
@@ -156,6 +161,7 @@ impl Output<'_> {
         let mut file = self.file;
         file.write_all(bytes).map_err(WeightsError::io("write", self.path))?;
         self.written += bytes.len() as u64;
+        self.write_back.wrote(bytes.len() as u64);
         Ok(())
     }
 
@@ -172,6 +178,7 @@ impl Output<'_> {
         let mut file = self.file;
         let copied = io::copy(&mut reader.take(len), &mut file).map_err(WeightsError::io("write", self.path))?;
         self.written += copied;
+        self.write_back.wrote(copied);
         Ok(())
     }
 

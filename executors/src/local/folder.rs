@@ -16,24 +16,23 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use neva_schemas::{FAILURES_FILE, RankFailure, StopSignal, exit_class};
+use neva_schemas::{StopSignal, exit_class};
 use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use super::leftover;
 use crate::{
     error::ExecutorError,
-    event::JobResults,
-    executor::LogChunk,
-    failure::{JobFailure, TAIL_LINES},
+    failure::JobFailure,
     folder_lock::FolderLock,
     job::{JobHandle, JobState},
+    job_files::{JobFiles, failed},
     submission::Submission,
 };
 
@@ -42,19 +41,11 @@ const LOCK_FILE: &str = "job.lock";
 const CANCEL_FILE: &str = "cancel";
 const RECORD_FILE: &str = "job.json";
 const RECORD_FORMAT: u32 = 1;
-const LOGS: &str = "logs";
-/// Maximum number of bytes of a log that are read at once.
-const CHUNK: u64 = 64 << 10;
-
-/// Returns the log of a rank, relative to the job's folder.
-pub fn rank_log(rank: u32) -> PathBuf {
-    format!("{LOGS}/rank{rank}.log").into()
-}
 
 /// A job's folder.
 #[derive(Debug, Clone)]
 pub(super) struct JobFolder {
-    dir: PathBuf,
+    files: JobFiles,
 }
 
 /// Final state of a job.
@@ -72,89 +63,50 @@ impl JobFolder {
     /// files.
     pub(super) async fn acquire(submission: &Submission) -> Result<(Self, FolderLock), ExecutorError> {
         let folder = Self {
-            dir: submission.dir.clone(),
+            files: JobFiles::new(&submission.dir),
         };
-        fs::create_dir_all(&folder.dir).map_err(failed("create", &folder.dir))?;
-        let was_left = folder.dir.join(LOCK_FILE).exists() && !folder.dir.join(RECORD_FILE).exists();
-        let path = folder.dir.join(LOCK_FILE);
+        let dir = folder.dir();
+        fs::create_dir_all(dir).map_err(failed("create", dir))?;
+        let was_left = dir.join(LOCK_FILE).exists() && !dir.join(RECORD_FILE).exists();
+        let path = dir.join(LOCK_FILE);
         let lock_path = path.clone();
         let lock = tokio::task::spawn_blocking(move || FolderLock::take(&lock_path)).await;
         let lock = lock.unwrap_or_else(|error| Err(error.into())).map_err(failed("lock", &path))?;
-        let lock = lock.ok_or_else(|| ExecutorError::AlreadyRunning { dir: folder.dir.clone() })?;
+        let lock = lock.ok_or_else(|| ExecutorError::AlreadyRunning { dir: dir.to_owned() })?;
 
         if was_left {
-            leftover::end(&folder.dir).await;
+            leftover::end(dir).await;
         }
-        unrecorded().remove(&folder.dir);
-        for stale in [RECORD_FILE, CANCEL_FILE] {
-            let path = folder.dir.join(stale);
-            optional(fs::remove_file(&path)).map_err(failed("remove", &path))?;
-        }
-        JobResults::clear(&folder.dir)?;
-        folder.archive_logs()?;
-
-        let files = submission
-            .files
-            .keys()
-            .chain(submission.processes().iter().map(|process| &process.log));
-        for parent in files.filter_map(|file| file.parent()) {
-            let dir = folder.dir.join(parent);
-            fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
-        }
-        for (file, text) in &submission.files {
-            let path = folder.dir.join(file);
-            fs::write(&path, text).map_err(failed("write", &path))?;
-        }
+        unrecorded().remove(dir);
+        let logs = submission.processes().iter().map(|process| &process.log);
+        folder.files.prepare(submission, &[RECORD_FILE, CANCEL_FILE], logs)?;
         Ok((folder, lock))
-    }
-
-    /// Moves the logs of the previous job to the first free `attempt-<N>` folder.
-    fn archive_logs(&self) -> Result<(), ExecutorError> {
-        let logs = self.dir.join(LOGS);
-        let entries = optional(fs::read_dir(&logs)).map_err(failed("read", &logs))?;
-        let mut files = Vec::new();
-        for entry in entries.into_iter().flatten() {
-            let entry = entry.map_err(failed("read", &logs))?;
-            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                files.push(entry);
-            }
-        }
-        if files.is_empty() {
-            return Ok(());
-        }
-        let mut number = 1;
-        let mut archive = logs.join("attempt-1");
-        while archive.exists() {
-            number += 1;
-            archive.set_file_name(format!("attempt-{number}"));
-        }
-        fs::create_dir(&archive).map_err(failed("create", &archive))?;
-        for file in files {
-            fs::rename(file.path(), archive.join(file.file_name())).map_err(failed("move", &file.path()))?;
-        }
-        Ok(())
     }
 
     /// Returns the folder of a job.
     pub(super) fn from_handle(job: &JobHandle) -> Result<Self, ExecutorError> {
         let dir = job.0.strip_prefix(SCHEME).map(PathBuf::from);
         match dir.filter(|dir| dir.join(LOCK_FILE).is_file()) {
-            Some(dir) => Ok(Self { dir }),
+            Some(dir) => Ok(Self { files: JobFiles::new(dir) }),
             None => Err(ExecutorError::UnknownJob { job: job.clone() }),
         }
     }
 
     pub(super) fn dir(&self) -> &Path {
-        &self.dir
+        self.files.dir()
+    }
+
+    pub(super) fn files(&self) -> &JobFiles {
+        &self.files
     }
 
     pub(super) fn handle(&self) -> JobHandle {
-        JobHandle(format!("{SCHEME}{}", self.dir.display()))
+        JobHandle(format!("{SCHEME}{}", self.dir().display()))
     }
 
     /// Returns true if the job's supervisor is alive.
     fn is_held(&self) -> Result<bool, ExecutorError> {
-        let path = self.dir.join(LOCK_FILE);
+        let path = self.dir().join(LOCK_FILE);
         FolderLock::is_held(&path).map_err(failed("lock", &path))
     }
 
@@ -170,17 +122,17 @@ impl JobFolder {
         if let Some(state) = self.record()? {
             return Ok(state);
         }
-        if let Some(state) = unrecorded().get(&self.dir) {
+        if let Some(state) = unrecorded().get(self.dir()) {
             return Ok(state.clone());
         }
-        let path = self.dir.join(RECORD_FILE);
-        let failure = match disk_is_full(&self.dir) {
+        let path = self.dir().join(RECORD_FILE);
+        let failure = match disk_is_full(self.dir()) {
             true => full_disk(
                 format!(
                     "the job's final state could not be recorded in {}: the disk is full",
                     path.display()
                 ),
-                &self.dir,
+                self.dir(),
             ),
             false => JobFailure::for_job(
                 exit_class::CLUSTER,
@@ -193,31 +145,27 @@ impl JobFolder {
     /// Records the final state in the job's folder, or if that fails in memory, for queries from this process.
     pub(super) fn end(&self, state: JobState) {
         let Err(error) = self.write_record(&state) else { return };
-        let (state, error) = (with_disk_help(state, &self.dir, &error), chain(&error));
+        let (state, error) = (with_disk_help(state, self.dir(), &error), chain(&error));
         match &state {
             // The failure of the job itself is more important, and is printed later.
             JobState::Failed(_) => tracing::warn!("the job's final state is not recorded: {error}"),
             _ => tracing::error!("the job's final state is not recorded: {error}"),
         }
-        unrecorded().insert(self.dir.clone(), state);
+        unrecorded().insert(self.dir().to_owned(), state);
     }
 
     /// Writes the final state atomically.
     fn write_record(&self, state: &JobState) -> Result<(), ExecutorError> {
-        let path = self.dir.join(RECORD_FILE);
-        let partial = path.with_extension("json.partial");
         let text = serde_json::to_string(&JobRecord {
             format: RECORD_FORMAT,
             state: state.clone(),
         })? + "\n";
-        fs::write(&partial, text)
-            .and_then(|()| fs::rename(&partial, &path))
-            .map_err(failed("write", &path))
+        self.files.write(RECORD_FILE, &text)
     }
 
     fn record(&self) -> Result<Option<JobState>, ExecutorError> {
-        let path = self.dir.join(RECORD_FILE);
-        let Some(text) = optional(fs::read_to_string(&path)).map_err(failed("read", &path))? else {
+        let path = self.dir().join(RECORD_FILE);
+        let Some(text) = self.files.read(RECORD_FILE)? else {
             return Ok(None);
         };
         let record: JobRecord = serde_json::from_str(&text).map_err(|error| failed("read", &path)(error.into()))?;
@@ -230,78 +178,26 @@ impl JobFolder {
 
     /// Requests cancellation from the supervisor. If it was killed, ends the processes that it left behind.
     pub(super) async fn request_cancel(&self, signal: StopSignal) -> Result<(), ExecutorError> {
-        let path = self.dir.join(CANCEL_FILE);
+        let path = self.dir().join(CANCEL_FILE);
         let open = OpenOptions::new().create(true).append(true).open(&path);
         open.and_then(|mut file| file.write_all(&[letter(signal)]))
             .map_err(failed("write", &path))?;
         if !self.is_held()? {
-            leftover::end(&self.dir).await;
+            leftover::end(self.dir()).await;
         }
         Ok(())
     }
 
     /// Returns the number of cancel requests.
     pub(super) fn cancel_requests(&self) -> u64 {
-        fs::metadata(self.dir.join(CANCEL_FILE)).map_or(0, |metadata| metadata.len())
+        fs::metadata(self.dir().join(CANCEL_FILE)).map_or(0, |metadata| metadata.len())
     }
 
     /// Returns the signal of the first cancel request.
     pub(super) fn stop_signal(&self) -> StopSignal {
-        let requests = fs::read(self.dir.join(CANCEL_FILE)).unwrap_or_default();
+        let requests = fs::read(self.dir().join(CANCEL_FILE)).unwrap_or_default();
         let of = |byte: &u8| StopSignal::ALL.into_iter().find(|signal| letter(*signal) == *byte);
         requests.first().and_then(of).unwrap_or_default()
-    }
-
-    /// Reads the output of `rank` from `offset` on.
-    pub(super) fn logs(&self, rank: u32, offset: u64) -> Result<LogChunk, ExecutorError> {
-        let path = self.log(rank);
-        let mut bytes = Vec::new();
-        let read = File::open(&path).and_then(|mut file| {
-            file.seek(SeekFrom::Start(offset))?;
-            file.take(CHUNK).read_to_end(&mut bytes)
-        });
-        let read = optional(read).map_err(failed("read", &path))?.unwrap_or(0);
-        Ok(LogChunk {
-            bytes,
-            next: offset + read as u64,
-        })
-    }
-
-    /// Returns the path of a rank's log.
-    pub(super) fn log(&self, rank: u32) -> PathBuf {
-        self.dir.join(rank_log(rank))
-    }
-
-    /// Returns the last lines of a rank's log; none if it cannot be read.
-    pub(super) fn log_tail(&self, rank: u32) -> Vec<String> {
-        let len = fs::metadata(self.log(rank)).map_or(0, |metadata| metadata.len());
-        let chunk = self.logs(rank, len.saturating_sub(CHUNK)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&chunk.bytes);
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(TAIL_LINES)..]
-            .iter()
-            .map(|line| (*line).to_owned())
-            .collect()
-    }
-
-    /// Returns the length of `failures.jsonl`; records after it are of ranks that start now.
-    pub(super) fn failures_len(&self) -> u64 {
-        fs::metadata(self.dir.join(FAILURES_FILE)).map_or(0, |metadata| metadata.len())
-    }
-
-    /// Reads the failure records from byte `from` on. An incomplete record of a dying rank is skipped; a record that follows
-    /// on the same line is read.
-    pub(super) fn failures(&self, from: u64) -> Vec<RankFailure> {
-        let mut text = Vec::new();
-        let read = File::open(self.dir.join(FAILURES_FILE)).and_then(|mut file| {
-            file.seek(SeekFrom::Start(from))?;
-            file.read_to_end(&mut text)
-        });
-        if read.is_err() {
-            return Vec::new();
-        }
-        let record = |line: &str| line.match_indices('{').find_map(|(at, _)| serde_json::from_str(&line[at..]).ok());
-        String::from_utf8_lossy(&text).lines().filter_map(record).collect()
     }
 }
 
@@ -357,20 +253,4 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Locks [`UNRECORDED`]. It is valid after a panic of another thread: every change is one insertion or removal.
 fn unrecorded() -> MutexGuard<'static, BTreeMap<PathBuf, JobState>> {
     UNRECORDED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Returns `None` for a missing file.
-fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => other.map(Some),
-    }
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ExecutorError {
-    move |source| ExecutorError::File {
-        action,
-        path: path.to_owned(),
-        source,
-    }
 }

@@ -17,8 +17,8 @@ use std::{
 
 use neva_schemas::{LaunchPlan, PLAN_FILE, ScriptPlan, StopSignal, env};
 
+pub use crate::job_files::rank_log;
 use folder::JobFolder;
-pub use folder::rank_log;
 use group::Group;
 pub use leftover::job_processes;
 pub use pause::{continue_jobs, pause_jobs};
@@ -152,7 +152,7 @@ impl Executor for LocalExecutor {
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
         Box::pin(async move {
             let (folder, lock) = JobFolder::acquire(submission).await?;
-            let failures_from = folder.failures_len();
+            let failures_from = folder.files().failures_len();
             let group = Group::start(submission, free_port()?).await?;
             let supervisor = supervisor::Supervisor {
                 executor: self.clone(),
@@ -176,7 +176,7 @@ impl Executor for LocalExecutor {
     }
 
     fn logs<'a>(&'a self, job: &'a JobHandle, rank: u32, offset: u64) -> BoxFuture<'a, Result<LogChunk, ExecutorError>> {
-        Box::pin(async move { JobFolder::from_handle(job)?.logs(rank, offset) })
+        Box::pin(async move { JobFolder::from_handle(job)?.files().logs(rank, offset) })
     }
 
     fn results<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobResults, ExecutorError>> {
@@ -192,7 +192,7 @@ impl Executor for LocalExecutor {
 const NOT_INHERITED: &[&str] = &[env::TORCHELASTIC_USE_AGENT_STORE, env::TORCHELASTIC_RESTART_COUNT];
 
 /// Returns a port that was free a moment ago. If another process takes it before rank 0, the job is started once more.
-fn free_port() -> Result<u16, ExecutorError> {
+pub(crate) fn free_port() -> Result<u16, ExecutorError> {
     let bound = std::net::TcpListener::bind((MASTER_ADDR, 0)).and_then(|listener| listener.local_addr());
     bound.map(|address| address.port()).map_err(|source| ExecutorError::NoFreePort {
         address: MASTER_ADDR,

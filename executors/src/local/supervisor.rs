@@ -89,15 +89,15 @@ impl Supervisor {
     /// Waits for the group's end and returns the job's state. A rendezvous port that was taken causes one more attempt.
     async fn final_state(&self, group: Group) -> Result<JobState, ExecutorError> {
         let watched = self.watch(group).await;
-        let records = self.folder.failures(self.failures_from);
+        let records = self.folder.files().failures(self.failures_from);
         let taken = records.iter().any(|failure| failure.rank == 0 && failure.port_was_taken());
         if !taken || self.folder.cancel_requests() > 0 {
             return Ok(self.judge(&watched, &records));
         }
         tracing::warn!("the rendezvous port was taken; trying another");
-        let from = self.folder.failures_len();
+        let from = self.folder.files().failures_len();
         let watched = self.watch(Group::start(&self.submission, free_port()?).await?).await;
-        Ok(self.judge(&watched, &self.folder.failures(from)))
+        Ok(self.judge(&watched, &self.folder.files().failures(from)))
     }
 
     /// Returns the job's final state. A failure before a cancel request is still a failure.
@@ -105,7 +105,7 @@ impl Supervisor {
         if !late && self.folder.cancel_requests() > 0 && exits.iter().all(|exit| exit.status.success() || !exit.by_itself) {
             return JobState::Cancelled;
         }
-        let tail = |rank| self.folder.log_tail(rank);
+        let tail = |rank| self.folder.files().log_tail(rank);
         let late = (*late).then(|| self.submission.exit_timeout_s().unwrap_or_default());
         let failure = match self.submission.kind {
             JobKind::Ranks => JobFailure::first(exits, records, tail).or_else(|| JobFailure::from_late_exits(exits, late?)),
@@ -117,7 +117,7 @@ impl Supervisor {
                     JobKind::Ranks => failure.rank,
                     JobKind::Script => Some(0),
                 }
-                .map(|rank| self.folder.log(rank)),
+                .map(|rank| self.folder.files().log(rank)),
                 ..failure
             }),
             None => JobState::Succeeded,

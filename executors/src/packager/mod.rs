@@ -6,6 +6,7 @@
 mod archive;
 mod command;
 mod git;
+mod git_commit;
 mod include;
 mod pattern;
 mod send;

@@ -56,7 +56,7 @@ impl Evidence {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         let own = text(own);
         let mut own = own.split_whitespace();
-        let is_own = own.next() == Some(job.base_id());
+        let is_own = own.next().is_some_and(|id| id == job.id || id == job.base_id());
         let kind = match own.next() {
             Some("script") => JobKind::Script,
             _ => JobKind::Ranks,

@@ -11,7 +11,7 @@ const SCHEME: &str = "slurm://";
 pub(super) struct SlurmJob {
     /// The machine that submitted it; empty for this machine.
     pub(super) place: String,
-    /// Number of the job, or of a task of an array: `123`, `123_4`.
+    /// Number of the job, of a task of an array, or of a task of a group: `123`, `123_4`, `123+4`.
     pub(super) id: String,
     /// The job's folder.
     pub(super) dir: PathBuf,
@@ -41,24 +41,34 @@ impl SlurmJob {
         self.dir.join(name)
     }
 
-    /// Returns the number of the job, without that of a task of an array.
+    /// Returns the number of the job, without that of a task.
     pub(super) fn base_id(&self) -> &str {
-        self.id.split('_').next().unwrap_or_default()
+        self.id.split(['_', '+']).next().unwrap_or_default()
+    }
+
+    /// Returns the number by which Slurm knows it: a task of a group is a step of its job.
+    pub(super) fn slurm_id(&self) -> &str {
+        self.id.split('+').next().unwrap_or_default()
+    }
+
+    /// Returns true if it is a task of a group.
+    pub(super) fn is_in_group(&self) -> bool {
+        self.id.contains('+')
     }
 }
 
-/// Returns true if `text` is the number of a job or of a task of an array. Nothing else is passed to Slurm's programs.
+/// Returns true if `text` is the number of a job or of a task. Nothing else is passed to Slurm's programs.
 pub(super) fn is_job_id(text: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.split_once('_') {
+    match text.split_once(['_', '+']) {
         Some((job, task)) => is_number(job) && is_number(task),
         None => is_number(text),
     }
 }
 
-/// Returns the Slurm number in a handle, for messages: `12` or `12_3`.
+/// Returns the Slurm number in a handle, for messages: `12` or `12_3`. The tasks of a group have that of their job.
 pub fn job_number(handle: &JobHandle) -> Option<String> {
-    SlurmJob::parse(handle).map(|job| job.id)
+    SlurmJob::parse(handle).map(|job| job.slurm_id().to_owned())
 }
 
 #[cfg(test)]
@@ -70,6 +80,7 @@ mod tests {
         for (place, id, dir) in [
             ("", "1234", "/home/a/runs/x"),
             ("alice@login.example.org:22", "5_17", "/scratch/alice/a b"),
+            ("", "5+1", "/scratch/pair/b"),
         ] {
             let job = SlurmJob {
                 place: place.into(),

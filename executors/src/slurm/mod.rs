@@ -16,12 +16,15 @@
 //! | `logs/attempt-<N>/` | `submit` | logs of earlier jobs in the folder |
 //! | `failures.jsonl`, `report.json`, `checkpoints/` | ranks | as for the local executor |
 
+mod batch_failure;
 mod command;
 mod evidence;
+mod executor;
 mod exits;
 mod files;
 mod handle;
 mod nodes;
+mod prepare;
 mod query;
 mod queue;
 mod recent;
@@ -30,6 +33,7 @@ pub mod render;
 mod results;
 mod state;
 mod submit;
+mod submit_command;
 mod submit_timeout;
 
 use std::{
@@ -39,35 +43,19 @@ use std::{
     time::Duration,
 };
 
-use neva_schemas::{LaunchPlan, PackagerConfig, ScriptPlan, SlurmExecutorConfig, StopSignal, When};
+use neva_schemas::{PackagerConfig, SlurmExecutorConfig};
 
 pub use handle::job_number;
 pub use recent::Recent;
 
-use self::{
-    command::script,
-    files::{Part, read},
-    handle::SlurmJob,
-};
+use self::handle::SlurmJob;
 use crate::{
-    error::ExecutorError,
-    event::{JobResults, JobStatus, WatchFrom},
-    executor::{BoxFuture, Executor, JobEvents, LogChunk},
-    job::JobHandle,
-    local::rank_log,
-    packager::{CODE_FOLDER, pack},
-    poll::{PollInterval, poll},
-    submission::{JobKind, Submission},
-    tunnel::Tunnel,
+    error::ExecutorError, event::JobStatus, executor::Executor as _, job::JobHandle, packager::pack, poll::PollInterval,
+    submission::Submission, tunnel::Tunnel,
 };
 
 /// Folder of packed code in the folder of runs.
 const ARCHIVES: &str = ".neva-run/archives";
-
-const CANCEL: &str = include_str!("scripts/cancel.sh");
-
-/// Maximum number of bytes of a log that are read at once.
-const CHUNK: u64 = 64 << 10;
 
 /// Pause after the first poll of a job.
 const FIRST_POLL: Duration = Duration::from_millis(200);
@@ -153,7 +141,7 @@ impl SlurmExecutor {
 
     /// Copies what the job needs to the machine.
     async fn ship(&self, submission: &Submission) -> Result<(), ExecutorError> {
-        if let Some(program) = self.upload.as_ref().filter(|_| submission.kind == JobKind::Ranks) {
+        if let Some(program) = self.upload.as_ref().filter(|_| submission.has_ranks()) {
             self.tunnel.upload(program, &self.program).await?;
         }
         if let Some(package) = pack(&self.config.packager, &self.folder).await? {
@@ -165,137 +153,5 @@ impl SlurmExecutor {
             package.send(&*self.tunnel, &submission.dir, &archives).await?;
         }
         Ok(())
-    }
-}
-
-impl Executor for SlurmExecutor {
-    fn name(&self) -> &'static str {
-        "slurm"
-    }
-
-    fn shares_files(&self) -> bool {
-        self.is_here
-    }
-
-    fn runs_folder(&self) -> Option<&Path> {
-        self.config.tunnel.job_dir().map(PathBuf::as_path)
-    }
-
-    fn paths_folder(&self, dir: &Path) -> Option<PathBuf> {
-        if self.has_code() {
-            Some(dir.join(CODE_FOLDER))
-        } else if self.is_here {
-            None
-        } else {
-            self.runs_folder().map(Path::to_owned)
-        }
-    }
-
-    fn render(&self, plan: &LaunchPlan) -> Result<Submission, ExecutorError> {
-        render::render(&self.config, plan, &self.program)
-    }
-
-    fn render_script(&self, script: &ScriptPlan) -> Result<Submission, ExecutorError> {
-        render::render_script(&self.config, script)
-    }
-
-    fn create_folder<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, Result<PathBuf, ExecutorError>> {
-        Box::pin(submit::create_folder(self, dir))
-    }
-
-    fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
-        Box::pin(submit::submit(self, submission, &[]))
-    }
-
-    fn queues(&self) -> bool {
-        true
-    }
-
-    fn submit_after<'a>(
-        &'a self,
-        submission: &'a Submission,
-        after: &'a [(JobHandle, When)],
-    ) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {
-        Box::pin(submit::submit(self, submission, after))
-    }
-
-    fn watch<'a>(&'a self, job: &'a JobHandle, from: WatchFrom) -> JobEvents<'a> {
-        poll(self, job, from, self.interval())
-    }
-
-    fn status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>> {
-        Box::pin(self.one_status(job))
-    }
-
-    fn watched_status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>> {
-        Box::pin(async move {
-            let job = self.parse(job)?;
-            let rows = self.recent.rows(&*self.tunnel, &job.id).await?;
-            query::status(&*self.tunnel, &job, rows.to_vec()).await
-        })
-    }
-
-    fn statuses<'a>(&'a self, jobs: &'a [JobHandle]) -> BoxFuture<'a, Vec<Result<JobStatus, ExecutorError>>> {
-        Box::pin(async move {
-            let parsed: Vec<_> = jobs.iter().map(|job| self.parse(job)).collect();
-            let own: Vec<_> = parsed.iter().filter_map(|job| job.as_ref().ok().cloned()).collect();
-            let mut statuses = query::statuses(&*self.tunnel, &own).await.into_iter();
-            let unknown = |job: &JobHandle| ExecutorError::UnknownJob { job: job.clone() };
-            let status = |(job, parsed): (&JobHandle, Result<SlurmJob, ExecutorError>)| match parsed {
-                Ok(_) => statuses.next().unwrap_or_else(|| Err(unknown(job))),
-                Err(error) => Err(error),
-            };
-            jobs.iter().zip(parsed).map(status).collect()
-        })
-    }
-
-    fn logs<'a>(&'a self, job: &'a JobHandle, rank: u32, offset: u64) -> BoxFuture<'a, Result<LogChunk, ExecutorError>> {
-        Box::pin(async move {
-            let file = self.parse(job)?.file(rank_log(rank));
-            let bytes = self.tunnel.read(&file, offset, CHUNK).await?.unwrap_or_default();
-            let next = offset + bytes.len() as u64;
-            Ok(LogChunk { bytes, next })
-        })
-    }
-
-    /// Reads the output of many ranks in one command.
-    fn output<'a>(
-        &'a self,
-        job: &'a JobHandle,
-        from: &'a BTreeMap<u32, u64>,
-    ) -> BoxFuture<'a, Result<BTreeMap<u32, LogChunk>, ExecutorError>> {
-        Box::pin(async move {
-            let parsed = self.parse(job)?;
-            let mut chunks = BTreeMap::new();
-            // Reading files on this machine costs less than a command.
-            if self.is_here || from.len() < 2 {
-                for (rank, offset) in from {
-                    chunks.insert(*rank, self.logs(job, *rank, *offset).await?);
-                }
-                return Ok(chunks);
-            }
-            let request = |(rank, offset): (&u32, &u64)| (Part::From(*offset, CHUNK), parsed.file(rank_log(*rank)));
-            let requests: Vec<_> = from.iter().map(request).collect();
-            for part in read(&*self.tunnel, &requests).await? {
-                if let Some((rank, offset)) = from.iter().nth(part.request) {
-                    let next = offset + part.bytes.len() as u64;
-                    chunks.insert(*rank, LogChunk { bytes: part.bytes, next });
-                }
-            }
-            Ok(chunks)
-        })
-    }
-
-    fn results<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobResults, ExecutorError>> {
-        Box::pin(async move { results::results(&*self.tunnel, &self.parse(job)?).await })
-    }
-
-    fn cancel<'a>(&'a self, job: &'a JobHandle, signal: StopSignal) -> BoxFuture<'a, Result<(), ExecutorError>> {
-        Box::pin(async move {
-            let job = self.parse(job)?;
-            let signal = signal.name().trim_start_matches("SIG").to_owned();
-            let cancel = script(CANCEL, [job.dir.display().to_string(), job.id.clone(), signal]);
-            command::run(&*self.tunnel, &cancel).await.map(drop)
-        })
     }
 }

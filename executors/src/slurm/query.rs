@@ -42,7 +42,8 @@ pub(super) async fn status(tunnel: &dyn Tunnel, job: &SlurmJob, rows: Vec<QueueR
 }
 
 async fn some_statuses(tunnel: &dyn Tunnel, jobs: &[SlurmJob]) -> Result<Vec<Result<JobStatus, ExecutorError>>, ExecutorError> {
-    let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
+    let mut ids: Vec<&str> = jobs.iter().map(SlurmJob::slurm_id).collect();
+    ids.dedup();
     complete(tunnel, jobs, queue(tunnel, &ids).await?).await
 }
 
@@ -57,7 +58,7 @@ async fn complete(
 
     let forgotten: Vec<&str> = (rows.iter().zip(jobs))
         .filter(|(row, _)| row.is_none())
-        .map(|(_, job)| job.id.as_str())
+        .map(|(_, job)| job.slurm_id())
         .collect();
     let mut database = Ok(None);
     if !forgotten.is_empty() {
@@ -71,7 +72,9 @@ async fn complete(
         }
     }
     let has_ended = |row: &Option<QueueRow>| row.as_ref().is_none_or(|row| phase(&row.state) == Phase::Ended);
-    let ended: Vec<usize> = (0..jobs.len()).filter(|index| has_ended(&rows[*index])).collect();
+    // A task of a group may end before its job.
+    let has_evidence = |index: &usize| has_ended(&rows[*index]) || jobs[*index].is_in_group();
+    let ended: Vec<usize> = (0..jobs.len()).filter(has_evidence).collect();
     let mut evidence = read_evidence(tunnel, jobs, &ended).await?;
     for index in &ended {
         if rows[*index].is_none() {
@@ -156,7 +159,7 @@ impl Rows {
 
     /// Returns the row that tells the state of a job: one that has not ended, else one that failed.
     fn of(&self, job: &SlurmJob) -> Option<QueueRow> {
-        let rows = self.0.get(&job.id)?;
+        let rows = self.0.get(job.slurm_id())?;
         let order = |row: &&QueueRow| match (phase(&row.state), row.state.as_str()) {
             (Phase::Running, _) => 0,
             (Phase::Pending, _) => 1,

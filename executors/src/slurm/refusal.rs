@@ -62,6 +62,10 @@ const REFUSALS: &[(&str, &str)] = &[
         "more processors requested",
         "set `executor.cpus_per_task` lower: compare with `sinfo -o '%P %c'`",
     ),
+    (
+        "invalid job array specification",
+        "the cluster allows fewer tasks in an array: `scontrol show config | grep MaxArraySize` prints how many; split the sweep",
+    ),
     ("invalid --time", "write `executor.time` as `30`, `2:00:00` or `1-12:00:00`"),
     (
         "time limit is invalid",
@@ -124,6 +128,12 @@ mod tests {
                 "executor.mem",
             ),
             (255, "sbatch: unrecognized option '--segment=4'", 2, "additional_parameters"),
+            (
+                1,
+                "sbatch: error: Batch job submission failed: Invalid job array specification",
+                2,
+                "MaxArraySize",
+            ),
             (1, "sbatch: error: Batch job submission failed: Something new", 3, ""),
             (127, "sh: 1: sbatch: not found", 3, "login node"),
         ] {

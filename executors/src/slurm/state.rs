@@ -2,14 +2,15 @@
 
 use std::cell::Cell;
 
-use neva_schemas::{ExitClass, exit_class};
+use neva_schemas::exit_class;
 
 use super::{
-    evidence::{BATCH_LOG, Evidence},
+    batch_failure::{MEMORY_HELP, failure, rank_failure},
+    evidence::Evidence,
     handle::SlurmJob,
     queue::QueueRow,
 };
-use crate::{event::JobStatus, exit::signal_name, failure::JobFailure, job::JobState, local::rank_log, submission::JobKind};
+use crate::{event::JobStatus, failure::JobFailure, job::JobState};
 
 /// Phase of a job by Slurm's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +22,6 @@ pub(super) enum Phase {
     /// It has ended.
     Ended,
 }
-
-/// Wait status of a batch script that Slurm could not start: the number of an error of its own.
-const LAUNCH_ERROR: i32 = 53;
 
 /// Returns the phase of a state of Slurm. `COMPLETING` is not an end: the exit code is not known yet.
 pub(super) fn phase(state: &str) -> Phase {
@@ -49,10 +47,23 @@ pub(super) fn silent_rank(row: &QueueRow, evidence: &Evidence) -> Option<u32> {
 
 /// Returns the status of a job; `evidence` is needed if it has ended.
 pub(super) fn status(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> JobStatus {
-    let state = match phase(&row.state) {
-        Phase::Pending => JobState::Pending,
-        Phase::Running => JobState::Running,
-        Phase::Ended => end(job, row, evidence),
+    let state = match (phase(&row.state), own_code(job, row, evidence)) {
+        (Phase::Pending, _) => JobState::Pending,
+        // A failed task may start again with its group.
+        (Phase::Running, Some(0)) if !evidence.is_cancelled => JobState::Succeeded,
+        (Phase::Running, _) => JobState::Running,
+        (Phase::Ended, Some(0)) if !evidence.is_cancelled => JobState::Succeeded,
+        (Phase::Ended, Some(code)) => {
+            let state = "FAILED".to_owned();
+            let own = QueueRow {
+                state,
+                code,
+                signal: 0,
+                ..row.clone()
+            };
+            end(job, &own, evidence)
+        }
+        (Phase::Ended, None) => end(job, row, evidence),
     };
     let is_pending = state == JobState::Pending;
     JobStatus {
@@ -62,6 +73,12 @@ pub(super) fn status(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> Job
         restarts: row.restarts,
         state,
     }
+}
+
+/// Returns the exit code that a task of a group recorded in the job's latest start.
+fn own_code(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> Option<i32> {
+    let (restarts, code) = evidence.status.filter(|_| job.is_in_group())?;
+    (restarts == row.restarts).then_some(code)
 }
 
 /// Returns the state of a job that ended, or whose end only its own status file tells.
@@ -115,111 +132,6 @@ fn end(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> JobState {
     }
 }
 
-const OUT_OF_MEMORY: &str = "it exceeded the memory of the job";
-const MEMORY_HELP: &str = "request more with the executor's `mem`, or try a smaller `micro_batch_size`";
-
-/// Returns the failure of a job in the state FAILED.
-fn failure(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> JobFailure {
-    // Slurm ends the ranks of a batch script that was killed, and srun then reports them.
-    let is_killed = row.signal != 0 && evidence.records.iter().all(|record| record.peer_failure);
-    if let Some(failure) = rank_failure(evidence, |_| evidence.tail.clone()).filter(|_| !is_killed) {
-        let rank = match evidence.kind {
-            JobKind::Ranks => failure.rank,
-            JobKind::Script => Some(0),
-        };
-        // A rank that tells why it failed did not fail of that.
-        let is_oom = evidence.output.is_out_of_memory && !evidence.records.iter().any(|record| Some(record.rank) == failure.rank);
-        let failure = match (is_oom, not_started(&failure.tail)) {
-            (true, _) => JobFailure {
-                chain: vec![OUT_OF_MEMORY.to_owned()],
-                help: Some(MEMORY_HELP.to_owned()),
-                ..failure
-            },
-            (false, Some(problem)) => JobFailure {
-                class: exit_class::CLUSTER,
-                chain: vec![problem],
-                help: Some(
-                    "the program must be on a file system that the nodes share, or be named with the executor's `rank_program`".into(),
-                ),
-                ..failure
-            },
-            (false, None) => failure,
-        };
-        return JobFailure {
-            log: rank.map(|rank| job.file(rank_log(rank))),
-            ..failure
-        };
-    }
-    let (class, message, help) = batch_failure(job, row, evidence);
-    JobFailure {
-        help: help.map(str::to_owned),
-        log: evidence.output.has_started.then(|| job.file(BATCH_LOG)),
-        tail: evidence.output.tail.clone(),
-        ..JobFailure::for_job(class, message)
-    }
-}
-
-fn rank_failure(evidence: &Evidence, tail: impl Fn(u32) -> Vec<String>) -> Option<JobFailure> {
-    let Evidence { output, records, kind, .. } = evidence;
-    match kind {
-        JobKind::Ranks => JobFailure::first(&output.exits, records, tail),
-        JobKind::Script => JobFailure::from_script(&output.exits, tail),
-    }
-}
-
-/// Returns the message of Slurm or of the shell if the program of a rank could not be started.
-fn not_started(tail: &[String]) -> Option<String> {
-    let words = tail.iter().rev().find_map(|line| {
-        if line.starts_with("slurmstepd") {
-            return Some(line.split_once("execve(): ")?.1);
-        }
-        // `rank: 2: /opt/neva-rank: not found`; the shell that starts a rank has this name.
-        let (_, words) = line.strip_prefix("rank: ")?.split_once(": ")?;
-        let is_missing = ["not found", "No such file or directory", "Permission denied"];
-        is_missing.iter().any(|end| words.ends_with(end)).then_some(words)
-    })?;
-    Some(format!("the node could not start it: {words}"))
-}
-
-/// Returns the failure of a batch script none of whose ranks failed.
-fn batch_failure(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> (ExitClass, String, Option<&'static str>) {
-    if !evidence.output.has_started && (row.signal == LAUNCH_ERROR || row.reason == "JobLaunchFailure") {
-        let node = row.nodes.first().map_or("its node", String::as_str);
-        return (
-            exit_class::CLUSTER,
-            format!("{node} could not start the job: it cannot write {}", job.file(BATCH_LOG).display()),
-            Some("name a folder with `--set dir=...` that is on a file system which the nodes share, and which you may write there"),
-        );
-    }
-    if evidence.output.is_out_of_memory {
-        return (exit_class::JOB, OUT_OF_MEMORY.to_owned(), Some(MEMORY_HELP));
-    }
-    if let Some(error) = evidence.output.errors.last() {
-        return (exit_class::CLUSTER, format!("srun: {error}"), None);
-    }
-    match (row.signal, row.code) {
-        (0, 0) => (exit_class::CLUSTER, format!("Slurm ended the job ({})", row.reason), None),
-        (0, code @ (126 | 127)) => (
-            exit_class::CLUSTER,
-            format!("the batch script ended with exit code {code}: a program was not found"),
-            Some("see its last lines; `setup_lines` or `modules` of the executor can make it known"),
-        ),
-        (0, code) => (
-            ExitClass::try_from(code)
-                .ok()
-                .filter(|class| (exit_class::JOB..=exit_class::BUG).contains(class) && evidence.output.has_started)
-                .unwrap_or(exit_class::CLUSTER),
-            format!("the batch script ended with exit code {code}"),
-            None,
-        ),
-        (signal, _) => (
-            exit_class::JOB,
-            format!("the batch script was killed by {}", signal_name(signal)),
-            (signal == 9).then_some("a user killed it, or Slurm did because the job exceeded its memory: then raise the executor's `mem`"),
-        ),
-    }
-}
-
 /// Returns the row of a job that Slurm has forgotten, from the record of its batch script.
 pub(super) fn forgotten(job: &SlurmJob, evidence: &Evidence) -> QueueRow {
     let row = |state: &str, restarts, code| QueueRow {
@@ -235,6 +147,10 @@ pub(super) fn forgotten(job: &SlurmJob, evidence: &Evidence) -> QueueRow {
     match evidence.status {
         Some((restarts, 0)) => row("COMPLETED", restarts, 0),
         Some((restarts, code)) => row("FAILED", restarts, code),
+        None if !evidence.output.has_started => QueueRow {
+            reason: "it no longer knows it, and the job has not started: its controller lost it".into(),
+            ..row("FAILED", 0, 0)
+        },
         None => QueueRow {
             reason: "it no longer knows it, and no slurm.status was left: killed, or a node was lost".into(),
             ..row("FAILED", 0, 0)

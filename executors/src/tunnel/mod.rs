@@ -6,6 +6,7 @@
 mod content;
 mod local;
 mod remote_files;
+mod remote_script;
 mod shell;
 mod ssh;
 

@@ -13,20 +13,18 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
-    CommandEnd, CommandOutput, Tunnel, TunnelCommand, TunnelFile,
+    CommandEnd, Tunnel, TunnelFile,
     content::{self, SourceFile, hash_bytes, hash_file},
     part_name,
+    remote_script::{CHECK, MISSING, PUT, READ, STATE, changed, file_error, path_text, script, succeeded},
 };
-use crate::{error::ExecutorError, tunnel_error::TunnelError};
+use crate::error::ExecutorError;
 
 /// Maximum number of bytes that one command carries.
 const CHUNK: u64 = 8 << 20;
 
 /// Files up to this length are sent at once, without a question before.
 const SMALL: u64 = 256 << 10;
-
-/// Time for a chunk: 64 KiB/s.
-const CHUNK_DEADLINE: Duration = Duration::from_secs(180);
 
 /// Number of failures in a row, without a chunk between them, after which an upload gives up.
 const TRIES: u32 = 4;
@@ -36,26 +34,6 @@ const PARALLEL: usize = 4;
 
 /// Number of files whose hashes one command compares.
 const BATCH: usize = 500;
-
-/// Prints the SHA-256 hash of a file; nothing where no program for it is installed.
-const HASH: &str = include_str!("scripts/hash.sh");
-
-/// Reads lines `HASH MODE PATH`, and prints the numbers of those whose file differs.
-const CHECK: &str = include_str!("scripts/check.sh");
-
-/// Arguments: file, temporary file, hash. Prints `same`, or the number of bytes in the temporary file.
-const STATE: &str = include_str!("scripts/state.sh");
-
-/// Arguments: file, temporary file, hash, mode, offset, length of the file. Appends its input to the temporary file, and
-/// completes the file with its last chunk. Prints `done`, `same` if the file has this hash, `wrong` for another hash, or the
-/// number of bytes.
-const PUT: &str = include_str!("scripts/put.sh");
-
-/// Arguments: file, number of the first byte from 1, number of bytes.
-const READ: &str = include_str!("scripts/read.sh");
-
-/// Exit code of [`READ`] for a missing file.
-const MISSING: i32 = 44;
 
 /// As [`Tunnel::write`].
 pub(super) async fn write(tunnel: &dyn Tunnel, files: &[TunnelFile]) -> Result<(), ExecutorError> {
@@ -79,7 +57,7 @@ pub(super) async fn upload(tunnel: &dyn Tunnel, from: &Path, to: &Path) -> Resul
     for batch in hashed.chunks(BATCH) {
         let line = |(hash, file): &(String, SourceFile)| Ok(format!("{hash} {:o} {}\n", file.mode, path_text(&file.place(to))?));
         let lines = batch.iter().map(line).collect::<Result<String, ExecutorError>>()?;
-        let output = script(tunnel, CHECK, &[], lines.into_bytes(), CHUNK_DEADLINE).await?;
+        let output = script(tunnel, CHECK, &[], lines.into_bytes()).await?;
         let numbers = succeeded(tunnel, "compare files below", to, output)?;
         missing.extend(numbers.lines().filter_map(|number| batch.get(number.trim().parse::<usize>().ok()?)));
     }
@@ -98,7 +76,7 @@ pub(super) async fn upload(tunnel: &dyn Tunnel, from: &Path, to: &Path) -> Resul
 /// As [`Tunnel::read`].
 pub(super) async fn read(tunnel: &dyn Tunnel, file: &Path, offset: u64, limit: u64) -> Result<Option<Vec<u8>>, ExecutorError> {
     let arguments = [path_text(file)?, (offset + 1).to_string(), limit.to_string()];
-    let output = script(tunnel, READ, &arguments, Vec::new(), CHUNK_DEADLINE).await?;
+    let output = script(tunnel, READ, &arguments, Vec::new()).await?;
     match output.end {
         CommandEnd::Exit(0) => Ok(Some(output.stdout)),
         CommandEnd::Exit(MISSING) => Ok(None),
@@ -168,7 +146,7 @@ async fn put(
 ) -> Result<String, ExecutorError> {
     let (mode, length) = (format!("{mode:o}"), source.len().to_string());
     let arguments = [path_text(to)?, path_text(part)?, hash.to_owned(), mode, offset.to_string(), length];
-    let output = script(tunnel, PUT, &arguments, source.chunk(offset)?, CHUNK_DEADLINE).await?;
+    let output = script(tunnel, PUT, &arguments, source.chunk(offset)?).await?;
     succeeded(tunnel, "write", to, output)
 }
 
@@ -181,7 +159,7 @@ async fn send_in_chunks(tunnel: &dyn Tunnel, source: &Source<'_>, hash: &str, mo
     let mut is_own = false;
     'state: loop {
         let arguments = [path_text(to)?, path_text(&part)?, hash.to_owned()];
-        let state = match script(tunnel, STATE, &arguments, Vec::new(), CHUNK_DEADLINE).await {
+        let state = match script(tunnel, STATE, &arguments, Vec::new()).await {
             Ok(output) => succeeded(tunnel, "write", to, output)?,
             Err(error) => {
                 pause_before_retry(&mut failures, error).await?;
@@ -230,67 +208,6 @@ async fn pause_before_retry(failures: &mut u32, error: ExecutorError) -> Result<
     tracing::info!("{error}; the upload goes on when it is back");
     tokio::time::sleep(Duration::from_millis(500 << *failures)).await;
     Ok(())
-}
-
-/// Runs one of the scripts above.
-async fn script(
-    tunnel: &dyn Tunnel,
-    text: &str,
-    arguments: &[String],
-    stdin: Vec<u8>,
-    deadline: Duration,
-) -> Result<CommandOutput, ExecutorError> {
-    let argv = ["sh".to_owned(), "-c".to_owned(), format!("{HASH}{text}"), "neva-run".to_owned()];
-    let argv = argv.into_iter().chain(arguments.iter().cloned());
-    tunnel.run(&TunnelCommand::new(argv).stdin(stdin).deadline(deadline)).await
-}
-
-/// Returns the trimmed output of a script that succeeded.
-fn succeeded(tunnel: &dyn Tunnel, action: &'static str, path: &Path, output: CommandOutput) -> Result<String, ExecutorError> {
-    if output.is_success() {
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    } else {
-        Err(file_error(tunnel, action, path, &output))
-    }
-}
-
-fn file_error(tunnel: &dyn Tunnel, action: &'static str, path: &Path, output: &CommandOutput) -> ExecutorError {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let reason = match (stderr.lines().rfind(|line| !line.trim().is_empty()), &output.end) {
-        (Some(line), _) => line.trim().to_owned(),
-        (None, CommandEnd::Exit(code)) => format!("the command ended with exit code {code}"),
-        (None, CommandEnd::Signal(signal)) => format!("the command was killed by SIG{signal}"),
-    };
-    // A shell's exit code for a program that is not there.
-    if output.end == CommandEnd::Exit(127) {
-        let place = tunnel.place();
-        return TunnelError::NoShell { place, reason }.into();
-    }
-    TunnelError::File {
-        place: tunnel.place(),
-        action,
-        path: path.display().to_string(),
-        reason,
-    }
-    .into()
-}
-
-fn changed(tunnel: &dyn Tunnel, path: &Path) -> ExecutorError {
-    TunnelError::File {
-        place: tunnel.place(),
-        action: "write",
-        path: path.display().to_string(),
-        reason: "its content is another one there than here: the local file changed while it was sent, or the disk there is full"
-            .to_owned(),
-    }
-    .into()
-}
-
-/// Returns a path as text for a script's line.
-fn path_text(path: &Path) -> Result<String, ExecutorError> {
-    let text = path.to_str().filter(|text| !text.contains('\n'));
-    text.map(str::to_owned)
-        .ok_or_else(|| ExecutorError::NotUtf8 { path: path.to_owned() })
 }
 
 fn local(path: &Path, source: io::Error) -> ExecutorError {

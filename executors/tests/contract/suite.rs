@@ -35,6 +35,9 @@ macro_rules! contract {
             a_retry_runs_in_the_same_folder,
             the_status_of_many_jobs_keeps_their_order
         );
+        contract!($executor, $fixture, joined:
+            joined_tasks_end_each_for_itself
+        );
         contract!($executor, $fixture, failures:
             a_connection_lost_during_submit_starts_one_job,
             a_connection_lost_during_a_watch_is_reported_and_restored,

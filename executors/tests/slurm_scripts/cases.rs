@@ -187,8 +187,12 @@ fn array() -> Case {
             plan
         })
         .collect();
-    let settings = json!({"account": "acct", "time": "30", "array": "%2", "signal_s": 60});
-    case("array", render_array(&config(&settings), "lr", &root, &plans, Path::new(PROGRAM)))
+    let works: Vec<_> = plans.iter().map(Work::Ranks).collect();
+    let settings = json!({"account": "acct", "time": "30", "signal_s": 60});
+    case(
+        "array",
+        render_array(&config(&settings), "lr", &root, &works, Some(2), Path::new(PROGRAM)),
+    )
 }
 
 fn group(name: &'static str, settings: Value) -> Case {
@@ -196,7 +200,8 @@ fn group(name: &'static str, settings: Value) -> Case {
     let train = tiny(&root.join("train"), 2, 2);
     let mut settings = settings;
     settings["partition"] = json!("gpu");
-    let own = config(&json!({"partition": "cpu", "cpus_per_task": 4, "nodes": 1}));
+    let partition = if settings["heterogeneous"] == json!(true) { "cpu" } else { "gpu" };
+    let own = config(&json!({"partition": partition, "cpus_per_task": 4, "nodes": 1}));
     let first = config(&settings);
     let serve = script(&root.join("serve"), "exec python3 -m http.server\n");
     let tasks = [

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ffi::OsStr, fs, path::Path, process::Command};
 
 use neva_executors::{
     JobKind, Payload, Submission,
-    slurm::render::{BATCH_FILE, render_array},
+    slurm::render::{BATCH_FILE, Work, render_array},
 };
 use neva_schemas::LaunchPlan;
 use serde_json::json;
@@ -100,7 +100,8 @@ fn an_array_of_10_000_tasks_has_a_plan_for_each() {
             ..first.clone()
         })
         .collect();
-    let submission = render_array(&config(&json!({"array": "%50"})), "sweep", root, &plans, Path::new(PROGRAM)).unwrap();
+    let works: Vec<_> = plans.iter().map(Work::Ranks).collect();
+    let submission = render_array(&config(&json!({})), "sweep", root, &works, Some(50), Path::new(PROGRAM)).unwrap();
     assert_eq!((submission.files.len(), submission.kind), (10_002, JobKind::Ranks));
     assert!(text(&submission).contains("#SBATCH --array=0-9999%50\n"));
     let plan: LaunchPlan = serde_json::from_str(&submission.files[Path::new("tasks/9999/plan.json")]).unwrap();

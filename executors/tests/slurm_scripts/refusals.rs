@@ -32,8 +32,8 @@ fn contradictions_are_refused_with_a_fix() {
         (json!({"array": "%2"}), "would all train in the same folder", "--max-parallel 2"),
         (
             json!({"heterogeneous": true}),
-            "the tasks of a group are separate jobs",
-            "an executor",
+            "the components of a heterogeneous job are the tasks of a group",
+            "into a group",
         ),
         (
             json!({"segment": 4, "slurm_version": "22.05"}),
@@ -84,9 +84,9 @@ fn arrays_and_groups_that_cannot_be_one_job_are_refused() {
     );
     let root = Path::new("/runs");
     let (one, two) = (tiny(&root.join("a"), 1, 1), tiny(&root.join("b"), 1, 2));
-    let array = render_array(&config, "x", root, &[one.clone(), two.clone()], program).unwrap_err();
+    let array = render_array(&config, "x", root, &[&one, &two].map(Work::Ranks), None, program).unwrap_err();
     assert!(array.to_string().contains("needs other nodes, ranks or GPUs"), "{array}");
-    assert!(render_array(&config, "x", root, &[], program).is_err());
+    assert!(render_array(&config, "x", root, &[], None, program).is_err());
     let tasks = [&one, &two].map(|plan| GroupTask {
         config: &config,
         work: Work::Ranks(plan),

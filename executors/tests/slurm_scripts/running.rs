@@ -297,7 +297,15 @@ fn each_task_of_an_array_has_its_folder_and_variables() {
             .into();
         plan
     });
-    let job = render_array(&config(&json!({"retries": 1})), "sweep", &root, &plans, &program).unwrap();
+    let job = render_array(
+        &config(&json!({"retries": 1})),
+        "sweep",
+        &root,
+        &[&plans[0], &plans[1]].map(Work::Ranks),
+        None,
+        &program,
+    )
+    .unwrap();
     for (task, code) in [(0, 0), (1, 1)] {
         let number = task.to_string();
         let env = [("SLURM_ARRAY_JOB_ID", "6"), ("SLURM_ARRAY_TASK_ID", number.as_str())];
@@ -309,7 +317,9 @@ fn each_task_of_an_array_has_its_folder_and_variables() {
     }
     assert_eq!(read(root.join("task0/slurm.status")), "6 0 0\n");
     // The number of the task itself.
-    assert_eq!(machine.calls("scontrol"), ["requeue 7"]);
+    assert_eq!(machine.calls("scontrol"), ["requeue 6_1"]);
+    // What a task prints itself stands in its own folder.
+    assert!(read(root.join("task1/logs/slurm.log")).contains("exit code 1 of job 6"));
 }
 
 /// Runs a group of a run and a script, with these texts.
@@ -361,6 +371,24 @@ fn a_failed_task_of_a_group_ends_the_others() {
     assert_eq!(at("train/slurm.status"), "7 0 3\n");
     assert_ne!(at("serve/slurm.status"), "7 0 0\n");
     assert_eq!(machine.calls("scontrol"), ["requeue 7"]);
+}
+
+#[test]
+fn a_requeued_group_starts_only_tasks_that_did_not_succeed() {
+    let machine = Machine::new();
+    let root = machine.path("group");
+    fs::create_dir_all(root.join("train")).unwrap();
+    fs::write(root.join("train/slurm.status"), "7 0 0\n").unwrap();
+    let settings = config(&json!({"wait_time_for_group_job": 0}));
+    let train = tiny(&root.join("train"), 1, 1);
+    let mut serve = script(&root.join("serve"), "echo again");
+    serve.working_directory = machine.path("bin");
+    let tasks = [Work::Ranks(&train), Work::Script(&serve)].map(|work| GroupTask { config: &settings, work });
+    let program = machine.program("rank", "#!/bin/bash\nexit 1\n");
+    let (code, errors) = machine.run(&render_group("pair", &root, &tasks, &program).unwrap(), 1);
+    assert_eq!(code, 0, "{errors}");
+    assert_eq!(read(root.join("train/slurm.status")), "7 1 0\n");
+    assert_eq!(read(root.join("serve/logs/rank0.log")), "again\n");
 }
 
 #[test]

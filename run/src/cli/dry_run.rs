@@ -83,6 +83,7 @@ impl DryRun {
         } = self;
         let mut value = json!({
             "plan": plan,
+            "precision": plan.run.finetune.effective_precision(),
             "run_hash": run_hash,
             "processes": submission.processes(),
             "executor": executor,
@@ -182,6 +183,9 @@ impl fmt::Display for DryRun {
             "# steps                    {}",
             limits.into_iter().flatten().collect::<Vec<_>>().join(", at most ")
         )?;
+        for line in finetune.effective_precision().to_string().lines() {
+            writeln!(f, "# {line}")?;
+        }
         writeln!(f, "# run folder               {}", plan.run_dir.display())?;
         if let Some(executor) = &self.executor {
             writeln!(f, "# executor                 {executor}")?;

@@ -83,8 +83,8 @@ fn resolve_file(file: Node, sets: &[&str], workspace: Option<&Workspace>) -> Res
 /// Executor of the ranks.
 #[derive(Debug, Args)]
 pub(super) struct ExecutorArgs {
-    /// Executor of the ranks: `local`, `slurm`, `kubernetes`, the name of an executor in the workspace file, or an executor
-    /// file. Override its values with `--set executor...`
+    /// Executor of the ranks: `local`, `docker`, `slurm`, `kubernetes`, the name of an executor in the workspace file, or
+    /// an executor file. Override its values with `--set executor...`
     #[arg(long, value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
     pub(super) executor: Option<String>,
 }

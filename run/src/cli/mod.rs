@@ -12,6 +12,7 @@ mod generate;
 mod import;
 mod input;
 mod json;
+mod man;
 mod model_export;
 mod plot;
 mod printer;
@@ -104,6 +105,9 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Print a shell completion script
     Completions(completions::CompletionsArgs),
+    /// Write the man pages of all subcommands
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 impl Command {
@@ -122,7 +126,7 @@ impl Command {
             Self::Import(args) => args.format(),
             Self::Doctor(args) => args.output.output,
             Self::Schema(args) => args.output.output,
-            Self::Export(_) | Self::Merge(_) | Self::Generate(_) | Self::Completions(_) => Format::Human,
+            Self::Export(_) | Self::Merge(_) | Self::Generate(_) | Self::Completions(_) | Self::Man(_) => Format::Human,
         }
     }
 }
@@ -246,6 +250,7 @@ fn dispatch(Cli { globals, command }: Cli) -> u8 {
         Command::Plot(args) => plot::plot(&args, &mut report),
         Command::Doctor(args) => doctor::doctor(&args, &globals, &mut report),
         Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => man::man(&args),
     });
     match done.and_then(|()| report.finish()) {
         Ok(()) => exit_class::DONE,

@@ -10,7 +10,7 @@ use std::{
 
 use clap::Args;
 use neva_executors::train_argv;
-use neva_schemas::{ExecutorConfig, LaunchPlan, METRICS_FILE, PLAN_FILE, RankEnv, Run, RunReport, spin_count};
+use neva_schemas::{ExecutorConfig, LaunchPlan, METRICS_FILE, PLAN_FILE, RankEnv, Requirement, Run, RunReport, spin_count};
 use neva_track::plot::CURVES_FILE;
 use serde_json::json;
 
@@ -61,6 +61,10 @@ pub(super) struct RunArgs {
     /// Overrides the executor's `retries`
     #[arg(long, value_name = "N", conflicts_with = "direct")]
     retries: Option<u32>,
+    /// End the run after its first step, with exit code 1, unless it does what LIST names: `fp8>=0.95`, `adapters`,
+    /// `gradients`, `packing>=0.9`, `attention=flash`
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    require: Vec<String>,
     /// Print what would run, without running it
     #[arg(long)]
     dry_run: bool,
@@ -78,12 +82,26 @@ pub(super) struct RunArgs {
     export: ExportArgs,
 }
 
-pub(super) fn run(args: RunArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
+/// Returns the override that the requirements of the command line stand for.
+fn require(list: &[String]) -> Result<Option<String>, RunError> {
+    for text in list {
+        Requirement::parse(text).map_err(|help| RunError::Argument(format!("`--require {text}`: {help}")))?;
+    }
+    let quoted = list
+        .iter()
+        .map(|text| format!("\"{}\"", text.trim()))
+        .collect::<Vec<_>>()
+        .join(", ");
+    Ok((!list.is_empty()).then(|| format!("finetune.trainer.require=[{quoted}]")))
+}
+
+pub(super) fn run(mut args: RunArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
     if args.direct && args.input.sets_executor() {
         let message = "`--direct` runs in this process, without an executor: remove `--set executor...`";
         return Err(RunError::Argument(message.to_owned()));
     }
     let file = args.input.load()?;
+    args.input.sets.extend(require(&args.require)?);
     if args.experiment.is_experiment(&file) {
         return experiment(&args, file, globals, report);
     }

@@ -9,7 +9,8 @@ use super::{Cli, Globals};
 /// Returns the names of the subcommands, for suggestions.
 pub(super) fn subcommands() -> Vec<String> {
     let command = Cli::command();
-    command.get_subcommands().map(|command| command.get_name().to_owned()).collect()
+    let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
+    shown.map(|command| command.get_name().to_owned()).collect()
 }
 
 /// The command line up to its subcommand: the global options, and the rest unparsed.

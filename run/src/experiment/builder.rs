@@ -7,8 +7,14 @@ use neva_executors::Submission;
 use neva_schemas::{self as schemas, Dependency, Task, When};
 
 use super::{
-    detach, folder::ExperimentFolder, launcher::Launcher, options::ExperimentOptions, plugin::Plugin, record::ExperimentRecord,
+    detach,
+    folder::ExperimentFolder,
+    launcher::Launcher,
+    options::ExperimentOptions,
+    plugin::Plugin,
+    record::ExperimentRecord,
     report::ExperimentReport,
+    task_sets::{Members, TaskSets},
 };
 use crate::error::RunError;
 
@@ -128,7 +134,7 @@ impl Experiment {
         launcher.run(folder, lock)
     }
 
-    /// Returns what would be submitted for each task, by name. Writes nothing.
+    /// Returns what would be submitted for each task, by name; tasks that become one job are one entry. Writes nothing.
     ///
     /// # Errors
     /// The experiment is not valid or cannot be started.
@@ -137,8 +143,22 @@ impl Experiment {
         let (record, launcher) = self.recorded(options)?;
         let lowering = launcher.planned(&record)?;
         let tasks = record.experiment.tasks.iter();
-        let planned = tasks.map(|(name, task)| Ok((name.clone(), lowering.render(&record, name, task, None)?.submission)));
-        planned.collect()
+        let jobs: Vec<_> = tasks
+            .map(|(name, task)| lowering.render(&record, name, task, None))
+            .collect::<Result<_, _>>()?;
+        let sets = TaskSets::checked(&record.experiment, &record.executor)?;
+        let mut planned = IndexMap::new();
+        for (index, name) in record.experiment.tasks.keys().enumerate() {
+            match sets.of(index).filter(|_| jobs[index].executor.joins_tasks()) {
+                None => drop(planned.insert(name.clone(), jobs[index].submission.clone())),
+                Some(set) if set.tasks.first() == Some(&index) => {
+                    let own: Vec<_> = set.tasks.iter().map(|task| &jobs[*task]).collect();
+                    planned.insert(set_title(&record, set), lowering.render_set(&record, set, &own)?);
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(planned)
     }
 
     /// Starts the experiment in a detached launcher.
@@ -162,6 +182,17 @@ impl Experiment {
             return Err(RunError::Argument(message));
         }
         options.launcher(self.spec, self.plugins)
+    }
+}
+
+/// Returns the names of tasks that become one job: `a, b`, or `a ... h (8 tasks)`.
+fn set_title(record: &ExperimentRecord, set: &Members) -> String {
+    const SHOWN: usize = 3;
+    let tasks = set.tasks.iter().filter_map(|task| record.experiment.tasks.get_index(*task));
+    let names: Vec<&str> = tasks.map(|(name, _)| name.as_str()).collect();
+    match names.as_slice() {
+        [first, .., last] if names.len() > SHOWN => format!("{first} ... {last} ({} tasks)", names.len()),
+        names => names.join(", "),
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
     runner::{Output, Runner},
     store::Store,
     task_graph::TaskGraph,
+    task_sets::TaskSets,
 };
 use crate::{block_on, environment, error::RunError, job, preflight::Preflight, program, runtime};
 
@@ -65,13 +66,20 @@ impl Launcher {
         let lowering = self.planned(record)?;
         let graph = TaskGraph::new(&record.experiment);
         let mut preflight = Preflight::new(record.working_directory.clone());
+        let mut jobs = Vec::new();
         for (index, (name, task)) in record.experiment.tasks.iter().enumerate() {
-            lowering.render(record, name, task, None)?;
+            jobs.push(lowering.render(record, name, task, None)?);
             // No task creates a model of the hub.
             lowering.fetch(record, task)?;
             // Files that a parent may create are checked when the task starts.
             if !graph.has_parents(index) {
                 lowering.preflight(&mut preflight, record, name, task)?;
+            }
+        }
+        for set in TaskSets::checked(&record.experiment, &record.executor)?.iter() {
+            let own: Vec<_> = set.tasks.iter().map(|task| &jobs[*task]).collect();
+            if own.iter().all(|job| job.executor.joins_tasks()) {
+                lowering.render_set(record, set, &own)?;
             }
         }
         if record.needs_rank_program() && self.through.is_none() {

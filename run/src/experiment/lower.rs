@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use neva_executors::{Executor, Submission};
-use neva_schemas::{ExecutorConfig, Problem, ScriptPlan, Task, TaskSpec, env};
+use neva_executors::{Executor, Submission, Work};
+use neva_schemas::{ExecutorConfig, LaunchPlan, Problem, ScriptPlan, Task, TaskSpec, env};
 
 use super::{folder::ExperimentFolder, record::ExperimentRecord};
 use crate::{error::RunError, executor, launch, plan, preflight::Preflight, pretrained};
@@ -17,6 +17,22 @@ pub(super) struct Job {
     pub(super) executor: Arc<dyn Executor>,
     pub(super) submission: Submission,
     pub(super) retries: u32,
+    pub(super) plan: TaskPlan,
+}
+
+/// What a task runs, before an executor renders it.
+pub(super) enum TaskPlan {
+    Ranks(Box<LaunchPlan>),
+    Script(Box<ScriptPlan>),
+}
+
+impl TaskPlan {
+    pub(super) fn work(&self) -> Work<'_> {
+        match self {
+            Self::Ranks(plan) => Work::Ranks(plan),
+            Self::Script(script) => Work::Script(script),
+        }
+    }
 }
 
 /// Context of a launch that all its tasks share.
@@ -53,8 +69,8 @@ impl Lowering {
         let experiment_dir = self.dir(record, &*executor);
         let own_dir = experiment_dir.join("tasks").join(name);
         let task_env = |layers| self.env(name, &experiment_dir, &*executor, layers);
-        let submission = match &task.task {
-            TaskSpec::Script(script) => executor.render_script(&ScriptPlan {
+        let plan = match &task.task {
+            TaskSpec::Script(script) => TaskPlan::Script(Box::new(ScriptPlan {
                 name: name.to_owned(),
                 run_dir: dir.unwrap_or(own_dir),
                 working_directory: record.working_directory.clone(),
@@ -62,7 +78,7 @@ impl Lowering {
                 entrypoint: script.entrypoint.split_whitespace().map(str::to_owned).collect(),
                 args: script.args.clone(),
                 env: task_env([config.env_vars(), &script.env]),
-            })?,
+            })),
             TaskSpec::Finetune(run) => {
                 let mut plan = launch::lower_for(run, Some(record.working_directory.clone()), &*executor)?;
                 plan.env = task_env([&plan.env, config.env_vars()]);
@@ -76,11 +92,16 @@ impl Lowering {
                     None => plan.run_dir.with_file_name(format!("{}_{name}", self.folder.id)),
                 };
                 plan::move_to(&mut plan, dir);
-                executor.render(&plan)?
+                TaskPlan::Ranks(Box::new(plan))
             }
             work => return Err(RunError::Argument(format!("this version runs no task of the kind {}", work.kind()))),
         };
+        let submission = match &plan {
+            TaskPlan::Ranks(plan) => executor.render(plan)?,
+            TaskPlan::Script(script) => executor.render_script(script)?,
+        };
         Ok(Job {
+            plan,
             executor,
             submission,
             retries: config.launcher_retries(),
@@ -144,6 +165,8 @@ impl Lowering {
             Some(executor) => Ok(Arc::clone(executor)),
             None => {
                 let config = task.executor.as_ref().unwrap_or(&record.executor);
+                let is_sweep = record.experiment.tasks.len() > 1;
+                let config = &config.without_task_sets(is_sweep, !record.experiment.groups.is_empty());
                 // It is valid after a panic of another thread: the only change is an insertion.
                 let mut known = self.executors.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some((_, executor)) = known.iter().find(|(known, _)| known == config) {
@@ -158,7 +181,7 @@ impl Lowering {
 
     /// Returns the experiment's folder as the tasks of `executor` see it: this machine's, or one of the same name in the
     /// executor's folder of runs.
-    fn dir(&self, record: &ExperimentRecord, executor: &dyn Executor) -> PathBuf {
+    pub(super) fn dir(&self, record: &ExperimentRecord, executor: &dyn Executor) -> PathBuf {
         match executor.runs_folder() {
             Some(runs) => runs.join("experiments").join(&record.experiment.name).join(&self.folder.id),
             None => self.folder.dir.clone(),

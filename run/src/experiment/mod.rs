@@ -20,6 +20,7 @@ mod index;
 mod journal;
 mod launcher;
 mod lower;
+mod lower_set;
 mod machine;
 mod options;
 mod plugin;
@@ -32,6 +33,7 @@ mod runner;
 mod source;
 mod store;
 mod task_graph;
+mod task_sets;
 
 use crate::{experiment_error as error, experiment_report as report};
 

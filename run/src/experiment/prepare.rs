@@ -79,13 +79,22 @@ fn script_text(path: &Path) -> Result<String, RunError> {
 pub(super) fn data_hashes(record: &ExperimentRecord) -> BTreeMap<PathBuf, Option<String>> {
     let mut hashes = BTreeMap::new();
     for task in record.experiment.tasks.values() {
-        if let TaskSpec::Finetune(run) = &task.task
-            && let Data::Preloaded(data) = &run.finetune.data
-        {
-            for path in data.paths.iter().chain(&data.val_paths) {
-                let path = absolute(&record.working_directory, path);
-                hashes.entry(path).or_insert_with_key(|path| hash(path));
+        let TaskSpec::Finetune(run) = &task.task else { continue };
+        let paths: Vec<PathBuf> = match &run.finetune.data {
+            Data::Preloaded(data) => data.paths.iter().chain(&data.val_paths).cloned().collect(),
+            // The metadata of a prepared dataset name its shards; the identity is that of its samples.
+            Data::Energon(data) if absolute(&record.working_directory, &data.path).is_dir() => {
+                let meta = data.path.join(".nv-meta");
+                [".info.json", "index.uuid", "split.yaml", "dataset.yaml"]
+                    .map(|name| meta.join(name))
+                    .into()
             }
+            Data::Energon(data) => vec![data.path.clone()],
+            Data::Mock(_) | Data::Custom(_) => Vec::new(),
+        };
+        for path in paths {
+            let path = absolute(&record.working_directory, &path);
+            hashes.entry(path).or_insert_with_key(|path| hash(path));
         }
     }
     hashes

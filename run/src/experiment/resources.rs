@@ -40,13 +40,14 @@ impl Resources {
         let request = |task: &Task| match &task.task {
             TaskSpec::Finetune(run) if !elsewhere => match task.executor.as_ref().unwrap_or(executor) {
                 ExecutorConfig::Local(local) => Some(request(run, &local.env_vars, &machine)),
+                ExecutorConfig::Docker(docker) => Some(request(run, &docker.env_vars, &machine)),
                 // A cluster schedules it.
                 ExecutorConfig::Slurm(_) | ExecutorConfig::Kubernetes(_) => None,
             },
             _ => None,
         };
         let is_scheduled = |task: &Task| match task.executor.as_ref().unwrap_or(executor) {
-            ExecutorConfig::Local(_) => false,
+            ExecutorConfig::Local(_) | ExecutorConfig::Docker(_) => false,
             ExecutorConfig::Slurm(_) | ExecutorConfig::Kubernetes(_) => !elsewhere,
         };
         Self {

@@ -2,9 +2,11 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
+
+use neva_weights::{Unsynced, WriteBack};
 
 use super::{
     ImportError,
@@ -14,6 +16,9 @@ use super::{
 
 /// Extension of files that are linked from the hub's cache, not copied: the cached files never change.
 const LINKED: &str = ".safetensors";
+
+/// Bytes that are copied before the disk is given work.
+const AT_ONCE: u64 = 64 << 20;
 
 /// The target folder of a model, and its source folder.
 pub(super) struct Target<'a> {
@@ -103,11 +108,13 @@ impl Target<'_> {
         Ok(true)
     }
 
+    /// Writes the files, and waits until all of them are on disk.
     fn fill(&self, stage: &Path, files: &[Planned]) -> Result<(), ImportError> {
         fs::create_dir(stage).map_err(|source| ImportError::io("create", stage, source))?;
+        let mut unsynced = Unsynced::default();
         for file in files {
             let to = stage.join(&file.name);
-            match &file.content {
+            let written = match &file.content {
                 Content::File(from) => {
                     if self.is_hub && to.to_string_lossy().ends_with(LINKED) {
                         let blob = fs::canonicalize(from).map_err(|source| ImportError::io("read", from, source))?;
@@ -116,18 +123,14 @@ impl Target<'_> {
                             continue;
                         }
                     }
-                    fs::copy(from, &to).map_err(|source| ImportError::io("write", &to, source))?;
+                    copy(from, &to)?
                 }
-                Content::Bytes(bytes) => fs::write(&to, bytes).map_err(|source| ImportError::io("write", &to, source))?,
-                Content::Shard(tensors, shard) => {
-                    shard.write(&to, &mut |index, output| tensors.write(index, output))?;
-                    continue;
-                }
-            }
-            let synced = File::open(&to).and_then(|file| file.sync_all());
-            synced.map_err(|source| ImportError::io("write", &to, source))?;
+                Content::Bytes(bytes) => put(&to, bytes)?,
+                Content::Shard(tensors, shard) => shard.write(&to, &mut |index, output| tensors.write(index, output))?,
+            };
+            unsynced.add(written)?;
         }
-        Ok(())
+        Ok(unsynced.finish()?)
     }
 
     /// Renames the staging directory to the target, and removes the old target.
@@ -151,4 +154,33 @@ fn remove(folder: &Path) -> Result<(), ImportError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ImportError::io("remove", folder, error)),
         _ => Ok(()),
     }
+}
+
+/// Copies a file, within the kernel where the file systems allow it.
+fn copy(from: &Path, to: &Path) -> Result<WriteBack, ImportError> {
+    let source = File::open(from).map_err(|source| ImportError::io("read", from, source))?;
+    let failed = |source| ImportError::io("write", to, source);
+    let target = File::create(to).map_err(failed)?;
+    let mut write_back = WriteBack::of(&target, to)?;
+    let (mut reader, mut writer) = (&source, &target);
+    loop {
+        match io::copy(&mut (&mut reader).take(AT_ONCE), &mut writer).map_err(failed)? {
+            0 => break,
+            copied => write_back.wrote(copied),
+        }
+    }
+    let permissions = source.metadata().and_then(|data| target.set_permissions(data.permissions()));
+    permissions.map_err(failed)?;
+    write_back.complete();
+    Ok(write_back)
+}
+
+/// Writes a file of some bytes.
+fn put(to: &Path, bytes: &[u8]) -> Result<WriteBack, ImportError> {
+    let failed = |source| ImportError::io("write", to, source);
+    let mut file = File::create(to).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    let mut write_back = WriteBack::of(&file, to)?;
+    write_back.complete();
+    Ok(write_back)
 }

@@ -10,9 +10,14 @@ mod stop_requests;
 use std::{io, path::PathBuf};
 
 use futures_util::StreamExt as _;
-use neva_executors::{Executor, ExecutorError, JobEnd, JobEvent, JobHandle, JobKind, JobState, JobStatus, Submission, WatchFrom};
+use neva_executors::{
+    BatchError, Executor, ExecutorError, JobEnd, JobEvent, JobFailure, JobHandle, JobKind, JobState, JobStatus, Submission, WatchFrom,
+};
 use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport, When};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{oneshot, watch},
+    time::sleep,
+};
 
 pub use self::retry::Retry;
 pub(crate) use self::schedule::{status as schedule_status, submitted as schedule_submitted};
@@ -76,6 +81,13 @@ pub(crate) fn run(mut plan: LaunchPlan, executor: &dyn Executor, options: JobOpt
     })?
 }
 
+/// Returns the error of a submission of several tasks whose end nobody reports.
+fn broken_off() -> BatchError {
+    BatchError::Query {
+        reason: "the submission of several tasks was broken off".to_owned(),
+    }
+}
+
 /// Returns the report of a run that trained to its end, and an error for one that was stopped.
 pub(crate) fn completed(report: RunReport) -> Result<RunReport, RunError> {
     let RunReport {
@@ -109,6 +121,8 @@ pub(crate) struct Job<'a> {
     attempt: u32,
     /// A job that another process submitted.
     submitted: Option<JobHandle>,
+    /// The first attempt, which is submitted together with other jobs.
+    shared: Option<oneshot::Receiver<Result<JobHandle, JobFailure>>>,
     /// Jobs that have to end before the first attempt starts.
     after: Vec<(JobHandle, When)>,
     /// The newest known checkpoint.
@@ -133,6 +147,7 @@ impl<'a> Job<'a> {
             forwarded: 0,
             attempt: 1,
             submitted: None,
+            shared: None,
             after: Vec::new(),
             checkpoint: None,
         }
@@ -149,6 +164,13 @@ impl<'a> Job<'a> {
     #[must_use]
     pub(crate) fn submitted(mut self, job: Option<JobHandle>) -> Self {
         self.submitted = job;
+        self
+    }
+
+    /// Watches the job that arrives, which is submitted together with others, instead of submitting the first attempt.
+    #[must_use]
+    pub(crate) fn shared(mut self, job: oneshot::Receiver<Result<JobHandle, JobFailure>>) -> Self {
+        self.shared = Some(job);
         self
     }
 
@@ -210,10 +232,13 @@ impl<'a> Job<'a> {
             Some(job) => job,
             None => {
                 let after = std::mem::take(&mut self.after);
-                let job = if after.is_empty() {
-                    self.executor.submit(&self.submission).await?
-                } else {
-                    self.executor.submit_after(&self.submission, &after).await?
+                let job = match self.shared.take() {
+                    Some(job) => match job.await {
+                        Ok(submitted) => submitted.map_err(|failure| RunError::Job(Box::new(failure)))?,
+                        Err(_) => return Err(ExecutorError::from(broken_off()).into()),
+                    },
+                    None if after.is_empty() => self.executor.submit(&self.submission).await?,
+                    None => self.executor.submit_after(&self.submission, &after).await?,
                 };
                 (self.options.on_submit)(self.attempt, &job);
                 if let Some(text) = schedule::submitted(&job) {

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use neva_data::{Broken, ChatTemplate, ImageSource, LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools, SkipList};
+use neva_data::{Broken, ChatTemplate, EnergonData, ImageSource, LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools, SkipList};
 use neva_layout::ModelCache;
-use neva_schemas::{Data, Finetune, ModelDescription, NevaPreloadedDataModule, OnError, Problem};
+use neva_schemas::{Data, EnergonMultiModalDataModule, Finetune, ModelDescription, NevaPreloadedDataModule, OnError, Problem};
 
 use super::{Artifacts, no_folder};
 
@@ -16,12 +16,59 @@ const STAND_IN: &str = "builtin:mistral_2k";
 /// Appends the problems of the data of `finetune`, whose tokenizer may be in `artifacts`. Mock data has no files, and only
 /// the rank program knows the files of a custom type.
 pub(super) fn problems(finetune: &Finetune, artifacts: Artifacts, cache: &ModelCache, problems: &mut Vec<Problem>) {
-    if let Data::Preloaded(data) = &cache.with_paths(&finetune.data) {
-        let vision = vision_folder(finetune, cache);
-        let model = finetune.model.description();
-        let template = tools(data, model.clone(), artifacts, vision, problems);
-        files(data, &model, template.as_ref(), problems);
+    match &cache.with_paths(&finetune.data) {
+        Data::Preloaded(data) => {
+            let vision = vision_folder(finetune, cache);
+            let model = finetune.model.description();
+            let template = tools(data, model.clone(), artifacts, vision, problems);
+            files(data, &model, template.as_ref(), problems);
+        }
+        Data::Energon(data) => energon(data, finetune, artifacts, cache, problems),
+        Data::Mock(_) | Data::Custom(_) => {}
     }
+}
+
+/// Checks tools, metadata and the first samples of an Energon dataset.
+fn energon(data: &EnergonMultiModalDataModule, finetune: &Finetune, artifacts: Artifacts, cache: &ModelCache, problems: &mut Vec<Problem>) {
+    let mut data = data.clone();
+    let mut model = finetune.model.description();
+    let stands_in = data.tokenizer.is_none() && matches!(artifacts, Artifacts::Unknown);
+    let base = match artifacts {
+        Artifacts::Folder(folder) => Some(folder),
+        Artifacts::None | Artifacts::Unknown => None,
+    };
+    if stands_in {
+        // Only the ranks find the tokenizer: the rest is checked with a stand-in that fits any model.
+        data.tokenizer = Some(STAND_IN.to_owned());
+        if let Some(decoder) = &mut model.decoder {
+            decoder.config.vocab_size = usize::MAX;
+        }
+    }
+    let vision = vision_folder(finetune, cache);
+    let folders = ModelFolders {
+        tokenizer: base.as_deref(),
+        image_processor: vision.as_deref().or(base.as_deref()),
+        record_cache: None,
+    };
+    match EnergonData::tools(&data, &model, folders) {
+        Ok(tools) => {
+            if let Err(error) = EnergonData::check(&data, &model, &tools) {
+                problems.push(match error.setting() {
+                    Some((setting, reason)) => Problem::error(setting, reason),
+                    None => Problem::error(format!("{DATA}.path"), error.to_string()),
+                });
+            }
+            if !stands_in {
+                problems.extend(tools.warnings);
+            }
+        }
+        Err(found) => problems.extend(found.into_iter().filter(|problem| !(stands_in && is_of_stand_in(problem)))),
+    }
+}
+
+/// Returns whether a problem may be that of the tokenizer that stands in for the ranks' one.
+fn is_of_stand_in(problem: &Problem) -> bool {
+    problem.message.contains(STAND_IN) || problem.message.contains("writes no special token after an answer")
 }
 
 /// Returns the folder of the vision encoder, if it has its own.
@@ -70,9 +117,7 @@ fn tools(
         }
         Err(found) => {
             // Whether the template fits the tokenizer depends on the one that the ranks find.
-            let is_of_tokenizer = |text: &str| text.contains(STAND_IN) || text.contains("writes no special token after an answer");
-            let of_stand_in = |problem: &Problem| stands_in && is_of_tokenizer(&problem.message);
-            problems.extend(found.into_iter().filter(|problem| !of_stand_in(problem)));
+            problems.extend(found.into_iter().filter(|problem| !(stands_in && is_of_stand_in(problem))));
             let named = data.data_config.conv_template.as_deref();
             named.and_then(|name| ChatTemplate::named(name).ok())
         }

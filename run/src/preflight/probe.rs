@@ -36,6 +36,12 @@ pub(crate) fn open_data(resolved: &Resolved, notice: Notice<'_>) -> Result<RunDa
     let cache = ModelCache::locate(environment::variable);
     match cache.with_paths(&run.finetune.data) {
         Data::Mock(_) => Ok(RunData::Mock),
+        Data::Energon(_) => {
+            let message = "`neva-run data` reads `vlm.NevaPreloadedDataModule`: an Energon dataset is checked when its run starts, and by \
+                           `neva-run data prepare`";
+            check(&resolved.tree, vec![Problem::error(DATA, message)])?;
+            Err(RunError::Argument(message.to_owned()))
+        }
         Data::Custom(_) => {
             let message = "only the rank program of this run can read data of a custom type: `neva-run data` reads \
                            `vlm.NevaPreloadedDataModule`";

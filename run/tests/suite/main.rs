@@ -36,6 +36,7 @@ mod own_data;
 mod partials;
 mod plan;
 mod plot;
+mod precision;
 mod preflight;
 mod process;
 mod recipes;

@@ -241,6 +241,13 @@ fn nemo_class_names_are_accepted() {
             "/data/vlm.NevaPreloadedDataModule/data_config/image_folder",
             json!("/i"),
         ),
+        (
+            "finetune.data=nemo.collections.multimodal.data.energon.EnergonMultiModalDataModule(path=/d, seq_length=256, global_batch_size=16, \
+             multimodal_sample_config=MultiModalSampleConfig(image_token=ImageToken(token_str=\"[IMG]\", token_id=-200), \
+             ignore_place_holder=-100), task_encoder=MultiModalTaskEncoder())",
+            "/data/EnergonMultiModalDataModule/multimodal_sample_config/image_token/token_str",
+            json!("[IMG]"),
+        ),
     ] {
         if pointer.is_empty() {
             assert!(try_graph("neva_tiny", &[set]).is_err(), "{set}");

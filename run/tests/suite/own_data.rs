@@ -116,7 +116,7 @@ fn a_graph_from_rust_is_checked_like_a_file() {
         report,
         [
             "finetune.data.seed: `seed` is 1.5, it must be a whole number of at least 0",
-            "finetune.data._target_: there is no data module \"MyData\" (built in are vlm.MockDataModule and vlm.NevaPreloadedDataModule; an own type is named by its path, my_crate::MyData)",
+            "finetune.data._target_: there is no data module \"MyData\" (built in are vlm.MockDataModule, vlm.NevaPreloadedDataModule and EnergonMultiModalDataModule; an own type is named by its path, my_crate::MyData)",
         ]
     );
 }

@@ -213,7 +213,7 @@ fn nemo_compat_reaches_the_data_and_an_override_still_wins() {
     };
     let add_bos = |run: &Run| match &run.finetune.data {
         Data::Preloaded(data) => data.add_bos,
-        Data::Mock(_) | Data::Custom(_) => None,
+        Data::Mock(_) | Data::Energon(_) | Data::Custom(_) => None,
     };
     for (rest, sets, expect) in [
         ("", vec![], None),

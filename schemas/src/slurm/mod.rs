@@ -93,7 +93,7 @@ pub struct SlurmExecutorConfig {
     /// Maximum number of retries of a failed job, each from the last checkpoint. The job requeues itself, so the launcher
     /// may be gone. Wrong input and bugs are not retried.
     pub retries: u32,
-    /// Range of an array of scripts, as `0-7%2`. Fine-tunes have sweeps, whose points are separate jobs.
+    /// Range of an array of scripts, as `0-7%2`; or the cap alone, `%2`, of the array that a sweep is.
     #[schemars(schema_with = "optional_text")]
     pub array: Option<String>,
     /// Job numbers that this job depends on, as `123` or `123_4`.
@@ -102,8 +102,8 @@ pub struct SlurmExecutorConfig {
     /// Type of the dependencies: `afterok`, `afterany`, `afternotok`, `after`, `aftercorr`, `afterburstbuffer` or
     /// `singleton`.
     pub dependency_type: String,
-    /// Each task of a group is a component of a heterogeneous job, with its own executor's resources. Refused by the launcher,
-    /// for which each task is a job.
+    /// Each task of a group is a component of a heterogeneous job, with its own executor's resources, also if these ask for
+    /// nodes of the same kind. Groups whose tasks need nodes of different kinds are heterogeneous jobs anyway.
     pub heterogeneous: bool,
     /// Component of each task of a heterogeneous group; tasks with the same number share one.
     pub het_group_indices: Option<Vec<u32>>,

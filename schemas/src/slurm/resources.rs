@@ -73,6 +73,28 @@ impl SlurmExecutorConfig {
         }
     }
 
+    /// Returns the cap of `array` if it is only a cap, as in `%2`: that of the array of a sweep.
+    pub fn array_cap(&self) -> Option<u32> {
+        let array = SlurmArray::parse(self.array.as_deref()?)?;
+        array.cap.filter(|_| array.range.is_empty())
+    }
+
+    /// Returns true if the settings that hold for a whole job are the same.
+    pub(crate) fn can_share_job(&self, other: &Self) -> bool {
+        let of_job = |config: &Self| {
+            let texts = (
+                config.setup_lines.clone(),
+                config.modules.clone(),
+                config.libtorch.clone(),
+                config.env_from.clone(),
+            );
+            let counts = (config.retries, config.max_requeues, config.slurm_version.clone());
+            let jobs = (config.dependencies.clone(), config.dependency_type.clone(), config.array.clone());
+            (texts, counts, jobs)
+        };
+        self.tunnel == other.tunnel && self.packager == other.packager && of_job(self) == of_job(other)
+    }
+
     /// Returns the GPUs of each node that the config requests; `None`: those of the run.
     pub fn gpus(&self) -> Option<u32> {
         self.gpus_per_node.or_else(|| self.gres.as_deref().and_then(gres_gpus))

@@ -2,6 +2,7 @@
 
 use super::Subject;
 use super::expected::Expected;
+use crate::checkpoint::read_json;
 use crate::error::{EngineError, Result};
 use neva_layout::Adapters;
 use neva_schemas::Reader;
@@ -111,12 +112,7 @@ enum Targets {
 
 impl AdapterConfig {
     fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join(CONFIG);
-        let bytes = std::fs::read(&path).map_err(EngineError::io("read", &path))?;
-        let content = serde_json::from_slice(&bytes).map_err(|error| EngineError::Content {
-            path,
-            reason: error.to_string(),
-        })?;
+        let content = read_json(&folder.join(CONFIG))?;
         Ok(Self { content })
     }
 

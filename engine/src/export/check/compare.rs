@@ -1,9 +1,8 @@
 //! Compares the values of what was written with the run's.
 
 use super::expected::Expected;
-use super::logits::{Found, bound, largest, slots_of};
+use super::found::{Found, largest};
 use super::reading::{Reading, told};
-use crate::checkpoint::Extent;
 use crate::error::{EngineError, Result};
 use crate::parameters::{Parameter, Parameters};
 use neva_layout::{Adapters, LinearAdapter, ParamSpec, ReaderSlot};
@@ -20,7 +19,7 @@ fn rounding(kind: Kind) -> f64 {
 }
 
 impl Found {
-    /// Compares the tensors of a chunk with what was written. Returns the names of those that are the same there.
+    /// Compares some of the run's parameters with what was written. Returns the names of those that are the same there.
     pub(super) fn compare(&mut self, expected: &Expected<'_>, reading: &Reading, run: &Parameters) -> Result<BTreeSet<String>> {
         let mut same = BTreeSet::new();
         for Parameter { spec, tensor, .. } in run.iter() {
@@ -30,10 +29,10 @@ impl Found {
                 self.compare_tensor(reading, &slot, &merged(run, tensor, adapter)?, false)?;
                 continue;
             }
-            let (slots, own) = (slots_of(expected, &spec.name), expected.extent(spec));
+            let slots = expected.slots_of(&spec.name);
             let mut equal = !slots.is_empty();
             for slot in slots {
-                equal &= self.compare_whole(expected, reading, (&slot, spec), own.as_ref(), tensor)?;
+                equal &= self.compare_whole(expected, reading, (&slot, spec), tensor)?;
             }
             if equal {
                 same.insert(spec.name.clone());
@@ -48,30 +47,26 @@ impl Found {
         expected: &Expected<'_>,
         reading: &Reading,
         (slot, spec): (&ReaderSlot, &ParamSpec),
-        own: Option<&Extent>,
         tensor: &Tensor,
     ) -> Result<bool> {
         if !reading.has(slot) {
-            // The reader takes it from the base.
-            return Ok(expected.is_partial() && !expected.trained().contains(&spec.name));
+            return Ok(reading.is_of_base(expected, &spec.name));
         }
         let got = reading.extent(slot);
-        if let Some(got) = &got {
-            self.read_kind(got.kind);
-        }
-        if let Some((own, got)) = own.zip(got.as_ref()) {
-            if own.equals(got)? {
-                return Ok(true);
-            }
-            if own.kind == got.kind && !expected.trained().contains(&spec.name) {
-                self.values
-                    .push(format!("{} was not trained, and differs from the base's", told(slot)));
-            }
+        self.read_extent(got.as_ref());
+        if self.unchanged.contains(&spec.name) {
+            return Ok(true);
         }
         if expected.trained().contains(&spec.name) {
             let (wanted, exactly) = self.as_read(expected, slot, tensor, got.map(|got| got.shape))?;
             let equal = self.compare_tensor(reading, slot, &wanted, exactly)?;
             return Ok(equal && exactly && wanted.size() == tensor.size());
+        }
+        if let Some((own, got)) = expected.extent(spec).zip(got)
+            && own.kind == got.kind
+        {
+            self.values
+                .push(format!("{} was not trained, and differs from the base's", told(slot)));
         }
         let got = reading.read(slot)?;
         Ok(got.is_some_and(|got| got.size() == tensor.size() && got.to_kind(Kind::Float).equal(tensor)))
@@ -96,12 +91,6 @@ impl Found {
         let factor = scale(&expected.adapters) / scale(&self.adapters);
         let is_own = dim == 0 || factor == 1.0 || !expected.has_common_rank();
         Ok(if is_own { (tensor, true) } else { (tensor * factor, false) })
-    }
-
-    fn read_kind(&mut self, kind: Kind) {
-        if bound(kind) > bound(self.kind) {
-            self.kind = kind;
-        }
     }
 
     /// Returns whether the written tensor has exactly the values.

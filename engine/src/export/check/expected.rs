@@ -4,7 +4,7 @@ use super::Subject;
 use crate::checkpoint::{Extent, ModelCache, Placement, Sources, load_parameters};
 use crate::error::{EngineError, Result};
 use crate::parameters::Parameters;
-use neva_layout::{Adapters, LinearAdapter, ModelTable, ParamSpec, Part, ReaderSlot, lora_adapters};
+use neva_layout::{Adapters, LinearAdapter, ModelTable, ParamSpec, Part, ReaderSlot, is_quantized, lora_adapters};
 use neva_schemas::{ExportFormat, Finetune, Peft, Reader};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind};
@@ -141,9 +141,36 @@ impl<'a> Expected<'a> {
         slots
     }
 
-    /// Returns where a parameter of the run lies that has no adapter.
+    /// Returns the places whose tensors are the parameter itself: several for an A that several linears share.
+    pub(super) fn slots_of(&self, name: &str) -> Vec<ReaderSlot> {
+        if self.rows.iter().any(|row| row.name == name) {
+            return vec![ReaderSlot::Parameter(name.to_owned())];
+        }
+        let linears = self.adapters.linears.iter().filter(|(linear, _)| !self.merges(linear));
+        let slots = linears.filter_map(|(linear, LinearAdapter { a, b, magnitude, .. })| match () {
+            () if a == name => Some(ReaderSlot::A(linear.clone())),
+            () if b == name => Some(ReaderSlot::B(linear.clone())),
+            () if magnitude.as_deref() == Some(name) => Some(ReaderSlot::Magnitude(linear.clone())),
+            () => None,
+        });
+        slots.collect()
+    }
+
+    /// Returns where a parameter of the run lies, unless an adapter is merged into it.
     pub(super) fn extent(&self, spec: &ParamSpec) -> Option<Extent> {
-        self.subject.source.extent(spec)
+        let module = spec
+            .lora
+            .as_ref()
+            .filter(|module| self.adapters.linears.contains_key(&module.linear));
+        match module.is_some_and(|module| self.merges(&module.linear)) {
+            true => None,
+            false => self.subject.source.plain_extent(spec),
+        }
+    }
+
+    /// Returns whether the run computed with weights in 4 bits.
+    pub(super) fn is_in_four_bits(&self) -> bool {
+        self.rows.iter().any(|row| is_quantized(row, &self.finetune))
     }
 
     /// Returns whether there is a base to compare with: an exported checkpoint has none.

@@ -32,8 +32,10 @@ pub(super) fn forward(
 ) -> Result<Tensor> {
     let (mesh, strategy) = (Mesh::single(), MegatronStrategy::default());
     let region = TensorRegion::new(mesh.axis(Axis::Tensor).clone(), false);
-    let build = Build::new(parameters, adapters, region, &strategy)
-        .sharing(Arc::new(LocalAttention), ImagePartition::new(&mesh, strategy.vision_placement));
+    let build = Build::new(parameters, adapters, region, &strategy).sharing(
+        Arc::new(LocalAttention::default()),
+        ImagePartition::new(&mesh, strategy.vision_placement),
+    );
     let hidden_bsh = models.build(table, chunk, &build)?.forward(batch, input)?;
     if !chunk.last {
         return Ok(hidden_bsh);

@@ -3,26 +3,31 @@
 //! 1. Each tensor that the run trained is in a key that the reader loads, with its value; no key is one that the reader
 //!    ignores, and none is missing. The keys come from tables of the readers, not from those that the export is written with.
 //! 2. The logits of a canary prompt, computed from the tensors under these keys, equal those of the run, and differ from
-//!    those of the base as far as the run's do. The model is computed layer by layer: one layer is in memory.
+//!    those of the base as far as the run's do. The model is computed layer by layer: one layer is in memory. Where every
+//!    tensor is the run's byte by byte and there is no base, the logits are equal without being computed.
 
 mod adapter_config;
 mod canary;
+mod chunk;
 mod compare;
 mod expected;
 mod forward;
+mod found;
 mod logits;
 mod reading;
+mod unchanged;
 
 use super::source::Source;
 use crate::checkpoint::{Base, CheckpointFolder, ModelCache};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
 use expected::Expected;
+pub(super) use found::CanaryTensors;
+pub(super) use logits::Logits;
 use neva_schemas::{ExportFormat, Finetune, NameLayout, Reader};
 use reading::Reading;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use tch::Tensor;
 
 /// What to check.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +74,11 @@ pub struct Checked {
     pub from_run: f64,
     /// Largest difference between the logits of the export and of the base; `None` if the run trained nothing.
     pub from_base: Option<f64>,
+    /// Every tensor is the run's byte by byte, and there is no base to compare with: the logits are equal, and were not computed.
+    pub identical: bool,
+    /// Largest difference between the logits of the run with the weights of its base, which the export has, and with those in
+    /// 4 bits that it computed with; `None` if it had none.
+    pub from_four_bits: Option<f64>,
 }
 
 impl fmt::Display for Checked {
@@ -76,22 +86,29 @@ impl fmt::Display for Checked {
         let Self { trained, reader, .. } = self;
         write!(f, "checked: {trained} of {trained} trained tensors in keys that {reader} loads")?;
         let difference = |value: f64| if value == 0.0 { "0".to_owned() } else { format!("{value:.1e}") };
+        if self.identical {
+            return write!(f, "; every tensor has the bytes of the source, so the logits are equal");
+        }
         write!(f, "; canary logits differ by {} from the run's", difference(self.from_run))?;
-        match self.from_base {
-            Some(from_base) => write!(f, ", by {} from the base's", difference(from_base)),
+        if let Some(from_base) = self.from_base {
+            write!(f, ", by {} from the base's", difference(from_base))?;
+        }
+        match self.from_four_bits {
+            Some(from) => write!(
+                f,
+                "; the run computed with its base in 4 bits, the export has the base itself, which changes the logits by {}",
+                difference(from)
+            ),
             None => Ok(()),
         }
     }
 }
 
-/// The canary and the run's logits, by name.
-pub(crate) type CanaryTensors = Vec<(String, Tensor)>;
-
 /// Checks an export.
 ///
 /// # Errors
 /// Every tensor that the reader would not load or that has another value; logits that are not the run's.
-pub(crate) fn check(subject: &Subject<'_>, models: &Models, cache: &ModelCache) -> Result<(Checked, CanaryTensors)> {
+pub(crate) fn check(subject: &Subject<'_>, logits: Logits, models: &Models, cache: &ModelCache) -> Result<(Checked, CanaryTensors)> {
     let table = models.resolve(&subject.finetune.model)?;
     let reading = Reading::open(subject, &table)?;
     let expected = Expected::open(subject, &table, cache)?;
@@ -100,21 +117,23 @@ pub(crate) fn check(subject: &Subject<'_>, models: &Models, cache: &ModelCache) 
         problems = adapter_config::problems(subject, &expected)?;
     }
     fail(subject, problems)?;
-    let found = logits::of_all(subject, &table, &expected, &reading, models)?;
+    let found = logits::compare(subject, (models, &table), &expected, &reading, logits)?;
     fail(subject, found.problems())?;
     let checked = Checked {
         trained: expected.trained().len(),
         reader: subject.reader(),
         from_run: found.from_run,
         from_base: found.from_base,
+        identical: found.identical,
+        from_four_bits: found.from_four_bits,
     };
     Ok((checked, found.canary))
 }
 
-/// Checks that the reader of a whole model loads every tensor, and ignores none.
+/// Checks that the reader of a whole model loads every tensor, ignores none, and gets numbers.
 ///
 /// # Errors
-/// Every tensor that is missing or ignored.
+/// Every tensor that is missing or ignored; a copied tensor that holds NaN or infinite values.
 pub(crate) fn check_keys(subject: &Subject<'_>, models: &Models, cache: &ModelCache) -> Result<()> {
     let table = models.resolve(&subject.finetune.model)?;
     let subject = Subject {
@@ -123,7 +142,9 @@ pub(crate) fn check_keys(subject: &Subject<'_>, models: &Models, cache: &ModelCa
     };
     let reading = Reading::open(&subject, &table)?;
     let expected = Expected::open(&subject, &table, cache)?;
-    fail(&subject, reading.problems(&expected))
+    fail(&subject, reading.problems(&expected))?;
+    // What no adapter changes was copied without a look at its values.
+    unchanged::unchanged(&expected, &reading).map(drop)
 }
 
 fn fail(subject: &Subject<'_>, problems: Vec<String>) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use super::expected::Expected;
 use super::{Subject, shown};
-use crate::checkpoint::{CheckpointFolder, Extent, StoredTensors, TensorFile, hugging_face_files};
-use crate::error::{EngineError, Result};
+use crate::checkpoint::{CheckpointFolder, Extent, StoredTensors, TensorFile, hugging_face_files, read_json};
+use crate::error::Result;
 use neva_layout::{ExportedFiles, ModelTable, ReaderSlot};
 use neva_schemas::ExportFormat;
 use serde_json::Value;
@@ -101,11 +101,7 @@ impl Reading {
 
     /// Compares the index with the files, since readers find tensors by it.
     fn check_index(&mut self, index: &Path) -> Result<()> {
-        let bytes = std::fs::read(index).map_err(EngineError::io("read", index))?;
-        let content: Value = serde_json::from_slice(&bytes).map_err(|error| EngineError::Content {
-            path: index.to_owned(),
-            reason: error.to_string(),
-        })?;
+        let content: Value = read_json(index)?;
         let named: BTreeMap<String, PathBuf> = content["weight_map"]
             .as_object()
             .into_iter()
@@ -171,6 +167,12 @@ impl Reading {
     /// Returns whether a place has a tensor.
     pub(super) fn has(&self, slot: &ReaderSlot) -> bool {
         self.slots.contains_key(slot)
+    }
+
+    /// Returns whether the reader takes a parameter from the base's own folder.
+    pub(super) fn is_of_base(&self, expected: &Expected<'_>, name: &str) -> bool {
+        let has_none = || expected.slots_of(name).iter().all(|slot| !self.has(slot));
+        expected.is_partial() && !expected.trained().contains(name) && has_none()
     }
 
     /// Reads the tensor of a place.

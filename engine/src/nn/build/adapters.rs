@@ -3,6 +3,7 @@
 use super::super::dropout::Dropout;
 use super::super::lora::{Lora, Magnitude};
 use super::Build;
+use crate::effects::GemmGroup;
 use crate::error::Result;
 use neva_layout::LinearAdapter;
 use neva_schemas::DropoutPosition;
@@ -55,6 +56,7 @@ impl Build<'_> {
             dropout,
             magnitude: magnitude.map(|lengths| Magnitude::new(lengths, is_frozen)),
             first: [first(a, 1)?, first(b, 0)?],
+            meter: self.parameters.effects().meter(GemmGroup::Adapters),
         })
     }
 }

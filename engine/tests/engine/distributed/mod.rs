@@ -220,10 +220,15 @@ fn gradients_and_their_norm_match_one_rank() {
 #[test]
 fn traffic_matches_the_formula() {
     within_limit(|| {
-        for (kind, weight_bytes) in [(Precision::Fp32, 4), (Precision::Bf16Mixed, 2)] {
+        for (kind, weight_bytes, in_fp32) in [
+            (Precision::Fp32, 4, true),
+            (Precision::Bf16Mixed, 2, true),
+            (Precision::Bf16Mixed, 2, false),
+        ] {
             for (distributed, sizes) in [(false, DP2), (true, DP2), (false, DP4), (true, DP4), (true, TP2_DP2)] {
                 let mut finetune = deep();
                 precision(&mut finetune, kind);
+                finetune.trainer.mixed_precision_mut().grad_reduce_in_fp32 = in_fp32;
                 ddp(&mut finetune, distributed, true);
                 finetune.trainer.strategy.tensor_model_parallel_size = sizes.tp;
                 let samples = Samples::edited(&finetune, mixed);
@@ -241,7 +246,12 @@ fn traffic_matches_the_formula() {
                 for (before, after, numels) in ranks {
                     let multiple = if distributed { 64 * sizes.dp as usize } else { 1 };
                     let buckets = buckets(&numels, None, 10_000, multiple);
-                    let expected = DpCpTraffic::of(&buckets, distributed.then_some(weight_bytes), sizes.dp as usize);
+                    let expected = DpCpTraffic::of(
+                        &buckets,
+                        if in_fp32 { 4 } else { weight_bytes },
+                        distributed.then_some(weight_bytes),
+                        sizes.dp as usize,
+                    );
                     let sent = |operation| {
                         let bytes = |traffic: &neva_engine::comm::Traffic| traffic.get(operation).map_or(0, |sent| sent.bytes);
                         (bytes(&after) - bytes(&before)) as f64 / 2.0

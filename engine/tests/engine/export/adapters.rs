@@ -2,13 +2,13 @@
 
 use super::{exported, fixture, json_of, tensors, trained};
 use crate::setting::{ONE, adapters, close_tensors, copy, no_cache, rewrite, within_limit};
-use neva_engine::checkpoint::CheckpointFolder;
+use neva_engine::checkpoint::{CheckpointFolder, Checksum, SEAL};
 use neva_engine::export::{ExportFormat, MergeRequest, NameLayout, Reader, WeightedAdapter, merge};
 use neva_engine::model::Models;
 use neva_schemas::{Finetune, LoRA, MAX_SHARD_SIZE, ParallelSizes};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::Tensor;
 
 const BASE: &str = "llava_clip_llama";
@@ -91,12 +91,12 @@ impl Case {
     }
 }
 
-fn merged(base: Option<&Path>, adapters: &[(&Path, f64)], out: &Path) -> BTreeMap<String, Tensor> {
+fn request(base: Option<&Path>, adapters: &[(&Path, f64)], out: &Path) -> MergeRequest {
     let adapters = adapters.iter().map(|(path, weight)| WeightedAdapter {
         path: path.to_path_buf(),
         weight: *weight,
     });
-    let request = MergeRequest {
+    MergeRequest {
         base: base.map(Path::to_owned),
         adapters: adapters.collect(),
         out: out.to_owned(),
@@ -105,8 +105,12 @@ fn merged(base: Option<&Path>, adapters: &[(&Path, f64)], out: &Path) -> BTreeMa
         dtype: None,
         max_shard_size: MAX_SHARD_SIZE,
         overwrite: false,
-    };
-    merge(&request, &Models::builtin(), &no_cache()).unwrap();
+    }
+}
+
+/// Merges adapters with their weights. Returns the tensors of the merged model.
+pub(super) fn merged(base: Option<&Path>, adapters: &[(&Path, f64)], out: &Path) -> BTreeMap<String, Tensor> {
+    merge(&request(base, adapters, out), &Models::builtin(), &no_cache()).unwrap();
     tensors(out)
 }
 
@@ -245,23 +249,9 @@ fn of_several_runs_are_merged_with_weights() {
 }
 
 /// Returns the error of a merge.
-fn refusal(base: Option<PathBuf>, adapters: &[&Path], out: &Path) -> String {
-    let request = MergeRequest {
-        base,
-        adapters: adapters
-            .iter()
-            .map(|path| WeightedAdapter {
-                path: path.to_path_buf(),
-                weight: 1.0,
-            })
-            .collect(),
-        out: out.to_owned(),
-        names: NameLayout::Original,
-        reader: Reader::Transformers,
-        dtype: None,
-        max_shard_size: MAX_SHARD_SIZE,
-        overwrite: false,
-    };
+fn refusal(base: Option<&Path>, adapters: &[&Path], out: &Path) -> String {
+    let adapters: Vec<_> = adapters.iter().map(|path| (*path, 1.0)).collect();
+    let request = request(base, &adapters, out);
     let error = merge(&request, &Models::builtin(), &no_cache()).unwrap_err();
     assert!(!out.exists());
     error.to_string()
@@ -277,7 +267,7 @@ fn of_another_base_are_refused() {
         copy(&base, &other);
         rewrite(&other.join("model.safetensors"), |tensors| tensors[0].1 = &tensors[0].1 + 1.0);
         let out = folder.path().join("out");
-        let error = refusal(Some(other.clone()), &[&checkpoint.path], &out);
+        let error = refusal(Some(&other), &[&checkpoint.path], &out);
         assert!(
             error.contains("was trained on the weights") && error.contains("these are the weights"),
             "{error}"
@@ -291,7 +281,38 @@ fn of_another_base_are_refused() {
         rewrite(&file, |tensors| {
             tensors.retain(|(name, _)| !name.contains("layers.1.self_attn.v_proj.lora_B"))
         });
-        let error = refusal(Some(base), &[&peft], &out);
+        let error = refusal(Some(&base), &[&peft], &out);
         assert!(error.contains("v_proj.lora_B.weight"), "{error}");
     });
+}
+
+/// A merge that would lose what a run trained fails, and names the tensor.
+#[test]
+fn of_a_checkpoint_that_lacks_a_trained_tensor_are_refused() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let base = fixture(BASE);
+        for (case, part) in [
+            (&CASES[0], "multi_modal_projector.linear_1.weight"),
+            (&CASES[1], "layers.1.mlp.down_proj.lora_B"),
+        ] {
+            let folder = folder.path().join(case.name.split(' ').next().unwrap());
+            let checkpoint = trained(&folder, &case.finetune(&base), ONE);
+            let file = checkpoint.path.join("model.safetensors");
+            rewrite(&file, |tensors| tensors.retain(|(name, _)| !name.contains(part)));
+            reseal(&checkpoint.path);
+            let error = refusal(None, &[&checkpoint.path], &folder.join("out"));
+            assert!(error.contains(part) && error.contains("is missing"), "{error}");
+        }
+    });
+}
+
+/// Writes the checksums of a changed checkpoint again, as someone does who made it.
+fn reseal(checkpoint: &Path) {
+    let table = checkpoint.join("checkpoint.json");
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&table).unwrap()).unwrap();
+    let sum = Checksum::of(&checkpoint.join("model.safetensors")).unwrap();
+    state["files"]["model.safetensors"] = serde_json::to_value(sum).unwrap();
+    std::fs::write(&table, state.to_string()).unwrap();
+    std::fs::write(checkpoint.join(SEAL), Checksum::of(&table).unwrap().blake3).unwrap();
 }

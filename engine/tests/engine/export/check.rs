@@ -1,11 +1,11 @@
 //! The check at the end of an export: what a reader would not load as the run is found.
 
-use super::{exported, trained};
+use super::{exported, fixture, trained};
 use crate::setting::{ONE, lora, no_cache, rewrite, small, within_limit};
-use neva_engine::checkpoint::CheckpointFolder;
-use neva_engine::export::{ExportFormat, ExportRequest, NameLayout, Reader, check_export};
+use neva_engine::checkpoint::{CheckpointFolder, TensorFile};
+use neva_engine::export::{ExportDtype, ExportFormat, ExportRequest, NameLayout, Reader, check_export, check_export_with_canary};
 use neva_engine::model::Models;
-use neva_schemas::Finetune;
+use neva_schemas::{Finetune, Quantization};
 use serde_json::{Value, json};
 use std::path::Path;
 use tch::Tensor;
@@ -323,6 +323,68 @@ fn the_summary_counts_what_was_trained() {
                     .to_string()
                     .starts_with(&format!("checked: {trained} of {trained} trained tensors in keys that "))
             );
+        }
+    });
+}
+
+/// A copy of a folder has its bytes: the logits need not be computed. Any other export computes them.
+#[test]
+fn equal_bytes_are_equal_logits() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let source = fixture("llava_clip_llama");
+        for (name, dtype, identical) in [("same", None, true), ("rounded", Some(ExportDtype::Bfloat16), false)] {
+            let out = folder.path().join(name);
+            let written = exported(&source, &out, ExportFormat::Hf, |request| request.dtype = dtype).unwrap();
+            let checked = written.checked.unwrap();
+            assert_eq!(
+                (checked.identical, checked.from_run == 0.0),
+                (identical, identical),
+                "{name}: {checked}"
+            );
+            assert_eq!(checked.to_string().contains("has the bytes of the source"), identical, "{checked}");
+            let request = ExportRequest {
+                out: Some(out.clone()),
+                dtype,
+                ..ExportRequest::new(&source, ExportFormat::Hf)
+            };
+            // Whoever wants the logits gets them.
+            let canary = folder.path().join(format!("{name}.safetensors"));
+            let computed = check_export_with_canary(&request, &canary, &Models::builtin(), &no_cache()).unwrap();
+            assert!(!computed.identical && computed.from_run == checked.from_run, "{name}: {computed}");
+            let logits = TensorFile::open(&canary).unwrap().read("logits", None).unwrap();
+            assert!(logits.numel() > 0);
+            // One changed bit is found without them.
+            rewrite(&out.join(MODEL), |tensors| {
+                let (_, tensor) = named(tensors, "layers.0.mlp.fc2.weight");
+                *tensor = &*tensor + 1.0;
+            });
+            let error = check_export(&request, &Models::builtin(), &no_cache()).unwrap_err().to_string();
+            assert!(error.contains("canary logits differ by"), "{name}: {error}");
+        }
+    });
+}
+
+/// The export has the weights of the base. The run computed with 4 bits, and the check says what that changes.
+#[test]
+fn the_difference_of_four_bits_is_told() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        for quantization in [None, Some(Quantization::Nf4)] {
+            let mut finetune = adapted();
+            finetune.peft.as_mut().unwrap().lora_mut().quantization = quantization;
+            let name = quantization.map_or("whole", |_| "nf4");
+            let checkpoint = trained(&folder.path().join(name), &finetune, ONE);
+            for format in [ExportFormat::Hf, ExportFormat::HfPeft] {
+                let out = folder.path().join(format!("{name}-{format}"));
+                let checked = exported(&checkpoint.path, &out, format, |_| {}).unwrap().checked.unwrap();
+                assert!(checked.from_run < 1e-4, "{name}: {checked}");
+                assert_eq!(checked.from_four_bits.is_some(), quantization.is_some(), "{checked}");
+                // 4 bits are a visible loss, and no other model.
+                let difference = checked.from_four_bits.unwrap_or(0.1);
+                assert!((1e-3..2.0).contains(&difference), "{checked}");
+                assert_eq!(checked.to_string().contains("in 4 bits"), quantization.is_some());
+            }
         }
     });
 }

@@ -1,9 +1,9 @@
 //! Faults of an export: nothing partial is left, and nothing partial is read.
 
 use super::{exported, fixture};
-use crate::setting::{copy, names, within_limit};
+use crate::setting::{copy, names, rewrite, within_limit};
 use neva_engine::checkpoint::SEAL;
-use neva_engine::export::ExportFormat;
+use neva_engine::export::{ExportDtype, ExportFormat};
 use neva_schemas::exit_class;
 use std::path::Path;
 
@@ -101,5 +101,32 @@ fn of_a_copy_are_refused_by_readers() {
             .unwrap_err()
             .to_string();
         assert!(error.contains("truncated"), "{error}");
+    });
+}
+
+/// Weights of which some are no numbers, in each way in which an export writes them.
+#[test]
+fn of_values_that_are_no_numbers() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("source");
+        copy(&fixture(MODEL), &source);
+        rewrite(&source.join("model.safetensors"), |tensors| {
+            let (_, tensor) = tensors.iter_mut().find(|(name, _)| name.contains("layers.1.mlp.up_proj")).unwrap();
+            let _ = tensor.get(0).get(1).fill_(f64::INFINITY);
+        });
+        for (format, dtype) in [
+            (ExportFormat::Hf, None),
+            (ExportFormat::Neva, None),
+            (ExportFormat::Hf, Some(ExportDtype::Bfloat16)),
+        ] {
+            let error = exported(&source, &folder.path().join("out"), format, |request| request.dtype = dtype).unwrap_err();
+            assert!(
+                error.to_string().contains("up_proj.weight` holds NaN or infinite values: 1 of "),
+                "{error}"
+            );
+            assert_eq!(error.exit_code(), exit_class::INPUT);
+            assert_eq!(names(folder.path()), ["source"]);
+        }
     });
 }

@@ -3,6 +3,7 @@
 mod adapters;
 mod check;
 mod companions;
+mod families;
 mod faults;
 mod formats;
 mod moved_base;

@@ -88,6 +88,7 @@ fn with_snapshot<T>(
         base: &BaseReference::Seed { seed: 1234 },
         parameters: trainer.parameters(),
         optimizer: trainer.optimizer(),
+        fp8: trainer.fp8(),
         artifacts,
     })
 }

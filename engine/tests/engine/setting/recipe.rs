@@ -63,7 +63,10 @@ pub(crate) fn mock(finetune: &mut Finetune) -> &mut MockDataModule {
 }
 
 pub(crate) fn precision(finetune: &mut Finetune, precision: Precision) {
-    finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision { precision });
+    finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision {
+        precision,
+        ..MixedPrecision::default()
+    });
 }
 
 /// Sets small adapters on the default target modules, in place of training the language model.

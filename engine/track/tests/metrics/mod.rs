@@ -16,6 +16,7 @@ pub(crate) fn step(step: u64) -> StepMetrics {
         zero_label_samples: 0,
         text_only_microbatches: 0,
         skipped_steps: 0,
+        loss_scale: None,
         peak_memory_gib: 2.5,
     }
 }

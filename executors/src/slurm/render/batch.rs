@@ -31,17 +31,17 @@ pub(super) const BATCH_LOG: &str = "logs/slurm.log";
 
 /// Renders the job of one task.
 pub(super) fn render(config: &SlurmExecutorConfig, work: Work<'_>, rank_program: &Path) -> Result<Submission, ExecutorError> {
-    // The launcher submits each point of a sweep, and each task of a group, as a job of its own.
+    // The tasks of a sweep or a group are rendered together.
     if let (Some(array), Work::Ranks(_)) = (&config.array, work) {
         return Err(refused(
             &format!("`executor.array` is {array:?}, but the tasks of an array would all train in the same folder"),
-            "use a sweep, of which each point has its folder; `--max-parallel 2` is its cap",
+            "use a sweep, of which each point has its folder: it is one array, with `array: \"%2\"` or `--max-parallel 2` as its cap",
         ));
     }
     if config.heterogeneous {
         return Err(refused(
-            "`executor.heterogeneous` is set, but the tasks of a group are separate jobs",
-            "remove it: each task of the group has an executor, and so resources, of its own",
+            "`executor.heterogeneous` is set, but the components of a heterogeneous job are the tasks of a group",
+            "put the task into a group with another one, or remove `heterogeneous`",
         ));
     }
     let shape = Shape::new(config, work)?;
@@ -71,6 +71,7 @@ pub(super) fn render(config: &SlurmExecutorConfig, work: Work<'_>, rank_program:
         payload: Payload::BatchScript(BatchScript {
             batch_script: BATCH_FILE.into(),
             submit_argv: argv,
+            tasks: Vec::new(),
         }),
         kind: work.kind(),
     })
@@ -126,7 +127,7 @@ pub(super) fn forward_signal(config: &SlurmExecutorConfig) -> String {
     match config.stop_signal().filter(|stop| stop.to_script) {
         Some(stop) => {
             let name = stop.signal.name().trim_start_matches("SIG");
-            format!("\n# Without `--batch`, scancel signals the steps only.\ntrap 'scancel --signal={name} \"$SLURM_JOB_ID\"' {name}\n")
+            format!("\n# Without `--batch`, scancel signals the steps only.\ntrap 'scancel --signal={name} \"$own\"' {name}\n")
         }
         None => String::new(),
     }

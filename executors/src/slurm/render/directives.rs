@@ -76,6 +76,10 @@ impl Directives {
         Ok(options)
     }
 
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
     pub(super) fn set(&mut self, name: &str, value: impl ToString) {
         self.0.insert(name.to_owned(), SlurmParameter::Text(value.to_string()));
     }

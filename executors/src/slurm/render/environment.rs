@@ -2,29 +2,15 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use neva_schemas::{SlurmExecutorConfig, env};
+use neva_schemas::{SET_BY_LAUNCHER, SlurmExecutorConfig, env};
 
 use super::text::quoted;
-
-/// Variables of another launcher, which ranks would take for theirs.
-const FOREIGN: &[&str] = &[
-    env::RANK,
-    env::WORLD_SIZE,
-    env::LOCAL_RANK,
-    env::LOCAL_WORLD_SIZE,
-    env::MASTER_ADDR,
-    env::MASTER_PORT,
-    env::TORCHELASTIC_USE_AGENT_STORE,
-    env::TORCHELASTIC_RESTART_COUNT,
-    env::NEVA_DIE_WITH_PARENT,
-    env::NEVA_JOB,
-];
 
 /// Returns the lines that set the environment up, before any function of the script is used.
 pub(super) fn set_up(config: &SlurmExecutorConfig, variables: &BTreeMap<String, String>) -> String {
     let mut text = format!(
         "\n# The launcher's own, which ranks would take for theirs.\nunset {}\n",
-        FOREIGN.join(" ")
+        SET_BY_LAUNCHER.join(" ")
     );
     text += &exports(variables);
     if let Some(port) = config.launcher.as_ref().and_then(|launcher| launcher.settings()?.rdzv_port) {

@@ -15,12 +15,13 @@ use super::{
     environment::{self, exports},
     shape::Shape,
     step::{Step, component_line},
+    task_list::{TASKS_FILE, task_lines},
     text::{job_folder, quoted, refused},
-    work::Work,
+    work::{COPY_CODE, Work, has_code},
 };
 use crate::{
     error::ExecutorError,
-    submission::{BatchScript, JobKind, Payload, Submission},
+    submission::{BatchScript, BatchTask, JobKind, Payload, Submission},
 };
 
 const START: &str = include_str!("bash/start.sh");
@@ -36,7 +37,8 @@ pub struct GroupTask<'a> {
 }
 
 /// Renders `tasks` as one job with the folder `dir`. They share an allocation, or are the components of a heterogeneous job
-/// if the first executor has `heterogeneous`. If one fails, the others are ended; if one succeeds, the others continue.
+/// if the first executor has `heterogeneous`, or if their executors ask for nodes of different kinds. If one fails, the others are
+/// ended; if one succeeds, the others continue.
 ///
 /// # Errors
 /// There are no tasks; a task does not fit its executor's settings.
@@ -51,11 +53,14 @@ pub fn render_group(name: &str, dir: &Path, tasks: &[GroupTask<'_>], rank_progra
             .iter()
             .map(|task| Shape::new(task.config, task.work))
             .collect::<Result<_, _>>()?,
-        components: components(config, tasks.len())?,
+        components: components(tasks)?,
     };
     let root = job_folder(dir)?;
     let argv = submit_argv(config, &dir.join(BATCH_FILE))?;
     let mut text = head(name, &argv, &group.directives(name, dir)?);
+    if tasks.iter().any(|task| has_code(task.config)) {
+        let _ = write!(text, "\nroot={}", quoted(&root));
+    }
     let _ = write!(text, "\ndir={}\n\n{START}", quoted(&root));
     text += &environment::set_up(config, &BTreeMap::new());
     text += &with_functions(&format!("{GROUP}{}", group.main(rank_program)?));
@@ -66,20 +71,37 @@ pub fn render_group(name: &str, dir: &Path, tasks: &[GroupTask<'_>], rank_progra
         let (file, content) = task.work.file()?;
         files.insert(folder.strip_prefix(dir).unwrap_or(folder).join(file), content);
     }
+    let batch_task = |(number, task): (usize, &GroupTask<'_>)| BatchTask {
+        dir: task.work.dir().to_owned(),
+        kind: task.work.kind(),
+        suffix: format!("+{number}"),
+    };
+    let batch_tasks: Vec<_> = tasks.iter().enumerate().map(batch_task).collect();
+    let works: Vec<_> = tasks.iter().map(|task| task.work).collect();
+    files.insert(TASKS_FILE.into(), task_lines(&works, &batch_tasks)?);
     Ok(Submission {
         dir: dir.to_owned(),
         files,
         payload: Payload::BatchScript(BatchScript {
             batch_script: BATCH_FILE.into(),
             submit_argv: argv,
+            tasks: batch_tasks,
         }),
         kind: JobKind::Script,
     })
 }
 
 /// Returns the component of each task, `None` if the job is not heterogeneous.
-fn components(config: &SlurmExecutorConfig, tasks: usize) -> Result<Option<Vec<u32>>, ExecutorError> {
-    if !config.heterogeneous {
+fn components(group: &[GroupTask<'_>]) -> Result<Option<Vec<u32>>, ExecutorError> {
+    let tasks = group.len();
+    let Some(GroupTask { config, .. }) = group.first() else {
+        return Ok(None);
+    };
+    let mut kinds = Vec::new();
+    for task in group {
+        kinds.push(node_kind(task.config)?);
+    }
+    if !config.heterogeneous && kinds.iter().all(|kind| *kind == kinds[0]) {
         return Ok(None);
     }
     let Some(indices) = &config.het_group_indices else {
@@ -94,6 +116,24 @@ fn components(config: &SlurmExecutorConfig, tasks: usize) -> Result<Option<Vec<u
         ));
     }
     Ok(Some(indices.clone()))
+}
+
+/// Returns the options of sbatch that say what nodes a task needs, apart from their number, tasks and cores.
+fn node_kind(config: &SlurmExecutorConfig) -> Result<String, ExecutorError> {
+    let shape = Shape {
+        nodes: 1,
+        tasks_per_node: 1,
+        gpus_per_node: 0,
+    };
+    let config = SlurmExecutorConfig {
+        cpus_per_task: None,
+        ..config.clone()
+    };
+    let mut directives = Directives::new(&config, "", shape, Path::new(""))?;
+    for option in ["job-name", "comment"] {
+        directives.remove(option);
+    }
+    Ok(directives.lines())
 }
 
 struct Group<'a> {
@@ -199,15 +239,20 @@ impl Group<'_> {
             Work::Script(_) => "''".to_owned(),
         };
         let mut text = format!(
-            "\n# {}\ndirs[{number}]={dir}\nset_up \"${{dirs[{number}]}}\"\nrecords[{number}]={records}\n(\n",
+            "\n# {}\ndirs[{number}]={dir}\nset_up_task {number}\nrecords[{number}]={records}\n",
             work.name()
         );
         let _ = write!(
             text,
-            "dir={dir}\ncd {folder} || fail 3 \"cannot change to the working directory\"\n"
+            "if [ -z \"${{codes[{number}]:-}}\" ]; then\n(\ndir={dir}\nexec >>\"$dir/logs/slurm.log\" 2>&1\n\
+             echo \"neva-run: start $((restart + 1)) of job $job, failures ${{records[{number}]:-0}}\"\n"
         );
+        if has_code(config) {
+            text += COPY_CODE;
+        }
+        let _ = write!(text, "cd {folder} || fail 3 \"cannot change to the working directory\"\n");
         text += &exports(work.env());
-        let _ = write!(text, "{before}exec {command}\n) &\npids[{number}]=$!\n");
+        let _ = write!(text, "{before}exec {command}\n) &\npids[{number}]=$!\nfi\n");
         if number == 0
             && let Work::Ranks(plan) = work
         {

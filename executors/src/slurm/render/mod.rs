@@ -5,8 +5,9 @@
 //! | `directives.rs` | the `#SBATCH` lines |
 //! | `environment.rs` | variables, modules and setup lines |
 //! | `step.rs`, `container.rs`, `profiler.rs` | the command lines of srun |
+//! | `task_list.rs` | the list of the tasks of a job |
 //! | `batch.rs` | the script of one task |
-//! | `array.rs`, `group.rs` | many runs in one array, several tasks in one allocation |
+//! | `array.rs`, `group.rs` | many tasks in one array, several tasks in one allocation |
 //! | `bash/*.sh` | functions of the script |
 //!
 //! The script leaves these files in the job's folder:
@@ -28,18 +29,24 @@ mod group;
 mod profiler;
 mod shape;
 mod step;
+mod task_list;
 mod text;
 mod work;
 
 use std::path::Path;
 
-use neva_schemas::{LaunchPlan, ScriptPlan, SlurmExecutorConfig};
+use neva_schemas::{ExecutorConfig, LaunchPlan, ScriptPlan, SlurmExecutorConfig};
 
 pub use array::render_array;
 pub use group::{GroupTask, render_group};
 pub use work::Work;
 
-use crate::{error::ExecutorError, submission::Submission};
+use self::text::refused;
+use crate::{
+    error::ExecutorError,
+    submission::Submission,
+    task_set::{TaskSet, TaskSetKind},
+};
 
 /// File of the batch script in the job's folder.
 pub const BATCH_FILE: &str = "job.sbatch";
@@ -58,4 +65,30 @@ pub fn render(config: &SlurmExecutorConfig, plan: &LaunchPlan, rank_program: &Pa
 /// As [`render`].
 pub fn render_script(config: &SlurmExecutorConfig, script: &ScriptPlan) -> Result<Submission, ExecutorError> {
     batch::render(config, Work::Script(script), Path::new(""))
+}
+
+/// Renders the job of several tasks. `config` holds for all tasks of an array; those of a group have their own.
+///
+/// # Errors
+/// The tasks cannot be one job, or do not fit their executors' settings.
+pub fn render_tasks(config: &SlurmExecutorConfig, set: &TaskSet<'_>, rank_program: &Path) -> Result<Submission, ExecutorError> {
+    match set.kind {
+        TaskSetKind::Array { cap } => {
+            let tasks: Vec<_> = set.tasks.iter().map(|(_, work)| *work).collect();
+            render_array(config, set.name, set.dir, &tasks, cap, rank_program)
+        }
+        TaskSetKind::Group => {
+            let mut tasks = Vec::new();
+            for (executor, work) in set.tasks {
+                let ExecutorConfig::Slurm(config) = executor else {
+                    return Err(refused(
+                        "a group has tasks of several executors, which cannot share a job",
+                        "give all its tasks the same executor",
+                    ));
+                };
+                tasks.push(GroupTask { config, work: *work });
+            }
+            render_group(set.name, set.dir, &tasks, rank_program)
+        }
+    }
 }

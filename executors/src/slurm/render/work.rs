@@ -1,25 +1,22 @@
-//! A task: ranks or a script.
+//! What the script needs of a task: ranks or a script.
 
 use std::{collections::BTreeMap, path::Path};
 
-use neva_schemas::{LaunchPlan, PLAN_FILE, PackagerConfig, ScriptPlan, SlurmExecutorConfig, TunnelConfig};
+use neva_schemas::{PLAN_FILE, PackagerConfig, SlurmExecutorConfig, TunnelConfig};
 
 use super::text::{path_text, quoted};
+pub use crate::task_set::Work;
 use crate::{error::ExecutorError, submission::JobKind};
 
 /// File in a script's folder with its text.
 pub(super) const SCRIPT_FILE: &str = "script";
 /// Folder of the packaged code within the job's folder.
 pub(super) const CODE: &str = "code";
-
-/// Work of a task.
-#[derive(Debug, Clone, Copy)]
-pub enum Work<'a> {
-    /// Ranks of a run.
-    Ranks(&'a LaunchPlan),
-    /// A script.
-    Script(&'a ScriptPlan),
-}
+/// Lines that give the task in `dir` the code of its job in `root`. Links, since a copy of each file would take long.
+pub(super) const COPY_CODE: &str = r#"if [ -e "$root/code" ] && [ ! -e "$dir/code" ]; then
+    cp -al "$root/code" "$dir/code" || fail 3 "cannot copy $root/code to $dir"
+fi
+"#;
 
 impl<'a> Work<'a> {
     pub(super) fn name(self) -> &'a str {

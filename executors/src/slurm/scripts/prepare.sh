@@ -1,29 +1,54 @@
-# Prepares the folder DIR for a job: `prepare DIR ENDED`. If it holds a job with another number than ENDED, prints `job NUMBER`
-# and changes nothing. Else moves what an earlier job left, and prints `ready N`: this is the Nth job in the folder.
-dir=$1 ended=$2
-mkdir -p "$dir/logs" || exit 1
-exec 9>"$dir/slurm.lock"
+# Prepares folders for a job: `prepare ENDED...`, with the folders in the input, a line for each, first that of the job itself.
+# If one holds a job with another number than ENDED, prints `job NUMBER FOLDER` for each such job and changes nothing. Else moves what
+# earlier jobs left, and prints `ready N`: this is the Nth job in the first folder.
+ended=" $* "
+folders=$(cat)
+first=${folders%%
+*}
+mkdir -p "$first/logs" || exit 1
+exec 9>"$first/slurm.lock"
 if command -v flock >/dev/null 2>&1 && ! flock -w 60 9; then
-  echo "another submission holds $dir/slurm.lock" >&2
+  echo "another submission holds $first/slurm.lock" >&2
   exit 1
 fi
-if [ -f "$dir/slurm.job" ]; then
-  read -r id rest <"$dir/slurm.job"
-  if [ "$id" != "$ended" ]; then
-    echo "job $id"
-    exit 0
-  fi
-fi
-n=1
-while [ -e "$dir/logs/attempt-$n" ]; do n=$((n + 1)); done
-for file in "$dir"/logs/*; do
-  if [ -f "$file" ]; then
-    mkdir -p "$dir/logs/attempt-$n" && mv "$file" "$dir/logs/attempt-$n/" || exit 1
+IFS='
+'
+set -f
+jobs=''
+for dir in $folders; do
+  if [ -f "$dir/slurm.job" ]; then
+    IFS=' ' read -r id rest <"$dir/slurm.job"
+    case $ended in
+      *" $id "*) ;;
+      *)
+        jobs=1
+        echo "job $id $dir"
+        ;;
+    esac
   fi
 done
-if [ -f "$dir/slurm.job" ]; then
-  mkdir -p "$dir/logs/attempt-$n" && mv "$dir/slurm.job" "$dir/logs/attempt-$n/" || exit 1
-fi
-rm -f "$dir/slurm.status" "$dir/cancel" "$dir/report.json" || exit 1
-while [ -e "$dir/logs/attempt-$n" ]; do n=$((n + 1)); done
-echo "ready $n"
+[ -z "$jobs" ] || exit 0
+for dir in $folders; do
+  mkdir -p "$dir/logs" || exit 1
+  n=1
+  while [ -e "$dir/logs/attempt-$n" ]; do n=$((n + 1)); done
+  old=$dir/logs/attempt-$n
+  set +f
+  for file in "$dir"/logs/*; do
+    if [ -f "$file" ]; then
+      mkdir -p "$old" && mv "$file" "$old/" || exit 1
+    fi
+  done
+  set -f
+  if [ -f "$dir/slurm.job" ]; then
+    mkdir -p "$old" && mv "$dir/slurm.job" "$old/" || exit 1
+  fi
+  if [ -f "$dir/slurm.status" ] || [ -f "$dir/cancel" ] || [ -f "$dir/report.json" ]; then
+    rm -f "$dir/slurm.status" "$dir/cancel" "$dir/report.json" || exit 1
+  fi
+  if [ "$dir" = "$first" ]; then
+    while [ -e "$dir/logs/attempt-$n" ]; do n=$((n + 1)); done
+    number=$n
+  fi
+done
+echo "ready $number"

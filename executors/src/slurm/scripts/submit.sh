@@ -1,14 +1,22 @@
-# Submits a job once: `submit DIR KEY KIND SBATCH...`. Prints `job NUMBER`, also if an earlier call submitted it whose reply was
-# lost: its number is in DIR/slurm.job, or Slurm has a job with KEY in its comment. Prints `failed CODE` if sbatch failed.
+# Submits a job once: `submit DIR KEY KIND TASKS SBATCH...`; TASKS is empty if the job has no list of tasks. Prints
+# `job NUMBER`, also if an earlier call submitted it whose reply was lost: its number is in DIR/slurm.job, or Slurm has a job
+# with KEY in its comment. Prints `failed CODE` if sbatch failed.
 # The lock is held until sbatch has ended, even if this shell is killed before.
-dir=$1 key=$2 kind=$3
-shift 3
+dir=$1 key=$2 kind=$3 tasks=$4
+shift 4
 exec 9>"$dir/slurm.lock"
 if command -v flock >/dev/null 2>&1 && ! flock -w 120 9; then
   echo "another submission holds $dir/slurm.lock" >&2
   exit 1
 fi
 done_with() { # NUMBER
+  # The tasks of an array or a group first: if the job's own file is there, so are theirs.
+  if [ -n "$tasks" ]; then
+    while IFS=' ' read -r steps suffix task_kind folder; do
+      printf '%s %s %s %s\n' "$1$suffix" "$task_kind" "$key" "$dir" >"$folder/slurm.job.part" &&
+        mv "$folder/slurm.job.part" "$folder/slurm.job" || exit 1
+    done <"$dir/tasks.txt" || exit 1
+  fi
   printf '%s %s %s\n' "$1" "$kind" "$key" >"$dir/slurm.job.part" && mv "$dir/slurm.job.part" "$dir/slurm.job" || exit 1
   rm -f "$dir/slurm.submitting"
   echo "job $1"

@@ -3,6 +3,7 @@
 mod config_file;
 mod known_hosts;
 mod libssh2;
+mod login;
 mod openssh;
 mod openssh_words;
 mod patterns;

@@ -1,8 +1,9 @@
-//! `neva-run data`: looks at the data of a recipe.
+//! `neva-run data`: looks at the data of a recipe, and prepares shards.
 
 mod check;
 mod check_text;
 mod inspect;
+mod prepare;
 mod sample_text;
 
 use clap::{Args, Subcommand};
@@ -16,8 +17,9 @@ Examples:
   neva-run data check mine.yaml --skip-list skip.jsonl
   neva-run data inspect mine.yaml --samples 5
   neva-run data inspect mine.yaml --html samples.html
+  neva-run data prepare shards --force-overwrite
 
-Data of a custom type is read by its rank program alone.";
+`check` and `inspect` read LLaVA-JSON. Data of a custom type is read by its rank program alone.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -32,6 +34,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show samples as the model gets them: images, text, tokens, labels
     Inspect(inspect::InspectArgs),
+    /// Prepare WebDataset shards as an Energon dataset: indices, splits, mapping of parts
+    Prepare(prepare::PrepareArgs),
 }
 
 impl DataArgs {
@@ -39,6 +43,7 @@ impl DataArgs {
         match &self.command {
             Command::Check(args) => args.output.output,
             Command::Inspect(args) => args.output.output,
+            Command::Prepare(args) => args.output.output,
         }
     }
 }
@@ -47,5 +52,6 @@ pub(super) fn data(args: &DataArgs, globals: &Globals, report: &mut Report) -> R
     match &args.command {
         Command::Check(args) => check::check(args, globals, report),
         Command::Inspect(args) => inspect::inspect(args, globals, report),
+        Command::Prepare(args) => prepare::prepare(args, globals, report),
     }
 }

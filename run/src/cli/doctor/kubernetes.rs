@@ -149,7 +149,7 @@ impl Doctor<'_> {
                 usable.len(),
                 selected.len(),
                 largest.cores,
-                super::size(largest.memory)
+                super::machine::size(largest.memory)
             ),
         );
         Some(())

@@ -1,32 +1,28 @@
 //! `neva-run doctor`: checks that this machine, or a cluster, has everything that a run needs.
 
 mod cluster;
+mod container;
 mod kubernetes;
+mod machine;
 mod node;
 mod parse;
 mod partition;
 mod pod;
 mod site;
 
-use std::{
-    fmt, fs,
-    path::{Path, PathBuf},
-    thread::available_parallelism,
-};
+use std::{fmt, path::PathBuf};
 
 use clap::{Args, ValueHint};
-use neva_schemas::{ExecutorConfig, KubernetesExecutorConfig, SlurmExecutorConfig, TunnelConfig};
+use neva_schemas::{DockerExecutorConfig, ExecutorConfig, KubernetesExecutorConfig, SlurmExecutorConfig, TunnelConfig};
 use serde::Serialize;
 
+use self::machine::{disk, jpeg, machine, rank_program, workspace};
 use super::{Globals, OutputArgs, export::write_file, report::Report};
 use crate::{
     block_on,
     config::{Origin, Override, to_node, to_yaml_string},
-    environment,
     error::RunError,
     executor,
-    program::{self, LIBTORCH_VERSION, RankVersion},
-    workspace::WORKSPACE_FILE,
 };
 
 const EXAMPLES: &str = "\
@@ -38,12 +34,14 @@ Examples:
   neva-run doctor --executor kubernetes.yaml
                                     check a cluster: permissions, nodes, GPUs, volumes, image, libtorch in a pod
   neva-run doctor --executor slurm --write site.yaml
-                                    draft an executor file for the cluster of this login node";
+                                    draft an executor file for the cluster of this login node
+  neva-run doctor --executor docker --set executor.container_image=neva-run
+                                    check a container runtime: socket, image, GPU runtime, libtorch in the image";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DoctorArgs {
-    /// Check the cluster of this executor: a name of the workspace file, or an executor file
+    /// Check the cluster or the container runtime of this executor: a name of the workspace file, or an executor file
     #[arg(long, value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
     executor: Option<String>,
     /// Draft an executor file for a Slurm cluster, from what sinfo and scontrol say
@@ -94,9 +92,10 @@ pub(super) fn doctor(args: &DoctorArgs, globals: &Globals, report: &mut Report) 
         let selected = executor::select(Some(name), globals.workspace()?.as_ref(), &overrides)?;
         report.warnings(&selected.warnings);
         match &selected.config {
+            ExecutorConfig::Local(_) => {}
+            ExecutorConfig::Docker(docker) => return container_checks(docker, args, report),
             ExecutorConfig::Slurm(slurm) => return cluster_checks(slurm, args, report),
             ExecutorConfig::Kubernetes(kubernetes) => return kubernetes_checks(kubernetes, args, report),
-            ExecutorConfig::Local(_) => {}
         }
     }
     let mut checks = rank_program();
@@ -105,6 +104,15 @@ pub(super) fn doctor(args: &DoctorArgs, globals: &Globals, report: &mut Report) 
     checks.push(jpeg());
     checks.extend(disk());
     finish(&checks, report)
+}
+
+/// Checks the container runtime of this machine, and the image.
+fn container_checks(docker: &DockerExecutorConfig, args: &DoctorArgs, report: &mut Report) -> Result<(), RunError> {
+    if args.write.is_some() {
+        let text = "`--write` drafts executor files of clusters only; docs/containers.md has one for containers";
+        return Err(RunError::Argument(text.to_owned()));
+    }
+    finish(&block_on(container::check(&executor::docker_executor(docker)))?, report)
 }
 
 /// Checks a cluster, and drafts an executor file for it if that is wanted.
@@ -156,113 +164,6 @@ fn finish(checks: &[Check], report: &mut Report) -> Result<(), RunError> {
     } else {
         Ok(())
     }
-}
-
-/// Checks that the rank program exists, starts, and links the libtorch that it was built for.
-fn rank_program() -> Vec<Check> {
-    const NAME: &str = "neva-rank";
-    let version = program::find_here().and_then(|path| {
-        Ok((block_on(program::version(&path))??, path))
-    });
-    match version {
-        Ok((version, path)) => vec![
-            Check::ok(NAME, format!("{} {}", path.display(), version.version)),
-            libtorch(&version),
-            Check::ok(
-                "gpu",
-                if version.cuda {
-                    "usable".to_owned()
-                } else {
-                    "none: ranks compute on the CPU".to_owned()
-                },
-            ),
-        ],
-        Err(error) => vec![Check::missing(NAME, &error)],
-    }
-}
-
-fn libtorch(version: &RankVersion) -> Check {
-    let fits = version
-        .libtorch
-        .strip_prefix(LIBTORCH_VERSION)
-        .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()));
-    let help = (!fits).then(|| format!("run `make setup`, or let LIBTORCH name a libtorch {LIBTORCH_VERSION}"));
-    let needed = if fits {
-        String::new()
-    } else {
-        format!(", needs {LIBTORCH_VERSION}")
-    };
-    Check {
-        name: "libtorch",
-        ok: fits,
-        detail: format!("{}{needed}", version.libtorch),
-        help,
-    }
-}
-
-/// Reports the workspace file and its executors.
-fn workspace(globals: &Globals) -> Check {
-    const NAME: &str = "workspace";
-    match globals.workspace() {
-        Ok(None) if globals.no_workspace => Check::ok(NAME, "ignored".to_owned()),
-        Ok(None) => Check::ok(NAME, format!("none: there is no {WORKSPACE_FILE} here or above")),
-        Ok(Some(workspace)) => {
-            let names: Vec<_> = workspace.settings.executors.keys().map(String::as_str).collect();
-            let executors = if names.is_empty() {
-                String::new()
-            } else {
-                format!(", executors {}", names.join(", "))
-            };
-            Check::ok(NAME, format!("{}{executors}", workspace.file.display()))
-        }
-        Err(error) => Check {
-            help: Some(format!(
-                "`neva-run validate {WORKSPACE_FILE}` shows where; `--no-workspace` ignores the file"
-            )),
-            ..Check::missing(NAME, &error)
-        },
-    }
-}
-
-fn machine() -> Check {
-    let cores = available_parallelism().map_or(1, usize::from);
-    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_kib(&text));
-    let memory = memory.map_or_else(
-        || "memory unknown".to_owned(),
-        |kib| format!("{} of memory free", size(kib.saturating_mul(1024))),
-    );
-    Check::ok("machine", format!("{cores} cores, {memory}"))
-}
-
-/// Reports whether images are decoded by vector instructions. `neva-rank`, which decodes them, is built with `neva-run`.
-fn jpeg() -> Check {
-    let detail = if neva_data::has_jpeg_simd() {
-        "decoded with vector instructions"
-    } else {
-        "decoded without vector instructions, about three times slower: install nasm, \
-         run `cargo clean -p mozjpeg-sys --release`, build again"
-    };
-    Check::ok("jpeg", detail.to_owned())
-}
-
-/// Parses the line `MemAvailable:  123 kB` of /proc/meminfo, in KiB.
-fn available_kib(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().trim_end_matches("kB").trim().parse().ok()
-}
-
-fn disk() -> Option<Check> {
-    let folder = environment::working_directory().ok()?;
-    let space = rustix::fs::statvfs(Path::new(&folder)).ok()?;
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
-    Some(Check::ok("disk", format!("{} free in {}", size(free), folder.display())))
-}
-
-/// Formats bytes in the largest unit that fits.
-fn size(bytes: u64) -> String {
-    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let (unit, one) = units.into_iter().find(|(_, one)| bytes >= *one).unwrap_or(("bytes", 1));
-    format!("{:.0} {unit}", bytes as f64 / one as f64)
 }
 
 struct Checks<'a>(&'a [Check]);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use indexmap::IndexMap;
 use jiff::{Timestamp, tz::TimeZone};
-use neva_executors::{JobStatus, Submission};
+use neva_executors::{JobState, JobStatus, Submission};
 use serde_json::{Value, json};
 
 use crate::{
@@ -144,6 +144,14 @@ fn tasks(report: &ExperimentReport, orphaned: bool, jobs: &Jobs) -> Vec<String> 
         };
         let duration = task.duration_ms().map_or_else(String::new, seconds);
         let detail = match (job, &task.job) {
+            // The launcher that would have recorded it is gone.
+            (
+                Some(Ok(JobStatus {
+                    state: JobState::Failed(failure),
+                    ..
+                })),
+                _,
+            ) if task.state == TaskState::Running => failure.to_string(),
             (Some(Ok(status)), Some(job)) => schedule_status(job, status).unwrap_or_else(|| detail(task)),
             (Some(Err(reason)), _) => reason.clone(),
             _ => detail(task),

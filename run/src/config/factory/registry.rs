@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use neva_recipes::{llava15_7b, llava15_13b, neva_llama3_8b, neva_tiny};
-use neva_schemas::{AdamW, LlavaModel, LrScheduler, MixedPrecision, Model, Optim, Plugins, Precision};
+use neva_recipes::{llava15_7b, llava15_13b, neva_llama3_8b, neva_tiny, precision::PRECISIONS};
+use neva_schemas::{AdamW, LlavaModel, LrScheduler, Model, Optim, Plugins};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::expand;
@@ -49,7 +49,7 @@ pub struct NoArguments {}
 impl Factories {
     /// Returns the built-in factories: the recipes' models `llava15_7b`, `llava15_13b`, `neva_llama3_8b` and `neva_tiny`,
     /// with the arguments `freeze_language_model`, `freeze_vision_model` and `freeze_vision_projection`; and NeMo's
-    /// `distributed_fused_adam_with_cosine_annealing` and `bf16_mixed`.
+    /// `distributed_fused_adam_with_cosine_annealing` and precision recipes (`bf16_mixed`, `bf16_with_fp8_mixed` and so on).
     pub fn builtin() -> Self {
         Self::default()
             .with("Model", "llava15_7b", |frozen: Frozen| frozen.apply(llava15_7b::model()))
@@ -57,13 +57,16 @@ impl Factories {
             .with("Model", "neva_llama3_8b", |frozen: Frozen| frozen.apply(neva_llama3_8b::model()))
             .with("Model", "neva_tiny", |frozen: Frozen| frozen.apply(neva_tiny::model()))
             .with("Optim", "distributed_fused_adam_with_cosine_annealing", CosineAdam::optim)
-            .with("Plugins", "bf16_mixed", |_: NoArguments| {
-                Plugins::MixedPrecision(MixedPrecision {
-                    precision: Precision::Bf16Mixed,
-                })
-            })
+            .with_precisions()
             .with_vision_classes()
             .with_language_classes()
+    }
+
+    /// Adds NeMo's precision recipes.
+    fn with_precisions(self) -> Self {
+        PRECISIONS.iter().fold(self, |factories, entry| {
+            factories.with("Plugins", entry.name, |_: NoArguments| Plugins::MixedPrecision((entry.plugin)()))
+        })
     }
 
     /// Adds the factory `name` for the Rust type `type_name`, without its path; it replaces an earlier one of that name.

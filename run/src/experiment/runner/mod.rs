@@ -3,6 +3,7 @@
 
 mod scheduler;
 mod task_job;
+mod task_set_job;
 
 use std::{
     collections::BTreeSet,
@@ -29,6 +30,7 @@ use super::{
     report::{ExperimentReport, TaskReport, TaskState},
     resources::Resources,
     task_graph::TaskGraph,
+    task_sets::TaskSets,
 };
 use crate::{
     error::RunError,
@@ -47,6 +49,7 @@ pub(super) struct Runner {
     lowering: Lowering,
     record: ExperimentRecord,
     graph: TaskGraph,
+    sets: TaskSets,
     tasks: Vec<TaskReport>,
     /// Jobs of an earlier launch that are still alive, by task.
     attached: Vec<Option<JobHandle>>,
@@ -81,6 +84,7 @@ impl Runner {
         let (sender, messages) = mpsc::unbounded_channel();
         Self {
             graph: TaskGraph::new(experiment),
+            sets: TaskSets::new(experiment, &record.executor),
             tasks: experiment.tasks.keys().map(|name| TaskReport::new(name)).collect(),
             attached: vec![None; experiment.tasks.len()],
             undecided: BTreeSet::new(),
@@ -110,7 +114,15 @@ impl Runner {
     /// Restores the state that an earlier launch left: keeps tasks that succeeded, attaches to jobs that are alive, and
     /// resets all others.
     pub(super) async fn resume(&mut self, earlier: Vec<TaskReport>) {
-        for (index, task) in earlier.into_iter().enumerate() {
+        for (index, mut task) in earlier.into_iter().enumerate() {
+            if task.state == TaskState::Pending
+                && let Some(job) = self.unrecorded_job(&task.name, index).await
+            {
+                task.attempts = task.attempts.max(1);
+                task.job = Some(job.clone());
+                self.note(Some(index), Change::Submitted { attempt: 1, job });
+                task.state = TaskState::Running;
+            }
             let is_alive = match (&task.state, &task.job) {
                 (TaskState::Running, Some(job)) => match self.lowering.executor(&self.record, &self.record.experiment.tasks[index]) {
                     Ok(executor) => {
@@ -133,6 +145,15 @@ impl Runner {
                 self.note(Some(index), Change::Reset);
             }
         }
+    }
+
+    /// Returns the job of a task that an earlier launcher submitted, if it was killed before it recorded that.
+    async fn unrecorded_job(&self, name: &str, index: usize) -> Option<JobHandle> {
+        let dir = self.lowering.folder.submitted_dir(name)?;
+        let executor = self.lowering.executor(&self.record, &self.record.experiment.tasks[index]).ok()?;
+        let job = executor.find_job(&dir).await.ok()??;
+        let status = executor.status(&job).await.ok()?;
+        (!matches!(status.state, JobState::Failed(_) | JobState::Cancelled)).then_some(job)
     }
 
     /// Runs every task to its end.

@@ -1,12 +1,13 @@
 //! Scheduling: starts tasks that are ready, ends tasks that never will be, and cancels tasks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
+use neva_executors::TaskSetKind;
 use neva_schemas::{RunReport, StopSignal};
 use tokio::sync::watch;
 
 use super::{
-    super::{event::Change, report::TaskState, task_graph::Readiness},
+    super::{event::Change, report::TaskState, task_graph::Readiness, task_sets::Members},
     Runner,
 };
 use crate::{environment, job::StopRequests};
@@ -39,6 +40,12 @@ impl Runner {
                     if !self.resources.fits(&members) {
                         continue;
                     }
+                    if let Some(set) = self.joined_now(index, &members) {
+                        if !self.start_set(set, Vec::new()).await {
+                            queue.extend(0..self.tasks.len());
+                        }
+                        continue;
+                    }
                     // If one member does not start, the rest of its group does not either.
                     for member in members {
                         if !self.start(member).await {
@@ -54,8 +61,16 @@ impl Runner {
     /// Submits a task that waits for others, if its executor can hold it back until they have ended: then the experiment goes
     /// on without this launcher. The launcher itself holds tasks back that `max_parallel` limits, and groups.
     async fn queue_task(&mut self, index: usize) {
-        let is_limited = self.record.experiment.max_parallel.is_some() || !self.graph.gang(index).is_empty();
-        if is_limited || self.undecided.contains(&index) {
+        if self.record.experiment.max_parallel.is_some() || self.undecided.contains(&index) {
+            return;
+        }
+        let waiting: Vec<_> = (0..self.tasks.len())
+            .filter(|task| self.tasks[*task].state == TaskState::Pending)
+            .collect();
+        let set = self.joined(index, &waiting);
+        let gang = self.graph.gang(index);
+        // A group starts as a whole.
+        if !gang.is_empty() && set.as_ref().is_none_or(|set| set.tasks.len() <= gang.len()) {
             return;
         }
         let config = |task: usize| {
@@ -63,7 +78,16 @@ impl Runner {
             task.executor.as_ref().unwrap_or(&self.record.executor)
         };
         let mut after = Vec::new();
-        for (parent, when) in self.graph.open_parents(index, &self.tasks) {
+        let members = set.as_ref().map_or_else(|| vec![index], |set| set.tasks.clone());
+        // All tasks of an array have the same parents.
+        let of_all: BTreeSet<_> = match gang.is_empty() {
+            true => self.graph.open_parents(index, &self.tasks).collect(),
+            false => members
+                .iter()
+                .flat_map(|task| self.graph.open_parents(*task, &self.tasks))
+                .collect(),
+        };
+        for (parent, when) in of_all {
             // Jobs of another cluster, or with other ways to it, cannot be named.
             let Some(job) = self.tasks[parent].job.clone().filter(|_| config(parent).same_queue(config(index))) else {
                 return;
@@ -71,9 +95,25 @@ impl Runner {
             after.push((job, when));
         }
         let executor = self.lowering.executor(&self.record, &self.record.experiment.tasks[index]);
-        if executor.is_ok_and(|executor| executor.queues()) {
-            self.start_after(index, after).await;
+        if !executor.is_ok_and(|executor| executor.queues()) {
+            return;
         }
+        match set {
+            Some(set) => self.start_set(set, after).await,
+            None => self.start_after(index, after).await,
+        };
+    }
+
+    /// Returns the tasks of `index`'s set that start now, if several do. `members`: it and the tasks of its group.
+    fn joined_now(&self, index: usize, members: &[usize]) -> Option<Members> {
+        let set = self.sets.of(index)?;
+        if set.kind == TaskSetKind::Group {
+            return self.joined(index, members);
+        }
+        let is_ready =
+            |task: &usize| self.tasks[*task].state == TaskState::Pending && self.graph.readiness(*task, &self.tasks) == Readiness::Ready;
+        let ready: Vec<_> = set.tasks.iter().copied().filter(is_ready).collect();
+        self.joined(index, &ready)
     }
 
     /// Records the end of a task. A task that did not succeed stops its whole group.

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, PoisonError};
 
-use neva_executors::{JobHandle, Submission};
+use neva_executors::{JobFailure, JobHandle, Submission};
 use neva_schemas::{RunReport, When, env};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    super::{error::ExperimentError, event::Change, report::TaskState},
+    super::{error::ExperimentError, event::Change, lower::Job, report::TaskState},
     Runner,
 };
 use crate::{
@@ -15,6 +15,16 @@ use crate::{
     error::RunError,
     job::{self, JobOptions, Retry, StopRequests},
 };
+
+/// The first attempt at a task.
+pub(super) enum First {
+    /// It is submitted, after these jobs ended as required.
+    Submit(Vec<(JobHandle, When)>),
+    /// A job of an earlier launch, which is alive.
+    Attached(JobHandle),
+    /// It is submitted together with others.
+    Shared(oneshot::Receiver<Result<JobHandle, JobFailure>>),
+}
 
 /// Message of a job to the event loop.
 pub(super) enum Message {
@@ -46,41 +56,52 @@ impl Runner {
 
     /// Starts the job of a task that its executor holds back until the jobs `after` have ended. Returns false if that failed.
     pub(super) async fn start_after(&mut self, index: usize, after: Vec<(JobHandle, When)>) -> bool {
-        let name = self.tasks[index].name.clone();
-        let task = &self.record.experiment.tasks[index];
         let attached = self.attached[index].take();
-        // Files that its parents create are not there yet; the ranks check them.
-        let checked = if attached.is_none() && after.is_empty() && self.graph.has_parents(index) {
-            self.lowering.preflight(&mut self.preflight, &self.record, &name, task)
-        } else {
-            Ok(())
-        };
-        let mut lowered = match checked {
-            Ok(()) => self.lowering.job(&self.record, &name, task).await,
-            Err(error) => Err(error),
-        };
-        if let Ok(lowered) = &mut lowered {
-            self.assign_resources(index, attached.is_some(), &mut lowered.submission);
-        }
-        let lowered = lowered.and_then(|lowered| {
-            let written = self.lowering.folder.write_submission(&name, &lowered.submission);
+        let lowered = self.lower(index, attached.is_some(), after.is_empty()).await.and_then(|lowered| {
+            let written = self.lowering.folder.write_submission(&self.tasks[index].name, &lowered.submission);
             written.map(|()| lowered)
         });
-        let lowered = match lowered {
-            Ok(lowered) => lowered,
-            Err(error) => {
-                self.resources.release(index);
-                let state = TaskState::Failed(Box::new(error.into_failure()));
-                self.end(index, state, None);
-                return false;
+        match lowered {
+            Ok(lowered) => {
+                let first = attached.map_or(First::Submit(after), First::Attached);
+                self.spawn(index, lowered, first);
+                true
             }
-        };
+            Err(error) => {
+                self.fail(index, error);
+                false
+            }
+        }
+    }
+
+    /// Lowers a task that starts, and allocates its resources. `attached`: its job is running already. `starts_now`: no other
+    /// job has to end first.
+    pub(super) async fn lower(&mut self, index: usize, attached: bool, starts_now: bool) -> Result<Job, RunError> {
+        let name = self.tasks[index].name.clone();
+        let task = &self.record.experiment.tasks[index];
+        // Files that its parents create are not there yet; the ranks check them.
+        if !attached && starts_now && self.graph.has_parents(index) {
+            self.lowering.preflight(&mut self.preflight, &self.record, &name, task)?;
+        }
+        let mut lowered = self.lowering.job(&self.record, &name, task).await?;
+        self.assign_resources(index, attached, &mut lowered.submission);
+        Ok(lowered)
+    }
+
+    /// Records that a task did not start.
+    pub(super) fn fail(&mut self, index: usize, error: RunError) {
+        self.resources.release(index);
+        self.end(index, TaskState::Failed(Box::new(error.into_failure())), None);
+    }
+
+    /// Runs the job of a task. Its messages arrive at the event loop.
+    pub(super) fn spawn(&mut self, index: usize, lowered: Job, first: First) {
         let (stop, requests) = watch::channel(StopRequests::default());
         let send = |sender: mpsc::UnboundedSender<_>| move |message| drop(sender.send((index, message)));
         let (submitted, retried) = (send(self.sender.clone()), send(self.sender.clone()));
         let options = JobOptions {
             retries: lowered.retries,
-            output: self.output_of(&name),
+            output: self.output_of(&self.tasks[index].name),
             on_submit: Box::new(move |attempt, job| submitted(Message::Submitted(attempt, job.clone()))),
             on_retry: Box::new(move |retry| retried(Message::Retried(retry.clone()))),
             ..JobOptions::default()
@@ -93,12 +114,16 @@ impl Runner {
                 sender,
                 result: None,
             };
-            let job = job::Job::new(&*lowered.executor, lowered.submission, options, requests);
-            guard.result = Some(job.submitted(attached).after(after).attempt(attempt).run().await);
+            let job = job::Job::new(&*lowered.executor, lowered.submission, options, requests).attempt(attempt);
+            let job = match first {
+                First::Submit(after) => job.after(after),
+                First::Attached(handle) => job.submitted(Some(handle)),
+                First::Shared(handle) => job.shared(handle),
+            };
+            guard.result = Some(job.run().await);
         });
         self.tasks[index].state = TaskState::Running;
         self.stops[index] = Some(stop);
-        true
     }
 
     /// Allocates the resources of a task that starts, and sets their variables in its processes. An attached job keeps

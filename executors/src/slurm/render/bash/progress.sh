@@ -3,7 +3,7 @@
 # The comment also holds the key by which the launcher finds the job, which stays: show_progress DIR STEPS SECONDS.
 show_progress() {
     local comment line step loss text shown=''
-    comment=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%k)
+    comment=$(squeue --noheader --jobs="$own" --format=%k)
     if [[ $comment =~ ^(.*neva-run:[0-9A-Za-z-]+) ]]; then
         comment="${BASH_REMATCH[1]} "
     else
@@ -15,7 +15,7 @@ show_progress() {
         loss=$(echo "$line" | sed -n 's/.*"reduced_train_loss": *\([^,} ]*\).*/\1/p')
         [ -n "$step" ] || continue
         text="step $((step + 1))${2:+ of $2}, loss $loss"
-        if [ "$text" != "$shown" ] && scontrol update JobId="$SLURM_JOB_ID" Comment="$comment$text"; then
+        if [ "$text" != "$shown" ] && scontrol update JobId="$own" Comment="$comment$text"; then
             shown=$text
         fi
     done

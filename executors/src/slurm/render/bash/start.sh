@@ -1,4 +1,7 @@
 job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
+# The last task of an array has the number of the array itself, so a task is named by both numbers.
+# shellcheck disable=SC2034 # not every script names it
+own=$job${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
 restart=${SLURM_RESTART_COUNT:-0}
 terminated=0
 requeued=0
@@ -30,7 +33,7 @@ set_up() {
 
 # Returns true if the launcher asked this job to stop.
 is_cancelled() {
-    grep -q "^${job}[_ ]" "$dir/cancel" 2>/dev/null
+    grep -q "^${job}[_+ ]" "$dir/cancel" 2>/dev/null
 }
 
 # Prints the length of the failure records in DIR.

@@ -1,0 +1,223 @@
+//! Matrices in FP8, with their scales.
+
+use super::format::Format;
+use super::recipe;
+use crate::error::{EngineError, Result};
+use neva_kernels::Kernels;
+use neva_layout::Shard;
+use tch::{Kind, Tensor};
+
+/// Size of a block of the blockwise recipe.
+pub(super) const BLOCK: i64 = 128;
+
+/// What [`Float8Tensor::quantize_with`] computes besides.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted<'a> {
+    /// The transposed matrix, where a kernel computes both at once.
+    pub(super) transposed: bool,
+    /// A scalar that is raised to the largest magnitude of the matrix.
+    pub(super) amax: Option<&'a Tensor>,
+}
+
+/// A matrix in FP8: `value = data * scale_inv`, with one scale for the matrix or for each tile of it.
+#[derive(Debug)]
+pub struct Float8Tensor {
+    /// `[rows, columns]`.
+    data: Tensor,
+    /// `[columns, rows]`, if the kernel that quantised the matrix transposed it, too; then it has one scale.
+    transposed: Option<Tensor>,
+    /// Inverse scales in fp32: a scalar, or `[rows, columns]` of tiles.
+    scale_inv: Tensor,
+    /// Rows and columns of a tile; `None` with one scale.
+    tile: Option<[i64; 2]>,
+    format: Format,
+}
+
+impl Float8Tensor {
+    /// Quantises a matrix with a scale, a scalar in fp32. Values beyond the largest one of the format saturate: libtorch's
+    /// cast would turn them into NaN.
+    ///
+    /// # Errors
+    /// `x` is no matrix, or libtorch refused.
+    pub fn quantize(x: &Tensor, scale: &Tensor, format: Format) -> Result<Self> {
+        Self::quantize_with(x, scale, format, Wanted::default())
+    }
+
+    /// As [`Self::quantize`], with more results of the same pass over `x`.
+    pub(super) fn quantize_with(x: &Tensor, scale: &Tensor, format: Format, wanted: Wanted<'_>) -> Result<Self> {
+        matrix(x)?;
+        // Without a kernel it would be another pass, which a backward pass may not need.
+        let transposed = wanted.transposed && Kernels::cover(x);
+        let cast = neva_kernels::quantize(x, scale, format.kind(), transposed, wanted.amax)?;
+        Ok(Self {
+            data: cast.data,
+            transposed: cast.transposed,
+            scale_inv: scale.f_reciprocal()?,
+            tile: None,
+            format,
+        })
+    }
+
+    /// Quantises a matrix in tiles, each with its own scale, a power of 2. The last tiles may be smaller.
+    ///
+    /// # Errors
+    /// `x` is no matrix, or libtorch refused.
+    pub fn quantize_tiles(x: &Tensor, tile: [i64; 2], format: Format) -> Result<Self> {
+        let size = matrix(x)?;
+        let tiles = Tiles::new(&x.f_to_kind(Kind::Float)?, tile)?;
+        let amax = tiles.0.f_abs()?.f_amax([1, 3].as_slice(), false)?;
+        let scale = recipe::current(&amax.f_nan_to_num(f64::INFINITY, f64::INFINITY, None)?, format.max(), true)?;
+        Ok(Self {
+            data: tiles.scaled(&scale)?.into_matrix(size, |scaled| cast(scaled, format))?,
+            transposed: None,
+            scale_inv: scale.f_reciprocal()?,
+            tile: Some(tile),
+            format,
+        })
+    }
+
+    /// Quantises a weight in blocks of 128x128 values.
+    ///
+    /// # Errors
+    /// As [`Self::quantize_tiles`].
+    pub fn quantize_blocks(weight: &Tensor, format: Format) -> Result<Self> {
+        Self::quantize_tiles(weight, [BLOCK, BLOCK], format)
+    }
+
+    /// Returns the values in this data type.
+    ///
+    /// # Errors
+    /// libtorch refused (out of memory).
+    pub fn dequantize(&self, kind: Kind) -> Result<Tensor> {
+        let values = self.data.f_to_kind(Kind::Float)?;
+        match self.tile {
+            None => Ok(values.f_mul(&self.scale_inv)?.f_to_kind(kind)?),
+            Some(tile) => Tiles::new(&values, tile)?
+                .scaled(&self.scale_inv)?
+                .into_matrix(self.size(), |values| Ok(values.f_to_kind(kind)?)),
+        }
+    }
+
+    /// Returns the transposed matrix, in other memory than this one.
+    ///
+    /// # Errors
+    /// libtorch refused (out of memory).
+    pub fn transposed(&self) -> Result<Self> {
+        if let Some(transposed) = &self.transposed {
+            return Ok(Self {
+                data: transposed.shallow_clone(),
+                transposed: None,
+                scale_inv: self.scale_inv.shallow_clone(),
+                ..*self
+            });
+        }
+        let bytes = neva_kernels::transpose(&self.data.f_view_dtype(Kind::Uint8)?)?;
+        Ok(Self {
+            data: bytes.f_view_dtype(self.format.kind())?,
+            transposed: None,
+            scale_inv: match self.tile {
+                None => self.scale_inv.shallow_clone(),
+                Some(_) => self.scale_inv.f_transpose(0, 1)?.f_contiguous()?,
+            },
+            tile: self.tile.map(|[rows, columns]| [columns, rows]),
+            format: self.format,
+        })
+    }
+
+    /// Returns the values `shard` of a matrix with one scale, in memory of their own.
+    ///
+    /// # Errors
+    /// libtorch refused (out of memory).
+    pub fn shard(&self, shard: Option<Shard>) -> Result<Self> {
+        let Some(shard) = shard else { return Ok(self.shallow_clone()) };
+        let bytes = self.data.f_view_dtype(Kind::Uint8)?;
+        let bytes = bytes.f_narrow(shard.dim as i64, shard.start as i64, shard.len as i64)?.copy();
+        Ok(Self {
+            data: bytes.f_contiguous()?.f_view_dtype(self.format.kind())?,
+            transposed: None,
+            ..self.shallow_clone()
+        })
+    }
+
+    /// Returns the same matrix, which is shared.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        Self {
+            data: self.data.shallow_clone(),
+            transposed: self.transposed.as_ref().map(Tensor::shallow_clone),
+            scale_inv: self.scale_inv.shallow_clone(),
+            ..*self
+        }
+    }
+
+    /// Returns true if [`Self::transposed`] copies nothing.
+    pub(super) fn has_transposed(&self) -> bool {
+        self.transposed.is_some()
+    }
+
+    /// Returns the values before they are divided by their scales.
+    pub fn data(&self) -> &Tensor {
+        &self.data
+    }
+
+    /// Returns the inverse scales in fp32: a scalar, or one for each tile.
+    pub fn scale_inv(&self) -> &Tensor {
+        &self.scale_inv
+    }
+
+    /// Returns whether the matrix has one scale.
+    pub fn has_one_scale(&self) -> bool {
+        self.tile.is_none()
+    }
+
+    /// Returns rows and columns.
+    pub fn size(&self) -> [i64; 2] {
+        let size = self.data.size();
+        [size[0], size[1]]
+    }
+
+    /// Returns the size in memory, in bytes.
+    pub fn bytes(&self) -> usize {
+        let transposed = self.transposed.as_ref().map_or(0, Tensor::numel);
+        self.data.numel() + transposed + 4 * self.scale_inv.numel()
+    }
+}
+
+fn matrix(x: &Tensor) -> Result<[i64; 2]> {
+    <[i64; 2]>::try_from(x.size()).map_err(|size| EngineError::Bug(format!("only matrices have FP8 values, not {size:?}")))
+}
+
+/// Casts scaled values, which saturate. NaN stays NaN.
+fn cast(scaled: &Tensor, format: Format) -> Result<Tensor> {
+    Ok(scaled.f_clamp(-format.max(), format.max())?.f_to_kind(format.kind())?)
+}
+
+/// A matrix in tiles `[rows of tiles, rows, columns of tiles, columns]`, padded with zeros.
+struct Tiles(Tensor);
+
+impl Tiles {
+    fn new(x: &Tensor, [rows, columns]: [i64; 2]) -> Result<Self> {
+        let size = x.size();
+        let missing = |size: i64, tile: i64| (tile - size % tile) % tile;
+        let padding = [0, missing(size[1], columns), 0, missing(size[0], rows)];
+        let padded = match padding {
+            [0, 0, 0, 0] => x.f_contiguous()?,
+            _ => x.f_constant_pad_nd(padding)?,
+        };
+        let (all_rows, all_columns) = (size[0] + padding[3], size[1] + padding[1]);
+        Ok(Self(padded.f_view([all_rows / rows, rows, all_columns / columns, columns])?))
+    }
+
+    /// Returns the tiles times one factor each, `[rows, columns]` of tiles.
+    fn scaled(&self, factors: &Tensor) -> Result<Self> {
+        Ok(Self(self.0.f_mul(&factors.f_unsqueeze(1)?.f_unsqueeze(3)?)?))
+    }
+
+    /// Returns the matrix without its padding, converted by `convert`.
+    fn into_matrix(self, [rows, columns]: [i64; 2], convert: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let size = self.0.size();
+        let padded = self.0.f_view([size[0] * size[1], size[2] * size[3]])?;
+        let own = padded.f_narrow(0, 0, rows)?.f_narrow(1, 0, columns)?;
+        convert(&own.f_contiguous()?)
+    }
+}

@@ -1,0 +1,24 @@
+//! Counts of training batches.
+
+use super::microbatch::Microbatch;
+
+/// Counts of this rank's training batches.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct BatchCounts {
+    pub(super) samples: u64,
+    pub(super) rows: u64,
+    /// Positions without padding.
+    pub(super) tokens: u64,
+    pub(super) positions: u64,
+}
+
+impl BatchCounts {
+    /// Adds a microbatch, of whose rows this is one of `context_ranks` shards.
+    pub(super) fn add(&mut self, microbatch: &Microbatch, context_ranks: u64) {
+        let segments = &microbatch.batch.segments;
+        self.samples += segments.count() as u64;
+        self.rows += microbatch.batch.input_ids_bs.size().first().copied().unwrap_or(0) as u64;
+        self.tokens += microbatch.tokens;
+        self.positions += microbatch.batch.input_ids_bs.numel() as u64 * context_ranks;
+    }
+}

@@ -1,0 +1,187 @@
+//! Scales and losses in other layouts than one rank's.
+
+use super::{RECIPES, in_fp8, small_fp8};
+use crate::layout::{Layout, four_layers, mixed, pipeline};
+use crate::recompute::{recompute_settings, with_recompute};
+use crate::setting::{ONE, Samples, bits, close, gradients, lora, microbatches, on_mesh, train, trainer, within_limit};
+use neva_engine::fp8::LinearState;
+use neva_engine::trainer::Trainer;
+use neva_schemas::{Finetune, Fp8AmaxComputeAlgo, Fp8Recipe};
+use std::collections::BTreeMap;
+use tch::{Kind, Tensor};
+
+/// Scales and amax histories `[3, ..]` by linear.
+pub(super) type States = BTreeMap<String, [Vec<f64>; 2]>;
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    Vec::try_from(tensor.to_kind(Kind::Double).contiguous().view([-1])).unwrap()
+}
+
+/// Returns the state of each linear of a rank.
+pub(super) fn states(trainer: &Trainer) -> States {
+    let own = |state: LinearState<'_>| (state.linear.to_owned(), [values(&state.scale), values(&state.amax_history)]);
+    trainer.fp8().unwrap().states().map(own).collect()
+}
+
+/// Scales gradients as later steps do. With the first scale of 1 the small ones would be subnormal, or 0.
+fn scale_gradients(trainer: &Trainer) {
+    let fp8 = trainer.fp8().unwrap();
+    let scale = Tensor::from_slice(&[1f32, 1.0, 4096.0]);
+    for state in fp8.states() {
+        fp8.restore(state.linear, &scale, &state.amax_history.copy()).unwrap();
+    }
+}
+
+/// Returns the states of all linears after `steps` steps. Ranks that hold the same linear must have the same.
+fn trained_states(finetune: &Finetune, samples: &Samples, layout: Layout, steps: u64) -> States {
+    let finetune = &layout.of(finetune);
+    let ranks = on_mesh(layout.sizes, |mesh| {
+        let mut trainer = trainer(finetune, mesh.clone());
+        scale_gradients(&trainer);
+        for step in 0..steps {
+            let batches = microbatches(finetune, samples, &mesh, step);
+            trainer.step(&batches, |peak| peak, step).unwrap();
+        }
+        states(&trainer)
+    });
+    let mut all = States::new();
+    for (linear, state) in ranks.into_iter().flatten() {
+        if let Some(known) = all.insert(linear.clone(), state.clone()) {
+            assert_eq!(known, state, "ranks hold different scales of `{linear}`");
+        }
+    }
+    all
+}
+
+fn layouts() -> [Layout; 7] {
+    let tp2 = Layout::plain(ONE).over(2, 1);
+    [
+        tp2,
+        tp2.sequence_parallel(),
+        pipeline(2),
+        pipeline(2).chunks(2),
+        Layout::plain(ONE).context(2),
+        Layout::plain(ONE).over(1, 2),
+        tp2.over(2, 2).sequence_parallel().distributed(),
+    ]
+}
+
+/// Returns a run with four layers in FP8.
+fn four_in_fp8(recipe: Fp8Recipe) -> Finetune {
+    let mut finetune = four_layers();
+    *finetune.optim.lr_mut() = 2e-4;
+    in_fp8(&mut finetune, |plugin| {
+        plugin.fp8_recipe = recipe;
+        if recipe == Fp8Recipe::Delayed {
+            (plugin.fp8_amax_history_len, plugin.fp8_amax_compute_algo) = (16, Fp8AmaxComputeAlgo::Max);
+        }
+    });
+    finetune
+}
+
+#[test]
+fn amaxes_and_scales_are_those_of_one_rank() {
+    within_limit(|| {
+        let finetune = four_in_fp8(Fp8Recipe::Delayed);
+        let samples = Samples::edited(&finetune, mixed);
+        let expected = trained_states(&finetune, &samples, Layout::plain(ONE), 1);
+        assert_eq!(expected.len(), 4 * 7);
+        let seen = expected.values().filter(|[_, history]| history[0] > 0.0);
+        assert_eq!(seen.count(), 4 * 4, "the first linear of each input counts its amax");
+        for layout in layouts() {
+            let got = trained_states(&finetune, &samples, layout, 1);
+            assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{layout:?}");
+            for (linear, [scale, history]) in &expected {
+                // A bf16 has 8 significant bits: the next one is at most 2^-7 away. A gradient was rounded to 2 bits of
+                // mantissa in the layers above, which moves it by 2^-3 at most.
+                for (role, off) in [("input", 1.0 / 128.0), ("weight", 0.0), ("gradient", 1.0 / 8.0)]
+                    .into_iter()
+                    .enumerate()
+                {
+                    let (name, off) = off;
+                    let what = format!("{layout:?}, {linear}, {name}");
+                    let len = history.len() / 3;
+                    let own = |history: &[f64]| history[role * len..(role + 1) * len].to_vec();
+                    close(&format!("{what}: amax"), &own(&got[linear][1]), &own(history), off);
+                    close(
+                        &format!("{what}: scale"),
+                        &got[linear][0][role..=role],
+                        &scale[role..=role],
+                        1.15 * off,
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn losses_are_those_of_one_rank() {
+    within_limit(|| {
+        for recipe in RECIPES {
+            for adapters in [false, true] {
+                let mut finetune = four_in_fp8(recipe);
+                if adapters {
+                    lora(&mut finetune);
+                }
+                let samples = Samples::edited(&finetune, mixed);
+                let expected = train(&finetune, &samples, ONE, 20);
+                let layouts = layouts();
+                for layout in if adapters { &layouts[1..4] } else { &layouts[..] } {
+                    let got = train(&layout.of(&finetune), &samples, layout.sizes, 20);
+                    close(
+                        &format!("{recipe:?}, adapters: {adapters}, {layout:?}"),
+                        &got.losses,
+                        &expected.losses,
+                        1e-3,
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_recomputed_pass_has_the_same_scales_and_counts_nothing() {
+    within_limit(|| {
+        for recipe in RECIPES {
+            let finetune = four_in_fp8(recipe);
+            let samples = Samples::edited(&finetune, mixed);
+            for layout in [Layout::plain(ONE), pipeline(2).chunks(2)] {
+                let expected = train(&layout.of(&finetune), &samples, layout.sizes, 6);
+                let expected_states = trained_states(&finetune, &samples, layout, 6);
+                for way in recompute_settings() {
+                    let finetune = with_recompute(&finetune, &way);
+                    let got = train(&layout.of(&finetune), &samples, layout.sizes, 6);
+                    assert_eq!(bits(&got.losses), bits(&expected.losses), "{recipe:?}, {layout:?}, {way:?}");
+                    assert!(
+                        trained_states(&finetune, &samples, layout, 6) == expected_states,
+                        "{recipe:?}, {layout:?}"
+                    );
+                }
+            }
+        }
+    });
+}
+
+/// A frozen linear has no gradient of its weight; its adapters and the layers below get theirs.
+#[test]
+fn adapters_below_frozen_linears_get_gradients() {
+    within_limit(|| {
+        let mut finetune = small_fp8(|plugin| plugin.fp8_recipe = Fp8Recipe::Tensorwise);
+        lora(&mut finetune);
+        let samples = Samples::of(&finetune);
+        on_mesh(ONE, |mesh| {
+            let mut trainer = trainer(&finetune, mesh.clone());
+            trainer.accumulate(&microbatches(&finetune, &samples, &mesh, 0)).unwrap();
+            let gradients = gradients(&trainer);
+            let touched = |name: &str| {
+                let own = gradients.iter().filter(|(key, _)| key.contains(name));
+                own.filter(|(_, grad)| grad.abs().max().double_value(&[]) > 0.0).count()
+            };
+            let trained = trainer.parameters().trainable().filter(|own| own.spec.name.contains("lora_B"));
+            assert_eq!(touched("lora_B"), trained.count());
+            assert!(touched("projector") > 0);
+        });
+    });
+}
