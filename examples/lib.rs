@@ -9,6 +9,9 @@ pub mod family {
 /// The Rust code of the documents, as documentation tests.
 #[cfg(doctest)]
 mod documents {
+    #[doc = include_str!("../docs/containers.md")]
+    mod containers {}
+
     #[doc = include_str!("../docs/data.md")]
     mod data {}
 
@@ -36,11 +39,17 @@ mod documents {
     #[doc = include_str!("../docs/generate.md")]
     mod generate {}
 
-    #[doc = include_str!("../docs/lora.md")]
-    mod lora {}
-
     #[doc = include_str!("../docs/import.md")]
     mod import {}
+
+    #[doc = include_str!("../docs/install.md")]
+    mod install {}
+
+    #[doc = include_str!("../docs/kubernetes.md")]
+    mod kubernetes {}
+
+    #[doc = include_str!("../docs/lora.md")]
+    mod lora {}
 
     #[doc = include_str!("../docs/models.md")]
     mod models {}
