@@ -50,8 +50,9 @@ impl Volume {
         if !target.starts_with('/') {
             return Err(format!("{target:?} is not an absolute path in the container"));
         }
-        let is_name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-        if !source.starts_with('/') && !(source.starts_with(|c: char| c.is_ascii_alphanumeric()) && source.chars().all(is_name)) {
+        let is_in_name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        let is_name = source.starts_with(|c: char| c.is_ascii_alphanumeric()) && source.chars().all(is_in_name);
+        if !source.starts_with('/') && !is_name {
             return Err(format!("{source:?} is neither an absolute path nor the name of a volume"));
         }
         Ok(Self {
