@@ -9,6 +9,9 @@ pub mod family {
 /// The Rust code of the documents, as documentation tests.
 #[cfg(doctest)]
 mod documents {
+    #[doc = include_str!("../docs/containers.md")]
+    mod containers {}
+
     #[doc = include_str!("../docs/data.md")]
     mod data {}
 
@@ -30,14 +33,23 @@ mod documents {
     #[doc = include_str!("../docs/extending.md")]
     mod extending {}
 
+    #[doc = include_str!("../docs/fp8.md")]
+    mod fp8 {}
+
     #[doc = include_str!("../docs/generate.md")]
     mod generate {}
 
-    #[doc = include_str!("../docs/lora.md")]
-    mod lora {}
-
     #[doc = include_str!("../docs/import.md")]
     mod import {}
+
+    #[doc = include_str!("../docs/install.md")]
+    mod install {}
+
+    #[doc = include_str!("../docs/kubernetes.md")]
+    mod kubernetes {}
+
+    #[doc = include_str!("../docs/lora.md")]
+    mod lora {}
 
     #[doc = include_str!("../docs/models.md")]
     mod models {}
@@ -50,6 +62,9 @@ mod documents {
 
     #[doc = include_str!("../docs/parallelism.md")]
     mod parallelism {}
+
+    #[doc = include_str!("../docs/precision.md")]
+    mod precision {}
 
     #[doc = include_str!("../docs/slurm.md")]
     mod slurm {}

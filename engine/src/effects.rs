@@ -170,7 +170,9 @@ pub struct GemmMeter {
 impl GemmMeter {
     /// Counts a product of `[m, k]` and `[k, n]`: `2 m k n` operations.
     pub fn product(&self, kind: GemmKind, [m, k, n]: [i64; 3]) {
-        let flops = [m, k, n].iter().fold(2u64, |flops, size| flops.saturating_mul(u64::try_from(*size).unwrap_or(0)));
+        let flops = [m, k, n]
+            .iter()
+            .fold(2u64, |flops, size| flops.saturating_mul(u64::try_from(*size).unwrap_or(0)));
         let index = self.group as usize * GemmKind::ALL.len() + kind as usize;
         self.effects.0.flops[index].fetch_add(flops, Ordering::Relaxed);
     }
@@ -179,7 +181,9 @@ impl GemmMeter {
     /// pass, which follow from the operands that need a gradient.
     pub fn linear(&self, x: &Tensor, weight: &Tensor, y: &Tensor) {
         let sizes = weight.size();
-        let (Some(n), Some(k)) = (sizes.first(), sizes.last()) else { return };
+        let (Some(n), Some(k)) = (sizes.first(), sizes.last()) else {
+            return;
+        };
         let m = x.numel() as i64 / (*k).max(1);
         let mut products = 1;
         if y.requires_grad() {

@@ -1,8 +1,8 @@
 //! Cross entropy in fp32 at labelled positions, over a vocabulary that may be split among ranks.
 
 use crate::autograd::one;
-use crate::effects::{Effects, GemmGroup, GemmMeter};
 use crate::comm::{ProcessGroup, Reduce};
+use crate::effects::{Effects, GemmGroup, GemmMeter};
 use crate::error::Result;
 use crate::nn::TensorRegion;
 use crate::param_sync::Weight;

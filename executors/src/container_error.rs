@@ -15,6 +15,12 @@ pub enum ContainerError {
         /// What to type instead.
         help: Option<String>,
     },
+    /// A folder to mount is missing. Docker would create it, empty.
+    #[error("`executor.volumes` mounts {source_path}, which does not exist on this machine")]
+    NoFolder {
+        /// The folder.
+        source_path: String,
+    },
     /// The image is not on this machine and cannot be pulled.
     #[error("the image {image} is not on this machine and cannot be pulled: {words}")]
     NoImage {
@@ -43,7 +49,7 @@ impl ContainerError {
     /// Returns the launcher's exit code for this error.
     pub fn exit_code(&self) -> ExitClass {
         match self {
-            Self::Refused { .. } | Self::NoImage { .. } => exit_class::INPUT,
+            Self::Refused { .. } | Self::NoFolder { .. } | Self::NoImage { .. } => exit_class::INPUT,
             Self::Failed { .. } | Self::NoReader { .. } => exit_class::CLUSTER,
         }
     }
@@ -52,6 +58,7 @@ impl ContainerError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Refused { help, .. } => help.clone(),
+            Self::NoFolder { .. } => Some("create it, or correct the path".to_owned()),
             Self::NoImage { image, .. } => Some(format!(
                 "pull or build it first (`docker pull {image}`, `make image`), or name another with `--set executor.container_image=...`"
             )),

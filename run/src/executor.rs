@@ -180,7 +180,11 @@ fn load(name: &str, workspace: Option<&Workspace>) -> Result<Node, ConfigError> 
         .into_iter()
         .flat_map(|workspace| workspace.settings.executors.keys().cloned());
     let own = known.filter(|name| ![LOCAL, DOCKER, SLURM, KUBERNETES].contains(&name.as_str()));
-    let allowed: Vec<_> = [LOCAL, DOCKER, SLURM, KUBERNETES].map(str::to_owned).into_iter().chain(own).collect();
+    let allowed: Vec<_> = [LOCAL, DOCKER, SLURM, KUBERNETES]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(own)
+        .collect();
     Err(ConfigError {
         path: config::Path(vec![Segment::Key(EXECUTOR.to_owned())]),
         origin: None,

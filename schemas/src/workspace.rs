@@ -59,7 +59,12 @@ impl Validate for WorkspaceConfig {
             .as_ref()
             .filter(|name| ![LOCAL, DOCKER, SLURM, KUBERNETES].contains(&name.as_str()) && !self.executors.contains_key(*name))
         {
-            let names: Vec<_> = self.executors.keys().map(String::as_str).chain([LOCAL, DOCKER, SLURM, KUBERNETES]).collect();
+            let names: Vec<_> = self
+                .executors
+                .keys()
+                .map(String::as_str)
+                .chain([LOCAL, DOCKER, SLURM, KUBERNETES])
+                .collect();
             problems.push(
                 Problem::error(field("executor"), format!("there is no executor `{name}`"))
                     .help(format!("the executors here are {}", names.join(", "))),

@@ -8,7 +8,12 @@ fn what_cannot_start_is_explained() {
     let runs = machine.dir.path().join("runs");
     let one = tiny(&runs, "refused", &["finetune.trainer.max_steps=1"]);
     for (more, code, message, help) in [
-        ("volumes: [/nowhere/at/all]", 2, "refused the job", "does not exist on this machine"),
+        (
+            "volumes: [/nowhere/at/all]",
+            2,
+            "mounts /nowhere/at/all",
+            "does not exist on this machine",
+        ),
         ("runtime: nvidia", 2, "nvidia", "runtime"),
         ("rank_program: /nowhere/neva-rank", 3, "127", ""),
         ("user: nobody-here", 2, "refused the job", "write numbers"),

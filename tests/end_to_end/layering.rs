@@ -90,7 +90,11 @@ fn unsafe_code_is_only_in_the_ffi() {
         concat!("ext", "ern \"C\""),
     ];
     assert_eq!(
-        places(CODE, &words, &["engine/ffi/", "engine/jpeg/", "engine/kernels/", "engine/src/comm/nccl.rs"]),
+        places(
+            CODE,
+            &words,
+            &["engine/ffi/", "engine/jpeg/", "engine/kernels/", "engine/src/comm/nccl.rs"]
+        ),
         Vec::<String>::new()
     );
 }

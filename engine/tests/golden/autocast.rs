@@ -42,6 +42,6 @@ fn golden_bf16_losses_follow_autocast() {
         for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
             close(&format!("{key}: loss of step {step}"), *got, *expected, bound, 0.0);
         }
-        assert!(got[49] < got[0] / 4.0, "{key}: the loss falls");
+        assert!(got[49] < got[0] / 3.0, "{key}: the loss falls");
     }
 }

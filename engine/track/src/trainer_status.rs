@@ -225,7 +225,10 @@ impl Sender {
     }
 
     fn post(&self, body: &Value) -> Result<(), String> {
-        let mut request = self.agent()?.post(&self.server.url);
+        let mut request = self
+            .agent()?
+            .post(&self.server.url)
+            .header(header::CONTENT_TYPE, "application/json");
         if let Some(file) = &self.server.token_file {
             // The cluster renews it.
             let token = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;

@@ -1,5 +1,8 @@
 //! Submission of a job: its folder, then its container.
 
+use std::path::Path;
+
+use neva_schemas::Volume;
 use serde_json::Value;
 
 use super::{
@@ -32,6 +35,7 @@ pub(super) async fn submit(executor: &DockerExecutor, submission: &Submission) -
     let Some((name, body)) = manifest(submission) else {
         return Err(ExecutorError::NoMesh { ranks: 0 });
     };
+    check_volumes(executor)?;
     std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
     let running = || ExecutorError::AlreadyRunning { dir: dir.clone() };
     let path = dir.join(LOCK_FILE);
@@ -90,6 +94,16 @@ pub(super) async fn submit(executor: &DockerExecutor, submission: &Submission) -
         return Err(error);
     }
     Ok(job.handle())
+}
+
+/// Refuses a folder to mount that does not exist.
+fn check_volumes(executor: &DockerExecutor) -> Result<(), ContainerError> {
+    let volumes = executor.config.volumes.iter().filter_map(|text| Volume::parse(text).ok());
+    let mut folders = volumes.map(|volume| volume.source).filter(|source| source.starts_with('/'));
+    match folders.find(|source| !Path::new(source).exists()) {
+        Some(source_path) => Err(ContainerError::NoFolder { source_path }),
+        None => Ok(()),
+    }
 }
 
 /// Returns true if all ranks of the folder's earlier job have ended.

@@ -72,7 +72,10 @@ async fn patch(cluster: &Cluster, handle: &KubernetesJob, change: &serde_json::V
 
 /// Returns the first error. A pod or a job that is gone needs no request.
 fn finish(answers: impl IntoIterator<Item = Result<(), ExecutorError>>) -> Result<(), ExecutorError> {
-    let is_gone = |error: &ExecutorError| matches!(error, ExecutorError::Kubernetes(KubernetesError::Refused { words, .. }) if words.contains("not found"));
+    let is_gone = |error: &ExecutorError| match error {
+        ExecutorError::Kubernetes(KubernetesError::Refused { words, .. }) => words.contains("not found"),
+        _ => false,
+    };
     let errors = answers.into_iter().filter_map(Result::err);
     errors.into_iter().find(|error| !is_gone(error)).map_or(Ok(()), Err)
 }

@@ -128,7 +128,7 @@ mod tests {
     fn a_name_is_readable_and_belongs_to_one_folder() {
         let config = KubernetesExecutorConfig::default();
         let name = |run: &str, dir: &str| Names::new(&config, run, dir).job;
-        assert_eq!(name("neva_tiny", "/runs/a"), "neva-tiny-2a1e8d41");
+        assert_eq!(name("neva_tiny", "/runs/a"), "neva-tiny-c082f5f4");
         assert_ne!(name("neva_tiny", "/runs/a"), name("neva_tiny", "/runs/b"));
         for (run, slug) in [
             ("LLaVA 1.5", "llava-1-5-"),

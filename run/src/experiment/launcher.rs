@@ -82,7 +82,7 @@ impl Launcher {
                 lowering.render_set(record, set, &own)?;
             }
         }
-        if record.has_finetunes() && self.through.is_none() {
+        if record.needs_rank_program() && self.through.is_none() {
             program::find_here()?;
         }
         Ok(())

@@ -85,7 +85,9 @@ pub(super) fn data_hashes(record: &ExperimentRecord) -> BTreeMap<PathBuf, Option
             // The metadata of a prepared dataset name its shards; the identity is that of its samples.
             Data::Energon(data) if absolute(&record.working_directory, &data.path).is_dir() => {
                 let meta = data.path.join(".nv-meta");
-                [".info.json", "index.uuid", "split.yaml", "dataset.yaml"].map(|name| meta.join(name)).into()
+                [".info.json", "index.uuid", "split.yaml", "dataset.yaml"]
+                    .map(|name| meta.join(name))
+                    .into()
             }
             Data::Energon(data) => vec![data.path.clone()],
             Data::Mock(_) | Data::Custom(_) => Vec::new(),

@@ -11,7 +11,7 @@ use neva_schemas::{ExecutorConfig, ExperimentConfig, Script, TaskSpec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::ExperimentError;
-use crate::error::RunError;
+use crate::{error::RunError, executor};
 
 /// File in an experiment's folder.
 pub(super) const RECORD_FILE: &str = "experiment.json";
@@ -62,6 +62,15 @@ impl ExperimentRecord {
             .tasks
             .values()
             .any(|task| matches!(task.task, TaskSpec::Finetune(_)))
+    }
+
+    /// Returns true if a fine-tune starts the rank program of this machine.
+    pub(super) fn needs_rank_program(&self) -> bool {
+        let mut tasks = self.experiment.tasks.values();
+        tasks.any(|task| {
+            let executor = task.executor.as_ref().unwrap_or(&self.executor);
+            matches!(task.task, TaskSpec::Finetune(_)) && executor::needs_own_program(executor)
+        })
     }
 
     /// Returns the text of `script`. A script file was read when the experiment was prepared.

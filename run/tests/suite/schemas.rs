@@ -76,9 +76,11 @@ fn yaml(text: &str) -> Value {
 fn yaml_files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        // The metadata of a dataset are not files of this program.
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.is_dir() && !is_hidden {
             yaml_files(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+        } else if path.is_file() && path.extension().is_some_and(|extension| extension == "yaml") {
             found.push(path);
         }
     }
@@ -93,6 +95,8 @@ fn shipped() -> Vec<(PathBuf, String)> {
     files.sort();
     // Calls a factory of another launcher.
     files.retain(|path| !path.ends_with("own/partial.yaml"));
+    // Files of megatron-energon.
+    files.retain(|path| path.components().all(|part| part.as_os_str() != ".nv-meta"));
     let kind = |path: PathBuf| {
         let text = fs::read_to_string(&path).unwrap();
         let first = text.lines().next().unwrap_or_default();

@@ -78,8 +78,8 @@ impl Doctor<'_> {
             if lines("folder ").first().is_some_and(|state| state == "ok") {
                 self.ok("folder", format!("pods can write to {dir}"));
             } else {
-                let help = "the volume must be writable for the user of the pods: set `security_context: {fsGroup: ..., runAsUser: ...}`, or \
-                            `read_only: false` of the volume";
+                let help = "the volume must be writable for the user of the pods: set `security_context: {fsGroup: ..., runAsUser: \
+                            ...}`, or `read_only: false` of the volume";
                 self.problem(
                     "folder",
                     format!("pods cannot write to {dir}: {}", lines("folder ").join(" ")),
