@@ -112,8 +112,11 @@ def measured(programs: Programs, case: Case, device: str, gpu: str) -> Table:
     ]
     if case.published:
         theirs = case.published.tokens_per_s
-        text = f"{theirs:.0f} tokens/s, {theirs * flops / 1e12:.3g} TFLOP/s in the same count ({case.published.source})"
-        table += [("published", text), ("this run", f"{rate / theirs:.0%} of it")]
+        if small:
+            table.append(("published", f"{theirs:.0f} tokens/s ({case.published.source}), not compared: this model is small"))
+        else:
+            text = f"{theirs:.0f} tokens/s, {theirs * flops / 1e12:.3g} TFLOP/s in the same count ({case.published.source})"
+            table += [("published", text), ("this run", f"{rate / theirs:.0%} of it")]
     return table
 
 
