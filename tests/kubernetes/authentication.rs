@@ -66,11 +66,11 @@ fn an_exec_plugin_gives_tokens() {
         .collect();
     fs::write(&executor, without).unwrap();
     let mut arguments = arguments(&space, "run", &executor);
-    arguments.extend(["--set".to_owned(), "finetune.trainer.max_steps=3000".to_owned()]);
+    arguments.extend(["--set".to_owned(), "finetune.trainer.max_steps=1000".to_owned()]);
     let mut command = space.neva_run(&words(&arguments, &[]));
     command.env("KUBECONFIG", kubeconfig);
     let ended = run(command).with_code(0);
-    assert!(ended.stdout.contains("done: 3000 steps"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("done: 1000 steps"), "{}", ended.stdout);
     assert_eq!(space.objects("jobs").len(), 1);
     assert!(!fs::read_to_string(calls).unwrap().is_empty());
 }

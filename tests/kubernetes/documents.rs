@@ -38,4 +38,6 @@ fn the_commands_of_the_document_work() {
         command = shell;
         run(command)
     });
+    // The launcher in the background may not have read the last command.
+    let _ = space.kubectl(&["delete", "jobs", "--all"]);
 }

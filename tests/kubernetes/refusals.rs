@@ -123,9 +123,14 @@ fn an_account_that_may_not_is_told_what_it_needs() {
     let expired = space.with_token("expired", &cluster.token(&space.name, "reader", 1));
     std::thread::sleep(Duration::from_secs(2));
     refused(&space, &expired, "", 3, &["Unauthorized"]);
-    // No server.
+    // No server: the launcher goes on trying, and says so.
     let text = std::fs::read_to_string(cluster.kubeconfig()).unwrap();
     let port = text.split("https://127.0.0.1:").nth(1).unwrap().split('"').next().unwrap();
     let away = space.write("away.kubeconfig", &text.replace(port, "1"));
-    refused(&space, away.as_ref(), "namespace: default", 3, &["127.0.0.1"]);
+    let executor = space.executor("away", "");
+    let arguments = small(&space.runs(), "away", &["finetune.trainer.max_steps=1"]);
+    let mut command = space.neva_run(&words(&arguments, &["--executor", &executor]));
+    command.env("KUBECONFIG", away);
+    let mut launcher = Watched::start(command);
+    launcher.wait(&["no connection to the API server 127.0.0.1:1"], Instant::now() + SOON);
 }

@@ -50,7 +50,7 @@ fn a_secret_reaches_the_ranks_and_nothing_else() {
 
     let encoded = base64_of(SECRET);
     for kind in ["jobs", "pods", "configmaps", "services", "events"] {
-        let text = space.kubectl(&["get", kind, "-o", "yaml"]);
+        let text = space.kubectl(&["get", kind, "-o", "json"]);
         assert!(!contains(text.as_bytes()) && !text.contains(&encoded), "{kind}: {text}");
     }
     let pods = space.objects("pods");
@@ -59,7 +59,7 @@ fn a_secret_reaches_the_ranks_and_nothing_else() {
     assert!(log.contains("the tokens are here") && !contains(log.as_bytes()), "{log}");
     assert_eq!(holding(space.dir.path()), Vec::<String>::new());
     // Its own Secret has it, and goes with the job.
-    let secrets = space.kubectl(&["get", "secrets", "-o", "yaml"]);
+    let secrets = space.kubectl(&["get", "secrets", "-o", "json"]);
     assert!(secrets.contains(&encoded), "{secrets}");
     let _ = space.kubectl(&["delete", "jobs", "--all"]);
     neva_tests::wait_for("the garbage collector", || (space.objects("secrets").len() == 1).then_some(()));

@@ -1,9 +1,10 @@
 //! A launcher whose messages are read while it runs.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     process::{Child, Command},
     sync::mpsc::{Receiver, channel},
+    thread::{JoinHandle, spawn},
     time::Instant,
 };
 
@@ -14,6 +15,8 @@ pub(crate) struct Watched {
     child: Option<Child>,
     lines: Receiver<String>,
     seen: String,
+    /// Reads standard output, which may be more than a pipe holds.
+    stdout: Option<JoinHandle<String>>,
 }
 
 impl Watched {
@@ -22,15 +25,22 @@ impl Watched {
         let mut child = start(command);
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
+        spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 let _ = sender.send(line);
             }
+        });
+        let mut stdout = child.stdout.take().unwrap();
+        let stdout = spawn(move || {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).unwrap();
+            text
         });
         Self {
             child: Some(child),
             lines,
             seen: String::new(),
+            stdout: Some(stdout),
         }
     }
 
@@ -47,15 +57,22 @@ impl Watched {
             }
         }
     }
-}
 
-impl Watched {
+    /// Asks the launcher to stop its job, and waits for the end of both.
+    pub(crate) fn stop(self) -> Ended {
+        let id = self.child.as_ref().map_or(0, Child::id);
+        let status = Command::new("kill").args(["-TERM", &id.to_string()]).status().unwrap();
+        assert!(status.success());
+        self.finish()
+    }
+
     /// Waits for the end of the launcher, and returns its exit code and output.
     pub(crate) fn finish(mut self) -> Ended {
         let child = self.child.take().expect("it was not waited for");
         let mut ended = finish(child);
         self.seen.extend(self.lines.iter().map(|line| line + "\n"));
         ended.stderr.clone_from(&self.seen);
+        ended.stdout = self.stdout.take().expect("it was not waited for").join().unwrap();
         ended
     }
 }
