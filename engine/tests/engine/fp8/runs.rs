@@ -233,7 +233,10 @@ fn compare(name: &str, recipes: &[Fp8Recipe], falls_to: f64, change: fn(&mut Fin
 
 #[test]
 fn photographs_train_as_in_bf16() {
-    within_limit(|| compare("all weights", &RECIPES, 0.5, |_| {}));
+    // Two hundred emulated steps take half a minute, so `make soak` compares the other recipes.
+    let soaks = std::env::var_os("NEVA_SOAK_FP8").is_some();
+    let recipes = if soaks { &RECIPES[..] } else { &RECIPES[..1] };
+    within_limit(|| compare("all weights", recipes, 0.5, |_| {}));
 }
 
 #[test]
