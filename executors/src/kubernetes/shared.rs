@@ -63,8 +63,8 @@ pub(super) enum View {
 }
 
 enum Change {
-    Job(Event<Job>),
-    Pod(Event<Pod>),
+    Job(Box<Event<Job>>),
+    Pod(Box<Event<Pod>>),
 }
 
 impl Shared {
@@ -143,8 +143,8 @@ async fn run(executor: &KubernetesExecutor, shared: &std::sync::Weak<Shared>, pa
         Err(error) => return Some(error.reason()),
     };
     let config = || watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
-    let jobs = watcher(cluster.api::<Job>(), config()).map(|event| event.map(Change::Job));
-    let pods = watcher(cluster.api::<Pod>(), config()).map(|event| event.map(Change::Pod));
+    let jobs = watcher(cluster.api::<Job>(), config()).map(|event| event.map(|event| Change::Job(Box::new(event))));
+    let pods = watcher(cluster.api::<Pod>(), config()).map(|event| event.map(|event| Change::Pod(Box::new(event))));
     let mut events = Box::pin(stream::select(jobs, pods));
     // Lists of this connection; the store may have those of an earlier one.
     let mut listed = (false, false);
@@ -162,9 +162,8 @@ async fn run(executor: &KubernetesExecutor, shared: &std::sync::Weak<Shared>, pa
             Err(error) => return Some(trouble(&cluster.place, error)),
         };
         match &change {
-            Change::Job(Event::InitDone) => listed.0 = true,
-            Change::Pod(Event::InitDone) => listed.1 = true,
-            _ => {}
+            Change::Job(event) => listed.0 |= matches!(**event, Event::InitDone),
+            Change::Pod(event) => listed.1 |= matches!(**event, Event::InitDone),
         }
         let shared = shared.upgrade()?;
         shared.change(|store| {
@@ -195,49 +194,61 @@ fn trouble(place: &str, error: watcher::Error) -> String {
 impl Store {
     fn apply(&mut self, change: Change) {
         match change {
-            Change::Job(Event::Init) => self.listing_jobs.clear(),
-            Change::Job(Event::InitApply(job)) => {
+            Change::Job(event) => self.apply_job(*event),
+            Change::Pod(event) => self.apply_pod(*event),
+        }
+    }
+
+    fn apply_job(&mut self, event: Event<Job>) {
+        match event {
+            Event::Init => self.listing_jobs.clear(),
+            Event::InitApply(job) => {
                 if let Some(uid) = job.metadata.uid.clone() {
                     self.listing_jobs.insert(uid.clone());
                     self.jobs.insert(uid, job);
                 }
             }
-            Change::Job(Event::InitDone) => {
+            Event::InitDone => {
                 let listed = std::mem::take(&mut self.listing_jobs);
                 self.jobs.retain(|uid, _| listed.contains(uid));
                 self.listed.0 = true;
             }
-            Change::Job(Event::Apply(job)) => {
+            Event::Apply(job) => {
                 if let Some(uid) = job.metadata.uid.clone() {
                     self.jobs.insert(uid, job);
                 }
             }
-            Change::Job(Event::Delete(job)) => {
+            Event::Delete(job) => {
                 if let Some(uid) = &job.metadata.uid {
                     self.jobs.remove(uid);
                     self.pods.remove(uid);
                 }
             }
-            Change::Pod(Event::Init) => self.listing_pods.clear(),
-            Change::Pod(Event::InitApply(pod)) => {
+        }
+    }
+
+    fn apply_pod(&mut self, event: Event<Pod>) {
+        match event {
+            Event::Init => self.listing_pods.clear(),
+            Event::InitApply(pod) => {
                 if let Some(key) = key(&pod) {
                     self.listing_pods.insert(key.clone());
                     self.pods.entry(key.0).or_default().insert(key.1, pod);
                 }
             }
-            Change::Pod(Event::InitDone) => {
+            Event::InitDone => {
                 let listed = std::mem::take(&mut self.listing_pods);
                 for (uid, pods) in &mut self.pods {
                     pods.retain(|name, _| listed.contains(&(uid.clone(), name.clone())));
                 }
                 self.listed.1 = true;
             }
-            Change::Pod(Event::Apply(pod)) => {
+            Event::Apply(pod) => {
                 if let Some((uid, name)) = key(&pod) {
                     self.pods.entry(uid).or_default().insert(name, pod);
                 }
             }
-            Change::Pod(Event::Delete(pod)) => {
+            Event::Delete(pod) => {
                 if let Some((uid, name)) = key(&pod)
                     && let Some(pods) = self.pods.get_mut(&uid)
                 {

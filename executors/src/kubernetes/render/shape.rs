@@ -50,7 +50,7 @@ impl Shape {
                 gpus_per_pod: gpus,
             });
         }
-        if gpus % ranks != 0 {
+        if !gpus.is_multiple_of(ranks) {
             return Err(refused(
                 format!("{gpus} GPUs of a node cannot be divided among {ranks} pods of one rank each"),
                 format!("add `--set executor.gpus_per_node={ranks}`"),

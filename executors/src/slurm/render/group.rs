@@ -250,7 +250,7 @@ impl Group<'_> {
         if has_code(config) {
             text += COPY_CODE;
         }
-        let _ = write!(text, "cd {folder} || fail 3 \"cannot change to the working directory\"\n");
+        let _ = writeln!(text, "cd {folder} || fail 3 \"cannot change to the working directory\"");
         text += &exports(work.env());
         let _ = write!(text, "{before}exec {command}\n) &\npids[{number}]=$!\nfi\n");
         if number == 0
