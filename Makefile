@@ -81,7 +81,8 @@ bench-energon: build ## print the speed of reading Energon datasets, as a ratio 
 
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
-	$(CARGO) clippy --release --workspace --all-targets --test slurm --test ssh --test slurm_contract --test container --test container_contract --test kubernetes --test kubernetes_contract -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --release --workspace --test slurm --test ssh --test slurm_contract --test container --test container_contract --test kubernetes --test kubernetes_contract -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep

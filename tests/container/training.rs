@@ -61,15 +61,15 @@ fn a_later_launcher_finds_the_job_stops_it_and_resumes_it() {
     let mut launcher = start(machine.neva_run(&words(&arguments, &["--executor", &executor, "--detach"])));
     let _ = launcher.wait().expect("the launcher ends");
     let status = || machine.run(&["experiment", "status", "later"]).stdout;
-    let _ = wait_for("a running task", || status().contains("running").then_some(()));
+    wait_for("a running task", || status().contains("running").then_some(()));
     let logs = || machine.run(&["experiment", "logs", "later"]).stdout;
-    let _ = wait_for("ten steps", || logs().contains("step 10").then_some(()));
+    wait_for("ten steps", || logs().contains("step 10").then_some(()));
     let _ = machine.run(&["experiment", "cancel", "later"]).with_code(0);
-    let _ = wait_for("a cancelled task", || status().contains("cancelled").then_some(()));
+    wait_for("a cancelled task", || status().contains("cancelled").then_some(()));
     let _ = machine.run(&["experiment", "resume", "later", "--detach"]).with_code(0);
-    let _ = wait_for("a resumed run", || logs().contains("resumes from").then_some(()));
+    wait_for("a resumed run", || logs().contains("resumes from").then_some(()));
     let _ = machine.run(&["experiment", "cancel", "later"]).with_code(0);
-    let _ = wait_for("a cancelled task", || status().contains("cancelled").then_some(()));
+    wait_for("a cancelled task", || status().contains("cancelled").then_some(()));
 }
 
 /// Ctrl-C reaches the ranks, which save.

@@ -2,6 +2,9 @@
 //!
 //! Tests that stop nodes or the controller have a cluster of their own.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test panics where something is wrong")]
+#![expect(clippy::format_push_string, reason = "short texts of tests")]
+#![expect(clippy::disallowed_methods, reason = "some waits are for nothing to happen")]
 
 mod arrays;
 mod cluster;

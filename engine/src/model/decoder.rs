@@ -184,7 +184,7 @@ struct Mlp {
 /// Input projections of an MLP.
 #[derive(Debug)]
 enum Up {
-    Gated(ColumnLinears<2>),
+    Gated(Box<ColumnLinears<2>>),
     Plain(Linear),
 }
 
@@ -192,7 +192,7 @@ impl Mlp {
     fn new(config: &TextConfig, build: &Build<'_>) -> Result<Self> {
         Ok(Self {
             up: if DecoderStructure::of(config).gated {
-                Up::Gated(build.column_linears(["gate_proj", "up_proj"])?)
+                Up::Gated(Box::new(build.column_linears(["gate_proj", "up_proj"])?))
             } else {
                 Up::Plain(build.linear("up_proj")?)
             },

@@ -298,13 +298,16 @@ mod tests {
             "FailedMount",
             "MountVolume.SetUp failed for volume \"v\" : configmap \"absent\" not found",
         );
-        let text = reason(&plain(), &[creating.clone()], &[mount]).unwrap();
+        let text = reason(&plain(), std::slice::from_ref(&creating), &[mount]).unwrap();
         assert!(
             text.contains("configmap \"absent\" not found") && text.contains("`volumes`"),
             "{text}"
         );
         let pull = event("Pod", "run-0-abcde", "Pulling", "Pulling image \"x\"");
-        assert_eq!(reason(&plain(), &[creating.clone()], &[pull]).unwrap(), "Pulling image \"x\"");
+        assert_eq!(
+            reason(&plain(), std::slice::from_ref(&creating), &[pull]).unwrap(),
+            "Pulling image \"x\""
+        );
         // Events of other pods, and nothing at all.
         let other = event("Pod", "other", "FailedMount", "no");
         assert_eq!(reason(&plain(), &[creating], &[other]), None);

@@ -22,7 +22,7 @@ async fn check(tunnel: &dyn Tunnel, dir: &Path) {
     tunnel.write(std::slice::from_ref(&file)).await.unwrap();
     let metadata = fs::metadata(&path).unwrap();
     assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
-    tunnel.write(&[file.clone()]).await.unwrap();
+    tunnel.write(std::slice::from_ref(&file)).await.unwrap();
     assert_eq!(fs::metadata(&path).unwrap().ino(), metadata.ino(), "the file was written again");
     let other = TunnelFile {
         bytes: b"9876543210".to_vec(),

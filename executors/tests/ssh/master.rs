@@ -128,6 +128,7 @@ impl Drop for UsersConnection<'_> {
 fn two_submissions_over_the_users_connection_cost_one_question() {
     let keys = Server::start();
     let server = AskingServer::start(&keys);
+    #[expect(clippy::disallowed_methods, reason = "OpenSSH reads its files there")]
     let home = std::env::var("HOME").unwrap();
     fs::create_dir_all(Path::new(&home).join(".ssh")).unwrap();
     let config = |require_existing_master, program| SshTunnelConfig {
