@@ -1,7 +1,7 @@
 //! Runs a plan in a container on this machine, through the API socket of Docker or Podman.
 //!
-//! All ranks of a job run in one container. Its first process is a script that the submission contains ([`script`]); the
-//! request that creates the container is pure, too ([`request`]). The container's name is made from the job's folder, so a
+//! All ranks of a job run in one container. Its first process is a script that the submission contains (`script`); the
+//! request that creates the container is pure, too (`request`). The container's name is made from the job's folder, so a
 //! folder has one container, and a later launcher finds it. The state of a job is the container's, and files in its folder:
 //!
 //! | file | by | holds |
