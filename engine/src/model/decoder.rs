@@ -185,7 +185,7 @@ struct Mlp {
 #[derive(Debug)]
 enum Up {
     Gated(Box<ColumnLinears<2>>),
-    Plain(Linear),
+    Plain(Box<Linear>),
 }
 
 impl Mlp {
@@ -194,7 +194,7 @@ impl Mlp {
             up: if DecoderStructure::of(config).gated {
                 Up::Gated(Box::new(build.column_linears(["gate_proj", "up_proj"])?))
             } else {
-                Up::Plain(build.linear("up_proj")?)
+                Up::Plain(Box::new(build.linear("up_proj")?))
             },
             down: build.linear("down_proj")?,
             activation: config.activation(),
