@@ -42,11 +42,11 @@ test-setup: ## test the set-up itself
 
 # One tarball that runs from any folder, with its checksum.
 dist: build ## pack neva-run, neva-rank and libtorch into a tarball, with completions, man pages, licences and an SBOM
-	$(PYTHON) -B packaging/dist.py --programs $(PROGRAMS) --libtorch $${LIBTORCH:-.libtorch} --out target/dist
+	$(PYTHON) -B run/packaging/dist.py --programs $(PROGRAMS) --libtorch $${LIBTORCH:-.libtorch} --out target/dist
 
 # From nothing: no image registry is needed. BUILDER=docker builds it with Docker.
 image: dist ## build the image localhost/neva-run with podman
-	$(PYTHON) -B packaging/root.py --tree target/dist/neva-run-*-linux --out target/image/root
+	$(PYTHON) -B run/packaging/root.py --tree target/dist/neva-run-*-linux --out target/image/root
 	cp examples/container/Containerfile target/image
 	$(BUILDER) build --tag localhost/neva-run target/image
 
@@ -56,7 +56,7 @@ e2e-container: build ## run the tests in real containers, of the image and of th
 	RUST_TEST_THREADS=2 tests/container/with-podman tests/container/prepare $(CARGO) test --release --workspace --no-fail-fast --test container_contract --test container
 
 test-install: ## install the launcher alone with cargo, into a temporary folder
-	packaging/tests/install.sh
+	run/packaging/tests/install.sh
 
 # Most of the time is spent waiting, so more tests run at once than there are cores.
 # Installs Slurm and sshd where they are missing. With NEVA_TEST_SLURM_HOST, the contract of executors is tested on a cluster of

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TARGET = "x86_64-unknown-linux-gnu"
 # The packages of neva-run and neva-rank.
 PROGRAMS = ["neva-run", "neva-engine"]

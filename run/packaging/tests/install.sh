@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the launcher alone with `cargo install`, and runs it without the sources and without libtorch.
 set -euo pipefail
-cd "$(dirname "$(readlink -f "$0")")/../.."
+cd "$(dirname "$(readlink -f "$0")")/../../.."
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cargo install --path run --locked --root "$dir" --no-track

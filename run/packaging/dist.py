@@ -25,7 +25,7 @@ sys.dont_write_bytecode = True
 import elf
 import packages
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ["neva-run", "neva-rank"]
 # Libraries of every Linux with glibc; they are not packed.
 SYSTEM = set(
