@@ -34,8 +34,10 @@ pub(super) fn with_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
 /// Returns the index at which the subcommand is missing, if the first argument after the global options is neither a
 /// subcommand nor a help or version flag.
 pub(super) fn missing_subcommand(arguments: &[OsString]) -> Option<usize> {
+    // Hidden ones, too.
+    let command = Cli::command();
     let is_known =
-        |text: &str| matches!(text, "help" | "-h" | "--help" | "-V" | "--version") || subcommands().iter().any(|name| name == text);
+        |text: &str| matches!(text, "help" | "-h" | "--help" | "-V" | "--version") || command.find_subcommand(text).is_some();
     let (index, first) = first_argument(arguments)?;
     (!first.to_str().is_some_and(is_known)).then_some(index)
 }
@@ -46,4 +48,17 @@ pub(super) fn first_argument(arguments: &[OsString]) -> Option<(usize, &OsString
     let leading = LeadingArgs::try_parse_from(arguments).ok()?;
     let index = arguments.len().checked_sub(leading.rest.len())?;
     Some((index, arguments.get(index)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hidden_subcommand_is_no_recipe() {
+        let missing = |words: &[&str]| missing_subcommand(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(missing(&["neva-run", "man", "folder"]), None);
+        assert_eq!(missing(&["neva-run", "-v", "render", "neva_tiny"]), None);
+        assert_eq!(missing(&["neva-run", "-v", "neva_tiny"]), Some(2));
+    }
 }
