@@ -36,8 +36,7 @@ pub(super) fn with_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
 pub(super) fn missing_subcommand(arguments: &[OsString]) -> Option<usize> {
     // Hidden ones, too.
     let command = Cli::command();
-    let is_known =
-        |text: &str| matches!(text, "help" | "-h" | "--help" | "-V" | "--version") || command.find_subcommand(text).is_some();
+    let is_known = |text: &str| matches!(text, "help" | "-h" | "--help" | "-V" | "--version") || command.find_subcommand(text).is_some();
     let (index, first) = first_argument(arguments)?;
     (!first.to_str().is_some_and(is_known)).then_some(index)
 }
