@@ -1,7 +1,7 @@
 //! The same recipe and seed give bitwise equal results.
 
 use crate::setting::{files, mock, names, run, small, within_limit};
-use neva_schemas::{Finetune, EFFECTS_FILE, METRICS_FILE, PARAMETERS_FILE, PeftScheme, REPORT_FILE, RunReport};
+use neva_schemas::{EFFECTS_FILE, Finetune, METRICS_FILE, PARAMETERS_FILE, PeftScheme, REPORT_FILE, RunReport};
 use serde_json::Value;
 use std::path::Path;
 
@@ -65,7 +65,15 @@ fn a_run_writes_its_metrics_and_report() {
         let report = run(&finetune, &run_dir).unwrap();
         assert_eq!(
             names(&run_dir),
-            ["checkpoints", "curves.svg", EFFECTS_FILE, METRICS_FILE, PARAMETERS_FILE, REPORT_FILE, "tb_logs"]
+            [
+                "checkpoints",
+                "curves.svg",
+                EFFECTS_FILE,
+                METRICS_FILE,
+                PARAMETERS_FILE,
+                REPORT_FILE,
+                "tb_logs"
+            ]
         );
         assert_eq!(
             serde_json::from_slice::<RunReport>(&std::fs::read(run_dir.join(REPORT_FILE)).unwrap()).unwrap(),
