@@ -7,7 +7,7 @@ BUILDER ?= podman
 PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup dist image e2e-container e2e-kubernetes test-install e2e-slurm test-transformers test-energon bench-energon lint bench soak gpu-pack gpu-check clean
+.PHONY: help setup libtorch test-tools build demo test test-setup dist image e2e-container e2e-kubernetes test-install e2e-slurm bench-slurm test-transformers test-energon bench-energon lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test-install: ## install the launcher alone with cargo, into a temporary folder
 e2e-slurm: build ## run the tests on a real Slurm cluster and a real sshd, both started here; needs root and Debian
 	RUST_TEST_THREADS=4 tests/slurm/with-servers $(CARGO) test --release --workspace --no-fail-fast --test slurm_contract $(if $(NEVA_TEST_SLURM_HOST),,--test slurm --test ssh)
 
+bench-slurm: build ## print the time of submitting an experiment to a real Slurm, as a ratio to sbatch; needs root and Debian
+	tests/slurm/with-servers $(CARGO) bench --workspace --bench slurm_submission
+
 # Builds the servers out of Go modules, once: about 10 minutes; later runs find them in the cache. With NEVA_TEST_KUBECONFIG, the
 # contract of executors is tested on a cluster of your own, without root, with an image and a claim of its:
 # NEVA_TEST_KUBECONFIG=~/.kube/config NEVA_TEST_KUBE_IMAGE=registry/neva:1 NEVA_TEST_KUBE_CLAIM=shared make e2e-kubernetes
@@ -82,7 +85,7 @@ bench-energon: build ## print the speed of reading Energon datasets, as a ratio 
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --release --workspace --test slurm --test ssh --test slurm_contract --test container --test container_contract --test kubernetes --test kubernetes_contract -- -D warnings
+	$(CARGO) clippy --release --workspace --test slurm --test ssh --test slurm_contract --test container --test container_contract --test kubernetes --test kubernetes_contract --bench slurm_submission -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep

@@ -18,7 +18,6 @@ mod refusals;
 mod requeue;
 mod secrets;
 mod shellcheck;
-mod speed;
 mod state_cases;
 mod states;
 mod sweeps;
