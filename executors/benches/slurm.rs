@@ -7,24 +7,26 @@
     reason = "a benchmark prints a table, and stops where it cannot measure"
 )]
 
+mod watched;
+
 use std::{
     fmt::Write as _,
-    fs,
     path::Path,
     process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use futures_util::StreamExt as _;
 use neva_executors::{
-    BoxFuture, Executor, ExecutorError, JobEvent, JobHandle, JobState, SlurmExecutor, WatchFrom,
+    BoxFuture, Executor as _, ExecutorError, JobHandle, JobState, SlurmExecutor,
     tunnel::{CommandEnd, CommandOutput, Tunnel, TunnelCommand, TunnelFile},
 };
 use neva_schemas::SlurmExecutorConfig;
+
+use self::watched::follow;
 
 const JOBS: usize = 1000;
 const RANKS: u32 = 64;
@@ -116,38 +118,12 @@ async fn status_of_many() -> (usize, usize) {
     (queries, queries + cluster.reads.load(Ordering::Relaxed))
 }
 
-/// Returns the share of a core that following the output of all ranks takes, and the bytes that arrived.
-async fn follow() -> (f64, u64) {
-    let cluster = Arc::new(Cluster::default());
-    let executor = executor(&cluster);
-    let job = JobHandle("slurm://login/1/runs/1".into());
-    let from = WatchFrom((0..RANKS).map(|rank| (rank, 0)).collect());
-    let mut events = executor.watch(&job, from);
-    let (started, before) = (Instant::now(), cpu_seconds());
-    let mut bytes = 0;
-    while started.elapsed() < WATCHED {
-        let Ok(event) = tokio::time::timeout(Duration::from_secs(1), events.next()).await else {
-            continue;
-        };
-        if let Some(Ok(JobEvent::Output { bytes: chunk, .. })) = event {
-            bytes += chunk.len() as u64;
-        }
-    }
-    ((cpu_seconds() - before) / started.elapsed().as_secs_f64(), bytes)
-}
-
-/// Returns the processor time of this process.
-fn cpu_seconds() -> f64 {
-    let text = fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: f64 = [fields[11], fields[12]].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum();
-    ticks / 100.0
-}
-
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (queries, commands) = runtime.block_on(status_of_many());
-    let (share, bytes) = runtime.block_on(follow());
+    let cluster = Arc::new(Cluster::default());
+    let job = JobHandle("slurm://login/1/runs/1".into());
+    let (share, bytes) = runtime.block_on(follow(&executor(&cluster), &job, RANKS, WATCHED));
     let rows = [
         ("queries to Slurm for the status of 1,000 jobs".to_owned(), queries as f64, 3.0),
         ("commands for it, files of ended jobs included".to_owned(), commands as f64, 3.0),

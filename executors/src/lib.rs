@@ -31,6 +31,7 @@ mod task_set;
 mod topology;
 pub mod tunnel;
 mod tunnel_error;
+mod work;
 
 pub use batch_error::BatchError;
 pub use container::DockerExecutor;
@@ -51,6 +52,7 @@ pub use poll::{PollInterval, poll};
 pub use run_folder::create_run_folder;
 pub use slurm::SlurmExecutor;
 pub use submission::{BatchScript, BatchTask, JobKind, Manifests, Payload, Process, Processes, Submission, script_argv, train_argv};
-pub use task_set::{TaskSet, TaskSetKind, Work};
+pub use task_set::{TaskSet, TaskSetKind};
 pub use topology::{Coordinates, Topology};
 pub use tunnel_error::TunnelError;
+pub use work::Work;

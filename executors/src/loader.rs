@@ -1,12 +1,14 @@
-//! Diagnoses failures of the dynamic loader from its output.
+//! Diagnoses from its output why a program did not start.
 
-/// A reason why a program's libraries were not loaded.
+/// A reason why a program did not start.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LoaderProblem {
     /// A library is missing.
     Missing,
     /// A library does not fit into the memory limit of the process; the loader's message.
     Memory(String),
+    /// The program itself is missing; the shell's message.
+    NoProgram(String),
 }
 
 /// Prefix of the loader's error message.
@@ -20,15 +22,33 @@ const NO_MEMORY: [&str; 4] = [
     "cannot map zero-fill",
 ];
 
+/// Ends of a shell's message about a program that is missing.
+const NO_PROGRAM: [&str; 2] = ["not found", "No such file or directory"];
+
 impl LoaderProblem {
     /// Finds the problem from the exit code and the output of a program.
-    pub fn find<'a>(code: Option<i32>, mut output: impl Iterator<Item = &'a str>) -> Option<Self> {
-        let message = output.find_map(|line| line.split_once(LOADER)).map(|(_, message)| message.trim());
-        match message {
-            Some(message) if NO_MEMORY.iter().any(|words| message.contains(words)) => Some(Self::Memory(message.to_owned())),
-            Some(_) => Some(Self::Missing),
-            None => (code == Some(127)).then_some(Self::Missing),
+    pub fn find<'a>(code: Option<i32>, output: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let mut last = "";
+        for line in output {
+            if let Some((_, message)) = line.split_once(LOADER) {
+                let message = message.trim();
+                let is_memory = NO_MEMORY.iter().any(|words| message.contains(words));
+                return Some(if is_memory {
+                    Self::Memory(message.to_owned())
+                } else {
+                    Self::Missing
+                });
+            }
+            last = line.trim_end();
         }
+        let is_program = NO_PROGRAM.iter().any(|words| last.ends_with(words));
+        (code == Some(127)).then(|| {
+            if is_program {
+                Self::NoProgram(last.to_owned())
+            } else {
+                Self::Missing
+            }
+        })
     }
 
     /// Returns the error message.
@@ -36,6 +56,7 @@ impl LoaderProblem {
         match self {
             Self::Missing => "libtorch was not found".to_owned(),
             Self::Memory(message) => format!("libtorch does not fit into the memory limit of a process: {message}"),
+            Self::NoProgram(message) => format!("the rank program was not found: {message}"),
         }
     }
 
@@ -44,6 +65,7 @@ impl LoaderProblem {
         match self {
             Self::Missing => "run `make setup`",
             Self::Memory(_) => "raise the limit with `ulimit -v unlimited`, or request more memory",
+            Self::NoProgram(_) => "set the executor's `rank_program` to its path where the ranks run",
         }
     }
 }

@@ -187,7 +187,8 @@ pub fn script_argv(plan: &ScriptPlan, file: &Path) -> Result<Vec<String>, Execut
     Ok(argv)
 }
 
-fn path_text(path: &Path) -> Result<String, ExecutorError> {
+/// Returns a path as text.
+pub(crate) fn path_text(path: &Path) -> Result<String, ExecutorError> {
     path.to_str()
         .map(str::to_owned)
         .ok_or_else(|| ExecutorError::NotUtf8 { path: path.to_owned() })

@@ -2,16 +2,9 @@
 
 use std::path::Path;
 
-use neva_schemas::{ExecutorConfig, LaunchPlan, ScriptPlan};
+use neva_schemas::ExecutorConfig;
 
-/// Work of a task.
-#[derive(Debug, Clone, Copy)]
-pub enum Work<'a> {
-    /// Ranks of a run.
-    Ranks(&'a LaunchPlan),
-    /// A script.
-    Script(&'a ScriptPlan),
-}
+use crate::work::Work;
 
 /// Tasks that become one job. Each has a folder of its own, and gets a handle of its own.
 #[derive(Debug, Clone)]

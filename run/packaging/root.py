@@ -28,8 +28,9 @@ def main() -> int:
     if busybox is None:
         print("image: busybox is missing, the image's shell: sudo apt-get install busybox-static", file=sys.stderr)
         return 1
-    shutil.rmtree(arguments.out, ignore_errors=True)
-    write_root(arguments.tree, Path(busybox), arguments.out)
+    root = arguments.out.resolve()
+    shutil.rmtree(root, ignore_errors=True)
+    write_root(arguments.tree, Path(busybox), root)
     print(arguments.out)
     return 0
 
@@ -47,8 +48,9 @@ def write_root(tree: Path, busybox: Path, root: Path) -> None:
     shutil.copytree(tree, root / "opt/neva-run", symlinks=True)
     programs = [root / "bin/busybox", *(root / "opt/neva-run/bin").iterdir(), *(root / "opt/neva-run/lib").iterdir()]
     for library in sorted(set().union(*map(libraries, programs))):
-        place = root / str(library).lstrip("/")
-        if not place.is_relative_to(root / "opt") and not str(library).startswith(str(root)):
+        # Libraries in the root itself are there already.
+        if not library.resolve().is_relative_to(root):
+            place = root / str(library).lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(library.resolve(), place)
     (root / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n" + USER)

@@ -6,8 +6,11 @@ use std::{
     process::Command,
 };
 
-use neva_tests::{Ended, neva_run, run};
+use neva_tests::{Ended, neva_run, run, variable};
 use tempfile::TempDir;
+
+/// Target of the Makefile that starts these tests.
+pub(crate) const TARGET: &str = "e2e-container";
 
 /// The machine as one test sees it.
 pub(crate) struct Machine {
@@ -16,18 +19,12 @@ pub(crate) struct Machine {
     pub(crate) image: String,
 }
 
-#[track_caller]
-fn variable(name: &str) -> String {
-    let value = std::env::var_os(name).and_then(|value| value.into_string().ok());
-    value.unwrap_or_else(|| panic!("{name} is not set: start this with `make e2e-container`"))
-}
-
 impl Machine {
     pub(crate) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().expect("a temporary folder"),
-            socket: variable("NEVA_TEST_DOCKER_SOCKET"),
-            image: variable("NEVA_TEST_IMAGE"),
+            socket: variable("NEVA_TEST_DOCKER_SOCKET", TARGET),
+            image: variable("NEVA_TEST_IMAGE", TARGET),
         }
     }
 
@@ -84,33 +81,6 @@ pub(crate) fn podman(arguments: &[&str]) -> Ended {
     let mut command = Command::new("podman");
     command.args(arguments);
     run(command)
-}
-
-/// Returns the arguments that train a small model in `dir`.
-pub(crate) fn tiny(dir: &Path, name: &str, more: &[&str]) -> Vec<String> {
-    let (at, name) = (format!("dir={}", dir.display()), format!("name={name}"));
-    let settings = [
-        name.as_str(),
-        at.as_str(),
-        "finetune.trainer.threads_per_rank=1",
-        "finetune.trainer.val_check_interval=null",
-        "finetune.model.text_config.hidden_size=32",
-        "finetune.model.text_config.num_hidden_layers=2",
-        "finetune.model.vision_config.image_size=28",
-        "finetune.data.seq_length=16",
-        "finetune.log.ckpt.every_n_train_steps=5",
-        "finetune.log.tensorboard=false",
-        "finetune.resume.resume_if_exists=true",
-        "finetune.resume.resume_ignore_no_checkpoint=true",
-    ];
-    let sets = settings.into_iter().chain(more.iter().copied());
-    let sets = sets.flat_map(|setting| ["--set".to_owned(), setting.to_owned()]);
-    ["recipes/neva_tiny.yaml".to_owned()].into_iter().chain(sets).collect()
-}
-
-/// Returns the words followed by others.
-pub(crate) fn words<'a>(first: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
-    first.iter().map(String::as_str).chain(more.iter().copied()).collect()
 }
 
 /// Returns the files below `dir`.

@@ -1,12 +1,14 @@
 //! Jobs that cannot start say why, and what to type instead.
 
-use crate::machine::{Machine, tiny, words};
+use neva_tests::small::{small, words};
+
+use crate::machine::Machine;
 
 #[test]
 fn what_cannot_start_is_explained() {
     let machine = Machine::new();
     let runs = machine.dir.path().join("runs");
-    let one = tiny(&runs, "refused", &["finetune.trainer.max_steps=1"]);
+    let one = small(&runs, "refused", &["finetune.trainer.max_steps=1"]);
     for (more, code, message, help) in [
         (
             "volumes: [/nowhere/at/all]",
@@ -15,7 +17,12 @@ fn what_cannot_start_is_explained() {
             "does not exist on this machine",
         ),
         ("runtime: nvidia", 2, "nvidia", "runtime"),
-        ("rank_program: /nowhere/neva-rank", 3, "127", ""),
+        (
+            "rank_program: /nowhere/neva-rank",
+            3,
+            "/nowhere/neva-rank: not found",
+            "`rank_program`",
+        ),
         ("user: nobody-here", 2, "refused the job", "write numbers"),
         ("ntasks_per_node: 4", 2, "`executor.ntasks_per_node` is 4", "num_gpus_per_node=4"),
         ("additional_kwargs: {mem_limit: lots}", 2, "not an amount of memory", "64g"),

@@ -2,21 +2,15 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use neva_tests::{Ended, run};
+use neva_tests::{Ended, run, variable};
 
-use crate::machine::Machine;
-
-fn variable(name: &str) -> PathBuf {
-    std::env::var_os(name)
-        .unwrap_or_else(|| panic!("{name} is not set: start this with `make e2e-container`"))
-        .into()
-}
+use crate::machine::{Machine, TARGET};
 
 /// Runs a shell text in the root of an empty machine.
 fn shell(text: &str) -> Ended {
-    let mut command = Command::new("chroot");
+    let mut command = Command::new("/usr/sbin/chroot");
     command
-        .arg(variable("NEVA_TEST_DEBIAN"))
+        .arg(variable("NEVA_TEST_DEBIAN", TARGET))
         .args(["/bin/sh", "-euc", text])
         .env_clear();
     command.env("PATH", "/usr/bin:/bin").env("HOME", "/root");
@@ -26,7 +20,8 @@ fn shell(text: &str) -> Ended {
 #[test]
 fn the_tarball_trains_on_an_empty_debian() {
     let machine = Machine::new();
-    let (debian, tarball) = (variable("NEVA_TEST_DEBIAN"), variable("NEVA_TEST_TARBALL"));
+    let path = |name: &str| PathBuf::from(variable(name, TARGET));
+    let (debian, tarball) = (path("NEVA_TEST_DEBIAN"), path("NEVA_TEST_TARBALL"));
     let name = tarball.file_name().expect("a name").to_string_lossy().into_owned();
     let own = debian.join("opt").join(machine.dir.path().file_name().expect("a name"));
     fs::create_dir_all(&own).expect("a folder");

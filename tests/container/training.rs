@@ -1,42 +1,28 @@
 //! Training in containers.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::fs;
 
-use neva_tests::{finish, metrics, run_folder, start, wait_for};
+use neva_tests::{
+    finish, run_folder,
+    small::{losses, newest, small, steps, words},
+    start, wait_for,
+};
 
-use crate::machine::{Machine, podman, tiny, words};
+use crate::machine::{Machine, podman};
 
 const LONG: [&str; 2] = ["num_gpus_per_node=2", "finetune.trainer.max_steps=60"];
-
-/// Returns the bits of each step's loss. Repeated steps must have equal losses.
-#[track_caller]
-fn losses(run: &Path) -> BTreeMap<u64, u64> {
-    let mut losses = BTreeMap::new();
-    for (step, loss) in metrics(run, "step").into_iter().zip(metrics(run, "reduced_train_loss")) {
-        let before = losses.insert(step as u64, loss.to_bits());
-        assert!(
-            before.is_none_or(|bits| bits == loss.to_bits()),
-            "step {step} has another loss the second time"
-        );
-    }
-    losses
-}
-
-fn steps(run: &Path) -> usize {
-    fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
-}
 
 /// The container is killed in the middle; the launcher starts another one, which resumes.
 #[test]
 fn a_container_trains_as_the_machine_does_also_after_it_was_killed() {
     let machine = Machine::new();
     let (here, inside) = (machine.dir.path().join("here"), machine.dir.path().join("inside"));
-    let _ = machine.run(&words(&tiny(&here, "run", &LONG), &[])).with_code(0);
+    let _ = machine.run(&words(&small(&here, "run", &LONG), &[])).with_code(0);
 
     let executor = machine.executor("retries: 1");
-    let launcher = start(machine.neva_run(&words(&tiny(&inside, "run", &LONG), &["--executor", &executor])));
+    let launcher = start(machine.neva_run(&words(&small(&inside, "run", &LONG), &["--executor", &executor])));
     let run = wait_for("ten steps", || {
-        let run = fs::read_dir(inside.join("run")).ok()?.find_map(|run| Some(run.ok()?.path()))?;
+        let run = newest(&inside, "run")?;
         (steps(&run) >= 10).then_some(run)
     });
     let names = machine.containers();
@@ -57,7 +43,7 @@ fn a_later_launcher_finds_the_job_stops_it_and_resumes_it() {
     let runs = machine.dir.path().join("runs");
     let long = ["finetune.trainer.max_steps=100000", "finetune.log.ckpt.every_n_train_steps=10"];
     let executor = machine.executor("");
-    let arguments = tiny(&runs, "later", &long);
+    let arguments = small(&runs, "later", &long);
     let mut launcher = start(machine.neva_run(&words(&arguments, &["--executor", &executor, "--detach"])));
     let _ = launcher.wait().expect("the launcher ends");
     let status = || machine.run(&["experiment", "status", "later"]).stdout;
@@ -66,6 +52,7 @@ fn a_later_launcher_finds_the_job_stops_it_and_resumes_it() {
     wait_for("ten steps", || logs().contains("step 10").then_some(()));
     let _ = machine.run(&["experiment", "cancel", "later"]).with_code(0);
     wait_for("a cancelled task", || status().contains("cancelled").then_some(()));
+    wait_for("the end of the experiment", || status().contains(": failed").then_some(()));
     let _ = machine.run(&["experiment", "resume", "later", "--detach"]).with_code(0);
     wait_for("a resumed run", || logs().contains("resumes from").then_some(()));
     let _ = machine.run(&["experiment", "cancel", "later"]).with_code(0);
@@ -78,17 +65,17 @@ fn the_first_interrupt_saves_a_checkpoint() {
     let machine = Machine::new();
     let runs = machine.dir.path().join("runs");
     let executor = machine.executor("");
-    let arguments = tiny(&runs, "stop", &["finetune.trainer.max_steps=100000"]);
+    let arguments = small(&runs, "stop", &["finetune.trainer.max_steps=100000"]);
     let launcher = start(machine.neva_run(&words(&arguments, &["--executor", &executor])));
     let run = wait_for("five steps", || {
-        let run = fs::read_dir(runs.join("stop")).ok()?.find_map(|run| Some(run.ok()?.path()))?;
+        let run = newest(&runs, "stop")?;
         (steps(&run) >= 5).then_some(run)
     });
     let id = launcher.id().to_string();
     let _ = std::process::Command::new("kill").args(["-INT", &id]).status();
     let ended = finish(launcher);
     assert_eq!(ended.code, Some(1), "{}{}", ended.stdout, ended.stderr);
-    let report = fs::read_to_string(run.join("report.json")).expect("a report");
+    let report = fs::read_to_string(run.join("report.json")).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
     assert!(report.contains("SIGINT"), "{report}");
     let checkpoints = fs::read_dir(run.join("checkpoints")).expect("checkpoints").count();
     assert!(checkpoints > 0);

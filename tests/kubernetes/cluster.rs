@@ -26,12 +26,8 @@ fn script(name: &str) -> Command {
     Command::new(root().join("tests/kubernetes").join(name))
 }
 
-#[track_caller]
 fn variable(name: &str) -> PathBuf {
-    let value = std::env::var_os(name);
-    value
-        .unwrap_or_else(|| panic!("{name} is not set: start this with `make e2e-kubernetes`"))
-        .into()
+    neva_tests::variable(name, "e2e-kubernetes").into()
 }
 
 impl Cluster {

@@ -66,7 +66,7 @@ fn nothing_is_lost_while_the_api_server_is_away() {
 
     // A token that expires during a watch: the server keeps open watches, and refuses the next connection.
     let _ = space.account("user", "[{apiGroups: ['', batch], resources: ['*'], verbs: ['*']}]");
-    let seconds = 15;
+    let seconds = 25;
     let kubeconfig = space.with_token("user", &cluster.token(&space.name, "user", seconds));
     let expiry = Instant::now() + Duration::from_secs(seconds.into());
     let mut arguments = small(&space.runs(), "expired", &["finetune.trainer.max_steps=1000000"]);

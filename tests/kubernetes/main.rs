@@ -14,6 +14,7 @@ mod documents;
 mod manifests;
 mod nodes;
 mod refusals;
+mod results;
 mod secrets;
 mod servers;
 mod training;

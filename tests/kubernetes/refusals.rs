@@ -23,7 +23,9 @@ fn check(space: &Space<'_>, name: &str, setting: &str, event: &str, texts: &[&st
     let arguments = small(&space.runs(), name, &["finetune.trainer.max_steps=1", setting]);
     let mut launcher = Watched::start(space.neva_run(&words(&arguments, &["--executor", &executor])));
     wait_for(event, || {
-        space.kubectl(&["get", "events", "-o", "yaml"]).contains(event).then_some(())
+        // YAML would break long messages into lines.
+        let messages = space.kubectl(&["get", "events", "-o", "jsonpath={.items[*].message}"]);
+        messages.contains(event).then_some(())
     });
     launcher.wait(texts, Instant::now() + SOON);
     drop(launcher);

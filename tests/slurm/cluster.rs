@@ -30,12 +30,8 @@ fn script(name: &str) -> Command {
     Command::new(root().join("tests/slurm").join(name))
 }
 
-#[track_caller]
 fn variable(name: &str) -> PathBuf {
-    let value = std::env::var_os(name);
-    value
-        .unwrap_or_else(|| panic!("{name} is not set: start this with `make e2e-slurm`"))
-        .into()
+    neva_tests::variable(name, "e2e-slurm").into()
 }
 
 impl Cluster {

@@ -1,8 +1,11 @@
 //! Runs the commands of docs/slurm.md, in a folder with the repository's entries.
 
-use std::{fs, os::unix::fs::symlink};
+use std::fs;
 
-use neva_tests::{document::run_commands, root, run};
+use neva_tests::{
+    document::{repository, run_commands},
+    root, run,
+};
 
 use crate::cluster::Cluster;
 
@@ -12,11 +15,7 @@ const NOTE: &str = "<!-- not run here: make e2e-slurm runs it -->";
 #[test]
 fn the_commands_of_the_document_work() {
     let cluster = Cluster::shared();
-    let folder = cluster.dir.path().join("repository");
-    fs::create_dir(&folder).unwrap();
-    for name in ["recipes", "examples", "docs"] {
-        symlink(root().join(name), folder.join(name)).unwrap();
-    }
+    let folder = repository(cluster.dir.path());
     let text = fs::read_to_string(root().join("docs/slurm.md")).unwrap();
     run_commands(&text, NOTE, 5, |line| {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -3,13 +3,49 @@
 //! The lines below a command must occur in its output in order, where `...` matches anything. A command with `# until TEXT` is
 //! repeated until its output contains the text.
 
-use crate::{Ended, wait_for};
+use std::{
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{Ended, program, root, wait_for};
 
 /// A command of a document and the lines below it.
 struct Step {
     command: String,
     until: Option<String>,
     output: Vec<String>,
+}
+
+/// Makes the folder `repository` in `parent`, with the repository's entries that documents name.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn repository(parent: &Path) -> PathBuf {
+    let folder = parent.join("repository");
+    std::fs::create_dir(&folder).expect("a new folder");
+    for name in ["recipes", "examples", "docs"] {
+        symlink(root().join(name), folder.join(name)).expect("a link");
+    }
+    folder
+}
+
+/// Returns a shell that runs a command of a document in `folder`, with the variables of `launcher` and the built programs in PATH.
+pub fn shell(launcher: &Command, folder: &Path, line: &str) -> Command {
+    let mut shell = Command::new("bash");
+    shell.args(["-euc", line]).current_dir(folder);
+    for (name, value) in launcher.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let launcher = program("neva-run");
+    let programs = launcher.parent().unwrap_or(folder).display();
+    let path = std::env::var("PATH").unwrap_or_default();
+    shell.env("PATH", format!("{programs}:{path}"));
+    shell
 }
 
 /// Runs the commands of the `console` blocks below the line `note` in `text`.

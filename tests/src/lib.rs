@@ -70,6 +70,16 @@ pub fn example(name: &str) -> PathBuf {
     path
 }
 
+/// Returns a variable that the Makefile's `target` sets.
+///
+/// # Panics
+/// If it is not set.
+#[track_caller]
+pub fn variable(name: &str, target: &str) -> String {
+    let value = std::env::var_os(name).and_then(|value| value.into_string().ok());
+    value.unwrap_or_else(|| panic!("{name} is not set: start this with `make {target}`"))
+}
+
 /// Resets ignored signals to their defaults. Tests started in the background of a script inherit ignored signals, which
 /// their child processes would also ignore. A handler set here becomes the default action in a child process.
 fn reset_ignored_signals() {

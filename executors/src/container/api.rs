@@ -1,7 +1,6 @@
 //! Client of the Docker API, which Podman has, too.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     pin::pin,
     time::Duration,
@@ -10,7 +9,7 @@ use std::{
 use bollard::{
     API_DEFAULT_VERSION, Docker,
     errors::Error,
-    models::{ContainerCreateBody, ContainerStateStatusEnum, NetworkCreateRequest, SystemInfo},
+    models::{ContainerCreateBody, NetworkCreateRequest, SystemInfo},
     query_parameters::{
         CreateContainerOptionsBuilder, CreateImageOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
         LogsOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
@@ -20,7 +19,7 @@ use futures_util::StreamExt as _;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::request::FOLDER_LABEL;
+use super::{inspect::Container, refusal, request::FOLDER_LABEL};
 use crate::{container_error::ContainerError, error::ExecutorError};
 
 /// Seconds that a request may take. A busy runtime takes long to create a container of a large image.
@@ -29,21 +28,6 @@ const REQUEST_S: u64 = 120;
 /// Number of questions for a state that has a name, and the pause between two.
 const STATE_TRIES: u32 = 40;
 const STATE_PAUSE: Duration = Duration::from_millis(50);
-
-/// Sockets of Docker and Podman, in the order in which they are tried.
-const SOCKETS: &[&str] = &["/var/run/docker.sock", "/run/podman/podman.sock"];
-
-/// Returns the socket of the API: the one that `host` names, else the first that exists of Docker's, Podman's, and those in
-/// `runtime_dir` of a user without root.
-pub fn default_socket(host: Option<&str>, runtime_dir: Option<&Path>) -> PathBuf {
-    if let Some(host) = host.filter(|host| !host.is_empty()) {
-        return host.strip_prefix("unix://").unwrap_or(host).into();
-    }
-    let own = ["docker.sock", "podman/podman.sock"];
-    let own = runtime_dir.into_iter().flat_map(|dir| own.map(|socket| dir.join(socket)));
-    let mut all = own.chain(SOCKETS.iter().map(PathBuf::from));
-    all.find(|socket| socket.exists()).unwrap_or_else(|| SOCKETS[0].into())
-}
 
 /// A container runtime on this machine.
 #[derive(Debug, Clone)]
@@ -64,34 +48,6 @@ pub struct RuntimeVersion {
     pub runtimes: Vec<String>,
 }
 
-/// State of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Container {
-    /// Whether it runs.
-    pub state: ContainerState,
-    /// Exit code of its first process.
-    pub exit_code: i64,
-    /// A process was killed because the container reached its memory limit.
-    pub is_out_of_memory: bool,
-    /// Words of the runtime on why it could not start.
-    pub error: String,
-    /// Folder of its job.
-    pub folder: String,
-}
-
-/// Whether a container runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ContainerState {
-    /// It has not started.
-    Created,
-    /// It runs.
-    Running,
-    /// It is paused.
-    Paused,
-    /// It has ended.
-    Ended,
-}
-
 impl Runtime {
     /// Creates a client of the API at `socket`. It connects with each request.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
@@ -103,41 +59,8 @@ impl Runtime {
         format!("the Docker API at {}", self.socket.display())
     }
 
-    /// Returns the error of a failed request, and that of a lost connection for one that did not arrive.
     fn failed(&self, action: &'static str, error: Error) -> ExecutorError {
-        match error {
-            Error::DockerResponseServerError { status_code, message } => {
-                let words = words(&message);
-                match status_code {
-                    400 | 404 | 409 => ContainerError::Refused { help: help(&words), words },
-                    _ if help(&words).is_some() => ContainerError::Refused { help: help(&words), words },
-                    _ => ContainerError::Failed { action, words },
-                }
-                .into()
-            }
-            Error::DockerStreamError { error } => ContainerError::Failed { action, words: error }.into(),
-            Error::JsonDataError { message, .. } => ContainerError::Failed { action, words: message }.into(),
-            Error::SocketNotFoundError(_) => self.lost(io::ErrorKind::NotFound.into()),
-            Error::RequestTimeoutError => self.lost(io::ErrorKind::TimedOut.into()),
-            Error::IOError { err } => self.lost(err),
-            other => {
-                let mut causes = vec![other.to_string()];
-                let mut cause = std::error::Error::source(&other);
-                while let Some(next) = cause {
-                    causes.push(next.to_string());
-                    cause = next.source();
-                }
-                causes.dedup();
-                self.lost(io::Error::other(causes.join(": ")))
-            }
-        }
-    }
-
-    fn lost(&self, source: io::Error) -> ExecutorError {
-        ExecutorError::Connection {
-            place: self.place(),
-            source,
-        }
+        refusal::error(&self.place(), action, error)
     }
 
     /// Connects, with the newest version of the API that both sides have.
@@ -199,11 +122,11 @@ impl Runtime {
             match line {
                 Ok(line) => {
                     if let Some(error) = line.error_detail.and_then(|error| error.message) {
-                        return Err(no_image(words(&error)).into());
+                        return Err(no_image(refusal::words(&error)).into());
                     }
                 }
-                Err(Error::DockerResponseServerError { message, .. }) => return Err(no_image(words(&message)).into()),
-                Err(Error::DockerStreamError { error }) => return Err(no_image(words(&error)).into()),
+                Err(Error::DockerResponseServerError { message, .. }) => return Err(no_image(refusal::words(&message)).into()),
+                Err(Error::DockerStreamError { error }) => return Err(no_image(refusal::words(&error)).into()),
                 Err(error) => return Err(self.failed("pull the image", error)),
             }
         }
@@ -272,25 +195,7 @@ impl Runtime {
             }
             sleep(STATE_PAUSE).await;
         };
-        let state = found.state.unwrap_or_default();
-        let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
-        Ok(Some(Container {
-            state: match state.status {
-                Some(ContainerStateStatusEnum::PAUSED) => ContainerState::Paused,
-                Some(ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::RESTARTING) => ContainerState::Running,
-                Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD | ContainerStateStatusEnum::REMOVING) => {
-                    ContainerState::Ended
-                }
-                // Podman has states that Docker lacks; all of them precede the start, or follow the end.
-                _ if state.running == Some(true) => ContainerState::Running,
-                _ if state.finished_at.is_some_and(|time| !time.starts_with("0001-")) => ContainerState::Ended,
-                _ => ContainerState::Created,
-            },
-            exit_code: state.exit_code.unwrap_or_default(),
-            is_out_of_memory: state.oom_killed.unwrap_or_default(),
-            error: state.error.unwrap_or_default(),
-            folder: labels.get(FOLDER_LABEL).cloned().unwrap_or_default(),
-        }))
+        Ok(Some(found.into()))
     }
 
     /// Signals the first process of a container; one that has ended is left alone.
@@ -362,41 +267,4 @@ impl Runtime {
         }
         Ok((code, text))
     }
-}
-
-/// Returns a runtime's words as one line.
-fn words(message: &str) -> String {
-    // Podman answers with an object in places where Docker answers with a text.
-    let cause = serde_json::from_str::<Value>(message)
-        .ok()
-        .and_then(|value| Some(value.get("message").or_else(|| value.get("cause"))?.as_str()?.to_owned()));
-    let text = cause.unwrap_or_else(|| message.to_owned());
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Returns what to type instead, from a runtime's words.
-fn help(words: &str) -> Option<String> {
-    let lower = words.to_ascii_lowercase();
-    let any = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
-    Some(
-        if any(&["could not select device driver", "nvidia-container-cli", "unresolvable cdi devices"]) {
-            "install the NVIDIA Container Toolkit and run `nvidia-ctk runtime configure --runtime=docker`, or add \
-             `--set executor.num_gpus=0`"
-        } else if any(&["unknown or invalid runtime name", "unknown runtime", "runtime not found"]) {
-            "`docker info` lists the runtimes; remove `runtime` from the executor, or name one of them"
-        } else if any(&["/bin/sh"]) && any(&["no such file", "not found"]) {
-            "the image has no shell `/bin/sh`, which starts the ranks: use another image"
-        } else if any(&["network"]) && any(&["not found", "unable to find", "netavark", "cni"]) {
-            "add `--set executor.network=host`, or name another network"
-        } else if any(&["no such file or directory", "bind source path does not exist"]) {
-            "a folder of `executor.volumes` does not exist on this machine"
-        } else if any(&["rlimit", "operation not permitted"]) {
-            "the runtime may not raise a limit: set lower `executor.ulimits`, or change the runtime's `default_ulimits`"
-        } else if any(&["unable to find user", "no matching entries in passwd"]) {
-            "the image does not know the user: write numbers, as `--set executor.user=1000:1000`"
-        } else {
-            return None;
-        }
-        .to_owned(),
-    )
 }

@@ -17,9 +17,12 @@
 
 mod api;
 mod folder;
+mod inspect;
 mod kwargs;
+mod refusal;
 mod request;
 mod script;
+mod socket;
 mod state;
 mod submit;
 mod variables;
@@ -34,7 +37,9 @@ use neva_schemas::{Accelerator, DockerExecutorConfig, LaunchPlan, PackagerConfig
 use serde_json::json;
 use sha1::{Digest as _, Sha1};
 
-pub use api::{Container, ContainerState, Runtime, RuntimeVersion, default_socket};
+pub use api::{Runtime, RuntimeVersion};
+pub use inspect::{Container, ContainerState};
+pub use socket::default_socket;
 
 use crate::{
     error::ExecutorError,

@@ -3,8 +3,9 @@
 use neva_schemas::{StopSignal, exit_class};
 
 use super::{
-    api::{Container, ContainerState, Runtime},
+    api::Runtime,
     folder::{Exits, JobFolder},
+    inspect::{Container, ContainerState},
 };
 use crate::{error::ExecutorError, event::JobStatus, failure::JobFailure, job::JobState, job_files::last_lines, submission::JobKind};
 

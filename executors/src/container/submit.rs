@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::{
     DockerExecutor,
-    api::{ContainerState, Runtime},
+    api::Runtime,
     folder::{JobFolder, JobRecord, LOCK_FILE},
+    inspect::ContainerState,
     request, variables,
 };
 use crate::{

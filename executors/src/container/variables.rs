@@ -16,7 +16,7 @@ use rustix::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::api::{ContainerState, Runtime};
+use super::{api::Runtime, inspect::ContainerState};
 use crate::{container_error::ContainerError, error::ExecutorError, job_files::failed, submission::quoted};
 
 /// The pipe in the job's folder.

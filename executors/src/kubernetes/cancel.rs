@@ -11,10 +11,10 @@ use serde_json::json;
 use super::{
     cluster::Cluster,
     handle::KubernetesJob,
-    names::{MANAGER, QUEUE, STOP},
+    names::{MANAGER, QUEUE, STOP, annotation},
     pod::{PodPhase, newest, pod_states},
     query,
-    state::{annotation, has_ended, pods_wanted},
+    state::{has_ended, pods_wanted},
 };
 use crate::{error::ExecutorError, kubernetes_error::KubernetesError};
 

@@ -127,10 +127,15 @@ impl Cluster {
     pub async fn ask<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, ExecutorError> {
         match timeout(self.timeout, request).await {
             Ok(answer) => answer.map_err(|error| refusal::error(&self.place, error)),
-            Err(_) => Err(ExecutorError::Connection {
-                place: self.place.clone(),
-                source: io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", self.timeout.as_secs())),
-            }),
+            Err(_) => Err(self.silence(self.timeout)),
+        }
+    }
+
+    /// Returns the error of an API server that did not answer in time.
+    pub(super) fn silence(&self, time: Duration) -> ExecutorError {
+        ExecutorError::Connection {
+            place: self.place.clone(),
+            source: io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", time.as_secs())),
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     KubernetesExecutor,
+    handle::KubernetesJob,
     line::{Line, with_timestamp},
     logs,
     pod::{PodPhase, PodState, pod_states},
@@ -34,7 +35,7 @@ pub(super) struct RankOutput {
 pub(super) struct Follower {
     pub(super) executor: KubernetesExecutor,
     pub(super) shared: Arc<Shared>,
-    pub(super) uid: String,
+    pub(super) job: KubernetesJob,
     pub(super) index: u32,
     /// Ranks to report, each with the offset from which on.
     pub(super) from: BTreeMap<u32, u64>,
@@ -97,7 +98,7 @@ impl Follower {
         let mut done = Vec::<String>::new();
         loop {
             let is_over = *self.over.borrow();
-            let pods = pod_states(&self.shared.pods(&self.uid));
+            let pods = pod_states(&self.shared.pods(&self.job.uid));
             let next = pods.into_iter().find(|pod| pod.index == self.index && !done.contains(&pod.name));
             match next {
                 None if is_over => return,
@@ -124,7 +125,7 @@ impl Follower {
         let mut place = Place::default();
         loop {
             // Read before the output is, so that what a pod wrote before its end is not missed.
-            let current = pod_states(&self.shared.pods(&self.uid))
+            let current = pod_states(&self.shared.pods(&self.job.uid))
                 .into_iter()
                 .find(|state| state.name == pod.name);
             let has_ended = *self.over.borrow() || current.is_none_or(|state| state.end().is_some());
@@ -150,7 +151,7 @@ impl Follower {
     }
 
     async fn read(&self, pod: &str, has_ended: bool, place: &mut Place, positions: &mut BTreeMap<u32, u64>) -> Result<Read, ExecutorError> {
-        let cluster = self.executor.connect().await?;
+        let cluster = self.executor.cluster_of(&self.job).await?;
         let params = LogParams {
             follow: !has_ended,
             timestamps: true,

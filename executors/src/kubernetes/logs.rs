@@ -8,8 +8,8 @@ use neva_schemas::RunReport;
 use super::{cluster::Cluster, line::Line, refusal, render::CONTAINER};
 use crate::{error::ExecutorError, executor::LogChunk, kubernetes_error::KubernetesError};
 
-/// Maximum number of bytes of a chunk.
-const CHUNK: usize = 64 << 10;
+/// Bytes after which a chunk ends. It is large, since each read starts at the beginning of the output.
+const CHUNK: usize = 128 << 10;
 /// Lines at the end of a log among which the last ones of a rank are searched.
 const LAST: i64 = 500;
 /// Lines at the end of a log that hold most reports.

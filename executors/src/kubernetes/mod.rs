@@ -6,7 +6,7 @@
 //!
 //! | object | holds |
 //! |---|---|
-//! | Job `NAME` | the pods; annotations `neva-run/key` of its submission and `neva-run/stop` of a cancel request |
+//! | Job `NAME` | the pods; annotations `neva-run/key` of its submission, `neva-run/stop` of a cancel request, `neva-run/end` of its end |
 //! | Service `NAME` | the names of several pods |
 //! | ConfigMap `NAME` | plan and start script |
 //! | Secret `NAME-env` | variables of the launcher that `env_from` names |
@@ -16,6 +16,7 @@
 
 mod cancel;
 mod cluster;
+mod folder;
 mod follow;
 mod handle;
 mod line;
@@ -24,10 +25,14 @@ mod message;
 mod names;
 mod pod;
 mod query;
+mod record;
 mod refusal;
 pub mod render;
+mod repeat;
+mod reporter;
 mod shared;
 mod state;
+mod store;
 mod submit;
 pub mod survey;
 mod waiting;
@@ -65,8 +70,8 @@ pub struct KubernetesExecutor {
     /// Folder of runs, as pods see it.
     runs: PathBuf,
     connector: Connector,
-    /// The watch that the watched jobs of this executor share. It holds answers of the API server only.
-    shared: Arc<Mutex<Weak<Shared>>>,
+    /// The watch that the watched jobs of a namespace share. It holds answers of the API server only.
+    shared: Arc<Mutex<BTreeMap<String, Weak<Shared>>>>,
 }
 
 impl KubernetesExecutor {
@@ -108,11 +113,12 @@ impl KubernetesExecutor {
         self.connector.forget().await;
     }
 
-    /// Returns the shared watch, which ends with the last one that uses it.
-    fn shared(&self) -> Arc<Shared> {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns the shared watch of a namespace, which ends with the last one that uses it.
+    fn shared(&self, namespace: &str) -> Arc<Shared> {
+        let mut all = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = all.entry(namespace.to_owned()).or_default();
         shared.upgrade().unwrap_or_else(|| {
-            let started = Shared::start(self);
+            let started = Shared::start(self, namespace);
             *shared = Arc::downgrade(&started);
             started
         })
@@ -124,8 +130,13 @@ impl KubernetesExecutor {
 
     /// Returns the connection for the job of a handle, whose namespace may be another one.
     async fn cluster_of(&self, job: &KubernetesJob) -> Result<Cluster, ExecutorError> {
+        self.cluster_in(&job.namespace).await
+    }
+
+    /// Returns the connection for a namespace. The one of the kubeconfig may have changed since a job was submitted.
+    async fn cluster_in(&self, namespace: &str) -> Result<Cluster, ExecutorError> {
         let mut cluster = self.connect().await?;
-        cluster.namespace.clone_from(&job.namespace);
+        namespace.clone_into(&mut cluster.namespace);
         Ok(cluster)
     }
 }
@@ -163,7 +174,7 @@ impl Executor for KubernetesExecutor {
     }
 
     fn create_folder<'a>(&'a self, dir: &'a Path) -> BoxFuture<'a, Result<PathBuf, ExecutorError>> {
-        Box::pin(submit::create_folder(self, dir))
+        Box::pin(folder::create_folder(self, dir))
     }
 
     fn submit<'a>(&'a self, submission: &'a Submission) -> BoxFuture<'a, Result<JobHandle, ExecutorError>> {

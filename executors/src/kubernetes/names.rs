@@ -1,5 +1,6 @@
 //! Names, labels and annotations of the objects of a job.
 
+use k8s_openapi::api::batch::v1::Job;
 use neva_schemas::KubernetesExecutorConfig;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -20,6 +21,8 @@ pub(super) const RANKS: &str = "neva-run/ranks-per-pod";
 pub(super) const KEY: &str = "neva-run/key";
 /// Annotation of a Job and of its pods: signal of the request to stop.
 pub(super) const STOP: &str = "neva-run/stop";
+/// Annotation of a Job: its final state and results.
+pub(super) const END: &str = "neva-run/end";
 /// Label of Kueue: the local queue.
 pub(super) const QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
@@ -101,6 +104,11 @@ pub(super) fn annotations(config: &KubernetesExecutorConfig, names: &Names) -> V
     annotations.insert(RUN.into(), json!(names.run));
     annotations.insert(DIR.into(), json!(names.dir));
     Value::Object(annotations)
+}
+
+/// Returns an annotation of the Job.
+pub(super) fn annotation<'a>(job: &'a Job, name: &str) -> Option<&'a str> {
+    job.metadata.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
 /// Returns the part of a name that people recognize: small letters, digits and `-`, with a letter first.

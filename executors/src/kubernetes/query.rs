@@ -15,6 +15,7 @@ use super::{
     logs,
     names::{MANAGED_BY, MANAGER},
     pod::{PodPhase, PodState, pod_states},
+    record::JobRecord,
     state::{self, Tails, ranks_per_pod},
     waiting,
 };
@@ -149,17 +150,18 @@ pub(super) fn statuses_of(jobs: &[KubernetesJob], found: &[Job], pods: &[Pod]) -
     jobs.iter().map(status).collect()
 }
 
-/// Reads the results of the latest attempt: the report from the output of the first pod, the checkpoint from its message.
+/// Reads the results of the latest attempt: the report from the output of the first pod, the checkpoint from its message. Where
+/// the pod is gone, the Job has a record of them if a launcher saw its end.
 pub(super) async fn results(cluster: &Cluster, handle: &KubernetesJob) -> Result<JobResults, ExecutorError> {
     let states = pod_states(&pods(cluster, &handle.uid).await?);
-    let Some(first) = states.iter().rfind(|pod| pod.index == 0) else {
-        return Ok(JobResults::default());
-    };
-    let Some(message) = first.end().and_then(|end| end.message.as_ref()) else {
-        return Ok(JobResults::default());
+    let first = states.iter().rfind(|pod| pod.index == 0);
+    let Some((first, end)) = first.and_then(|pod| Some((pod, pod.end()?.message.as_ref()?))) else {
+        let job = job(cluster, handle).await?;
+        let record = job.as_ref().and_then(JobRecord::of);
+        return Ok(record.map(|record| record.results).unwrap_or_default());
     };
     Ok(JobResults {
         report: logs::report(cluster, &first.name).await?,
-        checkpoint: message.checkpoint.clone(),
+        checkpoint: end.checkpoint.clone(),
     })
 }

@@ -25,6 +25,14 @@ pub(super) fn is_lost(error: &ExecutorError) -> bool {
     error.is_connection_lost() || matches!(error, ExecutorError::Kubernetes(KubernetesError::Unauthorized { .. }))
 }
 
+/// Returns true for a refusal with one of these words.
+pub(super) fn has_words(error: &ExecutorError, known: &[&str]) -> bool {
+    let ExecutorError::Kubernetes(KubernetesError::Refused { words, .. }) = error else {
+        return false;
+    };
+    known.iter().any(|known| words.contains(known))
+}
+
 /// Returns the error of a request.
 pub(super) fn error(place: &str, error: kube::Error) -> ExecutorError {
     match error {

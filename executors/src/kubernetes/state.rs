@@ -6,18 +6,14 @@ use k8s_openapi::api::batch::v1::{Job, JobCondition};
 use neva_schemas::{ExitClass, exit_class};
 
 use super::{
-    names::{DIR, RANKS, STOP},
+    names::{DIR, RANKS, STOP, annotation},
     pod::{PodEnd, PodPhase, PodState, newest},
+    record::JobRecord,
 };
 use crate::{event::JobStatus, failure::JobFailure, job::JobState, local::rank_log, submission::JobKind};
 
 /// Last lines of the logs of ranks, by rank.
 pub(super) type Tails = BTreeMap<u32, Vec<String>>;
-
-/// Returns an annotation of the Job.
-pub(super) fn annotation<'a>(job: &'a Job, name: &str) -> Option<&'a str> {
-    job.metadata.annotations.as_ref()?.get(name).map(String::as_str)
-}
 
 /// Returns the ranks of each pod; 1 for a script.
 pub(super) fn ranks_per_pod(job: &Job) -> u32 {
@@ -95,6 +91,12 @@ pub(super) fn gone() -> JobStatus {
 }
 
 fn ended(job: &Job, pods: &[PodState], tails: &Tails) -> JobState {
+    // Pods that are gone tell nothing.
+    if last_ends(pods).is_empty()
+        && let Some(record) = JobRecord::of(job)
+    {
+        return record.state;
+    }
     let is_cancelled = annotation(job, STOP).is_some();
     if condition(job, "Complete").is_some() || (is_cancelled && condition(job, "Failed").is_none()) {
         return if is_cancelled { JobState::Cancelled } else { JobState::Succeeded };

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher as _, RandomState},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -14,33 +14,28 @@ use k8s_openapi::api::{
 };
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 
 use super::{
     KubernetesExecutor,
     cluster::Cluster,
+    folder,
     handle::KubernetesJob,
-    names::{DIR, KEY, MANAGED_BY, MANAGER, secret_name},
-    state::{annotation, has_ended},
+    names::{KEY, MANAGER, annotation, secret_name},
+    refusal,
+    state::has_ended,
 };
 use crate::{
     error::ExecutorError,
-    executor::BoxFuture,
     job::JobHandle,
     kubernetes_error::KubernetesError,
     submission::{Payload, Submission},
 };
 
-/// Time for which a submission waits for an API server that cannot be reached.
-const SUBMIT: Duration = Duration::from_secs(600);
 /// Time for which it waits until the Job of the previous attempt is deleted.
 const DELETE: Duration = Duration::from_secs(120);
-/// Pauses between two tries.
+/// Pause between two looks at it.
 const PAUSE: Duration = Duration::from_millis(500);
-const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// Maximum number of runs of one name that start in the same second.
-const MAX_SUFFIX: u32 = 1000;
 
 /// Submits the job of a submission.
 pub(super) async fn submit(executor: &KubernetesExecutor, submission: &Submission) -> Result<JobHandle, ExecutorError> {
@@ -62,7 +57,7 @@ pub(super) async fn submit(executor: &KubernetesExecutor, submission: &Submissio
         dir: &submission.dir,
         key: format!("{:016x}", RandomState::new().hash_one(&submission.dir)),
     };
-    executor.repeat(SUBMIT, || Box::pin(submitted.once())).await
+    executor.repeat(|| Box::pin(submitted.once())).await
 }
 
 /// A submission that may be repeated.
@@ -122,7 +117,7 @@ impl Submitted<'_> {
             "name": job.metadata.name,
             "uid": job.metadata.uid,
         }]);
-        let claim = claim(&cluster.namespace, self.dir);
+        let claim = folder::claim(&cluster.namespace, self.dir);
         let secret = secret(self.job, &self.executor.environment);
         for object in self.owned.iter().chain([&claim]).chain(secret.as_ref()) {
             let mut object = object.clone();
@@ -186,7 +181,7 @@ async fn delete(cluster: &Cluster, job: &Job) -> Result<(), ExecutorError> {
     let name = job.metadata.name.as_deref().unwrap_or_default();
     let deleted = cluster.ask(api.delete(name, &background(job))).await;
     if let Err(error) = deleted
-        && !is_code(&error, &["not found", "Precondition failed"])
+        && !refusal::has_words(&error, &["not found", "Precondition failed"])
     {
         return Err(error);
     }
@@ -208,86 +203,4 @@ async fn delete(cluster: &Cluster, job: &Job) -> Result<(), ExecutorError> {
         sleep(PAUSE).await;
     }
     Ok(())
-}
-
-/// Returns true for a refusal with one of these words.
-fn is_code(error: &ExecutorError, known: &[&str]) -> bool {
-    let ExecutorError::Kubernetes(KubernetesError::Refused { words, .. }) = error else {
-        return false;
-    };
-    known.iter().any(|known| words.contains(known))
-}
-
-/// Returns the ConfigMap that claims a folder for a run.
-fn claim(namespace: &str, dir: &Path) -> Value {
-    let hash = Sha256::digest(format!("{namespace}\n{}", dir.display()).as_bytes());
-    let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "name": format!("neva-folder-{hash}"),
-            "labels": { MANAGED_BY: MANAGER },
-            "annotations": { DIR: dir.display().to_string() },
-        },
-    })
-}
-
-/// Claims the folder of a new run: only one launcher can create the object of its name. The ranks create the folder itself.
-pub(super) async fn create_folder(executor: &KubernetesExecutor, first: &Path) -> Result<PathBuf, ExecutorError> {
-    for suffix in 0..MAX_SUFFIX {
-        let mut folder = first.as_os_str().to_owned();
-        if suffix > 0 {
-            folder.push(format!("-{suffix}"));
-        }
-        let folder = PathBuf::from(folder);
-        // A repeated request may find the object of the lost one; then the next name is taken.
-        let created = executor.repeat(SUBMIT, || Box::pin(claim_folder(executor, &folder))).await?;
-        if created {
-            return Ok(folder);
-        }
-    }
-    Err(ExecutorError::File {
-        action: "create",
-        path: first.to_owned(),
-        source: std::io::ErrorKind::AlreadyExists.into(),
-    })
-}
-
-/// Creates the object that claims a folder. Returns false if there is one.
-async fn claim_folder(executor: &KubernetesExecutor, folder: &Path) -> Result<bool, ExecutorError> {
-    let cluster = executor.connect().await?;
-    let claim: ConfigMap = serde_json::from_value(claim(&cluster.namespace, folder))?;
-    let params = PostParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PostParams::default()
-    };
-    match cluster.ask(cluster.api::<ConfigMap>().create(&params, &claim)).await {
-        Ok(_) => Ok(true),
-        Err(error) if is_code(&error, &["already exists"]) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-impl KubernetesExecutor {
-    /// Repeats a request until it is answered, with a new connection each time.
-    async fn repeat<'a, T>(
-        &self,
-        limit: Duration,
-        request: impl Fn() -> BoxFuture<'a, Result<T, ExecutorError>>,
-    ) -> Result<T, ExecutorError> {
-        let end = Instant::now() + limit;
-        let mut pause = PAUSE;
-        loop {
-            match request().await {
-                Err(error) if error.is_connection_lost() && Instant::now() < end => {
-                    tracing::warn!("{}; trying again", error.reason());
-                    self.forget().await;
-                    sleep(pause).await;
-                    pause = (2 * pause).min(MAX_PAUSE);
-                }
-                answer => return answer,
-            }
-        }
-    }
 }

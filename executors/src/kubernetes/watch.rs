@@ -14,9 +14,13 @@ use super::{
     follow::{Follower, RankOutput},
     handle::KubernetesJob,
     pod::pod_states,
-    query, refusal,
-    shared::{Shared, View},
+    query,
+    record::JobRecord,
+    refusal,
+    reporter::{Closed, Events, Reporter},
+    shared::Shared,
     state::{self, Tails, has_ended, ranks_per_pod},
+    store::{Trouble, View},
 };
 use crate::{
     error::ExecutorError,
@@ -33,8 +37,6 @@ const CHUNKS: usize = 256;
 const REASON: Duration = Duration::from_secs(2);
 /// Pause after a lost connection at the end of a job.
 const PAUSE: Duration = Duration::from_millis(500);
-
-type Events = mpsc::Sender<Result<JobEvent, ExecutorError>>;
 
 /// Returns the events of a job.
 pub(super) fn watch(executor: &KubernetesExecutor, job: &JobHandle, from: WatchFrom) -> JobEvents<'static> {
@@ -74,13 +76,12 @@ async fn run(executor: KubernetesExecutor, job: JobHandle, from: WatchFrom, even
         return;
     };
     let watch = Watch {
-        shared: executor.shared(),
+        shared: executor.shared(&parsed.namespace),
         executor,
         job: parsed,
         from,
-        events,
+        reporter: Reporter::new(events),
         status: None,
-        is_lost: false,
         next_reason: None,
     };
     // A reader that is gone needs no result.
@@ -92,16 +93,12 @@ struct Watch {
     shared: Arc<Shared>,
     job: KubernetesJob,
     from: WatchFrom,
-    events: Events,
+    reporter: Reporter,
     /// The last status that was reported.
     status: Option<JobStatus>,
-    is_lost: bool,
     /// When the reason of a job that waits is read again.
     next_reason: Option<Instant>,
 }
-
-/// The reader of the events is gone.
-struct Closed;
 
 impl Watch {
     async fn run(mut self) -> Result<(), Closed> {
@@ -116,7 +113,7 @@ impl Watch {
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                Some(chunk) = output.recv() => self.output(chunk).await?,
+                Some(chunk) = output.recv() => self.reporter.output(chunk).await?,
                 () = sleep(REASON) => {}
             }
         }
@@ -124,16 +121,22 @@ impl Watch {
         drop(sender);
         let _ = over.send(true);
         while let Some(chunk) = output.recv().await {
-            self.output(chunk).await?;
+            self.reporter.output(chunk).await?;
         }
         let status = self.last_status().await?;
         let results = self.results().await?;
-        self.send(JobEvent::Status(status.clone())).await?;
-        self.send(JobEvent::Ended(Box::new(JobEnd {
-            state: status.state,
-            results,
-        })))
-        .await
+        if let Ok(results) = &results
+            && let Ok(cluster) = self.executor.cluster_of(&self.job).await
+        {
+            JobRecord::new(&status.state, results).write(&cluster, &self.job).await;
+        }
+        self.reporter.send(JobEvent::Status(status.clone())).await?;
+        self.reporter
+            .send(JobEvent::Ended(Box::new(JobEnd {
+                state: status.state,
+                results,
+            })))
+            .await
     }
 
     /// Reports what has changed. Returns true if the job has ended.
@@ -145,13 +148,13 @@ impl Watch {
     ) -> Result<bool, Closed> {
         let (job, pods) = match self.shared.view(&self.job.uid) {
             View::Unknown => return Ok(false),
-            View::Lost(reason) => {
-                self.lost(reason).await?;
+            View::Lost(trouble) => {
+                self.reporter.lost(trouble).await?;
                 return Ok(false);
             }
             // The list may be older than the job.
             View::Gone => {
-                let found = match self.executor.connect().await {
+                let found = match self.executor.cluster_of(&self.job).await {
                     Ok(cluster) => query::job(&cluster, &self.job).await,
                     Err(error) => Err(error),
                 };
@@ -159,7 +162,7 @@ impl Watch {
             }
             View::Known(job, pods) => (job, pods),
         };
-        self.restored().await?;
+        self.reporter.restored().await?;
         if let Some(sender) = sender.take() {
             self.follow(ranks_per_pod(&job), followers, &sender, is_over);
         }
@@ -170,7 +173,7 @@ impl Watch {
         if status.state == JobState::Pending {
             if self.next_reason.is_none_or(|next| next <= Instant::now()) {
                 self.next_reason = Instant::now().checked_add(REASON);
-                if let Ok(cluster) = self.executor.connect().await
+                if let Ok(cluster) = self.executor.cluster_of(&self.job).await
                     && let Ok(whole) = query::whole_status(&cluster, &job, &pods).await
                 {
                     status = whole;
@@ -184,7 +187,7 @@ impl Watch {
         }
         if self.status.as_ref() != Some(&status) {
             self.status = Some(status.clone());
-            self.send(JobEvent::Status(status)).await?;
+            self.reporter.send(JobEvent::Status(status)).await?;
         }
         Ok(false)
     }
@@ -199,7 +202,7 @@ impl Watch {
             let follower = Follower {
                 executor: self.executor.clone(),
                 shared: self.shared.clone(),
-                uid: self.job.uid.clone(),
+                job: self.job.clone(),
                 index,
                 from,
                 output: output.clone(),
@@ -212,63 +215,38 @@ impl Watch {
     /// Reads the status of the ended job; what the shared watch knows of its pods may be older than their end.
     async fn last_status(&mut self) -> Result<JobStatus, Closed> {
         loop {
-            let status = match self.executor.connect().await {
+            let status = match self.executor.cluster_of(&self.job).await {
                 Ok(cluster) => query::status(&cluster, &self.job).await,
                 Err(error) => Err(error),
             };
             match status {
                 Ok(status) => return Ok(status),
-                Err(error) if refusal::is_lost(&error) => self.wait_after(error).await?,
-                Err(error) => {
-                    let _ = self.events.send(Err(error)).await;
-                    return Err(Closed);
-                }
+                Err(error) if refusal::is_lost(&error) => self.wait_after(&error).await?,
+                Err(error) => return Err(self.reporter.fail(error).await),
             }
         }
     }
 
     async fn results(&mut self) -> Result<Result<JobResults, ExecutorError>, Closed> {
         loop {
-            let results = match self.executor.connect().await {
+            let results = match self.executor.cluster_of(&self.job).await {
                 Ok(cluster) => query::results(&cluster, &self.job).await,
                 Err(error) => Err(error),
             };
             match results {
-                Err(error) if refusal::is_lost(&error) => self.wait_after(error).await?,
+                Err(error) if refusal::is_lost(&error) => self.wait_after(&error).await?,
                 results => {
-                    self.restored().await?;
+                    self.reporter.restored().await?;
                     return Ok(results);
                 }
             }
         }
     }
 
-    async fn wait_after(&mut self, error: ExecutorError) -> Result<(), Closed> {
-        self.lost(error.reason()).await?;
+    async fn wait_after(&mut self, error: &ExecutorError) -> Result<(), Closed> {
+        self.reporter.lost(Trouble::new(error)).await?;
         self.executor.forget().await;
         sleep(PAUSE).await;
         Ok(())
-    }
-
-    async fn lost(&mut self, reason: String) -> Result<(), Closed> {
-        if std::mem::replace(&mut self.is_lost, true) {
-            return Ok(());
-        }
-        self.send(JobEvent::ConnectionLost { reason, retry_in: PAUSE }).await
-    }
-
-    async fn restored(&mut self) -> Result<(), Closed> {
-        if std::mem::replace(&mut self.is_lost, false) {
-            return self.send(JobEvent::ConnectionRestored).await;
-        }
-        Ok(())
-    }
-
-    async fn output(&self, RankOutput { rank, bytes, next }: RankOutput) -> Result<(), Closed> {
-        self.send(JobEvent::Output { rank, bytes, next }).await
-    }
-
-    async fn send(&self, event: JobEvent) -> Result<(), Closed> {
-        self.events.send(Ok(event)).await.map_err(|_| Closed)
     }
 }

@@ -32,10 +32,8 @@ use crate::{
     run_folder::create_run_folder,
     submission::{JobKind, Payload, Process, Processes, Submission, script_argv, train_argv},
     topology::Topology,
+    work::SCRIPT_FILE,
 };
-
-/// File in a script's folder with its text.
-const SCRIPT_FILE: &str = "script";
 
 /// A job's files are local, so polling is cheap.
 const WATCH: PollInterval = PollInterval {

@@ -2,24 +2,24 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::Arc,
 };
 
 use neva_executors::{DockerExecutor, Executor};
 use neva_schemas::DockerExecutorConfig;
 use tempfile::TempDir;
 
-use crate::fixture::{DEADLINE, Fixture};
+use crate::{
+    executable::write_executable,
+    fixture::{DEADLINE, Fixture, Programs},
+};
 
 pub(crate) struct DockerFixture {
     dir: TempDir,
     socket: String,
     image: String,
-    /// Texts of the created rank programs.
-    programs: Mutex<Vec<String>>,
+    programs: Programs,
 }
 
 #[track_caller]
@@ -34,7 +34,7 @@ impl DockerFixture {
             dir: tempfile::tempdir().unwrap(),
             socket: variable("NEVA_TEST_DOCKER_SOCKET"),
             image: variable("NEVA_TEST_IMAGE"),
-            programs: Mutex::default(),
+            programs: Programs::default(),
         }
     }
 }
@@ -56,15 +56,7 @@ impl Drop for DockerFixture {
 
 impl Fixture for DockerFixture {
     fn executor(&self, ranks: &str) -> Arc<dyn Executor> {
-        let mut programs = self.programs.lock().unwrap();
-        let known = programs.iter().position(|known| known == ranks);
-        let program = self.dir.path().join(format!("rank-{}", known.unwrap_or(programs.len())));
-        if known.is_none() {
-            programs.push(ranks.to_owned());
-            // Its arguments are `train --plan RUN/plan.json`.
-            fs::write(&program, format!("#!/bin/sh\ncd \"$(dirname \"$3\")\" || exit 4\n{ranks}\n")).unwrap();
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        let program = self.programs.program(self.dir.path(), ranks, write_executable);
         let config = DockerExecutorConfig {
             container_image: self.image.clone(),
             network: Some("host".into()),
@@ -94,9 +86,5 @@ impl Fixture for DockerFixture {
 
     fn outlives_launcher(&self) -> bool {
         true
-    }
-
-    fn poll_interval(&self) -> Duration {
-        Duration::from_millis(1500)
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -39,10 +39,27 @@ pub(crate) trait Fixture: Send + Sync {
 
     /// Returns true if jobs continue when their launcher is killed.
     fn outlives_launcher(&self) -> bool;
+}
 
-    /// Returns a time in which every watch queries the status.
-    fn poll_interval(&self) -> Duration {
-        Duration::ZERO
+/// Rank programs that a fixture has made.
+#[derive(Default)]
+pub(crate) struct Programs {
+    texts: Mutex<Vec<String>>,
+}
+
+impl Programs {
+    /// Returns the program in `dir` that runs `ranks` in the job's folder, and makes it with `write` the first time. The same text
+    /// gives the same program, for every launcher.
+    pub(crate) fn program(&self, dir: &Path, ranks: &str, write: impl FnOnce(&Path, &str)) -> PathBuf {
+        let mut texts = self.texts.lock().unwrap();
+        let known = texts.iter().position(|known| known == ranks);
+        let program = dir.join(format!("rank-{}", known.unwrap_or(texts.len())));
+        if known.is_none() {
+            texts.push(ranks.to_owned());
+            // Its arguments are `train --plan RUN/plan.json`.
+            write(&program, &format!("#!/bin/sh\ncd \"${{3%/*}}\" || exit 4\n{ranks}\n"));
+        }
+        program
     }
 }
 
@@ -162,13 +179,26 @@ pub(crate) struct Watched {
 impl Watched {
     /// Watches a job to its end.
     pub(crate) async fn of(executor: &dyn Executor, handle: &JobHandle, from: WatchFrom) -> Self {
+        Self::of_each(executor, handle, from, |_| {}).await
+    }
+
+    /// Watches a job to its end, and passes each status on.
+    pub(crate) async fn of_each(
+        executor: &dyn Executor,
+        handle: &JobHandle,
+        from: WatchFrom,
+        mut on_status: impl FnMut(&JobStatus),
+    ) -> Self {
         let mut offsets = from.0.clone();
         let mut events = executor.watch(handle, from);
         let (mut statuses, mut output) = (Vec::new(), BTreeMap::<u32, String>::new());
         let (mut losses, mut restorations) = (0, 0);
         while let Some(event) = events.next().await {
             match event.unwrap() {
-                JobEvent::Status(status) => statuses.push(status),
+                JobEvent::Status(status) => {
+                    on_status(&status);
+                    statuses.push(status);
+                }
                 JobEvent::Output { rank, bytes, next } => {
                     let offset = offsets.get_mut(&rank).expect("a requested rank");
                     *offset += bytes.len() as u64;

@@ -5,6 +5,7 @@
 
 mod cases;
 mod docker;
+mod executable;
 mod fixture;
 #[macro_use]
 mod suite;

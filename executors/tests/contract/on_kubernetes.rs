@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cases;
+mod cluster_files;
 mod fixture;
 mod kubernetes;
 #[macro_use]

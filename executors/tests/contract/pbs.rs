@@ -2,16 +2,18 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use neva_executors::{Executor, PollInterval};
 use tempfile::TempDir;
 
-use crate::fixture::Fixture;
+use crate::{
+    executable::write_executable,
+    fixture::{Fixture, Programs},
+};
 
 #[expect(unreachable_pub, reason = "the example is part of a library in the user's crate")]
 #[path = "../../../examples/pbs/mod.rs"]
@@ -62,43 +64,26 @@ echo 271 >"$job/exit"
 
 pub(crate) struct PbsFixture {
     dir: TempDir,
-    /// Texts of the created rank programs.
-    programs: Mutex<Vec<String>>,
+    programs: Programs,
 }
 
 impl PbsFixture {
     pub(crate) fn new() -> Self {
         let fixture = Self {
             dir: tempfile::tempdir().unwrap(),
-            programs: Mutex::default(),
+            programs: Programs::default(),
         };
         for (name, text) in [("qsub", QSUB), ("qstat", QSTAT), ("qsig", QSIG), ("qdel", QDEL)] {
-            fixture.program(name, text);
+            write_executable(&fixture.dir.path().join(name), text);
         }
         fixture
-    }
-
-    fn program(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.dir.path().join(name);
-        if !path.exists() {
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        path
     }
 }
 
 impl Fixture for PbsFixture {
     fn executor(&self, ranks: &str) -> Arc<dyn Executor> {
-        let mut programs = self.programs.lock().unwrap();
-        let number = programs.iter().position(|known| known == ranks).unwrap_or_else(|| {
-            programs.push(ranks.to_owned());
-            programs.len() - 1
-        });
-        // Its arguments are `train --plan RUN/plan.json`.
-        let text = format!("#!/bin/sh\ncd \"$(dirname \"$3\")\" || exit 4\n{ranks}\n");
         Arc::new(PbsExecutor {
-            program: self.program(&format!("rank-{number}"), &text),
+            program: self.programs.program(self.dir.path(), ranks, write_executable),
             queue: Some("gpu".into()),
             walltime: "01:00:00".into(),
             bin: self.dir.path().to_owned(),

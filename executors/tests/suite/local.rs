@@ -90,6 +90,7 @@ async fn the_exit_code_of_a_rank_without_a_record_is_the_class_of_its_failure() 
         ("kill -XFSZ $$", exit_class::JOB, "killed by SIGXFSZ"),
         ("kill -XCPU $$", exit_class::JOB, "killed by SIGXCPU"),
         ("exit 127", exit_class::CLUSTER, "libtorch was not found"),
+        ("/nowhere/neva-rank", exit_class::CLUSTER, "the rank program was not found: "),
         (
             "echo 'neva-rank: error while loading shared libraries: libtorch_cpu.so: cannot open' >&2; exit 1",
             exit_class::CLUSTER,

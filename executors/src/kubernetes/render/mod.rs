@@ -76,7 +76,7 @@ pub fn render_script(config: &KubernetesExecutorConfig, script: &ScriptPlan) -> 
 
 fn render_work(config: &KubernetesExecutorConfig, work: Work<'_>) -> Result<Submission, ExecutorError> {
     let shape = Shape::new(config, work)?;
-    let names = Names::new(config, work.name(), &work.dir()?);
+    let names = Names::new(config, work.name(), &work.dir_text()?);
     let master = match (shape.pods, config.kind) {
         (1, _) => "127.0.0.1".to_owned(),
         (_, KubernetesKind::Job) => format!("{0}-0.{0}", names.job),
@@ -112,7 +112,7 @@ fn render_work(config: &KubernetesExecutorConfig, work: Work<'_>) -> Result<Subm
     strict::check(&object, config.kind)?;
     manifests.push(object);
     Ok(Submission {
-        dir: work.run_dir().to_owned(),
+        dir: work.dir().to_owned(),
         files: [(file.into(), text_of(&manifests, file))].into(),
         payload: Payload::Manifests(Manifests { manifests }),
         kind: work.kind(),

@@ -18,7 +18,7 @@ const BODY: &str = include_str!("start.sh");
 
 /// Returns the script of every pod; the pod of rank 0 is `master` for the others.
 pub(super) fn start_script(config: &KubernetesExecutorConfig, work: Work<'_>, shape: Shape, master: &str) -> Result<String, ExecutorError> {
-    let dir = work.dir()?;
+    let dir = work.dir_text()?;
     let (kind, file, argv) = match work {
         Work::Ranks(plan) => (
             "ranks",

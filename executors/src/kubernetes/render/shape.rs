@@ -81,7 +81,7 @@ impl Shape {
 
     /// Checks that what ranks write is there for their peers and for a restart.
     fn check_volumes(self, config: &KubernetesExecutorConfig, work: Work<'_>) -> Result<(), ExecutorError> {
-        let dir = work.dir()?;
+        let dir = work.dir_text()?;
         if config.runs_dir().is_none() && dir.starts_with(RUNS) {
             return match (self.pods, config.retries) {
                 (1, 0) => Ok(()),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::ExecutorError;
-pub(super) use crate::submission::quoted;
+pub(super) use crate::submission::{path_text, quoted};
 
 /// Returns the error of a plan that does not fit the executor.
 pub(super) fn refused(message: &str, help: &str) -> ExecutorError {
@@ -11,13 +11,6 @@ pub(super) fn refused(message: &str, help: &str) -> ExecutorError {
         message: message.to_owned(),
         help: help.to_owned(),
     }
-}
-
-/// Returns a path as text.
-pub(super) fn path_text(path: &Path) -> Result<String, ExecutorError> {
-    path.to_str()
-        .map(str::to_owned)
-        .ok_or_else(|| ExecutorError::NotUtf8 { path: path.to_owned() })
 }
 
 /// Returns the folder of a job as text.

@@ -1,15 +1,12 @@
 //! What the script needs of a task: ranks or a script.
 
-use std::{collections::BTreeMap, path::Path};
-
-use neva_schemas::{PLAN_FILE, PackagerConfig, SlurmExecutorConfig, TunnelConfig};
+use neva_schemas::{PackagerConfig, SlurmExecutorConfig, TunnelConfig};
 
 use super::text::{path_text, quoted};
-pub use crate::task_set::Work;
-use crate::{error::ExecutorError, submission::JobKind};
+use crate::error::ExecutorError;
+pub(super) use crate::work::SCRIPT_FILE;
+pub use crate::work::Work;
 
-/// File in a script's folder with its text.
-pub(super) const SCRIPT_FILE: &str = "script";
 /// Folder of the packaged code within the job's folder.
 pub(super) const CODE: &str = "code";
 /// Lines that give the task in `dir` the code of its job in `root`. Links, since a copy of each file would take long.
@@ -18,43 +15,7 @@ pub(super) const COPY_CODE: &str = r#"if [ -e "$root/code" ] && [ ! -e "$dir/cod
 fi
 "#;
 
-impl<'a> Work<'a> {
-    pub(super) fn name(self) -> &'a str {
-        match self {
-            Self::Ranks(plan) => &plan.name,
-            Self::Script(script) => &script.name,
-        }
-    }
-
-    pub(super) fn dir(self) -> &'a Path {
-        match self {
-            Self::Ranks(plan) => &plan.run_dir,
-            Self::Script(script) => &script.run_dir,
-        }
-    }
-
-    pub(super) fn env(self) -> &'a BTreeMap<String, String> {
-        match self {
-            Self::Ranks(plan) => &plan.env,
-            Self::Script(script) => &script.env,
-        }
-    }
-
-    pub(super) fn kind(self) -> JobKind {
-        match self {
-            Self::Ranks(_) => JobKind::Ranks,
-            Self::Script(_) => JobKind::Script,
-        }
-    }
-
-    /// Returns the name and the text of its file.
-    pub(super) fn file(self) -> Result<(&'static str, String), ExecutorError> {
-        Ok(match self {
-            Self::Ranks(plan) => (PLAN_FILE, serde_json::to_string_pretty(plan)? + "\n"),
-            Self::Script(script) => (SCRIPT_FILE, script.text.clone()),
-        })
-    }
-
+impl Work<'_> {
     /// Returns the working directory for bash: the packaged code; else that of a script whose files are on this machine;
     /// else the task's folder.
     pub(super) fn working_directory(self, config: &SlurmExecutorConfig) -> Result<String, ExecutorError> {

@@ -1,7 +1,6 @@
 //! Output of ranks.
 
-use neva_executors::{JobState, WatchFrom};
-use tokio::time::sleep;
+use neva_executors::{JobState, JobStatus, WatchFrom};
 
 use crate::fixture::{Fixture, Job, Watched};
 
@@ -51,19 +50,18 @@ pub(crate) async fn two_watches_see_the_same(fixture: &dyn Fixture) {
     let text = "echo before; until [ -e go ]; do sleep 0.02; done; echo after";
     let job = Job::submit(fixture, "two", 1, text).await;
     let other = fixture.executor("exit 9");
-    let go = async {
-        job.wait_for("logs/rank0.log", "before").await;
-        sleep(fixture.poll_interval()).await;
-        job.write("go");
+    // The job goes on once a watch has seen that it runs.
+    let go = |status: &JobStatus| {
+        if status.state == JobState::Running {
+            job.write("go");
+        }
     };
-    let (one, two, ()) = tokio::join!(job.watch(), Watched::of(&*other, &job.handle, WatchFrom::rank0()), go);
+    let (one, two) = tokio::join!(
+        Watched::of_each(&*job.executor, &job.handle, WatchFrom::rank0(), go),
+        Watched::of(&*other, &job.handle, WatchFrom::rank0())
+    );
     assert_eq!((one.text(), two.text()), ("before\nafter\n", "before\nafter\n"));
     assert_eq!((one.end.state, two.end.state), (JobState::Succeeded, JobState::Succeeded));
-    assert!(
-        one.statuses.iter().any(|status| status.state == JobState::Running),
-        "{:?}",
-        one.statuses
-    );
 }
 
 pub(crate) async fn a_watch_that_starts_late_sees_everything(fixture: &dyn Fixture) {

@@ -4,14 +4,12 @@ mod lossy;
 
 use std::{
     ffi::OsString,
-    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use futures_util::FutureExt as _;
@@ -20,7 +18,10 @@ use neva_executors::{Executor, KubernetesExecutor};
 use neva_schemas::{KubernetesExecutorConfig, KubernetesVolume};
 
 use self::lossy::Losses;
-use crate::fixture::{Fixture, Loss};
+use crate::{
+    cluster_files::output,
+    fixture::{Fixture, Loss, Programs},
+};
 
 /// A cluster.
 pub(crate) struct KubernetesFixture {
@@ -28,8 +29,7 @@ pub(crate) struct KubernetesFixture {
     dir: PathBuf,
     place: Place,
     losses: Losses,
-    /// Texts of the created rank programs.
-    programs: Mutex<Vec<String>>,
+    programs: Programs,
 }
 
 /// Where the files of the jobs are.
@@ -72,7 +72,7 @@ impl KubernetesFixture {
             dir: parent.join(name),
             place,
             losses: Losses::default(),
-            programs: Mutex::default(),
+            programs: Programs::default(),
         };
         fixture.start_pod();
         fixture.shell("mkdir -p \"$1/jobs\"", &fixture.dir, "");
@@ -142,12 +142,6 @@ fn kubectl(args: &[&str], input: &str) -> String {
     output(command.args(args), input)
 }
 
-fn output(command: &mut Command, input: &str) -> String {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
-}
-
 impl Drop for KubernetesFixture {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -161,15 +155,9 @@ impl Drop for KubernetesFixture {
 
 impl Fixture for KubernetesFixture {
     fn executor(&self, ranks: &str) -> Arc<dyn Executor> {
-        let mut programs = self.programs.lock().unwrap();
-        let known = programs.iter().position(|known| known == ranks);
-        let program = self.dir.join(format!("rank-{}", known.unwrap_or(programs.len())));
-        if known.is_none() {
-            programs.push(ranks.to_owned());
-            // Its arguments are `train --plan RUN/plan.json`.
-            let text = format!("#!/bin/sh\ncd \"${{3%/*}}\" || exit 4\n{ranks}\n");
-            self.shell("cat >\"$1\" && chmod +x \"$1\"", &program, &text);
-        }
+        let program = self.programs.program(&self.dir, ranks, |program, text| {
+            self.shell("cat >\"$1\" && chmod +x \"$1\"", program, text);
+        });
         let file = variable("NEVA_TEST_KUBECONFIG").or_else(|| variable("KUBECONFIG"));
         let config = KubernetesExecutorConfig {
             image: Some(variable("NEVA_TEST_KUBE_IMAGE").unwrap_or_else(|| "neva-run.test/rank:1".to_owned())),
@@ -209,9 +197,5 @@ impl Fixture for KubernetesFixture {
 
     fn outlives_launcher(&self) -> bool {
         true
-    }
-
-    fn poll_interval(&self) -> Duration {
-        Duration::from_secs(2)
     }
 }

@@ -3,14 +3,12 @@
 mod lossy;
 
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use neva_executors::{
@@ -20,7 +18,10 @@ use neva_executors::{
 use neva_schemas::{SlurmExecutorConfig, SshTunnelConfig, TunnelConfig};
 
 use self::lossy::LossyTunnel;
-use crate::fixture::{Fixture, Loss};
+use crate::{
+    cluster_files::output,
+    fixture::{Fixture, Loss, Programs},
+};
 
 /// A cluster.
 pub(crate) struct SlurmFixture {
@@ -29,8 +30,7 @@ pub(crate) struct SlurmFixture {
     tunnel: Arc<LossyTunnel>,
     /// Login node of one's own cluster; the tests look at its files with `ssh`.
     host: Option<String>,
-    /// Texts of the created rank programs.
-    programs: Mutex<Vec<String>>,
+    programs: Programs,
 }
 
 #[track_caller]
@@ -89,7 +89,7 @@ impl SlurmFixture {
             dir: Path::new(&parent).join(name),
             tunnel: Arc::new(LossyTunnel::new(tunnel)),
             host,
-            programs: Mutex::default(),
+            programs: Programs::default(),
         };
         fixture.shell("mkdir -p \"$1/jobs\"", &fixture.dir, "");
         fixture
@@ -113,9 +113,7 @@ impl SlurmFixture {
                 command
             }
         };
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
+        output(&mut command, input)
     }
 }
 
@@ -129,16 +127,10 @@ impl Drop for SlurmFixture {
 
 impl Fixture for SlurmFixture {
     fn executor(&self, ranks: &str) -> Arc<dyn Executor> {
-        let mut programs = self.programs.lock().unwrap();
-        let known = programs.iter().position(|known| known == ranks);
-        let program = |number: usize| self.dir.join(format!("rank-{number}"));
-        let program = program(known.unwrap_or(programs.len()));
-        if known.is_none() {
-            programs.push(ranks.to_owned());
-            let text =
-                format!("#!/bin/sh\nRANK=$SLURM_PROCID WORLD_SIZE=$SLURM_STEP_NUM_TASKS\ncd \"$(dirname \"$3\")\" || exit 4\n{ranks}\n");
-            self.shell("cat >\"$1\" && chmod +x \"$1\"", &program, &text);
-        }
+        let ranks = format!("RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_STEP_NUM_TASKS\n{ranks}");
+        let program = self.programs.program(&self.dir, &ranks, |program, text| {
+            self.shell("cat >\"$1\" && chmod +x \"$1\"", program, text);
+        });
         let config = SlurmExecutorConfig {
             gpus_per_node: Some(0),
             status_interval_s: 1,
@@ -167,9 +159,5 @@ impl Fixture for SlurmFixture {
 
     fn outlives_launcher(&self) -> bool {
         true
-    }
-
-    fn poll_interval(&self) -> Duration {
-        Duration::from_secs(3)
     }
 }

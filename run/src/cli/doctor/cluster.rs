@@ -8,7 +8,7 @@ use neva_executors::{
 };
 
 use super::{
-    Check,
+    checks::Checks,
     parse::parse_settings,
     site::{Cluster, is_older},
 };
@@ -19,11 +19,14 @@ const SLURM: Duration = Duration::from_secs(60);
 /// Oldest Slurm whose options are all known.
 const OLDEST: (u32, u32) = (19, 5);
 
+/// What to do about a login node that says nothing.
+pub(super) const UNREACHABLE: &str = "check the network, and the executor's `tunnel`";
+
 /// Checks the cluster of an executor. The checks end at the first that the later ones need.
-pub(super) async fn check(executor: &SlurmExecutor) -> (Vec<Check>, Cluster) {
+pub(super) async fn check(executor: &SlurmExecutor) -> (Checks, Cluster) {
     let mut doctor = Doctor {
         executor,
-        checks: Vec::new(),
+        checks: Checks::default(),
         cluster: Cluster::default(),
     };
     // The reason of an end is the last check.
@@ -34,7 +37,7 @@ pub(super) async fn check(executor: &SlurmExecutor) -> (Vec<Check>, Cluster) {
 /// Checks so far.
 pub(super) struct Doctor<'a> {
     pub(super) executor: &'a SlurmExecutor,
-    pub(super) checks: Vec<Check>,
+    pub(super) checks: Checks,
     pub(super) cluster: Cluster,
 }
 
@@ -49,30 +52,6 @@ impl Doctor<'_> {
         self.gpus()?;
         let file = self.write_shared().await;
         self.node(file?).await
-    }
-
-    pub(super) fn ok(&mut self, name: &'static str, detail: impl Into<String>) {
-        self.checks.push(Check::ok(name, detail.into()));
-    }
-
-    /// Adds a problem, and ends the checks.
-    pub(super) fn problem(&mut self, name: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Option<()> {
-        self.checks.push(Check {
-            name,
-            ok: false,
-            detail: detail.into(),
-            help: Some(help.into()),
-        });
-        None
-    }
-
-    pub(super) fn executor_problem(&mut self, name: &'static str, error: &ExecutorError) -> Option<()> {
-        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-        let detail = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        let help = error
-            .help()
-            .unwrap_or_else(|| "check the network, and the executor's `tunnel`".to_owned());
-        self.problem(name, detail, help)
     }
 
     /// Runs a program on the login node.
@@ -96,11 +75,13 @@ impl Doctor<'_> {
                 let words = text(&output.stdout);
                 let (user, host) = words.split_once('\n').unwrap_or((&words, "an unknown host"));
                 let place = self.executor.tunnel.place();
-                self.ok(NAME, format!("{user} on {} ({place})", host.trim()));
+                self.checks.ok(NAME, format!("{user} on {} ({place})", host.trim()));
                 Some(())
             }
-            Ok(output) => self.problem(NAME, last_line(&output), "use an account whose login shell runs commands"),
-            Err(error) => self.executor_problem(NAME, &error),
+            Ok(output) => self
+                .checks
+                .problem(NAME, last_line(&output), "use an account whose login shell runs commands"),
+            Err(error) => self.checks.error(NAME, &error, UNREACHABLE),
         }
     }
 
@@ -108,12 +89,12 @@ impl Doctor<'_> {
         const NAME: &str = "sbatch";
         let output = match self.command(&["sbatch", "--version"]).await {
             Ok(output) => output,
-            Err(error) => return self.executor_problem(NAME, &error),
+            Err(error) => return self.checks.error(NAME, &error, UNREACHABLE),
         };
         if !output.is_success() {
             let help = "run this on a login node, or name one with the executor's `tunnel`; where a module brings Slurm, set its \
                         `pre_command: module load slurm`, or `shell: /bin/bash`, which reads the profile";
-            return self.problem(NAME, last_line(&output), help);
+            return self.checks.problem(NAME, last_line(&output), help);
         }
         let words = text(&output.stdout);
         self.cluster.version = words.trim_start_matches("slurm-wlm").trim_start_matches("slurm").trim().to_owned();
@@ -121,9 +102,10 @@ impl Doctor<'_> {
         let (major, minor) = OLDEST;
         if is_older(&version, major, minor) && self.executor.config.slurm_version.is_none() {
             let detail = format!("Slurm {version} does not have all options");
-            self.problem(NAME, detail, format!("set `slurm_version: \"{version}\"` in the executor"));
+            self.checks
+                .problem(NAME, detail, format!("set `slurm_version: \"{version}\"` in the executor"));
         } else {
-            self.ok(NAME, format!("Slurm {version}"));
+            self.checks.ok(NAME, format!("Slurm {version}"));
         }
         Some(())
     }
@@ -132,11 +114,11 @@ impl Doctor<'_> {
         const NAME: &str = "controller";
         let output = match self.command(&["scontrol", "show", "config"]).await {
             Ok(output) => output,
-            Err(error) => return self.executor_problem(NAME, &error),
+            Err(error) => return self.checks.error(NAME, &error, UNREACHABLE),
         };
         if !output.is_success() {
             let help = "ask the cluster's administrators: Slurm does not answer its own programs";
-            return self.problem(NAME, last_line(&output), help);
+            return self.checks.problem(NAME, last_line(&output), help);
         }
         self.cluster.settings = parse_settings(&text(&output.stdout));
         let setting = |name: &str| self.cluster.settings.get(name).cloned();
@@ -145,7 +127,7 @@ impl Doctor<'_> {
             Some("0") => "; jobs are not requeued after the loss of a node unless they ask for it",
             _ => "",
         };
-        self.ok(NAME, format!("{name} answers{requeue}"));
+        self.checks.ok(NAME, format!("{name} answers{requeue}"));
         Some(())
     }
 
@@ -154,16 +136,17 @@ impl Doctor<'_> {
         let storage = self.cluster.settings.get("AccountingStorageType").cloned().unwrap_or_default();
         if !storage.contains("slurmdbd") {
             let detail = "none: the states of ended jobs come from the controller and from the jobs' folders";
-            self.ok(NAME, detail);
+            self.checks.ok(NAME, detail);
             return Some(());
         }
         let output = match self.command(&["sacct", "-X", "-n", "-P", "-S", "now-1minute", "-o", "jobid"]).await {
             Ok(output) => output,
-            Err(error) => return self.executor_problem(NAME, &error),
+            Err(error) => return self.checks.error(NAME, &error, UNREACHABLE),
         };
         if !output.is_success() {
             let detail = format!("sacct fails, though the cluster has accounting: {}", last_line(&output));
-            self.problem(NAME, detail, "ask the cluster's administrators; jobs run without it");
+            self.checks
+                .problem(NAME, detail, "ask the cluster's administrators; jobs run without it");
             return Some(());
         }
         let associations = self
@@ -190,7 +173,7 @@ impl Doctor<'_> {
         let list = accounts.join(", ");
         match (&self.executor.config.account, accounts.as_slice()) {
             (Some(account), [_, ..]) if !accounts.contains(account) => {
-                return self.problem(
+                return self.checks.problem(
                     NAME,
                     format!("the account {account} is not yours"),
                     format!("set `account` to one of {list}"),
@@ -198,10 +181,10 @@ impl Doctor<'_> {
             }
             (None, []) if enforced => {
                 let help = "ask the cluster's administrators for an account: sbatch will refuse jobs without one";
-                return self.problem(NAME, "jobs need an account, and you have none", help);
+                return self.checks.problem(NAME, "jobs need an account, and you have none", help);
             }
-            (_, []) => self.ok(NAME, "slurmdbd; no accounts of yours"),
-            _ => self.ok(NAME, format!("slurmdbd; your accounts: {list}")),
+            (_, []) => self.checks.ok(NAME, "slurmdbd; no accounts of yours"),
+            _ => self.checks.ok(NAME, format!("slurmdbd; your accounts: {list}")),
         }
         Some(())
     }

@@ -7,18 +7,21 @@ use neva_executors::{
 use serde_json::json;
 use tokio::time::{Duration, timeout};
 
-use super::{Check, machine::libtorch};
+use super::{
+    checks::{Check, Checks},
+    machine::libtorch,
+};
 use crate::{error::RunError, program::RankVersion};
 
 /// Time for a container to print the version of the rank program: loading libtorch from a cold disk is slow.
 const CONTAINER: Duration = Duration::from_secs(90);
 
 /// Runs the checks; the first that fails ends them.
-pub(super) async fn check(executor: &DockerExecutor) -> Vec<Check> {
-    let mut checks = Vec::new();
+pub(super) async fn check(executor: &DockerExecutor) -> Checks {
+    let mut checks = Checks::default();
     let version = match executor.runtime().version().await {
         Ok(version) => version,
-        Err(error) => return vec![missing("socket", error)],
+        Err(error) => return Checks::from_iter([missing("socket", error)]),
     };
     let detail = format!(
         "{} {}, API {} at {}",
@@ -27,12 +30,12 @@ pub(super) async fn check(executor: &DockerExecutor) -> Vec<Check> {
         version.api,
         executor.socket.display()
     );
-    checks.push(Check::ok("socket", detail));
-    checks.push(gpu_runtime(executor, &version));
+    checks.ok("socket", detail);
+    checks.extend([gpu_runtime(executor, &version)]);
     match image(executor).await {
-        Ok(detail) => checks.push(Check::ok("image", detail)),
+        Ok(detail) => checks.ok("image", detail),
         Err(error) => {
-            checks.push(missing("image", error));
+            checks.extend([missing("image", error)]);
             return checks;
         }
     }

@@ -3,17 +3,20 @@
 use std::fmt::Write as _;
 
 use neva_executors::{
-    ExecutorError, KubernetesExecutor,
+    KubernetesExecutor,
     kubernetes::survey::{self, NodeFacts, Permission},
 };
 
-use super::Check;
+use super::checks::Checks;
+
+/// What to do about an API server that says nothing.
+pub(super) const UNREACHABLE: &str = "`kubectl cluster-info` asks the same server; set `context` or `kubeconfig` for another one";
 
 /// Checks the cluster of an executor. The checks end at the first that the later ones need.
-pub(super) async fn check(executor: &KubernetesExecutor) -> Vec<Check> {
+pub(super) async fn check(executor: &KubernetesExecutor) -> Checks {
     let mut doctor = Doctor {
         executor,
-        checks: Vec::new(),
+        checks: Checks::default(),
     };
     // The reason of an end is the last check.
     let _: Option<()> = doctor.run().await;
@@ -23,7 +26,7 @@ pub(super) async fn check(executor: &KubernetesExecutor) -> Vec<Check> {
 /// Checks so far.
 pub(super) struct Doctor<'a> {
     pub(super) executor: &'a KubernetesExecutor,
-    pub(super) checks: Vec<Check>,
+    pub(super) checks: Checks,
 }
 
 impl Doctor<'_> {
@@ -31,9 +34,9 @@ impl Doctor<'_> {
     async fn run(&mut self) -> Option<()> {
         let cluster = match self.executor.survey().await {
             Ok(cluster) => cluster,
-            Err(error) => return self.executor_problem("cluster", &error),
+            Err(error) => return self.checks.error("cluster", &error, UNREACHABLE),
         };
-        self.ok(
+        self.checks.ok(
             "cluster",
             format!(
                 "Kubernetes {} at {}, namespace {}",
@@ -48,34 +51,10 @@ impl Doctor<'_> {
         self.pod().await
     }
 
-    pub(super) fn ok(&mut self, name: &'static str, detail: impl Into<String>) {
-        self.checks.push(Check::ok(name, detail.into()));
-    }
-
-    /// Adds a problem, and ends the checks.
-    pub(super) fn problem(&mut self, name: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Option<()> {
-        self.checks.push(Check {
-            name,
-            ok: false,
-            detail: detail.into(),
-            help: Some(help.into()),
-        });
-        None
-    }
-
-    pub(super) fn executor_problem(&mut self, name: &'static str, error: &ExecutorError) -> Option<()> {
-        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-        let detail = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        let help = error
-            .help()
-            .unwrap_or_else(|| "`kubectl cluster-info` asks the same server; set `context` or `kubeconfig` for another one".to_owned());
-        self.problem(name, detail, help)
-    }
-
     fn permissions(&mut self, denied: &[Permission], namespace: &str) -> Option<()> {
         const NAME: &str = "permission";
         if denied.is_empty() {
-            self.ok(NAME, format!("the account may run jobs in {namespace}"));
+            self.checks.ok(NAME, format!("the account may run jobs in {namespace}"));
             return Some(());
         }
         let list: Vec<_> = denied
@@ -97,7 +76,7 @@ impl Doctor<'_> {
                 "\n                   kubectl create rolebinding {name} -n {namespace} --role={name} --user=YOU"
             );
         }
-        self.problem(NAME, format!("the account may not {}", list.join("; ")), role)
+        self.checks.problem(NAME, format!("the account may not {}", list.join("; ")), role)
     }
 
     fn quotas(&mut self, cluster: &survey::Survey) {
@@ -107,14 +86,15 @@ impl Doctor<'_> {
                 .iter()
                 .map(|(name, (used, hard))| format!("{used} of {hard} {name}"))
                 .collect();
-            self.ok("quota", format!("{}: {} used", quota.name, amounts.join(", ")));
+            self.checks.ok("quota", format!("{}: {} used", quota.name, amounts.join(", ")));
         }
     }
 
     fn nodes(&mut self, cluster: &survey::Survey) -> Option<()> {
         const NAME: &str = "node";
         let Some(nodes) = &cluster.nodes else {
-            self.ok(NAME, "unknown: the account may not list nodes, which jobs do not need");
+            self.checks
+                .ok(NAME, "unknown: the account may not list nodes, which jobs do not need");
             return Some(());
         };
         let selector = &self.executor.config.node_selector;
@@ -126,7 +106,7 @@ impl Doctor<'_> {
             } else {
                 format!("none of {} nodes has the labels {}", nodes.len(), labels.join(", "))
             };
-            return self.problem(
+            return self.checks.problem(
                 NAME,
                 detail,
                 "set `node_selector` to labels of nodes: `kubectl get nodes --show-labels`",
@@ -136,13 +116,13 @@ impl Doctor<'_> {
         let Some(largest) = usable.iter().max_by_key(|node| (node.cores, node.memory)) else {
             let names: Vec<_> = selected.iter().map(|node| node.name.as_str()).collect();
             let detail = format!("no node is ready and open for pods: {}", names.join(", "));
-            return self.problem(
+            return self.checks.problem(
                 NAME,
                 detail,
                 "`kubectl get nodes` shows their states; `kubectl uncordon NODE` opens one",
             );
         };
-        self.ok(
+        self.checks.ok(
             NAME,
             format!(
                 "{} of {} usable, the largest with {} cores and {}",
@@ -159,7 +139,7 @@ impl Doctor<'_> {
         const NAME: &str = "gpu";
         let config = &self.executor.config;
         let Some(nodes) = &cluster.nodes else {
-            self.ok(NAME, "unknown: the account may not list nodes");
+            self.checks.ok(NAME, "unknown: the account may not list nodes");
             return Some(());
         };
         let usable: Vec<_> = nodes
@@ -183,14 +163,16 @@ impl Doctor<'_> {
                 ),
             };
             let detail = format!("`gpus_per_node` is {wanted}, and no usable node has more than {most} {resource}");
-            return self.problem(NAME, detail, format!("set `gpus_per_node: {most}`, or use other nodes; {others}"));
+            return self
+                .checks
+                .problem(NAME, detail, format!("set `gpus_per_node: {most}`, or use other nodes; {others}"));
         }
         let detail = match (most, wanted) {
             (0, Some(0)) => "none wanted".to_owned(),
             (0, _) => format!("no usable node has {resource}: set `gpus_per_node: 0` for runs on CPUs"),
             _ => format!("{resource}: up to {most} on {with} of {} nodes", usable.len()),
         };
-        self.ok(NAME, detail);
+        self.checks.ok(NAME, detail);
         Some(())
     }
 
@@ -202,7 +184,7 @@ impl Doctor<'_> {
             None => "the account may not list storage classes".to_owned(),
         };
         let Some(dir) = self.executor.config.runs_dir() else {
-            return self.problem(
+            return self.checks.problem(
                 NAME,
                 "no volume is shared by the pods: checkpoints would end with them",
                 format!("add a volume, as `volumes: [{{mount_path: /runs, claim: NAME}}]`, whose claim is ReadWriteMany; {classes}"),
@@ -211,7 +193,7 @@ impl Doctor<'_> {
         let mut details = vec![format!("runs are in {dir}")];
         for (name, claim) in &cluster.claims {
             let Some(claim) = claim else {
-                return self.problem(
+                return self.checks.problem(
                     NAME,
                     format!("there is no claim {name} in {}", cluster.namespace),
                     format!(
@@ -222,7 +204,7 @@ impl Doctor<'_> {
             };
             if claim.phase == "Lost" {
                 let help = "its volume is gone: create the claim again";
-                return self.problem(NAME, format!("the claim {name} is lost"), help);
+                return self.checks.problem(NAME, format!("the claim {name} is lost"), help);
             }
             let bound = match claim.phase.as_str() {
                 "Bound" => "bound",
@@ -237,7 +219,7 @@ impl Doctor<'_> {
             details.push(format!("{name} is {bound}, {modes}{note}"));
         }
         details.push(classes);
-        self.ok(NAME, details.join("; "));
+        self.checks.ok(NAME, details.join("; "));
         Some(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, thread::available_parallelism};
 
-use super::{super::Globals, Check};
+use super::{super::Globals, checks::Check};
 use crate::{
     block_on, environment,
     program::{self, LIBTORCH_VERSION, RankVersion},

@@ -1,5 +1,6 @@
 //! `neva-run doctor`: checks that this machine, or a cluster, has everything that a run needs.
 
+mod checks;
 mod cluster;
 mod container;
 mod kubernetes;
@@ -10,13 +11,15 @@ mod partition;
 mod pod;
 mod site;
 
-use std::{fmt, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use neva_schemas::{DockerExecutorConfig, ExecutorConfig, KubernetesExecutorConfig, SlurmExecutorConfig, TunnelConfig};
-use serde::Serialize;
 
-use self::machine::{disk, jpeg, machine, rank_program, workspace};
+use self::{
+    checks::Checks,
+    machine::{disk, jpeg, machine, rank_program, workspace},
+};
 use super::{Globals, OutputArgs, export::write_file, report::Report};
 use crate::{
     block_on,
@@ -57,35 +60,6 @@ pub(super) struct DoctorArgs {
     pub(super) output: OutputArgs,
 }
 
-/// Result of one check.
-#[derive(Debug, Serialize)]
-struct Check {
-    name: &'static str,
-    ok: bool,
-    detail: String,
-    help: Option<String>,
-}
-
-impl Check {
-    fn ok(name: &'static str, detail: String) -> Self {
-        Self {
-            name,
-            ok: true,
-            detail,
-            help: None,
-        }
-    }
-
-    fn missing(name: &'static str, error: &RunError) -> Self {
-        Self {
-            name,
-            ok: false,
-            detail: error.to_string(),
-            help: error.advice(),
-        }
-    }
-}
-
 pub(super) fn doctor(args: &DoctorArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
     if let Some(name) = &args.executor {
         let overrides = args.sets.iter().map(|set| Override::parse(set)).collect::<Result<Vec<_>, _>>()?;
@@ -98,10 +72,8 @@ pub(super) fn doctor(args: &DoctorArgs, globals: &Globals, report: &mut Report) 
             ExecutorConfig::Kubernetes(kubernetes) => return kubernetes_checks(kubernetes, args, report),
         }
     }
-    let mut checks = rank_program();
-    checks.push(workspace(globals));
-    checks.push(machine());
-    checks.push(jpeg());
+    let mut checks = Checks::from_iter(rank_program());
+    checks.extend([workspace(globals), machine(), jpeg()]);
     checks.extend(disk());
     finish(&checks, report)
 }
@@ -156,28 +128,12 @@ fn tunnel_lines(tunnel: &TunnelConfig) -> Result<String, RunError> {
 }
 
 /// Prints the checks.
-fn finish(checks: &[Check], report: &mut Report) -> Result<(), RunError> {
-    let missing = checks.iter().filter(|check| !check.ok).count();
-    report.result(Checks(checks), &checks);
+fn finish(checks: &Checks, report: &mut Report) -> Result<(), RunError> {
+    let missing = checks.missing();
+    report.result(checks, checks);
     if missing > 0 {
         Err(RunError::ChecksFailed { missing })
     } else {
         Ok(())
-    }
-}
-
-struct Checks<'a>(&'a [Check]);
-
-impl fmt::Display for Checks<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines = self.0.iter().map(|check| {
-            let mark = if check.ok { "ok     " } else { "MISSING" };
-            let help = check
-                .help
-                .as_ref()
-                .map_or_else(String::new, |help| format!("\n                   {help}"));
-            format!("{mark} {:<10} {}{help}", check.name, check.detail)
-        });
-        f.write_str(&lines.collect::<Vec<_>>().join("\n"))
     }
 }

@@ -7,7 +7,7 @@ use neva_executors::{
     tunnel::{TunnelCommand, TunnelFile},
 };
 
-use super::cluster::{Doctor, last_line, text};
+use super::cluster::{Doctor, UNREACHABLE, last_line, text};
 use crate::program::RankVersion;
 
 /// Seconds for which the job on a node may wait for one.
@@ -28,7 +28,7 @@ impl Doctor<'_> {
         match executor.tunnel.write(&[file]).await {
             Ok(()) => Some(path),
             Err(error) => {
-                self.executor_problem(NAME, &error);
+                self.checks.error(NAME, &error, UNREACHABLE);
                 None
             }
         }
@@ -41,7 +41,7 @@ impl Doctor<'_> {
         if let Some(program) = &executor.upload
             && let Err(error) = executor.tunnel.upload(program, &executor.program).await
         {
-            return self.executor_problem("neva-rank", &error);
+            return self.checks.error("neva-rank", &error, UNREACHABLE);
         }
         let (program, path) = (executor.program.display().to_string(), file.display().to_string());
         let mut argv = srun(executor);
@@ -59,7 +59,7 @@ impl Doctor<'_> {
         let _ = self.command(&["rm", "-f", &path]).await;
         let output = match ran {
             Ok(output) => output,
-            Err(error) => return self.executor_problem(NAME, &error),
+            Err(error) => return self.checks.error(NAME, &error, UNREACHABLE),
         };
         let answer = text(&output.stdout);
         let lines = |key: &str| {
@@ -74,19 +74,19 @@ impl Doctor<'_> {
             let help = format!(
                 "it may wait {QUEUE_S} s for a node: try again later, or with another partition or account; `squeue` shows the queue"
             );
-            return self.problem(NAME, detail, help);
+            return self.checks.problem(NAME, detail, help);
         };
-        self.ok(NAME, format!("{host} ran a job"));
+        self.checks.ok(NAME, format!("{host} ran a job"));
         let folder = file
             .parent()
             .and_then(|parent| parent.parent())
             .map(|folder| folder.display().to_string())
             .unwrap_or_default();
         if lines("file ").first().is_some_and(|content| content == "read on a node") {
-            self.ok("folder", format!("{folder} is shared with the nodes"));
+            self.checks.ok("folder", format!("{folder} is shared with the nodes"));
         } else {
             let help = "name a folder that the nodes share, as `/scratch/me/runs`: with the tunnel's `job_dir`, or where you start runs";
-            self.problem(
+            self.checks.problem(
                 "folder",
                 format!("{folder} is not shared: {host} does not see what was written there"),
                 help,
@@ -108,14 +108,14 @@ impl Doctor<'_> {
             };
             let help = "set `libtorch` to a folder of libtorch that the nodes see, `modules` or `setup_lines` to what brings it, and \
                         `rank_program` to a neva-rank on a shared file system";
-            return self.problem(NAME, detail, help);
+            return self.checks.problem(NAME, detail, help);
         };
         let gpu = if version.cuda {
             ", and a GPU is usable"
         } else {
             ", and no GPU is usable"
         };
-        self.ok(
+        self.checks.ok(
             NAME,
             format!("{program} {} with libtorch {}{gpu}", version.version, version.libtorch),
         );

@@ -3,7 +3,7 @@
 use neva_schemas::time_limit_s;
 
 use super::{
-    cluster::{Doctor, text},
+    cluster::{Doctor, UNREACHABLE, text},
     parse::parse_partitions,
     site::{NodeGroup, Partition},
 };
@@ -16,7 +16,7 @@ impl Doctor<'_> {
         let (partitions, nodes) = match (partitions, nodes) {
             (Ok(partitions), Ok(nodes)) => (partitions, nodes),
             (Err(error), _) | (_, Err(error)) => {
-                return self.executor_problem(NAME, &error);
+                return self.checks.error(NAME, &error, UNREACHABLE);
             }
         };
         self.cluster.partitions = parse_partitions(&text(&partitions.stdout), &text(&nodes.stdout));
@@ -27,7 +27,7 @@ impl Doctor<'_> {
                 Some(wanted) => format!("there is no partition {wanted}"),
                 None => "no partition is the default, and the executor names none".to_owned(),
             };
-            return self.problem(NAME, detail, format!("set `partition` to one of {names}"));
+            return self.checks.problem(NAME, detail, format!("set `partition` to one of {names}"));
         };
         let name = &partition.name;
         let limits = [partition.max_time.as_deref(), Some(self.executor.config.time.as_str())];
@@ -36,7 +36,7 @@ impl Doctor<'_> {
         {
             let max = partition.max_time.clone().unwrap_or_default();
             let detail = format!("`time` is {}, and {name} allows {max}", self.executor.config.time);
-            return self.problem(
+            return self.checks.problem(
                 NAME,
                 detail,
                 format!("set `time: {max}` at most, with `signal_s` for a requeue, or another partition of {names}"),
@@ -47,14 +47,14 @@ impl Doctor<'_> {
             && !account.is_none_or(|account| allowed.contains(account))
         {
             let detail = format!("{name} is not open to the account {}", account.map_or("", String::as_str));
-            return self.problem(
+            return self.checks.problem(
                 NAME,
                 detail,
                 format!("set `account` to one of {}, or another partition of {names}", allowed.join(", ")),
             );
         }
         if !partition.is_up {
-            return self.problem(
+            return self.checks.problem(
                 NAME,
                 format!("{name} is down"),
                 format!("wait, or set `partition` to another one of {names}"),
@@ -64,7 +64,7 @@ impl Doctor<'_> {
         let usable: u32 = usable.map(|group| group.count).sum();
         if usable == 0 {
             let detail = format!("no node of {name} is in service");
-            return self.problem(
+            return self.checks.problem(
                 NAME,
                 detail,
                 format!("`sinfo -R` says why; set `partition` to another one of {names}"),
@@ -84,7 +84,7 @@ impl Doctor<'_> {
         } else {
             String::new()
         };
-        self.ok(
+        self.checks.ok(
             NAME,
             format!(
                 "{name}: {usable} of {} nodes in service{size}{limit}{others}",
@@ -121,11 +121,13 @@ impl Doctor<'_> {
                 } else {
                     format!("partitions with GPUs: {}", others.join(", "))
                 };
-                return self.problem(NAME, detail, help);
+                return self.checks.problem(NAME, detail, help);
             }
-            Some(found) => self.ok(NAME, found),
-            None if others.is_empty() => self.ok(NAME, "none: ranks compute on the CPU, with `gpus_per_node: 0`"),
-            None => self.ok(NAME, format!("none in {name}; partitions with GPUs: {}", others.join(", "))),
+            Some(found) => self.checks.ok(NAME, found),
+            None if others.is_empty() => self.checks.ok(NAME, "none: ranks compute on the CPU, with `gpus_per_node: 0`"),
+            None => self
+                .checks
+                .ok(NAME, format!("none in {name}; partitions with GPUs: {}", others.join(", "))),
         }
         Some(())
     }

@@ -10,7 +10,7 @@ use neva_executors::{Executor as _, ExecutorError, JobEvent, JobHandle, JobState
 use neva_schemas::{ScriptPlan, StopSignal};
 use tokio::time::{Instant, timeout_at};
 
-use super::kubernetes::Doctor;
+use super::kubernetes::{Doctor, UNREACHABLE};
 use crate::program::RankVersion;
 
 /// Time for which the job may wait for a node and pull its image.
@@ -39,11 +39,11 @@ impl Doctor<'_> {
         config.ttl_seconds_after_finished = Some(60);
         let submission = match plan(&executor).and_then(|plan| executor.render_script(&plan)) {
             Ok(submission) => submission,
-            Err(error) => return self.executor_problem(NAME, &error),
+            Err(error) => return self.checks.error(NAME, &error, UNREACHABLE),
         };
         let job = match executor.submit(&submission).await {
             Ok(job) => job,
-            Err(error) => return self.executor_problem(NAME, &error),
+            Err(error) => return self.checks.error(NAME, &error, UNREACHABLE),
         };
         let outcome = watch(&executor, &job).await;
         if !outcome.state.as_ref().is_some_and(JobState::is_end) {
@@ -70,17 +70,17 @@ impl Doctor<'_> {
             let reason = reason.unwrap_or_else(|| "the job did not start in time".to_owned());
             let help = "set `image` to one that the nodes can pull, with `image_pull_secrets` for a registry with a login; \
                         for other reasons, change what the message names";
-            return self.problem("image", reason, help);
+            return self.checks.problem("image", reason, help);
         }
         let node = outcome.node.clone().unwrap_or_else(|| "a node".to_owned());
-        self.ok("image", format!("{image} runs on {node}"));
+        self.checks.ok("image", format!("{image} runs on {node}"));
         if let Some(dir) = config.runs_dir().map(str::to_owned) {
             if lines("folder ").first().is_some_and(|state| state == "ok") {
-                self.ok("folder", format!("pods can write to {dir}"));
+                self.checks.ok("folder", format!("pods can write to {dir}"));
             } else {
                 let help = "the volume must be writable for the user of the pods: set `security_context: {fsGroup: ..., runAsUser: \
                             ...}`, or `read_only: false` of the volume";
-                self.problem(
+                self.checks.problem(
                     "folder",
                     format!("pods cannot write to {dir}: {}", lines("folder ").join(" ")),
                     help,
@@ -94,14 +94,15 @@ impl Doctor<'_> {
             let program = &config.rank_program;
             let detail = format!("{program} does not run in {image}: {}", lines("rank ").join(" "));
             let help = "set `rank_program` to its path in the image, and `image` to one with the libtorch that it is linked with";
-            return self.problem("neva-rank", detail, help);
+            return self.checks.problem("neva-rank", detail, help);
         };
         let gpu = if version.cuda {
             ", and a GPU is usable"
         } else {
             ", and no GPU is usable"
         };
-        self.ok("neva-rank", format!("{} with libtorch {}{gpu}", version.version, version.libtorch));
+        self.checks
+            .ok("neva-rank", format!("{} with libtorch {}{gpu}", version.version, version.libtorch));
         Some(())
     }
 }
