@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use neva_executors::slurm::render::{GroupTask, Work, render, render_array, render_group};
+use neva_executors::slurm::render::{GroupTask, Work, render, render_array, render_group, render_script};
 use neva_schemas::{Accelerator, exit_class};
 use serde_json::{Value, json};
 
-use crate::cases::{PROGRAM, config, tiny};
+use crate::cases::{PROGRAM, config, script, tiny};
 
 #[test]
 fn contradictions_are_refused_with_a_fix() {
@@ -63,6 +63,16 @@ fn contradictions_are_refused_with_a_fix() {
     ] {
         render(&config(&fits), &plan, Path::new(PROGRAM)).unwrap();
     }
+}
+
+#[test]
+fn a_cap_alone_is_refused_for_a_single_script() {
+    let work = script(Path::new("/runs/x"), "true\n");
+    let error = render_script(&config(&json!({"array": "%2"})), &work).unwrap_err();
+    assert!(error.to_string().contains("only the cap \"%2\""), "{error}");
+    assert!(error.help().unwrap().contains("\"0-7%2\""), "{:?}", error.help());
+    assert_eq!(error.exit_code(), exit_class::INPUT);
+    render_script(&config(&json!({"array": "0-7%2"})), &work).unwrap();
 }
 
 #[test]

@@ -38,6 +38,12 @@ pub(super) fn render(config: &SlurmExecutorConfig, work: Work<'_>, rank_program:
             "use a sweep, of which each point has its folder: it is one array, with `array: \"%2\"` or `--max-parallel 2` as its cap",
         ));
     }
+    if let Some(cap) = config.array_cap() {
+        return Err(refused(
+            &format!("`executor.array` is only the cap \"%{cap}\", but {} is a single job", work.name()),
+            &format!("write the range, too, as \"0-7%{cap}\", or remove `array`: a cap alone is for the array that a sweep is"),
+        ));
+    }
     if config.heterogeneous {
         return Err(refused(
             "`executor.heterogeneous` is set, but the components of a heterogeneous job are the tasks of a group",
