@@ -92,7 +92,7 @@ fn key(executor: &SlurmExecutor, dir: &Path, number: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{fs, os::unix::fs::symlink, process::Command, sync::Arc};
 
     use neva_schemas::SlurmExecutorConfig;
 
@@ -143,5 +143,42 @@ mod tests {
         assert_eq!(key("/runs/a", 1), key("/runs/a", 1));
         assert_eq!(key("/runs/a", 1).len(), 16);
         assert!(key("/runs/a", 1) != key("/runs/a", 2) && key("/runs/a", 1) != key("/runs/b", 1));
+    }
+
+    /// Runs the script itself, on a machine with perl and on one without.
+    #[test]
+    fn each_task_gets_the_number_of_the_job() {
+        for tools in [&["perl", "mv", "rm", "sed", "tail"][..], &["mv", "rm", "sed", "tail"]] {
+            let dir = tempfile::tempdir().unwrap();
+            let at = |name: &str| dir.path().join(name);
+            let bin = at("bin");
+            fs::create_dir(&bin).unwrap();
+            for tool in tools {
+                let paths = ["/usr/bin", "/bin"].map(|folder| Path::new(folder).join(tool));
+                if let Some(path) = paths.iter().find(|path| path.exists()) {
+                    symlink(path, bin.join(tool)).unwrap();
+                }
+            }
+            let mut list = String::new();
+            for (task, kind) in ["one", "two words"].iter().zip(["ranks", "script"]) {
+                fs::create_dir(at(task)).unwrap();
+                list += &format!("- _{} {kind} {}\n", list.lines().count(), at(task).display());
+            }
+            fs::write(at("tasks.txt"), list).unwrap();
+            let output = Command::new("/bin/sh")
+                .args(["-c", SUBMIT, "neva-run"])
+                .arg(dir.path())
+                .args(["KEY", "ranks", "tasks", "/bin/sh", "-c", "echo 77"])
+                .env("PATH", &bin)
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "job 77\n", "{output:?}");
+            let of = |name: &str| fs::read_to_string(at(name).join("slurm.job")).unwrap();
+            let here = dir.path().display();
+            assert_eq!(of("one"), format!("77_0 ranks KEY {here}\n"));
+            assert_eq!(of("two words"), format!("77_1 script KEY {here}\n"));
+            assert_eq!(of("."), "77 ranks KEY\n");
+            assert!(!at("one/slurm.job.part").exists() && !at("slurm.submitting").exists());
+        }
     }
 }

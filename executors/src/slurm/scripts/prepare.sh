@@ -28,8 +28,17 @@ for dir in $folders; do
   fi
 done
 [ -z "$jobs" ] || exit 0
+# Few processes for many folders.
+set --
 for dir in $folders; do
-  mkdir -p "$dir/logs" || exit 1
+  set -- "$@" "$dir/logs"
+  if [ $# -ge 200 ]; then
+    mkdir -p "$@" || exit 1
+    set --
+  fi
+done
+[ $# -eq 0 ] || mkdir -p "$@" || exit 1
+for dir in $folders; do
   n=1
   while [ -e "$dir/logs/attempt-$n" ]; do n=$((n + 1)); done
   old=$dir/logs/attempt-$n

@@ -9,13 +9,24 @@ if command -v flock >/dev/null 2>&1 && ! flock -w 120 9; then
   echo "another submission holds $dir/slurm.lock" >&2
   exit 1
 fi
+# Renames the files of all tasks: in one process where there is perl, since there may be thousands.
+rename_all() {
+  if command -v perl >/dev/null 2>&1; then
+    perl -ne 'chomp; my $folder = (split / /, $_, 4)[3];
+      rename "$folder/slurm.job.part", "$folder/slurm.job" or die "$folder/slurm.job: $!\n"' "$dir/tasks.txt"
+  else
+    while IFS=' ' read -r steps suffix task_kind folder; do
+      mv "$folder/slurm.job.part" "$folder/slurm.job" || return 1
+    done <"$dir/tasks.txt"
+  fi
+}
 done_with() { # NUMBER
   # The tasks of an array or a group first: if the job's own file is there, so are theirs.
   if [ -n "$tasks" ]; then
     while IFS=' ' read -r steps suffix task_kind folder; do
-      printf '%s %s %s %s\n' "$1$suffix" "$task_kind" "$key" "$dir" >"$folder/slurm.job.part" &&
-        mv "$folder/slurm.job.part" "$folder/slurm.job" || exit 1
+      printf '%s %s %s %s\n' "$1$suffix" "$task_kind" "$key" "$dir" >"$folder/slurm.job.part" || exit 1
     done <"$dir/tasks.txt" || exit 1
+    rename_all || exit 1
   fi
   printf '%s %s %s\n' "$1" "$kind" "$key" >"$dir/slurm.job.part" && mv "$dir/slurm.job.part" "$dir/slurm.job" || exit 1
   rm -f "$dir/slurm.submitting"
