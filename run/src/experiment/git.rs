@@ -5,7 +5,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::{process::Command, time::timeout};
 
-use super::record::{file_error, read_json, write_json};
+use super::record::{file_error, read_json, write_json_unsynced};
 use crate::error::RunError;
 
 const STATE_FILE: &str = "git.json";
@@ -61,7 +61,8 @@ pub(super) fn write(folder: &Path, (state, diff): &(GitState, Vec<u8>)) -> Resul
         let path = folder.join(DIFF_FILE);
         std::fs::write(&path, diff).map_err(file_error("write", &path))?;
     }
-    write_json(&folder.join(STATE_FILE), state)
+    // The record of the experiment, which is written next, is synced.
+    write_json_unsynced(&folder.join(STATE_FILE), state)
 }
 
 /// Reads the stored state; `None` if there is no file.

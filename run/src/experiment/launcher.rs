@@ -105,11 +105,18 @@ impl Launcher {
 
     /// Creates the folder of a checked experiment and writes its record.
     pub(super) fn create(&self, record: &mut ExperimentRecord) -> Result<(ExperimentFolder, LauncherLock), RunError> {
-        record.data = data_hashes(record);
+        // git takes longer than the rest.
+        let directory = record.working_directory.clone();
+        let (git, data) = std::thread::scope(|scope| {
+            let git = scope.spawn(|| Ok::<_, RunError>(runtime()?.block_on(git::state(&directory))));
+            let data = data_hashes(record);
+            (git.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), data)
+        });
+        let git = git?;
+        record.data = data;
         let folder = self.store.create(&record.experiment.name, environment::now())?;
         record.id.clone_from(&folder.id);
         let written = folder.lock().and_then(|lock| {
-            let git = runtime()?.block_on(git::state(&record.working_directory));
             git::write(&folder.dir, &git)?;
             record.write(&folder.dir)?;
             Ok(lock)
