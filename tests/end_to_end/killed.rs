@@ -1,6 +1,7 @@
 //! Runs that are killed, or have a full disk or a damaged file, and resume without any difference.
 
 use neva_schemas::StopSignal;
+use neva_tests::small::{losses_of, small};
 use neva_tests::{Ended, finish, metrics, neva_run, run, run_folder, start, wait_for};
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,35 +18,15 @@ const STEPS: u64 = 400;
 
 /// Returns arguments of a `neva_tiny` run in `dir/run` with steps of a few milliseconds that saves every third step.
 pub(crate) fn arguments(dir: &Path, more: &[&str]) -> Vec<String> {
-    let at = format!("dir={}", dir.display());
     let steps = format!("finetune.trainer.max_steps={STEPS}");
     let settings = [
-        "name=run",
-        &at,
         &steps,
-        "finetune.trainer.threads_per_rank=1",
         "finetune.trainer.val_check_interval=50",
         "finetune.trainer.limit_val_batches=1",
-        "finetune.model.text_config.hidden_size=32",
-        "finetune.model.text_config.intermediate_size=48",
-        "finetune.model.text_config.num_hidden_layers=2",
-        "finetune.model.vision_config.hidden_size=32",
-        "finetune.model.vision_config.intermediate_size=48",
-        "finetune.model.vision_config.image_size=28",
-        "finetune.data.seq_length=16",
-        "finetune.data.micro_batch_size=2",
-        "finetune.data.global_batch_size=4",
         "finetune.log.ckpt.every_n_train_steps=3",
         "finetune.log.ckpt.save_top_k=2",
-        "finetune.log.tensorboard=false",
-        "finetune.resume.resume_if_exists=true",
-        "finetune.resume.resume_ignore_no_checkpoint=true",
     ];
-    let sets = settings
-        .into_iter()
-        .chain(more.iter().copied())
-        .flat_map(|setting| ["--set".to_owned(), setting.to_owned()]);
-    std::iter::once("recipes/neva_tiny.yaml".to_owned()).chain(sets).collect()
+    small(dir, "run", &[&settings, more].concat())
 }
 
 /// Returns a direct run, in which killing the process kills the rank.
@@ -57,23 +38,7 @@ fn direct(dir: &Path, more: &[&str]) -> Command {
 
 /// Returns the bits of each step's loss, over all runs of the folder. Repeated steps must have equal losses.
 pub(crate) fn losses(dir: &Path) -> BTreeMap<u64, u64> {
-    let mut losses = BTreeMap::new();
-    for run in fs::read_dir(dir.join("run")).unwrap() {
-        let text = fs::read_to_string(run.unwrap().path().join("metrics.jsonl")).unwrap_or_default();
-        for line in text.lines() {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-            let Some(loss) = line["reduced_train_loss"].as_f64() else {
-                continue;
-            };
-            let step = line["step"].as_u64().unwrap();
-            let before = losses.insert(step, loss.to_bits());
-            assert!(
-                before.is_none_or(|bits| bits == loss.to_bits()),
-                "step {step} has another loss the second time"
-            );
-        }
-    }
-    losses
+    losses_of(fs::read_dir(dir.join("run")).unwrap().map(|run| run.unwrap().path()))
 }
 
 fn undisturbed() -> BTreeMap<u64, u64> {

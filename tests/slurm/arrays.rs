@@ -1,36 +1,13 @@
 //! A sweep is one array: one call of sbatch, a cap, and a status for each element.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    thread::sleep,
-    time::Duration,
-};
+use std::{fs, path::Path, thread::sleep, time::Duration};
 
 use neva_tests::{finish, start, wait_for};
 
-use crate::cluster::Cluster;
-
-/// The numbers of the jobs in the records of an experiment's tasks, by task.
-pub(crate) fn jobs(folder: &Path) -> Vec<String> {
-    let events = fs::read_to_string(folder.join("events.jsonl")).unwrap_or_default();
-    let number = |line: &str| {
-        let (_, rest) = line.split_once("slurm:///")?;
-        Some(rest.split_once('/')?.0.to_owned())
-    };
-    events.lines().filter_map(number).collect()
-}
-
-pub(crate) fn experiment(dir: &Path, name: &str) -> Option<PathBuf> {
-    Some(fs::read_dir(dir.join("home/experiments").join(name)).ok()?.next()?.ok()?.path())
-}
-
-pub(crate) fn command(cluster: &Cluster, dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = cluster.neva_run(arguments);
-    command.current_dir(dir).env("NEVA_RUN_HOME", dir.join("home"));
-    command
-}
+use crate::{
+    cluster::Cluster,
+    experiments::{self, command, experiment, jobs},
+};
 
 /// A script that runs until a file is there.
 fn waiting(dir: &Path, file: &str, end: &str) -> String {
@@ -39,6 +16,20 @@ fn waiting(dir: &Path, file: &str, end: &str) -> String {
         "for i in $(seq 1200); do [ -e {0} ] && break; sleep 0.1; done; [ -e {0} ] && {end}",
         path.display()
     )
+}
+
+/// Returns the tasks of an array that run.
+fn running_tasks(cluster: &Cluster, array: &str) -> Vec<String> {
+    let query = [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=running",
+        "--format=%i",
+        "--jobs",
+        array,
+    ];
+    cluster.output(&query).lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -69,18 +60,7 @@ fn four_tasks_are_one_array_with_a_cap() {
     assert_eq!(sorted, expected);
     let shown = cluster.output(&["scontrol", "show", "job", &array]);
     assert!(shown.contains("ArrayTaskThrottle=2"), "{shown}");
-    let running = || {
-        let rows = cluster.output(&[
-            "squeue",
-            "--noheader",
-            "--array",
-            "--states=running",
-            "--format=%i",
-            "--jobs",
-            &array,
-        ]);
-        rows.lines().count()
-    };
+    let running = || running_tasks(&cluster, &array).len();
     wait_for("two that run", || (running() == 2).then_some(()));
     sleep(Duration::from_secs(3));
     assert_eq!(running(), 2, "the cap is two");
@@ -92,21 +72,10 @@ fn four_tasks_are_one_array_with_a_cap() {
         fs::write(dir.join(task), "").unwrap();
     }
     wait_for("the next two", || {
-        let rows = cluster.output(&[
-            "squeue",
-            "--noheader",
-            "--array",
-            "--states=running",
-            "--format=%i",
-            "--jobs",
-            &array,
-        ]);
-        let ids: Vec<_> = rows.lines().collect();
+        let ids = running_tasks(&cluster, &array);
         (ids.len() == 2 && ids.iter().all(|id| id.ends_with("_2") || id.ends_with("_3"))).then_some(())
     });
-    let status = neva_tests::run(command(&cluster, &dir, &["experiment", "status", "four"]))
-        .with_code(0)
-        .stdout;
+    let status = experiments::status(&cluster, &dir, "four");
     assert!(status.contains("exit code 7"), "{status}");
 
     // Another launcher finds the elements that run, and starts the failed one alone.
@@ -118,9 +87,7 @@ fn four_tasks_are_one_array_with_a_cap() {
     assert!(!again.contains('_'), "one task needs no array: {again}");
     fs::write(dir.join("four"), "").unwrap();
     let ended = finish(resumed).with_code(1);
-    let status = neva_tests::run(command(&cluster, &dir, &["experiment", "status", "four"]))
-        .with_code(0)
-        .stdout;
+    let status = experiments::status(&cluster, &dir, "four");
     assert_eq!(status.matches("succeeded").count(), 3, "{status}\n{}", ended.stderr);
     let logs = neva_tests::run(command(&cluster, &dir, &["experiment", "logs", "four", "three"]))
         .with_code(0)
@@ -143,18 +110,7 @@ fn a_task_of_an_array_is_cancelled_alone() {
     let folder = wait_for("an experiment", || experiment(&dir, "cancelled"));
     let numbers = wait_for("two elements", || Some(jobs(&folder)).filter(|jobs| jobs.len() == 2));
     let array = numbers[0].split('_').next().unwrap();
-    wait_for("both to run", || {
-        let rows = cluster.output(&[
-            "squeue",
-            "--noheader",
-            "--array",
-            "--states=running",
-            "--format=%i",
-            "--jobs",
-            array,
-        ]);
-        (rows.lines().count() == 2).then_some(())
-    });
+    wait_for("both to run", || (running_tasks(&cluster, array).len() == 2).then_some(()));
     let _ = neva_tests::run(command(&cluster, &dir, &["experiment", "cancel", "cancelled", "two"])).with_code(0);
     wait_for("the end of one", || {
         let events = fs::read_to_string(folder.join("events.jsonl")).unwrap();
@@ -162,9 +118,7 @@ fn a_task_of_an_array_is_cancelled_alone() {
     });
     fs::write(dir.join("go"), "").unwrap();
     let ended = finish(launcher);
-    let status = neva_tests::run(command(&cluster, &dir, &["experiment", "status", "cancelled"]))
-        .with_code(0)
-        .stdout;
+    let status = experiments::status(&cluster, &dir, "cancelled");
     assert!(
         status.contains("succeeded") && status.contains("cancelled"),
         "{status}\n{}",

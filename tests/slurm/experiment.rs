@@ -1,28 +1,17 @@
 //! `examples/experiment.yaml` on Slurm: the launcher is killed in the middle, and another one takes over.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
 use neva_tests::{finish, root, run, start, wait_for};
 
 use crate::{
     cluster::Cluster,
+    experiments::{command, experiment, status},
     training::{losses, steps},
 };
 
 const NAME: &str = "learning_rates";
 const TRAINED: [&str; 2] = ["train-lr=2e-3", "train-lr=5e-4"];
-
-/// Returns a command in a folder with the repository's examples.
-fn command(cluster: &Cluster, dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = cluster.neva_run(arguments);
-    command.current_dir(dir).env("NEVA_RUN_HOME", dir.join("home"));
-    command
-}
 
 /// Writes the example with Slurm in place of its own executor, and returns its folder.
 fn folder(cluster: &Cluster, name: &str, executor: Option<&str>) -> PathBuf {
@@ -41,21 +30,17 @@ fn folder(cluster: &Cluster, name: &str, executor: Option<&str>) -> PathBuf {
     dir
 }
 
-fn experiment(dir: &Path) -> Option<PathBuf> {
-    Some(fs::read_dir(dir.join("home/experiments").join(NAME)).ok()?.next()?.unwrap().path())
-}
-
 #[test]
 fn another_launcher_takes_over() {
     let cluster = Cluster::shared();
     let local = folder(&cluster, "local", None);
     let _ = run(command(&cluster, &local, &["experiment.yaml"])).with_code(0);
-    let expected = experiment(&local).unwrap();
+    let expected = experiment(&local, NAME).unwrap();
 
     let executor = cluster.executor("slurm", "retries: 1");
     let dir = folder(&cluster, "slurm", Some(&executor));
     let mut launcher = start(command(&cluster, &dir, &["experiment.yaml", "--executor", &executor]));
-    let folder = wait_for("an experiment", || experiment(&dir));
+    let folder = wait_for("an experiment", || experiment(&dir, NAME));
     // All tasks are submitted at once, also those that wait for others.
     wait_for("four jobs", || {
         let events = fs::read_to_string(folder.join("events.jsonl")).unwrap_or_default();
@@ -71,7 +56,7 @@ fn another_launcher_takes_over() {
     // Slurm goes on without it, to the last task.
     let curves = dir.join("nemo_experiments/learning_rates/curves.svg");
     wait_for("the plot", || curves.exists().then_some(()));
-    let status = run(command(&cluster, &dir, &["experiment", "status", NAME])).with_code(0).stdout;
+    let status = status(&cluster, &dir, NAME);
     assert!(status.contains("interrupted") && status.contains("succeeded"), "{status}");
     let resumed = start(command(&cluster, &dir, &["experiment", "resume", NAME]));
     let ended = finish(resumed).with_code(0);

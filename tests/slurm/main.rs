@@ -12,6 +12,7 @@ mod controller;
 mod doctor;
 mod documents;
 mod experiment;
+mod experiments;
 mod groups;
 mod memory;
 mod refusals;

@@ -5,8 +5,8 @@ use std::fs;
 use neva_tests::root;
 
 use crate::{
-    arrays::{command, experiment, jobs},
     cluster::Cluster,
+    experiments::{command, experiment, jobs},
     training::{losses, steps},
 };
 

@@ -1,6 +1,5 @@
-//! A small run for the tests on clusters, and what it recorded.
+//! A small run for the tests that stop, kill and resume, here and on clusters; and what it recorded.
 
-use crate::metrics;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,13 +45,30 @@ pub fn words<'a>(arguments: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
 /// A step that was repeated has another loss.
 #[track_caller]
 pub fn losses(run: &Path) -> BTreeMap<u64, u64> {
+    losses_of([run.to_owned()])
+}
+
+/// Returns the bits of each step's loss, over several runs.
+///
+/// # Panics
+/// A step that was repeated has another loss.
+#[track_caller]
+pub fn losses_of(runs: impl IntoIterator<Item = PathBuf>) -> BTreeMap<u64, u64> {
     let mut losses = BTreeMap::new();
-    for (step, loss) in metrics(run, "step").into_iter().zip(metrics(run, "reduced_train_loss")) {
-        let before = losses.insert(step as u64, loss.to_bits());
-        assert!(
-            before.is_none_or(|bits| bits == loss.to_bits()),
-            "step {step} has another loss the second time"
-        );
+    for run in runs {
+        // A run that was killed early has no metrics.
+        let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let (Some(step), Some(loss)) = (line["step"].as_u64(), line["reduced_train_loss"].as_f64()) else {
+                continue;
+            };
+            let before = losses.insert(step, loss.to_bits());
+            assert!(
+                before.is_none_or(|bits| bits == loss.to_bits()),
+                "step {step} has another loss the second time"
+            );
+        }
     }
     losses
 }
