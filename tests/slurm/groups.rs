@@ -3,29 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use neva_tests::{finish, start, wait_for};
 
-use crate::cluster::Cluster;
-
-fn command(cluster: &Cluster, dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = cluster.neva_run(arguments);
-    command.current_dir(dir).env("NEVA_RUN_HOME", dir.join("home"));
-    command
-}
-
-fn experiment(dir: &Path) -> Option<PathBuf> {
-    Some(fs::read_dir(dir.join("home/experiments/pair")).ok()?.next()?.ok()?.path())
-}
-
-/// The numbers of the jobs that were submitted, in order.
-fn jobs(folder: &Path) -> Vec<String> {
-    let events = fs::read_to_string(folder.join("events.jsonl")).unwrap_or_default();
-    let number = |line: &str| Some(line.split_once("slurm:///")?.1.split_once('/')?.0.to_owned());
-    events.lines().filter_map(number).collect()
-}
+use crate::{
+    cluster::Cluster,
+    experiments::{self, command, experiment, jobs},
+};
 
 /// Writes an experiment with a group of two scripts; returns its folder.
 fn pair(cluster: &Cluster, name: &str, first: &str, second: &str) -> PathBuf {
@@ -64,7 +49,7 @@ fn meeting(cluster: &Cluster, name: &str, lines: &str) -> String {
     );
     let executor = cluster.executor(name, &format!("wait_time_for_group_job: 0\n{lines}"));
     let ended = finish(start(command(cluster, &dir, &["pair.yaml", "--executor", &executor]))).with_code(0);
-    let folder = experiment(&dir).unwrap();
+    let folder = experiment(&dir, "pair").unwrap();
     let numbers = jobs(&folder);
     assert_eq!(numbers.len(), 2, "{numbers:?}\n{}", ended.stderr);
     let job = numbers[0].split('+').next().unwrap().to_owned();
@@ -101,10 +86,29 @@ fn a_failed_task_of_a_group_ends_the_other() {
     let dir = pair(&cluster, "failing", "exit 5", "sleep 300");
     let executor = cluster.executor("failing", "wait_time_for_group_job: 0\nmonitor_group_job_wait_time: 1");
     let _ = finish(start(command(&cluster, &dir, &["pair.yaml", "--executor", &executor]))).with_code(1);
-    let status = neva_tests::run(command(&cluster, &dir, &["experiment", "status", "pair"]))
-        .with_code(0)
-        .stdout;
+    let status = experiments::status(&cluster, &dir, "pair");
     assert!(status.contains("exit code 5") && status.contains("cancelled"), "{status}");
+}
+
+/// Unless the group is monitored, a failed task is shown while the others run, and they run to their end.
+#[test]
+fn a_failed_task_lets_the_others_go_on() {
+    let cluster = Cluster::shared();
+    let go = cluster.dir.path().join("go");
+    let wait = format!(
+        "for i in $(seq 600); do [ -e {0} ] && exit 0; sleep 0.1; done; exit 9",
+        go.display()
+    );
+    let dir = pair(&cluster, "unmonitored", "exit 5", &wait);
+    let executor = cluster.executor("unmonitored", "wait_time_for_group_job: 0\nmonitor_group_job: false");
+    let status = || experiments::status(&cluster, &dir, "pair");
+    let launcher = start(command(&cluster, &dir, &["pair.yaml", "--executor", &executor]));
+    wait_for("an experiment", || experiment(&dir, "pair"));
+    wait_for("the failed task", || status().contains("it ended with exit code 5").then_some(()));
+    fs::write(go, "").unwrap();
+    let _ = finish(launcher).with_code(1);
+    let status = status();
+    assert!(status.contains("succeeded") && status.contains("exit code 5"), "{status}");
 }
 
 #[test]
@@ -114,7 +118,7 @@ fn a_group_is_cancelled_as_a_whole() {
         let dir = pair(&cluster, name, "echo up; sleep 300", "echo up; sleep 300");
         let executor = cluster.executor(name, &format!("wait_time_for_group_job: 0\n{lines}"));
         let launcher = start(command(&cluster, &dir, &["pair.yaml", "--executor", &executor]));
-        let folder = wait_for("an experiment", || experiment(&dir));
+        let folder = wait_for("an experiment", || experiment(&dir, "pair"));
         let _ = wait_for("both tasks", || Some(jobs(&folder)).filter(|jobs| jobs.len() == 2));
         let is_up = |task: &str| {
             let log = folder.join("tasks").join(task).join("logs/rank0.log");
@@ -123,9 +127,7 @@ fn a_group_is_cancelled_as_a_whole() {
         wait_for("both steps", || (is_up("train") && is_up("serve")).then_some(()));
         let _ = neva_tests::run(command(&cluster, &dir, &["experiment", "cancel", "pair", "serve"])).with_code(0);
         let ended = finish(launcher);
-        let status = neva_tests::run(command(&cluster, &dir, &["experiment", "status", "pair"]))
-            .with_code(0)
-            .stdout;
+        let status = experiments::status(&cluster, &dir, "pair");
         assert_eq!(status.matches("cancelled").count(), 2, "{status}\n{}", ended.stderr);
     }
 }

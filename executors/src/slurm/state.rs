@@ -66,8 +66,14 @@ pub(super) fn status(job: &SlurmJob, row: &QueueRow, evidence: &Evidence) -> Job
         (Phase::Ended, None) => end(job, row, evidence),
     };
     let is_pending = state == JobState::Pending;
+    let reason = match own_code(job, row, evidence) {
+        Some(code) if state == JobState::Running && code != 0 => {
+            Some(format!("it ended with exit code {code}; the other tasks of its group still run"))
+        }
+        _ => (!row.reason.is_empty() && row.reason != "NonZeroExitCode").then(|| row.reason.clone()),
+    };
     JobStatus {
-        reason: (!row.reason.is_empty() && row.reason != "NonZeroExitCode").then(|| row.reason.clone()),
+        reason,
         nodes: row.nodes.clone(),
         estimated_start_unix_ms: row.start.filter(|_| is_pending).map(|start| start.saturating_mul(1000)),
         restarts: row.restarts,

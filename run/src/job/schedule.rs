@@ -50,11 +50,15 @@ pub(crate) fn status(job: &JobHandle, status: &JobStatus) -> Option<String> {
         JobState::Running => {
             let shown = nodes.iter().take(SHOWN_NODES).cloned().collect::<Vec<_>>().join(", ");
             let more = nodes.len().saturating_sub(SHOWN_NODES);
-            Some(match (nodes.len(), more) {
+            let mut text = match (nodes.len(), more) {
                 (0, _) => format!("job {number}{requeued} runs"),
                 (_, 0) => format!("job {number}{requeued} runs on {shown}"),
                 (_, more) => format!("job {number}{requeued} runs on {shown} and {more} more nodes"),
-            })
+            };
+            if let Some(reason) = reason {
+                let _ = write!(text, ": {reason}");
+            }
+            Some(text)
         }
         JobState::Succeeded | JobState::Failed(_) | JobState::Cancelled => None,
     }
@@ -133,6 +137,11 @@ mod tests {
             running(&["a", "b", "c", "d", "e"], 1),
             "job 12 was requeued and runs on a, b, c, d and 1 more nodes"
         );
+        let failed = of(&|status| {
+            status.state = JobState::Running;
+            status.reason = Some("it ended with exit code 5".into());
+        });
+        assert_eq!(failed, "job 12 runs: it ended with exit code 5");
         assert_eq!(super::status(&JobHandle("local:///x".into()), &JobState::Running.into()), None);
     }
 }
