@@ -64,7 +64,8 @@ const REFUSALS: &[(&str, &str)] = &[
     ),
     (
         "invalid job array specification",
-        "the cluster allows fewer tasks in an array: `scontrol show config | grep MaxArraySize` prints how many; split the sweep",
+        "the cluster allows fewer tasks in an array: set `executor.max_array_size` to what `scontrol show config | grep MaxArraySize` \
+         prints, or lower the numbers of `executor.array`",
     ),
     ("invalid --time", "write `executor.time` as `30`, `2:00:00` or `1-12:00:00`"),
     (
@@ -132,7 +133,7 @@ mod tests {
                 1,
                 "sbatch: error: Batch job submission failed: Invalid job array specification",
                 2,
-                "MaxArraySize",
+                "executor.max_array_size",
             ),
             (1, "sbatch: error: Batch job submission failed: Something new", 3, ""),
             (127, "sh: 1: sbatch: not found", 3, "login node"),

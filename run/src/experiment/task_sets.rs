@@ -5,9 +5,6 @@ use neva_schemas::{Accelerator, ExecutorConfig, ExperimentConfig, Task, TaskSpec
 
 use crate::error::RunError;
 
-/// Most tasks of an array: Slurm allows 1,001 by default.
-const MAX_ARRAY: usize = 1000;
-
 /// The sets of an experiment's tasks, by the numbers of the tasks.
 #[derive(Debug, Default)]
 pub(super) struct TaskSets {
@@ -66,9 +63,10 @@ impl TaskSets {
                 program,
                 parents: experiment.parents(name),
             };
-            let known = arrays
-                .iter_mut()
-                .find(|(known, tasks)| *known == likeness && tasks.len() < MAX_ARRAY);
+            let most = max_tasks(config);
+            // The earlier arrays of like tasks are full.
+            let known = arrays.iter_mut().rev().find(|(known, _)| *known == likeness);
+            let known = known.filter(|(_, tasks)| tasks.len() < most);
             match known {
                 Some((_, tasks)) => tasks.push(task),
                 None => arrays.push((likeness, vec![task])),
@@ -140,6 +138,14 @@ fn program<'a>(task: &'a Task, executor: &ExecutorConfig) -> Option<Program<'a>>
     }
 }
 
+/// Returns the most tasks of an array.
+fn max_tasks(executor: &ExecutorConfig) -> usize {
+    match executor {
+        ExecutorConfig::Slurm(slurm) => slurm.max_array_tasks(),
+        _ => 1,
+    }
+}
+
 fn cap(executor: &ExecutorConfig) -> Option<u32> {
     match executor {
         ExecutorConfig::Slurm(slurm) => slurm.array_cap(),
@@ -198,6 +204,11 @@ mod tests {
         assert_eq!(sets(&experiment, &slurm(|_| {}))[1], array(Some(3), &[0, 1]));
         assert_eq!(sets(&experiment, &capped)[1], array(Some(3), &[0, 1]));
         experiment.max_parallel = None;
+        // Several arrays where the cluster's are small.
+        let small = slurm(|config| config.max_array_size = Some(2));
+        let mut sweep = ExperimentConfig::default();
+        sweep.tasks.extend((0..5).map(|number| (number.to_string(), script(&[]))));
+        assert_eq!(sets(&sweep, &small), [array(None, &[0, 1]), array(None, &[2, 3])]);
         let parts = slurm(|config| config.heterogeneous = true);
         assert!(TaskSets::checked(&experiment, &parts).is_ok());
         experiment.tasks[6].executor = Some(slurm(|config| config.retries = 1));

@@ -20,7 +20,7 @@ const GPUS: Cluster = Cluster {
     sbatch: "slurm 23.11.4",
     config: "Configuration data as of 2026-11-24T10:00:00\nAccountingStorageEnforce = associations,limits\n\
              AccountingStorageType   = accounting_storage/slurmdbd\nClusterName             = alpha\nJobRequeue              = 0\n\
-             SelectTypeParameters    = CR_CORE_MEMORY",
+             MaxArraySize            = 100001\nSelectTypeParameters    = CR_CORE_MEMORY",
     partitions: "PartitionName=batch AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL Default=YES MaxTime=2-00:00:00 State=UP TotalNodes=20\n\
                  PartitionName=gpu AllowGroups=ALL AllowAccounts=vision,ai Default=NO MaxTime=12:00:00 State=UP TotalNodes=6\n\
                  PartitionName=old AllowAccounts=ALL Default=NO MaxTime=UNLIMITED State=DOWN TotalNodes=1",

@@ -15,7 +15,8 @@ pub struct MixedPrecision {
     pub params_dtype: Option<TorchDtype>,
     /// Data type of activations between pipeline stages; `null` follows `precision`, another one is refused.
     pub pipeline_dtype: Option<TorchDtype>,
-    /// Must be false: weights are stored in the data type of `precision`, so that linears need no autocast.
+    /// Changes nothing in half precision: weights are stored in the data type of `precision`, so that linears need no autocast.
+    /// Must be false with `32`.
     pub autocast_enabled: bool,
     /// Data type of autocast; `null` follows `precision`, another one is refused.
     pub autocast_dtype: Option<TorchDtype>,

@@ -96,6 +96,9 @@ pub struct SlurmExecutorConfig {
     /// Range of an array of scripts, as `0-7%2`; or the cap alone, `%2`, of the array that a sweep is.
     #[schemars(schema_with = "optional_text")]
     pub array: Option<String>,
+    /// The cluster's `MaxArraySize`: a sweep of more tasks is several arrays. Default: 1001, which is Slurm's.
+    #[schemars(range(min = 2))]
+    pub max_array_size: Option<u32>,
     /// Job numbers that this job depends on, as `123` or `123_4`.
     #[schemars(schema_with = "texts")]
     pub dependencies: Vec<String>,
@@ -224,6 +227,7 @@ impl Default for SlurmExecutorConfig {
             max_requeues: None,
             retries: 0,
             array: None,
+            max_array_size: None,
             dependencies: Vec::new(),
             dependency_type: "afterok".into(),
             heterogeneous: false,

@@ -65,6 +65,12 @@ impl SlurmExecutorConfig {
                 Problem::error(field("array"), message).help("write `0-7`, `1,3,5`, `0-15:4`, each with a cap as in `0-7%2`, or only `%2`"),
             );
         }
+        if self.max_array_size.is_some_and(|size| size < 2) {
+            problems.push(
+                Problem::error(field("max_array_size"), "an array of the cluster has no tasks")
+                    .help("write what `scontrol show config | grep MaxArraySize` prints"),
+            );
+        }
         if self.het_group_indices.is_some() && !self.heterogeneous {
             problems.push(
                 Problem::error(field("het_group_indices"), "`het_group_indices` is set, but `heterogeneous` is not")
@@ -77,6 +83,11 @@ impl SlurmExecutorConfig {
     pub fn array_cap(&self) -> Option<u32> {
         let array = SlurmArray::parse(self.array.as_deref()?)?;
         array.cap.filter(|_| array.range.is_empty())
+    }
+
+    /// Returns the most tasks of an array: their numbers are below Slurm's `MaxArraySize`.
+    pub fn max_array_tasks(&self) -> usize {
+        self.max_array_size.unwrap_or(1001) as usize
     }
 
     /// Returns true if the settings that hold for a whole job are the same.

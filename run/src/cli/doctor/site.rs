@@ -179,6 +179,9 @@ pub(super) fn draft(cluster: &Cluster, tunnel: &str) -> String {
     if cluster.settings.get("JobRequeue").is_some_and(|value| value == "0") {
         yaml += "# JobRequeue=0: after the loss of a node a job is not requeued unless it asks for it\n";
     }
+    if let Some(size) = cluster.settings.get("MaxArraySize").filter(|size| *size != "1001") {
+        let _ = writeln!(yaml, "max_array_size: {size}   # a sweep of more tasks is several arrays");
+    }
     yaml += tunnel;
     yaml
 }
