@@ -19,7 +19,9 @@ impl Fit<'_> {
         let finetune = &self.state.run.finetune;
         self.hook(|callback, run| callback.on_step_start(run, step))?;
         let total_steps = self.state.progress.total_steps;
-        let rate = |peak: f64| learning_rate(finetune.optim.lr_scheduler(), peak, total_steps, step);
+        // A skipped step does not advance the schedule, as in Megatron's training loop.
+        let scheduled = step.saturating_sub(self.state.progress.skipped_steps);
+        let rate = |peak: f64| learning_rate(finetune.optim.lr_scheduler(), peak, total_steps, scheduled);
         let done = self.trainer.step(microbatches, rate, step)?;
         let consumed_before = self.state.progress.consumed_samples;
         let progress = &mut self.state.progress;

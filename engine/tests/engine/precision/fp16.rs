@@ -2,8 +2,9 @@
 
 use crate::layout::mixed;
 use crate::setting::{
-    ONE, Samples, bits, json_lines, lay_out, lora, microbatches, on_mesh, precision, run, small, tiny, trainer, weights, within_limit,
+    ONE, Samples, bits, json_lines, lay_out, lora, microbatches, on_mesh, precision, run, small, trainer, weights, within_limit,
 };
+use neva_engine::optim::learning_rate;
 use neva_schemas::{Finetune, METRICS_FILE, MixedPrecision, ParallelSizes, Precision, exit_class};
 use serde_json::Value;
 use tch::Kind;
@@ -77,7 +78,7 @@ fn an_overflow_is_skipped_on_all_ranks_of_all_layouts() {
 fn losses_and_norms_follow_fp32() {
     within_limit(|| {
         for adapters in [false, true] {
-            let mut plain = tiny();
+            let mut plain = small();
             if adapters {
                 lora(&mut plain);
             }
@@ -131,7 +132,7 @@ fn the_scale_is_in_the_checkpoint() {
             let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
             lines
                 .iter()
-                .map(|line| ["loss_scale", "skipped_steps"].map(|key| number(line, key)))
+                .map(|line| ["loss_scale", "skipped_steps", "lr"].map(|key| number(line, key)))
                 .collect()
         };
         let expected = lines("whole");
@@ -140,6 +141,13 @@ fn the_scale_is_in_the_checkpoint() {
             expected.windows(2).any(|pair| pair[1][0] > pair[0][0]),
             "the scale grows: {expected:?}"
         );
+        // A skipped step does not advance the schedule: step n has the rate of the nth applied one.
+        let schedule = finetune.optim.lr_scheduler();
+        for (step, line) in (0..).zip(&expected) {
+            let before = if step == 0 { 0 } else { expected[step as usize - 1][1] as u64 };
+            let rate = learning_rate(schedule, *finetune.optim.lr(), 24, step - before);
+            assert_eq!(line[2], rate, "step {step}: {expected:?}");
+        }
         for at in [4, 16] {
             let name = format!("resumed{at}");
             let mut second = finetune.clone();
