@@ -15,6 +15,12 @@ impl Report<'_> {
             .push(Problem::error(format!("{}.{field}", self.path), message).help(help));
     }
 
+    /// Adds a warning about a field.
+    pub(super) fn warning(&mut self, field: &str, message: impl Into<String>, help: impl Into<String>) {
+        self.problems
+            .push(Problem::warning(format!("{}.{field}", self.path), message).help(help));
+    }
+
     /// Adds a warning for a field that needs the setting `wants`.
     pub(super) fn without_effect(&mut self, field: &str, wants: &str) {
         let message = format!("has no effect without `{wants}`");

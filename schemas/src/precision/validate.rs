@@ -43,11 +43,18 @@ fn validate_dtypes(plugin: &MixedPrecision, report: &mut Report<'_>) {
     }
     if plugin.autocast_enabled {
         let message = format!("autocast is not built: weights are stored in {dtype}, so all linears compute in it");
-        let help = match plugin.precision {
-            Precision::Fp32 => "set it to false, and `precision` to bf16-mixed for bfloat16",
-            _ => "set it to false: norms, softmax and loss compute in fp32 inside, as with autocast",
-        };
-        report.error("autocast_enabled", message, help);
+        match plugin.precision {
+            Precision::Fp32 => report.error(
+                "autocast_enabled",
+                message,
+                "set it to false, and `precision` to bf16-mixed for bfloat16",
+            ),
+            Precision::Bf16Mixed | Precision::Fp16Mixed => report.warning(
+                "autocast_enabled",
+                format!("has no effect: {message}; norms, softmax and loss compute in fp32 inside, as with autocast"),
+                "set it to false",
+            ),
+        }
     }
 }
 
