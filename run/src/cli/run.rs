@@ -26,7 +26,9 @@ use crate::{
     config::Node,
     environment,
     error::RunError,
-    executor, folder,
+    executor,
+    experiment::{is_experiment, recipe_paths},
+    folder,
     launch::{self, RunOptions},
     pretrained, program,
 };
@@ -82,8 +84,8 @@ pub(super) struct RunArgs {
     export: ExportArgs,
 }
 
-/// Returns the override that the requirements of the command line stand for.
-fn require(list: &[String]) -> Result<Option<String>, RunError> {
+/// Returns the overrides that the requirements of the command line stand for: of the recipe, or of each recipe of an experiment.
+fn require(list: &[String], file: &Node) -> Result<Vec<String>, RunError> {
     for text in list {
         Requirement::parse(text).map_err(|help| RunError::Argument(format!("`--require {text}`: {help}")))?;
     }
@@ -92,7 +94,17 @@ fn require(list: &[String]) -> Result<Option<String>, RunError> {
         .map(|text| format!("\"{}\"", text.trim()))
         .collect::<Vec<_>>()
         .join(", ");
-    Ok((!list.is_empty()).then(|| format!("finetune.trainer.require=[{quoted}]")))
+    let set = format!("finetune.trainer.require=[{quoted}]");
+    match (list, is_experiment(file)) {
+        ([], _) => Ok(Vec::new()),
+        (_, false) => Ok(vec![set]),
+        (_, true) => match recipe_paths(file) {
+            recipes if recipes.is_empty() => Err(RunError::Argument(
+                "`--require` holds for fine-tunes, and the experiment has none: remove it".to_owned(),
+            )),
+            recipes => Ok(recipes.into_iter().map(|path| format!("{path}.{set}")).collect()),
+        },
+    }
 }
 
 pub(super) fn run(mut args: RunArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
@@ -101,7 +113,8 @@ pub(super) fn run(mut args: RunArgs, globals: &Globals, report: &mut Report) -> 
         return Err(RunError::Argument(message.to_owned()));
     }
     let file = args.input.load()?;
-    args.input.sets.extend(require(&args.require)?);
+    let require = require(&args.require, &file)?;
+    args.input.sets.extend(require);
     if args.experiment.is_experiment(&file) {
         return experiment(&args, file, globals, report);
     }

@@ -49,6 +49,7 @@ pub use options::ExperimentOptions;
 pub use plugin::Plugin;
 pub use record::ExperimentRecord;
 pub use report::{ExperimentReport, TaskReport, TaskState};
+pub(crate) use source::recipe_paths;
 pub use source::{ResolvedExperiment, is_experiment, resolve_experiment};
 pub(crate) use source::{resolve_experiment_with, sweep_experiment};
 pub use store::Store;

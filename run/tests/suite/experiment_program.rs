@@ -38,6 +38,27 @@ pub(crate) fn alive(pid: i32) -> bool {
         .is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
+/// `--require` holds for each fine-tune of an experiment, also for those of a sweep; one without fine-tunes is refused.
+#[test]
+fn requirements_hold_for_each_fine_tune() {
+    let home = Home::new();
+    let text = "name: two\ntasks:\n  print: {task: {_target_: run.Script, inline: \"true\"}}\n  \"a b\": {task: {_factory_: neva_tiny}}\n  \
+                many: {task: {_factory_: neva_tiny}, sweep: {finetune.optim.lr: [1e-3, 1e-4]}}\n";
+    fs::write(home.path("exp.yaml"), text).unwrap();
+    let (code, _, stderr) = home.run(&["exp.yaml", "--require", "fp8>=0.95,packing"]);
+    assert_eq!(code, 0, "{stderr}");
+    let tasks = home.folder("two").unwrap().join("tasks");
+    for task in ["a b", "many-lr=1e-3", "many-lr=1e-4"] {
+        let plan: Value = serde_json::from_str(&text_of(&tasks.join(task).join("plan.json"))).unwrap();
+        let require = &plan["run"]["finetune"]["trainer"]["require"];
+        assert_eq!(*require, serde_json::json!(["fp8>=0.95", "packing"]), "{task}");
+    }
+    home.scripts("none", &[("a", "true", "")]);
+    let (code, _, stderr) = home.run(&["exp.yaml", "--require", "packing"]);
+    assert_eq!(code, i32::from(exit_class::INPUT), "{stderr}");
+    assert!(stderr.contains("`--require` holds for fine-tunes"), "{stderr}");
+}
+
 #[test]
 fn a_failed_task_fails_the_run_and_skips_its_dependents() {
     let home = Home::new();

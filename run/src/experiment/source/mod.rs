@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use neva_schemas::{self as schemas, Dependency, Severity, Validate as _};
 
+pub(crate) use self::task_resolver::recipe_paths;
 use self::task_resolver::{Resolver, recipe_override};
 use crate::{
     config::{self, ConfigError, Map, Node, Path, ProblemKind, Problems, Segment, Value, from_node},

@@ -212,6 +212,14 @@ pub(super) fn recipe_override(file: &Node, text: &str) -> Option<(String, String
     Some((name.clone(), ends.next()?))
 }
 
+/// Returns the paths of the recipes of an experiment file, as overrides name them: `tasks.train.task`.
+pub(crate) fn recipe_paths(file: &Node) -> Vec<String> {
+    let tasks = file.get(TASKS).and_then(Node::as_map).into_iter().flat_map(Map::iter);
+    let recipes = tasks.filter(|(_, entry)| entry.node.get(TASK).is_some_and(is_recipe));
+    let path = |name: &str| Path([TASKS, name, TASK].map(|key| Segment::Key(key.to_owned())).to_vec());
+    recipes.map(|(name, _)| path(name).to_string()).collect()
+}
+
 fn is_recipe(task: &Node) -> bool {
     (task.get(FACTORY).is_some() || task.get(RECIPE).is_some()) && task.get(TARGET).is_none()
 }
