@@ -118,6 +118,8 @@ pub struct ExportRequest {
     pub max_shard_size: u64,
     /// Replaces an existing export.
     pub overwrite: bool,
+    /// Computes the logits of the check also where every tensor has the bytes of the source.
+    pub logits: bool,
 }
 
 impl ExportRequest {
@@ -133,6 +135,7 @@ impl ExportRequest {
             dtype: None,
             max_shard_size: MAX_SHARD_SIZE,
             overwrite: false,
+            logits: false,
         }
     }
 

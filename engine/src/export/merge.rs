@@ -1,6 +1,6 @@
 //! Merges one or several adapters into their base: `W + sum of weight * (W' - W)`, where W' is the weight with one adapter.
 
-use super::check::{Checked, Logits, Subject, check, check_keys};
+use super::check::{Checked, Logits, Subject, check, check_formula};
 use super::source::Source;
 use super::staging::Staging;
 use super::tensors::Named;
@@ -59,6 +59,14 @@ pub fn merge(request: &MergeRequest, models: &Models, cache: &ModelCache) -> Res
     })
 }
 
+/// Checks a model that [`merge`] wrote for this request.
+///
+/// # Errors
+/// A file is missing, or the reader would load other values: everything is listed.
+pub fn check_merge(request: &MergeRequest, models: &Models, cache: &ModelCache) -> Result<Checked> {
+    Merge::open(request, models.families(), cache)?.check(request, &request.out, models, cache)
+}
+
 /// Opened adapters and their base.
 struct Merge {
     base: Source,
@@ -95,8 +103,9 @@ impl Merge {
         Ok(Self { base, adapters })
     }
 
-    /// Checks what was written: the keys, and the values and logits of a run that is merged alone.
-    fn check(&self, request: &MergeRequest, folder: &Path, models: &Models, cache: &ModelCache) -> Result<Option<Checked>> {
+    /// Checks what was written: keys, values and logits of a run that is merged alone; keys and values of others, whose logits
+    /// no run has.
+    fn check(&self, request: &MergeRequest, folder: &Path, models: &Models, cache: &ModelCache) -> Result<Checked> {
         let run = match &self.adapters[..] {
             [(weight, source)] if *weight == 1.0 && source.checkpoint.is_some() => Some(source),
             _ => None,
@@ -113,9 +122,17 @@ impl Merge {
             source,
         };
         match run {
-            Some(_) => check(&subject, Logits::IfNeeded, models, cache).map(|(checked, _)| Some(checked)),
-            None => check_keys(&subject, models, cache).map(|()| None),
+            Some(_) => check(&subject, Logits::IfNeeded, models, cache).map(|(checked, _)| checked),
+            None => check_formula(&subject, &|spec| self.expected(spec), models, cache),
         }
+    }
+
+    /// Returns the value of a parameter, in the base's data type, and whether an adapter changes it.
+    fn expected(&self, spec: &ParamSpec) -> Result<(Tensor, bool)> {
+        let is_changed = self.adapters.iter().any(|(_, source)| source.changes(spec));
+        let value = self.values(&[(spec.clone(), String::new())])?.pop();
+        let value = value.ok_or_else(|| EngineError::Bug(format!("no value for `{}`", spec.name)))?;
+        Ok((value, is_changed))
     }
 
     /// Returns the source of the files beside the weights: the last run, or the base.

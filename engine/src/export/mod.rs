@@ -31,7 +31,7 @@ use crate::error::{EngineError, Result};
 use crate::model::Models;
 pub use check::Checked;
 use check::{CanaryTensors, Logits, Subject, check};
-pub use merge::merge;
+pub use merge::{check_merge, merge};
 use neva_schemas::Problem;
 pub use neva_schemas::{ExportDtype, ExportFormat, ExportRequest, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter};
 use neva_weights::Unsynced;
@@ -58,8 +58,8 @@ pub struct Exported {
     pub adapter: Option<PathBuf>,
     /// What a user must know to load it; one sentence each.
     pub notes: Vec<String>,
-    /// What the check of the written files found; `None` if several adapters were merged, of which no run has the logits.
-    pub checked: Option<Checked>,
+    /// What the check of the written files found.
+    pub checked: Checked,
     /// Time in which the files were written, but for the disk, and the source verified.
     #[serde(skip)]
     pub write_time: Duration,
@@ -97,7 +97,7 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
         request,
         &written,
         (&out, staging.folder()),
-        (Logits::IfNeeded, models, cache),
+        (wanted_logits(request), models, cache),
     )?;
     let check_time = started.elapsed().saturating_sub(write_time);
     written.unsynced.into_iter().try_for_each(Unsynced::finish)?;
@@ -109,7 +109,7 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
         model: written.model.map(|name| below(&dir, name)),
         adapter: written.adapter.map(|name| below(&dir, name)),
         notes: written.notes,
-        checked: Some(checked),
+        checked,
         write_time,
         check_time,
         dir,
@@ -121,7 +121,7 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
 /// # Errors
 /// A file is missing, or the reader would load another model than the run's: everything is listed.
 pub fn check_export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> Result<Checked> {
-    check_existing(request, Logits::IfNeeded, models, cache).map(|(checked, _)| checked)
+    check_existing(request, wanted_logits(request), models, cache).map(|(checked, _)| checked)
 }
 
 /// As [`check_export`]. Also writes the canary and the run's logits to a safetensors file: `input_ids` `[1, s]`, negative at
@@ -133,6 +133,13 @@ pub fn check_export_with_canary(request: &ExportRequest, canary: &Path, models: 
     let (checked, run) = check_existing(request, Logits::Always, models, cache)?;
     write_tensors(canary, run)?;
     Ok(checked)
+}
+
+fn wanted_logits(request: &ExportRequest) -> Logits {
+    match request.logits {
+        true => Logits::Always,
+        false => Logits::IfNeeded,
+    }
 }
 
 fn check_existing(request: &ExportRequest, logits: Logits, models: &Models, cache: &ModelCache) -> Result<(Checked, CanaryTensors)> {

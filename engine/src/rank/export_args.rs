@@ -5,7 +5,7 @@ use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
 use crate::export::{
     ExportDtype, ExportFormat, ExportRequest, Exported, MAX_SHARD_SIZE, MergeRequest, NameLayout, Reader, WeightedAdapter, check_export,
-    check_export_with_canary, export, merge,
+    check_export_with_canary, check_merge, export, merge,
 };
 use crate::model::Models;
 use clap::Args;
@@ -41,6 +41,9 @@ pub(super) struct ExportArgs {
     /// Checks an existing export instead of writing one.
     #[arg(long)]
     check_only: bool,
+    /// Computes the logits of the check also where every tensor has the bytes of the source.
+    #[arg(long)]
+    logits: bool,
     /// Also writes the prompt of the check and the run's logits to this safetensors file.
     #[arg(long, requires = "check_only")]
     canary: Option<PathBuf>,
@@ -86,6 +89,7 @@ pub(super) fn run_export(args: &ExportArgs, models: &Models, cache: &ModelCache)
         dtype: args.tensors.dtype,
         max_shard_size: args.tensors.max_shard_size,
         overwrite: args.tensors.overwrite,
+        logits: args.logits,
     };
     if args.check_only {
         let checked = match &args.canary {
@@ -113,6 +117,9 @@ pub(super) struct MergeArgs {
     /// The folder to create.
     #[arg(long)]
     output: PathBuf,
+    /// Checks an existing merged model instead of writing one.
+    #[arg(long)]
+    check_only: bool,
     /// Program that reads the model.
     #[arg(long = "for", default_value = Reader::Transformers.word(), value_parser = word::<Reader>(Reader::WORDS))]
     reader: Reader,
@@ -136,6 +143,9 @@ pub(super) fn run_merge(args: &MergeArgs, models: &Models, cache: &ModelCache) -
         max_shard_size: args.tensors.max_shard_size,
         overwrite: args.tensors.overwrite,
     };
+    if args.check_only {
+        return check_merge(&request, models, cache).map(|checked| checked.to_string());
+    }
     merge(&request, models, cache).map(|merged| text("merged", &merged))
 }
 
@@ -166,9 +176,7 @@ pub(super) fn text(done: &str, exported: &Exported) -> String {
         ..
     } = exported;
     let mut text = format!("{done}: {format}, for {reader}\n  folder  {}", dir.display());
-    if let Some(checked) = checked {
-        let _ = write!(text, "\n  {checked}");
-    }
+    let _ = write!(text, "\n  {checked}");
     for note in notes {
         let _ = write!(text, "\n  note    {note}");
     }

@@ -51,6 +51,9 @@ pub(super) struct ModelExportArgs {
     /// Check an existing export again, which was written with the same options
     #[arg(long, conflicts_with = "overwrite")]
     check_only: bool,
+    /// Compute the logits of the check also where every tensor has the bytes of the source
+    #[arg(long)]
+    logits: bool,
     #[command(flatten)]
     tensors: TensorArgs,
 }
@@ -71,6 +74,9 @@ pub(super) struct MergeArgs {
     /// Folder to create
     #[arg(long, visible_alias = "out", value_name = "DIR", value_hint = ValueHint::DirPath)]
     output: PathBuf,
+    /// Check an existing merged model again, which was written with the same options
+    #[arg(long, conflicts_with = "overwrite")]
+    check_only: bool,
     #[command(flatten)]
     tensors: TensorArgs,
 }
@@ -103,6 +109,9 @@ pub(super) fn export(args: &ModelExportArgs) -> Result<(), RunError> {
     if args.check_only {
         command.command.arg("--check-only");
     }
+    if args.logits {
+        command.command.arg("--logits");
+    }
     command.tensors(&args.tensors);
     command.run()
 }
@@ -114,6 +123,9 @@ pub(super) fn merge(args: &MergeArgs) -> Result<(), RunError> {
     args.adapters.iter().for_each(|adapter| command.option("--adapter", Some(adapter)));
     command.option("--for", args.reader.as_ref());
     command.option("--output", Some(&args.output));
+    if args.check_only {
+        command.command.arg("--check-only");
+    }
     command.tensors(&args.tensors);
     command.run()
 }

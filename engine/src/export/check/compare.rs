@@ -18,7 +18,23 @@ fn rounding(kind: Kind) -> f64 {
     }
 }
 
+/// Returns the value of a parameter, and whether an adapter changes it.
+pub(super) type Formula<'a> = dyn Fn(&ParamSpec) -> Result<(Tensor, bool)> + 'a;
+
 impl Found {
+    /// Compares what was written with the values of a formula. Returns the number of parameters that an adapter changes.
+    pub(super) fn compare_formula(&mut self, reading: &Reading, rows: &[ParamSpec], formula: &Formula<'_>) -> Result<usize> {
+        let mut changed = 0;
+        for row in rows.iter().filter(|row| !self.unchanged.contains(&row.name)).collect::<Vec<_>>() {
+            let (value, is_changed) = formula(row)?;
+            changed += usize::from(is_changed);
+            let slot = ReaderSlot::Parameter(row.name.clone());
+            self.read_extent(reading.extent(&slot).as_ref());
+            self.compare_tensor(reading, &slot, &value.f_to_kind(Kind::Float)?, !is_changed)?;
+        }
+        Ok(changed)
+    }
+
     /// Compares some of the run's parameters with what was written. Returns the names of those that are the same there.
     pub(super) fn compare(&mut self, expected: &Expected<'_>, reading: &Reading, run: &Parameters) -> Result<BTreeSet<String>> {
         let mut same = BTreeSet::new();

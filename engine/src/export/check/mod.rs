@@ -21,9 +21,12 @@ use super::source::Source;
 use crate::checkpoint::{Base, CheckpointFolder, ModelCache};
 use crate::error::{EngineError, Result};
 use crate::model::Models;
+use compare::Formula;
 use expected::Expected;
 pub(super) use found::CanaryTensors;
+use found::Found;
 pub(super) use logits::Logits;
+use neva_layout::Adapters;
 use neva_schemas::{ExportFormat, Finetune, NameLayout, Reader};
 use reading::Reading;
 use std::fmt;
@@ -66,12 +69,13 @@ impl Subject<'_> {
 /// Result of a check without problems.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Checked {
-    /// Number of tensors that the run trained.
+    /// Number of tensors that the run trained, or that several adapters change.
     pub trained: usize,
     /// Program that loads them, for people.
     pub reader: &'static str,
-    /// Largest difference between the logits of the export and of the run.
-    pub from_run: f64,
+    /// Largest difference between the logits of the export and of the run; `None` for several merged adapters: no run has their
+    /// logits, and the values of tensors were compared.
+    pub from_run: Option<f64>,
     /// Largest difference between the logits of the export and of the base; `None` if the run trained nothing.
     pub from_base: Option<f64>,
     /// Every tensor is the run's byte by byte, and there is no base to compare with: the logits are equal, and were not computed.
@@ -83,13 +87,21 @@ pub struct Checked {
 
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { trained, reader, .. } = self;
+        let Self {
+            trained, reader, from_run, ..
+        } = self;
+        let Some(from_run) = *from_run else {
+            return write!(
+                f,
+                "checked: {trained} of {trained} merged tensors in keys that {reader} loads; every tensor has the value of the formula"
+            );
+        };
         write!(f, "checked: {trained} of {trained} trained tensors in keys that {reader} loads")?;
         let difference = |value: f64| if value == 0.0 { "0".to_owned() } else { format!("{value:.1e}") };
         if self.identical {
             return write!(f, "; every tensor has the bytes of the source, so the logits are equal");
         }
-        write!(f, "; canary logits differ by {} from the run's", difference(self.from_run))?;
+        write!(f, "; canary logits differ by {} from the run's", difference(from_run))?;
         if let Some(from_base) = self.from_base {
             write!(f, ", by {} from the base's", difference(from_base))?;
         }
@@ -122,7 +134,7 @@ pub(crate) fn check(subject: &Subject<'_>, logits: Logits, models: &Models, cach
     let checked = Checked {
         trained: expected.trained().len(),
         reader: subject.reader(),
-        from_run: found.from_run,
+        from_run: Some(found.from_run),
         from_base: found.from_base,
         identical: found.identical,
         from_four_bits: found.from_four_bits,
@@ -130,11 +142,12 @@ pub(crate) fn check(subject: &Subject<'_>, logits: Logits, models: &Models, cach
     Ok((checked, found.canary))
 }
 
-/// Checks that the reader of a whole model loads every tensor, ignores none, and gets numbers.
+/// Checks a whole model of several merged adapters: that its reader loads every tensor and ignores none, and that each has the
+/// value that `formula` returns, with whether an adapter changes it.
 ///
 /// # Errors
-/// Every tensor that is missing or ignored; a copied tensor that holds NaN or infinite values.
-pub(crate) fn check_keys(subject: &Subject<'_>, models: &Models, cache: &ModelCache) -> Result<()> {
+/// Every tensor that is missing, ignored or of another value; a copied tensor that holds NaN or infinite values.
+pub(crate) fn check_formula(subject: &Subject<'_>, formula: &Formula<'_>, models: &Models, cache: &ModelCache) -> Result<Checked> {
     let table = models.resolve(&subject.finetune.model)?;
     let subject = Subject {
         checkpoint: None,
@@ -143,8 +156,17 @@ pub(crate) fn check_keys(subject: &Subject<'_>, models: &Models, cache: &ModelCa
     let reading = Reading::open(&subject, &table)?;
     let expected = Expected::open(&subject, &table, cache)?;
     fail(&subject, reading.problems(&expected))?;
-    // What no adapter changes was copied without a look at its values.
-    unchanged::unchanged(&expected, &reading).map(drop)
+    let mut found = Found::new(unchanged::unchanged(&expected, &reading)?, Adapters::default());
+    let changed = tch::no_grad(|| found.compare_formula(&reading, &expected.rows, formula))?;
+    fail(&subject, found.problems())?;
+    Ok(Checked {
+        trained: changed,
+        reader: subject.reader(),
+        from_run: None,
+        from_base: None,
+        identical: false,
+        from_four_bits: None,
+    })
 }
 
 fn fail(subject: &Subject<'_>, problems: Vec<String>) -> Result<()> {

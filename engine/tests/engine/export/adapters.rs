@@ -3,7 +3,7 @@
 use super::{exported, fixture, json_of, tensors, trained};
 use crate::setting::{ONE, adapters, close_tensors, copy, no_cache, rewrite, within_limit};
 use neva_engine::checkpoint::{CheckpointFolder, Checksum, SEAL};
-use neva_engine::export::{ExportFormat, MergeRequest, NameLayout, Reader, WeightedAdapter, merge};
+use neva_engine::export::{ExportFormat, MergeRequest, NameLayout, Reader, WeightedAdapter, check_merge, merge};
 use neva_engine::model::Models;
 use neva_schemas::{Finetune, LoRA, MAX_SHARD_SIZE, ParallelSizes};
 use serde_json::{Value, json};
@@ -243,8 +243,33 @@ fn of_several_runs_are_merged_with_weights() {
             })
             .collect();
         let both: [(&Path, f64); 2] = [(&runs[0].path, 0.7), (&peft, 0.3)];
-        let got = merged(None, &both, &folders[0].path().join("merged"));
+        let out = folders[0].path().join("merged");
+        let got = merged(None, &both, &out);
         close_tensors("two adapters", &got, &expected, 1e-5);
+        // The check compares each tensor with the formula, and finds another value and another name.
+        let request = request(None, &both, &out);
+        let check = || check_merge(&request, &Models::builtin(), &no_cache());
+        let checked = check().unwrap();
+        let text = checked.to_string();
+        assert!(
+            checked.trained > 4 && text.contains("every tensor has the value of the formula"),
+            "{text}"
+        );
+        let file = out.join("model.safetensors");
+        let change = |change: &dyn Fn(&mut (String, Tensor))| {
+            rewrite(&file, |tensors| {
+                let at = tensors
+                    .iter()
+                    .position(|(name, _)| name.ends_with("layers.0.self_attn.q_proj.weight"));
+                change(&mut tensors[at.unwrap()]);
+            });
+        };
+        change(&|(_, tensor)| *tensor = &*tensor * 1.01);
+        let error = check().unwrap_err().to_string();
+        assert!(error.contains("layers.0.self_attn.q_proj.weight` differs by"), "{error}");
+        change(&|(name, _)| name.push('s'));
+        let error = check().unwrap_err().to_string();
+        assert!(error.contains("q_proj.weights` of"), "{error}");
     });
 }
 
