@@ -32,25 +32,28 @@ fn scale_gradients(trainer: &Trainer) {
     }
 }
 
-/// Returns the states of all linears after `steps` steps. Ranks that hold the same linear must have the same.
-fn trained_states(finetune: &Finetune, samples: &Samples, layout: Layout, steps: u64) -> States {
+/// Returns the bits of the losses of `steps` steps, and the states of all linears after them. Ranks that hold the same linear must
+/// have the same.
+fn trained_states(finetune: &Finetune, samples: &Samples, layout: Layout, steps: u64) -> (Vec<u64>, States) {
     let finetune = &layout.of(finetune);
     let ranks = on_mesh(layout.sizes, |mesh| {
         let mut trainer = trainer(finetune, mesh.clone());
         scale_gradients(&trainer);
-        for step in 0..steps {
+        let step = |step| {
             let batches = microbatches(finetune, samples, &mesh, step);
-            trainer.step(&batches, |peak| peak, step).unwrap();
-        }
-        states(&trainer)
+            trainer.step(&batches, |peak| peak, step).unwrap().loss.unwrap()
+        };
+        let losses: Vec<f64> = (0..steps).map(step).collect();
+        (bits(&losses), states(&trainer))
     });
+    let losses = ranks[0].0.clone();
     let mut all = States::new();
-    for (linear, state) in ranks.into_iter().flatten() {
+    for (linear, state) in ranks.into_iter().flat_map(|(_, states)| states) {
         if let Some(known) = all.insert(linear.clone(), state.clone()) {
             assert_eq!(known, state, "ranks hold different scales of `{linear}`");
         }
     }
-    all
+    (losses, all)
 }
 
 fn layouts() -> [Layout; 7] {
@@ -84,12 +87,12 @@ fn amaxes_and_scales_are_those_of_one_rank() {
     within_limit(|| {
         let finetune = four_in_fp8(Fp8Recipe::Delayed);
         let samples = Samples::edited(&finetune, mixed);
-        let expected = trained_states(&finetune, &samples, Layout::plain(ONE), 1);
+        let (_, expected) = trained_states(&finetune, &samples, Layout::plain(ONE), 1);
         assert_eq!(expected.len(), 4 * 7);
         let seen = expected.values().filter(|[_, history]| history[0] > 0.0);
         assert_eq!(seen.count(), 4 * 4, "the first linear of each input counts its amax");
         for layout in layouts() {
-            let got = trained_states(&finetune, &samples, layout, 1);
+            let (_, got) = trained_states(&finetune, &samples, layout, 1);
             assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{layout:?}");
             for (linear, [scale, history]) in &expected {
                 // A bf16 has 8 significant bits: the next one is at most 2^-7 away. After layers of FP8 the noise of a layout is
@@ -153,16 +156,12 @@ fn a_recomputed_pass_has_the_same_scales_and_counts_nothing() {
             let finetune = four_in_fp8(recipe);
             let samples = Samples::edited(&finetune, mixed);
             for layout in [Layout::plain(ONE), pipeline(2).chunks(2)] {
-                let expected = train(&layout.of(&finetune), &samples, layout.sizes, 6);
-                let expected_states = trained_states(&finetune, &samples, layout, 6);
+                // The first step has no scales yet, the second those of one step, the third those of a history.
+                let (expected, expected_states) = trained_states(&finetune, &samples, layout, 3);
                 for way in recompute_settings() {
-                    let finetune = with_recompute(&finetune, &way);
-                    let got = train(&layout.of(&finetune), &samples, layout.sizes, 6);
-                    assert_eq!(bits(&got.losses), bits(&expected.losses), "{recipe:?}, {layout:?}, {way:?}");
-                    assert!(
-                        trained_states(&finetune, &samples, layout, 6) == expected_states,
-                        "{recipe:?}, {layout:?}"
-                    );
+                    let (got, states) = trained_states(&with_recompute(&finetune, &way), &samples, layout, 3);
+                    assert_eq!(got, expected, "{recipe:?}, {layout:?}, {way:?}");
+                    assert!(states == expected_states, "{recipe:?}, {layout:?}, {way:?}");
                 }
             }
         }
