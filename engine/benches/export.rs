@@ -48,21 +48,25 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         peak_memory()?
     );
     let (mut copies, mut writes, mut exports, mut checks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut copy_cpu, mut export_cpu) = (Vec::new(), Vec::new());
     forget_peak_memory()?;
     for _ in 0..REPEATS {
         let target = folder.path().join("copy");
-        let started = Instant::now();
+        let (started, [_, before]) = (Instant::now(), cpu_seconds()?);
         copy(&checkpoint, &target)?;
         copies.push(started.elapsed().as_secs_f64());
+        copy_cpu.push(cpu_seconds()?[1] - before);
         std::fs::remove_dir_all(&target)?;
-        let started = Instant::now();
+        let (started, [before, _]) = (Instant::now(), cpu_seconds()?);
         let exported = run(&checkpoint, &target, ExportFormat::Hf)?;
         exports.push(started.elapsed().as_secs_f64());
+        export_cpu.push(cpu_seconds()?[0] - before);
         writes.push(exported.write_time.as_secs_f64());
         checks.push(exported.check_time.as_secs_f64());
         std::fs::remove_dir_all(&target)?;
     }
     let [copy, write, check, export] = [copies, writes, checks, exports].map(median);
+    let [copy_cpu, export_cpu] = [copy_cpu, export_cpu].map(median);
     let (memory, mut bounds) = (peak_memory()?, Bounds::default());
     let speed = |seconds: f64| bytes as f64 / seconds / 1e9;
     println!("cp and sync     {copy:8.2} s    {:6.2} GB/s", speed(copy));
@@ -75,6 +79,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         export / copy,
         bounds.at_most(export / copy, 1.0 / SPEED)
     );
+    println!("processor time: cp and sync {copy_cpu:.2} s, export {export_cpu:.2} s");
     println!("peak memory     {memory:8.2} GiB{}", bounds.at_most(memory, MEMORY));
     Ok(bounds.finish())
 }
@@ -137,6 +142,18 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// Returns the processor time of this process, and of its children that have ended.
+fn cpu_seconds() -> Result<[f64; 2], Box<dyn std::error::Error>> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').ok_or("no /proc/self/stat")?;
+    // User and system time are the 14th and 15th field, those of children follow; in hundredths of a second.
+    let times = fields.split_whitespace().skip(11).map(str::parse).take(4).collect::<Result<Vec<f64>, _>>()?;
+    let [user, system, childrens_user, childrens_system] = times[..] else {
+        return Err("no times in /proc/self/stat".into());
+    };
+    Ok([user + system, childrens_user + childrens_system].map(|ticks| ticks / 100.0))
 }
 
 /// Makes the peak that of what follows.
