@@ -80,7 +80,7 @@ impl GemmKind {
 /// Kernel of an attention core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionKernel {
-    /// libtorch's flash attention.
+    /// Flash attention: libtorch's, or on a processor our own.
     Flash,
     /// cuDNN's.
     Fused,

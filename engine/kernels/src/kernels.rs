@@ -15,7 +15,7 @@ const GPUS: usize = 64;
 /// Compiled kernels, or the reason why there are none, by GPU.
 static BY_GPU: [OnceLock<std::result::Result<Kernels, String>>; GPUS] = [const { OnceLock::new() }; GPUS];
 
-/// Kernels of the CPU: none, but in tests.
+/// Kernels of a GPU that compute on the CPU: none, but in tests.
 static ON_CPU: OnceLock<Kernels> = OnceLock::new();
 
 /// Kernels of one device.
@@ -78,17 +78,26 @@ impl Kernels {
         })
     }
 
-    /// Returns true if kernels compute with values like those of `tensor`.
+    /// Returns true if kernels cast values like those of `tensor` to FP8.
     pub fn cover(tensor: &Tensor) -> bool {
-        Self::for_all(&[tensor]).is_some()
+        Self::for_all("quantize_e4m3", &[tensor]).is_some()
     }
 
-    /// Returns the kernels for an operation on these tensors: all are on one GPU, in one data type that kernels have.
-    pub(crate) fn for_all(tensors: &[&Tensor]) -> Option<&'static Self> {
+    /// Returns the kernels for an operation on these tensors: all are on one device, in one data type that kernels have.
+    pub(crate) fn for_all(kernel: &str, tensors: &[&Tensor]) -> Option<&'static Self> {
         let first = tensors.first()?;
         let same = |tensor: &&Tensor| tensor.device() == first.device() && tensor.kind() == first.kind();
-        (suffix(first.kind()).is_some_and(|suffix| SUFFIXES.contains(&suffix)) && tensors.iter().all(same))
-            .then(|| Self::of(first.device()))?
+        (suffix(first.kind()).is_some_and(|suffix| SUFFIXES.contains(&suffix)) && tensors.iter().all(same)).then(|| {
+            match first.device() {
+                Device::Cpu => ON_CPU.get().or_else(|| Self::best_of_processor(kernel)),
+                device => Self::of(device),
+            }
+        })?
+    }
+
+    /// Returns whether there is such a kernel.
+    pub(crate) fn has(&self, kernel: &str) -> bool {
+        self.launch.has(kernel)
     }
 
     /// Returns the calls so far, in the order of [`KERNELS`].

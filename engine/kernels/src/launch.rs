@@ -5,10 +5,16 @@ use std::ffi::c_void;
 use std::fmt::Debug;
 use tch::{Device, TchError, Tensor};
 
-/// A device that runs the kernels: a GPU, or an emulator in tests.
+/// A device that runs the kernels: a GPU, the processor, or an emulator in tests.
 pub trait Launch: Debug + Send + Sync {
     /// Returns the device of the tensors.
     fn device(&self) -> Device;
+
+    /// Returns whether there is such a kernel; a GPU has all of them.
+    fn has(&self, kernel: &str) -> bool {
+        let _any = kernel;
+        true
+    }
 
     /// Starts a kernel with this many blocks, after all that was started before it.
     ///

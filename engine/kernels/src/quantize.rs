@@ -28,7 +28,7 @@ pub struct Fp8Matrix {
 /// # Errors
 /// The shapes do not fit, or libtorch or the GPU refused.
 pub fn quantize(x: &Tensor, scale: &Tensor, format: Kind, transposed: bool, amax: Option<&Tensor>) -> Result<Fp8Matrix> {
-    match Kernels::for_all(&[x]) {
+    match Kernels::for_all("quantize_e4m3", &[x]) {
         Some(kernels) if x.is_contiguous() => kernels.quantize(x, scale, format, transposed, amax),
         _ => formula(x, scale, format, transposed, amax).map_err(torch(OP)),
     }
@@ -39,7 +39,7 @@ pub fn quantize(x: &Tensor, scale: &Tensor, format: Kind, transposed: bool, amax
 /// # Errors
 /// libtorch or the GPU refused.
 pub fn amax(x: &Tensor) -> Result<Tensor> {
-    match Kernels::for_all(&[x]) {
+    match Kernels::for_all("quantize_e4m3", &[x]) {
         Some(kernels) if x.is_contiguous() => kernels.amax(x),
         _ => amax_formula(x).map_err(torch(OP)),
     }

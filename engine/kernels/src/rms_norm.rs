@@ -15,7 +15,7 @@ const SLAB: i64 = 128;
 /// # Errors
 /// The shapes do not fit, or libtorch or the GPU refused.
 pub fn rms_norm(x: &Tensor, weight_h: &Tensor, eps: f64) -> Result<Tensor> {
-    match Kernels::for_all(&[x, weight_h]) {
+    match Kernels::for_all("rms_norm", &[x, weight_h]) {
         Some(kernels) => kernels.rms_norm(x, weight_h, eps),
         None => formula(x, weight_h, eps).map_err(torch(OP)),
     }

@@ -13,7 +13,7 @@ const OP: &str = "rotary embedding";
 /// # Errors
 /// The shapes do not fit, or libtorch or the GPU refused.
 pub fn rotate(x_bnsd: &Tensor, cosines: &Tensor, sines: &Tensor) -> Result<Tensor> {
-    match Kernels::for_all(&[x_bnsd, cosines, sines]) {
+    match Kernels::for_all("rope", &[x_bnsd, cosines, sines]) {
         Some(kernels) => kernels.rotate(x_bnsd, cosines, sines),
         None => formula(x_bnsd, cosines, sines).map_err(torch(OP)),
     }

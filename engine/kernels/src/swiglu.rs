@@ -14,7 +14,7 @@ const SPAN: i64 = 1024;
 /// # Errors
 /// The shapes differ, or libtorch or the GPU refused.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    match Kernels::for_all(&[gate, up]) {
+    match Kernels::for_all("swiglu", &[gate, up]) {
         Some(kernels) => kernels.swiglu(gate, up),
         None => formula(gate, up),
     }

@@ -4,7 +4,10 @@ use super::heads::{join_heads, share_heads};
 use super::segments::Segments;
 use super::window::{newest, windowed};
 use crate::effects::{AttentionKernel, Effects};
+use crate::error::Result;
+use neva_kernels::{Segment, attention, prefers_blocked_attention};
 use neva_schemas::{AttentionBackend, Problem};
+use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 /// Attention kernel of a run.
@@ -25,7 +28,15 @@ impl AttentionCore {
 
     /// Computes causal (`Some(segments)`) or full (`None`) attention. If there are fewer key heads than query heads, groups
     /// of query heads share one (GQA, arXiv:2305.13245). Shapes `[b, n, s, d]`; returns `[b, s, n * d]`.
-    pub fn attend(&self, q_bnsd: &Tensor, k_bnsd: &Tensor, v_bnsd: &Tensor, causal: Option<&Segments>) -> Tensor {
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn attend(&self, q_bnsd: &Tensor, k_bnsd: &Tensor, v_bnsd: &Tensor, causal: Option<&Segments>) -> Result<Tensor> {
+        if let Some(segments) = self.blocked(q_bnsd, k_bnsd, causal) {
+            self.effects.add_attention(AttentionKernel::Flash);
+            let o_bnsd = attention(q_bnsd, k_bnsd, v_bnsd, &segments, causal.is_some())?;
+            return Ok(join_heads(&o_bnsd));
+        }
         let groups = q_bnsd.size()[1] / k_bnsd.size()[1];
         let (k, v) = (share_heads(k_bnsd, groups), share_heads(v_bnsd, groups));
         let o_bnsd = match causal {
@@ -38,7 +49,32 @@ impl AttentionCore {
             Some(segments) if segments.single() => self.windowed([q_bnsd, &k, &v], segments),
             Some(segments) => self.segmented([q_bnsd, &k, &v], segments),
         };
-        join_heads(&o_bnsd)
+        Ok(join_heads(&o_bnsd))
+    }
+
+    /// Returns the segments of flash attention by our own kernel, if that is faster on this processor than libtorch's.
+    fn blocked(&self, q_bnsd: &Tensor, k_bnsd: &Tensor, causal: Option<&Segments>) -> Option<Vec<Segment>> {
+        let asked = matches!(self.backend, AttentionBackend::Auto | AttentionBackend::Flash);
+        if !asked || !prefers_blocked_attention(q_bnsd, k_bnsd) {
+            return None;
+        }
+        let size = q_bnsd.size();
+        let (rows, s) = (size[0] as usize, size[2] as usize);
+        let whole = |row| Segment { row, start: 0, len: s };
+        let Some(causal) = causal else {
+            return Some((0..rows).map(whole).collect());
+        };
+        if causal.window().is_some_and(|window| window < s) {
+            return None;
+        }
+        let in_row = |(row, ranges): (usize, Vec<Range<usize>>)| {
+            ranges.into_iter().map(move |range| Segment {
+                row,
+                start: range.start,
+                len: range.len(),
+            })
+        };
+        Some(causal.ranges(s).enumerate().flat_map(in_row).collect())
     }
 
     /// Computes causal attention within the window of `segments`.

@@ -33,7 +33,7 @@ pub struct LocalAttention(pub AttentionCore);
 
 impl CausalAttention for LocalAttention {
     fn attend(&self, q_bnsd: &Tensor, k_bnsd: &Tensor, v_bnsd: &Tensor, segments: &Segments) -> Result<Tensor> {
-        Ok(self.0.attend(q_bnsd, k_bnsd, v_bnsd, Some(segments)))
+        self.0.attend(q_bnsd, k_bnsd, v_bnsd, Some(segments))
     }
 }
 
@@ -65,7 +65,10 @@ impl KvCache {
     }
 }
 
-/// Computes attention as [`AttentionCore::attend`] does, with libtorch's choice of kernels.
-pub fn attend(q_bnsd: &Tensor, k_bnsd: &Tensor, v_bnsd: &Tensor, causal: Option<&Segments>) -> Tensor {
+/// Computes attention as [`AttentionCore::attend`] does, with the default choice of kernels.
+///
+/// # Errors
+/// There is no memory.
+pub fn attend(q_bnsd: &Tensor, k_bnsd: &Tensor, v_bnsd: &Tensor, causal: Option<&Segments>) -> Result<Tensor> {
     AttentionCore::default().attend(q_bnsd, k_bnsd, v_bnsd, causal)
 }

@@ -157,7 +157,7 @@ impl Layer {
         let o_bsh = match cache {
             Some(cache) => {
                 let (k, v) = cache.extend(k, v);
-                attend(&q, &k, &v, Some(&segments))
+                attend(&q, &k, &v, Some(&segments))?
             }
             None => self.causal.attend(&q, &k, &v, &segments)?,
         };

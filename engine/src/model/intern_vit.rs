@@ -123,7 +123,7 @@ impl Block for Layer {
             Some([q_norm, k_norm]) => (q_norm.forward(&q)?, k_norm.forward(&k)?),
             None => (q, k),
         };
-        let attended = self.out.forward(&attention(&self.core, [q, k, v], self.head_dim))?;
+        let attended = self.out.forward(&attention(&self.core, [q, k, v], self.head_dim)?)?;
         let x_bsh = x_bsh + attended * self.scale1_h.get()?;
         let y_bsf = activate(self.activation, &self.fc1.forward(&self.norm2.forward(&x_bsh)?)?);
         Ok(&x_bsh + self.fc2.forward(&y_bsf)? * self.scale2_h.get()?)

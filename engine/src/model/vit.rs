@@ -66,7 +66,10 @@ pub(super) fn patches(pixels: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -
 }
 
 /// Full attention between all positions.
-pub(super) fn attention(core: &AttentionCore, [q_bsh, k_bsh, v_bsh]: [Tensor; 3], head_dim: i64) -> Tensor {
+///
+/// # Errors
+/// There is no memory.
+pub(super) fn attention(core: &AttentionCore, [q_bsh, k_bsh, v_bsh]: [Tensor; 3], head_dim: i64) -> Result<Tensor> {
     let heads = |y_bsh: Tensor| {
         let size = y_bsh.size();
         y_bsh.view([size[0], size[1], -1, head_dim]).transpose(1, 2)
@@ -109,7 +112,7 @@ impl Block for Layer {
 
     fn forward(&self, x_bsh: &Tensor, (): &()) -> Result<Tensor> {
         let qkv = self.qkv.forward(&self.norm1.forward(x_bsh)?)?;
-        let x_bsh = x_bsh + self.out.forward(&attention(&self.core, qkv, self.head_dim))?;
+        let x_bsh = x_bsh + self.out.forward(&attention(&self.core, qkv, self.head_dim)?)?;
         let y_bsf = activate(self.activation, &self.fc1.forward(&self.norm2.forward(&x_bsh)?)?);
         Ok(x_bsh + self.fc2.forward(&y_bsf)?)
     }

@@ -6,3 +6,4 @@ mod compiled;
 mod emulated;
 mod emulator;
 mod formulae;
+mod processor;
