@@ -2,13 +2,14 @@
 
 use crate::autograd::one;
 use crate::comm::{ProcessGroup, Reduce};
-use crate::effects::{Effects, GemmGroup, GemmMeter};
+use crate::effects::{Effects, GemmGroup, GemmKind, GemmMeter};
 use crate::error::Result;
 use crate::nn::TensorRegion;
 use crate::param_sync::Weight;
+use neva_kernels::{covers_cross_entropy, cross_entropy_};
 use neva_torch_ffi::{BoxError, Function, apply};
 use std::sync::Arc;
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 /// The language model's head: rows `start..` of the vocabulary's weight.
 #[derive(Debug)]
@@ -80,6 +81,10 @@ impl Head {
             return Ok(self.always_backward.then(|| hidden_bsh.narrow(1, 0, 0).sum(Kind::Float)));
         }
         let hidden_th = self.region.enter(hidden_bsh)?.flatten(0, 1).index_select(0, &labelled_t);
+        if self.region.size() == 1 && covers_cross_entropy(hidden_th.kind(), hidden_th.device()) {
+            let targets_t = labels_t.index_select(0, &labelled_t);
+            return self.chunked_loss(&hidden_th, targets_t).map(Some);
+        }
         let logits_tv = self.local_logits(&hidden_th)?;
         let targets_t = labels_t.index_select(0, &labelled_t) - self.start;
         let entropy = CrossEntropy {
@@ -91,11 +96,92 @@ impl Head {
         Ok(Some(one(apply(entropy, &[&logits_tv])?)?))
     }
 
+    /// Returns the summed cross entropy of `hidden_th`, with all rows of the vocabulary on this rank.
+    fn chunked_loss(&self, hidden_th: &Tensor, targets_t: Tensor) -> Result<Tensor> {
+        // A view needs a gradient only where a graph is recorded, so not in a validation.
+        let weight_vh = self.weight_vh.get()?.narrow(0, 0, self.len);
+        let entropy = ChunkedEntropy {
+            targets_t,
+            needed: [hidden_th.requires_grad(), weight_vh.requires_grad()],
+            meter: self.meter.clone(),
+            kind: hidden_th.kind(),
+            grads: [None, None],
+        };
+        one(apply(entropy, &[hidden_th, &weight_vh])?)
+    }
+
     fn local_logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let weight_vh = self.weight_vh.get()?.narrow(0, 0, self.len);
         let logits = hidden.linear(&weight_vh, None::<Tensor>);
         self.meter.linear(hidden, &weight_vh, &logits);
         Ok(logits.to_kind(Kind::Float))
+    }
+}
+
+/// Bytes of logits that exist at a time.
+const CHUNK: i64 = 16 << 20;
+
+/// Head and cross entropy, summed, of some positions at a time: the logits of a chunk become their gradients in place, and
+/// these the gradients of the hidden states and of the weight, before the next chunk. So the logits of all positions never
+/// exist together. The backward pass multiplies by the gradient of the sum.
+struct ChunkedEntropy {
+    targets_t: Tensor,
+    /// Gradients that are needed: of the hidden states, and of the weight.
+    needed: [bool; 2],
+    meter: GemmMeter,
+    kind: Kind,
+    grads: [Option<Tensor>; 2],
+}
+
+impl ChunkedEntropy {
+    /// Adds the gradient of a chunk's weight, in fp32 if there are several chunks.
+    fn add_weight_grad(&mut self, grad: Tensor, only: bool) -> Result<(), BoxError> {
+        self.grads[1] = Some(match self.grads[1].take() {
+            Some(mut sum) => sum.f_add_(&grad)?,
+            None if only => grad,
+            None => grad.f_to_kind(Kind::Float)?,
+        });
+        Ok(())
+    }
+}
+
+impl Function for ChunkedEntropy {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        let (hidden_th, weight_vh) = (inputs[0], inputs[1]);
+        let ([t, h], v) = (<[i64; 2]>::try_from(hidden_th.size()).unwrap_or_default(), weight_vh.size()[0]);
+        let row = (v * hidden_th.kind().elt_size_in_bytes() as i64).max(1);
+        let rows = (CHUNK / row).clamp(32, t.max(32)) / 32 * 32;
+        let [hidden_needed, weight_needed] = self.needed;
+        if hidden_needed {
+            self.grads[0] = Some(hidden_th.f_empty_like()?);
+        }
+        let mut losses = Vec::new();
+        for start in (0..t).step_by(rows as usize) {
+            let len = rows.min(t - start);
+            let hidden_ch = hidden_th.f_narrow(0, start, len)?;
+            let logits_cv = hidden_ch.f_linear(weight_vh, None::<Tensor>)?;
+            let needed = hidden_needed || weight_needed;
+            losses.push(cross_entropy_(&logits_cv, &self.targets_t.f_narrow(0, start, len)?, needed)?);
+            let products = 1 + usize::from(hidden_needed) + usize::from(weight_needed);
+            for _ in 0..products {
+                self.meter.product(GemmKind::of(hidden_th.kind()), [len, h, v]);
+            }
+            if let Some(grad_th) = &self.grads[0] {
+                grad_th.f_narrow(0, start, len)?.f_copy_(&logits_cv.f_matmul(weight_vh)?)?;
+            }
+            if weight_needed {
+                self.add_weight_grad(logits_cv.f_tr()?.f_matmul(&hidden_ch)?, len == t)?;
+            }
+        }
+        Ok(vec![Tensor::f_cat(&losses, 0)?.f_sum(Kind::Float)?])
+    }
+
+    fn backward(&mut self, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let Some(grad) = &grads[0] else { return Ok(vec![None, None]) };
+        // `grad` is in fp32, a scalar: the product has the gradient's own kind. In place, since nothing else reads it.
+        let scaled = |own: Tensor| -> Result<Tensor, TchError> { own.shallow_clone().f_mul_(grad)?.f_to_kind(self.kind) };
+        let own = self.grads.each_mut().map(Option::take);
+        Ok(own.into_iter().map(|own| own.map(scaled).transpose()).collect::<Result<_, _>>()?)
     }
 }
 
