@@ -101,6 +101,11 @@ impl Dropout {
         }
     }
 
+    /// Returns whether anything is dropped: not in a validation or in generation.
+    pub(super) fn acts(&self) -> bool {
+        self.keys.get().is_some()
+    }
+
     /// Returns the mask for the input `x` of the adapter, and the factor of the values that are kept; `None` if nothing is
     /// dropped there. The last dim of `x` begins with the channel `first`.
     pub(super) fn before(&self, x: &Tensor, part: Part, first: usize) -> Result<Option<Mask>> {

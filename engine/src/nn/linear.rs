@@ -1,11 +1,13 @@
 //! Tensor-parallel linears, with an optional adapter.
 
 use super::dropout::Part;
+use super::joint::joint;
 use super::lora::{Lora, LowRank};
 use super::region::TensorRegion;
 use super::weight::{LinearInput, LinearWeight};
+use crate::autograd::one;
 use crate::effects::GemmMeter;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::param_sync::Weight;
 use neva_layout::Cut;
 use tch::Tensor;
@@ -13,12 +15,12 @@ use tch::Tensor;
 /// `y = x W^T + bias`, plus the adapter's output. Layout and adapter are independent of each other.
 #[derive(Debug)]
 pub struct Linear {
-    weight: LinearWeight,
-    bias: Option<Weight>,
+    pub(super) weight: LinearWeight,
+    pub(super) bias: Option<Weight>,
     cut: Cut,
-    region: TensorRegion,
-    adapter: Option<Box<Lora>>,
-    meter: GemmMeter,
+    pub(super) region: TensorRegion,
+    pub(super) adapter: Option<Box<Lora>>,
+    pub(super) meter: GemmMeter,
 }
 
 impl Linear {
@@ -45,6 +47,9 @@ impl Linear {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if let Some(results) = joint(&[self], x)? {
+            return one(results);
+        }
         match self.cut {
             Cut::Row => self.apply_row(x),
             _ => self.apply(&self.weight.prepare(self.enter(x)?)?, self.low_rank(x)?.as_ref()),
@@ -153,6 +158,11 @@ impl<const N: usize> ColumnLinears<N> {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<[Tensor; N]> {
+        if let Some(results) = joint(&self.parts.each_ref(), x)? {
+            return results
+                .try_into()
+                .map_err(|_| EngineError::Bug("linears of one input have one result each".into()));
+        }
         let input = self.parts[0].weight.prepare(self.parts[0].enter(x)?)?;
         let mut results = Vec::with_capacity(N);
         let mut shared: Option<(&str, LowRank)> = None;

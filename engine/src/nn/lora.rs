@@ -43,6 +43,11 @@ impl Lora {
         dropout.map_or(Ok(None), |dropout| dropout.before(x, part, first))
     }
 
+    /// Returns whether dropout acts on the microbatch that is computed.
+    pub(super) fn drops(&self) -> bool {
+        self.dropout.as_ref().is_some_and(Dropout::acts)
+    }
+
     /// Applies A to the input, with dropout. The input of a row-parallel linear begins with its own channels.
     pub(super) fn lower(&self, x: &Tensor, mask: Option<&Mask>) -> Result<Tensor> {
         let a = self.a.get()?;

@@ -9,6 +9,7 @@ mod build;
 mod dropout;
 mod embedding;
 mod images;
+mod joint;
 mod linear;
 mod lora;
 mod norm;
