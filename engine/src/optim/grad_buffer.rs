@@ -103,13 +103,12 @@ impl GradBuffer {
         self.buckets.iter().map(|bucket| &bucket.local_shard).collect()
     }
 
-    /// Resets all gradients to zero.
-    pub(super) fn reset(&mut self) -> Result<()> {
+    /// Resets all gradients. The first one of a parameter replaces the values of the last step; those of parameters without
+    /// one become zeros before their bucket is reduced.
+    pub(super) fn reset(&mut self) {
         self.touched.fill(false);
         self.states.fill(GradState::Expected);
         self.started = 0;
-        let flat: Vec<_> = self.buckets.iter().map(|bucket| &bucket.flat).collect();
-        Ok(neva_torch_ffi::foreach::zero_(&flat)?)
     }
 
     /// Marks the start of the last backward pass of the parameters `last`.
@@ -136,7 +135,11 @@ impl GradBuffer {
                 )));
             }
             // Another kind is converted value by value, without a copy.
-            no_grad(|| self.views[index].shallow_clone().f_add_(grad).map(drop))?;
+            let mut sum = self.views[index].shallow_clone();
+            no_grad(|| match self.touched[index] {
+                true => sum.f_add_(grad).map(drop),
+                false => sum.f_copy_(grad),
+            })?;
             self.touched[index] = true;
         }
         if self.states[index] == GradState::Last {
@@ -185,6 +188,9 @@ impl GradBuffer {
 
     /// Starts the reduction of one bucket.
     fn start_grad_sync(&mut self, bucket: usize) -> Result<Work> {
+        let untouched = self.buckets[bucket].members.iter().filter(|index| !self.touched[**index]);
+        let untouched: Vec<_> = untouched.map(|index| &self.views[*index]).collect();
+        neva_torch_ffi::foreach::zero_(&untouched)?;
         let (ranks, kind) = (self.dp_cp.size() as i64, self.reduce_kind);
         let GradBucket {
             flat,

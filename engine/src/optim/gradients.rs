@@ -217,7 +217,8 @@ impl Gradients {
     /// libtorch refused.
     pub fn reset(&mut self) -> Result<()> {
         self.touched.fill(false);
-        lock(&self.grad_buffer).reset()
+        lock(&self.grad_buffer).reset();
+        Ok(())
     }
 
     /// Returns the gradient of each trainable parameter, in order; `None` if no rank touched it.
