@@ -25,6 +25,7 @@ pub mod parallel;
 pub mod param_sync;
 pub mod parameters;
 mod precision;
+mod processor_kernels;
 pub mod quantization;
 mod random;
 mod rank;

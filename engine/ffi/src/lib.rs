@@ -2,7 +2,7 @@
 //! backward with given gradients, gradient hooks, c10d's stores and Gloo process group, CUDA streams and events, and
 //! fused optimizer kernels.
 //!
-//! This crate has the only C++ and the only `extern "C"` of the project. There are three layers:
+//! This crate has all C++ that sees libtorch. There are three layers:
 //!
 //! 1. `cpp/` and `sys.rs`: declarations without policy. Every C++ exception becomes a status.
 //! 2. The public modules of this crate: safe Rust. They check devices, dtypes, contiguity and sizes before the
@@ -10,7 +10,7 @@
 //! 3. The engine: no `unsafe`.
 //!
 //! The crate knows nothing of meshes, models or configurations.
-#![expect(unsafe_code, reason = "the one crate that calls C++")]
+#![expect(unsafe_code, reason = "calls of C++")]
 
 pub mod allocator;
 pub mod autograd;
@@ -36,8 +36,9 @@ pub use gloo::{Bind, GlooGroup, GlooOptions, ReduceOp};
 pub use hooks::{HookHandle, on_grad_ready};
 pub use optim::{AdamW, AdamWSlot, LossScale, fused_adamw_};
 pub use settings::{
-    AttentionKernels, LogLevel, Precision, allows_tf32, forbid_tf32, libtorch_folder, libtorch_version, load_cuda, set_attention_kernels,
-    set_deterministic_algorithms, set_float32_matmul_precision, set_log_level,
+    AttentionKernels, LogLevel, Precision, allows_tf32, choose_float32_products, float32_products_by_onednn, forbid_tf32,
+    keep_freed_memory, libtorch_folder, libtorch_version, load_cuda, set_attention_kernels, set_deterministic_algorithms,
+    set_float32_matmul_precision, set_log_level,
 };
 pub use store::{Store, TcpStore};
 pub use stream::{Event, Stream, set_cuda_device};

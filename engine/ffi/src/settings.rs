@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::ptr::null_mut;
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result, take_string};
 use crate::sys;
+use tch::{Device, Kind, Tensor};
 
 /// Precision of `Kind::Float` matrix products on hardware with faster, less precise modes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,56 @@ pub fn set_float32_matmul_precision(precision: Precision) -> Result<()> {
     };
     // SAFETY: `name` is a static C string.
     unsafe { sys::neva_set_float32_matmul_precision(name.as_ptr()) }.check("set the float32 matmul precision")
+}
+
+/// Greatest error of a float product of 256 terms, relative to the sum of their magnitudes, that counts as single precision: bf16
+/// inside would give 1e-3, TF32 1e-4.
+const SINGLE: f64 = 1e-6;
+
+/// Whether oneDNN computes float products of the CPU, once it was chosen.
+static BY_ONEDNN: Mutex<Option<bool>> = Mutex::new(None);
+
+/// Lets oneDNN compute float matrix products of the CPU, which is faster than MKL on many processors, if its products are as
+/// accurate as single precision; otherwise leaves them to MKL. Returns whether oneDNN computes them. The result depends on the
+/// processor and on libtorch alone.
+///
+/// The first call chooses for the whole process. Call it before the first product: the two differ in their last bits.
+pub fn choose_float32_products() -> Result<bool> {
+    let mut chosen = BY_ONEDNN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(chosen) = *chosen {
+        return Ok(chosen);
+    }
+    set_float32_matmul_precision(Precision::Medium)?;
+    let accurate = error_of_products().map_err(|error| Error::torch("measure the error of a matrix product", &error))? < SINGLE;
+    if !accurate {
+        set_float32_matmul_precision(Precision::Highest)?;
+    }
+    *chosen = Some(accurate);
+    Ok(accurate)
+}
+
+/// Returns whether [`choose_float32_products`] chose oneDNN.
+pub fn float32_products_by_onednn() -> bool {
+    BY_ONEDNN.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(false)
+}
+
+/// Returns the greatest error of a product, relative to the sum of the terms' magnitudes.
+fn error_of_products() -> std::result::Result<f64, tch::TchError> {
+    let values = |phase: f64| -> std::result::Result<Tensor, tch::TchError> {
+        let numbers = Tensor::f_arange(256 * 256, (Kind::Double, Device::Cpu))?;
+        numbers
+            .f_mul_scalar(0.7)?
+            .f_add_scalar(phase)?
+            .f_sin()?
+            .f_view([256, 256])?
+            .f_to_kind(Kind::Float)
+    };
+    let (a, b) = (values(0.1)?, values(0.5)?);
+    let exact = |x: &Tensor| x.f_to_kind(Kind::Double);
+    let wide = exact(&a)?.f_matmul(&exact(&b)?)?;
+    let magnitude = exact(&a)?.f_abs()?.f_matmul(&exact(&b)?.f_abs()?)?;
+    let error = exact(&a.f_matmul(&b)?)?.f_sub(&wide)?.f_abs()?.f_div(&magnitude)?;
+    error.f_max()?.f_double_value(&[])
 }
 
 /// Makes GPUs compute matrix products and convolutions of `Kind::Float` in full precision. By default cuDNN rounds to
@@ -138,4 +190,23 @@ pub fn load_cuda() -> Result<bool> {
     // SAFETY: `loaded` has room for a bool.
     unsafe { sys::neva_load_cuda(&raw mut loaded) }.check("load CUDA")?;
     Ok(loaded)
+}
+
+/// Has the C library keep freed memory for later allocations instead of returning it to the system: a training step then takes
+/// no new pages, whose first use costs a fault each. Returns false if the C library has no such setting.
+///
+/// The process keeps its largest size. Call it before the first large tensor.
+pub fn keep_freed_memory() -> bool {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // By default, 32 MiB and more come from mmap, and each use of them anew faults in every page.
+        let set = |parameter, value| {
+            // SAFETY: mallopt is called with its own constants, and locks the heap.
+            unsafe { libc::mallopt(parameter, value) == 1 }
+        };
+        // -1: nothing is ever returned. 64 MiB: the heap grows in few steps.
+        set(libc::M_MMAP_MAX, 0) && set(libc::M_TRIM_THRESHOLD, -1) && set(libc::M_TOP_PAD, 64 << 20)
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    false
 }

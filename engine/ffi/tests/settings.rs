@@ -1,8 +1,8 @@
 //! Process-wide settings. There is one test, because the settings affect all threads.
 
 use neva_torch_ffi::{
-    AttentionKernels, Precision, allows_tf32, forbid_tf32, libtorch_version, load_cuda, set_attention_kernels,
-    set_deterministic_algorithms, set_float32_matmul_precision,
+    AttentionKernels, Precision, allows_tf32, choose_float32_products, float32_products_by_onednn, forbid_tf32, libtorch_version,
+    load_cuda, set_attention_kernels, set_deterministic_algorithms, set_float32_matmul_precision,
 };
 use tch::{Kind, Tensor};
 
@@ -35,6 +35,15 @@ fn process_wide_settings() {
         let error = error / exact.abs().max().double_value(&[]);
         assert!(error < bound, "{precision:?}: {error}");
     }
+    set_float32_matmul_precision(Precision::Highest).unwrap();
+
+    // Whoever computes products of the CPU, they are as accurate as single precision.
+    assert_eq!(choose_float32_products().unwrap(), float32_products_by_onednn());
+    let magnitude = x.abs().to_kind(Kind::Double).matmul(&w.abs().to_kind(Kind::Double));
+    let error = ((x.matmul(&w).to_kind(Kind::Double) - &exact).abs() / magnitude)
+        .max()
+        .double_value(&[]);
+    assert!(error < 1e-6, "{error}");
     set_float32_matmul_precision(Precision::Highest).unwrap();
 
     // Pitfall: a mask of kernels without a suitable one makes attention fail.

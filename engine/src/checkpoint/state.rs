@@ -53,6 +53,9 @@ pub struct RunProgress {
     /// Loss scale of the next step, with fp16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScaleState>,
+    /// Kernels of the processor that computed the last steps; absent on a GPU. Others give other last bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<String>,
     /// State of each callback, in the recipe's order.
     pub callbacks: Vec<Value>,
 }

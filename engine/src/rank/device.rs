@@ -6,7 +6,7 @@ use crate::error::{EngineError, Result};
 use neva_kernels::Kernels;
 use neva_schemas::{Accelerator, AttentionBackend, Problem, RankEnv, Starter, TrainerConfig, env};
 use neva_torch_ffi::{
-    AttentionKernels, LogLevel, forbid_tf32, libtorch_version, load_cuda, set_attention_kernels, set_cuda_device,
+    AttentionKernels, LogLevel, forbid_tf32, keep_freed_memory, libtorch_version, load_cuda, set_attention_kernels, set_cuda_device,
     set_deterministic_algorithms, set_log_level,
 };
 use tch::{Cuda, Device};
@@ -22,16 +22,20 @@ pub(super) fn set_up(trainer: &TrainerConfig, rank: &RankEnv) -> Result<Device> 
     // c10d prints C++ backtraces of errors that it also returns.
     set_log_level(LogLevel::Fatal);
     check_libtorch()?;
-    // Precision 32 means 24 bits of mantissa on a GPU, too.
-    forbid_tf32()?;
     let gpus = if trainer.accelerator == Accelerator::Cpu || !load_cuda()? {
         0
     } else {
         Cuda::device_count()
     };
     let device = choose(trainer.accelerator, gpus, rank)?;
+    if device == Device::Cpu {
+        // Before the first large tensor.
+        keep_freed_memory();
+    }
     if let Device::Cuda(gpu) = device {
         set_cuda_device(gpu)?;
+        // Precision 32 means 24 bits of mantissa on a GPU, too.
+        forbid_tf32()?;
         set_attention_kernels(kernels(trainer.strategy.attention_backend))?;
         if let Err(reason) = Kernels::prepare(device) {
             tracing::warn!("no fused kernels: libtorch computes norms, rotations, activations and FP8 casts, slower: {reason}");

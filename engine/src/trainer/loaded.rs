@@ -14,6 +14,7 @@ use crate::parameters::Parameters;
 use crate::precision::compute_kind;
 use neva_layout::{Adapters, ChunkSpec, Fp8Linears, ModelTable, ParamSpec, Part, Stages, is_trainable, lora_adapters};
 use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem, RecomputeModule};
+use neva_torch_ffi::choose_float32_products;
 use std::sync::Arc;
 use tch::Device;
 
@@ -60,6 +61,9 @@ impl LoadedModel {
     /// # Errors
     /// The weights do not fit the run, or no target module matches.
     pub fn load(finetune: &Finetune, models: &Models, sources: Sources<'_>, mesh: &Mesh, device: Device) -> Result<Self> {
+        if device == Device::Cpu {
+            choose_float32_products()?;
+        }
         let table = models.resolve(&finetune.model)?;
         let mut specs = table.parameters(finetune.trainer.strategy.vision_placement);
         let lora = finetune.peft.as_ref().map(Peft::lora);

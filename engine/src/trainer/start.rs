@@ -10,15 +10,17 @@ use super::records::Records;
 use super::step::Trainer;
 use super::stop::Clocks;
 use crate::checkpoint::{
-    Adapter, Artifacts, Base, BaseReference, CheckpointFolder, HostMemory, ModelCache, Sources, choose_checkpoint, refuse_past_end,
-    resolve_restore, restore_fp8, restore_optimizer, resume_from,
+    Adapter, Artifacts, Base, BaseReference, CheckpointFolder, HostMemory, ModelCache, RunProgress, Sources, choose_checkpoint,
+    refuse_past_end, resolve_restore, restore_fp8, restore_optimizer, resume_from,
 };
 use crate::comm::{Axis, Mesh, decide_on_first_rank};
 use crate::error::{EngineError, Result};
+use crate::processor_kernels::processor_kernels;
 use neva_data::{ImageProcessor, ModelFolders, RecordFile};
 use neva_layout::{is_trainable, unmatched_optim_settings};
 use neva_schemas::{Finetune, LaunchPlan, Problem, RunReport};
 use std::path::{Path, PathBuf};
+use tch::Device;
 
 impl<'a> Fit<'a> {
     /// Prepares everything up to the first step. The order matters: the checkpoint determines what is loaded, the data
@@ -89,6 +91,7 @@ impl<'a> Fit<'a> {
         for (callback, state) in callbacks.iter_mut().zip(&progress.callbacks) {
             callback.restore(state)?;
         }
+        note_kernels(&mut progress, trainer.mesh(), device)?;
         progress.total_steps = total_steps;
         // A finished run of this folder has no step left. A run of another folder passed `refuse_past_end`.
         progress.finished &= own;
@@ -127,6 +130,26 @@ impl<'a> Fit<'a> {
             trainer,
         })
     }
+}
+
+/// Notes the kernels of this rank's processor. Warns if they differ from those of the checkpoint or of the first rank.
+fn note_kernels(progress: &mut RunProgress, mesh: &Mesh, device: Device) -> Result<()> {
+    let own = processor_kernels(device);
+    let first = decide_on_first_rank(mesh, || Ok(own.clone()))?;
+    if let (Some(own), Some(first), false) = (&own, &first, own == first) {
+        tracing::warn!("the processor of this rank computes with other kernels ({own}) than that of the first rank ({first})");
+    }
+    if let (Some(before), Some(first)) = (&progress.kernels, &first)
+        && before != first
+        && mesh.is_first()
+    {
+        tracing::warn!(
+            "the checkpoint was computed with other kernels of the processor ({before}) than this run has ({first}): \
+             losses differ in their last bits from those of a run on one kind of processor"
+        );
+    }
+    progress.kernels = first;
+    Ok(())
 }
 
 /// Opens the checkpoint that the run resumes from.

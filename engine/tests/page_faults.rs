@@ -1,0 +1,45 @@
+//! A training step on the CPU takes no new pages from the kernel: memory that one step frees serves the next. A test program of its
+//! own, since the setting is the process's.
+#![cfg(target_os = "linux")]
+
+#[path = "../benches/setting/mod.rs"]
+mod setting;
+
+use neva_engine::comm::Mesh;
+use setting::{microbatches, trainer};
+use std::fs::read_to_string;
+
+/// Minor page faults of this process so far: the tenth field of `stat`, counted from the program's name.
+fn faults() -> u64 {
+    let stat = read_to_string("/proc/self/stat").expect("Linux");
+    let after_name = stat.rsplit(')').next().expect("a name in parentheses");
+    after_name.split_whitespace().nth(7).expect("ten fields").parse().expect("a number")
+}
+
+/// Returns the faults of the quietest of some steps after the first ones.
+fn faults_of_a_step() -> u64 {
+    let finetune = setting::finetune(256, 4, 2);
+    let mesh = Mesh::single();
+    let microbatches = microbatches(&finetune, &mesh);
+    let mut trainer = trainer(&finetune, mesh);
+    let mut least = u64::MAX;
+    for step in 0..8 {
+        let before = faults();
+        trainer.step(&microbatches, |peak| peak, step).expect("a step");
+        if step > 2 {
+            least = least.min(faults() - before);
+        }
+    }
+    least
+}
+
+#[test]
+fn a_step_takes_no_new_pages() {
+    tch::set_num_threads(1);
+    let before = faults_of_a_step();
+    if neva_torch_ffi::keep_freed_memory() {
+        let after = faults_of_a_step();
+        // A few are other threads' of the test's harness.
+        assert!(after < 32, "{after} page faults in a step, {before} without the setting");
+    }
+}
