@@ -89,7 +89,7 @@ lint: libtorch ## check format, lints and documentation
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --release --workspace --no-deps
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
-	$(CARGO) bench --workspace --bench launch --bench slurm --bench images --bench record_files --bench conversations --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention --bench import --bench export --bench slurm_array --bench kubernetes
+	$(CARGO) bench --workspace --bench launch --bench slurm --bench images --bench record_files --bench conversations --bench packing --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention --bench import --bench export --bench slurm_array --bench kubernetes
 
 soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels, slow ends on Slurm
 	PROPTEST_CASES=2500000 $(CARGO) test --release --workspace --test config_properties panic

@@ -153,6 +153,15 @@ pub enum RunError {
     /// A check of data did not finish.
     #[error(transparent)]
     DataCheck(#[from] CheckError),
+    /// Samples cannot be read, or a packed set cannot be written.
+    #[error(transparent)]
+    Samples(#[from] DataError),
+    /// A packing was stopped.
+    #[error("stopped after {samples} samples: no packed set was written")]
+    PackStopped {
+        /// Number of samples that were measured.
+        samples: usize,
+    },
     /// A dataset was not prepared.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
@@ -221,7 +230,9 @@ impl RunError {
             Self::DataCheck(CheckError::Panicked) => exit_class::BUG,
             Self::DataCheck(CheckError::Data(error)) if !matches!(error, DataError::Write { .. }) => exit_class::INPUT,
             Self::DataCheck(_) => exit_class::CLUSTER,
-            Self::Prepare(PrepareError::Stopped { .. }) => exit_class::JOB,
+            Self::Samples(DataError::Write { .. }) => exit_class::CLUSTER,
+            Self::Samples(_) => exit_class::INPUT,
+            Self::Prepare(PrepareError::Stopped { .. }) | Self::PackStopped { .. } => exit_class::JOB,
             Self::Prepare(PrepareError::Catalog { .. } | PrepareError::Data(DataError::Write { .. })) => exit_class::CLUSTER,
             Self::Prepare(_) => exit_class::INPUT,
             Self::NoRankProgram { .. }

@@ -107,9 +107,12 @@ fn each_path(run: &mut Run, mut change: impl FnMut(&mut PathBuf)) {
         Data::Preloaded(data) => {
             data.paths.iter_mut().chain(&mut data.val_paths).for_each(&mut in_place);
             data.data_config.image_folder.iter_mut().for_each(&mut in_place);
-            data.skip_list.iter_mut().for_each(&mut in_place);
+            data.skip_list.iter_mut().chain(&mut data.packed_set).for_each(&mut in_place);
         }
-        Data::Energon(data) => in_place(&mut data.path),
+        Data::Energon(data) => {
+            in_place(&mut data.path);
+            data.skip_list.iter_mut().chain(&mut data.packed_set).for_each(&mut in_place);
+        }
     }
     if let Some((tokenizer, image_processor)) = finetune.data.tools_mut() {
         let processor = image_processor.iter_mut();

@@ -1,8 +1,9 @@
 //! Data modules.
 
 use crate::custom_data::CustomData;
-use crate::data_modules::{ImageDataConfig, MockDataModule, NevaPreloadedDataModule, OnError};
-use crate::energon::EnergonMultiModalDataModule;
+use crate::data_modules::{ImageDataConfig, MockDataModule, NevaPreloadedDataModule, OnError, PREFETCH};
+use crate::energon::{EnergonMultiModalDataModule, TaskEncoder};
+use crate::packing::{Packing, PackingSettings};
 use crate::validate::{Problem, Validate, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,39 @@ impl Data {
         }
     }
 
+    /// Returns the settings of packing of a module that has any.
+    fn packing_settings(&self) -> Option<PackingSettings<'_>> {
+        match self {
+            Self::Mock(_) | Self::Custom(_) => None,
+            Self::Preloaded(data) => Some(data.packing_settings()),
+            Self::Energon(data) => Some(data.packing_settings()),
+        }
+    }
+
+    /// Returns the packing over more samples than those of a forward pass. Rows are then what the batch sizes count.
+    pub fn packing(&self) -> Option<Packing> {
+        self.packing_settings()?.packing()
+    }
+
+    /// Returns true if batches have samples of one modality and similar length.
+    pub fn groups_by_length(&self) -> bool {
+        self.packing_settings().is_some_and(|settings| settings.group_by_modality_length)
+    }
+
+    /// Returns the maximum length of a row.
+    pub fn row_length(&self) -> usize {
+        self.packing().map_or(self.seq_length(), |packing| packing.row_length)
+    }
+
+    /// Returns the number of microbatches that each worker prepares ahead.
+    pub fn prefetch(&self) -> usize {
+        match self {
+            Self::Mock(_) | Self::Custom(_) => PREFETCH,
+            Self::Preloaded(data) => data.prefetch_factor,
+            Self::Energon(data) => data.prefetch_factor,
+        }
+    }
+
     /// Returns the number of threads that prepare samples on each rank; 0 prepares them inline.
     pub fn num_workers(&self) -> usize {
         match self {
@@ -97,6 +131,7 @@ impl Data {
             }
             Self::Preloaded(data) => {
                 (data.micro_batch_size, data.use_packed_sequence, data.num_workers) = (1, false, 0);
+                data.prefetch_factor = PREFETCH;
                 // A replacement has the place of the sample that it replaces.
                 (data.on_error, data.max_skipped) = (OnError::Fail, None);
             }
@@ -104,8 +139,10 @@ impl Data {
                 (data.micro_batch_size, data.use_packed_sequence, data.num_workers) = (1, false, 0);
                 (data.on_error, data.max_skipped) = (OnError::Fail, None);
                 // The encoder's config is kept in one place.
-                (data.multimodal_sample_config, data.task_encoder) = (data.sample_config().clone(), None);
-                (data.num_val_workers, data.pin_memory, data.validation_task_encoder) = (None, true, None);
+                data.multimodal_sample_config = data.sample_config().clone();
+                data.task_encoder = data.task_encoder.take().filter(|encoder| matches!(encoder, TaskEncoder::Custom(_)));
+                (data.num_val_workers, data.pin_memory, data.validation_task_encoder) = (None, None, None);
+                data.prefetch_factor = PREFETCH;
                 (data.shuffle_buffer_size, data.max_samples_per_sequence) = (None, None);
             }
             Self::Custom(data) => data.0.extend([
@@ -152,13 +189,16 @@ pub(crate) const MOCK_TEXT: usize = 3;
 /// Upper limit of samples in an optimizer step; a rank keeps a list of them.
 pub(crate) const MAX_SAMPLES: u64 = 1 << 32;
 
+/// Upper limit of microbatches that a worker prepares ahead.
+const MAX_PREFETCH: usize = 1 << 12;
+
 /// Upper limit of positions in a forward pass: no machine's memory holds eight bytes for each.
 const MAX_POSITIONS: u128 = 1 << 40;
 
 impl Data {
     /// Rejects sizes that can only be mistakes.
     fn validate_size(&self, path: &str, problems: &mut Vec<Problem>) {
-        let (samples, length) = (self.micro_batch_size(), self.seq_length());
+        let (samples, length) = (self.micro_batch_size(), self.seq_length().max(self.row_length()));
         if u128::from(samples) * length as u128 > MAX_POSITIONS {
             let setting = if length as u128 * length as u128 > MAX_POSITIONS {
                 "seq_length"
@@ -167,6 +207,10 @@ impl Data {
             };
             let message = format!("micro_batch_size x seq_length = {samples} x {length} are more positions than a forward pass can have");
             problems.push(Problem::error(format!("{path}.{setting}"), message));
+        }
+        if self.prefetch() > MAX_PREFETCH {
+            let message = format!("`prefetch_factor` {} is more microbatches than memory can hold", self.prefetch());
+            problems.push(Problem::error(format!("{path}.prefetch_factor"), message).help(format!("use {PREFETCH} to {MAX_PREFETCH}")));
         }
         if self.global_batch_size() > MAX_SAMPLES {
             let message = format!(

@@ -1,10 +1,14 @@
 //! The built-in data modules.
 
 use crate::conversation_template::ConversationTemplateConfig;
+use crate::packing::{PackingOversize, PackingSettings};
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+/// Microbatches that a worker prepares ahead, as PyTorch's.
+pub(crate) const PREFETCH: usize = 2;
 
 /// Random samples, a function of seed and index: NeMo's `vlm.MockDataModule`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -93,6 +97,21 @@ pub struct NevaPreloadedDataModule {
     pub micro_batch_size: u64,
     /// Packs the samples of a forward pass into rows of up to `seq_length` positions; each attends to itself only.
     pub use_packed_sequence: bool,
+    /// Maximum length of a row of packed samples; `null`: `seq_length`. Each sample has at most `seq_length` positions.
+    pub packed_sequence_size: Option<usize>,
+    /// Number of samples that are packed together into rows, which then count in `micro_batch_size` and `global_batch_size` in
+    /// place of samples; `null` packs no more than the samples of a forward pass.
+    pub packing_buffer_size: Option<usize>,
+    /// Policy for samples that are longer than `seq_length` or `packed_sequence_size`.
+    pub packing_oversize: PackingOversize,
+    /// File of rows that are packed ahead of time: `neva-run data pack` writes it, of `packing_buffer_size` samples at a time, or
+    /// of all together.
+    pub packed_set: Option<PathBuf>,
+    /// Puts samples with and without an image into batches of their own, sorted by length: LLaVA's
+    /// `group_by_modality_length`.
+    pub group_by_modality_length: bool,
+    /// Number of microbatches that each worker prepares ahead, and works on one more.
+    pub prefetch_factor: usize,
     /// Tokenizer: a folder or file (`tokenizer.json`), or `builtin:NAME`; `null` uses the one of the restored model.
     pub tokenizer: Option<String>,
     /// Image processor: a folder or file (`preprocessor_config.json`, `processor_config.json`); `null` uses the one of the
@@ -124,6 +143,12 @@ impl Default for NevaPreloadedDataModule {
             global_batch_size: 8,
             micro_batch_size: 4,
             use_packed_sequence: false,
+            packed_sequence_size: None,
+            packing_buffer_size: None,
+            packing_oversize: PackingOversize::Truncate,
+            packed_set: None,
+            group_by_modality_length: false,
+            prefetch_factor: PREFETCH,
             tokenizer: None,
             image_processor: None,
             num_workers: 8,
@@ -141,6 +166,19 @@ impl NevaPreloadedDataModule {
     /// Returns the maximum number of broken samples that `on_error: skip` skips.
     pub fn max_skipped(&self) -> usize {
         usize::try_from(self.max_skipped.unwrap_or(MAX_SKIPPED)).unwrap_or(usize::MAX)
+    }
+
+    /// Returns the settings of packing.
+    pub(crate) fn packing_settings(&self) -> PackingSettings<'_> {
+        PackingSettings {
+            seq_length: self.seq_length,
+            packed_sequence_size: self.packed_sequence_size,
+            packing_buffer_size: self.packing_buffer_size,
+            packing_oversize: self.packing_oversize,
+            packed_set: self.packed_set.as_deref(),
+            use_packed_sequence: self.use_packed_sequence,
+            group_by_modality_length: self.group_by_modality_length,
+        }
     }
 
     /// Reports weights that do not fit `paths`.
@@ -279,6 +317,7 @@ impl Validate for NevaPreloadedDataModule {
             problems.push(Problem::error(format!("{path}.paths"), "no dataset is named").help("set `paths` to a LLaVA-JSON file"));
         }
         self.validate_weights(path, problems);
+        self.packing_settings().validate(path, problems);
         if self.max_skipped.is_some() && self.on_error == OnError::Fail {
             let message = "`max_skipped` has no effect with `on_error: fail`";
             problems.push(Problem::error(format!("{path}.max_skipped"), message).help("set `on_error: skip`, or remove `max_skipped`"));

@@ -1,10 +1,12 @@
 //! The data module for Energon datasets: NeMo's `EnergonMultiModalDataModule`.
 
 use crate::conversation_template::ConversationTemplateConfig;
-use crate::data_modules::{ImageDataConfig, ImageProcessMode, NevaPreloadedDataModule, OnError};
+use crate::data_modules::{ImageDataConfig, ImageProcessMode, NevaPreloadedDataModule, OnError, PREFETCH};
+use crate::packing::{PackingOversize, PackingSettings};
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -35,7 +37,7 @@ pub struct EnergonMultiModalDataModule {
     /// Accepted as in NeMo. Validation uses `num_workers` threads.
     pub num_val_workers: Option<usize>,
     /// Accepted as in NeMo; it has no effect.
-    pub pin_memory: bool,
+    pub pin_memory: Option<bool>,
     /// Accepted as in NeMo. Every epoch is shuffled as a whole, whatever the size of a buffer; `shuffle: false` reads in order.
     pub shuffle_buffer_size: Option<u64>,
     /// Accepted as in NeMo. Samples are read at random, not in sequences of a shard.
@@ -48,10 +50,23 @@ pub struct EnergonMultiModalDataModule {
     pub validation_task_encoder: Option<TaskEncoder>,
     /// Not supported: decoder-only models have one sequence.
     pub decoder_seq_length: Option<usize>,
-    /// Not supported: packing over a buffer of samples. `use_packed_sequence` packs the samples of a forward pass.
-    pub packing_buffer_size: Option<usize>,
     /// Packs the samples of a forward pass into rows of up to `seq_length` positions; each attends to itself only.
     pub use_packed_sequence: bool,
+    /// Maximum length of a row of packed samples; `null`: `seq_length`. Each sample has at most `seq_length` positions.
+    pub packed_sequence_size: Option<usize>,
+    /// Number of samples that are packed together into rows, which then count in `micro_batch_size` and `global_batch_size` in
+    /// place of samples; `null` packs no more than the samples of a forward pass.
+    pub packing_buffer_size: Option<usize>,
+    /// Policy for samples that are longer than `seq_length` or `packed_sequence_size`.
+    pub packing_oversize: PackingOversize,
+    /// File of rows that are packed ahead of time: `neva-run data pack` writes it, of `packing_buffer_size` samples at a time, or
+    /// of all together.
+    pub packed_set: Option<PathBuf>,
+    /// Puts samples with and without an image into batches of their own, sorted by length: LLaVA's
+    /// `group_by_modality_length`.
+    pub group_by_modality_length: bool,
+    /// Number of microbatches that each worker prepares ahead, and works on one more.
+    pub prefetch_factor: usize,
     /// Method to make images square. NeMo crops the centre (`square`), LLaVA-1.5 pads.
     pub image_process_mode: ImageProcessMode,
     /// Turns images upright by their EXIF orientation. `false` reads them as they are stored, as PIL and NeVA do.
@@ -63,6 +78,8 @@ pub struct EnergonMultiModalDataModule {
     pub on_error: OnError,
     /// Maximum number of broken samples that `on_error: skip` skips on a rank before the run fails; `null` means 100.
     pub max_skipped: Option<u64>,
+    /// File with the samples that are left out, written by `neva-run data check`.
+    pub skip_list: Option<PathBuf>,
     /// Shuffles the samples in each epoch; `false` reads them in order.
     pub shuffle: bool,
     /// Seed of the sample order.
@@ -81,20 +98,26 @@ impl Default for EnergonMultiModalDataModule {
             global_batch_size: 1,
             num_workers: 1,
             num_val_workers: None,
-            pin_memory: true,
+            pin_memory: None,
             shuffle_buffer_size: None,
             max_samples_per_sequence: None,
             multimodal_sample_config: MultiModalSampleConfig::default(),
             task_encoder: None,
             validation_task_encoder: None,
             decoder_seq_length: None,
-            packing_buffer_size: None,
             use_packed_sequence: false,
+            packed_sequence_size: None,
+            packing_buffer_size: None,
+            packing_oversize: PackingOversize::Truncate,
+            packed_set: None,
+            group_by_modality_length: false,
+            prefetch_factor: PREFETCH,
             image_process_mode: ImageProcessMode::Pad,
             apply_exif: false,
             add_bos: None,
             on_error: OnError::Fail,
             max_skipped: None,
+            skip_list: None,
             shuffle: true,
             seed: 1234,
         }
@@ -164,6 +187,25 @@ pub enum TaskEncoder {
     /// The encoder of all sample types.
     #[serde(rename = "MultiModalTaskEncoder")]
     MultiModal(MultiModalTaskEncoder),
+    /// A custom type of the rank program, registered under its `_target_`: `my_crate::MyEncoder`.
+    Custom(CustomTaskEncoder),
+}
+
+/// A custom task encoder as written: its `_target_` and its own arguments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CustomTaskEncoder(pub Map<String, Value>);
+
+impl CustomTaskEncoder {
+    /// Returns the name under which it is registered.
+    pub fn target(&self) -> &str {
+        self.0.get("_target_").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Returns its arguments.
+    pub fn arguments(&self) -> Map<String, Value> {
+        let own = self.0.iter().filter(|(name, _)| *name != "_target_");
+        own.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
 }
 
 /// NeMo's `MultiModalTaskEncoder`. Tokenizer and image processor are those of the data module.
@@ -181,14 +223,28 @@ impl EnergonMultiModalDataModule {
     pub fn sample_config(&self) -> &MultiModalSampleConfig {
         let own = self.task_encoder.as_ref().and_then(|encoder| match encoder {
             TaskEncoder::MultiModal(encoder) => encoder.multimodal_sample_config.as_ref(),
+            TaskEncoder::Custom(_) => None,
         });
         own.unwrap_or(&self.multimodal_sample_config)
     }
 
     /// Returns true if the samples of a forward pass are packed into shared rows.
     pub fn packs(&self) -> bool {
-        let encoder = self.task_encoder.as_ref();
-        self.use_packed_sequence || encoder.is_some_and(|TaskEncoder::MultiModal(encoder)| encoder.packed_sequence)
+        let packs = |encoder: &TaskEncoder| matches!(encoder, TaskEncoder::MultiModal(encoder) if encoder.packed_sequence);
+        self.use_packed_sequence || self.task_encoder.as_ref().is_some_and(packs)
+    }
+
+    /// Returns the settings of packing.
+    pub(crate) fn packing_settings(&self) -> PackingSettings<'_> {
+        PackingSettings {
+            seq_length: self.seq_length,
+            packed_sequence_size: self.packed_sequence_size,
+            packing_buffer_size: self.packing_buffer_size,
+            packing_oversize: self.packing_oversize,
+            packed_set: self.packed_set.as_deref(),
+            use_packed_sequence: self.packs(),
+            group_by_modality_length: self.group_by_modality_length,
+        }
     }
 
     /// Returns the maximum number of broken samples that `on_error: skip` skips.
@@ -223,11 +279,6 @@ impl EnergonMultiModalDataModule {
     }
 
     fn validate_unsupported(&self, path: &str, problems: &mut Vec<Problem>) {
-        if self.packing_buffer_size.is_some() {
-            let message = "packing over a buffer of samples is not supported";
-            let help = "remove it; `use_packed_sequence: true` packs the samples of a forward pass";
-            problems.push(Problem::error(format!("{path}.packing_buffer_size"), message).help(help));
-        }
         if self.decoder_seq_length.is_some() {
             let message = "models of encoder and decoder are not supported";
             problems.push(
@@ -243,6 +294,11 @@ impl EnergonMultiModalDataModule {
                 "num_val_workers",
                 self.num_val_workers.is_some_and(|workers| workers != self.num_workers),
                 "validation uses `num_workers` threads",
+            ),
+            (
+                "pin_memory",
+                self.pin_memory.is_some(),
+                "batches are copied to the device as they are needed",
             ),
             (
                 "shuffle_buffer_size",
@@ -303,8 +359,16 @@ impl Validate for EnergonMultiModalDataModule {
             problems.push(Problem::error(format!("{path}.max_skipped"), message).help("set `on_error: skip`, or remove `max_skipped`"));
         }
         self.validate_unsupported(path, problems);
+        self.packing_settings().validate(path, problems);
         self.multimodal_sample_config
             .validate(&format!("{path}.multimodal_sample_config"), problems);
+        if let Some(TaskEncoder::Custom(custom)) = &self.task_encoder
+            && !custom.target().contains("::")
+        {
+            let message = format!("there is no task encoder {:?}", custom.target());
+            let help = "built in is MultiModalTaskEncoder; an own type is named by its path, my_crate::MyEncoder";
+            problems.push(Problem::error(format!("{path}.task_encoder._target_"), message).help(help));
+        }
         if let Some(TaskEncoder::MultiModal(encoder)) = &self.task_encoder
             && let Some(config) = &encoder.multimodal_sample_config
         {

@@ -92,6 +92,7 @@ impl Validate for Finetune {
         self.validate_weights(path, problems);
         validate_cut(&model, &self.trainer, path, problems);
         self.validate_sequence(path, problems);
+        self.validate_packing(path, problems);
         self.validate_batch(path, problems);
         validate_layers(model.num_layers(), &self.trainer, path, problems);
         let run = (&model, self.peft.as_ref(), &self.trainer.strategy);
@@ -174,9 +175,26 @@ impl Finetune {
             };
             format!("`seq_length` {s} leaves no room for text next to one image of {image} positions{samples}")
         } else {
-            self.uneven_sequence(s, multiple)
+            self.uneven_sequence("seq_length", s, multiple)
         };
         problems.push(Problem::error(at, message).help(format!("nearest that fits: {nearest}")));
+    }
+
+    /// Validates that packed rows can be split evenly, and that the end of the run does not depend on their unknown number.
+    fn validate_packing(&self, path: &str, problems: &mut Vec<Problem>) {
+        let Some(packing) = self.data.packing() else { return };
+        let (length, multiple) = (packing.row_length, self.trainer.strategy.sequence_multiple());
+        if packing.row_length != self.data.seq_length() && length > 0 && multiple > 0 && !length.is_multiple_of(multiple) {
+            let message = self.uneven_sequence("packed_sequence_size", length, multiple);
+            let nearest = length.next_multiple_of(multiple);
+            let problem = Problem::error(format!("{path}.data.packed_sequence_size"), message);
+            problems.push(problem.help(format!("nearest that fits: {nearest}")));
+        }
+        if packing.set.is_none() && self.trainer.max_epochs.is_some() {
+            let message = "the number of rows in an epoch is not known before its samples are packed";
+            let help = "set max_steps and no max_epochs; or pack the samples ahead of time with `neva-run data pack` and set packed_set";
+            problems.push(Problem::error(format!("{path}.trainer.max_epochs"), message).help(help));
+        }
     }
 
     /// Returns the problem of rows that exceed the positions of the model. If no valid length fits, other rules are
@@ -198,7 +216,7 @@ impl Finetune {
         Some(Problem::error(format!("{path}.data.seq_length"), message).help(help))
     }
 
-    fn uneven_sequence(&self, s: usize, multiple: usize) -> String {
+    fn uneven_sequence(&self, name: &str, s: usize, multiple: usize) -> String {
         let strategy = &self.trainer.strategy;
         let mut factors = Vec::new();
         if strategy.context_parallel_size > 1 {
@@ -215,7 +233,7 @@ impl Finetune {
             String::new()
         };
         format!(
-            "`seq_length` {s} cannot be cut over the ranks: it is not a multiple of {} = {}{product}",
+            "`{name}` {s} cannot be cut over the ranks: it is not a multiple of {} = {}{product}",
             names.join(" x "),
             values.join(" x "),
         )

@@ -32,6 +32,7 @@ mod name;
 mod openmp;
 mod optim;
 mod packager;
+mod packing;
 mod parallel;
 mod peft;
 mod period;
@@ -74,7 +75,9 @@ pub use data_modules::{
 pub use description::{Decoder, Freezing, ModelDescription, Projector, VisionTower};
 pub use docker::{DockerExecutorConfig, Ulimit, Volume, memory_size};
 pub use effective_precision::{EffectivePrecision, PartPrecision};
-pub use energon::{EnergonMultiModalDataModule, ImageToken, MultiModalSampleConfig, MultiModalTaskEncoder, SampleLoader, TaskEncoder};
+pub use energon::{
+    CustomTaskEncoder, EnergonMultiModalDataModule, ImageToken, MultiModalSampleConfig, MultiModalTaskEncoder, SampleLoader, TaskEncoder,
+};
 pub use engine::Engine;
 pub use executor::{ExecutorConfig, LocalExecutorConfig};
 pub use experiment::{ExperimentConfig, MAX_PARALLEL};
@@ -94,6 +97,7 @@ pub use optim::{AdamW, Lion, Optim, ParamGroup, Sgd};
 pub use packager::{
     GitArchivePackagerConfig, HybridPackagerConfig, NoPackagerConfig, OutsideCommit, PackagerConfig, PatternPackagerConfig, TextOrList,
 };
+pub use packing::{Packing, PackingOversize};
 pub use parallel::{MeshCoordinates, ParallelSizes};
 pub use peft::{DropoutPosition, LoRA, LoraInit, Peft, Quantization};
 pub use period::Period;

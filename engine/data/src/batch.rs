@@ -1,9 +1,12 @@
 //! The input of one forward pass: several samples, collated.
 
+use std::ops::Range;
+
 use crate::{
     error::DataError,
-    merge::{MergeOptions, MergedBatch, merge},
+    merge::{MergeOptions, MergedBatch, merge, merge_rows},
     order::{BatchSampler, SampleOrder},
+    row_stream::{Row, RowStream},
     sample::{Dataset, Sample},
     sequence::Sequence,
     truncation::Truncated,
@@ -25,6 +28,8 @@ pub struct Batch {
     pub positions: Vec<u64>,
     /// Samples that were cut at the maximum length.
     pub truncated: Truncated,
+    /// Samples between these rows and the ones before that no row has, because they are too long.
+    pub left_out: u64,
 }
 
 impl Batch {
@@ -33,8 +38,17 @@ impl Batch {
     /// # Errors
     /// Returns the errors of [`merge`], and [`DataError::ImageSize`] if the images differ in size.
     pub fn collate(samples: &[Sample], options: &MergeOptions) -> Result<Self, DataError> {
+        Self::merged(samples, options, |sequences| merge(sequences, options))
+    }
+
+    /// Collates samples into one batch, whose rows `merge` makes.
+    fn merged(
+        samples: &[Sample],
+        options: &MergeOptions,
+        merge: impl FnOnce(&[Sequence<'_>]) -> Result<MergedBatch, DataError>,
+    ) -> Result<Self, DataError> {
         let sequences: Vec<Sequence<'_>> = samples.iter().map(Sample::sequence).collect();
-        let tokens = merge(&sequences, options)?;
+        let tokens = merge(&sequences)?;
         let truncated = Truncated::of(&sequences, options.image_seq_len, options.max_length);
         let all: Vec<_> = samples
             .iter()
@@ -70,6 +84,7 @@ impl Batch {
             samples: Vec::new(),
             positions: Vec::new(),
             truncated,
+            left_out: 0,
         })
     }
 
@@ -81,18 +96,62 @@ impl Batch {
         if indices.is_empty() {
             return Ok(None);
         }
-        let samples = indices
-            .iter()
-            .map(|&index| {
-                let sample = dataset.get(index as usize);
-                sample.map_err(|error| error.of_sample(|| dataset.name(index as usize)))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let batch = Self::collate(&samples, options)?;
+        let batch = Self::collate(&load(dataset, indices)?, options)?;
         Ok(Some(Self {
             samples: indices.to_vec(),
             ..batch
         }))
+    }
+
+    /// Loads and collates the samples of `rows`, in rows of at most `row_length` positions if the stream has packed them.
+    /// Returns `None` if there are no rows.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::from_indices`].
+    pub fn from_rows(
+        dataset: &dyn Dataset,
+        rows: &[Row],
+        options: &MergeOptions,
+        row_length: Option<usize>,
+    ) -> Result<Option<Self>, DataError> {
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let samples: Vec<_> = rows.iter().flat_map(|row| &row.samples).copied().collect();
+        let indices: Vec<u64> = samples.iter().map(|sample| sample.index).collect();
+        let loaded = load(dataset, &indices)?;
+        let batch = match row_length {
+            None => Self::collate(&loaded, options)?,
+            Some(row_length) => {
+                let before = rows.iter().scan(0, |before, row| {
+                    *before += row.samples.len();
+                    Some(*before - row.samples.len()..*before)
+                });
+                let packed = before.map(Iterator::collect).collect();
+                Self::merged(&loaded, options, |sequences| merge_rows(sequences, packed, options, row_length))?
+            }
+        };
+        Ok(Some(Self {
+            samples: indices,
+            positions: samples.iter().map(|sample| sample.position).collect(),
+            left_out: rows.iter().map(|row| row.left_out).sum(),
+            ..batch
+        }))
+    }
+
+    /// Loads the microbatch of the rows `numbers` of a stream. A pure function, so that a [`Loader`](crate::Loader) can call
+    /// it from any thread.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::from_rows`] and of the stream, and [`DataError::EmptyBatch`] without rows.
+    pub fn of_stream(
+        dataset: &dyn Dataset,
+        stream: &dyn RowStream,
+        options: &MergeOptions,
+        numbers: Range<u64>,
+    ) -> Result<Self, DataError> {
+        let rows: Vec<Row> = numbers.filter_map(|row| stream.row(row).transpose()).collect::<Result<_, _>>()?;
+        Self::from_rows(dataset, &rows, options, stream.row_length())?.ok_or(DataError::EmptyBatch)
     }
 
     /// Loads the `n`-th microbatch of a rank, counted from `consumed_samples`. A pure function, so that a
@@ -116,4 +175,13 @@ impl Batch {
             ..batch
         })
     }
+}
+
+/// Loads samples.
+fn load(dataset: &dyn Dataset, indices: &[u64]) -> Result<Vec<Sample>, DataError> {
+    let load = |index: &u64| {
+        let sample = dataset.get(*index as usize);
+        sample.map_err(|error| error.of_sample(|| dataset.name(*index as usize)))
+    };
+    indices.iter().map(load).collect()
 }

@@ -120,6 +120,10 @@ impl SampleOrder for BlendedOrder {
         let part = self.parts.iter().rfind(|part| part.quota > 0 && part.before <= slot);
         part.map_or(0, |part| part.first + part.order.index(epoch * part.quota + (slot - part.before)))
     }
+
+    fn epoch(&self) -> Option<u64> {
+        Some(self.len)
+    }
 }
 
 /// Distributes `len` positions by the weights: by whole shares, and the rest by the largest remainders (of equal ones the

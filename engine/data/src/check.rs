@@ -36,7 +36,7 @@ pub use kind::{Kind, Level};
 pub use options::{CheckOptions, CheckProgress, ImageCheck};
 use outputs::{LENGTH_INDEX, SKIP_LIST, Staging, copy, deliver};
 pub use probe::Probe;
-pub(crate) use probe::{ImageRef, Parsed, Source};
+pub(crate) use probe::{ImageRef, Parsed, Source, lengths_of};
 pub use report::{CheckReport, FileReport};
 pub use totals::{ImageReport, KindReport, LengthRange, LengthReport};
 use workers::check_all;

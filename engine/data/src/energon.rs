@@ -31,6 +31,7 @@ mod shard;
 mod split_parts;
 mod subset;
 mod tar_walk;
+mod task_encoder;
 mod webdataset;
 
 pub use data::EnergonData;
@@ -39,3 +40,4 @@ pub use prepare::{PrepareError, PrepareOptions, PrepareProgress, Prepared, Prepa
 pub use raw_sample::RawSample;
 pub use sample::{EnergonSample, Value};
 pub use sample_type::SampleType;
+pub use task_encoder::{DocumentPiece, TaskEncoder, TaskText};

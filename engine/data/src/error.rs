@@ -240,6 +240,45 @@ pub enum DataError {
         reason: &'static str,
     },
 
+    /// Rows that no sample fits.
+    #[error(
+        "none of {samples} samples fits into {max_length} positions: raise seq_length or packed_sequence_size, or set \
+             packing_oversize to truncate"
+    )]
+    NothingFits {
+        /// Number of samples.
+        samples: u64,
+        /// Maximum length of a sample.
+        max_length: usize,
+    },
+
+    /// More samples than a packed set can have.
+    #[error("{samples} samples are more than a packed set can have, 2^32: set packing_buffer_size instead of packed_set")]
+    TooManySamples {
+        /// Number of samples.
+        samples: usize,
+    },
+
+    /// A packed set that does not fit the run.
+    #[error("{} {reason}: write it again with `neva-run data pack`", path.display())]
+    PackedSet {
+        /// The file.
+        path: PathBuf,
+        /// The difference.
+        reason: String,
+    },
+
+    /// A row that is longer than its packed samples should be.
+    #[error("{sample}: its row has {length} positions, more than {row_length}: write the packed set again with `neva-run data pack`")]
+    RowTooLong {
+        /// Name of the row's first sample.
+        sample: String,
+        /// Length of the row.
+        length: usize,
+        /// Maximum length of a row.
+        row_length: usize,
+    },
+
     /// A batch without samples.
     #[error("a batch needs at least one sample")]
     EmptyBatch,

@@ -1,6 +1,7 @@
 //! Samples as the model gets them, for a person who looks at them: images before and after processing, text, tokens,
 //! labels, and what is cut.
 
+mod energon;
 mod image;
 mod page;
 mod piece;
@@ -14,6 +15,7 @@ use crate::{
     conversation::Conversation,
     error::DataError,
 };
+pub use energon::{EnergonView, inspect_energon};
 pub use image::InspectedImage;
 pub use page::page;
 pub use piece::Piece;
@@ -165,9 +167,13 @@ pub fn inspect(probe: &Probe, selection: &Selection, indices: Option<&Path>) -> 
 
 /// Returns `count` records at equal distances, the first one included.
 fn spread(sources: &[Source], count: usize, records: usize) -> Vec<(&Source, usize)> {
-    let count = count.clamp(1, records);
-    let at = |n: usize| (n as u128 * records as u128 / count as u128) as usize;
-    (0..count).filter_map(|n| nth(sources, at(n))).collect()
+    spread_numbers(count, records).filter_map(|n| nth(sources, n)).collect()
+}
+
+/// Returns `count` numbers below `records` at equal distances, 0 included.
+fn spread_numbers(count: usize, records: usize) -> impl Iterator<Item = usize> {
+    let count = count.clamp(1, records.max(1));
+    (0..count).map(move |n| (n as u128 * records as u128 / count as u128) as usize)
 }
 
 /// Returns the record at `index` of all files.
@@ -236,7 +242,8 @@ fn tokens(probe: &Probe, conversation: &Conversation, tiles: &[usize], sample: &
         Err(problem) => return sample.problems.push(problem),
     };
     sample.text = prompt.text;
-    sample.pieces = piece::pieces(probe, &encoded, tiles);
+    let decode = |ids: &[i64]| probe.decode_tokens(ids);
+    sample.pieces = piece::pieces(&decode, &encoded, tiles, probe.image_seq_len(), probe.seq_length());
     match probe.lengths(encoded, tiles) {
         Ok(lengths) => {
             sample.positions = lengths.positions;

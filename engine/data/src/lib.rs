@@ -22,19 +22,28 @@ mod error;
 mod image;
 mod inspect;
 mod labels;
+mod length_buckets;
+mod length_groups;
 mod length_index;
 mod llava;
 mod loader;
+mod measured;
 mod merge;
 mod mock;
 mod on_error;
 mod order;
 mod pack;
+mod packed_rows;
+mod packed_set;
+mod packed_set_rows;
 mod preloaded;
 mod prompt;
 mod random;
 mod record_file;
+mod row_stream;
 mod sample;
+mod sample_check;
+mod sample_list;
 mod sequence;
 mod skip_list;
 mod split;
@@ -55,24 +64,35 @@ pub use check::{
 };
 pub use conversation::{Conversation, IMAGE_TOKEN, Turn};
 pub use energon::{
-    EnergonData, EnergonDataset, EnergonSample, PrepareError, PrepareOptions, PrepareProgress, Prepared, PreparedSplit, RawSample,
-    SampleType, SplitRule, Value, prepare,
+    DocumentPiece, EnergonData, EnergonDataset, EnergonSample, PrepareError, PrepareOptions, PrepareProgress, Prepared, PreparedSplit,
+    RawSample, SampleType, SplitRule, TaskEncoder, TaskText, Value, prepare,
 };
 pub use error::{DataError, Problem};
-pub use inspect::{InspectError, InspectedData, InspectedImage, InspectedSample, Piece, Selection, inspect, page};
+pub use inspect::{
+    EnergonView, InspectError, InspectedData, InspectedImage, InspectedSample, Piece, Selection, inspect, inspect_energon, page,
+};
 pub use labels::Unlabelled;
+pub use length_groups::LengthGroups;
 pub use length_index::{FileLengths, LengthIndex};
 pub use llava::{Broken, ImagePosition, LlavaDataset, LlavaJsonConfig, Reading, RecordCounts};
 pub use loader::Loader;
-pub use merge::{ImageSpan, MergeOptions, MergedBatch, merge};
+pub use measured::{MeasuredLengths, SampleLength};
+pub use merge::{ImageSpan, MergeOptions, MergedBatch, merge, merge_rows};
 pub use mock::{MockConfig, MockDataset};
 pub use neva_jpeg::has_simd as has_jpeg_simd;
 pub use on_error::SkipBroken;
 pub use order::{BatchSampler, Order, SampleOrder};
+pub use pack::pack_buffer;
+pub use packed_rows::{PackedRows, PackingOptions};
+pub use packed_set::PackedSet;
+pub use packed_set_rows::PackedSetRows;
 pub use preloaded::{ModelFolders, PreloadedData, PreloadedTools};
 pub use prompt::Prompt;
 pub use record_file::{Form, RecordError, RecordFile};
+pub use row_stream::{Row, RowSample, RowStart, RowStream, SampleRows, validation_rows};
 pub use sample::{Dataset, IGNORE_INDEX, IMAGE_TOKEN_INDEX, Pixels, Sample, WithoutPixels};
+pub use sample_check::{BrokenSample, SampleCheckOptions, SampleReport, SplitReport, check_samples};
+pub use sample_list::SampleList;
 pub use sequence::Sequence;
 pub use skip_list::{SkipList, SkippedRecords};
 pub use split::{Split, Subset, split};

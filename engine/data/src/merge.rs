@@ -139,36 +139,57 @@ impl MergedBatch {
 /// Returns an error if the numbers of images and placeholders of a sample differ, if its numbers of ids and labels differ,
 /// if there is no sample, or if `max_length` is not a multiple of `row_multiple`.
 pub fn merge(sequences: &[Sequence<'_>], options: &MergeOptions) -> Result<MergedBatch, DataError> {
+    let rows = if options.packed {
+        pack(&lengths(sequences, options), options.max_length)
+    } else {
+        (0..sequences.len()).map(|sample| vec![sample]).collect()
+    };
+    merge_rows(sequences, rows, options, options.max_length)
+}
+
+/// Merges samples into the given rows, of at most `row_length` positions. Each sample is in one row.
+///
+/// # Errors
+/// Returns the errors of [`merge`], and [`DataError::RowTooLong`].
+pub fn merge_rows(
+    sequences: &[Sequence<'_>],
+    rows: Vec<Vec<usize>>,
+    options: &MergeOptions,
+    row_length: usize,
+) -> Result<MergedBatch, DataError> {
     let MergeOptions {
-        max_length,
         row_multiple,
         fixed_length,
         image_seq_len,
-        packed,
+        ..
     } = *options;
     if sequences.is_empty() {
         return Err(DataError::EmptyBatch);
     }
-    if row_multiple == 0 || max_length == 0 || max_length % row_multiple != 0 {
-        return Err(DataError::RowMultiple { max_length, row_multiple });
+    if row_multiple == 0 || row_length == 0 || row_length % row_multiple != 0 {
+        return Err(DataError::RowMultiple {
+            max_length: row_length,
+            row_multiple,
+        });
     }
     sequences.iter().try_for_each(check)?;
 
-    let lengths: Vec<_> = sequences
-        .iter()
-        .map(|sequence| sequence.merged_length(image_seq_len).min(max_length))
-        .collect();
-    let rows = if packed {
-        pack(&lengths, max_length)
-    } else {
-        (0..sequences.len()).map(|sample| vec![sample]).collect()
-    };
-    let row_length = |samples: &Vec<usize>| samples.iter().map(|sample| lengths[*sample]).sum::<usize>();
-    let longest = rows.iter().map(row_length).max().unwrap_or(0).max(1);
-    let s = if fixed_length {
-        max_length
-    } else {
-        longest.next_multiple_of(row_multiple).min(max_length)
+    let lengths = lengths(sequences, options);
+    let length = |samples: &Vec<usize>| samples.iter().map(|sample| lengths[*sample]).sum::<usize>();
+    let longest = rows.iter().max_by_key(|samples| length(samples));
+    if let Some(first) = longest
+        .filter(|samples| length(samples) > row_length)
+        .and_then(|samples| samples.first())
+    {
+        return Err(DataError::RowTooLong {
+            sample: sequences[*first].name.to_owned(),
+            length: longest.map_or(0, length),
+            row_length,
+        });
+    }
+    let s = match longest.map_or(0, length).max(1) {
+        _ if fixed_length => row_length,
+        longest => longest.next_multiple_of(row_multiple),
     };
     let before = sequences.iter().scan(0, |images, sequence| {
         *images += sequence.num_images;
@@ -204,6 +225,12 @@ pub fn merge(sequences: &[Sequence<'_>], options: &MergeOptions) -> Result<Merge
     }
     batch.rows = rows;
     Ok(batch)
+}
+
+/// Returns the length of each sample, truncated to `max_length`.
+fn lengths(sequences: &[Sequence<'_>], options: &MergeOptions) -> Vec<usize> {
+    let length = |sequence: &Sequence<'_>| sequence.merged_length(options.image_seq_len).min(options.max_length);
+    sequences.iter().map(length).collect()
 }
 
 /// Position of one sample in a merged batch.

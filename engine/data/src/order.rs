@@ -13,6 +13,16 @@ use std::ops::Range;
 pub trait SampleOrder: Send + Sync {
     /// Returns the dataset index at `position` of the stream.
     fn index(&self, position: u64) -> u64;
+
+    /// Returns the number of positions of an epoch; `None` if it is the number of samples of the dataset.
+    fn epoch(&self) -> Option<u64> {
+        None
+    }
+
+    /// Returns true if an epoch has every sample of the dataset once.
+    fn reads_each_once(&self) -> bool {
+        false
+    }
 }
 
 /// The endless stream of sample indices over a dataset.
@@ -41,6 +51,14 @@ impl Order {
 impl SampleOrder for Order {
     fn index(&self, position: u64) -> u64 {
         Self::index(self, position)
+    }
+
+    fn epoch(&self) -> Option<u64> {
+        Some(self.len)
+    }
+
+    fn reads_each_once(&self) -> bool {
+        true
     }
 }
 

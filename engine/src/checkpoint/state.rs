@@ -2,6 +2,7 @@
 
 use super::checksum::Checksums;
 use crate::optim::LossScaleState;
+use neva_data::RowStart;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -56,6 +57,9 @@ pub struct RunProgress {
     /// Kernels of the processor that computed the last steps; absent on a GPU. Others give other last bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<String>,
+    /// Start of the packed rows that follow, with packing over a buffer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row_start: Option<RowStart>,
     /// State of each callback, in the recipe's order.
     pub callbacks: Vec<Value>,
 }

@@ -10,6 +10,9 @@ pub(super) struct BatchCounts {
     /// Positions without padding.
     pub(super) tokens: u64,
     pub(super) positions: u64,
+    pub(super) truncated: u64,
+    /// Samples that are longer than a packed row and were left out.
+    pub(super) left_out: u64,
 }
 
 impl BatchCounts {
@@ -19,6 +22,8 @@ impl BatchCounts {
         self.samples += segments.count() as u64;
         self.rows += microbatch.batch.input_ids_bs.size().first().copied().unwrap_or(0) as u64;
         self.tokens += microbatch.tokens;
+        self.truncated += microbatch.truncated;
+        self.left_out += microbatch.left_out;
         self.positions += microbatch.batch.input_ids_bs.numel() as u64 * context_ranks;
     }
 }

@@ -6,14 +6,11 @@ use super::step::Trainer;
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::parallel::zigzag;
-use neva_data::{BatchSampler, Dataset, Loader, MergeOptions, SampleOrder, TruncationCounter, WithoutPixels};
+use neva_data::{BatchSampler, Dataset, Loader, MergeOptions, RowStream, TruncationCounter, WithoutPixels, validation_rows};
 use neva_layout::ZigZag;
 use neva_schemas::{Finetune, Problem};
 use std::sync::Arc;
 use tch::Device;
-
-/// Prepared batches that each data worker keeps ready.
-const PREFETCH: usize = 2;
 
 /// Returns the sampler that selects this rank's microbatches of each global batch.
 pub fn batch_sampler(finetune: &Finetune, mesh: &Mesh) -> BatchSampler {
@@ -30,7 +27,10 @@ pub fn batch_sampler(finetune: &Finetune, mesh: &Mesh) -> BatchSampler {
 pub fn merge_options(finetune: &Finetune) -> MergeOptions {
     MergeOptions {
         image_seq_len: finetune.model.description().image_seq_length(),
-        max_length: finetune.data.seq_length(),
+        max_length: finetune
+            .data
+            .packing()
+            .map_or(finetune.data.seq_length(), |packing| packing.max_length),
         row_multiple: finetune.trainer.strategy.sequence_multiple(),
         fixed_length: false,
         packed: finetune.data.use_packed_sequence(),
@@ -46,6 +46,7 @@ pub(super) struct Batching {
     /// True if this rank holds the vision encoder, which needs pixels.
     pixels: bool,
     workers: usize,
+    prefetch: usize,
     device: Device,
     is_first: bool,
 }
@@ -64,14 +65,19 @@ impl Batching {
             zigzag: zigzag(mesh),
             pixels: trainer.needs_pixels(),
             workers: finetune.data.num_workers(),
+            prefetch: finetune.data.prefetch(),
             device,
             is_first: mesh.is_first(),
         })
     }
 
-    /// Returns the dataset indices of the global batch after `consumed` samples.
-    pub(super) fn global_batch(&self, order: &dyn SampleOrder, consumed: u64) -> Vec<u64> {
-        self.sampler.global_batch(order, consumed)
+    /// Returns the dataset indices of the global batch after `consumed` rows.
+    pub(super) fn global_batch(&self, rows: &dyn RowStream, consumed: u64) -> Result<Vec<u64>> {
+        let mut indices = Vec::new();
+        for row in consumed..consumed + self.sampler.global_batch_size {
+            indices.extend(rows.row(row)?.unwrap_or_default().samples.iter().map(|sample| sample.index));
+        }
+        Ok(indices)
     }
 
     /// Returns the number of global batches of a validation.
@@ -90,7 +96,9 @@ impl Batching {
             labels: tokens.total_labels() as u64,
             tokens: tokens.seq_lens().iter().sum::<usize>() as u64,
             zero_label_samples: tokens.num_labels.iter().filter(|labels| **labels == 0).count() as u64,
-            text_only: tokens.images.is_empty(),
+            images: tokens.images.len() as u64,
+            truncated: batch.truncated.samples as u64,
+            left_out: batch.left_out,
             batch: to_device(batch, self.options.image_seq_len, self.device)?,
             keys: None,
         };
@@ -104,17 +112,27 @@ pub(super) struct TrainBatches {
     batching: Batching,
     /// Counts truncated samples; the first rank warns.
     truncated: TruncationCounter,
+    /// Samples of this rank that are longer than a packed row and were left out.
+    left_out: u64,
 }
 
 impl TrainBatches {
-    pub(super) fn start(batching: Batching, dataset: Arc<dyn Dataset>, order: Arc<dyn SampleOrder>, consumed: u64) -> Result<Self> {
+    pub(super) fn start(batching: Batching, dataset: Arc<dyn Dataset>, rows: Arc<dyn RowStream>, consumed: u64) -> Result<Self> {
         let Batching { sampler, options, .. } = batching;
         let dataset = batching.without_unused_pixels(dataset);
-        let source = move |n| Some(neva_data::Batch::microbatch(&*dataset, &*order, &sampler, &options, consumed, n));
+        let source = move |n| {
+            Some(neva_data::Batch::of_stream(
+                &*dataset,
+                &*rows,
+                &options,
+                sampler.positions(consumed, n),
+            ))
+        };
         Ok(Self {
-            loader: Loader::new(source, batching.workers, PREFETCH)?,
+            loader: Loader::new(source, batching.workers, batching.prefetch)?,
             batching,
             truncated: TruncationCounter::new(options.max_length, options.row_multiple),
+            left_out: 0,
         })
     }
 
@@ -131,25 +149,51 @@ impl TrainBatches {
                 {
                     tracing::warn!("{warning}");
                 }
+                self.count_left_out(batch.left_out);
                 self.batching.microbatch(&batch)
             })
             .collect()
     }
 }
 
-/// Iterates over `(microbatch, samples)` of one validation on `dataset`. Omits microbatches without samples.
+impl TrainBatches {
+    /// Counts samples that no row has. Warns of the first one, the tenth, the hundredth and so on.
+    fn count_left_out(&mut self, samples: u64) {
+        let digits = |count: u64| count.checked_ilog10();
+        let before = digits(self.left_out);
+        self.left_out += samples;
+        if self.batching.is_first && digits(self.left_out) != before {
+            let (count, length) = (self.left_out, self.batching.options.max_length);
+            tracing::warn!("{count} sample(s) on this rank are longer than {length} positions and were left out (packing_oversize: skip)");
+        }
+    }
+}
+
+/// Iterates over `(microbatch, samples)` of one validation on `dataset`, or on its packed `rows`. Omits microbatches without
+/// samples.
 pub(super) fn validation_batches(
     batching: Batching,
     dataset: Arc<dyn Dataset>,
+    rows: Option<Arc<dyn RowStream>>,
     limit: Option<u64>,
 ) -> Result<impl Iterator<Item = Result<(Microbatch, u64)>>> {
     let Batching { sampler, options, .. } = batching;
     let dataset = batching.without_unused_pixels(dataset);
     let source = move |n| {
-        let indices = sampler.validation(dataset.len() as u64, limit, n)?;
-        Some(neva_data::Batch::from_indices(&*dataset, &indices, &options))
+        let Some(rows) = &rows else {
+            let indices = sampler.validation(dataset.len() as u64, limit, n)?;
+            return Some(neva_data::Batch::from_indices(&*dataset, &indices, &options));
+        };
+        let own = validation_rows(&**rows, &sampler, limit, n)?;
+        let batch = own.and_then(|own| neva_data::Batch::from_rows(&*dataset, &own, &options, rows.row_length()));
+        // Samples of a validation have no place in the stream of training samples.
+        let placeless = |batch| neva_data::Batch {
+            positions: Vec::new(),
+            ..batch
+        };
+        Some(batch.map(|batch| batch.map(placeless)))
     };
-    let loader = Loader::new(source, batching.workers, PREFETCH)?;
+    let loader = Loader::new(source, batching.workers, batching.prefetch)?;
     Ok(loader.filter_map(move |batch| match batch {
         Ok(None) => None,
         Ok(Some(batch)) => Some(

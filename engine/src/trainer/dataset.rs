@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Artifacts;
 use crate::error::{EngineError, Result};
-use neva_data::{Dataset, EnergonData, MockConfig, MockDataset, ModelFolders, PreloadedData, PreloadedTools};
+use neva_data::{Dataset, EnergonData, MockConfig, MockDataset, ModelFolders, PreloadedData, PreloadedTools, TaskEncoder};
 use neva_schemas::{EnergonMultiModalDataModule, Finetune, MockDataModule, ModelDescription, NevaPreloadedDataModule, Problem};
 use std::path::Path;
 use std::sync::Arc;
@@ -79,16 +79,41 @@ impl DataModule for EnergonMultiModalDataModule {
     }
 
     fn open_with(&self, finetune: &Finetune, folders: ModelFolders<'_>) -> Result<RunData> {
-        let model = finetune.model.description();
-        let tools = EnergonData::tools(self, &model, folders).map_err(EngineError::Run)?;
-        log(&tools);
-        let opened = EnergonData::open(self, &model, &tools)?;
-        Ok(RunData {
-            train: opened.train,
-            val: opened.val,
-            artifacts: tools.files,
-        })
+        energon(self, None, finetune, folders)
     }
+}
+
+/// An Energon dataset with a custom task encoder.
+pub(super) struct EncodedEnergon {
+    pub(super) data: EnergonMultiModalDataModule,
+    pub(super) encoder: Arc<dyn TaskEncoder>,
+}
+
+impl DataModule for EncodedEnergon {
+    fn open(&self, finetune: &Finetune, base: Option<&Path>) -> Result<RunData> {
+        self.open_with(finetune, ModelFolders::one(base))
+    }
+
+    fn open_with(&self, finetune: &Finetune, folders: ModelFolders<'_>) -> Result<RunData> {
+        energon(&self.data, Some(self.encoder.clone()), finetune, folders)
+    }
+}
+
+fn energon(
+    data: &EnergonMultiModalDataModule,
+    encoder: Option<Arc<dyn TaskEncoder>>,
+    finetune: &Finetune,
+    folders: ModelFolders<'_>,
+) -> Result<RunData> {
+    let model = finetune.model.description();
+    let tools = EnergonData::tools(data, &model, folders).map_err(EngineError::Run)?;
+    log(&tools);
+    let opened = EnergonData::open_with(data, &model, &tools, encoder)?;
+    Ok(RunData {
+        train: opened.train,
+        val: opened.val,
+        artifacts: tools.files,
+    })
 }
 
 /// Logs the image processor, and warnings of tokenizer and template.

@@ -102,6 +102,10 @@ pub struct PackingEffect {
     pub rows: f64,
     /// Share of the positions that hold a token or an image feature; 0 without any.
     pub fill: f64,
+    /// Samples that were truncated.
+    pub truncated: f64,
+    /// Samples that are longer than a packed row and were left out.
+    pub left_out: f64,
 }
 
 impl Trainer {
@@ -116,6 +120,8 @@ impl Trainer {
             rows,
             tokens,
             positions,
+            truncated,
+            left_out,
         } = self.batch_counts;
         let (linears, trained) = (&self.loaded.adapted, &self.loaded.trained);
         let attached = effects.adapted();
@@ -127,7 +133,7 @@ impl Trainer {
         let numbers: Vec<_> = (effects.flops().into_iter())
             .chain(effects.attention())
             .chain(Kernels::calls_of_process())
-            .chain([samples, rows, tokens, positions])
+            .chain([samples, rows, tokens, positions, truncated, left_out])
             .chain(flags.map(u64::from))
             .map(|number| number as f64)
             .collect();
@@ -137,7 +143,9 @@ impl Trainer {
         let (flops, rest) = sums.split_at(effects.flops().len());
         let (attention, rest) = rest.split_at(AttentionKernel::ALL.len());
         let (fused, rest) = rest.split_at(KERNELS.len());
-        let (batches, rest) = rest.split_at(4);
+        let (batches, rest) = rest.split_at(6);
+        // The ranks of one copy of the model have the same batches.
+        let copies = (self.mesh.world().size() / self.mesh.axis(Axis::Data).size()) as f64;
         let (attached, touched) = rest.split_at(linears.len());
         let gemms = gemms(flops);
         let fp8 = [GemmKind::Fp8, GemmKind::Fp8Emulated].map(GemmKind::name);
@@ -178,9 +186,11 @@ impl Trainer {
                 without: without().map(|(name, _)| name.clone()).collect(),
             },
             packing: PackingEffect {
-                samples: batches[0],
-                rows: batches[1],
+                samples: batches[0] / copies,
+                rows: batches[1] / copies,
                 fill: if batches[3] > 0.0 { batches[2] / batches[3] } else { 0.0 },
+                truncated: batches[4] / copies,
+                left_out: batches[5] / copies,
             },
         })
     }
@@ -246,10 +256,19 @@ impl fmt::Display for EffectReport {
             "parameters updated",
             format!("{} of {trained} got a gradient", trained - without.len()),
         )?;
-        let PackingEffect { samples, rows, fill } = self.packing;
-        line(
-            "rows",
-            format!("{:.2} samples each, {:.1} % filled", samples / rows.max(1.0), 100.0 * fill),
-        )
+        let PackingEffect {
+            samples,
+            rows,
+            fill,
+            truncated,
+            left_out,
+        } = self.packing;
+        let mut text = format!("{:.2} samples each, {:.1} % filled", samples / rows.max(1.0), 100.0 * fill);
+        for (count, what) in [(truncated, "truncated"), (left_out, "left out")] {
+            if count > 0.0 {
+                text += &format!(", {count} samples {what}");
+            }
+        }
+        line("rows", text)
     }
 }

@@ -11,7 +11,7 @@ use super::stop::{Clocks, LocalStatus, Stop, StopRequest};
 use crate::checkpoint::{BaseReference, HostMemory, RunProgress, Saving};
 use crate::comm::{all_succeed, decide_on_first_rank};
 use crate::error::{EngineError, Result};
-use neva_data::SampleOrder;
+use neva_data::RowStream;
 use neva_schemas::{LaunchPlan, Run, RunReport};
 use neva_track::Outcome;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ pub(super) struct Fit<'a> {
     pub(super) data: RunData,
     pub(super) batching: Batching,
     pub(super) label_warnings: LabelWarnings,
-    pub(super) order: Arc<dyn SampleOrder>,
+    pub(super) rows: Arc<dyn RowStream>,
     pub(super) base: BaseReference,
     pub(super) state: State<'a>,
     pub(super) last_saved: Option<u64>,
@@ -105,6 +105,7 @@ impl Fit<'_> {
                 true => None,
                 false => Some(self.batches.next_step()),
             };
+            let waited = started.elapsed();
             let status = LocalStatus {
                 save_done: self.saving.as_ref().is_some_and(Saving::is_done),
                 data_failed: fetched.as_ref().is_some_and(Result::is_err),
@@ -140,7 +141,7 @@ impl Fit<'_> {
                 return Err(self.save_before(error));
             }
             let microbatches = fetched.transpose()?.unwrap_or_default();
-            rule = self.step(done, &microbatches, started)?;
+            rule = self.step(done, &microbatches, (started, waited))?;
             let done = done + 1;
             self.state.progress.finished = done == self.state.progress.total_steps;
             if run

@@ -25,9 +25,9 @@ impl LabelWarnings {
     }
 
     /// Warns about a step whose global batch has these dataset indices, unless an earlier one was reported.
-    pub(super) fn step(&mut self, step: u64, dataset: &dyn Dataset, global_batch: impl FnOnce() -> Vec<u64>) {
+    pub(super) fn step(&mut self, step: u64, dataset: &dyn Dataset, global_batch: impl FnOnce() -> Result<Vec<u64>>) -> Result<()> {
         if std::mem::take(&mut self.step) {
-            let indices = global_batch();
+            let indices = global_batch()?;
             tracing::warn!(
                 "step {}: none of the {} samples has a labelled token, so the step has no loss and changes nothing (this is reported once; \
                  label_tokens in metrics.jsonl counts labels by step): {}",
@@ -36,6 +36,7 @@ impl LabelWarnings {
                 names(dataset, &indices)
             );
         }
+        Ok(())
     }
 
     /// Warns about a validation on the first `samples` of a dataset, unless an earlier one was reported.

@@ -19,8 +19,12 @@ pub struct Microbatch {
     pub tokens: u64,
     /// Samples without any label.
     pub zero_label_samples: u64,
-    /// True if the whole rows have no image. Pixels are also absent on a stage without the vision encoder.
-    pub text_only: bool,
+    /// Images of the whole rows. Pixels are also absent on a stage without the vision encoder.
+    pub images: u64,
+    /// Samples that were truncated.
+    pub truncated: u64,
+    /// Samples before its first row that no row has, because they are longer than a packed row.
+    pub left_out: u64,
     /// Keys of its samples, for dropout in training. With context parallelism, those of this rank's shard.
     pub keys: Option<Arc<SampleKeys>>,
 }
@@ -33,7 +37,12 @@ impl Microbatch {
             labels: labelled_b.sum(Kind::Int64).int64_value(&[]) as u64,
             zero_label_samples: labelled_b.eq(0).sum(Kind::Int64).int64_value(&[]) as u64,
             tokens,
-            text_only: batch.image_positions.numel() == 0,
+            images: batch
+                .pixels
+                .as_ref()
+                .map_or(u64::from(batch.image_positions.numel() > 0), |pixels| pixels.size()[0] as u64),
+            truncated: 0,
+            left_out: 0,
             keys: None,
             batch,
         }

@@ -18,6 +18,7 @@ mod records;
 mod registry;
 mod requirements;
 mod row_norms;
+mod rows;
 mod saves;
 mod spike;
 mod start;

@@ -1,11 +1,12 @@
 //! The types that a recipe may name: built-in ones, and those of a custom rank program.
 
 use super::callback::{Callback, EarlyStopping};
-use super::dataset::{DataModule, RunData};
+use super::dataset::{DataModule, EncodedEnergon, RunData};
 use crate::error::{EngineError, Result};
 use crate::model::{BuildDecoder, BuildVision, Models};
+use neva_data::TaskEncoder;
 use neva_layout::families::{DecoderFamily, VisionFamily};
-use neva_schemas::{CallbackConfig, Data, Finetune, Problem, env};
+use neva_schemas::{CallbackConfig, Data, Finetune, Problem, TaskEncoder as TaskEncoderConfig, env};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -24,12 +25,17 @@ type Make<T> = Arc<dyn Fn(Value) -> Result<Box<T>, String> + Send + Sync>;
 pub struct Registry {
     callbacks: BTreeMap<String, Make<dyn Callback>>,
     data: BTreeMap<String, Make<dyn DataModule>>,
+    encoders: BTreeMap<String, Make<dyn TaskEncoder>>,
     models: Models,
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.callbacks.keys()).entries(self.data.keys()).finish()
+        f.debug_set()
+            .entries(self.callbacks.keys())
+            .entries(self.data.keys())
+            .entries(self.encoders.keys())
+            .finish()
     }
 }
 
@@ -53,6 +59,15 @@ impl Registry {
     pub fn data<D: DataModule + DeserializeOwned + 'static>(mut self, name: impl Into<String>) -> Self {
         let make = |arguments| parse::<D>(arguments).map(|module| Box::new(module) as Box<dyn DataModule>);
         self.data.insert(name.into(), Arc::new(make));
+        self
+    }
+
+    /// Adds a task encoder of Energon datasets. A recipe names it by `_target_` in `finetune.data.task_encoder`; its other fields
+    /// are the arguments.
+    #[must_use]
+    pub fn task_encoder<E: TaskEncoder + DeserializeOwned + 'static>(mut self, name: impl Into<String>) -> Self {
+        let make = |arguments| parse::<E>(arguments).map(|encoder| Box::new(encoder) as Box<dyn TaskEncoder>);
+        self.encoders.insert(name.into(), Arc::new(make));
         self
     }
 
@@ -111,7 +126,17 @@ impl Registry {
         match config {
             Data::Mock(data) => Ok(Box::new(data.clone())),
             Data::Preloaded(data) => Ok(Box::new(data.clone())),
-            Data::Energon(data) => Ok(Box::new(data.clone())),
+            Data::Energon(data) => match &data.task_encoder {
+                Some(TaskEncoderConfig::Custom(custom)) => {
+                    let path = "finetune.data.task_encoder";
+                    let encoder = make(&self.encoders, "task encoder", custom.target(), custom.arguments(), path);
+                    Ok(Box::new(EncodedEnergon {
+                        data: data.clone(),
+                        encoder: encoder.map_err(|problem| EngineError::Run(vec![problem]))?.into(),
+                    }))
+                }
+                _ => Ok(Box::new(data.clone())),
+            },
             Data::Custom(custom) => make(&self.data, "data module", custom.target(), custom.arguments(), "finetune.data")
                 .map_err(|problem| EngineError::Run(vec![problem])),
         }

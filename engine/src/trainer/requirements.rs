@@ -50,12 +50,13 @@ fn reason(report: &EffectReport, requirement: Requirement) -> Option<String> {
             let packing = &report.packing;
             if packing.samples <= packing.rows {
                 return Some(
-                    "no two samples shared a row; set finetune.data.use_packed_sequence=true and a larger micro_batch_size".to_owned(),
+                    "no two samples shared a row; set finetune.data.use_packed_sequence=true and a larger micro_batch_size, or packing_buffer_size"
+                        .to_owned(),
                 );
             }
             let least = fill.filter(|fill| packing.fill < *fill)?;
             Some(format!(
-                "{:.1} % of the positions were filled, less than {:.1} %; raise finetune.data.micro_batch_size",
+                "{:.1} % of the positions were filled, less than {:.1} %; raise finetune.data.micro_batch_size, or set packing_buffer_size",
                 100.0 * packing.fill,
                 100.0 * least
             ))

@@ -7,6 +7,7 @@ use super::fit::{Fit, State};
 use super::labels::{LabelWarnings, require_labels};
 use super::loaded::LoadedModel;
 use super::records::Records;
+use super::rows::train_rows;
 use super::step::Trainer;
 use super::stop::Clocks;
 use crate::checkpoint::{
@@ -61,7 +62,13 @@ impl<'a> Fit<'a> {
             )]));
         }
         require_labels(&*data.train, finetune)?;
-        let total_steps = finetune.trainer.total_steps(samples, finetune.data.global_batch_size());
+        let mut progress = resumed
+            .as_ref()
+            .map(|checkpoint| checkpoint.state.progress.clone())
+            .unwrap_or_default();
+        let rows = train_rows(finetune, &data.train, &progress)?;
+        let epoch = rows.epoch_rows().unwrap_or(samples);
+        let total_steps = finetune.trainer.total_steps(epoch, finetune.data.global_batch_size());
         // Weights come after the data: an error in the data is found before weights take minutes to load.
         let loaded = LoadedModel::load(finetune, context.registry.models(), sources, &mesh, device)?;
         check_trainable(&loaded, finetune)?;
@@ -81,10 +88,6 @@ impl<'a> Fit<'a> {
             records = Records::open(plan, run_dir, &trainer, first_step..total_steps, context.environment)?;
             Ok(())
         })?;
-        let mut progress = resumed
-            .as_ref()
-            .map(|checkpoint| checkpoint.state.progress.clone())
-            .unwrap_or_default();
         if let Some(state) = &progress.loss_scale {
             trainer.restore_loss_scale(state);
         }
@@ -96,8 +99,7 @@ impl<'a> Fit<'a> {
         // A finished run of this folder has no step left. A run of another folder passed `refuse_past_end`.
         progress.finished &= own;
         let batching = Batching::of(finetune, &trainer, device)?;
-        let order = data.train.order(finetune.data.seed(), finetune.data.shuffle());
-        let batches = TrainBatches::start(batching, data.train.clone(), order.clone(), progress.consumed_samples)?;
+        let batches = TrainBatches::start(batching, data.train.clone(), rows.clone(), progress.consumed_samples)?;
         let checkpoint = resumed.as_ref().filter(|_| own).map(|checkpoint| checkpoint.path.clone());
         Ok(Self {
             batches,
@@ -108,7 +110,7 @@ impl<'a> Fit<'a> {
             data,
             batching,
             label_warnings: LabelWarnings::new(trainer.mesh().is_first()),
-            order,
+            rows,
             base: reference,
             last_saved: resumed.as_ref().map(CheckpointFolder::steps_done),
             saving: None,

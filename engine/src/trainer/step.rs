@@ -53,6 +53,12 @@ pub struct StepReport {
     pub zero_label_samples: u64,
     /// Microbatches without images.
     pub text_only_microbatches: u64,
+    /// Images of the global batch.
+    pub images: u64,
+    /// Positions of the global batch, with padding.
+    pub positions: u64,
+    /// Samples of the global batch; a packed row has several.
+    pub samples: u64,
     /// False if the step was skipped because the loss or the gradient was not finite.
     pub applied: bool,
     /// True if the gradient overflowed fp16, and a smaller loss scale can prevent that.
@@ -147,7 +153,15 @@ impl Trainer {
     pub fn accumulate(&mut self, microbatches: &[Microbatch]) -> Result<StepReport> {
         self.gradients.reset()?;
         let counts = self.count(microbatches)?;
-        let [labels, tokens, zero_label_samples, text_only_microbatches] = counts.map(|count| count as u64);
+        let [
+            labels,
+            tokens,
+            zero_label_samples,
+            text_only_microbatches,
+            images,
+            positions,
+            samples,
+        ] = counts.map(|count| count as u64);
         let ranks = self.mesh.axis(Axis::Data).size() as f64;
         let each = microbatches.len() as f64 * ranks;
         let all = microbatches;
@@ -196,6 +210,9 @@ impl Trainer {
             tokens,
             zero_label_samples,
             text_only_microbatches,
+            images,
+            positions,
+            samples,
             applied: true,
             overflow: false,
             loss_scale: self.scaler.as_ref().map(|_| loss_scale),
@@ -222,17 +239,21 @@ impl Trainer {
     }
 
     /// Sums the counts of the global batch before the first forward pass: the loss is divided by them.
-    fn count(&self, microbatches: &[Microbatch]) -> Result<[i64; 4]> {
-        let mut counts = [0i64; 4];
+    fn count(&self, microbatches: &[Microbatch]) -> Result<[i64; 7]> {
+        let mut counts = [0i64; 7];
+        let context_ranks = self.mesh.axis(Axis::Context).size() as i64;
         for microbatch in microbatches {
             counts[0] += microbatch.labels as i64;
             counts[1] += microbatch.tokens as i64;
             counts[2] += microbatch.zero_label_samples as i64;
-            counts[3] += i64::from(microbatch.text_only);
+            counts[3] += i64::from(microbatch.images == 0);
+            counts[4] += microbatch.images as i64;
+            counts[5] += microbatch.batch.input_ids_bs.numel() as i64 * context_ranks;
+            counts[6] += microbatch.batch.segments.count() as i64;
         }
         let counts = Tensor::from_slice(&counts);
         self.mesh.axis(Axis::Data).all_reduce(&counts, Reduce::Sum)?;
-        Ok([0, 1, 2, 3].map(|index| counts.int64_value(&[index])))
+        Ok([0, 1, 2, 3, 4, 5, 6].map(|index| counts.int64_value(&[index])))
     }
 
     /// Returns logits `[b, s, v]` in fp32, on a rank that holds all layers.

@@ -8,14 +8,19 @@ use super::step_metrics::{record, step_metrics};
 use crate::error::{EngineError, Result};
 use crate::optim::learning_rate;
 use neva_track::StepMetrics;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Consecutive skipped steps that end a run: its weights or its data are not finite.
 const MOST_SKIPPED: u64 = 10;
 
 impl Fit<'_> {
-    /// Runs a step, whose data loading began at `started`. Returns a callback's reason to stop.
-    pub(super) fn step(&mut self, step: u64, microbatches: &[Microbatch], started: Instant) -> Result<Option<String>> {
+    /// Runs a step, whose data loading began at `started` and took `waited`. Returns a callback's reason to stop.
+    pub(super) fn step(
+        &mut self,
+        step: u64,
+        microbatches: &[Microbatch],
+        (started, waited): (Instant, Duration),
+    ) -> Result<Option<String>> {
         let finetune = &self.state.run.finetune;
         self.hook(|callback, run| callback.on_step_start(run, step))?;
         let total_steps = self.state.progress.total_steps;
@@ -27,6 +32,7 @@ impl Fit<'_> {
         let progress = &mut self.state.progress;
         progress.steps_done = step + 1;
         progress.consumed_samples += finetune.data.global_batch_size();
+        progress.row_start = self.rows.start(progress.consumed_samples)?;
         progress.skipped_in_a_row = match (done.applied, done.overflow) {
             (true, _) => 0,
             // The first loss scale of NeMo is 2^32: many steps in a row may pass until it fits.
@@ -39,8 +45,8 @@ impl Fit<'_> {
             record(progress, name, value);
         }
         if done.labels == 0 {
-            let global_batch = || self.batching.global_batch(&*self.order, consumed_before);
-            self.label_warnings.step(step, &*self.data.train, global_batch);
+            let global_batch = || self.batching.global_batch(&*self.rows, consumed_before);
+            self.label_warnings.step(step, &*self.data.train, global_batch)?;
         }
         let progress = &mut self.state.progress;
         if progress.skipped_in_a_row == MOST_SKIPPED {
@@ -52,7 +58,7 @@ impl Fit<'_> {
         }
         self.check_requirements(step)?;
         let progress = &mut self.state.progress;
-        let metrics = step_metrics(step, &done, rate(*finetune.optim.lr()), progress, started);
+        let metrics = step_metrics(step, &done, rate(*finetune.optim.lr()), progress, (started, waited));
         self.state.report.losses.push(done.loss.unwrap_or(f64::NAN));
         self.state.report.steps = step + 1;
         if let Some(threshold) = finetune.trainer.loss_spike_threshold {
@@ -94,7 +100,7 @@ impl Fit<'_> {
             return Ok(());
         };
         if self.state.is_first {
-            let indices = self.batching.global_batch(&*self.order, consumed);
+            let indices = self.batching.global_batch(&*self.rows, consumed)?;
             let samples = indices.iter().map(|index| self.data.train.name(*index as usize)).collect();
             let spike = Spike {
                 step,

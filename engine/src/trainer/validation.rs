@@ -2,6 +2,7 @@
 
 use super::batches::validation_batches;
 use super::fit::Fit;
+use super::rows::validation_rows;
 use super::step_metrics::record;
 use crate::checkpoint::is_among_best;
 use crate::comm::decide_on_first_rank;
@@ -20,9 +21,10 @@ impl Fit<'_> {
         }
         self.hook(|callback, run| callback.on_validation_start(run))?;
         let started = Instant::now();
+        let rows = validation_rows(finetune, &dataset);
         let measured = self
             .trainer
-            .evaluate_together(validation_batches(self.batching, dataset.clone(), limit)?)?
+            .evaluate_together(validation_batches(self.batching, dataset.clone(), rows, limit)?)?
             .map_err(|error| self.save_before(error))?;
         let metrics = ValidationMetrics {
             step: self.state.progress.steps_done - 1,

@@ -52,6 +52,7 @@ mod setting;
 mod sharded;
 mod skipping;
 mod stopping;
+mod task_encoder;
 mod tensor_file;
 mod traffic;
 mod unlabelled;

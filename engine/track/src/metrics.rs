@@ -21,6 +21,16 @@ pub struct StepMetrics {
     /// Positions trained on per second without padding, over all ranks.
     #[serde(rename = "tokens/s")]
     pub tokens_per_second: f64,
+    /// Images trained on per second, over all ranks; `None` without images.
+    #[serde(rename = "images/s", skip_serializing_if = "Option::is_none")]
+    pub images_per_second: Option<f64>,
+    /// Time in which the first rank waited for its data.
+    #[serde(rename = "data_wait in s")]
+    pub data_wait: f64,
+    /// Share of the positions of all rows that hold a token or an image feature.
+    pub row_fill: f64,
+    /// Number of samples in the step; a packed row has several.
+    pub samples: u64,
     /// Number of labelled tokens in the step.
     pub label_tokens: u64,
     /// Number of samples without any label in the step.
@@ -62,6 +72,9 @@ impl StepMetrics {
             ("consumed_samples", Some(self.consumed_samples as f64)),
             ("train_step_timing in s", Some(self.seconds)),
             ("tokens/s", Some(self.tokens_per_second)),
+            ("images/s", self.images_per_second),
+            ("data_wait in s", Some(self.data_wait)),
+            ("row_fill", Some(self.row_fill)),
             ("label_tokens", Some(self.label_tokens as f64)),
             ("skipped_steps", Some(self.skipped_steps as f64)),
             ("loss_scale", self.loss_scale),

@@ -24,7 +24,7 @@ fn lines_have_nemos_names() {
         fs::read_to_string(&path).unwrap(),
         concat!(
             r#"{"step":0,"reduced_train_loss":null,"lr":0.0,"grad_norm":1.5,"consumed_samples":32,"train_step_timing in s":0.25,"#,
-            r#""tokens/s":4096.0,"label_tokens":100,"zero_label_samples":0,"text_only_microbatches":0,"skipped_steps":0,"peak_memory_gib":2.5}"#,
+            r#""tokens/s":4096.0,"data_wait in s":0.125,"row_fill":0.5,"samples":32,"label_tokens":100,"zero_label_samples":0,"text_only_microbatches":0,"skipped_steps":0,"peak_memory_gib":2.5}"#,
             "\n",
             r#"{"step":0,"val_loss":4.0,"val_label_tokens":10,"val_samples":2,"validation_timing in s":0.5}"#,
             "\n"

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use neva_data::{Broken, ChatTemplate, EnergonData, ImageSource, LlavaDataset, LlavaJsonConfig, ModelFolders, PreloadedTools, SkipList};
+use neva_data::{
+    Broken, ChatTemplate, EnergonData, ImageSource, LlavaDataset, LlavaJsonConfig, ModelFolders, PackedSet, PreloadedTools, SkipList,
+};
 use neva_layout::ModelCache;
 use neva_schemas::{Data, EnergonMultiModalDataModule, Finetune, ModelDescription, NevaPreloadedDataModule, OnError, Problem};
 
@@ -16,6 +18,9 @@ const STAND_IN: &str = "builtin:mistral_2k";
 /// Appends the problems of the data of `finetune`, whose tokenizer may be in `artifacts`. Mock data has no files, and only
 /// the rank program knows the files of a custom type.
 pub(super) fn problems(finetune: &Finetune, artifacts: Artifacts, cache: &ModelCache, problems: &mut Vec<Problem>) {
+    if let Some(problem) = packed_set(&finetune.data) {
+        problems.push(problem);
+    }
     match &cache.with_paths(&finetune.data) {
         Data::Preloaded(data) => {
             let vision = vision_folder(finetune, cache);
@@ -26,6 +31,22 @@ pub(super) fn problems(finetune: &Finetune, artifacts: Artifacts, cache: &ModelC
         Data::Energon(data) => energon(data, finetune, artifacts, cache, problems),
         Data::Mock(_) | Data::Custom(_) => {}
     }
+}
+
+/// Returns the problem of the run's packed set, if it has one.
+fn packed_set(data: &Data) -> Option<Problem> {
+    let packing = data.packing()?;
+    let path = packing.set.as_deref()?;
+    let reason = match PackedSet::read(path) {
+        _ if !path.exists() => format!("there is no file {}", path.display()),
+        Err(error) => error.to_string(),
+        Ok(set) => {
+            let difference = set.check_lengths(packing.row_length, packing.max_length).err()?;
+            format!("{} {difference}", path.display())
+        }
+    };
+    let problem = Problem::error(format!("{DATA}.packed_set"), reason);
+    Some(problem.help("write it with `neva-run data pack RECIPE`"))
 }
 
 /// Checks tools, metadata and the first samples of an Energon dataset.

@@ -8,6 +8,7 @@
 mod data;
 mod json_file;
 mod probe;
+mod samples;
 mod weights;
 
 use std::{
@@ -19,6 +20,7 @@ use neva_layout::ModelCache;
 use neva_schemas::{ExecutorConfig, Finetune, Problem, Run, Severity};
 
 pub(crate) use self::probe::{RunData, open_data};
+pub(crate) use self::samples::{open_samples, open_splits};
 use crate::{
     config::Problems,
     environment, home, plan,

@@ -1,6 +1,6 @@
 //! Opens the data of a run as its ranks do, for `neva-run data`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use neva_data::{ModelFolders, PreloadedTools, Probe};
 use neva_layout::ModelCache;
@@ -36,15 +36,9 @@ pub(crate) fn open_data(resolved: &Resolved, notice: Notice<'_>) -> Result<RunDa
     let cache = ModelCache::locate(environment::variable);
     match cache.with_paths(&run.finetune.data) {
         Data::Mock(_) => Ok(RunData::Mock),
-        Data::Energon(_) => {
-            let message = "`neva-run data` reads `vlm.NevaPreloadedDataModule`: an Energon dataset is checked when its run starts, and by \
-                           `neva-run data prepare`";
-            check(&resolved.tree, vec![Problem::error(DATA, message)])?;
-            Err(RunError::Argument(message.to_owned()))
-        }
-        Data::Custom(_) => {
+        Data::Energon(_) | Data::Custom(_) => {
             let message = "only the rank program of this run can read data of a custom type: `neva-run data` reads \
-                           `vlm.NevaPreloadedDataModule`";
+                           `vlm.NevaPreloadedDataModule` and `EnergonMultiModalDataModule`";
             check(&resolved.tree, vec![Problem::error(DATA, message)])?;
             Err(RunError::Argument(message.to_owned()))
         }
@@ -63,30 +57,51 @@ pub(crate) fn open_data(resolved: &Resolved, notice: Notice<'_>) -> Result<RunDa
 }
 
 fn open(run: &Run, data: &NevaPreloadedDataModule, cache: &ModelCache) -> Result<Probe, Vec<Problem>> {
-    let finetune = &run.finetune;
-    let model = finetune.model.description();
-    let mut problems = Vec::new();
-    let base = match weights::problems(finetune, cache, &mut problems) {
-        Artifacts::Folder(folder) => Some(folder),
-        Artifacts::None => None,
-        Artifacts::Unknown if data.tokenizer.is_some() => None,
-        Artifacts::Unknown => {
-            // The problem of the model's folder, if there is one, is the reason.
-            problems.retain(|problem| problem.path.starts_with("finetune.resume"));
-            if problems.is_empty() {
-                let message = "the tokenizer is that of the base model, which only the ranks find";
-                let help = format!("name it with `--set {TOKENIZER}=FOLDER`");
-                problems.push(Problem::error(TOKENIZER, message).help(help));
-            }
-            return Err(problems);
-        }
-    };
-    let vision = vision_folder(finetune, cache);
-    let folders = ModelFolders {
-        tokenizer: base.as_deref(),
-        image_processor: vision.as_deref().or(base.as_deref()),
-        record_cache: None,
-    };
-    let tools = PreloadedTools::open(data, &model, folders)?;
+    let model = run.finetune.model.description();
+    let own = OwnFolders::find(run, data.tokenizer.is_some(), cache)?;
+    let tools = PreloadedTools::open(data, &model, own.folders())?;
     Ok(Probe::new(data, &model, tools))
+}
+
+/// Folders that have the tokenizer and the image processor of a run's model.
+pub(super) struct OwnFolders {
+    base: Option<PathBuf>,
+    vision: Option<PathBuf>,
+}
+
+impl OwnFolders {
+    /// Finds the folders of a run, whose recipe may name the tokenizer.
+    ///
+    /// # Errors
+    /// The tokenizer is that of a model that only the ranks find.
+    pub(super) fn find(run: &Run, names_tokenizer: bool, cache: &ModelCache) -> Result<Self, Vec<Problem>> {
+        let finetune = &run.finetune;
+        let mut problems = Vec::new();
+        let base = match weights::problems(finetune, cache, &mut problems) {
+            Artifacts::Folder(folder) => Some(folder),
+            Artifacts::None => None,
+            Artifacts::Unknown if names_tokenizer => None,
+            Artifacts::Unknown => {
+                // The problem of the model's folder, if there is one, is the reason.
+                problems.retain(|problem| problem.path.starts_with("finetune.resume"));
+                if problems.is_empty() {
+                    let message = "the tokenizer is that of the base model, which only the ranks find";
+                    let help = format!("name it with `--set {TOKENIZER}=FOLDER`");
+                    problems.push(Problem::error(TOKENIZER, message).help(help));
+                }
+                return Err(problems);
+            }
+        };
+        let vision = vision_folder(finetune, cache);
+        Ok(Self { base, vision })
+    }
+
+    /// Returns the folders for the tools of the data.
+    pub(super) fn folders(&self) -> ModelFolders<'_> {
+        ModelFolders {
+            tokenizer: self.base.as_deref(),
+            image_processor: self.vision.as_deref().or(self.base.as_deref()),
+            record_cache: None,
+        }
+    }
 }

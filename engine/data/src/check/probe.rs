@@ -179,42 +179,8 @@ impl Probe {
     ///
     /// # Errors
     /// Returns the reason for which the training refuses the sample.
-    pub(crate) fn lengths(&self, mut encoded: Encoded, tiles: &[usize]) -> Result<Lengths, String> {
-        repeat_placeholders(&mut encoded.ids, &mut encoded.labels, tiles);
-        let num_images = encoded.ids.iter().filter(|&&id| id == IMAGE_TOKEN_INDEX).count();
-        let sample = Sample {
-            name: String::new(),
-            ids: encoded.ids,
-            labels: encoded.labels,
-            images: vec![Pixels::empty(0, 0); num_images],
-        };
-        let sequence = sample.sequence();
-        let images = sequence.ids.iter().filter(|&&id| id == IMAGE_TOKEN_INDEX).count();
-        let image_positions = images.saturating_mul(self.image_seq_len);
-        let positions = sequence.ids.len() - images + image_positions;
-        let merged = |max_length| {
-            let options = MergeOptions {
-                image_seq_len: self.image_seq_len,
-                max_length,
-                row_multiple: 1,
-                fixed_length: false,
-                packed: false,
-            };
-            let batch = merge(&[sequence], &options).map_err(|error| error.to_string())?;
-            Ok::<_, String>(batch.total_labels())
-        };
-        let labels = if positions == 0 { 0 } else { merged(positions)? };
-        let kept_labels = if positions <= self.seq_length() {
-            labels
-        } else {
-            merged(self.seq_length())?
-        };
-        Ok(Lengths {
-            positions,
-            image_positions,
-            labels,
-            kept_labels,
-        })
+    pub(crate) fn lengths(&self, encoded: Encoded, tiles: &[usize]) -> Result<Lengths, String> {
+        lengths_of(encoded, tiles, self.image_seq_len, self.seq_length())
     }
 
     /// Returns the images that the vision encoder gets of one image, before normalization.
@@ -256,6 +222,44 @@ impl Probe {
     pub(crate) fn key(&self) -> &str {
         &self.key
     }
+}
+
+/// Returns the lengths of a sample whose images have these numbers of tiles, as the training cuts it.
+///
+/// # Errors
+/// Returns the reason for which the training refuses the sample.
+pub(crate) fn lengths_of(mut encoded: Encoded, tiles: &[usize], image_seq_len: usize, seq_length: usize) -> Result<Lengths, String> {
+    repeat_placeholders(&mut encoded.ids, &mut encoded.labels, tiles);
+    let num_images = encoded.ids.iter().filter(|&&id| id == IMAGE_TOKEN_INDEX).count();
+    let sample = Sample {
+        name: String::new(),
+        ids: encoded.ids,
+        labels: encoded.labels,
+        images: vec![Pixels::empty(0, 0); num_images],
+    };
+    let sequence = sample.sequence();
+    let images = sequence.ids.iter().filter(|&&id| id == IMAGE_TOKEN_INDEX).count();
+    let image_positions = images.saturating_mul(image_seq_len);
+    let positions = sequence.ids.len() - images + image_positions;
+    let merged = |max_length| {
+        let options = MergeOptions {
+            image_seq_len,
+            max_length,
+            row_multiple: 1,
+            fixed_length: false,
+            packed: false,
+        };
+        let batch = merge(&[sequence], &options).map_err(|error| error.to_string())?;
+        Ok::<_, String>(batch.total_labels())
+    };
+    let labels = if positions == 0 { 0 } else { merged(positions)? };
+    let kept_labels = if positions <= seq_length { labels } else { merged(seq_length)? };
+    Ok(Lengths {
+        positions,
+        image_positions,
+        labels,
+        kept_labels,
+    })
 }
 
 /// Returns the kind of a problem that the dataset reports.

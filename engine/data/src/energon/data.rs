@@ -3,12 +3,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use neva_schemas::{EnergonMultiModalDataModule as Settings, ModelDescription, OnError, Problem};
+use neva_schemas::{EnergonMultiModalDataModule as Settings, ModelDescription, OnError, Problem, TaskEncoder as EncoderConfig};
 
 use super::{
     dataset::{EnergonDataset, Tools},
     encoder::Encoder,
     metadataset::Opener,
+    task_encoder::TaskEncoder,
 };
 use crate::{
     blend::Blended,
@@ -16,6 +17,7 @@ use crate::{
     on_error::SkipBroken,
     preloaded::{ModelFolders, PreloadedTools},
     sample::Dataset,
+    sample_list::SampleList,
 };
 
 /// The datasets of a run.
@@ -58,14 +60,48 @@ impl EnergonData {
     /// # Errors
     /// Metadata, a shard or an index is missing or invalid, or the split `train` has no samples.
     pub fn open(data: &Settings, model: &ModelDescription, tools: &PreloadedTools) -> Result<Self, DataError> {
+        Self::open_with(data, model, tools, None)
+    }
+
+    /// Opens the dataset of `data`, whose samples `encoder` encodes, if there is one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        data: &Settings,
+        model: &ModelDescription,
+        tools: &PreloadedTools,
+        encoder: Option<Arc<dyn TaskEncoder>>,
+    ) -> Result<Self, DataError> {
         let (train, shares) = open_train(data, model, tools)?;
-        let parts = train_parts(&train, &shares);
-        let dataset = with_policy(data, train);
+        let train = train.encoded_by(encoder.clone());
+        let mut parts = train_parts(&train, &shares);
+        let skipped = data.skip_list.as_deref().map(SampleList::read).transpose()?.unwrap_or_default();
+        let whole = |dataset: EnergonDataset| -> Result<(Arc<dyn Dataset>, Vec<u64>), DataError> {
+            let kept = match skipped.samples.is_empty() {
+                true => (0..dataset.len() as u64).collect(),
+                false => skipped.kept(&dataset),
+            };
+            Ok((SampleList::apply(Arc::new(dataset), kept.clone())?, kept))
+        };
+        let (dataset, kept) = whole(train)?;
+        if dataset.is_empty() {
+            let reason = "names all samples of the split `train`: there is nothing to train on";
+            return Err(super::metadata::invalid(Path::new("finetune.data"), "skip_list", reason));
+        }
+        for range in parts.iter_mut().flat_map(|(ranges, _)| ranges) {
+            // The kept indices are sorted, so those of a dataset are a range of positions among them.
+            let position = |index: u64| kept.partition_point(|own| *own < index) as u64;
+            *range = position(range.start)..position(range.end);
+        }
+        let dataset = with_policy(data, dataset);
         let train: Arc<dyn Dataset> = match parts {
             Some((ranges, shares)) => Arc::new(Blended::with_shares(dataset, ranges, shares)?),
             None => dataset,
         };
-        let val = open_val(data, model, tools)?.map(|val| with_policy(data, val));
+        let val = open_val(data, model, tools)?.map(|val| val.encoded_by(encoder));
+        let val = val.map(whole).transpose()?;
+        let val = val.filter(|(val, _)| !val.is_empty()).map(|(val, _)| with_policy(data, val));
         Ok(Self { train, val })
     }
 
@@ -75,10 +111,18 @@ impl EnergonData {
     /// # Errors
     /// Returns the errors of [`Self::open`], and of these samples.
     pub fn check(data: &Settings, model: &ModelDescription, tools: &PreloadedTools) -> Result<(), DataError> {
+        let skipped = data.skip_list.as_deref().map(SampleList::read).transpose()?.unwrap_or_default();
         let (train, _) = open_train(data, model, tools)?;
         let val = open_val(data, model, tools)?;
+        if matches!(data.task_encoder, Some(EncoderConfig::Custom(_))) {
+            // Only the rank program has the encoder.
+            return Ok(());
+        }
         for dataset in [Some(train), val].into_iter().flatten() {
             for index in dataset.first_samples() {
+                if skipped.samples.contains_key(&dataset.name(index)) {
+                    continue;
+                }
                 match dataset.get_without_pixels(index) {
                     Err(error) if data.on_error == OnError::Fail || !error.is_of_one_sample() => return Err(error),
                     _ => {}
@@ -134,8 +178,7 @@ fn train_parts(dataset: &EnergonDataset, shares: &[f64]) -> Option<(Vec<std::ops
     (!is_plain).then(|| (ranges, shares.to_vec()))
 }
 
-fn with_policy(data: &Settings, dataset: EnergonDataset) -> Arc<dyn Dataset> {
-    let dataset: Arc<dyn Dataset> = Arc::new(dataset);
+fn with_policy(data: &Settings, dataset: Arc<dyn Dataset>) -> Arc<dyn Dataset> {
     match data.on_error {
         OnError::Fail => dataset,
         OnError::Skip => Arc::new(SkipBroken::new(dataset, [], data.max_skipped())),
@@ -150,6 +193,7 @@ fn dataset_tools(data: &Settings, model: &ModelDescription, tools: &PreloadedToo
             image_token: config.image_token.token_str.clone(),
             image_following_text: config.image_following_text,
             reads_images: model.vision.is_some(),
+            custom: None,
         },
         tokenizer: Arc::clone(&tools.tokenizer),
         processor: tools.processor.clone(),

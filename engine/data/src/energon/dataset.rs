@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{encoder::Encoder, leaf::Leaf, mixture::Mixture, sample::EnergonSample};
+use super::{encoder::Encoder, leaf::Leaf, mixture::Mixture, sample::EnergonSample, task_encoder::TaskEncoder};
 use crate::{
     error::DataError,
     image::{ImageProcessor, RgbImage, repeat_placeholders},
+    prompt::Prompt,
     sample::{Dataset, Pixels, Sample},
-    tokenizer::Tokenizer,
+    tokenizer::{Encoded, Tokenizer},
 };
 
 /// The samples of all datasets of a mixture, one dataset after the other.
@@ -33,6 +34,15 @@ pub(super) struct Tools {
     pub(super) decodes_always: bool,
 }
 
+/// Text and tokens of a sample.
+pub(crate) struct Encoding {
+    pub(crate) sample: EnergonSample,
+    pub(crate) prompt: Prompt,
+    pub(crate) encoded: Encoded,
+    /// Parts of its images, in the order of their places.
+    pub(crate) images: Vec<String>,
+}
+
 impl EnergonDataset {
     pub(super) fn new(mixture: Mixture, tools: Tools) -> Self {
         let leaves: Vec<Leaf> = mixture.leaves.into_iter().map(|(leaf, _)| leaf).collect();
@@ -52,6 +62,12 @@ impl EnergonDataset {
             apply_exif: tools.apply_exif,
             decodes_always: tools.decodes_always,
         }
+    }
+
+    /// Returns the same samples, encoded by `encoder`, if there is one.
+    pub(super) fn encoded_by(mut self, encoder: Option<Arc<dyn TaskEncoder>>) -> Self {
+        self.encoder.custom = encoder;
+        self
     }
 
     /// Returns the index of the first sample of each dataset that has any.
@@ -107,12 +123,41 @@ impl EnergonDataset {
         }
     }
 
-    /// Encodes the sample at `index`. `load` turns each image into the inputs of the vision encoder.
-    fn encoded(&self, index: usize, load: impl Fn(&EnergonSample, &str) -> Result<Vec<Pixels>, DataError>) -> Result<Sample, DataError> {
+    /// Returns text and tokens of the sample at `index`, and the parts of its images.
+    ///
+    /// # Errors
+    /// The sample is missing or invalid.
+    pub(crate) fn encoding(&self, index: usize) -> Result<Encoding, DataError> {
         let sample = self.energon_sample(index)?;
         let name = || sample.raw.name().to_owned();
         let (prompt, images) = self.encoder.encode(&sample).map_err(|error| error.of_sample(name))?;
-        let mut encoded = self.tokenizer.encode_prompt(&prompt).map_err(|error| error.of_sample(name))?;
+        let encoded = self.tokenizer.encode_prompt(&prompt).map_err(|error| error.of_sample(name))?;
+        Ok(Encoding {
+            sample,
+            prompt,
+            encoded,
+            images,
+        })
+    }
+
+    /// Returns the images that the vision encoder gets of one image, before normalization.
+    pub(crate) fn tiles(&self, image: &RgbImage) -> Vec<RgbImage> {
+        self.processor.tiles(image)
+    }
+
+    /// Returns the text of token ids, special tokens included.
+    pub(crate) fn decode_tokens(&self, ids: &[i64]) -> String {
+        self.tokenizer.decode(ids, false).unwrap_or_default()
+    }
+
+    /// Encodes the sample at `index`. `load` turns each image into the inputs of the vision encoder.
+    fn encoded(&self, index: usize, load: impl Fn(&EnergonSample, &str) -> Result<Vec<Pixels>, DataError>) -> Result<Sample, DataError> {
+        let Encoding {
+            sample,
+            mut encoded,
+            images,
+            ..
+        } = self.encoding(index)?;
         let tiles = images.iter().map(|part| load(&sample, part)).collect::<Result<Vec<_>, _>>()?;
         let counts: Vec<usize> = tiles.iter().map(Vec::len).collect();
         repeat_placeholders(&mut encoded.ids, &mut encoded.labels, &counts);

@@ -8,12 +8,13 @@
 //! | captioning, OCR, classification | image, then the text and a newline: LLaVA's `plain` |
 //! | text, interleaved, interleaved with similarities | all text |
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::{
     matches::matched_texts,
     sample::{EnergonSample, Texts, Value},
     sample_type::SampleType,
+    task_encoder::{DocumentPiece, TaskEncoder, TaskText},
 };
 use crate::{
     conversation::{Conversation, IMAGE_TOKEN, Turn},
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// Settings of the encoder.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Encoder {
     pub(super) template: ChatTemplate,
     /// Text that stands for an image in the samples.
@@ -32,6 +33,8 @@ pub(super) struct Encoder {
     pub(super) image_following_text: bool,
     /// The model reads images.
     pub(super) reads_images: bool,
+    /// Encoder of the program's own.
+    pub(super) custom: Option<Arc<dyn TaskEncoder>>,
 }
 
 /// Letters of choices.
@@ -45,8 +48,50 @@ impl Encoder {
     ///
     /// # Errors
     /// A field is missing or invalid.
-    pub(super) fn encode<'a>(&self, sample: &'a EnergonSample) -> Result<(Prompt, Vec<&'a str>), DataError> {
-        let (prompt, images) = match sample.sample_type {
+    pub(super) fn encode(&self, sample: &EnergonSample) -> Result<(Prompt, Vec<String>), DataError> {
+        let (prompt, images) = match &self.custom {
+            Some(custom) => self.rendered(sample, custom.encode(sample)?)?,
+            None => {
+                let (prompt, images) = self.built_in(sample)?;
+                (prompt, images.into_iter().map(str::to_owned).collect())
+            }
+        };
+        if !self.reads_images && !images.is_empty() {
+            return Err(sample.invalid("image", "the model has no vision encoder: remove the image or train vlm.LlavaModel"));
+        }
+        Ok((prompt, images))
+    }
+
+    /// Renders the text of an encoder of the program's own.
+    fn rendered(&self, sample: &EnergonSample, text: TaskText) -> Result<(Prompt, Vec<String>), DataError> {
+        match text {
+            TaskText::Conversation { conversation, images } => {
+                let places = conversation.placeholders();
+                if places != images.len() {
+                    let reason = format!("its task encoder returned {} image(s) for {places} place(s)", images.len());
+                    return Err(sample.invalid("", reason));
+                }
+                Ok((self.template.render(&conversation)?, images))
+            }
+            TaskText::Document(document) => {
+                let pieces: Vec<Piece<'_>> = (document.iter())
+                    .map(|piece| match piece {
+                        DocumentPiece::Text(text) => Piece::Text(text),
+                        DocumentPiece::Image(_) => Piece::Image,
+                    })
+                    .collect();
+                let prompt = self.document(sample, "", &pieces)?;
+                let images = document.into_iter().filter_map(|piece| match piece {
+                    DocumentPiece::Image(part) => Some(part),
+                    DocumentPiece::Text(_) => None,
+                });
+                Ok((prompt, images.collect()))
+            }
+        }
+    }
+
+    fn built_in<'a>(&self, sample: &'a EnergonSample) -> Result<(Prompt, Vec<&'a str>), DataError> {
+        Ok(match sample.sample_type {
             SampleType::Vqa | SampleType::VqaOcr => self.conversation(sample, self.turns(sample)?)?,
             SampleType::MultiChoiceVqa => self.conversation(sample, vec![self.choice(sample)?])?,
             SampleType::Captioning => self.plain(sample, sample.text("caption")?)?,
@@ -56,11 +101,7 @@ impl Encoder {
             SampleType::Interleaved => self.interleaved(sample)?,
             SampleType::SimilarityInterleaved => self.matched(sample)?,
             SampleType::Image => return Err(sample.invalid("", "ImageSample has no text to train on")),
-        };
-        if !self.reads_images && !images.is_empty() {
-            return Err(sample.invalid("image", "the model has no vision encoder: remove the image or train vlm.LlavaModel"));
-        }
-        Ok((prompt, images))
+        })
     }
 
     /// Returns a text of a question or an answer, in which the image token stands for an image. Without images it is text.

@@ -64,18 +64,22 @@ pub struct EnergonSample {
 
 impl EnergonSample {
     /// Returns the value of a field, or null.
-    pub(super) fn get(&self, name: &str) -> &Value {
+    #[must_use]
+    pub fn get(&self, name: &str) -> &Value {
         let found = self.fields.iter().find(|(field, _)| *field == name);
         found.map_or(&Value::Null, |(_, value)| value)
     }
 
-    /// Returns the error of a field.
-    pub(super) fn invalid(&self, field: &str, reason: impl Into<String>) -> DataError {
+    /// Returns the error of a field; `field` is empty for the whole sample.
+    pub fn invalid(&self, field: &str, reason: impl Into<String>) -> DataError {
         self.raw.invalid(field, reason)
     }
 
     /// Returns a text.
-    pub(super) fn text(&self, field: &str) -> Result<&str, DataError> {
+    ///
+    /// # Errors
+    /// The field is no text.
+    pub fn text(&self, field: &str) -> Result<&str, DataError> {
         match self.get(field) {
             Value::Text(text) => Ok(text),
             other => Err(self.invalid(field, format!("must be text, found {}", other.kind()))),
@@ -104,7 +108,10 @@ impl EnergonSample {
     }
 
     /// Returns the names of the parts of an image or a list of images.
-    pub(super) fn images(&self, field: &str) -> Result<Vec<&str>, DataError> {
+    ///
+    /// # Errors
+    /// The field is something else.
+    pub fn images(&self, field: &str) -> Result<Vec<&str>, DataError> {
         let one = |value: &'_ Value| match value {
             Value::Image(_) => Ok(()),
             other => Err(self.invalid(

@@ -34,22 +34,24 @@ pub struct InspectedImage {
 }
 
 impl InspectedImage {
+    /// Shows an image, and what the vision encoder gets of it.
+    pub(super) fn of(path: String, image: &RgbImage, processed: &[RgbImage]) -> Self {
+        Self {
+            path,
+            width: image.width,
+            height: image.height,
+            processed: processed.iter().map(|image| (image.width, image.height)).collect(),
+            problem: None,
+            original_png: png(image),
+            processed_png: processed.iter().map(png).collect(),
+        }
+    }
+
     /// Decodes and processes an image.
     pub(super) fn open(probe: &Probe, image: &ImageRef) -> Self {
         let path = image.describe().to_owned();
         match image.decode() {
-            Ok(image) => {
-                let processed = probe.process(&image);
-                Self {
-                    path,
-                    width: image.width,
-                    height: image.height,
-                    processed: processed.iter().map(|image| (image.width, image.height)).collect(),
-                    problem: None,
-                    original_png: png(&image),
-                    processed_png: processed.iter().map(png).collect(),
-                }
-            }
+            Ok(image) => Self::of(path, &image, &probe.process(&image)),
             Err(_) => Self {
                 path,
                 problem: image_problem(image),

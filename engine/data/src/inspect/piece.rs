@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{check::Probe, sample::IMAGE_TOKEN_INDEX, tokenizer::Encoded};
+use crate::{sample::IMAGE_TOKEN_INDEX, tokenizer::Encoded};
 
 /// A token of a sample.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,29 +23,35 @@ pub struct Piece {
     pub is_cut: bool,
 }
 
-/// Returns the tokens of a sample whose images have these numbers of tiles.
-pub(super) fn pieces(probe: &Probe, encoded: &Encoded, tiles: &[usize]) -> Vec<Piece> {
+/// Returns the tokens of a sample whose images have these numbers of tiles. `decode` returns the text of ids.
+pub(super) fn pieces(
+    decode: &dyn Fn(&[i64]) -> String,
+    encoded: &Encoded,
+    tiles: &[usize],
+    image_seq_len: usize,
+    seq_length: usize,
+) -> Vec<Piece> {
     let (mut pieces, mut position, mut images) = (Vec::new(), 0, 0);
     let mut texts = Texts::default();
     let mut previous = None;
     for (&id, &label) in encoded.ids.iter().zip(&encoded.labels) {
         let is_image = id == IMAGE_TOKEN_INDEX;
         let len = match is_image {
-            true => probe.image_seq_len() * tiles.get(images).copied().unwrap_or(1),
+            true => image_seq_len * tiles.get(images).copied().unwrap_or(1),
             false => 1,
         };
         let text = if is_image {
             texts = Texts::default();
             String::new()
         } else {
-            texts.next(id, |ids| probe.decode_tokens(ids))
+            texts.next(id, decode)
         };
         // The target of a position is the next token. An image is no target, and its last position has none.
         let is_target = label >= 0 && !is_image && !matches!(previous, None | Some(IMAGE_TOKEN_INDEX));
         let is_cut = if is_target {
-            position > probe.seq_length()
+            position > seq_length
         } else {
-            position + len > probe.seq_length()
+            position + len > seq_length
         };
         pieces.push(Piece {
             id,
@@ -74,7 +80,7 @@ struct Texts {
 }
 
 impl Texts {
-    fn next(&mut self, id: i64, decode: impl Fn(&[i64]) -> String) -> String {
+    fn next(&mut self, id: i64, decode: &dyn Fn(&[i64]) -> String) -> String {
         let before = decode(self.ids.get(..self.read).unwrap_or_default());
         self.ids.push(id);
         let text = decode(&self.ids);

@@ -71,13 +71,15 @@ pub(crate) fn microbatches(finetune: &Finetune, samples: &Samples, mesh: &Mesh, 
     assert!(each > 0, "{:?}", slice.problem());
     let batch = |n| neva_data::Batch::microbatch(samples, &order, &slice, &options, 0, n).unwrap();
     (step * each..(step + 1) * each)
-        .map(|n| {
-            let batch = batch(n);
-            let whole = Microbatch::of(
-                to_device(&batch, options.image_seq_len, Device::Cpu).unwrap(),
-                batch.tokens.seq_lens().iter().sum::<usize>() as u64,
-            );
-            whole.keyed(&batch).context_shard(zigzag(mesh)).unwrap()
-        })
+        .map(|n| on_rank(&batch(n), options.image_seq_len, mesh))
         .collect()
+}
+
+/// Returns a rank's microbatch of a batch.
+pub(crate) fn on_rank(batch: &neva_data::Batch, image_seq_len: usize, mesh: &Mesh) -> Microbatch {
+    let whole = Microbatch::of(
+        to_device(batch, image_seq_len, Device::Cpu).unwrap(),
+        batch.tokens.seq_lens().iter().sum::<usize>() as u64,
+    );
+    whole.keyed(batch).context_shard(zigzag(mesh)).unwrap()
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use neva_data::{CheckOptions, CheckProgress, ImageCheck, Kind, Level, RecordFile};
+use neva_schemas::Data;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::check_text::CheckText;
+use super::{check_samples, check_text::CheckText};
 use crate::{
     cli::{Globals, OutputArgs, RecipeInput, report::Report},
     environment,
@@ -39,25 +40,25 @@ pub(super) struct CheckArgs {
     input: RecipeInput,
     /// Write the records with errors to a JSON Lines file; `--set finetune.data.skip_list=FILE` trains without them
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    skip_list: Option<PathBuf>,
+    pub(super) skip_list: Option<PathBuf>,
     /// Add the records with these warnings to the skip list: `duplicate`, `labels_cut` and others
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = warning, requires = "skip_list")]
-    skip: Vec<Kind>,
+    pub(super) skip: Vec<Kind>,
     /// Write the length of each record, for packing and grouping by length
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    length_index: Option<PathBuf>,
+    pub(super) length_index: Option<PathBuf>,
     /// Do not look at image files
     #[arg(long)]
-    no_images: bool,
+    pub(super) no_images: bool,
     /// Decode every image, which takes longer. By default, only its header and its end are read
     #[arg(long, conflicts_with = "no_images")]
     decode_images: bool,
     /// Number of threads [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    workers: Option<u16>,
+    pub(super) workers: Option<u16>,
     /// Number of problems of each kind to print
     #[arg(long, value_name = "N", default_value_t = 5)]
-    first: usize,
+    pub(super) first: usize,
     /// Check again, even if nothing has changed since an earlier check
     #[arg(long)]
     no_cache: bool,
@@ -77,6 +78,9 @@ fn warning(name: &str) -> Result<Kind, String> {
 pub(super) fn check(args: &CheckArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
     let resolved = args.input.resolve(globals.workspace()?.as_ref())?;
     report.warnings(&resolved.warnings);
+    if let Data::Energon(data) = &resolved.run.finetune.data {
+        return check_samples::check(args, data, &resolved, report);
+    }
     let probe = match open_data(&resolved, &mut |text| report.note(text))? {
         RunData::Files(probe) => probe,
         RunData::Mock => {
@@ -118,7 +122,7 @@ pub(super) fn check(args: &CheckArgs, globals: &Globals, report: &mut Report) ->
     Ok(())
 }
 
-fn progress_bar(is_shown: bool) -> ProgressBar {
+pub(super) fn progress_bar(is_shown: bool) -> ProgressBar {
     let target = if is_shown {
         ProgressDrawTarget::stderr()
     } else {

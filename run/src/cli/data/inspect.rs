@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use neva_data::{InspectedData, RecordFile, Selection, page};
+use neva_data::{EnergonView, InspectedData, RecordFile, Selection, inspect_energon, page};
+use neva_schemas::Data;
 use serde_json::json;
 
 use super::sample_text::{Style, samples};
@@ -11,7 +12,7 @@ use crate::{
     cli::{Globals, OutputArgs, RecipeInput, export::write_file, report::Report},
     environment,
     error::RunError,
-    preflight::{RunData, open_data},
+    preflight::{RunData, open_data, open_splits},
 };
 
 const EXAMPLES: &str = "\
@@ -50,6 +51,17 @@ pub(super) fn inspect(args: &InspectArgs, globals: &Globals, report: &mut Report
     let selection = args.selection()?;
     let resolved = args.input.resolve(globals.workspace()?.as_ref())?;
     report.warnings(&resolved.warnings);
+    if let Data::Energon(data) = &resolved.run.finetune.data {
+        let opened = open_splits(&resolved, data, &mut |text| report.note(text))?;
+        let view = EnergonView {
+            template: opened.tools.template.name().to_owned(),
+            tokenizer: data.tokenizer.clone(),
+            seq_length: data.seq_length,
+            image_positions: opened.image_positions,
+        };
+        let splits: Vec<_> = opened.splits.iter().map(|(name, dataset)| (*name, &**dataset)).collect();
+        return args.show(&inspect_energon(&splits, &view, &selection)?, report);
+    }
     let probe = match open_data(&resolved, &mut |text| report.note(text))? {
         RunData::Files(probe) => probe,
         RunData::Mock => {
@@ -58,26 +70,30 @@ pub(super) fn inspect(args: &InspectArgs, globals: &Globals, report: &mut Report
         }
     };
     let indices = RecordFile::cache_folder(environment::variable);
-    let data = neva_data::inspect(&probe, &selection, indices.as_deref())?;
-    match &args.html {
-        Some(file) => {
-            write_file(file, &page(&title(&data), &data), true)?;
-            let count = data.samples.len();
-            let text = format!("{}: {count} {}", file.display(), if count == 1 { "sample" } else { "samples" });
-            report.result(text, &json!({ "html": file, "samples": count }));
-        }
-        None => {
-            let style = Style {
-                colours: report.colours_results(),
-                ids: args.ids,
-            };
-            report.coloured_result(samples(&data, style).trim_end(), &data);
-        }
-    }
-    Ok(())
+    args.show(&neva_data::inspect(&probe, &selection, indices.as_deref())?, report)
 }
 
 impl InspectArgs {
+    /// Prints samples, or writes their page.
+    fn show(&self, data: &InspectedData, report: &mut Report) -> Result<(), RunError> {
+        match &self.html {
+            Some(file) => {
+                write_file(file, &page(&title(data), data), true)?;
+                let count = data.samples.len();
+                let text = format!("{}: {count} {}", file.display(), if count == 1 { "sample" } else { "samples" });
+                report.result(text, &json!({ "html": file, "samples": count }));
+            }
+            None => {
+                let style = Style {
+                    colours: report.colours_results(),
+                    ids: self.ids,
+                };
+                report.coloured_result(samples(data, style).trim_end(), data);
+            }
+        }
+        Ok(())
+    }
+
     fn selection(&self) -> Result<Selection, RunError> {
         let Some(record) = &self.record else {
             let default = if self.html.is_some() { 16 } else { 3 };

@@ -1,8 +1,10 @@
 //! `neva-run data`: looks at the data of a recipe, and prepares shards.
 
 mod check;
+mod check_samples;
 mod check_text;
 mod inspect;
+mod pack;
 mod prepare;
 mod sample_text;
 
@@ -17,9 +19,11 @@ Examples:
   neva-run data check mine.yaml --skip-list skip.jsonl
   neva-run data inspect mine.yaml --samples 5
   neva-run data inspect mine.yaml --html samples.html
+  neva-run data pack mine.yaml --set finetune.data.packed_set=packed.bin
   neva-run data prepare shards --force-overwrite
 
-`check` and `inspect` read LLaVA-JSON. Data of a custom type is read by its rank program alone.";
+`check`, `inspect` and `pack` read LLaVA-JSON and Energon datasets. Data of a custom type is read by
+its rank program alone.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -34,6 +38,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show samples as the model gets them: images, text, tokens, labels
     Inspect(inspect::InspectArgs),
+    /// Pack the training samples into rows ahead of time
+    Pack(pack::PackArgs),
     /// Prepare WebDataset shards as an Energon dataset: indices, splits, mapping of parts
     Prepare(prepare::PrepareArgs),
 }
@@ -43,6 +49,7 @@ impl DataArgs {
         match &self.command {
             Command::Check(args) => args.output.output,
             Command::Inspect(args) => args.output.output,
+            Command::Pack(args) => args.output.output,
             Command::Prepare(args) => args.output.output,
         }
     }
@@ -52,6 +59,7 @@ pub(super) fn data(args: &DataArgs, globals: &Globals, report: &mut Report) -> R
     match &args.command {
         Command::Check(args) => check::check(args, globals, report),
         Command::Inspect(args) => inspect::inspect(args, globals, report),
+        Command::Pack(args) => pack::pack(args, globals, report),
         Command::Prepare(args) => prepare::prepare(args, globals, report),
     }
 }
