@@ -149,7 +149,12 @@ fn cpu_seconds() -> Result<[f64; 2], Box<dyn std::error::Error>> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let (_, fields) = stat.rsplit_once(')').ok_or("no /proc/self/stat")?;
     // User and system time are the 14th and 15th field, those of children follow; in hundredths of a second.
-    let times = fields.split_whitespace().skip(11).map(str::parse).take(4).collect::<Result<Vec<f64>, _>>()?;
+    let times = fields
+        .split_whitespace()
+        .skip(11)
+        .map(str::parse)
+        .take(4)
+        .collect::<Result<Vec<f64>, _>>()?;
     let [user, system, childrens_user, childrens_system] = times[..] else {
         return Err("no times in /proc/self/stat".into());
     };
