@@ -7,6 +7,7 @@
 mod bucket;
 mod context_traffic;
 pub mod families;
+mod flops;
 mod fp8;
 mod gradient_traffic;
 mod groups;
@@ -29,6 +30,7 @@ mod zigzag;
 pub use bucket::{Bucket, Member, buckets};
 pub use context_traffic::{KeysValues, SharedImages};
 pub use families::{ExportedFiles, Families, HfConfigError, ModelTable, ReaderSlot, VLLM_VERSION, from_hf_config};
+pub use flops::ModelFlops;
 pub use fp8::Fp8Linears;
 pub use gradient_traffic::{DpCpTraffic, tensor_gradient_bytes};
 pub use groups::{Hyperparameters, hyperparameters, unmatched_optim_settings};
