@@ -9,6 +9,7 @@ const SOURCES: &[&str] = &[
     "backward",
     "gloo",
     "hooks",
+    "operators",
     "optim",
     "settings",
     "store",

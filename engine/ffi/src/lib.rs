@@ -20,6 +20,7 @@ pub mod error;
 pub mod foreach;
 pub mod gloo;
 mod hooks;
+mod operators;
 mod optim;
 mod settings;
 pub mod store;
@@ -34,6 +35,7 @@ pub use callback::BoxError;
 pub use error::{Error, Result};
 pub use gloo::{Bind, GlooGroup, GlooOptions, ReduceOp};
 pub use hooks::{HookHandle, on_grad_ready};
+pub use operators::OperatorCount;
 pub use optim::{AdamW, AdamWSlot, LossScale, fused_adamw_};
 pub use settings::{
     AttentionKernels, LogLevel, Precision, allows_tf32, choose_float32_products, float32_products_by_onednn, forbid_tf32,

@@ -88,6 +88,9 @@ unsafe extern "C" {
 
     pub(crate) fn neva_take_grad(leaf: *const CTensor, grad: *mut *mut CTensor) -> Status;
 
+    pub(crate) fn neva_operators_start(handle: *mut u64) -> Status;
+    pub(crate) fn neva_operators_stop(handle: u64, counted: *mut u64) -> Status;
+
     pub(crate) fn neva_hook_install(
         parameter: *const CTensor,
         context: *mut c_void,

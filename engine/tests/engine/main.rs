@@ -32,6 +32,7 @@ mod lora;
 mod model;
 mod moving;
 mod nccl;
+mod operators;
 mod optimizer;
 mod overlap;
 mod own_family;
