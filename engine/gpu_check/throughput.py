@@ -1,7 +1,6 @@
 """Training speed of models of 7B shapes with random weights, beside published figures.
 
-FLOPs of a position, for all figures: 4 for a frozen weight behind which something trains, 6 for a trained one, and 6 L h s
-for causal attention over s positions, forward and backward pass together.
+The operations of a position are those of `effects.json`, the project's one formula (docs/performance.md), for all figures.
 """
 
 import json
@@ -97,8 +96,9 @@ def measured(programs: Programs, case: Case, device: str, gpu: str) -> Table:
     # The first steps warm up kernels and memory.
     steps = metrics(folder)[2:]
     rate = sorted(step["tokens/s"] for step in steps)[len(steps) // 2]
-    flops = flops_of_token(json.loads((folder / "plan.json").read_text())["run"]["finetune"], case.packed)
     effects = json.loads((folder / "effects.json").read_text())
+    positions = sum(step["tokens/s"] * step["train_step_timing in s"] for step in metrics(folder))
+    flops = effects["model_flops"] / positions
     peak = next((peak for name, peak in PEAKS.items() if name in gpu), None)
     used = f"{memory.most / 1024:.1f} GiB" if memory.most is not None else "not measured: there is no nvidia-smi"
     table = [
@@ -125,24 +125,3 @@ def shape(case: Case, small: bool) -> dict[str, Any]:
     if case.model is None:
         return {"text_config": SMALL, "vision_config": SMALL_VISION} if small else {}
     return {**case.model, "config": SMALL} if small else case.model
-
-
-def flops_of_token(finetune: dict[str, Any], packed: int) -> float:
-    """FLOPs for a position of the language model. The vision encoder's go to its sample."""
-    ((_, model),) = finetune["model"].items()
-    text, vision, lora = model.get("text_config") or model["config"], model.get("vision_config"), finetune["peft"]["vlm.LoRA"]
-    length = finetune["data"]["vlm.MockDataModule"]["seq_length"]
-    h, f, layers = text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"]
-    head = text["head_dim"] or h // text["num_attention_heads"]
-    q, kv = text["num_attention_heads"] * head, text["num_key_value_heads"] * head
-    frozen = layers * (h * (2 * q + 2 * kv) + 3 * h * f) + text["vocab_size"] * h
-    # One adapter each on qkv, proj, fc1 and fc2: A is [dim, in], B is [out, dim].
-    trained = layers * lora["dim"] * ((h + q + 2 * kv) + (q + h) + (h + 2 * f) + (f + h))
-    # A sample of a packed row attends to itself.
-    attention = 6 * layers * q * length / packed
-    if vision is None:
-        return 4 * frozen + 6 * trained + attention
-    patches = (vision["image_size"] // vision["patch_size"]) ** 2
-    encoder = (vision["num_hidden_layers"] - 1) * (4 * vision["hidden_size"] ** 2 + 2 * vision["hidden_size"] * vision["intermediate_size"])
-    projector = vision["hidden_size"] * h + h * h
-    return 4 * frozen + 6 * trained + attention + 6 * (encoder + projector) * patches / length

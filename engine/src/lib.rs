@@ -26,6 +26,8 @@ pub mod param_sync;
 pub mod parameters;
 mod precision;
 mod processor_kernels;
+pub mod profile;
+pub mod profiler;
 pub mod quantization;
 mod random;
 mod rank;

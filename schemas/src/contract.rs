@@ -185,6 +185,9 @@ pub const REPORT_FILE: &str = "report.json";
 /// File in the run's folder to which rank 0 writes what the run did, as JSON.
 pub const EFFECTS_FILE: &str = "effects.json";
 
+/// File in the run's folder to which rank 0 writes the profile: a trace in Chrome's format, and a summary of the steps.
+pub const PROFILE_FILE: &str = "profile.json";
+
 /// Result of a finished run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {

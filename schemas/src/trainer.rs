@@ -45,6 +45,9 @@ pub struct TrainerConfig {
     /// Conditions on what ran, checked after the first step: `fp8>=0.95`, `adapters`, `gradients`, `packing`,
     /// `attention=flash`. `--require` sets it.
     pub require: Vec<String>,
+    /// Number of first steps of each attempt that are profiled: `profile.json` in the run's folder is a trace of all ranks, and
+    /// a table says where the steps went. `null` profiles none. `--profile` sets it.
+    pub profile_steps: Option<u64>,
     /// Callbacks: early stopping and custom types.
     pub callbacks: Vec<CallbackConfig>,
     /// Seed of weight initialization and dropout.
@@ -76,6 +79,7 @@ impl Default for TrainerConfig {
             nan_policy: NanPolicy::Stop,
             loss_spike_threshold: Some(6.0),
             require: Vec::new(),
+            profile_steps: None,
             callbacks: Vec::new(),
             seed: 1234,
             deterministic: true,
@@ -100,6 +104,24 @@ impl TrainerConfig {
         });
         self.max_steps.into_iter().chain(epochs).min().unwrap_or(0)
     }
+
+    /// Refuses a profile of no step, and one of more steps than the run has.
+    fn validate_profile(&self, path: &str, problems: &mut Vec<Problem>) {
+        let most = self.max_steps.unwrap_or(u64::MAX);
+        let Some(steps) = self.profile_steps.filter(|steps| *steps == 0 || *steps > most) else {
+            return;
+        };
+        let message = match steps {
+            0 => "`profile_steps` is 0: a profile needs a step".to_owned(),
+            _ => format!("`profile_steps` is {steps}, but the run has {most} steps"),
+        };
+        let most = most.clamp(1, Self::PROFILED_STEPS);
+        let help = format!("use {most}, as in `--profile {most}`, or null to profile nothing");
+        problems.push(Problem::error(format!("{path}.profile_steps"), message).help(help));
+    }
+
+    /// Steps of a profile if no number is given.
+    pub const PROFILED_STEPS: u64 = 10;
 
     /// Returns the numeric precision of weights and activations.
     pub fn precision(&self) -> Precision {
@@ -196,6 +218,7 @@ impl Validate for TrainerConfig {
             problems.push(Problem::error(format!("{path}.loss_spike_threshold"), message).help("use 6.0, or null to report no spikes"));
         }
         validate_requirements(path, &self.require, problems);
+        self.validate_profile(path, problems);
         for (index, callback) in self.callbacks.iter().enumerate() {
             callback.validate(&format!("{path}.callbacks[{index}]"), problems);
         }

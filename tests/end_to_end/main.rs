@@ -20,6 +20,7 @@ mod openmp;
 mod photos;
 mod pretrained;
 mod processes;
+mod profile;
 mod qlora;
 mod style;
 mod terminal;

@@ -79,6 +79,11 @@ impl Segments {
         self.ends.iter().map(Vec::len).sum()
     }
 
+    /// Returns the lengths of the segments of all rows.
+    pub(crate) fn lengths(&self) -> Vec<usize> {
+        self.ranges(usize::MAX).flatten().map(|range| range.len()).collect()
+    }
+
     /// Returns whether every row is a single segment, so that the causal mask alone excludes padding.
     pub(crate) fn single(&self) -> bool {
         self.ends.iter().all(|ends| ends.len() <= 1)

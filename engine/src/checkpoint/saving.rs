@@ -97,7 +97,9 @@ impl Saving {
         });
         let (own_staging, success) = (staging.clone(), succeeded.clone());
         let copies = memory.map(|memory| (memory.clone(), shard.tensors()));
+        let profiler = mesh.profiler().clone();
         let body = move || {
+            let _write = profiler.span("write checkpoint");
             let path = match lead {
                 Some(lead) => lead.write(shard)?,
                 None => {

@@ -18,7 +18,7 @@ pub fn decide_on_first_rank<T: Serialize + DeserializeOwned>(mesh: &Mesh, decide
         return decide();
     }
     if !mesh.is_first() {
-        let received: Result<T, (u8, String)> = serde_json::from_slice(&broadcast_bytes(&**world, &[])?).map_err(not_json)?;
+        let received: Result<T, (u8, String)> = serde_json::from_slice(&broadcast_bytes(&**world, 0, &[])?).map_err(not_json)?;
         return received.map_err(|(class, message)| EngineError::First { class, message });
     }
     let mine = decide();
@@ -26,22 +26,43 @@ pub fn decide_on_first_rank<T: Serialize + DeserializeOwned>(mesh: &Mesh, decide
         Ok(value) => serde_json::to_vec(&Ok::<_, (u8, String)>(value)),
         Err(error) => serde_json::to_vec(&Err::<T, _>((error.exit_code(), error.to_string()))),
     };
-    let sent = message.map_err(not_json).and_then(|message| broadcast_bytes(&**world, &message));
+    let sent = message.map_err(not_json).and_then(|message| broadcast_bytes(&**world, 0, &message));
     // The own error is returned even if it could not be sent.
     mine.and_then(|value| sent.map(|_| value))
 }
 
-/// Returns the message of rank 0 on every rank; on the others, `message` is ignored.
-fn broadcast_bytes(world: &dyn ProcessGroup, message: &[u8]) -> Result<Vec<u8>> {
+/// Returns the message of rank `root` on every rank; on the others, `message` is ignored.
+fn broadcast_bytes(world: &dyn ProcessGroup, root: usize, message: &[u8]) -> Result<Vec<u8>> {
     let length = Tensor::from(message.len() as i64);
-    world.broadcast(&length, 0)?;
-    let bytes = if world.rank() == 0 {
+    world.broadcast(&length, root)?;
+    let bytes = if world.rank() == root {
         Tensor::f_from_slice(message)?
     } else {
         Tensor::f_zeros([length.int64_value(&[])], (Kind::Uint8, tch::Device::Cpu))?
     };
-    world.broadcast(&bytes, 0)?;
+    world.broadcast(&bytes, root)?;
     Ok(Vec::try_from(&bytes)?)
+}
+
+/// Returns the values of all ranks on rank 0, in rank order, and nothing on the others. The ranks send one after another, so
+/// that a rank never holds the messages of all.
+///
+/// # Errors
+/// Communication failed.
+pub fn gather_on_first_rank<T: Serialize + DeserializeOwned>(mesh: &Mesh, mine: T) -> Result<Vec<T>> {
+    let world = mesh.world();
+    if world.size() == 1 {
+        return Ok(vec![mine]);
+    }
+    let message = serde_json::to_vec(&mine).map_err(not_json)?;
+    let mut values = Vec::new();
+    for root in 0..world.size() {
+        let received = broadcast_bytes(&**world, root, &message)?;
+        if mesh.is_first() {
+            values.push(serde_json::from_slice(&received).map_err(not_json)?);
+        }
+    }
+    Ok(values)
 }
 
 fn not_json(error: serde_json::Error) -> EngineError {

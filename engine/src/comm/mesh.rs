@@ -3,6 +3,7 @@
 use super::process_group::{ProcessGroup, ProcessGroupFactory, Solo};
 use super::traffic::{Counted, Traffic};
 use crate::comm_error::CommError;
+use crate::profiler::Profiler;
 use neva_schemas::{MeshCoordinates, ParallelSizes};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,7 +54,8 @@ pub struct Mesh {
     tp_cp: Arc<dyn ProcessGroup>,
     embedding: Arc<dyn ProcessGroup>,
     world: Arc<dyn ProcessGroup>,
-    counted: Vec<(&'static str, Arc<Counted>)>,
+    counted: Vec<Arc<Counted>>,
+    profiler: Profiler,
 }
 
 impl Mesh {
@@ -68,6 +70,7 @@ impl Mesh {
             embedding: solo(),
             world: solo(),
             counted: Vec::new(),
+            profiler: Profiler::default(),
         }
     }
 
@@ -134,8 +137,8 @@ impl Mesh {
         if members.len() == 1 {
             return Ok(Arc::new(Solo));
         }
-        let group = Arc::new(Counted::new(form(&format!("{name}.{}", members[0]))?));
-        self.counted.push((name, group.clone()));
+        let group = Arc::new(Counted::new(name, form(&format!("{name}.{}", members[0]))?));
+        self.counted.push(group.clone());
         Ok(group)
     }
 
@@ -177,9 +180,21 @@ impl Mesh {
         self.world.rank() == 0
     }
 
+    /// Records the collectives of all groups in a profile, and lets the phases of a run record theirs.
+    #[must_use]
+    pub fn profiled(self, profiler: Profiler) -> Self {
+        self.counted.iter().for_each(|group| group.record(&profiler));
+        Self { profiler, ..self }
+    }
+
+    /// Returns the recorder of this rank.
+    pub fn profiler(&self) -> &Profiler {
+        &self.profiler
+    }
+
     /// Returns what this rank has sent through each of its groups, by the group's name.
     pub fn traffic(&self) -> BTreeMap<&'static str, Traffic> {
-        self.counted.iter().map(|(name, group)| (*name, group.traffic())).collect()
+        self.counted.iter().map(|group| (group.name(), group.traffic())).collect()
     }
 }
 

@@ -16,7 +16,7 @@ mod threads;
 mod traffic;
 
 pub use crate::comm_error::CommError;
-pub use agree::{all_succeed, decide_on_first_rank, stages_succeed};
+pub use agree::{all_succeed, decide_on_first_rank, gather_on_first_rank, stages_succeed};
 pub use gloo::GlooFactory;
 pub use handshake::Handshake;
 pub use mesh::{Axis, Mesh};

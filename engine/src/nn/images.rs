@@ -6,6 +6,7 @@ use super::dropout::CurrentKeys;
 use crate::autograd::one;
 use crate::comm::{Axis, Mesh, ProcessGroup};
 use crate::error::Result;
+use crate::profiler::Profiler;
 use neva_schemas::VisionPlacement;
 use neva_torch_ffi::{BoxError, Function, apply};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub struct ImagePartition {
     context: Arc<dyn ProcessGroup>,
     /// Keys of the microbatch, for dropout.
     keys: CurrentKeys,
+    profiler: Profiler,
 }
 
 impl ImagePartition {
@@ -38,6 +40,7 @@ impl ImagePartition {
             tensor: tensor.clone(),
             context: context.clone(),
             keys: CurrentKeys::default(),
+            profiler: mesh.profiler().clone(),
         }
     }
 
@@ -51,6 +54,7 @@ impl ImagePartition {
     /// # Errors
     /// `encode` or a collective failed. In the backward pass the call that started it returns the error.
     pub fn encode(&self, images: &Tensor, encode: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let _vision = self.profiler.span("vision");
         let count = images.size()[0];
         let indices = self.indices(count);
         let own = self.keys.of_images(&indices, || encode(&self.own(images, &indices)))?;

@@ -6,6 +6,7 @@ use super::failure::{append, record, record_panic};
 use crate::checkpoint::ModelCache;
 use crate::comm::{CommError, Handshake, Mesh, Nccl, NcclWorld, Rendezvous, rendezvous};
 use crate::error::{EngineError, Result};
+use crate::profiler::Profiler;
 use crate::trainer::{Progress, Registry, RunContext, StopRequest, fit};
 use neva_schemas::{Engine, LaunchPlan, PLAN_FORMAT, ParallelSizes, Problem, RankEnv, RankFailure, RunReport, Severity, Validate};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -90,14 +91,18 @@ fn train(engine: &LibtorchEngine, plan: &LaunchPlan, rank: &RankEnv, run_dir: &m
     let device = set_up(trainer, rank)?;
     let cache = ModelCache::locate(lookup);
     let timeout = Duration::from_secs(trainer.timeout_s);
-    let (mesh, connection) = connect(engine, plan, rank, device, sizes)?;
+    let profiler = trainer.profile_steps.map(|_| Profiler::start(device)).unwrap_or_default();
+    let (mesh, connection) = {
+        let _connect = profiler.span("rendezvous");
+        connect(engine, plan, rank, device, sizes)?
+    };
     if let Some(connection) = &connection {
         *run_dir = PathBuf::from(String::from_utf8_lossy(&connection.rendezvous.from_first).into_owned());
     }
     std::fs::create_dir_all(&*run_dir).map_err(EngineError::io("create", run_dir))?;
     let context = RunContext {
         run_dir,
-        mesh,
+        mesh: mesh.profiled(profiler),
         device,
         cache: &cache,
         registry: &engine.registry,

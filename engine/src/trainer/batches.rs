@@ -6,6 +6,7 @@ use super::step::Trainer;
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
 use crate::parallel::zigzag;
+use crate::profiler::Profiler;
 use neva_data::{BatchSampler, Dataset, Loader, MergeOptions, RowStream, TruncationCounter, WithoutPixels, validation_rows};
 use neva_layout::ZigZag;
 use neva_schemas::{Finetune, Problem};
@@ -80,6 +81,11 @@ impl Batching {
         Ok(indices)
     }
 
+    /// Returns the device of the tensors.
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
     /// Returns the number of global batches of a validation.
     pub(super) fn validation_batches(&self, samples: u64, limit: Option<u64>) -> u64 {
         self.sampler.num_batches(samples, limit)
@@ -117,10 +123,18 @@ pub(super) struct TrainBatches {
 }
 
 impl TrainBatches {
-    pub(super) fn start(batching: Batching, dataset: Arc<dyn Dataset>, rows: Arc<dyn RowStream>, consumed: u64) -> Result<Self> {
+    /// Starts the workers, whose work `profiler` records.
+    pub(super) fn start(
+        batching: Batching,
+        dataset: Arc<dyn Dataset>,
+        rows: Arc<dyn RowStream>,
+        consumed: u64,
+        profiler: Profiler,
+    ) -> Result<Self> {
         let Batching { sampler, options, .. } = batching;
         let dataset = batching.without_unused_pixels(dataset);
         let source = move |n| {
+            let _prepare = profiler.span("prepare");
             Some(neva_data::Batch::of_stream(
                 &*dataset,
                 &*rows,

@@ -24,6 +24,8 @@ pub struct EffectReport {
     pub format: u32,
     /// Products of linears by group and data type; groups and types without any are left out.
     pub gemms: Vec<GemmEffect>,
+    /// Operations of the model in training by `neva_layout::ModelFlops`, without recomputation, padding and validation.
+    pub model_flops: f64,
     /// FP8 share of the operations of the base linears of the language model's layers; 0 without any.
     pub fp8_share: f64,
     /// Kernels that computed attention cores, the vision encoder's included.
@@ -122,6 +124,7 @@ impl Trainer {
             positions,
             truncated,
             left_out,
+            ..
         } = self.batch_counts;
         let (linears, trained) = (&self.loaded.adapted, &self.loaded.trained);
         let attached = effects.adapted();
@@ -136,6 +139,7 @@ impl Trainer {
             .chain([samples, rows, tokens, positions, truncated, left_out])
             .chain(flags.map(u64::from))
             .map(|number| number as f64)
+            .chain([self.model_flops()])
             .collect();
         let sums = Tensor::f_from_slice(&numbers)?;
         self.mesh.world().all_reduce(&sums, Reduce::Sum)?;
@@ -146,7 +150,8 @@ impl Trainer {
         let (batches, rest) = rest.split_at(6);
         // The ranks of one copy of the model have the same batches.
         let copies = (self.mesh.world().size() / self.mesh.axis(Axis::Data).size()) as f64;
-        let (attached, touched) = rest.split_at(linears.len());
+        let (attached, rest) = rest.split_at(linears.len());
+        let (touched, model_flops) = rest.split_at(trained.len());
         let gemms = gemms(flops);
         let fp8 = [GemmKind::Fp8, GemmKind::Fp8Emulated].map(GemmKind::name);
         let fp8 = |gemm: &&GemmEffect| gemm.group == GemmGroup::Decoder.name() && fp8.contains(&gemm.kind);
@@ -163,6 +168,7 @@ impl Trainer {
         };
         Ok(EffectReport {
             format: EFFECTS_FORMAT,
+            model_flops: model_flops.iter().sum(),
             // The sum of no share is -0.
             fp8_share: gemms.iter().filter(fp8).map(|gemm| gemm.share).sum::<f64>() + 0.0,
             gemms,
@@ -195,12 +201,29 @@ impl Trainer {
         })
     }
 
+    /// Returns the operations of the model for this rank's samples; 0 if another rank that trains the same samples counts
+    /// them.
+    pub(super) fn model_flops(&self) -> f64 {
+        if self.counts_samples() {
+            self.batch_counts.model_flops
+        } else {
+            0.0
+        }
+    }
+
+    /// Returns whether this rank is the first of those that train the same samples.
+    pub(super) fn counts_samples(&self) -> bool {
+        [Axis::Tensor, Axis::Context, Axis::Pipeline]
+            .iter()
+            .all(|axis| self.mesh.axis(*axis).rank() == 0)
+    }
+
     /// Counts the batches of a step, and the parameters that got a gradient in it.
     pub(super) fn count_effects(&mut self, microbatches: &[Microbatch]) {
         let context_ranks = self.mesh.axis(Axis::Context).size() as u64;
         microbatches
             .iter()
-            .for_each(|microbatch| self.batch_counts.add(microbatch, context_ranks));
+            .for_each(|microbatch| self.batch_counts.add(microbatch, context_ranks, &self.loaded.flops));
         let now = self.gradients.touched().map(|gradient| gradient.is_some());
         self.touched.iter_mut().zip(now).for_each(|(touched, now)| *touched |= now);
     }

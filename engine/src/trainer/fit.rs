@@ -5,12 +5,14 @@ use super::callback::{Callback, Flow, RunView};
 use super::context::{Progress, RunContext};
 use super::dataset::RunData;
 use super::labels::LabelWarnings;
+use super::profiling::ProfiledSteps;
 use super::records::Records;
 use super::step::Trainer;
 use super::stop::{Clocks, LocalStatus, Stop, StopRequest};
 use crate::checkpoint::{BaseReference, HostMemory, RunProgress, Saving};
 use crate::comm::{all_succeed, decide_on_first_rank};
 use crate::error::{EngineError, Result};
+use crate::profile::phase;
 use neva_data::RowStream;
 use neva_schemas::{LaunchPlan, Run, RunReport};
 use neva_track::Outcome;
@@ -26,6 +28,7 @@ pub fn fit(plan: &LaunchPlan, context: RunContext<'_>, at: &Progress) -> Result<
     let mut fit = Fit::set_up(plan, context)?;
     match fit.train(at) {
         Ok(report) => {
+            fit.finish_profile()?;
             let outcome = if report.stopped.is_some() {
                 Outcome::Stopped
             } else {
@@ -37,6 +40,7 @@ pub fn fit(plan: &LaunchPlan, context: RunContext<'_>, at: &Progress) -> Result<
             Ok(report)
         }
         Err(error) => {
+            fit.write_failed_profile();
             let Fit {
                 callbacks, state, saving, ..
             } = &mut fit;
@@ -67,6 +71,8 @@ pub(super) struct Fit<'a> {
     pub(super) saving: Option<Saving>,
     /// Host memory for its copies.
     pub(super) memory: HostMemory,
+    /// The steps of the profile.
+    pub(super) profiled: ProfiledSteps,
 }
 
 /// The part of the state that callbacks see.
@@ -101,16 +107,24 @@ impl Fit<'_> {
             let over = done >= self.state.progress.total_steps;
             // Data are fetched before the agreement, so that all ranks can still save if one of them cannot read its data.
             let started = Instant::now();
+            let profiler = self.profiler().clone();
+            let began = profiler.begin();
             let fetched = match over || self.stop.is_requested() {
                 true => None,
-                false => Some(self.batches.next_step()),
+                false => {
+                    let _data = profiler.span(phase::DATA);
+                    Some(self.batches.next_step())
+                }
             };
             let waited = started.elapsed();
             let status = LocalStatus {
                 save_done: self.saving.as_ref().is_some_and(Saving::is_done),
                 data_failed: fetched.as_ref().is_some_and(Result::is_err),
             };
-            let agreed = self.clocks.agree(self.stop, rule.as_deref(), status, self.trainer.mesh())?;
+            let agreed = {
+                let _agree = profiler.span(phase::AGREE);
+                self.clocks.agree(self.stop, rule.as_deref(), status, self.trainer.mesh())?
+            };
             if agreed.save_done {
                 self.finish_save()?;
             }
@@ -150,12 +164,14 @@ impl Fit<'_> {
                 .val_check_interval
                 .is_some_and(|every| done.is_multiple_of(every))
             {
+                let _validate = profiler.span(phase::VALIDATE);
                 rule = self.validate()?.or(rule);
             }
             let due = ckpt.every_n_train_steps.is_some_and(|every| done.is_multiple_of(every));
             if due || (self.state.progress.finished && ckpt.save_on_train_end) {
                 self.save_unless_saved()?;
             }
+            self.profile_step(began, done - 1)?;
         }
         self.finish_save()?;
         let report = self.state.report.clone();

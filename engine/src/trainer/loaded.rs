@@ -12,7 +12,7 @@ use crate::nn::{AdapterDropout, Build, CurrentKeys, ImagePartition, RecomputedAt
 use crate::parallel::ContextAttention;
 use crate::parameters::Parameters;
 use crate::precision::compute_kind;
-use neva_layout::{Adapters, ChunkSpec, Fp8Linears, ModelTable, ParamSpec, Part, Stages, is_trainable, lora_adapters};
+use neva_layout::{Adapters, ChunkSpec, Fp8Linears, ModelFlops, ModelTable, ParamSpec, Part, Stages, is_trainable, lora_adapters};
 use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem, RecomputeModule};
 use neva_torch_ffi::choose_float32_products;
 use std::sync::Arc;
@@ -37,6 +37,8 @@ pub struct LoadedModel {
     pub(super) trained: Vec<(String, bool)>,
     /// Keys of the microbatch that the model computes, for the dropout of adapters.
     pub(super) keys: CurrentKeys,
+    /// Operations of the model.
+    pub(super) flops: ModelFlops,
 }
 
 /// One model chunk.
@@ -134,7 +136,9 @@ impl LoadedModel {
         let used = trained.iter().filter(|spec| spec.used);
         let used = used.map(|spec| (spec.name.clone(), spec.part == Part::Adapter)).collect();
         let chunks = chunk_specs.iter().zip(numbers).map(load_chunk).collect::<Result<_>>()?;
+        let flops = ModelFlops::of(&table, &specs, &adapters, finetune);
         Ok(Self {
+            flops,
             parameters,
             specs,
             chunks,

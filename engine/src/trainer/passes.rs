@@ -7,6 +7,8 @@ use crate::error::{EngineError, Result};
 use crate::optim::Gradients;
 use crate::parallel::{SavedActivation, StageWork};
 use crate::precision::compute_kind;
+use crate::profile::phase;
+use crate::profiler::{Details, Profiler};
 use neva_schemas::Finetune;
 use tch::{Device, Kind, Tensor};
 
@@ -57,6 +59,7 @@ pub(super) struct Training<'a> {
     pub(super) model: &'a LoadedModel,
     pub(super) shape: Boundary,
     pub(super) gradients: &'a mut Gradients,
+    pub(super) profiler: &'a Profiler,
     pub(super) microbatches: &'a [&'a Microbatch],
     /// Divisor of the loss of each microbatch.
     pub(super) denominators: Vec<f64>,
@@ -80,9 +83,11 @@ impl StageWork for Training<'_> {
     }
 
     fn forward(&mut self, microbatch: usize, chunk: usize, input: Option<&Tensor>) -> Result<Tensor> {
+        let _forward = self.profiler.span_of(phase::FORWARD, Details::Pass { microbatch, chunk });
         let (chunk, batch) = (&self.model.chunks[chunk], self.microbatches[microbatch]);
         let forward = || chunk.model.forward(&batch.batch, input);
         let hidden_bsh = self.model.keys.of_samples(batch.keys.as_ref(), forward)?;
+        let _loss = self.profiler.span("loss");
         let Some(loss) = loss_sum(chunk, &hidden_bsh, batch)? else {
             return Ok(hidden_bsh);
         };
@@ -105,6 +110,7 @@ impl StageWork for Training<'_> {
         if !kept.output.requires_grad() {
             return Ok(None);
         }
+        let _backward = self.profiler.span_of(phase::BACKWARD, Details::Pass { microbatch, chunk });
         let chunk = &self.model.chunks[chunk];
         let input = kept.input.as_ref().filter(|input| input.requires_grad());
         // Every schedule processes the microbatches of a model chunk in order.

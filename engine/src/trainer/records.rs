@@ -124,6 +124,13 @@ impl Records {
         write_json(&self.run_dir.join(REPORT_FILE), report)
     }
 
+    /// Prints a text on the first rank.
+    pub(super) fn print(&mut self, text: &str) {
+        if let Some(console) = &mut self.console {
+            console.write(text.as_bytes());
+        }
+    }
+
     /// Prints and stores what the run did.
     pub(super) fn effects(&mut self, effects: &EffectReport) -> Result<()> {
         let Some(console) = &mut self.console else { return Ok(()) };

@@ -3,6 +3,7 @@
 use super::fit::Fit;
 use crate::checkpoint::{Artifacts, Saving, Snapshot};
 use crate::error::{EngineError, Result};
+use crate::profile::phase;
 use std::path::PathBuf;
 
 impl Fit<'_> {
@@ -25,6 +26,8 @@ impl Fit<'_> {
             return Ok(());
         }
         self.finish_save()?;
+        let profiler = self.profiler().clone();
+        let save = profiler.span(phase::SAVE);
         self.trainer.finish_param_gather()?;
         self.state.progress.callbacks = self.callbacks.iter().map(|callback| callback.state()).collect();
         let artifacts: &Artifacts = &self.data.artifacts;
@@ -41,6 +44,7 @@ impl Fit<'_> {
         let memory = is_async.then_some(&self.memory);
         self.saving = Some(Saving::start(&self.checkpoints(), &snapshot, memory, self.trainer.mesh())?);
         self.last_saved = Some(steps_done);
+        drop(save);
         if is_async { Ok(()) } else { self.finish_save() }
     }
 
@@ -66,7 +70,10 @@ impl Fit<'_> {
     /// Waits for the save in progress, if there is one.
     pub(super) fn finish_save(&mut self) -> Result<()> {
         let Some(saving) = self.saving.take() else { return Ok(()) };
-        let path = saving.finish(self.trainer.mesh())?;
+        let path = {
+            let _save = self.trainer.mesh().profiler().span(phase::SAVE);
+            saving.finish(self.trainer.mesh())?
+        };
         self.state.report.checkpoint = Some(path.clone());
         self.hook(|callback, run| callback.on_checkpoint(run, &path))
     }

@@ -6,6 +6,7 @@ use super::dataset::RunData;
 use super::fit::{Fit, State};
 use super::labels::{LabelWarnings, require_labels};
 use super::loaded::LoadedModel;
+use super::profiling::ProfiledSteps;
 use super::records::Records;
 use super::rows::train_rows;
 use super::step::Trainer;
@@ -51,7 +52,11 @@ impl<'a> Fit<'a> {
             image_processor: images.as_deref(),
             record_cache: record_cache.as_deref(),
         };
-        let data = data_module.open_with(finetune, folders)?;
+        let profiler = mesh.profiler().clone();
+        let data = {
+            let _open = profiler.span("open data");
+            data_module.open_with(finetune, folders)?
+        };
         same_files_on_all_ranks(&mesh, &data.artifacts)?;
         same_samples_on_all_ranks(&mesh, &data)?;
         let samples = data.train.len() as u64;
@@ -70,18 +75,23 @@ impl<'a> Fit<'a> {
         let epoch = rows.epoch_rows().unwrap_or(samples);
         let total_steps = finetune.trainer.total_steps(epoch, finetune.data.global_batch_size());
         // Weights come after the data: an error in the data is found before weights take minutes to load.
-        let loaded = LoadedModel::load(finetune, context.registry.models(), sources, &mesh, device)?;
+        let loaded = {
+            let _load = profiler.span("load weights");
+            LoadedModel::load(finetune, context.registry.models(), sources, &mesh, device)?
+        };
         check_trainable(&loaded, finetune)?;
         let own = resumed.as_ref().is_some_and(|checkpoint| checkpoint.path.starts_with(run_dir));
         if let Some(checkpoint) = resumed.as_ref().filter(|_| !own) {
             refuse_past_end(finetune, checkpoint, total_steps)?;
         }
+        let optimizer = profiler.span("create optimizer");
         let mut trainer = Trainer::new(finetune, loaded, mesh)?;
         if let Some(checkpoint) = resumed.as_ref().or(moments(finetune, &base)?.as_ref()) {
             let group = trainer.mesh().axis(Axis::Tensor);
             restore_optimizer(checkpoint, trainer.optimizer(), trainer.parameters(), (group.rank(), group.size()))?;
             restore_scales(checkpoint, &trainer)?;
         }
+        drop(optimizer);
         let first_step = resumed.as_ref().map_or(0, CheckpointFolder::steps_done);
         let mut records = Records::none(run_dir);
         decide_on_first_rank(trainer.mesh(), || {
@@ -99,7 +109,13 @@ impl<'a> Fit<'a> {
         // A finished run of this folder has no step left. A run of another folder passed `refuse_past_end`.
         progress.finished &= own;
         let batching = Batching::of(finetune, &trainer, device)?;
-        let batches = TrainBatches::start(batching, data.train.clone(), rows.clone(), progress.consumed_samples)?;
+        let batches = TrainBatches::start(
+            batching,
+            data.train.clone(),
+            rows.clone(),
+            progress.consumed_samples,
+            profiler.clone(),
+        )?;
         let checkpoint = resumed.as_ref().filter(|_| own).map(|checkpoint| checkpoint.path.clone());
         Ok(Self {
             batches,
@@ -115,6 +131,7 @@ impl<'a> Fit<'a> {
             last_saved: resumed.as_ref().map(CheckpointFolder::steps_done),
             saving: None,
             memory: HostMemory::default(),
+            profiled: ProfiledSteps::new(finetune.trainer.profile_steps),
             state: State {
                 run: &plan.run,
                 run_dir: run_dir.to_owned(),

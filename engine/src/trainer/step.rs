@@ -11,6 +11,7 @@ use crate::fp8::ScalingStates;
 use crate::optim::{Gradients, LossScaleState, LossScaler, Optimizer, Partition};
 use crate::parallel::{Pipeline, StageReport};
 use crate::parameters::Parameters;
+use crate::profile::phase;
 use neva_layout::{ParamSpec, schedule};
 use neva_schemas::{Finetune, LossNormalization, NanPolicy};
 use tch::Tensor;
@@ -133,12 +134,14 @@ impl Trainer {
             return Ok(report);
         }
         if self.clip_grad > 0.0 {
+            let _clip = self.mesh.profiler().span(phase::CLIP);
             // torch.nn.utils.clip_grad_norm_ and Megatron: the coefficient never exceeds 1.
             let coefficient = self.clip_grad / (norm + 1e-6);
             if coefficient < 1.0 {
                 self.gradients.scale(coefficient)?;
             }
         }
+        let _optimizer = self.mesh.profiler().span(phase::OPTIMIZER);
         self.optimizer.step(&self.gradients, rate)?;
         if let Some(fp8) = self.loaded.fp8.as_ref().filter(|_| self.optimizer.gathers_in_fp8()) {
             fp8.note_gathered();
@@ -151,7 +154,11 @@ impl Trainer {
     /// # Errors
     /// A collective failed.
     pub fn accumulate(&mut self, microbatches: &[Microbatch]) -> Result<StepReport> {
-        self.gradients.reset()?;
+        let profiler = self.mesh.profiler().clone();
+        {
+            let _reset = profiler.span(phase::OPTIMIZER);
+            self.gradients.reset()?;
+        }
         let counts = self.count(microbatches)?;
         let [
             labels,
@@ -178,6 +185,7 @@ impl Trainer {
             model: &self.loaded,
             shape: self.shape,
             gradients: &mut self.gradients,
+            profiler: self.mesh.profiler(),
             denominators: microbatches.iter().map(|microbatch| denominator(microbatch)).collect(),
             microbatches: &microbatches,
             loss_sum: 0.0,
@@ -193,10 +201,13 @@ impl Trainer {
         }
         self.stage_report = ran?;
         let sums = Tensor::from_slice(&[pass.loss_sum, pass.objective]);
+        let reduce = profiler.span(phase::REDUCE);
         self.gradients.reduce(&self.mesh)?;
         self.count_effects(all);
         self.sum_losses(&sums)?;
+        drop(reduce);
         let (loss_sum, objective) = (sums.double_value(&[0]), sums.double_value(&[1]));
+        let _clip = profiler.span(phase::CLIP);
         let mut norm = self.gradients.norm(&self.mesh)?;
         if self.scaler.is_some() && norm.is_finite() {
             self.gradients.scale(1.0 / loss_scale)?;

@@ -7,6 +7,7 @@ use super::spike::{Spike, observe};
 use super::step_metrics::{record, step_metrics};
 use crate::error::{EngineError, Result};
 use crate::optim::learning_rate;
+use crate::profile::phase;
 use neva_track::StepMetrics;
 use std::time::{Duration, Instant};
 
@@ -22,12 +23,14 @@ impl Fit<'_> {
         (started, waited): (Instant, Duration),
     ) -> Result<Option<String>> {
         let finetune = &self.state.run.finetune;
+        let profiler = self.profiler().clone();
         self.hook(|callback, run| callback.on_step_start(run, step))?;
         let total_steps = self.state.progress.total_steps;
         // A skipped step does not advance the schedule, as in Megatron's training loop.
         let scheduled = step.saturating_sub(self.state.progress.skipped_steps);
         let rate = |peak: f64| learning_rate(finetune.optim.lr_scheduler(), peak, total_steps, scheduled);
         let done = self.trainer.step(microbatches, rate, step)?;
+        let _log = profiler.span(phase::LOG);
         let consumed_before = self.state.progress.consumed_samples;
         let progress = &mut self.state.progress;
         progress.steps_done = step + 1;

@@ -10,7 +10,9 @@ use std::{
 
 use clap::Args;
 use neva_executors::train_argv;
-use neva_schemas::{ExecutorConfig, LaunchPlan, METRICS_FILE, PLAN_FILE, RankEnv, Requirement, Run, RunReport, spin_count};
+use neva_schemas::{
+    ExecutorConfig, LaunchPlan, METRICS_FILE, PLAN_FILE, PROFILE_FILE, RankEnv, Requirement, Run, RunReport, TrainerConfig, spin_count,
+};
 use neva_track::plot::CURVES_FILE;
 use serde_json::json;
 
@@ -41,6 +43,7 @@ Examples:
   neva-run mine.yaml --set peft_scheme=none --to-yaml full.yaml    every value, as a recipe file
   neva-run mine.yaml --sweep finetune.optim.lr=1e-4,2e-5           a task for each value
   neva-run experiment.yaml --detach                                run the tasks in the background
+  neva-run mine.yaml --profile 5                                   a trace of five steps, and where they went
   torchrun --no-python --nproc-per-node 8 neva-run mine.yaml --direct
 
 Overrides:
@@ -67,6 +70,10 @@ pub(super) struct RunArgs {
     /// `gradients`, `packing>=0.9`, `attention=flash`
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     require: Vec<String>,
+    /// Profile the first STEPS steps of each attempt [default: 10]: write `profile.json` in the run's folder, a trace of all
+    /// ranks for <https://ui.perfetto.dev>, and print where the steps went
+    #[arg(long, value_name = "STEPS", num_args = 0..=1, value_parser = profile_steps)]
+    profile: Option<Option<u64>>,
     /// Print what would run, without running it
     #[arg(long)]
     dry_run: bool,
@@ -107,6 +114,29 @@ fn require(list: &[String], file: &Node) -> Result<Vec<String>, RunError> {
     }
 }
 
+/// Reads the number of `--profile`. A recipe after it is taken for the number.
+fn profile_steps(text: &str) -> Result<u64, String> {
+    let most = TrainerConfig::PROFILED_STEPS;
+    text.parse()
+        .map_err(|_| format!("it is not a number of steps: type `--profile {most}`, or write `--profile` after the recipe"))
+}
+
+/// Returns the overrides that `--profile` stands for: of the recipe, or of each fine-tune of an experiment.
+fn profile(steps: Option<Option<u64>>, file: &Node) -> Result<Vec<String>, RunError> {
+    let Some(steps) = steps else { return Ok(Vec::new()) };
+    let steps = steps.unwrap_or(TrainerConfig::PROFILED_STEPS);
+    let text = format!("finetune.trainer.profile_steps={steps}");
+    if !is_experiment(file) {
+        return Ok(vec![text]);
+    }
+    let recipes = recipe_paths(file);
+    if recipes.is_empty() {
+        let message = "`--profile` needs a fine-tune, and no task of this experiment is one: remove it";
+        return Err(RunError::Argument(message.to_owned()));
+    }
+    Ok(recipes.into_iter().map(|path| format!("{path}.{text}")).collect())
+}
+
 pub(super) fn run(mut args: RunArgs, globals: &Globals, report: &mut Report) -> Result<(), RunError> {
     if args.direct && args.input.sets_executor() {
         let message = "`--direct` runs in this process, without an executor: remove `--set executor...`";
@@ -114,7 +144,8 @@ pub(super) fn run(mut args: RunArgs, globals: &Globals, report: &mut Report) -> 
     }
     let file = args.input.load()?;
     let require = require(&args.require, &file)?;
-    args.input.sets.extend(require);
+    let profile = profile(args.profile, &file)?;
+    args.input.sets.extend(require.into_iter().chain(profile));
     if args.experiment.is_experiment(&file) {
         return experiment(&args, file, globals, report);
     }
@@ -179,12 +210,15 @@ pub(super) fn run(mut args: RunArgs, globals: &Globals, report: &mut Report) -> 
     let done = launch::launch(&resolved.run, options)?;
     // Rank 0 plots them, if it can.
     let curves = Some(done.run_dir.join(CURVES_FILE)).filter(|file| file.is_file());
+    let profile = Some(done.run_dir.join(PROFILE_FILE)).filter(|file| file.is_file());
     let mut value = json!(done);
     value["curves"] = json!(curves);
+    value["profile"] = json!(profile);
     report.outcome(
         Done {
             report: &done,
             curves: curves.as_deref(),
+            profile: profile.as_deref(),
         },
         &value,
     );
@@ -268,6 +302,7 @@ fn temporary_plan(plan: &LaunchPlan) -> Result<PathBuf, RunError> {
 struct Done<'a> {
     report: &'a RunReport,
     curves: Option<&'a Path>,
+    profile: Option<&'a Path>,
 }
 
 impl fmt::Display for Done<'_> {
@@ -277,6 +312,9 @@ impl fmt::Display for Done<'_> {
         write!(f, "\n  metrics     {}", run_dir.join(METRICS_FILE).display())?;
         if let Some(curves) = self.curves {
             write!(f, "\n  curves      {}", curves.display())?;
+        }
+        if let Some(profile) = self.profile {
+            write!(f, "\n  profile     {}", profile.display())?;
         }
         write!(f, "\n  logs        {}", run_dir.join("logs").display())?;
         match checkpoint {
