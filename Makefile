@@ -7,7 +7,7 @@ BUILDER ?= podman
 PROGRAMS = $${CARGO_TARGET_DIR:-target}/release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup libtorch test-tools build demo test test-setup dist image e2e-container e2e-kubernetes test-install e2e-slurm bench-slurm test-transformers test-energon bench-energon lint bench soak gpu-pack gpu-check clean
+.PHONY: help setup libtorch test-tools build demo test test-setup dist image e2e-container e2e-kubernetes test-install e2e-slurm bench-slurm test-transformers test-energon bench-energon bench-training lint bench soak gpu-pack gpu-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,10 @@ test-energon: build ## compare Energon datasets with megatron-energon, which it 
 bench-energon: build ## print the speed of reading Energon datasets, as a ratio to megatron-energon
 	$(PYTHON) -B tests/energon/run.py --speed
 
+# One case takes about a minute: make bench-training CASES=lora-bf16
+bench-training: build ## print the speed of training, as a ratio to Hugging Face + PEFT, which it installs into the cache (1.2 GB)
+	$(PYTHON) -B tests/transformers/run.py --speed $(CASES)
+
 lint: libtorch ## check format, lints and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
@@ -90,6 +94,7 @@ lint: libtorch ## check format, lints and documentation
 
 bench: ## run the benchmarks; each prints a table of measured values and the bounds that they must keep
 	$(CARGO) bench --workspace --bench launch --bench slurm --bench images --bench record_files --bench conversations --bench packing --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention --bench import --bench export --bench slurm_array --bench kubernetes
+	$(MAKE) --no-print-directory bench-training
 
 soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels, slow ends on Slurm
 	PROPTEST_CASES=2500000 $(CARGO) test --release --workspace --test config_properties panic

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Tests exports of the built programs with transformers 4 and 5 and PEFT: `make test-transformers`."""
+"""Tests exports of the built programs with transformers 4 and 5 and PEFT: `make test-transformers`.
+
+With `--speed [CASE...]` it compares the speed of training: `make bench-training`.
+"""
 
 import os
 import re
@@ -24,6 +27,8 @@ def main() -> int:
     if setup.main() != 0:
         return 1
     packages = setup.installed()
+    if sys.argv[1:2] == ["--speed"]:
+        return speed(packages, sys.argv[2:])
     with tempfile.TemporaryDirectory(prefix="neva-transformers-") as name:
         folder = Path(os.environ.get("NEVA_EXPORTS") or name)
         started = time.monotonic()
@@ -36,6 +41,12 @@ def main() -> int:
             count(test(reader, packages, folder), totals)
     print(f"{totals['passed']} passed, {totals['failed']} failed")
     return 1 if totals["failed"] or not totals["passed"] else 0
+
+
+def speed(packages: Path, cases: list[str]) -> int:
+    path = os.pathsep.join([setup.python_path(packages, setup.READERS[-1]), str(HERE)])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONNOUSERSITE": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.run([sys.executable, "-B", str(HERE / "speed.py"), *cases], env=environment).returncode
 
 
 def test(reader: str, packages: Path, folder: Path) -> tuple[int, int]:
