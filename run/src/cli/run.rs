@@ -43,7 +43,7 @@ Examples:
   neva-run mine.yaml --set peft_scheme=none --to-yaml full.yaml    every value, as a recipe file
   neva-run mine.yaml --sweep finetune.optim.lr=1e-4,2e-5           a task for each value
   neva-run experiment.yaml --detach                                run the tasks in the background
-  neva-run mine.yaml --profile 5                                   a trace of five steps, and where they went
+  neva-run mine.yaml --profile 5                                   a trace of five steps
   torchrun --no-python --nproc-per-node 8 neva-run mine.yaml --direct
 
 Overrides:
