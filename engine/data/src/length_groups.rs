@@ -11,7 +11,7 @@ use crate::{
     measured::MeasuredLengths,
     order::{SampleOrder, permute},
     random::Random,
-    row_stream::{Row, RowSample, RowStream},
+    row_stream::{Row, RowSample, RowStream, samples_of},
 };
 
 /// Global batches of a window.
@@ -48,12 +48,7 @@ impl LengthGroups {
     /// Returns the samples of a window, batch by batch.
     fn group(&self, window: u64) -> Result<Vec<RowSample>, DataError> {
         let size = self.batch * BATCHES;
-        let samples: Vec<RowSample> = (window * size..(window + 1) * size)
-            .map(|position| RowSample {
-                position,
-                index: self.order.index(position),
-            })
-            .collect();
+        let samples = samples_of(&*self.order, window * size..(window + 1) * size);
         let indices: Vec<u64> = samples.iter().map(|sample| sample.index).collect();
         let lengths = self.lengths.of(&indices)?;
         let (mut images, mut texts) = (Vec::new(), Vec::new());

@@ -15,7 +15,7 @@ use crate::{
     order::SampleOrder,
     pack::pack_buffer,
     random::Random,
-    row_stream::{Row, RowSample, RowStart, RowStream},
+    row_stream::{Row, RowSample, RowStart, RowStream, samples_of},
 };
 
 /// Windows that stay in memory: workers read rows of neighbouring windows at the same time.
@@ -119,12 +119,7 @@ impl PackedRows {
 
     /// Packs the samples `start..end` of the stream.
     fn pack(&self, start: u64, end: u64) -> Result<Vec<Row>, DataError> {
-        let samples: Vec<RowSample> = (start..end)
-            .map(|position| RowSample {
-                position,
-                index: self.order.index(position),
-            })
-            .collect();
+        let samples = samples_of(&*self.order, start..end);
         let indices: Vec<u64> = samples.iter().map(|sample| sample.index).collect();
         let lengths = self.lengths.of(&indices)?;
         let PackingOptions {
@@ -173,7 +168,13 @@ impl PackedRows {
                 return Ok(Some((Arc::clone(packed), (row - start.row) as usize)));
             }
             let end = self.window_end(start.sample);
-            let rows = self.pack(start.sample, end)?;
+            let mut rows = self.pack(start.sample, end)?;
+            // All samples of the windows without a row in front of this one are left out.
+            let first = windows.starts.partition_point(|known| known.row < start.row);
+            let before = windows.starts.get(first).map_or(0, |known| start.sample - known.sample);
+            if let Some(row) = rows.first_mut() {
+                row.left_out += before;
+            }
             let next = RowStart {
                 row: start.row + rows.len() as u64,
                 sample: end,
@@ -222,10 +223,13 @@ impl RowStream for PackedRows {
     fn start(&self, row: u64) -> Result<Option<RowStart>, DataError> {
         let find = || {
             let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-            let at = windows.starts.partition_point(|start| start.row <= row).checked_sub(1)?;
-            let start = windows.starts.get(at).copied()?;
-            // The last start may have more windows behind it.
-            (at + 1 < windows.starts.len() || start.row == row).then_some(start)
+            // Of windows without a row, the first one: all ranks know it, however far they have read.
+            let at = windows.starts.partition_point(|start| start.row < row);
+            let next = windows.starts.get(at).copied()?;
+            match next.row == row {
+                true => Some(next),
+                false => windows.starts.get(at.checked_sub(1)?).copied(),
+            }
         };
         if let Some(start) = find() {
             return Ok(Some(start));

@@ -1,6 +1,6 @@
 //! The stream of rows that training reads: single samples, packed ones, or samples grouped by length.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +79,15 @@ pub fn validation_rows(rows: &dyn RowStream, sampler: &BatchSampler, limit: Opti
         Err(error) => Some(Err(error)),
         Ok(Some(_)) => Some(sampler.positions(0, n).filter_map(|row| rows.row(row).transpose()).collect()),
     }
+}
+
+/// Returns the samples at these positions of a stream.
+pub(crate) fn samples_of(order: &dyn SampleOrder, positions: Range<u64>) -> Vec<RowSample> {
+    let sample = |position| RowSample {
+        position,
+        index: order.index(position),
+    };
+    positions.map(sample).collect()
 }
 
 /// Rows of one sample each, in the order of a stream of samples.

@@ -305,15 +305,20 @@ fn oversize_samples_are_truncated_or_left_out() {
     assert_eq!(truncated.samples.len(), 6);
     let skipped = read(true);
     assert_eq!((skipped.tokens.b, skipped.truncated.samples, skipped.left_out), (2, 0, 2));
-    assert_eq!(skipped.tokens.segments, [vec![5, 11, 14], vec![7]]);
+    assert_eq!(skipped.tokens.segments, [vec![5], vec![6, 13, 16]]);
     // Images follow their samples, row by row.
-    assert_eq!(skipped.samples, [0, 2, 5, 3]);
+    assert_eq!(skipped.samples, [0, 2, 3, 5]);
     assert_eq!(skipped.pixels, [0.0, 0.0, 0.0, 3.0, 3.0, 3.0]);
+    // Samples of windows without a row count before the next row.
+    let many = Texts::new([5, 50, 50, 50, 50, 6]);
     let options = PackingOptions {
-        max_length: 2,
         skips_longer: true,
-        ..options(6, 16)
+        ..options(2, 16)
     };
+    let stream = PackedRows::once(lengths(&many, 1), options);
+    let rows: Vec<Row> = (0..).map_while(|row| stream.row(row).unwrap()).collect();
+    assert_eq!(rows.iter().map(|row| row.left_out).collect::<Vec<_>>(), [1, 3]);
+    let options = PackingOptions { max_length: 2, ..options };
     let error = packed(&dataset, 1, options, FROM_START).row(0).unwrap_err().to_string();
     assert!(error.contains("none of 6 samples fits into 2 positions"), "{error}");
 }
