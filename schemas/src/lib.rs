@@ -63,7 +63,8 @@ mod workspace;
 pub use attention_backend::AttentionBackend;
 pub use callback::{CallbackConfig, CustomCallback, EarlyStoppingConfig, METRICS, MetricMode};
 pub use contract::{
-    EFFECTS_FILE, ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, PROFILE_FILE, REPORT_FILE, RankFailure, RunReport, env, exit_class,
+    EFFECTS_FILE, ExitClass, FAILURES_FILE, METRICS_FILE, PARAMETERS_FILE, PLAN_FILE, PROFILE_FILE, REPORT_FILE, RankFailure, RunReport,
+    env, exit_class,
 };
 pub use conversation_template::ConversationTemplateConfig;
 pub use custom_data::CustomData;
