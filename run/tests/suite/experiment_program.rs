@@ -43,7 +43,7 @@ pub(crate) fn alive(pid: i32) -> bool {
 fn requirements_hold_for_each_fine_tune() {
     let home = Home::new();
     let text = "name: two\ntasks:\n  print: {task: {_target_: run.Script, inline: \"true\"}}\n  \"a b\": {task: {_factory_: neva_tiny}}\n  \
-                many: {task: {_factory_: neva_tiny}, sweep: {finetune.optim.lr: [1e-3, 1e-4]}}\n";
+                many: {task: {_factory_: neva_tiny}, sweep: {over: {finetune.optim.lr: [1e-3, 1e-4]}}}\n";
     fs::write(home.path("exp.yaml"), text).unwrap();
     let (code, _, stderr) = home.run(&["exp.yaml", "--require", "fp8>=0.95,packing"]);
     assert_eq!(code, 0, "{stderr}");
