@@ -158,8 +158,11 @@ fn a_recomputed_pass_has_the_same_scales_and_counts_nothing() {
             for layout in [Layout::plain(ONE), pipeline(2).chunks(2)] {
                 // The first step has no scales yet, the second those of one step, the third those of a history.
                 let (expected, expected_states) = trained_states(&finetune, &samples, layout, 3);
-                for way in recompute_settings() {
-                    let (got, states) = trained_states(&with_recompute(&finetune, &way), &samples, layout, 3);
+                let ways = recompute_settings();
+                // A pipeline recomputes as one rank does.
+                let ways = if layout.sizes == ONE { &ways[..] } else { &ways[..1] };
+                for way in ways {
+                    let (got, states) = trained_states(&with_recompute(&finetune, way), &samples, layout, 3);
                     assert_eq!(got, expected, "{recipe:?}, {layout:?}, {way:?}");
                     assert!(states == expected_states, "{recipe:?}, {layout:?}, {way:?}");
                 }

@@ -106,7 +106,7 @@ fn another_layout_resumes_with_the_same_scales() {
                         .loss
                         .unwrap()
                 };
-                (3..6).map(step).collect()
+                (3..5).map(step).collect()
             };
             for (number, from) in layouts.into_iter().enumerate() {
                 let alone = &from.of(&finetune);
