@@ -320,7 +320,7 @@ fn invalid_calls() {
      help: the fields here are `accelerator`, `devices`, `num_nodes`, `max_steps`, `max_epochs`,
            `max_time`, `val_check_interval`, `limit_val_batches`, `log_every_n_steps`, `strategy`,
            `plugins`, `loss_normalization`, `nan_policy`, `loss_spike_threshold`, `require`,
-           `callbacks`, `seed`, `deterministic`, `threads_per_rank`, `timeout_s`
+           `profile_steps`, `callbacks`, `seed`, `deterministic`, `threads_per_rank`, `timeout_s`
     "#);
 }
 

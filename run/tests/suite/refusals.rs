@@ -94,6 +94,8 @@ fn invalid_settings_are_refused() {
         "finetune.trainer.max_time=0s",
         "finetune.trainer.max_time=15",
         "finetune.trainer.loss_spike_threshold=0",
+        "finetune.trainer.profile_steps=0",
+        "finetune.trainer.profile_steps=1000000",
         "finetune.trainer.nan_policy=ignore",
         "finetune.trainer.callbacks=[{_target_: nl.EarlyStopping, monitor: val_los, patience: 0, min_delta: -1}]",
         "finetune.trainer.callbacks=[{_target_: Custom}]",
@@ -166,6 +168,10 @@ fn invalid_settings_are_refused() {
         `finetune.trainer.max_time`: `15` is not a duration / write 90s, 15m, 12h, 1h30m, HH:MM:SS or DD:HH:MM:SS
     finetune.trainer.loss_spike_threshold=0
         `finetune.trainer.loss_spike_threshold`: `loss_spike_threshold` is 0.0, it must be above 0 and finite / use 6.0, or null to report no spikes
+    finetune.trainer.profile_steps=0
+        `finetune.trainer.profile_steps`: `profile_steps` is 0: a profile needs a step / use 10, as in `--profile 10`, or null to profile nothing
+    finetune.trainer.profile_steps=1000000
+        `finetune.trainer.profile_steps`: `profile_steps` is 1000000, but the run has 100 steps / use 10, as in `--profile 10`, or null to profile nothing
     finetune.trainer.nan_policy=ignore
         `finetune.trainer.nan_policy`: unknown name `ignore` / the names here are `stop`, `skip`
     finetune.trainer.callbacks=[{_target_: nl.EarlyStopping, monitor: val_los, patience: 0, min_delta: -1}]
