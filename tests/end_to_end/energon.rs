@@ -34,7 +34,7 @@ fn a_resume_with_other_ranks_and_workers_has_the_same_losses() {
     let resume = [
         "finetune.resume.resume_if_exists=true",
         "finetune.data.num_workers=3",
-        "finetune.data.micro_batch_size=1",
+        "finetune.data.micro_batch_size=2",
     ];
     losses.extend(train(cut.path(), 6, 1, &resume));
     assert_eq!(losses.len(), 6);
@@ -66,7 +66,7 @@ fn a_packed_set_trains_with_the_same_losses_on_other_ranks_after_a_resume() {
     }
     // The epochs of a packed set have a known number of rows.
     let epochs = train(&folder.path().join("epochs"), 100, 1, &[&packed, "finetune.trainer.max_epochs=1"]);
-    assert!((1..=2).contains(&epochs.len()), "{epochs:?}");
+    assert!((1..=3).contains(&epochs.len()), "{epochs:?}");
     let ended = run(neva_run(&[
         RECIPE,
         "--set",
@@ -88,13 +88,13 @@ fn metrics_and_effects_show_packing_and_the_wait_for_data() {
     let folder = run_folder(dir.path(), "energon");
     let fill = metrics(&folder, "row_fill");
     assert!(fill.len() == 3 && fill.iter().all(|fill| (0.3..=1.0).contains(fill)), "{fill:?}");
-    assert!(metrics(&folder, "samples").iter().all(|samples| *samples > 4.0));
+    assert!(metrics(&folder, "samples").iter().all(|samples| *samples > 2.0));
     assert!(metrics(&folder, "images/s").iter().all(|speed| *speed > 0.0));
     assert!(metrics(&folder, "data_wait in s").iter().all(|wait| *wait >= 0.0));
     let effects = std::fs::read_to_string(folder.join("effects.json")).unwrap();
     let effects: serde_json::Value = serde_json::from_str(&effects).unwrap();
     let packing = &effects["packing"];
-    assert_eq!(packing["rows"], 12.0, "{packing}");
+    assert_eq!(packing["rows"], 6.0, "{packing}");
     assert_eq!(
         packing["samples"].as_f64(),
         Some(metrics(&folder, "samples").iter().sum()),
@@ -185,11 +185,11 @@ fn problems_are_reported_before_launch() {
         ),
         (
             &[
-                "finetune.data.packed_sequence_size=770",
+                "finetune.data.packed_sequence_size=390",
                 "num_gpus_per_node=2",
                 "finetune.trainer.strategy.context_parallel_size=2",
             ],
-            &["packed_sequence_size", "772"],
+            &["packed_sequence_size", "392"],
         ),
         (
             &["finetune.trainer.max_epochs=2"],
