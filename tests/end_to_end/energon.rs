@@ -111,17 +111,7 @@ fn check_and_inspect_read_energon_datasets() {
     let checked = run(neva_run(&["data", "check", RECIPE, "--set", &path])).with_code(0);
     assert!(checked.stdout.starts_with("train: 16 samples, "), "{}", checked.stdout);
     assert!(checked.stdout.contains("val: 2 samples"), "{}", checked.stdout);
-    let shown = run(neva_run(&[
-        "data",
-        "inspect",
-        RECIPE,
-        "--set",
-        &path,
-        "--record",
-        "train#0",
-        "--no-color",
-    ]))
-    .with_code(0);
+    let shown = run(neva_run(&["data", "inspect", RECIPE, "--set", &path, "--record", "train#0"])).with_code(0);
     assert!(
         shown.stdout.contains("train#0 (id ") && shown.stdout.contains("{+"),
         "{}",
@@ -191,10 +181,7 @@ fn problems_are_reported_before_launch() {
             ],
             &["packed_sequence_size", "392"],
         ),
-        (
-            &["finetune.trainer.max_epochs=2"],
-            &["finetune.trainer.max_epochs", "neva-run data pack"],
-        ),
+        (&["finetune.trainer.max_epochs=2"], &["finetune.trainer.max_epochs", "packed_set"]),
         (
             &["finetune.data.group_by_modality_length=true"],
             &["group_by_modality_length", "packed or grouped"],

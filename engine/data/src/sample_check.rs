@@ -162,10 +162,9 @@ fn read(dataset: &dyn Dataset, indices: &[usize], options: &SampleCheckOptions) 
 
 fn read_one(dataset: &dyn Dataset, index: usize, options: &SampleCheckOptions) -> Result<Counts, DataError> {
     let sample = match options.images {
-        true => dataset.get(index),
-        false => dataset.get_without_pixels(index),
+        true => dataset.get(index)?,
+        false => dataset.get_without_pixels(index)?,
     };
-    let sample = sample.map_err(|error| error.of_sample(|| dataset.name(index)))?;
     Ok(Counts {
         positions: sample.sequence().merged_length(options.image_seq_len),
         images: sample.images.len(),

@@ -158,7 +158,7 @@ fn buffered(finetune: &Finetune, layout: Layout, packed: bool) -> Trained {
             .map(|rows| match packed {
                 true => {
                     let samples: usize = rows.iter().map(|row| row.samples.len()).sum();
-                    assert!(samples > 2 * rows.len(), "several samples share a row");
+                    assert!(samples > rows.len(), "several samples share a row");
                     Batch::from_rows(&*dataset, rows, &options, Some(64))
                 }
                 false => Batch::from_rows(&*dataset, &alone(rows), &options, None),
