@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::nn::TensorRegion;
 use crate::param_sync::Weight;
 use neva_kernels::{covers_cross_entropy, cross_entropy_};
-use neva_torch_ffi::{BoxError, Function, apply};
+use neva_torch_ffi::{BoxError, Function, apply, is_grad_enabled};
 use std::sync::Arc;
 use tch::{Kind, TchError, Tensor};
 
@@ -98,11 +98,11 @@ impl Head {
 
     /// Returns the summed cross entropy of `hidden_th`, with all rows of the vocabulary on this rank.
     fn chunked_loss(&self, hidden_th: &Tensor, targets_t: Tensor) -> Result<Tensor> {
-        // A view needs a gradient only where a graph is recorded, so not in a validation.
-        let weight_vh = self.weight_vh.get()?.narrow(0, 0, self.len);
+        let weight_vh = self.real_rows()?;
         let entropy = ChunkedEntropy {
             targets_t,
-            needed: [hidden_th.requires_grad(), weight_vh.requires_grad()],
+            // None in a validation.
+            needed: [hidden_th, &weight_vh].map(|input| is_grad_enabled() && input.requires_grad()),
             meter: self.meter.clone(),
             kind: hidden_th.kind(),
             grads: [None, None],
@@ -110,8 +110,17 @@ impl Head {
         one(apply(entropy, &[hidden_th, &weight_vh])?)
     }
 
+    /// Returns the weight without padding: itself if there is none, since the gradient of a view is a copy of the whole.
+    fn real_rows(&self) -> Result<Tensor> {
+        let weight_vh = self.weight_vh.get()?;
+        Ok(match weight_vh.size()[0] == self.len {
+            true => weight_vh.shallow_clone(),
+            false => weight_vh.narrow(0, 0, self.len),
+        })
+    }
+
     fn local_logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let weight_vh = self.weight_vh.get()?.narrow(0, 0, self.len);
+        let weight_vh = self.real_rows()?;
         let logits = hidden.linear(&weight_vh, None::<Tensor>);
         self.meter.linear(hidden, &weight_vh, &logits);
         Ok(logits.to_kind(Kind::Float))
@@ -150,8 +159,12 @@ impl Function for ChunkedEntropy {
         let (hidden_th, weight_vh) = (inputs[0], inputs[1]);
         let ([t, h], v) = (<[i64; 2]>::try_from(hidden_th.size()).unwrap_or_default(), weight_vh.size()[0]);
         let row = (v * hidden_th.kind().elt_size_in_bytes() as i64).max(1);
-        let rows = (CHUNK / row).clamp(32, t.max(32)) / 32 * 32;
         let [hidden_needed, weight_needed] = self.needed;
+        // The gradient of a trained weight is as large as the logits of `h` positions: fewer would only make more products.
+        let most = if weight_needed { h.max(CHUNK / row) } else { CHUNK / row };
+        // Chunks alike, each a multiple of 32 positions.
+        let chunks = (t + most.max(32) - 1) / most.max(32);
+        let rows = (t / chunks.max(1) + 31) / 32 * 32;
         if hidden_needed {
             self.grads[0] = Some(hidden_th.f_empty_like()?);
         }

@@ -38,6 +38,13 @@ pub struct Weight {
     sync: Option<(usize, ParamSync)>,
 }
 
+impl From<Tensor> for Weight {
+    /// A weight that no rank gathers.
+    fn from(tensor: Tensor) -> Self {
+        Self { tensor, sync: None }
+    }
+}
+
 impl Weight {
     pub(crate) fn new(tensor: Tensor, sync: Option<(usize, ParamSync)>) -> Self {
         Self { tensor, sync }

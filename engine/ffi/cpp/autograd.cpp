@@ -59,6 +59,8 @@ class RustNode final : public autograd::Node {
 
 extern "C" {
 
+bool neva_grad_enabled() { return autograd::GradMode::is_enabled(); }
+
 // Records a node with `inputs` and `outputs`. Always takes ownership of `context`, and drops it immediately if no
 // graph is being recorded.
 neva_status neva_node_record(void* context, neva_node_callbacks callbacks, const char* name,

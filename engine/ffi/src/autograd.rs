@@ -101,6 +101,11 @@ pub fn apply<F: Function>(mut function: F, inputs: &[&Tensor]) -> Result<Vec<Ten
     Ok(outputs)
 }
 
+/// Returns whether this thread records graphs: not within `tch::no_grad`. A view there still says that it requires a gradient.
+pub fn is_grad_enabled() -> bool {
+    sys::neva_grad_enabled()
+}
+
 /// State that the C++ node owns.
 struct State {
     name: &'static str,

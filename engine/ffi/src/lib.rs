@@ -29,7 +29,7 @@ mod sys;
 mod tensors;
 mod work;
 
-pub use autograd::{Function, apply};
+pub use autograd::{Function, apply, is_grad_enabled};
 pub use backward::{backward, grad, take_grad};
 pub use callback::BoxError;
 pub use error::{Error, Result};

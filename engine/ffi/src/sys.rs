@@ -65,6 +65,8 @@ pub(crate) struct CStream {
 }
 
 unsafe extern "C" {
+    pub(crate) safe fn neva_grad_enabled() -> bool;
+
     pub(crate) fn neva_node_record(
         context: *mut c_void,
         callbacks: NodeCallbacks,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use neva_torch_ffi::{BoxError, Error, Function, apply, backward, grad};
+use neva_torch_ffi::{BoxError, Error, Function, apply, backward, grad, is_grad_enabled};
 use tch::{Kind, Tensor};
 
 type Grads = Vec<Option<Tensor>>;
@@ -326,4 +326,16 @@ fn a_graph_cannot_run_backward_from_inside_itself() {
     *slot.lock().unwrap() = Some(y.shallow_clone());
     let error = backward(&[&y], &[None], true).unwrap_err().to_string();
     assert!(error.contains("already running"), "{error}");
+}
+
+/// Pitfall: a view of what requires a gradient says so even where no graph is recorded.
+#[test]
+fn whether_a_graph_is_recorded() {
+    let x = Tensor::ones([2], tch::kind::FLOAT_CPU).set_requires_grad(true);
+    assert!(is_grad_enabled());
+    tch::no_grad(|| {
+        assert!(!is_grad_enabled());
+        assert!(x.narrow(0, 0, 1).requires_grad() && !(&x * 2.0).requires_grad());
+    });
+    assert!(is_grad_enabled());
 }

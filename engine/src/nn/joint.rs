@@ -8,7 +8,7 @@ use super::linear::Linear;
 use super::weight::LinearWeight;
 use crate::effects::{GemmKind, GemmMeter};
 use crate::error::Result;
-use neva_torch_ffi::{BoxError, Function, apply};
+use neva_torch_ffi::{BoxError, Function, apply, is_grad_enabled};
 use tch::{TchError, Tensor};
 
 /// Applies `parts` to `x`, if all of them are whole matrices on this rank, in the data type of the computation, with at most a
@@ -116,7 +116,7 @@ impl Joint {
     /// Counts the products of both passes.
     fn count(&self, meters: &[(&GemmMeter, Option<&GemmMeter>)], inputs: &[&Tensor]) {
         let x = inputs[0];
-        let recorded = inputs.iter().any(|input| input.requires_grad()) && is_recorded(inputs);
+        let recorded = is_grad_enabled();
         let needs = |place: usize| recorded && inputs[place].requires_grad();
         let rows = x.numel() as i64 / x.size().last().copied().unwrap_or(1).max(1);
         let count = |meter: &GemmMeter, place: usize, input_grad: bool| {
@@ -143,11 +143,6 @@ impl Joint {
     fn columns(saved: &Saved, of: &Tensor, a: usize) -> Result<Tensor, TchError> {
         of.f_narrow(1, saved.starts[a], saved.starts[a + 1] - saved.starts[a])
     }
-}
-
-/// Returns whether a graph is being recorded: a view of what needs a gradient needs one only then.
-fn is_recorded(inputs: &[&Tensor]) -> bool {
-    inputs.iter().any(|input| input.view_as(input).requires_grad())
 }
 
 /// Returns `[.., width]` as rows.
@@ -228,7 +223,9 @@ impl Function for Joint {
             let Some(low) = &part.low else { continue };
             if saved.needed[low.b] {
                 let h = Self::columns(saved, &saved.h, low.a)?;
-                results[low.b] = Some(grad.f_tr()?.f_mm(&h)?.f_mul_scalar_(low.scale)?);
+                // The product of few rows is faster than that of few columns.
+                let transposed = h.f_tr()?.f_mm(&grad)?.f_mul_scalar_(low.scale)?;
+                results[low.b] = Some(transposed.f_tr()?.f_contiguous()?);
             }
             if low_needed {
                 let all = match dh.take() {

@@ -24,6 +24,7 @@ mod fp8;
 mod generate;
 mod gloo;
 mod groups;
+mod head;
 mod images;
 mod language;
 mod layout;

@@ -304,8 +304,9 @@ fn vision_features_come_from_the_chosen_layer() {
         }
         let full = features(|finetune| finetune.model.as_llava_mut().unwrap().vision_feature_select_strategy = FeatureSelect::Full);
         assert_eq!(full.size(), [2, 1 + IMAGE_LEN as i64, 64]);
+        // The products of the projector have one row more, which may change their last bits.
         assert!(
-            full.narrow(1, 1, IMAGE_LEN as i64).equal(&layers[2]),
+            difference(&full.narrow(1, 1, IMAGE_LEN as i64), &layers[2]) < 1e-6,
             "`default` is `full` without the class token"
         );
     });
