@@ -6,6 +6,7 @@
 // A head is computed by one thread in a fixed order, so results do not depend on the number of threads.
 #include "vectors.h"
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include <cmath>
@@ -526,6 +527,12 @@ int backward(const neva_attention& x) {
 #define JOIN(a, b) JOIN_NAMES(a, b)
 
 extern "C" {
+
+// Whether the processor has AMX-BF16: leaf 7, bit 22 of EDX.
+int JOIN(neva_has_amx, VARIANT)() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & (1u << 22)) != 0;
+}
 
 // Attention, or its gradients, in fp32 (`kind` 0) or in bf16 (1). Returns 0, 1 without memory, 2 without such a kernel.
 int JOIN(neva_attention, VARIANT)(const neva_attention* x, int32_t kind, int32_t is_backward) {

@@ -51,7 +51,8 @@ impl AttentionKind {
     /// | 2 x 4 x 300 x 256 | 0.34; 0.53 | | |
     pub fn of_processor() -> Self {
         match InstructionSet::best() {
-            InstructionSet::Avx512Bf16 if !has_amx() => Self::Blocked,
+            #[cfg(with_avx512_bf16)]
+            InstructionSet::Avx512Bf16 if neva_has_amx_avx512_bf16() == 0 => Self::Blocked,
             _ => Self::Libtorch,
         }
     }
@@ -65,17 +66,6 @@ impl AttentionKind {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn has_amx() -> bool {
-    // Leaf 7 exists wherever AVX-512 does; bit 22 of EDX is AMX-BF16.
-    std::arch::x86_64::__cpuid_count(7, 0).edx & (1 << 22) != 0
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn has_amx() -> bool {
-    false
-}
-
 /// Returns whether [`attention`] computes with such tensors `[b, n, s, d]`, and this processor is faster with it.
 pub fn prefers_blocked_attention(q_bnsd: &Tensor, k_bnsd: &Tensor) -> bool {
     AttentionKind::of_processor() == AttentionKind::Blocked && is_covered(q_bnsd, k_bnsd)
@@ -86,14 +76,14 @@ fn is_covered(q: &Tensor, k: &Tensor) -> bool {
         return false;
     };
     let shapes = (b, s, d) == (kv_b, kv_s, kv_d) && kv_heads > 0 && heads % kv_heads == 0;
-    shapes && s > 0 && d > 0 && d % 16 == 0 && d <= WIDEST && q.device() == Device::Cpu && kind_number(q.kind(), 0).is_some()
+    shapes && s > 0 && d > 0 && d % 16 == 0 && d <= WIDEST && q.device() == Device::Cpu && kind_number(q.kind()).is_some()
 }
 
 /// Returns the number of a data type in calls of C++. bf16 needs a processor that multiplies it.
-fn kind_number(kind: Kind, float: i32) -> Option<i32> {
+fn kind_number(kind: Kind) -> Option<i32> {
     match (kind, InstructionSet::best()) {
-        (Kind::Float, InstructionSet::Avx512 | InstructionSet::Avx512Bf16) => Some(float),
-        (Kind::BFloat16, InstructionSet::Avx512Bf16) => Some(float + 1),
+        (Kind::Float, InstructionSet::Avx512 | InstructionSet::Avx512Bf16) => Some(0),
+        (Kind::BFloat16, InstructionSet::Avx512Bf16) => Some(1),
         _ => None,
     }
 }
@@ -180,32 +170,33 @@ struct Call {
     scale: f32,
 }
 
-#[cfg(target_arch = "x86_64")]
 unsafe extern "C" {
+    #[cfg(with_avx512)]
     fn neva_attention_avx512(call: *const Call, kind: i32, is_backward: i32) -> c_int;
+    #[cfg(with_avx512_bf16)]
+    safe fn neva_has_amx_avx512_bf16() -> c_int;
+    #[cfg(with_avx512_bf16)]
     fn neva_attention_avx512_bf16(call: *const Call, kind: i32, is_backward: i32) -> c_int;
 }
 
-/// Runs a pass with the best instruction set.
+/// Runs a pass with the best instruction set. Returns 0, 1 without memory, 2 without such a kernel.
 ///
 /// # Safety
 /// The pointers of `call` are to tensors of the shapes that it states, in the data type `kind`.
-#[cfg(target_arch = "x86_64")]
 unsafe fn run(call: &Call, kind: i32, is_backward: bool) -> c_int {
+    let is_backward = i32::from(is_backward);
     match InstructionSet::best() {
+        #[cfg(with_avx512_bf16)]
         // SAFETY: guaranteed by the caller; the processor has the instructions.
-        InstructionSet::Avx512Bf16 => unsafe { neva_attention_avx512_bf16(call, kind, i32::from(is_backward)) },
+        InstructionSet::Avx512Bf16 => unsafe { neva_attention_avx512_bf16(call, kind, is_backward) },
+        #[cfg(with_avx512)]
         // SAFETY: as above.
-        InstructionSet::Avx512 => unsafe { neva_attention_avx512(call, kind, i32::from(is_backward)) },
-        _ => 2,
+        InstructionSet::Avx512 => unsafe { neva_attention_avx512(call, kind, is_backward) },
+        _ => {
+            let _none = (call, kind, is_backward);
+            2
+        }
     }
-}
-
-/// # Safety
-/// None is needed: there are no such kernels.
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn run(_: &Call, _: i32, _: bool) -> c_int {
-    2
 }
 
 /// Autograd node. Probabilities are computed again in the backward pass.
@@ -245,7 +236,7 @@ impl Attention {
             .into_iter()
             .chain(grads.map_or([None; 4], |grads| grads.map(Some)));
         let all: Vec<_> = all.map(Heads::of).collect();
-        let kind = kind_number(q.kind(), 0).ok_or_else(|| Error::Argument(format!("{OP} in {:?}", q.kind())))?;
+        let kind = kind_number(q.kind()).ok_or_else(|| Error::Argument(format!("{OP} in {:?}", q.kind())))?;
         let call = Call {
             heads: all.try_into().unwrap_or_else(|_| unreachable!("eight tensors")),
             lse: lse_bns.data_ptr().cast(),

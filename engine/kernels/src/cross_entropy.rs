@@ -7,9 +7,9 @@ use tch::{Device, Kind, Tensor};
 
 const OP: &str = "cross entropy";
 
-/// Returns whether [`cross_entropy_`] computes with such logits.
+/// Returns whether [`cross_entropy_`] computes with such logits. It needs a compiler with libtorch's OpenMP.
 pub fn covers_cross_entropy(kind: Kind, device: Device) -> bool {
-    device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16)
+    cfg!(with_threads) && device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16)
 }
 
 /// Returns the cross entropy `[t]` of each row of `logits_tv`, in fp32. With `with_grad` the logits become the gradients of

@@ -57,22 +57,46 @@ impl InstructionSet {
         }
     }
 
-    #[cfg(target_arch = "x86_64")]
+    /// Returns whether this processor has the set, and the compiler of this program had it.
     fn is_available(self) -> bool {
-        use std::arch::is_x86_feature_detected as has;
-        let wide = || has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") && has!("fma");
         match self {
             Self::Generic => true,
-            Self::Avx2 => has!("avx2") && has!("fma"),
-            Self::Avx512 => wide(),
-            Self::Avx512Bf16 => wide() && has!("avx512bf16"),
+            Self::Avx2 => cfg!(with_avx2) && has_avx2(),
+            Self::Avx512 => cfg!(with_avx512) && has_avx512(),
+            Self::Avx512Bf16 => cfg!(with_avx512_bf16) && has_avx512() && has_bf16(),
         }
     }
+}
 
-    #[cfg(not(target_arch = "x86_64"))]
-    fn is_available(self) -> bool {
-        self == Self::Generic
-    }
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") && has!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_bf16() -> bool {
+    is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx2() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_bf16() -> bool {
+    false
 }
 
 /// Declares the functions of one instruction set, and picks one of them by name.
@@ -81,19 +105,19 @@ macro_rules! by_set {
         fn $picked(set: InstructionSet) -> $kind {
             unsafe extern "C" {
                 fn $generic($($name: $argument),*) $(-> $result)?;
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(with_avx2)]
                 fn $avx2($($name: $argument),*) $(-> $result)?;
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(with_avx512)]
                 fn $avx512($($name: $argument),*) $(-> $result)?;
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(with_avx512_bf16)]
                 fn $avx512_bf16($($name: $argument),*) $(-> $result)?;
             }
             match set {
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(with_avx2)]
                 InstructionSet::Avx2 => $avx2,
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(with_avx512)]
                 InstructionSet::Avx512 => $avx512,
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(with_avx512_bf16)]
                 InstructionSet::Avx512Bf16 => $avx512_bf16,
                 _ => $generic,
             }
