@@ -17,7 +17,7 @@ use crate::checkpoint::{
 };
 use crate::comm::{Axis, Mesh, decide_on_first_rank};
 use crate::error::{EngineError, Result};
-use crate::processor_kernels::processor_kernels;
+use crate::processor_kernels::{changed_kernels, processor_kernels};
 use neva_data::{ImageProcessor, ModelFolders, RecordFile};
 use neva_layout::{is_trainable, unmatched_optim_settings};
 use neva_schemas::{Finetune, LaunchPlan, Problem, RunReport};
@@ -158,14 +158,9 @@ fn note_kernels(progress: &mut RunProgress, mesh: &Mesh, device: Device) -> Resu
     if let (Some(own), Some(first), false) = (&own, &first, own == first) {
         tracing::warn!("the processor of this rank computes with other kernels ({own}) than that of the first rank ({first})");
     }
-    if let (Some(before), Some(first)) = (&progress.kernels, &first)
-        && before != first
-        && mesh.is_first()
-    {
-        tracing::warn!(
-            "the checkpoint was computed with other kernels of the processor ({before}) than this run has ({first}): \
-             losses differ in their last bits from those of a run on one kind of processor"
-        );
+    let changed = changed_kernels(progress.kernels.as_deref(), first.as_deref());
+    if let Some(warning) = changed.filter(|_| mesh.is_first()) {
+        tracing::warn!("{warning}");
     }
     progress.kernels = first;
     Ok(())

@@ -1,6 +1,7 @@
 //! The same recipe and seed give bitwise equal results.
 
 use crate::setting::{files, mock, names, run, small, within_limit};
+use neva_engine::checkpoint::CheckpointFolder;
 use neva_schemas::{EFFECTS_FILE, Finetune, METRICS_FILE, PARAMETERS_FILE, PeftScheme, REPORT_FILE, RunReport};
 use serde_json::Value;
 use std::path::Path;
@@ -53,6 +54,20 @@ fn of_adapters() {
             ..neva_recipes::neva_tiny::default_args()
         })
         .peft
+    });
+}
+
+/// Another kind of processor may compute other last bits; a checkpoint says which kernels it had.
+#[test]
+fn a_checkpoint_names_the_kernels_of_the_processor() {
+    within_limit(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let report = run(&small(), &folder.path().join("run")).unwrap();
+        let checkpoint = CheckpointFolder::open(&report.checkpoint.unwrap()).unwrap();
+        let kernels = checkpoint.state.progress.kernels.unwrap();
+        for part in ["rows ", "attention ", "float32 products "] {
+            assert!(kernels.contains(part), "{kernels}");
+        }
     });
 }
 
