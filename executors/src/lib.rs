@@ -5,6 +5,7 @@
 //! decisions: the caller that watches a job acts on the events.
 #![forbid(unsafe_code)]
 
+mod background;
 mod batch_error;
 pub mod container;
 mod container_error;

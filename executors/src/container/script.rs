@@ -8,7 +8,10 @@ use std::{
 
 use neva_schemas::{DockerExecutorConfig, StopSignal, env, spin_count};
 
-use crate::submission::{JobKind, Process, quoted};
+use crate::{
+    background::stop_signal,
+    submission::{JobKind, Process, quoted},
+};
 
 /// File of the script in the job's folder.
 pub(super) const SCRIPT_FILE: &str = "container.sh";
@@ -42,9 +45,11 @@ pub(super) fn render(config: &DockerExecutorConfig, work: &Work<'_>) -> String {
         config.settle_s, config.grace_s
     );
     for signal in StopSignal::ALL {
-        let name = signal.name().trim_start_matches("SIG");
-        // Background processes of a script ignore SIGINT.
-        let sent = if work.kind == JobKind::Ranks { name } else { "TERM" };
+        let sent = match work.kind {
+            JobKind::Ranks => stop_signal(signal),
+            JobKind::Script => StopSignal::Terminate,
+        };
+        let [name, sent] = [signal, sent].map(|signal| signal.name().trim_start_matches("SIG"));
         let _ = writeln!(text, "trap 'on_signal {name} {sent}' {name}");
     }
     if !config.env_from.is_empty() {

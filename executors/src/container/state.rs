@@ -7,7 +7,10 @@ use super::{
     folder::{Exits, JobFolder},
     inspect::{Container, ContainerState},
 };
-use crate::{error::ExecutorError, event::JobStatus, failure::JobFailure, job::JobState, job_files::last_lines, submission::JobKind};
+use crate::{
+    background::stop_signal, error::ExecutorError, event::JobStatus, failure::JobFailure, job::JobState, job_files::last_lines,
+    submission::JobKind,
+};
 
 /// Returns the status of a job.
 pub(super) async fn status(runtime: &Runtime, job: &JobFolder) -> Result<JobStatus, ExecutorError> {
@@ -41,7 +44,7 @@ pub(super) async fn cancel(runtime: &Runtime, job: &JobFolder, signal: StopSigna
     let state = runtime.inspect(name).await?.map(|container| container.state);
     match (state, job.count_request(signal)?) {
         (None | Some(ContainerState::Ended), _) => Ok(()),
-        (Some(ContainerState::Running), 1) => runtime.kill(name, signal.name()).await,
+        (Some(ContainerState::Running), 1) => runtime.kill(name, stop_signal(signal).name()).await,
         // A paused container, and one that has not started, cannot handle a signal.
         (Some(ContainerState::Created), _) => runtime.remove(name).await,
         _ => runtime.kill(name, "SIGKILL").await,

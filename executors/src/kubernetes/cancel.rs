@@ -16,7 +16,7 @@ use super::{
     query,
     state::{has_ended, pods_wanted},
 };
-use crate::{error::ExecutorError, kubernetes_error::KubernetesError};
+use crate::{background::stop_signal, error::ExecutorError, kubernetes_error::KubernetesError};
 
 /// Requests the end of a job.
 pub(super) async fn cancel(cluster: &Cluster, handle: &KubernetesJob, signal: StopSignal) -> Result<(), ExecutorError> {
@@ -24,12 +24,7 @@ pub(super) async fn cancel(cluster: &Cluster, handle: &KubernetesJob, signal: St
         return Ok(());
     };
     let is_second = annotation(&job, STOP).is_some();
-    let signal = match signal {
-        // Processes that a shell starts in the background ignore SIGINT.
-        StopSignal::Interrupt => StopSignal::Terminate,
-        other => other,
-    };
-    let signal = signal.name().trim_start_matches("SIG").to_owned();
+    let signal = stop_signal(signal).name().trim_start_matches("SIG").to_owned();
     let stop = json!({ "metadata": { "annotations": { STOP: signal } } });
     patch(cluster, handle, &stop).await?;
 

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use k8s_openapi::jiff::Timestamp;
 use kube::api::LogParams;
 use tokio::{
     sync::{mpsc, watch},
@@ -53,6 +54,13 @@ struct Place {
 }
 
 impl Place {
+    /// Returns the second of the last line, from which on the output is read again. Requests name whole seconds, and kube rounds to
+    /// the nearest: lines up to half a second after the last one would be lost.
+    fn since(&self) -> Option<Timestamp> {
+        let last: Timestamp = self.last.parse().ok()?;
+        Timestamp::from_second(last.as_second()).ok()
+    }
+
     /// Returns true if a line comes after those that were reported. Times of one form are compared as text.
     fn is_new(&mut self, time: &str, repeated: &mut usize) -> bool {
         let (time_key, last_key) = (sortable(time), sortable(&self.last));
@@ -155,7 +163,7 @@ impl Follower {
         let params = LogParams {
             follow: !has_ended,
             timestamps: true,
-            since_time: place.last.parse().ok(),
+            since_time: place.since(),
             ..logs::params()
         };
         let Some(mut stream) = logs::open(&cluster, pod, &params).await? else {
@@ -223,5 +231,7 @@ mod tests {
             2
         );
         assert_eq!(read(&["2026-01-01T00:00:02Z"]), 0);
+        assert_eq!(read(&["2026-01-01T00:00:02.9Z"]), 1);
+        assert_eq!(place.since(), Some("2026-01-01T00:00:02Z".parse().unwrap()));
     }
 }
