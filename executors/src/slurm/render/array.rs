@@ -27,6 +27,11 @@ use crate::{
 /// File in a task's folder with the variables in which the tasks differ.
 const VARIABLES_FILE: &str = "variables.sh";
 
+/// Most threads that render plans.
+const THREADS: usize = 4;
+/// Fewest tasks for a thread of their own.
+const LEAST_TASKS: usize = 100;
+
 const START: &str = include_str!("bash/start.sh");
 
 /// Renders `tasks` as one array in the folder `dir`: task N of the array is `tasks[N]`, in its own folder. At most `cap` tasks
@@ -67,17 +72,7 @@ pub fn render_array(
     let argv = submit_argv(config, &dir.join(BATCH_FILE))?;
 
     let (shared, differs) = shared_variables(tasks);
-    let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
-    for work in tasks {
-        let folder = work.dir().strip_prefix(dir).unwrap_or(work.dir());
-        let (file, text) = work.file()?;
-        files.insert(folder.join(file), text);
-        if differs {
-            let own = work.env().iter().filter(|(name, _)| !shared.contains_key(*name));
-            let own = own.map(|(name, value)| (name.clone(), value.clone())).collect();
-            files.insert(folder.join(VARIABLES_FILE), exports(&own));
-        }
-    }
+    let mut files = task_files(dir, tasks, differs.then_some(&shared))?;
     let batch_task = |(number, work): (usize, &Work<'_>)| BatchTask {
         dir: work.dir().to_owned(),
         kind: work.kind(),
@@ -116,6 +111,43 @@ if [ "$steps" = - ]; then
     steps=''
 fi
 "#;
+
+/// Returns the files of the tasks' folders, with the variables that are not `shared`. Plans of thousands of tasks are rendered on
+/// several threads.
+fn task_files(
+    dir: &Path,
+    tasks: &[Work<'_>],
+    shared: Option<&BTreeMap<String, String>>,
+) -> Result<BTreeMap<PathBuf, String>, ExecutorError> {
+    let files = |tasks: &[Work<'_>]| -> Result<Vec<(PathBuf, String)>, ExecutorError> {
+        let mut files = Vec::new();
+        for work in tasks {
+            let folder = work.dir().strip_prefix(dir).unwrap_or(work.dir());
+            let (file, text) = work.file()?;
+            files.push((folder.join(file), text));
+            if let Some(shared) = shared {
+                let own = work.env().iter().filter(|(name, _)| !shared.contains_key(*name));
+                let own = own.map(|(name, value)| (name.clone(), value.clone())).collect();
+                files.push((folder.join(VARIABLES_FILE), exports(&own)));
+            }
+        }
+        Ok(files)
+    };
+    let each = tasks.len().div_ceil(THREADS).max(LEAST_TASKS);
+    let files = &files;
+    let rendered: Vec<_> = std::thread::scope(|scope| {
+        let running: Vec<_> = tasks.chunks(each).map(|tasks| scope.spawn(move || files(tasks))).collect();
+        let ended = running.into_iter().map(std::thread::ScopedJoinHandle::join);
+        ended
+            .map(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let mut all = BTreeMap::new();
+    for files in rendered {
+        all.extend(files?);
+    }
+    Ok(all)
+}
 
 /// Returns true if both tasks start the same program: what the script itself names.
 fn runs_like(one: Work<'_>, other: Work<'_>) -> bool {
