@@ -42,13 +42,13 @@ pub(crate) fn alive(pid: i32) -> bool {
 #[test]
 fn requirements_hold_for_each_fine_tune() {
     let home = Home::new();
-    let text = "name: two\ntasks:\n  print: {task: {_target_: run.Script, inline: \"true\"}}\n  \"a b\": {task: {_factory_: neva_tiny}}\n  \
+    let text = "name: two\ntasks:\n  print: {task: {_target_: run.Script, inline: \"true\"}}\n  \"a.b\": {task: {_factory_: neva_tiny}}\n  \
                 many: {task: {_factory_: neva_tiny}, sweep: {over: {finetune.optim.lr: [1e-3, 1e-4]}}}\n";
     fs::write(home.path("exp.yaml"), text).unwrap();
     let (code, _, stderr) = home.run(&["exp.yaml", "--require", "fp8>=0.95,packing"]);
     assert_eq!(code, 0, "{stderr}");
     let tasks = home.folder("two").unwrap().join("tasks");
-    for task in ["a b", "many-lr=1e-3", "many-lr=1e-4"] {
+    for task in ["a.b", "many-lr=1e-3", "many-lr=1e-4"] {
         let plan: Value = serde_json::from_str(&text_of(&tasks.join(task).join("plan.json"))).unwrap();
         let require = &plan["run"]["finetune"]["trainer"]["require"];
         assert_eq!(*require, serde_json::json!(["fp8>=0.95", "packing"]), "{task}");
