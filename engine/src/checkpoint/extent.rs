@@ -5,7 +5,7 @@ use rustix::fs::copy_file_range;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::Kind;
@@ -33,6 +33,33 @@ impl Extent {
     /// Returns the number of its bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns the extent of a tensor that begins at byte `first` of a file, which can be read.
+    pub(crate) fn new(path: &Path, file: Arc<File>, first: u64, kind: Kind, shape: Vec<usize>) -> Self {
+        let bytes = (shape.iter().product::<usize>() * kind.elt_size_in_bytes()) as u64;
+        Self {
+            path: path.to_owned(),
+            file,
+            first,
+            bytes,
+            kind,
+            shape,
+        }
+    }
+
+    /// Returns the path of the file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the device and the number of the file, and the first byte of the tensor. A file keeps them when it is renamed.
+    ///
+    /// # Errors
+    /// The file has no metadata.
+    pub(crate) fn place(&self) -> std::io::Result<[u64; 3]> {
+        let file = self.file.metadata()?;
+        Ok([file.dev(), file.ino(), self.first])
     }
 
     /// Appends the bytes to the file `target` at `path`, within the kernel where the file systems allow it. `wrote` is called with

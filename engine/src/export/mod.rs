@@ -8,6 +8,7 @@ mod common_rank;
 mod companion_files;
 mod companions;
 mod config;
+mod equal_extents;
 mod files;
 mod generation;
 mod image_processor;

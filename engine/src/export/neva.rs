@@ -2,7 +2,7 @@
 
 use super::companion_files::collect;
 use super::source::Source;
-use super::tensors::{self, Named};
+use super::tensors::{self, Named, Origin};
 use super::whole::check_complete;
 use super::{ExportRequest, Written};
 use crate::checkpoint::{ModelCache, RunProgress, seal_whole};
@@ -16,15 +16,12 @@ pub(super) fn write(source: &Source, request: &ExportRequest, cache: &ModelCache
     collect(source, cache, folder)?;
     let named: Vec<Named> = source.rows.iter().map(|spec| (spec.clone(), spec.name.clone())).collect();
     let kind = request.dtype.map(tensors::kind);
-    let unsynced = tensors::write(
-        folder,
-        "model",
-        u64::MAX,
-        &named,
-        kind,
-        &|group| source.merged(group.iter().map(|(spec, _)| spec)),
-        &|spec| source.extent(spec),
-    )?;
+    let origin = Origin {
+        read: &|group| source.merged(group.iter().map(|(spec, _)| spec)),
+        locate: &|spec| source.extent(spec),
+        equal: &source.equal,
+    };
+    let unsynced = tensors::write(folder, "model", u64::MAX, &named, kind, &origin)?;
     let progress = source.checkpoint.as_ref().map(|checkpoint| &checkpoint.state.progress);
     let progress = progress.map_or_else(RunProgress::default, |progress| RunProgress {
         steps_done: progress.steps_done,

@@ -6,7 +6,7 @@ use super::files::write_json;
 use super::peft_config::PeftAdapters;
 use super::peft_contents::PeftContents;
 use super::source::Source;
-use super::tensors::{self, Named};
+use super::tensors::{self, Named, Origin};
 use super::whole::{Form, WholeModel, dtype};
 use super::{ExportRequest, NameLayout, Reader, Written};
 use crate::checkpoint::{Base, ModelCache};
@@ -114,26 +114,21 @@ impl PeftContents<'_> {
             named.extend(rows.map(|spec| (spec.clone(), name(spec))));
         }
         let kind = dtype(source, request.dtype).map(tensors::kind);
-        let unsynced = tensors::write(
-            folder,
-            WEIGHTS,
-            u64::MAX,
-            &named,
-            kind,
-            &|group| {
-                let read = |(spec, name): &Named| -> Result<Tensor> {
-                    let values = match spec.part {
-                        Part::Adapter => source.plain(std::iter::once(spec))?,
-                        _ => source.merged(std::iter::once(spec))?,
-                    };
-                    let value = values.into_iter().next();
-                    let value = value.ok_or_else(|| EngineError::Bug(format!("no value for `{name}`")))?;
-                    change.get(name).map_or(Ok(value.shallow_clone()), |change| change.apply(&value))
-                };
-                group.iter().map(read).collect()
-            },
-            &|_| None,
-        )?;
+        let read = |(spec, name): &Named| -> Result<Tensor> {
+            let values = match spec.part {
+                Part::Adapter => source.plain(std::iter::once(spec))?,
+                _ => source.merged(std::iter::once(spec))?,
+            };
+            let value = values.into_iter().next();
+            let value = value.ok_or_else(|| EngineError::Bug(format!("no value for `{name}`")))?;
+            change.get(name).map_or(Ok(value.shallow_clone()), |change| change.apply(&value))
+        };
+        let origin = Origin {
+            read: &|group| group.iter().map(read).collect(),
+            locate: &|_| None,
+            equal: &source.equal,
+        };
+        let unsynced = tensors::write(folder, WEIGHTS, u64::MAX, &named, kind, &origin)?;
         let dropout = lora(source).map_or(0.0, |lora| lora.dropout);
         write_json(&folder.join(CONFIG), &adapters.config(dropout, &saved, base))?;
         Ok(unsynced)

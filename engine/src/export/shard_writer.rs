@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// Bytes that are copied from a tensor at once.
@@ -38,7 +39,7 @@ pub(super) struct ShardWriter {
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     write_back: WriteBack,
     tensors: Map<String, Value>,
     names: Vec<String>,
@@ -72,11 +73,13 @@ impl ShardWriter {
         open.write(tensor, buffer)
     }
 
-    /// Copies a tensor of another file, as [`Self::add`]. The check of the export looks for values that are no numbers.
+    /// Copies a tensor of another file, as [`Self::add`], and returns its place. The check of the export looks for values that are
+    /// no numbers.
     ///
     /// # Errors
     /// As [`Self::add`]; the tensor cannot be read.
-    pub(super) fn copy(&mut self, name: &str, extent: &Extent) -> Result<()> {
+    pub(super) fn copy(&mut self, name: &str, extent: &Extent) -> Result<Extent> {
+        let header = 8 + self.header;
         let (open, _) = self.place(name, extent.kind, json!(extent.shape), extent.shape.iter().product())?;
         let OpenFile {
             path,
@@ -85,10 +88,12 @@ impl ShardWriter {
             bytes,
             ..
         } = open;
+        let written = Extent::new(path, Arc::clone(file), header + *bytes, extent.kind, extent.shape.clone());
         extent.append_to(file, path, &mut |copied| {
             *bytes += copied;
             write_back.wrote(copied);
-        })
+        })?;
+        Ok(written)
     }
 
     /// Enters a tensor in the header of the current file, or of the next one if this is full.
@@ -154,7 +159,8 @@ impl OpenFile {
     fn create(folder: &Path, number: usize, header: u64) -> Result<Self> {
         let path = folder.join(format!("tensors-{number:05}.writing"));
         let create = || {
-            let mut file = File::create(&path)?;
+            // The check reads it while it is written.
+            let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
             file.seek(SeekFrom::Start(8 + header))?;
             Ok(file)
         };
@@ -162,7 +168,7 @@ impl OpenFile {
         Ok(Self {
             write_back: WriteBack::of(&file, &path)?,
             path,
-            file,
+            file: Arc::new(file),
             tensors: Map::new(),
             names: Vec::new(),
             bytes: 0,
@@ -191,7 +197,7 @@ impl OpenFile {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(EngineError::io("write", &self.path))?;
+        (&*self.file).write_all(bytes).map_err(EngineError::io("write", &self.path))?;
         self.bytes += bytes.len() as u64;
         self.write_back.wrote(bytes.len() as u64);
         Ok(())
@@ -212,9 +218,10 @@ impl OpenFile {
             )));
         }
         bytes.resize(reserved, b' ');
-        let mut write = || {
-            self.file.seek(SeekFrom::Start(0))?;
-            self.file.write_all(&bytes)
+        let write = || {
+            let mut file = &*self.file;
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(&bytes)
         };
         write().map_err(EngineError::io("write", &self.path))?;
         self.write_back.complete();

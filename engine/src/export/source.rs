@@ -1,5 +1,6 @@
 //! The model to export, opened: a checkpoint with its base, or a Hugging Face folder.
 
+use super::equal_extents::EqualExtents;
 use super::merged_weight::merge;
 use super::run_of_folder::run_of_folder;
 use super::trained::{Trained, WHOLE};
@@ -29,6 +30,8 @@ pub(super) struct Source {
     pub(super) rows: Vec<ParamSpec>,
     /// Adapters of the run.
     pub(super) adapters: Adapters,
+    /// Tensors that were compared while they were written.
+    pub(super) equal: EqualExtents,
     trained: Trained,
     opened: OpenBase,
 }
@@ -163,6 +166,7 @@ impl Source {
             base,
             table,
             adapters,
+            equal: EqualExtents::default(),
             trained,
             opened,
             rows,

@@ -1,6 +1,7 @@
 //! Streams the tensors of an export: a thread reads and converts one group while another is written. Tensors that keep their
 //! values and data type are copied from file to file.
 
+use super::equal_extents::EqualExtents;
 use super::shard_writer::ShardWriter;
 use crate::checkpoint::Extent;
 use crate::error::{EngineError, Result};
@@ -9,7 +10,8 @@ use neva_layout::ParamSpec;
 use neva_schemas::{ExportDtype, Finetune};
 use neva_weights::Unsynced;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{channel, sync_channel};
 use tch::{Kind, Tensor};
 
 /// Most values of one group, which is 128 MiB in fp32. A larger tensor is a group of its own.
@@ -24,6 +26,16 @@ pub(super) type Read<'a> = dyn Fn(&[Named]) -> Result<Vec<Tensor>> + Sync + 'a;
 /// Returns where a tensor lies that is exported as it is.
 pub(super) type Locate<'a> = dyn Fn(&ParamSpec) -> Option<Extent> + Sync + 'a;
 
+/// The sources of the tensors of an export.
+pub(super) struct Origin<'a> {
+    /// Returns the values of those that are made.
+    pub(super) read: &'a Read<'a>,
+    /// Returns the places of those that are copied.
+    pub(super) locate: &'a Locate<'a>,
+    /// Receives the tensors that are equal to their sources.
+    pub(super) equal: &'a EqualExtents,
+}
+
 /// Writes tensors to `STEM.safetensors` in `folder`, or to several files with an index. `kind` is their data type, or that of
 /// their files. Returns the files, which may not be on disk yet.
 ///
@@ -35,9 +47,9 @@ pub(super) fn write(
     max_bytes: u64,
     tensors: &[Named],
     kind: Option<Kind>,
-    read: &Read<'_>,
-    locate: &Locate<'_>,
+    origin: &Origin<'_>,
 ) -> Result<Unsynced> {
+    let Origin { read, locate, equal } = origin;
     let mut writer = ShardWriter::new(folder, stem, max_bytes, tensors.iter().map(|(_, name)| name.as_str()));
     let same = |(spec, _): &Named| locate(spec).filter(|extent| kind.is_none_or(|kind| kind == extent.kind));
     let (mut copied, mut made) = (Vec::new(), Vec::new());
@@ -47,9 +59,25 @@ pub(super) fn write(
             None => made.push(tensor.clone()),
         }
     }
-    for (name, extent) in copied {
-        writer.copy(name, &extent)?;
-    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (send, receive) = channel();
+        let stop = &stop;
+        scope.spawn(move || equal.compare(&receive, stop));
+        let copy = || -> Result<()> {
+            for (name, extent) in copied {
+                let written = writer.copy(name, &extent)?;
+                // The other end is there until the last tensor.
+                let _ = send.send((name.clone(), extent, written));
+            }
+            Ok(())
+        };
+        let done = copy();
+        drop(send);
+        // The check compares what is left on several threads.
+        stop.store(true, Ordering::Relaxed);
+        done
+    })?;
     let groups = groups(&made);
     let load = |group: &[Named]| -> Result<Vec<Tensor>> {
         let loaded = read(group)?.into_iter().zip(group);

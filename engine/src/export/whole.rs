@@ -3,7 +3,7 @@
 use super::companions::Companions;
 use super::files::write_json;
 use super::source::Source;
-use super::tensors::{self, Locate, Named, Read};
+use super::tensors::{self, Locate, Named, Origin, Read};
 use super::{ExportDtype, ExportFormat, ExportRequest, NameLayout, Written};
 use crate::checkpoint::ModelCache;
 use crate::error::{EngineError, Result};
@@ -88,7 +88,12 @@ impl WholeModel<'_> {
         });
         let named = named.collect::<Result<Vec<Named>>>()?;
         let kind = self.dtype.map(tensors::kind);
-        let unsynced = tensors::write(folder, "model", self.max_shard_size, &named, kind, read, locate)?;
+        let origin = Origin {
+            read,
+            locate,
+            equal: &source.equal,
+        };
+        let unsynced = tensors::write(folder, "model", self.max_shard_size, &named, kind, &origin)?;
         let mut config = companions.config(source, self.cache)?;
         if let Some(own) = &mut own {
             // The ids of special tokens are in the config of the language model there.

@@ -168,6 +168,11 @@ impl<'a> Expected<'a> {
         }
     }
 
+    /// Returns whether a place of the export was found equal while it was written.
+    pub(super) fn is_known_equal(&self, own: &Extent, written: &Extent) -> bool {
+        self.subject.source.equal.has(own, written)
+    }
+
     /// Returns whether the run computed with weights in 4 bits.
     pub(super) fn is_in_four_bits(&self) -> bool {
         self.rows.iter().any(|row| is_quantized(row, &self.finetune))

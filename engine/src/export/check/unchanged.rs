@@ -28,9 +28,9 @@ impl<'a> Pair<'a> {
         Some(Self { name, own, written })
     }
 
-    fn is_equal(&self) -> Result<bool> {
+    fn is_equal(&self, expected: &Expected<'_>) -> Result<bool> {
         for written in &self.written {
-            if !self.own.equals(written, self.name)? {
+            if !expected.is_known_equal(&self.own, written) && !self.own.equals(written, self.name)? {
                 return Ok(false);
             }
         }
@@ -48,7 +48,7 @@ pub(super) fn unchanged(expected: &Expected<'_>, reading: &Reading) -> Result<BT
     let compare = || -> Result<Vec<&str>> {
         let mut equal = Vec::new();
         while let Some(pair) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            equal.extend(pair.is_equal()?.then_some(pair.name));
+            equal.extend(pair.is_equal(expected)?.then_some(pair.name));
         }
         Ok(equal)
     };
