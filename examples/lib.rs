@@ -63,6 +63,9 @@ mod documents {
     #[doc = include_str!("../docs/parallelism.md")]
     mod parallelism {}
 
+    #[doc = include_str!("../docs/performance.md")]
+    mod performance {}
+
     #[doc = include_str!("../docs/precision.md")]
     mod precision {}
 

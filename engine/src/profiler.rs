@@ -158,7 +158,7 @@ impl Profiler {
         let Some(recorder) = self.recorder() else { return wait() };
         let [started, returned] = start;
         let mut begin = recorder.begin(false);
-        if begin.at.saturating_sub(returned) < OVERLAP {
+        if begin.at.saturating_sub(returned) < OVERLAP && recorder.is_idle_since(started) {
             begin.at = started;
         }
         let value = wait();
@@ -223,6 +223,18 @@ impl Recorder {
             processor,
             details,
         });
+    }
+
+    /// Returns whether no span of this thread has ended since then.
+    fn is_idle_since(&self, moment: u64) -> bool {
+        let recorded = self.lock();
+        let (ids, recorded) = &*recorded;
+        let current = std::thread::current().id();
+        let Some(thread) = ids.iter().position(|id| *id == current) else {
+            return true;
+        };
+        let last = recorded.spans.iter().rev().find(|span| span.thread == thread);
+        last.is_none_or(|span| span.end <= moment)
     }
 
     fn wait_for_gpu(&self) {

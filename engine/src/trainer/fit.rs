@@ -5,7 +5,7 @@ use super::callback::{Callback, Flow, RunView};
 use super::context::{Progress, RunContext};
 use super::dataset::RunData;
 use super::labels::LabelWarnings;
-use super::profiling::ProfiledSteps;
+use super::profiled_steps::ProfiledSteps;
 use super::records::Records;
 use super::step::Trainer;
 use super::stop::{Clocks, LocalStatus, Stop, StopRequest};

@@ -14,6 +14,7 @@ mod loaded;
 mod memory;
 mod microbatch;
 mod passes;
+mod profiled_steps;
 mod profiling;
 mod records;
 mod registry;

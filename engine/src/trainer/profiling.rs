@@ -14,24 +14,6 @@ use std::io::BufWriter;
 use std::io::Write as _;
 use std::path::Path;
 
-/// The steps of a profile.
-#[derive(Debug, Default)]
-pub(super) struct ProfiledSteps {
-    /// Number of steps to record.
-    wanted: usize,
-    done: Vec<StepWork>,
-    before: StepWork,
-}
-
-impl ProfiledSteps {
-    pub(super) fn new(wanted: Option<u64>) -> Self {
-        Self {
-            wanted: wanted.map_or(0, |steps| usize::try_from(steps).unwrap_or(usize::MAX)),
-            ..Self::default()
-        }
-    }
-}
-
 impl Trainer {
     /// Returns the work since the start of the process.
     fn work(&self) -> StepWork {

@@ -6,7 +6,7 @@ use super::dataset::RunData;
 use super::fit::{Fit, State};
 use super::labels::{LabelWarnings, require_labels};
 use super::loaded::LoadedModel;
-use super::profiling::ProfiledSteps;
+use super::profiled_steps::ProfiledSteps;
 use super::records::Records;
 use super::rows::train_rows;
 use super::step::Trainer;

@@ -21,7 +21,7 @@ fn operators(finetune: &Finetune) -> [u64; 2] {
 
 /// Most operators of a step of the whole model and of adapters. A change that adds some must be worth it: then raise the
 /// number. One that removes some lowers it.
-const MOST: [u64; 2] = [9424, 9424];
+const MOST: [u64; 2] = [9424, 12884];
 
 #[test]
 fn a_step_has_no_more_operators_than_before() {
