@@ -28,7 +28,7 @@ pub struct LengthGroups {
     seed: u64,
     shuffle: bool,
     /// The last windows, by number.
-    windows: Mutex<Vec<(u64, Arc<Vec<RowSample>>)>>,
+    windows: Mutex<Vec<(u64, Arc<[RowSample]>)>>,
 }
 
 impl LengthGroups {
@@ -87,7 +87,7 @@ impl RowStream for LengthGroups {
         let samples = match known {
             Some((_, samples)) => Arc::clone(samples),
             None => {
-                let samples = Arc::new(self.group(window)?);
+                let samples: Arc<[RowSample]> = self.group(window)?.into();
                 windows.push((window, Arc::clone(&samples)));
                 if windows.len() > 2 {
                     windows.remove(0);

@@ -166,7 +166,7 @@ pub fn merge_rows(
     if sequences.is_empty() {
         return Err(DataError::EmptyBatch);
     }
-    if row_multiple == 0 || row_length == 0 || row_length % row_multiple != 0 {
+    if row_multiple == 0 || row_length == 0 || !row_length.is_multiple_of(row_multiple) {
         return Err(DataError::RowMultiple {
             max_length: row_length,
             row_multiple,

@@ -51,7 +51,7 @@ struct Windows {
     /// Rows and samples before each known window, and before the next one.
     starts: Vec<RowStart>,
     /// Windows in memory, by their number in `starts`.
-    packed: VecDeque<(usize, Arc<Vec<Row>>)>,
+    packed: VecDeque<(usize, Arc<[Row]>)>,
     /// Windows without a row since the last one that had any.
     empty: u64,
 }
@@ -152,7 +152,7 @@ impl PackedRows {
     }
 
     /// Returns the window of a row, packed, and the row's number in it; `None` beyond the end.
-    fn window(&self, row: u64) -> Result<Option<(Arc<Vec<Row>>, usize)>, DataError> {
+    fn window(&self, row: u64) -> Result<Option<(Arc<[Row]>, usize)>, DataError> {
         // A panic in between leaves the lists whole: each change is the last act of its window.
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -191,7 +191,7 @@ impl PackedRows {
                 windows.starts.push(next);
             }
             if next.row > row {
-                let packed = Arc::new(rows);
+                let packed: Arc<[Row]> = rows.into();
                 windows.packed.push_back((number, Arc::clone(&packed)));
                 if windows.packed.len() > KEPT {
                     windows.packed.pop_front();

@@ -286,12 +286,12 @@ impl fmt::Display for EffectReport {
             truncated,
             left_out,
         } = self.packing;
-        let mut text = format!("{:.2} samples each, {:.1} % filled", samples / rows.max(1.0), 100.0 * fill);
-        for (count, what) in [(truncated, "truncated"), (left_out, "left out")] {
-            if count > 0.0 {
-                text += &format!(", {count} samples {what}");
-            }
-        }
-        line("rows", text)
+        let counted = |count: f64, what: &str| match count > 0.0 {
+            true => format!(", {count} samples {what}"),
+            false => String::new(),
+        };
+        let (each, filled) = (samples / rows.max(1.0), 100.0 * fill);
+        let (truncated, left_out) = (counted(truncated, "truncated"), counted(left_out, "left out"));
+        line("rows", format!("{each:.2} samples each, {filled:.1} % filled{truncated}{left_out}"))
     }
 }
