@@ -40,25 +40,25 @@ pub(super) struct CheckArgs {
     input: RecipeInput,
     /// Write the records with errors to a JSON Lines file; `--set finetune.data.skip_list=FILE` trains without them
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(super) skip_list: Option<PathBuf>,
+    skip_list: Option<PathBuf>,
     /// Add the records with these warnings to the skip list: `duplicate`, `labels_cut` and others
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = warning, requires = "skip_list")]
-    pub(super) skip: Vec<Kind>,
+    skip: Vec<Kind>,
     /// Write the length of each record, for packing and grouping by length
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(super) length_index: Option<PathBuf>,
+    length_index: Option<PathBuf>,
     /// Do not look at image files
     #[arg(long)]
-    pub(super) no_images: bool,
+    no_images: bool,
     /// Decode every image, which takes longer. By default, only its header and its end are read
     #[arg(long, conflicts_with = "no_images")]
     decode_images: bool,
     /// Number of threads [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(super) workers: Option<u16>,
+    workers: Option<u16>,
     /// Number of problems of each kind to print
     #[arg(long, value_name = "N", default_value_t = 5)]
-    pub(super) first: usize,
+    first: usize,
     /// Check again, even if nothing has changed since an earlier check
     #[arg(long)]
     no_cache: bool,
@@ -79,7 +79,20 @@ pub(super) fn check(args: &CheckArgs, globals: &Globals, report: &mut Report) ->
     let resolved = args.input.resolve(globals.workspace()?.as_ref())?;
     report.warnings(&resolved.warnings);
     if let Data::Energon(data) = &resolved.run.finetune.data {
-        return check_samples::check(args, data, &resolved, report);
+        for (is_given, option) in [(args.length_index.is_some(), "--length-index"), (!args.skip.is_empty(), "--skip")] {
+            if is_given {
+                let message = format!("{option} is for LLaVA-JSON: `neva-run data pack` measures the samples of Energon datasets");
+                return Err(RunError::Argument(message));
+            }
+        }
+        let request = check_samples::Request {
+            skip_list: args.skip_list.as_ref(),
+            images: !args.no_images,
+            workers: args.workers,
+            first: args.first,
+            bar: progress_bar(report.shows_progress()),
+        };
+        return check_samples::check(&request, data, &resolved, report);
     }
     let probe = match open_data(&resolved, &mut |text| report.note(text))? {
         RunData::Files(probe) => probe,
@@ -122,7 +135,7 @@ pub(super) fn check(args: &CheckArgs, globals: &Globals, report: &mut Report) ->
     Ok(())
 }
 
-pub(super) fn progress_bar(is_shown: bool) -> ProgressBar {
+fn progress_bar(is_shown: bool) -> ProgressBar {
     let target = if is_shown {
         ProgressDrawTarget::stderr()
     } else {

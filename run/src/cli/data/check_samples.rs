@@ -2,12 +2,12 @@
 
 use std::{fmt, num::NonZero, path::PathBuf, sync::Arc, thread};
 
+use indicatif::ProgressBar;
 use neva_data::{Dataset, SampleCheckOptions, SampleList, SampleReport, check_samples};
 use neva_schemas::EnergonMultiModalDataModule;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::check::{CheckArgs, progress_bar};
 use crate::{
     cli::report::Report,
     error::RunError,
@@ -27,18 +27,26 @@ struct Checked<'a> {
     first: usize,
 }
 
+/// Settings of a check.
+pub(super) struct Request<'a> {
+    /// File for the broken samples.
+    pub(super) skip_list: Option<&'a PathBuf>,
+    /// Decode images.
+    pub(super) images: bool,
+    /// Number of threads; `None` is the number of cores.
+    pub(super) workers: Option<u16>,
+    /// Most broken samples to print.
+    pub(super) first: usize,
+    /// Bar of the progress.
+    pub(super) bar: ProgressBar,
+}
+
 pub(super) fn check(
-    args: &CheckArgs,
+    request: &Request<'_>,
     data: &EnergonMultiModalDataModule,
     resolved: &Resolved,
     report: &mut Report,
 ) -> Result<(), RunError> {
-    for (is_given, option) in [(args.length_index.is_some(), "--length-index"), (!args.skip.is_empty(), "--skip")] {
-        if is_given {
-            let message = format!("{option} is for LLaVA-JSON: `neva-run data pack` measures the samples of Energon datasets");
-            return Err(RunError::Argument(message));
-        }
-    }
     let opened = open_splits(resolved, data, &mut |text| report.note(text))?;
     let splits: Vec<(&str, Arc<dyn Dataset>)> = (opened.splits.iter())
         .map(|(name, dataset)| (*name, Arc::clone(dataset) as Arc<dyn Dataset>))
@@ -46,34 +54,34 @@ pub(super) fn check(
     let options = SampleCheckOptions {
         image_seq_len: opened.image_positions,
         max_length: data.seq_length,
-        images: !args.no_images,
-        threads: args
+        images: request.images,
+        threads: request
             .workers
             .map_or_else(|| thread::available_parallelism().map_or(1, NonZero::get), usize::from),
     };
     // Signals end the check between two chunks, as long as the receiver lives.
     let (requests, _stops) = watch::channel(StopRequests::default());
     forward_signals(requests)?;
-    let bar = progress_bar(report.shows_progress());
+    let bar = &request.bar;
     bar.set_length(splits.iter().map(|(_, dataset)| dataset.len() as u64).sum());
     let checked = check_samples(&splits, &options, &mut |done| bar.set_position(done), &is_stop_requested);
     bar.finish_and_clear();
     let checked = checked?;
-    if let Some(file) = &args.skip_list {
+    if let Some(file) = request.skip_list {
         let broken = checked.broken.iter().map(|broken| (broken.sample.clone(), broken.reason.clone()));
         SampleList { samples: broken.collect() }.write(file)?;
     }
     let shown = Checked {
         report: &checked,
-        skip_list: args.skip_list.as_ref(),
-        first: args.first,
+        skip_list: request.skip_list,
+        first: request.first,
     };
     report.result(&shown, &shown);
     if checked.errors > 0 {
         return Err(RunError::BrokenData {
             errors: checked.errors,
             records: checked.errors,
-            skip_list: args.skip_list.clone(),
+            skip_list: request.skip_list.cloned(),
         });
     }
     Ok(())
