@@ -43,8 +43,8 @@ pub fn shell(launcher: &Command, folder: &Path, line: &str) -> Command {
     }
     let launcher = program("neva-run");
     let programs = launcher.parent().unwrap_or(folder).display();
-    let path = std::env::var("PATH").unwrap_or_default();
-    shell.env("PATH", format!("{programs}:{path}"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    shell.env("PATH", format!("{programs}:{}", path.display()));
     shell
 }
 

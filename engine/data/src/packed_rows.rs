@@ -46,6 +46,9 @@ pub struct PackedRows {
     windows: Mutex<Windows>,
 }
 
+/// The rows of a window, and the number of one of them.
+type RowOfWindow = (Arc<[Row]>, usize);
+
 /// Windows that are known.
 struct Windows {
     /// Rows and samples before each known window, and before the next one.
@@ -152,7 +155,7 @@ impl PackedRows {
     }
 
     /// Returns the window of a row, packed, and the row's number in it; `None` beyond the end.
-    fn window(&self, row: u64) -> Result<Option<(Arc<[Row]>, usize)>, DataError> {
+    fn window(&self, row: u64) -> Result<Option<RowOfWindow>, DataError> {
         // A panic in between leaves the lists whole: each change is the last act of its window.
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

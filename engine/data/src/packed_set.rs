@@ -118,7 +118,7 @@ impl PackedSet {
     /// Returns the number of samples that rows have.
     #[must_use]
     pub fn samples(&self) -> usize {
-        self.header.packed
+        self.samples.len()
     }
 
     /// Returns the number of samples that are longer than a row and were left out.

@@ -1,5 +1,7 @@
 //! Packing over a buffer, packed sets, and groups of similar length.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use std::{
     collections::BTreeMap,
     path::Path,

@@ -19,9 +19,10 @@ const REPETITIONS: usize = 3;
 /// libtorch refused.
 pub fn measured_peak(kind: Kind, device: Device) -> Result<f64> {
     let sides = if device.is_cuda() { GPU_SIDES } else { CPU_SIDES };
-    let wait = || match device {
-        Device::Cuda(gpu) => tch::Cuda::synchronize(gpu as i64),
-        _ => {}
+    let wait = || {
+        if let Device::Cuda(gpu) = device {
+            tch::Cuda::synchronize(gpu as i64);
+        }
     };
     let mut peak: f64 = 0.0;
     for side in sides {

@@ -92,7 +92,7 @@ fn key(executor: &SlurmExecutor, dir: &Path, number: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink, process::Command, sync::Arc};
+    use std::{fmt::Write as _, fs, os::unix::fs::symlink, process::Command, sync::Arc};
 
     use neva_schemas::SlurmExecutorConfig;
 
@@ -160,9 +160,9 @@ mod tests {
                 }
             }
             let mut list = String::new();
-            for (task, kind) in ["one", "two words"].iter().zip(["ranks", "script"]) {
+            for (number, (task, kind)) in [("one", "ranks"), ("two words", "script")].iter().enumerate() {
                 fs::create_dir(at(task)).unwrap();
-                list += &format!("- _{} {kind} {}\n", list.lines().count(), at(task).display());
+                let _ = writeln!(list, "- _{number} {kind} {}", at(task).display());
             }
             fs::write(at("tasks.txt"), list).unwrap();
             let output = Command::new("/bin/sh")
