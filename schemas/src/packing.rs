@@ -72,8 +72,8 @@ impl PackingSettings<'_> {
         if self.packing().is_none() {
             if self.packed_sequence_size.is_some() {
                 let message = "`packed_sequence_size` has no effect: no samples are packed over a buffer";
-                let help = "set packing_buffer_size, for example 1000; use_packed_sequence packs the samples of a forward pass into rows of \
-                            seq_length";
+                let help = "set packing_buffer_size, for example 1000; use_packed_sequence packs the samples of a forward pass \
+                            into rows of seq_length";
                 problems.push(Problem::error(format!("{path}.packed_sequence_size"), message).help(help));
             }
             if self.packing_oversize == PackingOversize::Skip {

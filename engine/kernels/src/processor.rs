@@ -101,7 +101,8 @@ fn has_bf16() -> bool {
 
 /// Declares the functions of one instruction set, and picks one of them by name.
 macro_rules! by_set {
-    ($picked:ident: $kind:ty { $generic:ident, $avx2:ident, $avx512:ident, $avx512_bf16:ident }($($name:ident: $argument:ty),*) $(-> $result:ty)?) => {
+    ($picked:ident: $kind:ty { $generic:ident, $avx2:ident, $avx512:ident, $avx512_bf16:ident }
+        ($($name:ident: $argument:ty),*) $(-> $result:ty)?) => {
         fn $picked(set: InstructionSet) -> $kind {
             unsafe extern "C" {
                 fn $generic($($name: $argument),*) $(-> $result)?;

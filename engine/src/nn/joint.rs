@@ -4,49 +4,38 @@
 //! the matrix product. So no sum and no scaled copy of an output exists by itself, and only the input and A's output are
 //! saved.
 
-use super::linear::Linear;
-use super::weight::LinearWeight;
+use super::lora::Lora;
 use crate::effects::{GemmKind, GemmMeter};
 use crate::error::Result;
+use crate::param_sync::Weight;
 use neva_torch_ffi::{BoxError, Function, apply, is_grad_enabled};
 use tch::{TchError, Tensor};
 
-/// Applies `parts` to `x`, if all of them are whole matrices on this rank, in the data type of the computation, with at most a
-/// plain adapter; `None` otherwise, and where there is nothing to gain.
-pub(super) fn joint(parts: &[&Linear], x: &Tensor) -> Result<Option<Vec<Tensor>>> {
-    let adapted = parts.iter().any(|part| part.adapter.is_some());
-    let plain = |part: &&Linear| -> Result<bool> {
-        let lora = part.adapter.as_ref();
-        Ok(matches!(part.weight, LinearWeight::Plain(_))
-            && part.region.size() == 1
-            && lora.is_none_or(|lora| lora.magnitude.is_none() && !lora.drops()))
-    };
-    if !(adapted || parts.len() > 1) {
-        return Ok(None);
-    }
-    for part in parts {
-        if !plain(part)? {
-            return Ok(None);
-        }
-    }
+/// A linear that such a node can compute: a whole matrix on this rank, with at most a plain adapter.
+pub(super) struct JointPart<'a> {
+    pub(super) weight: &'a Weight,
+    pub(super) bias: Option<&'a Weight>,
+    pub(super) adapter: Option<&'a Lora>,
+    pub(super) meter: &'a GemmMeter,
+}
+
+/// Applies `parts` to `x`. Returns one result for each.
+pub(super) fn joint(parts: &[JointPart<'_>], x: &Tensor) -> Result<Vec<Tensor>> {
     // Inputs of the node: x, weights, biases, each A once, and B.
     let mut inputs = vec![x];
     let mut node = Joint::default();
     let mut names: Vec<&str> = Vec::new();
     let mut lows = Vec::new();
     for part in parts {
-        let LinearWeight::Plain(weight) = &part.weight else {
-            return Ok(None);
-        };
         let mut take = |tensor| {
             inputs.push(tensor);
             inputs.len() - 1
         };
         let (weight, bias) = (
-            take(weight.get()?),
-            part.bias.as_ref().map(|bias| bias.get().map(&mut take)).transpose()?,
+            take(part.weight.get()?),
+            part.bias.map(|bias| bias.get().map(&mut take)).transpose()?,
         );
-        let low = match &part.adapter {
+        let low = match part.adapter {
             None => None,
             Some(lora) => {
                 let known = names.iter().position(|name| *name == lora.a_name);
@@ -70,10 +59,10 @@ pub(super) fn joint(parts: &[&Linear], x: &Tensor) -> Result<Option<Vec<Tensor>>
     node.lows = lows;
     let meters: Vec<_> = parts
         .iter()
-        .map(|part| (&part.meter, part.adapter.as_ref().map(|lora| &lora.meter)))
+        .map(|part| (part.meter, part.adapter.map(|lora| &lora.meter)))
         .collect();
     node.count(&meters, &inputs);
-    Ok(Some(apply(node, &inputs)?))
+    Ok(apply(node, &inputs)?)
 }
 
 /// One linear: the places of its tensors among the inputs of the node.

@@ -1,7 +1,7 @@
 //! Tensor-parallel linears, with an optional adapter.
 
 use super::dropout::Part;
-use super::joint::joint;
+use super::joint::{JointPart, joint};
 use super::lora::{Lora, LowRank};
 use super::region::TensorRegion;
 use super::weight::{LinearInput, LinearWeight};
@@ -47,13 +47,29 @@ impl Linear {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if let Some(results) = joint(&[self], x)? {
-            return one(results);
+        // Without an adapter there is nothing to gain.
+        if let Some(part) = self.joint_part().filter(|part| part.adapter.is_some()) {
+            return one(joint(&[part], x)?);
         }
         match self.cut {
             Cut::Row => self.apply_row(x),
             _ => self.apply(&self.weight.prepare(self.enter(x)?)?, self.low_rank(x)?.as_ref()),
         }
+    }
+
+    /// Returns the linear for a joint node; `None` if it is cut or quantised, or has another than a plain adapter.
+    fn joint_part(&self) -> Option<JointPart<'_>> {
+        let LinearWeight::Plain(weight) = &self.weight else {
+            return None;
+        };
+        let adapter = self.adapter.as_deref();
+        let is_plain = adapter.is_none_or(|lora| lora.magnitude.is_none() && !lora.drops());
+        (is_plain && self.region.size() == 1).then_some(JointPart {
+            weight,
+            bias: self.bias.as_ref(),
+            adapter,
+            meter: &self.meter,
+        })
     }
 
     /// Returns the product with the base weight.
@@ -158,8 +174,9 @@ impl<const N: usize> ColumnLinears<N> {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<[Tensor; N]> {
-        if let Some(results) = joint(&self.parts.each_ref(), x)? {
-            return results
+        let parts: Option<Vec<_>> = self.parts.iter().map(Linear::joint_part).collect();
+        if let Some(parts) = parts.filter(|_| N > 1) {
+            return joint(&parts, x)?
                 .try_into()
                 .map_err(|_| EngineError::Bug("linears of one input have one result each".into()));
         }

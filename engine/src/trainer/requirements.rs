@@ -50,7 +50,8 @@ fn reason(report: &EffectReport, requirement: Requirement) -> Option<String> {
             let packing = &report.packing;
             if packing.samples <= packing.rows {
                 return Some(
-                    "no two samples shared a row; set finetune.data.use_packed_sequence=true and a larger micro_batch_size, or packing_buffer_size"
+                    "no two samples shared a row; set finetune.data.use_packed_sequence=true and a larger micro_batch_size, \
+                     or packing_buffer_size"
                         .to_owned(),
                 );
             }

@@ -86,7 +86,9 @@ mod tests {
         let job = |annotations| -> Job {
             let conditions = [json!({ "type": "Failed", "status": "True", "reason": "BackoffLimitExceeded" })];
             from_value(json!({
-                "metadata": { "name": "run", "annotations": annotations }, "spec": { "template": {} }, "status": { "conditions": conditions },
+                "metadata": { "name": "run", "annotations": annotations },
+                "spec": { "template": {} },
+                "status": { "conditions": conditions },
             }))
             .unwrap()
         };
