@@ -184,18 +184,11 @@ impl Runtime {
     /// The runtime cannot be reached.
     pub async fn inspect(&self, name: &str) -> Result<Option<Container>, ExecutorError> {
         let docker = self.connect().await?;
-        let mut tries = 0;
-        let found = loop {
-            match docker.inspect_container(name, None).await {
-                Ok(found) => break found,
-                Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
-                // Podman has states between others for which the API has no name.
-                Err(Error::JsonDataError { .. }) if tries < STATE_TRIES => tries += 1,
-                Err(error) => return Err(self.failed("look for the container", error)),
-            }
-            sleep(STATE_PAUSE).await;
-        };
-        Ok(Some(found.into()))
+        match with_named_states(|| docker.inspect_container(name, None)).await {
+            Ok(found) => Ok(Some(found.into())),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(self.failed("look for the container", error)),
+        }
     }
 
     /// Signals the first process of a container; one that has ended is left alone.
@@ -235,7 +228,8 @@ impl Runtime {
     pub async fn remove_below(&self, folder: &str) -> Result<(), ExecutorError> {
         let filters = [("label".to_owned(), vec![FOLDER_LABEL.to_owned()])].into_iter().collect();
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let list = self.connect().await?.list_containers(Some(options)).await;
+        let docker = self.connect().await?;
+        let list = with_named_states(|| docker.list_containers(Some(options.clone()))).await;
         for container in list.map_err(|error| self.failed("list containers", error))? {
             let labels = container.labels.unwrap_or_default();
             let is_below = labels.get(FOLDER_LABEL).is_some_and(|job| Path::new(job).starts_with(folder));
@@ -267,4 +261,16 @@ impl Runtime {
         }
         Ok((code, text))
     }
+}
+
+/// Asks for the state of containers until all of them have names. Podman has states between others, as `stopped`, for which
+/// the API has none.
+async fn with_named_states<T, F: Future<Output = Result<T, Error>>>(question: impl Fn() -> F) -> Result<T, Error> {
+    for _ in 0..STATE_TRIES {
+        match question().await {
+            Err(Error::JsonDataError { .. }) => sleep(STATE_PAUSE).await,
+            answer => return answer,
+        }
+    }
+    question().await
 }
