@@ -11,7 +11,7 @@ pub(crate) fn pack(lengths: &[usize], max_length: usize) -> Vec<Vec<usize>> {
     rows(lengths, max_length, longest_first)
 }
 
-/// Returns rows as [`pack`] does, but with less padding where there are many samples: the fewer rows of two methods.
+/// Returns rows as packing within a microbatch does, but with less padding where there are many samples: the fewer rows of two methods.
 ///
 /// The second method ends each row with the pair of samples that fills it best, and begins it with samples of such a length
 /// that the pair has average ones to choose from.
