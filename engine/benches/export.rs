@@ -35,7 +35,10 @@ const REPEATS: usize = 3;
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let layers = std::env::vars().find(|(name, _)| name == VARIABLE).map(|(_, value)| value.parse());
     let layers = layers.transpose()?.unwrap_or(LAYERS);
-    let folder = tempfile::Builder::new().prefix("export-").tempdir_in("target")?;
+    // Beside the build, which is on a disk; a temporary folder may be in memory.
+    let place = std::env::current_exe()?;
+    let place = place.parent().ok_or("the bench is in no folder")?;
+    let folder = tempfile::Builder::new().prefix("export-").tempdir_in(place)?;
     let (model, checkpoint) = (folder.path().join("model"), folder.path().join("checkpoint"));
     write_model(&model, layers)?;
     let whole = run(&model, &checkpoint, ExportFormat::Neva)?;
