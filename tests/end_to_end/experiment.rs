@@ -27,9 +27,10 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Returns the folder of the only experiment, once it exists.
+/// Returns the folder of the only experiment, once its record is written: commands find it from then on.
 fn experiment(dir: &Path) -> Option<PathBuf> {
-    Some(fs::read_dir(dir.join("home/experiments").join(NAME)).ok()?.next()?.unwrap().path())
+    let folder = fs::read_dir(dir.join("home/experiments").join(NAME)).ok()?.next()?.unwrap().path();
+    folder.join("experiment.json").exists().then_some(folder)
 }
 
 /// Returns the bits of each step's loss of both fine-tunes. Repeated steps must have equal losses.

@@ -15,9 +15,10 @@ pub(crate) fn command(cluster: &Cluster, dir: &Path, arguments: &[&str]) -> Comm
     command
 }
 
-/// Returns the folder of the only experiment of a name, once it exists.
+/// Returns the folder of the only experiment of a name, once its record is written: commands find it from then on.
 pub(crate) fn experiment(dir: &Path, name: &str) -> Option<PathBuf> {
-    Some(fs::read_dir(dir.join("home/experiments").join(name)).ok()?.next()?.ok()?.path())
+    let folder = fs::read_dir(dir.join("home/experiments").join(name)).ok()?.next()?.ok()?.path();
+    folder.join("experiment.json").exists().then_some(folder)
 }
 
 /// Returns the numbers of the jobs that an experiment submitted, in order.
