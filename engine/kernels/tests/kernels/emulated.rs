@@ -32,7 +32,7 @@ const SIZES: [Sizes; 3] = [
 
 #[test]
 fn kernels_equal_the_formulae() {
-    tch::manual_seed(1);
+    let _drawing = crate::seeded(1);
     for sizes in SIZES {
         for difference in kernels().compare(sizes).unwrap() {
             assert!(difference.greatest <= difference.bound, "{difference:?}");

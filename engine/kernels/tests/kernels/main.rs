@@ -7,3 +7,14 @@ mod emulated;
 mod emulator;
 mod formulae;
 mod processor;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Starts libtorch's random numbers anew for a test. All threads draw from the same ones, so that tests that draw wait for each
+/// other: otherwise their values would differ from run to run.
+fn seeded(seed: i64) -> MutexGuard<'static, ()> {
+    static DRAWING: Mutex<()> = Mutex::new(());
+    let drawing = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::manual_seed(seed);
+    drawing
+}

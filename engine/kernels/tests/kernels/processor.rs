@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 #[test]
 fn rows_equal_the_formulae() {
-    tch::manual_seed(2);
+    let _drawing = crate::seeded(2);
     for set in InstructionSet::available() {
         for (rows, width, mlp, heads, head) in [(37, 70, 1027, 3, 20), (1, 3, 1, 1, 4), (129, 768, 2048, 12, 64)] {
             let sizes = Sizes {
@@ -25,11 +25,12 @@ fn rows_equal_the_formulae() {
     }
 }
 
-/// Greatest difference, relative to the greatest magnitude of `theirs`.
+/// Greatest difference, relative to the greatest magnitude of `theirs`, or to that of the inputs where `theirs` is nearly zero: a
+/// gradient of a single key is zero, as a difference of equal terms.
 fn relative(own: &Tensor, theirs: &Tensor) -> f64 {
     assert_eq!(own.size(), theirs.size());
     let difference = (own.to_kind(Kind::Double) - theirs).abs().max().double_value(&[]);
-    difference / theirs.abs().max().double_value(&[]).max(0.1)
+    difference / theirs.abs().max().double_value(&[]).max(1.0)
 }
 
 /// libtorch's attention in fp64 within each segment, without a kernel of its own.
@@ -57,7 +58,7 @@ fn reference(qkv: &[Tensor], segments: &[Segment], causal: bool) -> Tensor {
 
 #[test]
 fn attention_is_exact_within_rounding() {
-    tch::manual_seed(3);
+    let _drawing = crate::seeded(3);
     // Rows, query heads, key heads, positions, width of a head, causal.
     let cases = [
         (2, 4, 4, 200, 64, true),
@@ -129,7 +130,7 @@ fn attention_is_exact_within_rounding() {
 /// One thread computes a head, so the number of threads changes no bit.
 #[test]
 fn attention_does_not_depend_on_the_number_of_threads() {
-    tch::manual_seed(4);
+    let _drawing = crate::seeded(4);
     let rows = || Tensor::randn([2, 70, 3, 32], (Kind::Float, Device::Cpu)).transpose(1, 2);
     let inputs = [rows(), rows(), rows()];
     let segments = [0, 1].map(|row| Segment { row, start: 0, len: 70 });
@@ -146,7 +147,7 @@ fn attention_does_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn cross_entropy_is_that_of_the_softmax() {
-    tch::manual_seed(5);
+    let _drawing = crate::seeded(5);
     for (set, (rows, width), kind) in InstructionSet::available().flat_map(|set| {
         let shapes = [(1, 1), (3, 16), (5, 37), (40, 2000)];
         shapes
