@@ -11,8 +11,8 @@ use bollard::{
     errors::Error,
     models::{ContainerCreateBody, NetworkCreateRequest, SystemInfo},
     query_parameters::{
-        CreateContainerOptionsBuilder, CreateImageOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
-        LogsOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
+        RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt as _;
@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{inspect::Container, refusal, request::FOLDER_LABEL};
-use crate::{container_error::ContainerError, error::ExecutorError};
+use crate::error::ExecutorError;
 
 /// Seconds that a request may take. A busy runtime takes long to create a container of a large image.
 const REQUEST_S: u64 = 120;
@@ -59,12 +59,12 @@ impl Runtime {
         format!("the Docker API at {}", self.socket.display())
     }
 
-    fn failed(&self, action: &'static str, error: Error) -> ExecutorError {
+    pub(super) fn failed(&self, action: &'static str, error: Error) -> ExecutorError {
         refusal::error(&self.place(), action, error)
     }
 
     /// Connects, with the newest version of the API that both sides have.
-    async fn connect(&self) -> Result<Docker, ExecutorError> {
+    pub(super) async fn connect(&self) -> Result<Docker, ExecutorError> {
         let failed = |error| self.failed("answer", error);
         let socket = self.socket.to_string_lossy();
         let docker = Docker::connect_with_unix(&socket, REQUEST_S, API_DEFAULT_VERSION).map_err(failed)?;
@@ -92,49 +92,6 @@ impl Runtime {
             api: version.api_version.unwrap_or_default(),
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
         })
-    }
-
-    /// Returns whether an image is on this machine.
-    ///
-    /// # Errors
-    /// The runtime cannot be reached.
-    pub async fn has_image(&self, image: &str) -> Result<bool, ExecutorError> {
-        match self.connect().await?.inspect_image(image).await {
-            Ok(_) => Ok(true),
-            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
-            Err(error) => Err(self.failed("look for the image", error)),
-        }
-    }
-
-    /// Pulls an image.
-    ///
-    /// # Errors
-    /// No registry has it, or it cannot be reached.
-    pub async fn pull(&self, image: &str) -> Result<(), ExecutorError> {
-        let docker = self.connect().await?;
-        let options = CreateImageOptionsBuilder::default().from_image(image).build();
-        let mut lines = pin!(docker.create_image(Some(options), None, None));
-        let no_image = |words: String| ContainerError::NoImage {
-            image: image.to_owned(),
-            words,
-        };
-        while let Some(line) = lines.next().await {
-            match line {
-                Ok(line) => {
-                    if let Some(error) = line.error_detail.and_then(|error| error.message) {
-                        return Err(no_image(refusal::words(&error)).into());
-                    }
-                }
-                Err(Error::DockerResponseServerError { message, .. }) => return Err(no_image(refusal::words(&message)).into()),
-                Err(Error::DockerStreamError { error }) => return Err(no_image(refusal::words(&error)).into()),
-                Err(error) => return Err(self.failed("pull the image", error)),
-            }
-        }
-        if self.has_image(image).await? {
-            Ok(())
-        } else {
-            Err(no_image("the runtime gave no reason".to_owned()).into())
-        }
     }
 
     /// Creates the network `name` if it is missing.

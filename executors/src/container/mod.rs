@@ -17,6 +17,7 @@
 
 mod api;
 mod folder;
+mod image;
 mod inspect;
 mod kwargs;
 mod refusal;

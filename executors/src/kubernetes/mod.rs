@@ -16,6 +16,7 @@
 
 mod cancel;
 mod cluster;
+mod event_stream;
 mod folder;
 mod follow;
 mod handle;

@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::stream;
 use tokio::{
     sync::{mpsc, watch},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep},
 };
 
 use super::{
     KubernetesExecutor,
+    event_stream::event_stream,
     follow::{Follower, RankOutput},
     handle::KubernetesJob,
     pod::pod_states,
@@ -29,8 +29,6 @@ use crate::{
     job::{JobHandle, JobState},
 };
 
-/// Events that wait for their reader. A slow reader delays the watch, and loses nothing.
-const EVENTS: usize = 64;
 /// Chunks of output that wait for it.
 const CHUNKS: usize = 256;
 /// Interval at which the reason of a job that waits is read.
@@ -40,34 +38,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Returns the events of a job.
 pub(super) fn watch(executor: &KubernetesExecutor, job: &JobHandle, from: WatchFrom) -> JobEvents<'static> {
-    let start = (executor.clone(), job.clone(), from);
-    Box::pin(stream::unfold(State::New(Box::new(start)), async |state| {
-        let (mut receiver, task) = match state {
-            State::New(start) => {
-                let (executor, job, from) = *start;
-                let (sender, receiver) = mpsc::channel(EVENTS);
-                let task = tokio::spawn(run(executor, job, from, sender));
-                (receiver, Ends(task.abort_handle()))
-            }
-            State::Started(receiver, task) => (receiver, task),
-        };
-        let event = receiver.recv().await?;
-        Some((event, State::Started(receiver, task)))
-    }))
-}
-
-enum State {
-    New(Box<(KubernetesExecutor, JobHandle, WatchFrom)>),
-    Started(mpsc::Receiver<Result<JobEvent, ExecutorError>>, Ends),
-}
-
-/// Ends the task of a watch when the watch is dropped.
-struct Ends(AbortHandle);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    let (executor, job) = (executor.clone(), job.clone());
+    event_stream(move |events| run(executor, job, from, events))
 }
 
 async fn run(executor: KubernetesExecutor, job: JobHandle, from: WatchFrom, events: Events) {
