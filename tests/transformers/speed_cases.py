@@ -48,4 +48,13 @@ CASES = [
 START = "start"
 DEMO = "demo"
 PROFILE = "profile"
+# Seconds of wall time from the start of the process, and the number of starts.
+START_TARGET = 0.5
+STARTS = 8
+# Ratio of processor times, from process start: the goal, and what was reached before.
+DEMO_TARGET, DEMO_KEPT = 1.5, 1.0
+DEMO_ROUNDS = 2
+# Processor time of a profile of all steps, at most: its share of a run's.
+PROFILE_TARGET = 0.02
+PROFILE_STEPS, PROFILE_ROUNDS = 40, 4
 NAMES = [case.name for case in CASES] + [START, DEMO, PROFILE]

@@ -34,7 +34,7 @@ class Sample:
 
     ids: list[int]
     labels: list[int]
-    image: bool
+    has_image: bool
 
 
 def write_image(folder: Path) -> None:
@@ -79,6 +79,12 @@ def mixed(make: random.Random) -> dict:
 def record(texts: list[tuple[str, str]], image: bool) -> dict:
     turns = [{"from": speaker, "value": value} for pair in texts for speaker, value in zip(("human", "gpt"), pair)]
     return {**({"image": "image.png"} if image else {}), "conversations": turns}
+
+
+def images(records: list[dict]) -> list[list[str]]:
+    """Returns the names of the images of each conversation."""
+    named = [record.get("image", []) for record in records]
+    return [[names] if isinstance(names, str) else names for names in named]
 
 
 def tokens(program: Path, recipe: Path, image_id: int, limit: int) -> list[Sample]:
