@@ -17,7 +17,7 @@ use neva_layout::{Adapters, Cut, Init, ParamSpec, Part, PartialSum, Stage};
 use neva_schemas::{Activation, Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, MegatronStrategy};
 use tch::{Device, Kind, Tensor};
 
-/// Returns values, gradients and scales of FP8 linears: each recipe with one scale, trained and frozen, with and without
+/// Returns values, gradients and scales of FP8 linears: each recipe, trained and frozen, with and without
 /// weight gradients in FP8, with sizes that are multiples of a tile and not.
 fn linears() -> Vec<Tensor> {
     let mut found = Vec::new();
@@ -25,6 +25,8 @@ fn linears() -> Vec<Tensor> {
         (Fp8Recipe::Delayed, true, [64, 128, 64]),
         (Fp8Recipe::Delayed, false, [64, 128, 64]),
         (Fp8Recipe::Tensorwise, true, [37, 50, 70]),
+        (Fp8Recipe::Blockwise, true, [130, 256, 140]),
+        (Fp8Recipe::Blockwise, false, [37, 50, 70]),
     ] {
         let settings = Fp8 {
             format: Fp8Format::Hybrid,
@@ -48,7 +50,10 @@ fn linears() -> Vec<Tensor> {
         let random = |size: [i64; 2]| Tensor::randn(size, (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16);
         let weight = random([o, i]).set_requires_grad(true);
         let scale = recipe::current(&recipe::amax(&weight.detach()).unwrap(), 448.0, false).unwrap();
-        let frozen = Float8Tensor::quantize(&weight.detach(), &scale, Format::E4m3).unwrap();
+        let frozen = match recipe {
+            Fp8Recipe::Blockwise => Float8Tensor::quantize_blocks(&weight.detach(), Format::E4m3).unwrap(),
+            _ => Float8Tensor::quantize(&weight.detach(), &scale, Format::E4m3).unwrap(),
+        };
         for step in 0..2 {
             states.begin_passes().unwrap();
             // The input is quantised for several linears, and for one.

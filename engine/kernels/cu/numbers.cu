@@ -14,12 +14,34 @@ struct bf16 {
     u16 bits;
 };
 
+// IEEE half precision.
+struct f16 {
+    u16 bits;
+};
+
 __device__ inline float read(float value) {
     return value;
 }
 
 __device__ inline float read(bf16 value) {
     return __uint_as_float((u32)value.bits << 16);
+}
+
+__device__ inline float read(f16 value) {
+#if defined(__CUDA_ARCH__)
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+    return wide;
+#else
+    const u32 sign = (u32)(value.bits & 0x8000u) << 16, bits = value.bits & 0x7fffu;
+    if (bits < 0x0400u) {
+        // Subnormal values are multiples of 2^-24.
+        const float wide = (float)bits * (1.0f / 16777216.0f);
+        return __uint_as_float(__float_as_uint(wide) | sign);
+    }
+    const u32 bias = bits < 0x7c00u ? 127 - 15 : 255 - 31;
+    return __uint_as_float(sign | ((bits << 13) + (bias << 23)));
+#endif
 }
 
 template <class T>
@@ -43,6 +65,33 @@ struct Rounded<bf16> {
         const u32 bits = __float_as_uint(value);
         const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
         rounded.bits = is_nan ? (u16)0x7fc0 : (u16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+#endif
+        return rounded;
+    }
+};
+
+template <>
+struct Rounded<f16> {
+    // As above; values from 65520 on are infinite.
+    __device__ static inline f16 of(float value) {
+        f16 rounded;
+#if defined(__CUDA_ARCH__)
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(value));
+#else
+        const u32 sign = (__float_as_uint(value) >> 16) & 0x8000u;
+        const u32 bits = __float_as_uint(value) & 0x7fffffffu;
+        if (bits > 0x7f800000u) {
+            rounded.bits = (u16)(sign | 0x7fffu);
+        } else if (bits >= 0x477ff000u) {
+            rounded.bits = (u16)(sign | 0x7c00u);
+        } else if (bits < 0x38800000u) {
+            // One unit in the last place of 0.5 is 2^-24, the distance of subnormal values.
+            const float sum = __uint_as_float(bits) + 0.5f;
+            rounded.bits = (u16)(sign | (__float_as_uint(sum) - __float_as_uint(0.5f)));
+        } else {
+            const u32 even = bits + 0xfffu + ((bits >> 13) & 1u);
+            rounded.bits = (u16)(sign | ((even >> 13) - ((127u - 15u) << 10)));
+        }
 #endif
         return rounded;
     }
@@ -80,25 +129,42 @@ __device__ inline float block_sum(float value) {
     return sum;
 }
 
-// Raises `*target` to the largest magnitude of the block. Magnitudes are compared as bits. NaN counts as infinity.
-__device__ inline void raise_to_block_max(u32* target, u32 value) {
-    __shared__ u32 largest[WARPS];
+// Returns the larger one.
+__device__ inline u32 larger(u32 first, u32 second) {
+    return first > second ? first : second;
+}
+
+// Returns the largest value of a warp's threads, to each of them.
+__device__ inline u32 warp_max(u32 value) {
     for (int offset = 16; offset > 0; offset /= 2) {
-        const u32 other = __shfl_xor_sync(ALL_LANES, value, offset);
-        value = other > value ? other : value;
+        value = larger(value, __shfl_xor_sync(ALL_LANES, value, offset));
     }
+    return value;
+}
+
+// Returns the largest value of the block's threads, to each of them.
+__device__ inline u32 block_max(u32 value) {
+    __shared__ u32 largest[WARPS];
+    value = warp_max(value);
     if (threadIdx.x % 32 == 0) {
         largest[threadIdx.x / 32] = value;
     }
     __syncthreads();
+    for (int warp = 0; warp < WARPS; warp++) {
+        value = larger(value, largest[warp]);
+    }
+    // The next call writes `largest` again.
+    __syncthreads();
+    return value;
+}
+
+// Raises `*target` to the largest magnitude of the block. Magnitudes are compared as bits. NaN counts as infinity.
+__device__ inline void raise_to_block_max(u32* target, u32 value) {
+    const u32 infinity = 0x7f800000u;
+    value = block_max(value);
     if (threadIdx.x == 0) {
-        for (int warp = 1; warp < WARPS; warp++) {
-            value = largest[warp] > value ? largest[warp] : value;
-        }
-        const u32 infinity = 0x7f800000u;
         atomicMax(target, value > infinity ? infinity : value);
     }
-    __syncthreads();
 }
 
 // Bits of a value's magnitude.

@@ -69,11 +69,54 @@ __device__ inline u32 encode_four(const float* values) {
 #endif
 }
 
-// Writes a tile of codes to `transposed` `[columns, rows]`. `aligned` as below.
-__device__ inline void write_transposed(const u8 (*tile)[TILE + 4], u8* transposed, i64 row0, i64 column0, i64 rows, i64 columns,
+// Reads four neighbours of `x` `[rows, columns]`; 0 beyond its end. `aligned`: sizes and addresses allow four values at once.
+template <class T>
+__device__ inline void read_four(const T* x, i64 row, i64 column, i64 rows, i64 columns, int aligned, float* values) {
+    for (int k = 0; k < 4; k++) {
+        values[k] = 0.0f;
+    }
+    if (row < rows) {
+        const T* from = x + row * columns + column;
+        if (aligned && column < columns) {
+            const Four<T> four = *(const Four<T>*)from;
+            for (int k = 0; k < 4; k++) {
+                values[k] = read(four.values[k]);
+            }
+        } else {
+            for (int k = 0; k < 4 && column + k < columns; k++) {
+                values[k] = read(from[k]);
+            }
+        }
+    }
+}
+
+// Writes four neighbours of `out` `[rows, columns]`; none beyond its end.
+__device__ inline void write_four(u8* out, u32 codes, i64 row, i64 column, i64 rows, i64 columns, int aligned) {
+    if (row < rows) {
+        u8* to = out + row * columns + column;
+        if (aligned && column < columns) {
+            *(u32*)to = codes;
+        } else {
+            for (int k = 0; k < 4 && column + k < columns; k++) {
+                to[k] = (u8)(codes >> (8 * k));
+            }
+        }
+    }
+}
+
+// Keeps four neighbours in a tile.
+__device__ inline void keep_four(u8* tile, u32 codes) {
+    for (int k = 0; k < 4; k++) {
+        tile[k] = (u8)(codes >> (8 * k));
+    }
+}
+
+// Writes a square tile of codes to `transposed` `[columns, rows]`.
+template <int SIZE>
+__device__ inline void write_transposed(const u8 (*tile)[SIZE + 4], u8* transposed, i64 row0, i64 column0, i64 rows, i64 columns,
                                         int aligned) {
-    const int word = threadIdx.x % 16, line = threadIdx.x / 16;
-    for (int c = line; c < TILE; c += THREADS / 16) {
+    const int words = SIZE / 4, word = threadIdx.x % words, line = threadIdx.x / words;
+    for (int c = line; c < SIZE; c += THREADS / words) {
         const i64 column = column0 + c, row = row0 + 4 * word;
         if (column < columns) {
             u8* to = transposed + column * rows + row;
@@ -93,7 +136,7 @@ __device__ inline void write_transposed(const u8 (*tile)[TILE + 4], u8* transpos
 }
 
 // Quantises `x` `[rows, columns]` into `out`, and if they are not null its transposed matrix into `transposed` and its
-// largest magnitude into `amax`. A block has one tile. `aligned`: sizes and addresses allow four values at once.
+// largest magnitude into `amax`. A block has one tile.
 template <class T, class F>
 __device__ inline void quantize(const T* x, const float* scale, u8* out, u8* transposed, u32* amax, i64 rows, i64 columns, int aligned) {
     __shared__ u8 tile[TILE][TILE + 4];
@@ -104,43 +147,19 @@ __device__ inline void quantize(const T* x, const float* scale, u8* out, u8* tra
     u32 largest = 0;
     for (int r = line; r < TILE; r += THREADS / 16) {
         const i64 row = row0 + r, column = column0 + 4 * word;
-        float values[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (row < rows) {
-            const T* from = x + row * columns + column;
-            if (aligned && column < columns) {
-                const Four<T> four = *(const Four<T>*)from;
-                for (int k = 0; k < 4; k++) {
-                    values[k] = read(four.values[k]);
-                }
-            } else {
-                for (int k = 0; k < 4 && column + k < columns; k++) {
-                    values[k] = read(from[k]);
-                }
-            }
-        }
+        float values[4];
+        read_four(x, row, column, rows, columns, aligned, values);
         for (int k = 0; k < 4; k++) {
-            const u32 bits = magnitude(values[k]);
-            largest = bits > largest ? bits : largest;
+            largest = larger(largest, magnitude(values[k]));
             values[k] *= factor;
         }
         const u32 codes = encode_four<F>(values);
-        for (int k = 0; k < 4; k++) {
-            tile[r][4 * word + k] = (u8)(codes >> (8 * k));
-        }
-        if (row < rows) {
-            u8* to = out + row * columns + column;
-            if (aligned && column < columns) {
-                *(u32*)to = codes;
-            } else {
-                for (int k = 0; k < 4 && column + k < columns; k++) {
-                    to[k] = (u8)(codes >> (8 * k));
-                }
-            }
-        }
+        keep_four(&tile[r][4 * word], codes);
+        write_four(out, codes, row, column, rows, columns, aligned);
     }
     if (transposed) {
         __syncthreads();
-        write_transposed(tile, transposed, row0, column0, rows, columns, aligned);
+        write_transposed<TILE>(tile, transposed, row0, column0, rows, columns, aligned);
     }
     if (amax) {
         raise_to_block_max(amax, largest);
@@ -170,7 +189,7 @@ extern "C" __global__ void transpose_u8(const u8* x, u8* transposed, i64 rows, i
         }
     }
     __syncthreads();
-    write_transposed(tile, transposed, row0, column0, rows, columns, aligned);
+    write_transposed<TILE>(tile, transposed, row0, column0, rows, columns, aligned);
 }
 
 // Raises `amax` to the largest magnitude of `count` values.
@@ -178,8 +197,7 @@ template <class T>
 __device__ inline void largest_magnitude(const T* x, u32* amax, i64 count) {
     u32 largest = 0;
     for (i64 i = (i64)blockIdx.x * THREADS + threadIdx.x; i < count; i += (i64)gridDim.x * THREADS) {
-        const u32 bits = magnitude(read(x[i]));
-        largest = bits > largest ? bits : largest;
+        largest = larger(largest, magnitude(read(x[i])));
     }
     raise_to_block_max(amax, largest);
 }
@@ -192,8 +210,10 @@ __device__ inline void largest_magnitude(const T* x, u32* amax, i64 count) {
 
 QUANTIZE(quantize_e4m3_f32, float, E4m3)
 QUANTIZE(quantize_e4m3_bf16, bf16, E4m3)
+QUANTIZE(quantize_e4m3_f16, f16, E4m3)
 QUANTIZE(quantize_e5m2_f32, float, E5m2)
 QUANTIZE(quantize_e5m2_bf16, bf16, E5m2)
+QUANTIZE(quantize_e5m2_f16, f16, E5m2)
 
 #define AMAX(name, T)                                                        \
     extern "C" __global__ void name(const T* x, u32* amax, i64 count) {      \
@@ -202,3 +222,4 @@ QUANTIZE(quantize_e5m2_bf16, bf16, E5m2)
 
 AMAX(amax_f32, float)
 AMAX(amax_bf16, bf16)
+AMAX(amax_f16, f16)

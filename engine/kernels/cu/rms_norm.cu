@@ -73,3 +73,4 @@ __device__ inline void rms_norm_weight_grad(const T* grad, const T* x, const flo
 
 RMS_NORM(float, f32)
 RMS_NORM(bf16, bf16)
+RMS_NORM(f16, f16)

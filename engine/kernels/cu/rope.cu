@@ -34,3 +34,4 @@ __device__ inline void rope(const T* x, T* y, const T* cosines, const T* sines, 
 
 ROPE(float, f32)
 ROPE(bf16, bf16)
+ROPE(f16, f16)

@@ -41,3 +41,4 @@ __device__ inline void swiglu_grad(const T* grad, const T* gate, const T* up, T*
 
 SWIGLU(float, f32)
 SWIGLU(bf16, bf16)
+SWIGLU(f16, f16)

@@ -3,7 +3,7 @@
 
 use crate::kernels::Kernels;
 use crate::launch::torch;
-use crate::{quantize, rms_norm, rope, swiglu};
+use crate::{blocks, quantize, rms_norm, rope, swiglu};
 use neva_torch_ffi::{Error, Result, grad, load_cuda, set_cuda_device};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
@@ -64,24 +64,30 @@ pub fn compare_on_gpu(gpu: usize) -> std::result::Result<Vec<Difference>, String
 }
 
 impl Kernels {
-    /// Compares all operations that there are kernels for, in fp32 and bf16.
+    /// Compares all operations that there are kernels for, in fp32, bf16 and fp16.
     ///
     /// # Errors
     /// libtorch or the GPU refused.
     pub fn compare(&self, sizes: Sizes) -> Result<Vec<Difference>> {
         let mut found = Vec::new();
-        for (kind, name) in [(Kind::Float, "fp32"), (Kind::BFloat16, "bf16")] {
+        for (kind, name) in [(Kind::Float, "fp32"), (Kind::BFloat16, "bf16"), (Kind::Half, "fp16")] {
+            if !self.has("rms_norm", kind) {
+                continue;
+            }
             found.push(self.compare_rms_norm(sizes, kind, name)?);
             found.push(self.compare_swiglu(sizes, kind, name)?);
             for dim in [sizes.head, sizes.head / 2] {
                 found.push(self.compare_rope(sizes, dim, kind, name)?);
             }
-            if !self.has("quantize_e4m3") {
+            if !self.has("quantize_e4m3", kind) {
                 continue;
             }
             for (format, format_name) in [(Kind::Float8e4m3fn, "E4M3"), (Kind::Float8e5m2, "E5M2")] {
                 found.push(self.compare_quantize(sizes, format, &format!("{name} to {format_name}"), kind)?);
+                found.push(self.compare_blocks(sizes, ([1, blocks::BLOCK], format), &format!("{name} to {format_name}"), kind)?);
             }
+            let squares = ([blocks::BLOCK; 2], Kind::Float8e4m3fn);
+            found.push(self.compare_blocks(sizes, squares, &format!("{name} to E4M3"), kind)?);
         }
         Ok(found)
     }
@@ -164,23 +170,12 @@ impl Kernels {
     fn compare_quantize(&self, sizes: Sizes, format: Kind, name: &str, kind: Kind) -> Result<Difference> {
         let (rows, columns) = (sizes.rows, sizes.width);
         let op = torch("FP8 cast");
-        let x = self.random(&[rows, columns], kind)?;
-        // From subnormal values to beyond the largest one.
-        let spread = self
-            .random(&[rows, 1], Kind::Float)?
-            .f_mul_scalar(4.0)
-            .and_then(|spread| spread.f_exp2());
-        let x = x.f_mul(&spread.map_err(&op)?).and_then(|x| x.f_to_kind(kind)).map_err(&op)?;
+        let x = self.spread(&[rows, columns], kind)?;
         let scale = Tensor::f_full([], 37.5, (Kind::Float, self.device())).map_err(&op)?;
         let zero = || Tensor::f_zeros([], (Kind::Float, self.device())).map_err(&op);
         let (own_amax, amax) = (zero()?, zero()?);
         let (fused, own) = self.timed(|| Ok(vec![self.quantize(&x, &scale, format, true, Some(&own_amax))?]))?;
         let (plain, theirs) = self.timed(|| Ok(vec![quantize::formula(&x, &scale, format, true, Some(&amax)).map_err(&op)?]))?;
-        let bytes = |data: &Tensor| {
-            data.f_view_dtype(Kind::Uint8)
-                .and_then(|bytes| bytes.f_to_kind(Kind::Float))
-                .map_err(&op)
-        };
         let mut greatest = relative(&own_amax, &amax)?.max(relative(&self.amax(&x)?, &amax)?);
         for (own, theirs) in own.iter().zip(&theirs) {
             greatest = greatest.max(relative(&bytes(&own.data)?, &bytes(&theirs.data)?)?);
@@ -201,6 +196,53 @@ impl Kernels {
         })
     }
 
+    /// Compares bytes and inverse scales of a matrix in blocks, and of its transposed one. Some blocks are 0.
+    fn compare_blocks(&self, sizes: Sizes, (block, format): ([i64; 2], Kind), name: &str, kind: Kind) -> Result<Difference> {
+        let (rows, columns) = (sizes.rows, sizes.width);
+        let op = torch("FP8 cast of blocks");
+        let x = self.spread(&[rows, columns], kind)?;
+        let zeros = x
+            .f_narrow(0, rows / 2, rows - rows / 2)
+            .and_then(|part| part.f_narrow(1, 0, columns / 2));
+        let _ = zeros.and_then(|mut zeros| zeros.f_zero_()).map_err(&op)?;
+        let (fused, own) = self.timed(|| Ok(vec![self.quantize_blocks(&x, block, format, true)?]))?;
+        let (plain, theirs) = self.timed(|| Ok(vec![blocks::formula(&x, block, format, true).map_err(&op)?]))?;
+        let mut greatest: f64 = 0.0;
+        for (own, theirs) in own.iter().zip(&theirs) {
+            let (Some(own_transposed), Some(transposed)) = (&own.transposed, &theirs.transposed) else {
+                greatest = f64::INFINITY;
+                continue;
+            };
+            for (own, theirs) in [(own, theirs), (own_transposed.as_ref(), transposed.as_ref())] {
+                greatest = greatest.max(relative(&bytes(&own.data)?, &bytes(&theirs.data)?)?);
+                greatest = greatest.max(relative(&own.scale_inv, &theirs.scale_inv)?);
+            }
+        }
+        Ok(Difference {
+            case: format!(
+                "cast in blocks of {}x{} and transposition {name} {rows}x{columns}",
+                block[0], block[1]
+            ),
+            greatest,
+            bound: 0.0,
+            fused,
+            formula: plain,
+        })
+    }
+
+    /// Returns random values of many magnitudes: in FP8 from subnormal ones to beyond the largest one.
+    fn spread(&self, size: &[i64; 2], kind: Kind) -> Result<Tensor> {
+        let exponents = self.random(&[size[0], 1], Kind::Float)?;
+        // The largest ones stay finite in fp16.
+        let factors = exponents
+            .f_mul_scalar(4.0)
+            .and_then(|exponents| exponents.f_exp2()?.f_clamp_max(4096.0));
+        let x = self.random(size, kind)?;
+        factors
+            .and_then(|factors| x.f_mul(&factors)?.f_to_kind(kind))
+            .map_err(torch("random values"))
+    }
+
     /// Returns the result of the second of two runs, and its time until the device is done.
     fn timed<T>(&self, run: impl Fn() -> Result<Vec<T>>) -> Result<(Duration, Vec<T>)> {
         run()?;
@@ -218,9 +260,19 @@ impl Kernels {
     }
 }
 
-/// Returns what rounding explains: another order of a sum in fp32; in bf16 a step that one way rounds and the other does not.
+/// Returns what rounding explains: another order of a sum in fp32; in 16 bits a step that one way rounds and the other does not.
 fn bound(kind: Kind) -> f64 {
-    if kind == Kind::Float { 1e-5 } else { 1.0 / 64.0 }
+    match kind {
+        Kind::Float => 1e-5,
+        Kind::Half => 1.0 / 512.0,
+        _ => 1.0 / 64.0,
+    }
+}
+
+/// Returns FP8 values as the numbers of their bytes.
+fn bytes(data: &Tensor) -> Result<Tensor> {
+    let bytes = data.f_view_dtype(Kind::Uint8).and_then(|bytes| bytes.f_to_kind(Kind::Float));
+    bytes.map_err(torch("FP8 cast"))
 }
 
 /// Returns the greatest difference, relative to the greatest magnitude of `theirs`; infinite if shapes differ.

@@ -87,17 +87,16 @@ impl Kernels {
     pub(crate) fn for_all(kernel: &str, tensors: &[&Tensor]) -> Option<&'static Self> {
         let first = tensors.first()?;
         let same = |tensor: &&Tensor| tensor.device() == first.device() && tensor.kind() == first.kind();
-        (suffix(first.kind()).is_some_and(|suffix| SUFFIXES.contains(&suffix)) && tensors.iter().all(same)).then(|| {
-            match first.device() {
-                Device::Cpu => ON_CPU.get().or_else(|| Self::best_of_processor(kernel)),
-                device => Self::of(device),
-            }
-        })?
+        let suffix = suffix(first.kind()).filter(|suffix| SUFFIXES.contains(suffix) && tensors.iter().all(same))?;
+        match first.device() {
+            Device::Cpu => ON_CPU.get().or_else(|| Self::best_of_processor(&format!("{kernel}_{suffix}"))),
+            device => Self::of(device),
+        }
     }
 
-    /// Returns whether there is such a kernel.
-    pub(crate) fn has(&self, kernel: &str) -> bool {
-        self.launch.has(kernel)
+    /// Returns whether there is such a kernel for values of `kind`.
+    pub(crate) fn has(&self, kernel: &str, kind: Kind) -> bool {
+        suffix(kind).is_some_and(|suffix| self.launch.has(&format!("{kernel}_{suffix}")))
     }
 
     /// Returns the calls so far, in the order of [`KERNELS`].
@@ -139,6 +138,7 @@ fn suffix(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Float => Some("f32"),
         Kind::BFloat16 => Some("bf16"),
+        Kind::Half => Some("f16"),
         Kind::Uint8 => Some("u8"),
         _ => None,
     }

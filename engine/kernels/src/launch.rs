@@ -10,7 +10,7 @@ pub trait Launch: Debug + Send + Sync {
     /// Returns the device of the tensors.
     fn device(&self) -> Device;
 
-    /// Returns whether there is such a kernel; a GPU has all of them.
+    /// Returns whether there is a kernel of that name, with its data type's suffix; a GPU has all of them.
     fn has(&self, kernel: &str) -> bool {
         let _any = kernel;
         true

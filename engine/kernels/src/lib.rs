@@ -17,13 +17,14 @@
 //! | `processor` | the processor's kernels, by instruction set |
 //! | `kernels` | the kernels of this process, by GPU |
 //! | `attention`, `cross_entropy` | operations that the processor alone has |
-//! | `quantize`, `rms_norm`, `rope`, `swiglu` | operations: the formula, and the autograd node of the kernels |
+//! | `quantize`, `blocks`, `rms_norm`, `rope`, `swiglu` | operations: the formula, and the autograd node of the kernels |
 //! | `comparison` | differences of kernels from formulae |
 //!
 //! Shape suffixes are those of `neva_engine::nn`.
 #![expect(unsafe_code, reason = "calls of NVRTC, of CUDA's driver and of the processor's kernels")]
 
 mod attention;
+mod blocks;
 pub mod comparison;
 mod cross_entropy;
 mod gpu;
@@ -38,6 +39,7 @@ pub mod source;
 mod swiglu;
 
 pub use attention::{AttentionKind, Segment, attention, prefers_blocked_attention};
+pub use blocks::{BLOCK, Fp8Blocks, current_scale, quantize_blocks, scale_tiles};
 pub use cross_entropy::{covers_cross_entropy, cross_entropy_, cross_entropy_with};
 pub use kernels::Kernels;
 pub use nvrtc::{compile, nvrtc_folders};

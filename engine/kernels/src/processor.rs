@@ -7,7 +7,7 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::{Arc, LazyLock};
 use tch::Device;
 
-/// Kernels of `cu/` that the processor has, too.
+/// Kernels of `cu/` that the processor has, too, in fp32 and bf16.
 const KERNELS: [&str; 6] = [
     "rms_norm",
     "rms_norm_input_grad",
@@ -169,7 +169,7 @@ impl Launch for Processor {
     }
 
     fn has(&self, kernel: &str) -> bool {
-        KERNELS.contains(&kernel)
+        is_compiled(kernel)
     }
 
     unsafe fn launch(&self, kernel: &str, blocks: u32, arguments: &mut [*mut c_void]) -> Result<()> {
@@ -182,6 +182,12 @@ impl Launch for Processor {
     }
 }
 
+/// Returns whether the processor has a kernel of that name, with its suffix.
+fn is_compiled(kernel: &str) -> bool {
+    let name = kernel.strip_suffix("_f32").or_else(|| kernel.strip_suffix("_bf16"));
+    name.is_some_and(|name| KERNELS.contains(&name))
+}
+
 impl Kernels {
     /// Returns the kernels of this processor, with one of [`InstructionSet::available`]; other sets are replaced by the best.
     pub fn of_processor(set: InstructionSet) -> Self {
@@ -192,6 +198,6 @@ impl Kernels {
     /// Returns the kernels of the best instruction set, if they have `kernel`. Those of short vectors are slower than libtorch's
     /// formulae.
     pub(crate) fn best_of_processor(kernel: &str) -> Option<&'static Self> {
-        (KERNELS.contains(&kernel) && InstructionSet::best() > InstructionSet::Generic).then(|| &*BEST)
+        (is_compiled(kernel) && InstructionSet::best() > InstructionSet::Generic).then(|| &*BEST)
     }
 }

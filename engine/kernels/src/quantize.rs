@@ -92,7 +92,7 @@ pub(crate) fn amax_formula(x: &Tensor) -> std::result::Result<Tensor, TchError> 
 }
 
 /// Returns the largest finite value of a format.
-fn largest(format: Kind) -> f64 {
+pub(crate) fn largest(format: Kind) -> f64 {
     if format == Kind::Float8e5m2 { 57344.0 } else { 448.0 }
 }
 
@@ -174,16 +174,16 @@ fn tiles([rows, columns]: [i64; 2]) -> i64 {
 
 /// Returns true if rows and columns consist of fours of values, and the tensors start at multiples of these bytes. Memory of
 /// libtorch does, but a view may not.
-fn in_fours(size: [i64; 2], places: &[(&Tensor, usize)]) -> bool {
+pub(crate) fn in_fours(size: [i64; 2], places: &[(&Tensor, usize)]) -> bool {
     let starts = |(tensor, bytes): &(&Tensor, usize)| tensor.data_ptr().addr().is_multiple_of(*bytes);
     size.iter().all(|size| size % 4 == 0) && places.iter().all(starts)
 }
 
-fn matrix(x: &Tensor) -> Result<[i64; 2]> {
+pub(crate) fn matrix(x: &Tensor) -> Result<[i64; 2]> {
     <[i64; 2]>::try_from(x.size()).map_err(|size| Error::Argument(format!("{OP}: {size:?} is no matrix")))
 }
 
-fn contiguous(x: &Tensor) -> Result<()> {
+pub(crate) fn contiguous(x: &Tensor) -> Result<()> {
     if x.is_contiguous() {
         return Ok(());
     }

@@ -1,19 +1,23 @@
 //! The CUDA C++ of the kernels, one program.
 
 /// Files of the program, in order.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("numbers.cu", include_str!("../cu/numbers.cu")),
     ("quantize.cu", include_str!("../cu/quantize.cu")),
+    ("blocks.cu", include_str!("../cu/blocks.cu")),
     ("rms_norm.cu", include_str!("../cu/rms_norm.cu")),
     ("rope.cu", include_str!("../cu/rope.cu")),
     ("swiglu.cu", include_str!("../cu/swiglu.cu")),
 ];
 
 /// Kernels. Each exists for [`SUFFIXES`], and `transpose` for bytes alone.
-pub const KERNELS: [&str; 10] = [
+pub const KERNELS: [&str; 13] = [
     "amax",
     "quantize_e4m3",
     "quantize_e5m2",
+    "quantize_rows_e4m3",
+    "quantize_rows_e5m2",
+    "quantize_squares_e4m3",
     "rms_norm",
     "rms_norm_input_grad",
     "rms_norm_weight_grad",
@@ -24,7 +28,7 @@ pub const KERNELS: [&str; 10] = [
 ];
 
 /// Data types of real numbers, by the suffix of a kernel's name.
-pub const SUFFIXES: [&str; 2] = ["f32", "bf16"];
+pub const SUFFIXES: [&str; 3] = ["f32", "bf16", "f16"];
 
 /// Threads of a block, of every kernel (`THREADS` in `numbers.cu`).
 pub const THREADS: u32 = 256;

@@ -101,7 +101,7 @@ impl Quantizer {
                 let scale = recipe::current(&amax, self.format.max(), false)?;
                 Float8Tensor::quantize_with(x, &scale, self.format, Wanted { transposed, amax: None })
             }
-            Scaling::Tiles(tile) => Float8Tensor::quantize_tiles(x, *tile, self.format),
+            Scaling::Tiles(tile) => Float8Tensor::quantize_tiles_with(x, *tile, self.format, transposed),
         }
     }
 
@@ -109,7 +109,7 @@ impl Quantizer {
     /// quantised again: the blocks of the transposed matrix are others.
     pub(super) fn transposed(&self, x: &Tensor, quantized: &Float8Tensor) -> Result<Float8Tensor> {
         match &self.scaling {
-            Scaling::Tiles([1, _]) => self.quantize(&x.f_transpose(0, 1)?, false),
+            Scaling::Tiles([1, _]) if !quantized.has_transposed() => self.quantize(&x.f_transpose(0, 1)?, false),
             _ => quantized.transposed(),
         }
     }

@@ -5,10 +5,7 @@
 
 use crate::error::Result;
 use neva_schemas::{Fp8, Fp8AmaxComputeAlgo};
-use tch::{Kind, Tensor};
-
-/// The sign and exponent bits of an fp32.
-const POWER_OF_TWO: i64 = -0x0080_0000;
+use tch::Tensor;
 
 /// Returns the largest magnitude of `x`, a scalar; infinite if a value is NaN or infinite, and 0 for an empty tensor.
 pub fn amax(x: &Tensor) -> Result<Tensor> {
@@ -33,23 +30,12 @@ pub fn delayed(history: &Tensor, scale: &Tensor, largest: &Tensor, settings: &Fp
     let margin = 0.5f64.powi(i32::try_from(settings.margin).unwrap_or(i32::MAX));
     // A tiny amax would make the scale infinite.
     let next = largest.f_mul_scalar(margin)?.f_div(&amax)?.f_clamp_max(f64::from(f32::MAX))?;
-    Ok(next.f_where_self(&usable(&amax)?, scale)?)
+    let usable = amax.f_isfinite()?.f_logical_and(&amax.f_gt(0.0)?)?;
+    Ok(next.f_where_self(&usable, scale)?)
 }
 
 /// Returns the scales `largest / amax` of tensors or blocks with these amaxes: 1 if an amax is 0 or not finite. With
 /// `power_of_two` they are rounded down to a power of 2.
 pub fn current(amax: &Tensor, largest: f64, power_of_two: bool) -> Result<Tensor> {
-    let scale = amax.f_full_like(largest)?.f_div(amax)?;
-    let scale = scale.f_clamp_max(f64::from(f32::MAX))?;
-    let scale = scale.f_where_self(&usable(amax)?, &amax.f_ones_like()?)?;
-    if !power_of_two {
-        return Ok(scale);
-    }
-    let bits = scale.f_view_dtype(Kind::Int)?.f_bitwise_and(POWER_OF_TWO)?;
-    Ok(bits.f_view_dtype(Kind::Float)?)
-}
-
-/// Returns whether a scale can be computed from an amax.
-fn usable(amax: &Tensor) -> Result<Tensor> {
-    Ok(amax.f_isfinite()?.f_logical_and(&amax.f_gt(0.0)?)?)
+    Ok(neva_kernels::current_scale(amax, largest, power_of_two)?)
 }

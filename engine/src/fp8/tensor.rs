@@ -1,16 +1,15 @@
 //! Matrices in FP8, with their scales.
 
 use super::format::Format;
-use super::recipe;
 use crate::error::{EngineError, Result};
-use neva_kernels::Kernels;
+use neva_kernels::{Fp8Blocks, Kernels};
 use neva_layout::Shard;
 use tch::{Kind, Tensor};
 
 /// Size of a block of the blockwise recipe.
-pub(super) const BLOCK: i64 = 128;
+pub(super) const BLOCK: i64 = neva_kernels::BLOCK;
 
-/// What [`Float8Tensor::quantize_with`] computes besides.
+/// What a cast computes besides.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wanted<'a> {
     /// The transposed matrix, where a kernel computes both at once.
@@ -24,8 +23,8 @@ pub(super) struct Wanted<'a> {
 pub struct Float8Tensor {
     /// `[rows, columns]`.
     data: Tensor,
-    /// `[columns, rows]`, if the kernel that quantised the matrix transposed it, too; then it has one scale.
-    transposed: Option<Tensor>,
+    /// `[columns, rows]`, if the kernel that quantised the matrix transposed it, too.
+    transposed: Option<Box<Float8Tensor>>,
     /// Inverse scales in fp32: a scalar, or `[rows, columns]` of tiles.
     scale_inv: Tensor,
     /// Rows and columns of a tile; `None` with one scale.
@@ -49,12 +48,17 @@ impl Float8Tensor {
         // Without a kernel it would be another pass, which a backward pass may not need.
         let transposed = wanted.transposed && Kernels::cover(x);
         let cast = neva_kernels::quantize(x, scale, format.kind(), transposed, wanted.amax)?;
-        Ok(Self {
-            data: cast.data,
-            transposed: cast.transposed,
-            scale_inv: scale.f_reciprocal()?,
+        let scale_inv = scale.f_reciprocal()?;
+        let with = |data: Tensor| Self {
+            data,
+            transposed: None,
+            scale_inv: scale_inv.shallow_clone(),
             tile: None,
             format,
+        };
+        Ok(Self {
+            transposed: cast.transposed.map(with).map(Box::new),
+            ..with(cast.data)
         })
     }
 
@@ -63,17 +67,25 @@ impl Float8Tensor {
     /// # Errors
     /// `x` is no matrix, or libtorch refused.
     pub fn quantize_tiles(x: &Tensor, tile: [i64; 2], format: Format) -> Result<Self> {
-        let size = matrix(x)?;
-        let tiles = Tiles::new(&x.f_to_kind(Kind::Float)?, tile)?;
-        let amax = tiles.0.f_abs()?.f_amax([1, 3].as_slice(), false)?;
-        let scale = recipe::current(&amax.f_nan_to_num(f64::INFINITY, f64::INFINITY, None)?, format.max(), true)?;
-        Ok(Self {
-            data: tiles.scaled(&scale)?.into_matrix(size, |scaled| cast(scaled, format))?,
-            transposed: None,
-            scale_inv: scale.f_reciprocal()?,
+        Self::quantize_tiles_with(x, tile, format, false)
+    }
+
+    /// As [`Self::quantize_tiles`]. `transposed`: the transposed matrix is needed, too; a kernel computes both at once.
+    pub(super) fn quantize_tiles_with(x: &Tensor, tile: [i64; 2], format: Format, transposed: bool) -> Result<Self> {
+        matrix(x)?;
+        let blocks = neva_kernels::quantize_blocks(x, tile, format.kind(), transposed && Kernels::cover(x))?;
+        Ok(Self::of_blocks(blocks, tile, format))
+    }
+
+    fn of_blocks(blocks: Fp8Blocks, tile: [i64; 2], format: Format) -> Self {
+        let transposed = blocks.transposed.map(|other| Self::of_blocks(*other, tile, format));
+        Self {
+            data: blocks.data,
+            transposed: transposed.map(Box::new),
+            scale_inv: blocks.scale_inv,
             tile: Some(tile),
             format,
-        })
+        }
     }
 
     /// Quantises a weight in blocks of 128x128 values.
@@ -92,9 +104,7 @@ impl Float8Tensor {
         let values = self.data.f_to_kind(Kind::Float)?;
         match self.tile {
             None => Ok(values.f_mul(&self.scale_inv)?.f_to_kind(kind)?),
-            Some(tile) => Tiles::new(&values, tile)?
-                .scaled(&self.scale_inv)?
-                .into_matrix(self.size(), |values| Ok(values.f_to_kind(kind)?)),
+            Some(tile) => Ok(neva_kernels::scale_tiles(&values, tile, &self.scale_inv)?.f_to_kind(kind)?),
         }
     }
 
@@ -104,12 +114,7 @@ impl Float8Tensor {
     /// libtorch refused (out of memory).
     pub fn transposed(&self) -> Result<Self> {
         if let Some(transposed) = &self.transposed {
-            return Ok(Self {
-                data: transposed.shallow_clone(),
-                transposed: None,
-                scale_inv: self.scale_inv.shallow_clone(),
-                ..*self
-            });
+            return Ok(transposed.shallow_clone());
         }
         let bytes = neva_kernels::transpose(&self.data.f_view_dtype(Kind::Uint8)?)?;
         Ok(Self {
@@ -144,7 +149,7 @@ impl Float8Tensor {
     pub fn shallow_clone(&self) -> Self {
         Self {
             data: self.data.shallow_clone(),
-            transposed: self.transposed.as_ref().map(Tensor::shallow_clone),
+            transposed: self.transposed.as_ref().map(|transposed| Box::new(transposed.shallow_clone())),
             scale_inv: self.scale_inv.shallow_clone(),
             ..*self
         }
@@ -165,6 +170,11 @@ impl Float8Tensor {
         &self.scale_inv
     }
 
+    /// Returns rows and columns of a tile; `None` with one scale.
+    pub(super) fn tile(&self) -> Option<[i64; 2]> {
+        self.tile
+    }
+
     /// Returns whether the matrix has one scale.
     pub fn has_one_scale(&self) -> bool {
         self.tile.is_none()
@@ -178,46 +188,11 @@ impl Float8Tensor {
 
     /// Returns the size in memory, in bytes.
     pub fn bytes(&self) -> usize {
-        let transposed = self.transposed.as_ref().map_or(0, Tensor::numel);
+        let transposed = self.transposed.as_ref().map_or(0, |transposed| transposed.bytes());
         self.data.numel() + transposed + 4 * self.scale_inv.numel()
     }
 }
 
 fn matrix(x: &Tensor) -> Result<[i64; 2]> {
     <[i64; 2]>::try_from(x.size()).map_err(|size| EngineError::Bug(format!("only matrices have FP8 values, not {size:?}")))
-}
-
-/// Casts scaled values, which saturate. NaN stays NaN.
-fn cast(scaled: &Tensor, format: Format) -> Result<Tensor> {
-    Ok(scaled.f_clamp(-format.max(), format.max())?.f_to_kind(format.kind())?)
-}
-
-/// A matrix in tiles `[rows of tiles, rows, columns of tiles, columns]`, padded with zeros.
-struct Tiles(Tensor);
-
-impl Tiles {
-    fn new(x: &Tensor, [rows, columns]: [i64; 2]) -> Result<Self> {
-        let size = x.size();
-        let missing = |size: i64, tile: i64| (tile - size % tile) % tile;
-        let padding = [0, missing(size[1], columns), 0, missing(size[0], rows)];
-        let padded = match padding {
-            [0, 0, 0, 0] => x.f_contiguous()?,
-            _ => x.f_constant_pad_nd(padding)?,
-        };
-        let (all_rows, all_columns) = (size[0] + padding[3], size[1] + padding[1]);
-        Ok(Self(padded.f_view([all_rows / rows, rows, all_columns / columns, columns])?))
-    }
-
-    /// Returns the tiles times one factor each, `[rows, columns]` of tiles.
-    fn scaled(&self, factors: &Tensor) -> Result<Self> {
-        Ok(Self(self.0.f_mul(&factors.f_unsqueeze(1)?.f_unsqueeze(3)?)?))
-    }
-
-    /// Returns the matrix without its padding, converted by `convert`.
-    fn into_matrix(self, [rows, columns]: [i64; 2], convert: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        let size = self.0.size();
-        let padded = self.0.f_view([size[0] * size[1], size[2] * size[3]])?;
-        let own = padded.f_narrow(0, 0, rows)?.f_narrow(1, 0, columns)?;
-        convert(&own.f_contiguous()?)
-    }
 }
