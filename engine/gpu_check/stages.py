@@ -121,6 +121,8 @@ def fp8(programs: Programs, device: str) -> Table:
     """Losses of FP8 are near those of bf16, and the products are computed in FP8."""
 
     def train(name: str, precision: str) -> list[float]:
+        # Blocks are emulated on other GPUs than Hopper's.
+        emulate = device == "cpu" or "subchannel" in precision
         sets = [
             f"dir={programs.runs}",
             f"name={name}",
@@ -133,14 +135,14 @@ def fp8(programs: Programs, device: str) -> Table:
         if device == "cpu":
             sets += ONE_THREAD
         if precision != "bf16_mixed":
-            sets.append(f"finetune.trainer.plugins.fp8_emulate={str(device == 'cpu').lower()}")
+            sets.append(f"finetune.trainer.plugins.fp8_emulate={str(emulate).lower()}")
         programs.neva_run("neva_tiny", *flags(sets))
         return [step["reduced_train_loss"] for step in metrics(programs.runs / name)]
 
     plain = train("of_bf16", "bf16_mixed")
     mean = sum(plain) / len(plain)
     table = [("bf16", f"mean loss {mean:.4f}")]
-    for precision in ("bf16_with_fp8_mixed", "bf16_with_fp8_current_scaling_mixed"):
+    for precision in ("bf16_with_fp8_mixed", "bf16_with_fp8_current_scaling_mixed", "bf16_with_fp8_subchannel_scaling_mixed"):
         losses = train(precision, precision)
         off = abs(sum(losses) / len(losses) - mean) / mean
         (folder,) = (programs.runs / precision).iterdir()
@@ -149,7 +151,8 @@ def fp8(programs: Programs, device: str) -> Table:
         result = f"mean loss off by {off:.1e} of {OF_FP8:.0e}, decoder linears in {', '.join(sorted(kinds))}"
         # Current scaling leaves the first and the last layer in bf16.
         expected = {"fp8 (emulated)" if device == "cpu" else "fp8", *(["bfloat16"] if "current" in precision else [])}
-        if not off <= OF_FP8 or losses == plain or kinds != expected:
+        right = kinds == expected or ("subchannel" in precision and kinds == {"fp8 (emulated)"})
+        if not off <= OF_FP8 or losses == plain or not right:
             raise Failed(f"{precision}: {result}")
         table.append((precision, result))
     return table

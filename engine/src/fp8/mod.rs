@@ -22,7 +22,7 @@ mod states;
 mod tensor;
 
 pub use format::{Format, Role};
-pub use gemm::Gemm;
+pub use gemm::{Gemm, ScaleRows};
 pub use linear::{Fp8Linear, Fp8Weight};
 pub use states::{LinearState, ScalingStates, WeightScale};
 pub use tensor::Float8Tensor;

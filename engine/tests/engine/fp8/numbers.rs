@@ -5,7 +5,7 @@ use super::settings;
 use crate::setting::within_limit;
 use neva_engine::comm::{Axis, Mesh};
 use neva_engine::effects::{Effects, GemmGroup, GemmKind};
-use neva_engine::fp8::{Float8Tensor, Format, Fp8Linear, Fp8Weight, ScalingStates, recipe};
+use neva_engine::fp8::{Float8Tensor, Format, Fp8Linear, Fp8Weight, ScaleRows, ScalingStates, recipe};
 use neva_layout::Cut;
 use neva_schemas::{Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe};
 use tch::{Device, Kind, Tensor};
@@ -291,6 +291,39 @@ fn the_three_products_of_a_linear_equal_the_reference() {
             }
         }
     });
+}
+
+/// The conditions of libtorch's `ScaledBlas.cpp` (`is_blockwise_1x128_scaling`, `is_blockwise_128x128_scaling`) for scales of
+/// blocks, which no CPU multiplies by.
+#[test]
+fn scales_of_blocks_lie_as_libtorch_reads_them() {
+    for (rows, columns) in [(256, 640), (300, 1000), (16, 128), (5, 7)] {
+        let x = random(rows, columns, 9);
+        let row_blocks = Float8Tensor::quantize_tiles(&tensor(&x), [1, 128], Format::E4m3).unwrap();
+        let squares = Float8Tensor::quantize_blocks(&tensor(&x), Format::E4m3).unwrap();
+        let (rows, across, down) = (rows as i64, (columns as i64 + 127) / 128, (rows as i64 + 127) / 128);
+        let padded = (rows + 15) / 16 * 16;
+        for (operand, layout, size, stride) in [
+            (&row_blocks, ScaleRows::InFours, [padded, across], [1, padded]),
+            (&row_blocks, ScaleRows::Packed, [padded, across], [1, padded]),
+            (&squares, ScaleRows::InFours, [down, across], [(across + 3) / 4 * 4, 1]),
+            (&squares, ScaleRows::Packed, [down, across], [across, 1]),
+        ] {
+            let scales = layout.of(operand).unwrap();
+            assert_eq!(scales.size(), size);
+            // A dim of one value has any stride.
+            for dim in 0..2 {
+                assert!(
+                    size[dim] == 1 || scales.stride()[dim] == stride[dim],
+                    "{layout:?}: {:?}",
+                    scales.stride()
+                );
+            }
+            let own = operand.scale_inv();
+            assert_eq!(&scales.narrow(0, 0, own.size()[0]), own);
+            assert_eq!(scales.data_ptr() as usize % 16, 0);
+        }
+    }
 }
 
 trait BackwardWith {
