@@ -81,6 +81,17 @@ fn model_files_do_not_depend_on_ranks() {
     assert_eq!(found, Vec::<String>::new());
 }
 
+/// FP8 belongs to the linears that `Build` makes.
+#[test]
+fn model_files_do_not_mention_fp8() {
+    let words = ["fp8", "Fp8", "FP8", "Float8"];
+    assert_eq!(places(&["engine/src/model"], &words, &[]), Vec::<String>::new());
+    assert!(
+        !places(&["engine/src/nn"], &words, &[]).is_empty(),
+        "this test looks for the wrong words"
+    );
+}
+
 #[test]
 fn unsafe_code_is_only_in_the_ffi() {
     let words = [
