@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Mutex, OnceLock, PoisonError},
@@ -34,6 +35,9 @@ pub(crate) fn factories() -> Factories {
 
 /// Timeout of `neva-rank version`; loading libtorch from a cold disk is slow.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The first bytes of an executable.
+const ELF: [u8; 4] = *b"\x7fELF";
 
 /// The version of libtorch that the rank program is built for.
 pub const LIBTORCH_VERSION: &str = "2.11";
@@ -95,6 +99,41 @@ pub(crate) fn hash(program: &Path) -> Option<String> {
     let hash = hasher.finalize().to_hex()[..LENGTH].to_owned();
     known.insert(program.to_owned(), (modified, hash.clone()));
     Some(hash)
+}
+
+/// Checks that `program` can start: the dynamic loader finds its libraries and symbols. Nothing of libtorch is initialised,
+/// which would take longer than the rest of a launch. What the loader does not accept, or cannot know, [`version`] reports.
+///
+/// # Errors
+/// As [`version`].
+pub(crate) async fn check(program: &Path) -> Result<(), RunError> {
+    if is_elf(program) && loads(program).await {
+        return Ok(());
+    }
+    version(program).await.map(drop)
+}
+
+/// Returns whether `program` is an executable, and not a script.
+fn is_elf(program: &Path) -> bool {
+    let mut start = [0; ELF.len()];
+    fs::File::open(program).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == ELF
+}
+
+/// Asks the dynamic loader about `program`, as `ldd -d` does.
+async fn loads(program: &Path) -> bool {
+    let output = Command::new(program)
+        // A program that is linked statically runs instead.
+        .arg("version")
+        .env("LD_TRACE_LOADED_OBJECTS", "1")
+        .env("LD_WARN", "1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let Ok(Ok(output)) = timeout(VERSION_TIMEOUT, output).await else {
+        return false;
+    };
+    // Undefined symbols are on standard error, missing libraries on standard output.
+    output.status.success() && output.stderr.is_empty() && !String::from_utf8_lossy(&output.stdout).contains("not found")
 }
 
 /// Queries the version of `program`; a response also shows that libtorch was found.

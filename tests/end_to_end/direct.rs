@@ -30,6 +30,20 @@ fn direct_trains_in_the_same_process() {
 }
 
 #[test]
+fn direct_leaves_nothing_without_libtorch() {
+    let dir = tempfile::tempdir().unwrap();
+    // Found before the one in the run path.
+    std::fs::write(dir.path().join("libtorch_cpu.so"), "no library").unwrap();
+    let runs = dir.path().join("runs");
+    let at = format!("dir={}", runs.display());
+    let mut command = neva_run(&["recipes/neva_tiny.yaml", "--direct", "--set", &at]);
+    command.env("LD_LIBRARY_PATH", dir.path());
+    let ended = finish(start(command)).with_code(3);
+    assert!(ended.stderr.contains("run `make setup`"), "{}", ended.stderr);
+    assert!(!runs.exists());
+}
+
+#[test]
 fn direct_with_several_ranks_needs_torchrun() {
     let ended = run(neva_run(&["recipes/neva_tiny.yaml", "--direct", "--set", "num_gpus_per_node=2"])).with_code(2);
     assert!(ended.stderr.contains("torchrun"), "{}", ended.stderr);

@@ -261,7 +261,7 @@ fn direct(run: &Run) -> Result<(), RunError> {
         action: "start the launcher's runtime",
         source,
     })?;
-    runtime.block_on(program::version(&program))?;
+    runtime.block_on(program::check(&program))?;
     drop(runtime);
 
     let argv = if rank.rank == 0 {

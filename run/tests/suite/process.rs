@@ -256,6 +256,17 @@ fn direct_runs_in_the_same_process() {
     assert_eq!(plan.run.finetune.trainer.max_steps, Some(5));
 }
 
+/// An executable that the loader accepts is not run first: loading libtorch twice would double the time of a start.
+#[test]
+fn direct_starts_the_rank_program_once() {
+    let (code, stdout, stderr, dir) = Program::new("", &["neva_tiny", "--direct"])
+        .env(&[("NEVA_RANK", "/bin/echo")])
+        .run();
+    assert_eq!(code, 0, "{stderr}");
+    let plan = run_folder(dir.path()).join("plan.json");
+    assert_eq!(stdout.trim_end(), format!("train --plan {}", plan.display()));
+}
+
 #[test]
 fn direct_under_torchrun_leaves_the_folder_to_rank_0() {
     let two = ["neva_tiny", "--direct", "--set", "num_gpus_per_node=2"];
