@@ -5,8 +5,8 @@ use neva_layout::{Init, ParamSpec};
 use std::f64::consts::TAU;
 use tch::{Device, Tensor};
 
-/// Fewest values for an additional thread: starting one costs about as much as drawing a few thousand values.
-const PER_THREAD: usize = 1 << 16;
+/// Fewest values for an additional thread: starting one costs about as much as drawing a few hundred values.
+const PER_THREAD: usize = 1 << 14;
 
 /// Returns the initial value of this tensor-parallel rank's shard of a parameter, in fp32. Padding rows are 0. Draws on as
 /// many threads as libtorch uses.
