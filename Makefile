@@ -82,7 +82,7 @@ test-energon: build ## compare Energon datasets with megatron-energon, which it 
 bench-energon: build ## print the speed of reading Energon datasets, as a ratio to megatron-energon
 	$(PYTHON) -B tests/energon/run.py --speed
 
-# One case takes about a minute: make bench-training CASES=lora-bf16
+# One case takes about two minutes: make bench-training CASES=lora-bf16
 bench-training: build ## print the speed of training, as a ratio to Hugging Face + PEFT, which it installs into the cache (1.2 GB)
 	$(PYTHON) -B tests/transformers/run.py --speed $(CASES)
 
