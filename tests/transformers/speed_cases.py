@@ -35,8 +35,8 @@ class Case:
 
 
 CASES = [
-    Case("lora-bf16", "LoRA, bf16", "lora", "bf16", target=(1.6, 1.4), memory=0.5, kept=1.05),
-    Case("lora-bf16-2", "LoRA, bf16, 2 threads", "lora", "bf16", threads=2, target=(1.6, 1.4), memory=0.5, kept=0.95),
+    Case("lora-bf16", "LoRA, bf16", "lora", "bf16", target=(1.6, 1.4), memory=0.5, kept=1.2),
+    Case("lora-bf16-2", "LoRA, bf16, 2 threads", "lora", "bf16", threads=2, target=(1.6, 1.4), memory=0.5, kept=1.15),
     Case("full-autocast", "full, bf16 with fp32 master", "full", "autocast", target=(1.6, 1.6), memory=0.65, kept=1.3),
     Case("full-bf16", "full, peer everything bf16", "full", "bf16", target=(1.4, 1.4), kept=0.9),
     Case("full-fp32", "full, fp32", "full", "fp32", target=(2.0, 1.35), kept=1.15),
@@ -52,7 +52,7 @@ PROFILE = "profile"
 START_TARGET = 0.5
 STARTS = 8
 # Ratio of processor times, from process start: the goal, and what was reached before.
-DEMO_TARGET, DEMO_KEPT = 1.5, 1.0
+DEMO_TARGET, DEMO_KEPT = 1.5, 1.2
 DEMO_ROUNDS = 2
 # Processor time of a profile of all steps, at most: its share of a run's.
 PROFILE_TARGET = 0.02
