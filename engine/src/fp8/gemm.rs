@@ -81,7 +81,7 @@ impl Gemm {
         }
         let message = match (settings.recipe, device.is_cuda()) {
             (Fp8Recipe::Blockwise, true) => {
-                "libtorch multiplies FP8 blocks on Hopper GPUs alone (compute capability 9.0): here it is done in bf16"
+                "this GPU multiplies no FP8 blocks: libtorch has these products for Hopper GPUs (compute capability 9.0) alone"
             }
             (_, true) => "this GPU has no FP8: it needs compute capability 8.9 or higher (Ada, Hopper, Blackwell)",
             (_, false) => "a CPU has no FP8: products of FP8 values are computed in fp32, slowly",
