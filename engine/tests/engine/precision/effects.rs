@@ -107,6 +107,20 @@ fn a_run_writes_its_effects_and_fails_without_what_it_requires() {
         );
         let fill = report["packing"]["fill"].as_f64().unwrap();
         assert!((0.1..=1.0).contains(&fill), "{report}");
+        // All at once, as in the documents; without FP8 its name alone is reported.
+        packed.trainer.require = ["fp8>=0.95", "adapters", "packing"].map(str::to_owned).to_vec();
+        let failure = run(&packed, &folder.path().join("without fp8")).unwrap_err();
+        assert_eq!((failure.class, failure.step), (exit_class::JOB, Some(0)));
+        let text = failure.to_string();
+        assert!(
+            text.contains("`fp8>=0.95`: 0.0 %") && !text.contains("`packing`") && !text.contains("`adapters`"),
+            "{text}"
+        );
+        precision(&mut packed, Precision::Bf16Mixed);
+        let plugin = packed.trainer.mixed_precision_mut();
+        (plugin.fp8, plugin.fp8_emulate) = (Some(Fp8Format::Hybrid), true);
+        run(&packed, &folder.path().join("with fp8")).unwrap();
+        assert_eq!(effects(&folder.path().join("with fp8"))["fp8_share"], 1.0);
         let mut plain = small();
         plain.trainer.max_steps = Some(3);
         for (index, (require, expect)) in [
