@@ -68,10 +68,9 @@ bench-slurm: build ## print the time of submitting an experiment to a real Slurm
 	tests/slurm/with-servers $(CARGO) bench --workspace --bench slurm_submission
 
 # Builds the servers out of Go modules, once: about 10 minutes; later runs find them in the cache. With NEVA_TEST_KUBECONFIG, the
-# contract of executors is tested on a cluster of your own, without root, with an image and a claim of its:
-# NEVA_TEST_KUBECONFIG=~/.kube/config NEVA_TEST_KUBE_IMAGE=registry/neva:1 NEVA_TEST_KUBE_CLAIM=shared make e2e-kubernetes
+# tests run on a cluster of your own, without root and without those that stop servers: docs/kubernetes.md.
 e2e-kubernetes: build ## run the tests on a real Kubernetes cluster of two nodes, started here; needs root and Debian
-	RUST_TEST_THREADS=3 tests/kubernetes/with-servers $(CARGO) test --release --workspace --no-fail-fast --test kubernetes_contract $(if $(NEVA_TEST_KUBECONFIG),,--test kubernetes)
+	RUST_TEST_THREADS=4 tests/kubernetes/with-servers $(CARGO) test --release --workspace --no-fail-fast --test kubernetes_contract --test kubernetes $(if $(NEVA_TEST_KUBECONFIG),-- --skip own_servers::)
 
 test-transformers: build ## load exports with transformers 4 and 5 and PEFT, which it installs into the cache (1.2 GB)
 	$(PYTHON) -B tests/transformers/run.py
@@ -96,12 +95,13 @@ bench: ## run the benchmarks; each prints a table of measured values and the bou
 	$(CARGO) bench --workspace --bench launch --bench slurm --bench images --bench record_files --bench conversations --bench packing --bench pipeline --bench overlap --bench save_stall --bench vision --bench recompute --bench contention --bench import --bench export --bench slurm_array --bench kubernetes
 	$(MAKE) --no-print-directory bench-training
 
-soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels, slow ends on Slurm
+soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels, slow ends on Slurm, a lost node
 	PROPTEST_CASES=2500000 $(CARGO) test --release --workspace --test config_properties panic
 	NEVA_SOAK_LAYOUTS=1000 $(CARGO) test --release --workspace --test engine any_layout
 	NEVA_SOAK_FP8=1 $(CARGO) test --release --workspace --test engine photographs
 	engine/tests/cpu_capabilities.sh # seven times the engine's tests, about 30 minutes on two quiet cores
 	NEVA_SOAK_SLURM=1 tests/slurm/with-servers $(CARGO) test --release --workspace --test slurm states
+	tests/kubernetes/with-servers $(CARGO) test --release --workspace --test kubernetes -- --ignored
 	NEVA_SOAK_KILLS=100 NEVA_SOAK_FAULTS=100 $(CARGO) test --release --workspace --test end_to_end -- --nocapture faults killed
 
 # What a machine with a GPU needs, below 60 MiB: carry target/gpu-check there and run its check.py.

@@ -1,4 +1,4 @@
-//! A Kubernetes cluster on this machine, and a namespace of a test.
+//! A Kubernetes cluster of tests.
 
 use std::{
     fs,
@@ -7,72 +7,146 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use neva_tests::{Ended, launcher, program, root, run, wait_for};
-use serde_json::Value;
-use tempfile::TempDir;
+use neva_tests::{root, run, wait_for};
+
+use crate::{
+    files::{FilePod, Files},
+    space::Space,
+};
 
 /// The image that `with-servers` makes.
-pub(crate) const IMAGE: &str = "neva-run.test/rank:1";
+const IMAGE: &str = "neva-run.test/rank:1";
+/// Folder of the claim in pods of another cluster.
+pub(crate) const MOUNT: &str = "/shared";
 
-/// A cluster that kube-up made.
+/// A cluster.
 pub(crate) struct Cluster {
-    /// State of the servers.
-    state: PathBuf,
-    /// True if it is stopped at the end.
-    is_own: bool,
+    kubeconfig: PathBuf,
+    /// Image of the ranks.
+    pub(crate) image: String,
+    kind: Kind,
+}
+
+enum Kind {
+    /// A cluster that kube-up made on this machine.
+    Own {
+        /// State of the servers.
+        state: PathBuf,
+        /// True if it is stopped at the end.
+        is_stopped: bool,
+    },
+    /// A cluster that `NEVA_TEST_KUBECONFIG` names.
+    Other {
+        /// Claim that all pods share.
+        claim: String,
+        /// Namespace of the kubeconfig.
+        namespace: String,
+    },
 }
 
 fn script(name: &str) -> Command {
     Command::new(root().join("tests/kubernetes").join(name))
 }
 
-fn variable(name: &str) -> PathBuf {
-    neva_tests::variable(name, "e2e-kubernetes").into()
+fn variable(name: &str) -> String {
+    neva_tests::variable(name, "e2e-kubernetes")
+}
+
+fn kubectl(kubeconfig: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new("kubectl");
+    command.args(words).env("KUBECONFIG", kubeconfig);
+    command
 }
 
 impl Cluster {
-    /// Returns the cluster that all tests share.
-    pub(crate) fn shared() -> Self {
+    /// Returns the cluster that `NEVA_TEST_KUBECONFIG` names, else the one that `with-servers` started.
+    pub(crate) fn any() -> Self {
+        if std::env::var_os("NEVA_TEST_KUBECONFIG").is_none() {
+            return Self::shared();
+        }
+        let kubeconfig = PathBuf::from(variable("NEVA_TEST_KUBECONFIG"));
+        let view = kubectl(&kubeconfig, &["config", "view", "--minify", "-o", "jsonpath={..namespace}"]);
+        let namespace = run(view).with_code(0).stdout;
         Self {
-            state: variable("NEVA_TEST_KUBE_STATE"),
-            is_own: false,
+            kubeconfig,
+            image: variable("NEVA_TEST_KUBE_IMAGE"),
+            kind: Kind::Other {
+                claim: variable("NEVA_TEST_KUBE_CLAIM"),
+                namespace: if namespace.is_empty() { "default".to_owned() } else { namespace },
+            },
         }
     }
 
-    /// Starts a cluster, with the image of the shared one.
+    /// Returns the cluster that `with-servers` started.
+    pub(crate) fn shared() -> Self {
+        Self::own(variable("NEVA_TEST_KUBE_STATE").into(), false)
+    }
+
+    /// Starts a cluster for a test that stops its servers, with the image of the shared one.
     pub(crate) fn start(name: &str, nodes: u32) -> Self {
-        let image = variable("NEVA_TEST_KUBE_STATE").join("images/rank.tar");
-        let state = variable("NEVA_TEST_KUBE_DIR").join(name);
+        let image = Path::new(&variable("NEVA_TEST_KUBE_STATE")).join("images/rank.tar");
+        let state = Path::new(&variable("NEVA_TEST_KUBE_DIR")).join(name);
         let mut up = script("kube-up");
         up.args(["--nodes", &nodes.to_string(), "--image"]).arg(image).arg(&state);
         let up = run(up).with_code(0);
         assert!(up.stdout.contains("KUBECONFIG"), "{}", up.stdout);
-        Self { state, is_own: true }
+        Self::own(state, true)
+    }
+
+    fn own(state: PathBuf, is_stopped: bool) -> Self {
+        Self {
+            kubeconfig: state.join("admin.kubeconfig"),
+            image: IMAGE.to_owned(),
+            kind: Kind::Own { state, is_stopped },
+        }
+    }
+
+    /// Returns the state of the servers.
+    ///
+    /// # Panics
+    /// The cluster is not one of our own.
+    #[track_caller]
+    pub(crate) fn state(&self) -> &Path {
+        match &self.kind {
+            Kind::Own { state, .. } => state,
+            Kind::Other { .. } => panic!("this test needs servers of its own"),
+        }
     }
 
     /// Stops or starts a server or a node.
     #[track_caller]
     pub(crate) fn node(&self, name: &str, action: &str) {
         let mut command = script("kube-node");
-        command.arg(&self.state).args([name, action]);
+        command.arg(self.state()).args([name, action]);
         let _ = run(command).with_code(0);
     }
 
-    /// Returns the administrator's kubeconfig.
-    pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.state.join("admin.kubeconfig")
+    /// Returns the kubeconfig; of our own clusters that of the administrator.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
-    /// Returns the folder that all nodes share.
+    /// Returns the folder that all pods share, as they see it. Nodes of our own clusters have it at the same path as this machine.
     pub(crate) fn folder(&self) -> PathBuf {
-        self.state.join("shared")
+        match &self.kind {
+            Kind::Own { state, .. } => state.join("shared"),
+            Kind::Other { .. } => MOUNT.into(),
+        }
     }
 
-    /// Returns kubectl as the administrator.
+    /// Returns the volume of that folder, for an executor file.
+    pub(crate) fn volume(&self) -> String {
+        let folder = self.folder();
+        let folder = folder.display();
+        match &self.kind {
+            Kind::Own { .. } => format!("{{mount_path: {folder}, host_path: {folder}}}"),
+            Kind::Other { claim, .. } => format!("{{mount_path: {folder}, claim: {claim}}}"),
+        }
+    }
+
+    /// Returns kubectl with the kubeconfig.
     pub(crate) fn kubectl(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
-        command.args(words).env("KUBECONFIG", self.kubeconfig());
-        command
+        kubectl(&self.kubeconfig, words)
     }
 
     /// Applies a manifest as the administrator.
@@ -89,176 +163,54 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn token(&self, namespace: &str, account: &str, seconds: u32) -> String {
         let mut command = script("short-token");
-        command.arg(&self.state).args([namespace, account, &seconds.to_string()]);
+        command.arg(self.state()).args([namespace, account, &seconds.to_string()]);
         run(command).with_code(0).stdout.trim().to_owned()
     }
 
-    /// Creates a namespace for a test.
+    /// Returns a place for a test: a namespace of our own cluster, or a part of that of the kubeconfig.
+    #[track_caller]
     pub(crate) fn space(&self, name: &str) -> Space<'_> {
         static MADE: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{name}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        let _ = run(self.kubectl(&["create", "namespace", &name])).with_code(0);
-        wait_for("the service account of a new namespace", || {
-            let account = run(self.kubectl(&["get", "serviceaccount", "default", "-n", &name]));
-            (account.code == Some(0)).then_some(())
-        });
-        Space {
-            cluster: self,
-            name,
-            is_own: true,
-            dir: tempfile::tempdir_in(self.folder()).unwrap(),
+        let label = format!("{name}-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        match &self.kind {
+            Kind::Own { .. } => {
+                self.create_namespace(&label);
+                Space::new(
+                    self,
+                    label.clone(),
+                    label,
+                    true,
+                    Files::Here(tempfile::tempdir_in(self.folder()).unwrap()),
+                )
+            }
+            Kind::Other { claim, namespace } => {
+                let files = Files::InPod(FilePod::start(self, namespace, claim, &label));
+                Space::new(self, namespace.clone(), label, false, files)
+            }
         }
     }
 
-    /// Returns the namespace `default`, which has the claim `shared`. For one test at a time.
+    /// Creates a namespace, and waits until pods can be created in it.
+    #[track_caller]
+    pub(crate) fn create_namespace(&self, name: &str) {
+        let _ = run(self.kubectl(&["create", "namespace", name])).with_code(0);
+        wait_for("the service account of a new namespace", || {
+            let account = run(self.kubectl(&["get", "serviceaccount", "default", "-n", name]));
+            (account.code == Some(0)).then_some(())
+        });
+    }
+
+    /// Returns the namespace `default` of our own cluster, which has the claim `shared`. For one test at a time.
     pub(crate) fn default_space(&self) -> Space<'_> {
-        Space {
-            cluster: self,
-            name: "default".to_owned(),
-            is_own: false,
-            dir: tempfile::tempdir_in(self.folder()).unwrap(),
-        }
+        let files = Files::Here(tempfile::tempdir_in(self.folder()).unwrap());
+        Space::new(self, "default".to_owned(), "default".to_owned(), false, files)
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if self.is_own {
-            let _ = script("kube-down").arg("--purge").arg(&self.state).status();
-        }
-    }
-}
-
-/// A namespace, and a folder that all nodes share at the same path.
-pub(crate) struct Space<'a> {
-    pub(crate) cluster: &'a Cluster,
-    /// Name of the namespace.
-    pub(crate) name: String,
-    /// True if it is deleted at the end.
-    is_own: bool,
-    /// Folder of runs, executor files and the store.
-    pub(crate) dir: TempDir,
-}
-
-/// A pod of a job.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pod {
-    pub(crate) name: String,
-    pub(crate) index: String,
-    pub(crate) node: String,
-    pub(crate) phase: String,
-}
-
-impl Space<'_> {
-    /// Runs kubectl as the administrator in the namespace, and returns its output.
-    #[track_caller]
-    pub(crate) fn kubectl(&self, words: &[&str]) -> String {
-        let mut command = self.cluster.kubectl(words);
-        command.args(["-n", &self.name]);
-        run(command).with_code(0).stdout.trim().to_owned()
-    }
-
-    /// Returns the objects of a kind.
-    #[track_caller]
-    pub(crate) fn objects(&self, kind: &str) -> Vec<Value> {
-        let list: Value = serde_json::from_str(&self.kubectl(&["get", kind, "-o", "json"])).unwrap();
-        list["items"].as_array().unwrap().clone()
-    }
-
-    /// Returns the pods that are not being deleted.
-    #[track_caller]
-    pub(crate) fn pods(&self) -> Vec<Pod> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let pods = self.objects("pods").into_iter();
-        pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
-            .map(|pod| Pod {
-                name: text(&pod["metadata"]["name"]),
-                index: text(&pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"]),
-                node: text(&pod["spec"]["nodeName"]),
-                phase: text(&pod["status"]["phase"]),
-            })
-            .collect()
-    }
-
-    /// Returns `neva-run` with the cluster's kubeconfig and a store of its own.
-    pub(crate) fn neva_run(&self, arguments: &[&str]) -> Command {
-        let mut command = launcher(&program("neva-run"), arguments);
-        command
-            .env("KUBECONFIG", self.cluster.kubeconfig())
-            .env("NEVA_RUN_HOME", self.dir.path().join("home"))
-            .env("OMP_WAIT_POLICY", "passive");
-        command
-    }
-
-    /// Runs `neva-run` to its end.
-    #[track_caller]
-    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
-        run(self.neva_run(arguments))
-    }
-
-    /// Writes an executor file whose pods mount the shared folder at its own path, with these lines in addition.
-    pub(crate) fn executor(&self, name: &str, lines: &str) -> String {
-        let folder = self.cluster.folder();
-        let folder = folder.display();
-        self.bare_executor(name, &format!("volumes: [{{mount_path: {folder}, host_path: {folder}}}]\n{lines}"))
-    }
-
-    /// Writes an executor file without a volume.
-    pub(crate) fn bare_executor(&self, name: &str, lines: &str) -> String {
-        let text = format!(
-            "_target_: run.KubernetesExecutor\nnamespace: {}\nimage: {IMAGE}\ngpus_per_node: 0\n{lines}\n",
-            self.name
-        );
-        self.write(&format!("{name}.yaml"), &text)
-    }
-
-    /// Writes a file into the namespace's folder and returns its path.
-    pub(crate) fn write(&self, name: &str, text: &str) -> String {
-        let path = self.dir.path().join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-
-    /// Returns the folder of runs.
-    pub(crate) fn runs(&self) -> PathBuf {
-        self.dir.path().join("runs")
-    }
-
-    /// Returns a kubeconfig of a service account in the namespace, which may do what `rules` say and nothing else.
-    #[track_caller]
-    pub(crate) fn account(&self, name: &str, rules: &str) -> PathBuf {
-        self.cluster.apply(&format!(
-            "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {name}, namespace: {0}}}}}\n---\n\
-             apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: {name}, namespace: {0}}}\nrules: {rules}\n---\n\
-             apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: {name}, namespace: {0}}}\n\
-             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {name}}}\n\
-             subjects: [{{kind: ServiceAccount, name: {name}, namespace: {0}}}]\n",
-            self.name
-        ));
-        let token = self.kubectl(&["create", "token", name]);
-        self.with_token(name, &token)
-    }
-
-    /// Returns a kubeconfig with a token in place of the administrator's certificate.
-    pub(crate) fn with_token(&self, name: &str, token: &str) -> PathBuf {
-        let text = fs::read_to_string(self.cluster.kubeconfig()).unwrap();
-        let lines = text.lines().map(|line| {
-            if line.starts_with("users:") {
-                format!("users: [{{name: user, user: {{token: \"{token}\"}}}}]")
-            } else {
-                line.to_owned()
-            }
-        });
-        let text = lines.collect::<Vec<_>>().join("\n");
-        Path::new(&self.write(&format!("{name}.kubeconfig"), &text)).to_owned()
-    }
-}
-
-impl Drop for Space<'_> {
-    fn drop(&mut self) {
-        if self.is_own {
-            let mut delete = self.cluster.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
-            let _ = delete.output();
+        if let Kind::Own { state, is_stopped: true } = &self.kind {
+            let _ = script("kube-down").arg("--purge").arg(state).status();
         }
     }
 }

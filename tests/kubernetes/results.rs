@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 
 #[test]
 fn a_job_without_its_pods_keeps_its_results() {
-    let cluster = Cluster::shared();
+    let cluster = Cluster::any();
     let space = cluster.space("results");
     let executor = space.executor("kubernetes", "");
     let arguments = small(&space.runs(), "run", &["finetune.trainer.max_steps=10"]);
@@ -20,7 +20,9 @@ fn a_job_without_its_pods_keeps_its_results() {
     let dir = text("/metadata/annotations/neva-run~1dir");
     let handle = JobHandle(format!("kubernetes://{}/{name}/{uid}{dir}", space.name));
 
-    let _ = space.kubectl(&["delete", "pods", "--all"]);
+    for pod in space.pods() {
+        let _ = space.kubectl(&["delete", "pod", &pod.name]);
+    }
     let config = KubernetesExecutorConfig {
         kubeconfig: Some(cluster.kubeconfig().display().to_string()),
         ..KubernetesExecutorConfig::default()

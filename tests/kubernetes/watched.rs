@@ -60,9 +60,7 @@ impl Watched {
 
     /// Asks the launcher to stop its job, and waits for the end of both.
     pub(crate) fn stop(self) -> Ended {
-        let id = self.child.as_ref().map_or(0, Child::id);
-        let status = Command::new("kill").args(["-TERM", &id.to_string()]).status().unwrap();
-        assert!(status.success());
+        stop(self.child.as_ref().expect("it was not waited for"));
         self.finish()
     }
 
@@ -84,6 +82,12 @@ impl Drop for Watched {
             let _ = child.wait();
         }
     }
+}
+
+/// Asks a launcher to stop.
+pub(crate) fn stop(launcher: &Child) {
+    let status = Command::new("kill").args(["-TERM", &launcher.id().to_string()]).status().unwrap();
+    assert!(status.success());
 }
 
 /// Returns a text without line breaks and frames.

@@ -43,6 +43,22 @@ fn manifests_are_those_of_the_golden_files() {
     assert_eq!(files, names, "each golden file belongs to a case");
 }
 
+/// docs/kubernetes.md shows the Job of one of them.
+#[test]
+fn the_document_shows_a_golden_job() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kubernetes.md");
+    let document = fs::read_to_string(file).unwrap();
+    let golden = fs::read_to_string(folder().join("neva_tiny_2x2.yaml")).unwrap();
+    let job = golden.split("---\n").last().unwrap();
+    assert!(job.contains("kind: Job\n"));
+    let shown = document.split("```yaml\n").find(|block| block.contains("kind: Job\n")).unwrap();
+    assert_eq!(
+        shown.split("```").next().unwrap(),
+        job,
+        "write the Job of the golden file into the document"
+    );
+}
+
 #[test]
 fn rendering_twice_gives_the_same_bytes() {
     for (first, second) in cases().iter().zip(cases()) {

@@ -1,14 +1,24 @@
 //! Ways to the API server: contexts, exec plugins, and the service account of a pod.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use neva_tests::{
-    root, run,
+    root,
     small::{small, words},
     wait_for,
 };
 
-use crate::cluster::{Cluster, IMAGE, Space};
+use crate::{
+    cluster::Cluster,
+    output::{check_once, printing},
+    space::Space,
+    watched::Watched,
+};
 
 /// Rules that a job needs, as `neva-run doctor` prints them.
 pub(crate) const RULES: &str = "[{apiGroups: [batch], resources: [jobs], verbs: [create, get, list, watch, patch, delete]}, \
@@ -22,28 +32,31 @@ fn arguments(space: &Space<'_>, name: &str, executor: &str) -> Vec<String> {
     arguments
 }
 
-/// Tokens of an exec plugin that live for some seconds; the job takes longer than one.
+/// Life of a token of the exec plugin.
+const TOKEN: Duration = Duration::from_secs(20);
+
+/// The job takes longer than a token lives.
 #[test]
 fn an_exec_plugin_gives_tokens() {
     let cluster = Cluster::shared();
     let space = cluster.space("plugin");
     let _ = space.account("user", RULES);
-    let state = cluster.kubeconfig();
     let calls = space.dir.path().join("calls");
     let plugin = space.write(
         "plugin",
         &format!(
-            "#!/bin/sh\necho call >>{}\ntoken=$({}/tests/kubernetes/short-token {} {} user 20) || exit 1\n\
+            "#!/bin/sh\necho call >>{}\ntoken=$({}/tests/kubernetes/short-token {} {} user {seconds}) || exit 1\n\
              printf '{{\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\"ExecCredential\",\"status\":{{\"token\":\"%s\",\
-             \"expirationTimestamp\":\"%s\"}}}}' \"$token\" \"$(date -u -d '+20 seconds' +%Y-%m-%dT%H:%M:%SZ)\"\n",
+             \"expirationTimestamp\":\"%s\"}}}}' \"$token\" \"$(date -u -d '+{seconds} seconds' +%Y-%m-%dT%H:%M:%SZ)\"\n",
             calls.display(),
             root().display(),
-            state.parent().unwrap().display(),
-            space.name
+            cluster.state().display(),
+            space.name,
+            seconds = TOKEN.as_secs(),
         ),
     );
     fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
-    let text = fs::read_to_string(&state).unwrap();
+    let text = fs::read_to_string(cluster.kubeconfig()).unwrap();
     let user = format!(
         "users: [{{name: user, user: {{exec: {{apiVersion: client.authentication.k8s.io/v1, command: {plugin}, interactiveMode: Never}}}}}}]"
     );
@@ -65,14 +78,21 @@ fn an_exec_plugin_gives_tokens() {
         .map(|line| format!("{line}\n"))
         .collect();
     fs::write(&executor, without).unwrap();
-    let mut arguments = arguments(&space, "run", &executor);
-    arguments.extend(["--set".to_owned(), "finetune.trainer.max_steps=1000".to_owned()]);
+    let started = Instant::now();
+    let mut arguments = printing(&space, "run", 1_000_000);
+    arguments.extend(["--executor".to_owned(), executor]);
     let mut command = space.neva_run(&words(&arguments, &[]));
     command.env("KUBECONFIG", kubeconfig);
-    let ended = run(command).with_code(0);
-    assert!(ended.stdout.contains("done: 1000 steps"), "{}", ended.stdout);
+    let launcher = Watched::start(command);
+    let run = wait_for("a run", || space.newest("run"));
+    wait_for("steps", || (space.steps(&run) > 10).then_some(()));
+    // The first token is of no use any more: the request to stop needs another one.
+    sleep((TOKEN + Duration::from_secs(1)).saturating_sub(started.elapsed()));
+    let ended = launcher.stop().with_code(1);
+    assert!(check_once(&ended) > 10, "{}", ended.stderr);
     assert_eq!(space.objects("jobs").len(), 1);
-    assert!(!fs::read_to_string(calls).unwrap().is_empty());
+    let calls = fs::read_to_string(calls).unwrap();
+    assert!(calls.lines().count() > 1, "the plugin is called again");
 }
 
 /// The launcher is a pod itself, with a service account.
@@ -109,11 +129,12 @@ fn a_launcher_in_a_pod_uses_its_service_account() {
     // Without kube-proxy the address of the service `kubernetes` leads nowhere.
     cluster.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: launcher, namespace: {}}}\nspec:\n  serviceAccountName: launcher\n  hostNetwork: true\n  \
-         restartPolicy: Never\n  containers:\n  - name: launcher\n    image: {IMAGE}\n    workingDir: {}\n    \
+         restartPolicy: Never\n  containers:\n  - name: launcher\n    image: {}\n    workingDir: {}\n    \
          command: [neva-run, {}]\n    env:\n    - {{name: KUBERNETES_SERVICE_HOST, value: 127.0.0.1}}\n    \
          - {{name: KUBERNETES_SERVICE_PORT, value: \"{port}\"}}\n    - {{name: NEVA_RUN_HOME, value: {}/inside}}\n    \
          volumeMounts: [{{name: shared, mountPath: {folder}}}]\n  volumes: [{{name: shared, hostPath: {{path: {folder}}}}}]\n",
         space.name,
+        cluster.image,
         space.dir.path().display(),
         words.join(", "),
         space.dir.path().display(),

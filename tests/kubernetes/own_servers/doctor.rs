@@ -2,7 +2,7 @@
 
 use neva_tests::{Ended, run};
 
-use crate::cluster::{Cluster, Space};
+use crate::{cluster::Cluster, space::Space};
 
 /// Names of all checks, in order.
 const ALL: [&str; 9] = [
