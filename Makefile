@@ -55,6 +55,7 @@ e2e-container: build ## run the tests in real containers, of the image and of th
 	tests/container/with-podman $(MAKE) --no-print-directory dist image
 	RUST_TEST_THREADS=2 tests/container/with-podman tests/container/prepare $(CARGO) test --release --workspace --no-fail-fast --test container_contract --test container
 
+# Not in .ci/run: cargo install selects one package, so that 69 of its 370 crates are compiled again with other features.
 test-install: ## install the launcher alone with cargo, into a temporary folder
 	run/packaging/tests/install.sh
 
