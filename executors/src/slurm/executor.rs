@@ -7,13 +7,7 @@ use std::{
 
 use neva_schemas::{LaunchPlan, ScriptPlan, StopSignal, When};
 
-use super::{
-    SlurmExecutor, command,
-    command::script,
-    files::{Part, read},
-    handle::SlurmJob,
-    prepare, query, render, results, submit,
-};
+use super::{SlurmExecutor, command, command::script, files::Part, handle::SlurmJob, prepare, query, render, results, submit};
 use crate::{
     error::ExecutorError,
     event::{JobResults, JobStatus, WatchFrom},
@@ -113,8 +107,7 @@ impl Executor for SlurmExecutor {
     fn watched_status<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobStatus, ExecutorError>> {
         Box::pin(async move {
             let job = self.parse(job)?;
-            let rows = self.recent.rows(&*self.tunnel, job.slurm_id()).await?;
-            query::status(&*self.tunnel, &job, rows.to_vec()).await
+            self.recent.status(&*self.tunnel, &job).await
         })
     }
 
@@ -141,7 +134,7 @@ impl Executor for SlurmExecutor {
         })
     }
 
-    /// Reads the output of many ranks in one command.
+    /// Reads the output of many ranks, and of other jobs that are watched, in one command.
     fn output<'a>(
         &'a self,
         job: &'a JobHandle,
@@ -151,15 +144,14 @@ impl Executor for SlurmExecutor {
             let parsed = self.parse(job)?;
             let mut chunks = BTreeMap::new();
             // Reading files on this machine costs less than a command.
-            if self.is_here || from.len() < 2 {
+            if self.is_here {
                 for (rank, offset) in from {
                     chunks.insert(*rank, self.logs(job, *rank, *offset).await?);
                 }
                 return Ok(chunks);
             }
             let request = |(rank, offset): (&u32, &u64)| (Part::From(*offset, CHUNK), parsed.file(rank_log(*rank)));
-            let requests: Vec<_> = from.iter().map(request).collect();
-            for part in read(&*self.tunnel, &requests).await? {
+            for part in self.reads.read(&*self.tunnel, from.iter().map(request).collect()).await? {
                 if let Some((rank, offset)) = from.iter().nth(part.request) {
                     let next = offset + part.bytes.len() as u64;
                     chunks.insert(*rank, LogChunk { bytes: part.bytes, next });
@@ -170,7 +162,7 @@ impl Executor for SlurmExecutor {
     }
 
     fn results<'a>(&'a self, job: &'a JobHandle) -> BoxFuture<'a, Result<JobResults, ExecutorError>> {
-        Box::pin(async move { results::results(&*self.tunnel, &self.parse(job)?).await })
+        Box::pin(async move { results::results(self, &self.parse(job)?).await })
     }
 
     fn cancel<'a>(&'a self, job: &'a JobHandle, signal: StopSignal) -> BoxFuture<'a, Result<(), ExecutorError>> {

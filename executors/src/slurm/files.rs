@@ -1,6 +1,9 @@
 //! Files of jobs, read through the tunnel: parts of many files in one call.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::command::{self, script};
 use crate::{
@@ -8,6 +11,9 @@ use crate::{
     error::ExecutorError,
     tunnel::{Tunnel, TunnelCommand},
 };
+
+/// Time that a part may take in addition: a login node starts several programs for it.
+const PART_TIMEOUT: Duration = Duration::from_millis(100);
 
 const READ: &str = include_str!("scripts/read.sh");
 
@@ -49,10 +55,11 @@ pub(super) async fn read(tunnel: &dyn Tunnel, requests: &[(Part, PathBuf)]) -> R
         input.extend_from_slice(path.as_os_str().as_encoded_bytes());
         input.push(b'\n');
     }
-    let command = TunnelCommand {
+    let mut command = TunnelCommand {
         stdin: input,
         ..script(READ, [])
     };
+    command.deadline += PART_TIMEOUT * u32::try_from(requests.len()).unwrap_or(u32::MAX);
     let output = tunnel.run(&command).await?;
     if !output.is_success() {
         return Err(command::failure(&tunnel.place(), "sh", &output));

@@ -7,7 +7,7 @@ use crate::job::JobHandle;
 const SCHEME: &str = "slurm://";
 
 /// A Slurm job as its handle names it: `slurm://PLACE/ID<absolute job folder>`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SlurmJob {
     /// The machine that submitted it; empty for this machine.
     pub(super) place: String,

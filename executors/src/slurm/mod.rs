@@ -23,6 +23,7 @@ mod executor;
 mod exits;
 mod files;
 mod handle;
+mod joined_reads;
 mod nodes;
 mod prepare;
 mod query;
@@ -46,6 +47,7 @@ use std::{
 use neva_schemas::{PackagerConfig, SlurmExecutorConfig};
 
 pub use handle::job_number;
+pub use joined_reads::JoinedReads;
 pub use recent::Recent;
 
 use self::handle::SlurmJob;
@@ -81,8 +83,10 @@ pub struct SlurmExecutor {
     pub is_here: bool,
     /// Time for which a submission waits for a controller that cannot be reached.
     pub submit_timeout: Duration,
-    /// Answers of the controller that the jobs of this executor share.
+    /// States of the watched jobs of this executor, which share their queries.
     pub recent: Arc<Recent>,
+    /// Reads of files of jobs, several of which are one command.
+    pub reads: Arc<JoinedReads>,
 }
 
 impl SlurmExecutor {
@@ -98,6 +102,7 @@ impl SlurmExecutor {
             is_here: false,
             submit_timeout: Duration::from_secs(600),
             recent: Arc::default(),
+            reads: Arc::default(),
         }
     }
 

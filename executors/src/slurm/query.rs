@@ -1,7 +1,10 @@
 //! Status of many jobs: one query to the controller, one to the accounting database for those that it has forgotten, and one
 //! read of the folders of those that have ended.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use super::{
     evidence::Evidence,
@@ -31,14 +34,6 @@ pub(super) async fn statuses(tunnel: &dyn Tunnel, jobs: &[SlurmJob]) -> Vec<Resu
         }
     }
     found
-}
-
-/// Returns the status of a job from rows of squeue, and from what else it needs.
-pub(super) async fn status(tunnel: &dyn Tunnel, job: &SlurmJob, rows: Vec<QueueRow>) -> Result<JobStatus, ExecutorError> {
-    let mut statuses = complete(tunnel, std::slice::from_ref(job), rows).await?;
-    statuses
-        .pop()
-        .unwrap_or_else(|| Err(ExecutorError::UnknownJob { job: job.handle() }))
 }
 
 async fn some_statuses(tunnel: &dyn Tunnel, jobs: &[SlurmJob]) -> Result<Vec<Result<JobStatus, ExecutorError>>, ExecutorError> {
@@ -76,14 +71,14 @@ async fn complete(
     let has_evidence = |index: &usize| has_ended(&rows[*index]) || jobs[*index].is_in_group();
     let ended: Vec<usize> = (0..jobs.len()).filter(has_evidence).collect();
     let mut evidence = read_evidence(tunnel, jobs, &ended).await?;
+    // Jobs of which only the database could tell how they ended. The states of the others do not depend on it.
+    let mut unanswered = BTreeSet::new();
     for index in &ended {
         if rows[*index].is_none() {
             let evidence = evidence.get(index).filter(|evidence| evidence.is_own);
-            // The database may know what the folder does not.
-            if evidence.is_some_and(|evidence| evidence.status.is_none() && !evidence.is_cancelled)
-                && let Err(error) = &database
-            {
-                return Err(error.repeated());
+            if database.is_err() && evidence.is_some_and(|evidence| evidence.status.is_none() && !evidence.is_cancelled) {
+                unanswered.insert(*index);
+                continue;
             }
             rows[*index] = evidence.map(|evidence| state::forgotten(&jobs[*index], evidence));
         }
@@ -93,7 +88,10 @@ async fn complete(
     let nothing = Evidence::default();
     let status = |(index, (job, row)): (usize, (&SlurmJob, Option<QueueRow>))| match row {
         Some(row) => Ok(state::status(job, &row, evidence.get(&index).unwrap_or(&nothing))),
-        None => Err(ExecutorError::UnknownJob { job: job.handle() }),
+        None => match &database {
+            Err(error) if unanswered.contains(&index) => Err(error.repeated()),
+            _ => Err(ExecutorError::UnknownJob { job: job.handle() }),
+        },
     };
     Ok(jobs.iter().zip(rows).enumerate().map(status).collect())
 }

@@ -1,15 +1,16 @@
-//! Answers of the controller that many watched jobs share: one query a second at most, however many jobs are watched.
+//! States of the jobs that are watched, with one query for all of them: at most one a second, however many jobs are watched
+//! and however many of them end at the same time.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::queue::{QueueRow, queue};
-use crate::{error::ExecutorError, tunnel::Tunnel};
+use super::{handle::SlurmJob, query};
+use crate::{error::ExecutorError, event::JobStatus, tunnel::Tunnel};
 
 /// Age up to which an answer counts as the present state of a watched job.
 const FRESH: Duration = Duration::from_secs(1);
@@ -17,73 +18,97 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Time after which a job that nobody asked for is not queried any more.
 const FORGET: Duration = Duration::from_secs(120);
 
-/// Watched jobs, and the latest answer about them.
+/// Watched jobs, and the latest answer about each.
 #[derive(Debug, Default)]
 pub struct Recent {
-    state: Mutex<State>,
+    jobs: Mutex<BTreeMap<SlurmJob, Watched>>,
     /// Held during a query, so that others wait for its answer.
     query: tokio::sync::Mutex<()>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Watched jobs, and when they were asked for.
-    asked: BTreeMap<String, Instant>,
+#[derive(Debug)]
+struct Watched {
+    /// Time of the last request for it.
+    asked: Instant,
     answer: Option<Answer>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Answer {
     at: Instant,
-    /// Jobs that were asked for.
-    ids: Arc<[String]>,
-    rows: Arc<[QueueRow]>,
+    status: Result<JobStatus, ExecutorError>,
+}
+
+impl Answer {
+    /// Returns whether the job need not be queried again: it has ended, or is unknown.
+    fn is_last(&self) -> bool {
+        match &self.status {
+            Ok(status) => status.state.is_end(),
+            Err(error) => !error.is_connection_lost(),
+        }
+    }
 }
 
 impl Recent {
-    /// Returns the rows of a job, at most a second old.
+    /// Returns the status of a job: its end, or a state at most a second old.
     ///
     /// # Errors
-    /// The controller cannot be reached.
-    pub(super) async fn rows(&self, tunnel: &dyn Tunnel, id: &str) -> Result<Arc<[QueueRow]>, ExecutorError> {
-        if let Some(rows) = self.known(id) {
-            return Ok(rows);
+    /// The controller cannot be reached, or does not know the job.
+    pub(super) async fn status(&self, tunnel: &dyn Tunnel, job: &SlurmJob) -> Result<JobStatus, ExecutorError> {
+        if let Some(status) = self.known(job) {
+            return status;
         }
         let _query = self.query.lock().await;
         // Another job may have asked meanwhile.
-        if let Some(rows) = self.known(id) {
-            return Ok(rows);
+        if let Some(status) = self.known(job) {
+            return status;
         }
-        let ids = self.ids();
-        let words: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let rows: Arc<[QueueRow]> = queue(tunnel, &words).await?.into();
+        let jobs = self.unanswered();
+        let statuses = query::statuses(tunnel, &jobs).await;
+        self.record(&jobs, statuses);
+        self.known(job)
+            .unwrap_or_else(|| Err(ExecutorError::UnknownJob { job: job.handle() }))
+    }
+
+    /// Notes that a job is watched, and returns the latest answer about it if that still counts. A last answer is given once.
+    fn known(&self, job: &SlurmJob) -> Option<Result<JobStatus, ExecutorError>> {
+        let mut jobs = self.lock();
+        let asked = Instant::now();
+        let watched = jobs.entry(job.clone()).or_insert(Watched { asked, answer: None });
+        watched.asked = asked;
+        let answer = watched.answer.as_ref()?;
+        if answer.is_last() {
+            return jobs.remove(job)?.answer.map(|answer| answer.status);
+        }
+        let status = || match &answer.status {
+            Ok(status) => Ok(status.clone()),
+            Err(error) => Err(error.repeated()),
+        };
+        (answer.at.elapsed() < FRESH).then(status)
+    }
+
+    /// Returns the watched jobs whose last state is not known.
+    fn unanswered(&self) -> Vec<SlurmJob> {
+        let mut jobs = self.lock();
+        jobs.retain(|_, watched| watched.asked.elapsed() < FORGET);
+        let open = jobs
+            .iter()
+            .filter(|(_, watched)| !watched.answer.as_ref().is_some_and(Answer::is_last));
+        open.map(|(job, _)| job.clone()).collect()
+    }
+
+    fn record(&self, asked: &[SlurmJob], statuses: Vec<Result<JobStatus, ExecutorError>>) {
+        let mut jobs = self.lock();
         let at = Instant::now();
-        self.lock().answer = Some(Answer {
-            at,
-            ids,
-            rows: Arc::clone(&rows),
-        });
-        Ok(rows)
+        for (job, status) in asked.iter().zip(statuses) {
+            if let Some(watched) = jobs.get_mut(job) {
+                watched.answer = Some(Answer { at, status });
+            }
+        }
     }
 
-    /// Notes that a job is watched, and returns the latest answer if it is fresh and about that job.
-    fn known(&self, id: &str) -> Option<Arc<[QueueRow]>> {
-        let mut state = self.lock();
-        let now = Instant::now();
-        state.asked.insert(id.to_owned(), now);
-        let answer = state.answer.as_ref()?;
-        (answer.at.elapsed() < FRESH && answer.ids.iter().any(|known| known == id)).then(|| Arc::clone(&answer.rows))
-    }
-
-    /// Returns the jobs that are watched at present.
-    fn ids(&self) -> Arc<[String]> {
-        let mut state = self.lock();
-        state.asked.retain(|_, at| at.elapsed() < FORGET);
-        state.asked.keys().cloned().collect()
-    }
-
-    /// The state is valid after a panic of another thread: every change is one insertion or removal.
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The jobs are valid after a panic of another thread: every change is one insertion or removal.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SlurmJob, Watched>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

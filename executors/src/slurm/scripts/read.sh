@@ -15,7 +15,13 @@ emit() { # FROM LIMIT PATH NAME
   [ "$take" -le "$2" ] || take=$2
   [ "$take" -ge 0 ] || take=0
   printf '%s %s %s\n' "$line" "$take" "$4"
-  [ "$take" = 0 ] || tail -c "+$((from + 1))" "$3" | head -c "$take"
+  if [ "$take" = 0 ]; then
+    :
+  elif [ "$from" = 0 ]; then
+    head -c "$take" "$3"
+  else
+    tail -c "+$((from + 1))" "$3" | head -c "$take"
+  fi
   echo
 }
 while IFS=' ' read -r from limit path; do
