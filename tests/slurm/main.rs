@@ -15,6 +15,7 @@ mod experiment;
 mod experiments;
 mod groups;
 mod memory;
+mod packaged;
 mod refusals;
 mod requeue;
 mod secrets;
