@@ -1,6 +1,8 @@
 //! Errors of this crate.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::path::PathBuf;
+
+use crate::problem::{Problem, first_problems};
 
 /// Error of this crate, with the data that its message needs.
 #[derive(Debug, thiserror::Error)]
@@ -390,47 +392,4 @@ fn fitting(templates: &[&str]) -> String {
 
 fn suggest(max_length: usize, row_multiple: usize) -> usize {
     max_length.max(1).next_multiple_of(row_multiple.max(1))
-}
-
-/// One problem of one record, or of a whole file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The file.
-    pub file: Arc<str>,
-    /// Index of the record, from 0. `None` for a problem of the whole file.
-    pub record: Option<usize>,
-    /// The record's `id`, as written in the file.
-    pub id: Option<String>,
-    /// The invalid field.
-    pub field: Option<&'static str>,
-    /// Description of the problem.
-    pub reason: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file)?;
-        if let Some(record) = self.record {
-            write!(f, ": record {record}")?;
-        }
-        if let Some(id) = &self.id {
-            write!(f, " (id {id})")?;
-        }
-        if let Some(field) = self.field {
-            write!(f, ", {field}")?;
-        }
-        write!(f, ": {}", self.reason)
-    }
-}
-
-/// Number of problems printed in full; the rest are only counted.
-const LISTED: usize = 20;
-
-/// Returns the first problems, one a line, and the number of others.
-pub(crate) fn first_problems(problems: &[Problem]) -> String {
-    let mut lines: Vec<String> = problems.iter().take(LISTED).map(|problem| format!("\n  {problem}")).collect();
-    if problems.len() > LISTED {
-        lines.push(format!("\n  and {} more", problems.len() - LISTED));
-    }
-    lines.concat()
 }

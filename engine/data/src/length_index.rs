@@ -8,20 +8,21 @@
 //! {"format":"neva length index 1","settings":"..","files":[{"file":"/data/train.json","fingerprint":"6f1d..","records":80000}]}
 //! ```
 
-use std::{
-    fs::File,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    path::Path,
-};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::DataError, staged_file::replace_file};
+use crate::{
+    error::DataError,
+    word_file::{self, WordFile},
+};
 
-const FORMAT: &str = "neva length index 1";
-
-/// Longest header that is read, in bytes.
-const MAX_HEADER: u64 = 1 << 24;
+const FILE: WordFile = WordFile {
+    name: "length index",
+    command: "neva-run data check --length-index",
+    format: "neva length index 1",
+    max_header: 1 << 24,
+};
 
 /// Lengths of the records of data files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +60,16 @@ struct HeaderFile {
     records: usize,
 }
 
+impl word_file::Header for Header {
+    fn format(&self) -> &str {
+        &self.format
+    }
+
+    fn words(&self) -> Option<u64> {
+        self.files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.records as u64))
+    }
+}
+
 impl LengthIndex {
     /// Returns the lengths of the data file with this fingerprint.
     #[must_use]
@@ -72,41 +83,16 @@ impl LengthIndex {
     /// # Errors
     /// Returns an error if the file cannot be read or is not a whole length index.
     pub fn read(path: &Path) -> Result<Self, DataError> {
-        let read = |error| DataError::Read {
-            path: path.to_owned(),
-            error,
-        };
-        let invalid = |reason: &str| read(io::Error::new(io::ErrorKind::InvalidData, reason));
-        let file = File::open(path).map_err(read)?;
-        let size = file.metadata().map_err(read)?.len();
-        let mut file = BufReader::new(file);
-        let mut line = Vec::new();
-        (&mut file).take(MAX_HEADER).read_until(b'\n', &mut line).map_err(read)?;
-        let header: Header = serde_json::from_slice(&line).map_err(|_| invalid("its first line is not the header of a length index"))?;
-        if header.format != FORMAT {
-            return Err(invalid(&format!("its format is `{}`, expected `{FORMAT}`", header.format)));
-        }
-        let records = header.files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.records as u64));
-        let expected = records.and_then(|records| records.checked_mul(4)?.checked_add(line.len() as u64));
-        if expected != Some(size) {
-            return Err(invalid("its size does not match its header: write it again"));
-        }
-        let files = header.files.into_iter().map(|entry| {
-            let mut lengths = Vec::with_capacity(entry.records);
-            for _ in 0..entry.records {
-                let mut word = [0; 4];
-                file.read_exact(&mut word).map_err(read)?;
-                lengths.push(u32::from_le_bytes(word));
-            }
-            Ok(FileLengths {
-                file: entry.file,
-                fingerprint: entry.fingerprint,
-                lengths,
-            })
+        let (header, words) = FILE.read::<Header>(path)?;
+        let mut words = words.into_iter();
+        let files = header.files.into_iter().map(|entry| FileLengths {
+            file: entry.file,
+            fingerprint: entry.fingerprint,
+            lengths: words.by_ref().take(entry.records).collect(),
         });
         Ok(Self {
             settings: header.settings,
-            files: files.collect::<Result<_, DataError>>()?,
+            files: files.collect(),
         })
     }
 
@@ -116,7 +102,7 @@ impl LengthIndex {
     /// Returns an error if the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), DataError> {
         let header = Header {
-            format: FORMAT.to_owned(),
+            format: FILE.format.to_owned(),
             settings: self.settings.clone(),
             files: self
                 .files
@@ -128,17 +114,7 @@ impl LengthIndex {
                 })
                 .collect(),
         };
-        replace_file(path, |out| {
-            serde_json::to_writer(&mut *out, &header)?;
-            out.write_all(b"\n")?;
-            for length in self.files.iter().flat_map(|file| &file.lengths) {
-                out.write_all(&length.to_le_bytes())?;
-            }
-            Ok(())
-        })
-        .map_err(|error| DataError::Write {
-            path: path.to_owned(),
-            error,
-        })
+        let words = self.files.iter().flat_map(|file| file.lengths.iter().copied());
+        WordFile::write(path, &header, words)
     }
 }

@@ -37,6 +37,7 @@ mod packed_rows;
 mod packed_set;
 mod packed_set_rows;
 mod preloaded;
+mod problem;
 mod prompt;
 mod random;
 mod record_file;
@@ -52,6 +53,7 @@ mod template;
 mod text_tools;
 mod tokenizer;
 mod truncation;
+mod word_file;
 
 pub use self::image::{
     Filter, ImageProcessor, ImageSource, ModelProcessor, ProcessMode, ProcessorOrigin, RgbImage, Size, Tiling, repeat_placeholders,
@@ -67,7 +69,7 @@ pub use energon::{
     DocumentPiece, EnergonData, EnergonDataset, EnergonSample, PrepareError, PrepareOptions, PrepareProgress, Prepared, PreparedSplit,
     RawSample, SampleType, SplitRule, TaskEncoder, TaskText, Value, prepare,
 };
-pub use error::{DataError, Problem};
+pub use error::DataError;
 pub use inspect::{
     EnergonView, InspectError, InspectedData, InspectedImage, InspectedSample, Piece, Selection, inspect, inspect_energon, page,
 };
@@ -87,6 +89,7 @@ pub use packed_rows::{PackedRows, PackingOptions};
 pub use packed_set::PackedSet;
 pub use packed_set_rows::PackedSetRows;
 pub use preloaded::{ModelFolders, PreloadedData, PreloadedTools};
+pub use problem::Problem;
 pub use prompt::Prompt;
 pub use record_file::{Form, RecordError, RecordFile};
 pub use row_stream::{Row, RowSample, RowStart, RowStream, SampleRows, validation_rows};

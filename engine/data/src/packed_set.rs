@@ -9,20 +9,23 @@
 //!
 //! Every epoch has the same rows in another order, so a run resumes at any row at once.
 
-use std::{
-    fs::File,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    path::Path,
-};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::DataError, pack::pack_buffer, packed_rows::PackingOptions, staged_file::replace_file};
+use crate::{
+    error::DataError,
+    pack::pack_buffer,
+    packed_rows::PackingOptions,
+    word_file::{self, WordFile},
+};
 
-const FORMAT: &str = "neva packed set 1";
-
-/// Longest header that is read, in bytes.
-const MAX_HEADER: u64 = 1 << 16;
+const FILE: WordFile = WordFile {
+    name: "packed set",
+    command: "neva-run data pack",
+    format: "neva packed set 1",
+    max_header: 1 << 16,
+};
 
 /// Rows of a whole dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,16 @@ pub(crate) struct Header {
     pub(crate) rows: usize,
     /// Samples that rows have.
     pub(crate) packed: usize,
+}
+
+impl word_file::Header for Header {
+    fn format(&self) -> &str {
+        &self.format
+    }
+
+    fn words(&self) -> Option<u64> {
+        (self.samples as u64).checked_add(self.rows as u64)?.checked_add(self.packed as u64)
+    }
 }
 
 impl PackedSet {
@@ -81,7 +94,7 @@ impl PackedSet {
         }
         Ok(Self {
             header: Header {
-                format: FORMAT.to_owned(),
+                format: FILE.format.to_owned(),
                 identity,
                 row_length,
                 max_length,
@@ -155,39 +168,13 @@ impl PackedSet {
     /// # Errors
     /// The file cannot be read or is not a whole packed set.
     pub fn read(path: &Path) -> Result<Self, DataError> {
-        let read = |error| DataError::Read {
-            path: path.to_owned(),
-            error,
-        };
-        let invalid = |reason: &str| read(io::Error::new(io::ErrorKind::InvalidData, reason));
-        let file = File::open(path).map_err(read)?;
-        let size = file.metadata().map_err(read)?.len();
-        let mut file = BufReader::new(file);
-        let mut line = Vec::new();
-        (&mut file).take(MAX_HEADER).read_until(b'\n', &mut line).map_err(read)?;
-        let header: Header = serde_json::from_slice(&line)
-            .map_err(|_| invalid("its first line is not the header of a packed set: `neva-run data pack` writes one"))?;
-        if header.format != FORMAT {
-            return Err(invalid(&format!("its format is `{}`, expected `{FORMAT}`", header.format)));
+        let (header, mut lengths) = FILE.read::<Header>(path)?;
+        let damaged = || FILE.damaged(path, "its rows do not fit its samples");
+        if lengths.len() < header.samples + header.rows {
+            return Err(damaged());
         }
-        let words = (header.samples as u64)
-            .checked_add(header.rows as u64)
-            .and_then(|words| words.checked_add(header.packed as u64));
-        let expected = words.and_then(|words| words.checked_mul(4)?.checked_add(line.len() as u64));
-        if expected != Some(size) {
-            return Err(invalid(
-                "its size does not match its header: write it again with `neva-run data pack`",
-            ));
-        }
-        let mut words = |count: usize| -> Result<Vec<u32>, DataError> {
-            let mut bytes = vec![0; count * 4];
-            file.read_exact(&mut bytes).map_err(read)?;
-            Ok(bytes
-                .chunks_exact(4)
-                .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
-                .collect())
-        };
-        let (lengths, counts, samples) = (words(header.samples)?, words(header.rows)?, words(header.packed)?);
+        let mut counts = lengths.split_off(header.samples);
+        let samples = counts.split_off(header.rows);
         let mut firsts = vec![0];
         firsts.extend(counts.iter().scan(0, |before, count| {
             *before += u64::from(*count);
@@ -202,7 +189,7 @@ impl PackedSet {
         };
         match is_whole && set.header.rows > 0 && set.rows_fit() {
             true => Ok(set),
-            false => Err(invalid("its rows do not fit its samples: write it again with `neva-run data pack`")),
+            false => Err(damaged()),
         }
     }
 
@@ -234,18 +221,8 @@ impl PackedSet {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), DataError> {
-        replace_file(path, |out| {
-            serde_json::to_writer(&mut *out, &self.header)?;
-            out.write_all(b"\n")?;
-            let counts = (0..self.header.rows).map(|row| self.row_samples(row).len() as u32);
-            for word in self.lengths.iter().copied().chain(counts).chain(self.samples.iter().copied()) {
-                out.write_all(&word.to_le_bytes())?;
-            }
-            Ok(())
-        })
-        .map_err(|error| DataError::Write {
-            path: path.to_owned(),
-            error,
-        })
+        let counts = (0..self.header.rows).map(|row| self.row_samples(row).len() as u32);
+        let words = self.lengths.iter().copied().chain(counts).chain(self.samples.iter().copied());
+        WordFile::write(path, &self.header, words)
     }
 }

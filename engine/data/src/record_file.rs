@@ -26,7 +26,7 @@ use std::{
 use neva_schemas::env;
 use serde_json::Value;
 
-use crate::error::Problem;
+use crate::problem::Problem;
 use saved_index::Index;
 use scan::scan;
 

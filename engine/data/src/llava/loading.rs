@@ -6,7 +6,8 @@ use super::{
     Broken, LlavaJsonConfig, RecordCounts,
     source::{RecordSource, lacks_image},
 };
-use crate::error::{DataError, Problem, first_problems};
+use crate::error::DataError;
+use crate::problem::{Problem, first_problems};
 
 /// Most threads that validate a file: there are several ranks on a machine.
 const MAX_THREADS: usize = 8;

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::{LlavaJsonConfig, record::Record};
 use crate::{
-    error::{DataError, Problem},
+    error::DataError,
     image::ImageSource,
+    problem::Problem,
     record_file::{RecordError, RecordFile, file_problem},
     skip_list::SkipList,
 };

@@ -11,7 +11,7 @@ use super::{
     parse,
     saved_index::Index,
 };
-use crate::error::Problem;
+use crate::problem::Problem;
 
 /// Scans a file. `read` returns the bytes at an offset; `whole` is false if the file continues after its last byte.
 pub(super) fn scan(path: &Path, read: impl Fn(&mut [u8], u64) -> io::Result<usize>, whole: bool) -> Result<Index, Problem> {
