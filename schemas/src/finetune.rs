@@ -180,7 +180,7 @@ impl Finetune {
         problems.push(Problem::error(at, message).help(format!("nearest that fits: {nearest}")));
     }
 
-    /// Validates that packed rows can be split evenly, and that the end of the run does not depend on their unknown number.
+    /// Validates that packed rows can be split evenly.
     fn validate_packing(&self, path: &str, problems: &mut Vec<Problem>) {
         let Some(packing) = self.data.packing() else { return };
         let (length, multiple) = (packing.row_length, self.trainer.strategy.sequence_multiple());
@@ -189,11 +189,6 @@ impl Finetune {
             let nearest = length.next_multiple_of(multiple);
             let problem = Problem::error(format!("{path}.data.packed_sequence_size"), message);
             problems.push(problem.help(format!("nearest that fits: {nearest}")));
-        }
-        if packing.set.is_none() && self.trainer.max_epochs.is_some() {
-            let message = "the number of rows in an epoch is not known before its samples are packed";
-            let help = "set max_steps and no max_epochs; or pack the samples ahead of time with `neva-run data pack` and set packed_set";
-            problems.push(Problem::error(format!("{path}.trainer.max_epochs"), message).help(help));
         }
     }
 

@@ -95,14 +95,19 @@ impl TrainerConfig {
         u64::from(self.devices) * u64::from(self.num_nodes)
     }
 
-    /// Returns the number of optimizer steps of the whole run over `samples` samples in batches of `global_batch_size`.
-    /// The last batch of an epoch is filled from the next one.
-    pub fn total_steps(&self, samples: u64, global_batch_size: u64) -> u64 {
-        let epochs = self.max_epochs.map(|epochs| {
-            let positions = u128::from(epochs) * u128::from(samples);
-            u64::try_from(positions.div_ceil(u128::from(global_batch_size.max(1)))).unwrap_or(u64::MAX)
-        });
-        self.max_steps.into_iter().chain(epochs).min().unwrap_or(0)
+    /// Returns the number of optimizer steps of the whole run in batches of `global_batch_size` rows. `rows_of` returns the
+    /// number of rows of so many epochs, or its second argument if there are more. The last batch of an epoch is filled from
+    /// the next one.
+    ///
+    /// # Errors
+    /// That of `rows_of`.
+    pub fn total_steps<E>(&self, global_batch_size: u64, rows_of: impl FnOnce(u64, u64) -> Result<u64, E>) -> Result<u64, E> {
+        let batch = global_batch_size.max(1);
+        let Some(epochs) = self.max_epochs else {
+            return Ok(self.max_steps.unwrap_or(0));
+        };
+        let limit = self.max_steps.map_or(u64::MAX, |steps| steps.saturating_mul(batch));
+        Ok(rows_of(epochs, limit)?.min(limit).div_ceil(batch))
     }
 
     /// Refuses a profile of no step, and one of more steps than the run has.

@@ -64,7 +64,6 @@ fn a_packed_set_trains_with_the_same_losses_on_other_ranks_after_a_resume() {
     for (loss, expected) in losses.iter().zip(&expected) {
         assert!((loss - expected).abs() < 1e-4 * expected.abs(), "{losses:?}, expected {expected:?}");
     }
-    // The epochs of a packed set have a known number of rows.
     let epochs = train(&folder.path().join("epochs"), 100, 1, &[&packed, "finetune.trainer.max_epochs=1"]);
     assert!((1..=3).contains(&epochs.len()), "{epochs:?}");
     let ended = run(neva_run(&[
@@ -78,6 +77,23 @@ fn a_packed_set_trains_with_the_same_losses_on_other_ranks_after_a_resume() {
     ]))
     .with_code(2);
     assert!(ended.stderr.contains("neva-run data pack"), "{}", ended.stderr);
+}
+
+#[test]
+fn epochs_of_rows_packed_over_a_buffer_end_with_their_last_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = |name: &str| folder.path().join(name);
+    let epochs = "finetune.trainer.max_epochs=2";
+    let losses = train(&dir("one"), 100, 1, &[epochs]);
+    // Two epochs of 16 samples, and what fills the last step.
+    let samples = metrics(&run_folder(&dir("one"), "energon"), "samples");
+    let (all, before): (f64, f64) = (samples.iter().sum(), samples[..samples.len() - 1].iter().sum());
+    assert!(all >= 32.0 && before < 32.0, "{samples:?}");
+    // Ranks that measure the samples together, and a run that resumes in the middle, end with the same step.
+    assert_eq!(train(&dir("two"), 100, 2, &[epochs]).len(), losses.len());
+    let cut = train(&dir("cut"), 3, 2, &[epochs]).len();
+    let resumed = train(&dir("cut"), 100, 1, &[epochs, "finetune.resume.resume_if_exists=true"]).len();
+    assert_eq!((cut, cut + resumed), (3, losses.len()));
 }
 
 #[test]
@@ -181,7 +197,6 @@ fn problems_are_reported_before_launch() {
             ],
             &["packed_sequence_size", "392"],
         ),
-        (&["finetune.trainer.max_epochs=2"], &["finetune.trainer.max_epochs", "packed_set"]),
         (
             &["finetune.data.group_by_modality_length=true"],
             &["group_by_modality_length", "packed or grouped"],

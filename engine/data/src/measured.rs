@@ -1,6 +1,7 @@
 //! Lengths of samples, measured when they are first needed.
 
 use std::{
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -83,6 +84,28 @@ impl MeasuredLengths {
             .iter()
             .map(|index| self.known(*index).map_or_else(|| self.measure(*index), Ok))
             .collect()
+    }
+
+    /// Measures these samples. Returns a word for each, which [`Self::insert`] takes on another rank.
+    ///
+    /// # Errors
+    /// A sample cannot be read.
+    pub fn measure_range(&self, samples: Range<u64>) -> Result<Vec<u32>, DataError> {
+        let end = samples.end.min(self.known.len() as u64);
+        let indices: Vec<u64> = (samples.start..end).collect();
+        self.of(&indices)?;
+        let known = self.known.iter().take(end as usize).skip(samples.start as usize);
+        Ok(known.map(|word| word.load(Ordering::Relaxed)).collect())
+    }
+
+    /// Notes the lengths of the samples from `first` on that another rank has measured.
+    pub fn insert(&self, first: u64, words: impl IntoIterator<Item = u32>) {
+        for (known, word) in self.known.iter().skip(first as usize).zip(words) {
+            // 0 is a sample that has no word.
+            if word != 0 {
+                known.store(word, Ordering::Relaxed);
+            }
+        }
     }
 
     fn measure_all(&self, indices: &[u64]) -> Result<(), DataError> {

@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
@@ -154,10 +154,44 @@ impl PackedRows {
         Ok(rows)
     }
 
+    /// Packs the known window of this number, and notes the start of the next one.
+    fn pack_window(&self, windows: &mut Windows, number: usize) -> Result<Vec<Row>, DataError> {
+        let Some(start) = windows.starts.get(number).copied() else {
+            return Ok(Vec::new());
+        };
+        let end = self.window_end(start.sample);
+        let mut rows = self.pack(start.sample, end)?;
+        // All samples of the windows without a row in front of this one are left out.
+        let first = windows.starts.partition_point(|known| known.row < start.row);
+        let before = windows.starts.get(first).map_or(0, |known| start.sample - known.sample);
+        if let Some(row) = rows.first_mut() {
+            row.left_out += before;
+        }
+        windows.empty = if rows.is_empty() { windows.empty + end - start.sample } else { 0 };
+        if windows.empty >= 2 * self.epoch {
+            return Err(DataError::NothingFits {
+                samples: self.epoch,
+                max_length: self.options.max_length,
+            });
+        }
+        if number + 1 == windows.starts.len() {
+            windows.starts.push(RowStart {
+                row: start.row + rows.len() as u64,
+                sample: end,
+                ..start
+            });
+        }
+        Ok(rows)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Windows> {
+        // A panic in between leaves the lists whole: each change is the last act of its window.
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns the window of a row, packed, and the row's number in it; `None` beyond the end.
     fn window(&self, row: u64) -> Result<Option<RowOfWindow>, DataError> {
-        // A panic in between leaves the lists whole: each change is the last act of its window.
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut windows = self.lock();
         loop {
             let at = windows.starts.partition_point(|start| start.row <= row);
             let Some((number, start)) = at.checked_sub(1).and_then(|at| Some((at, *windows.starts.get(at)?))) else {
@@ -170,30 +204,8 @@ impl PackedRows {
             if let Some((_, packed)) = windows.packed.iter().find(|(kept, _)| *kept == number) {
                 return Ok(Some((Arc::clone(packed), (row - start.row) as usize)));
             }
-            let end = self.window_end(start.sample);
-            let mut rows = self.pack(start.sample, end)?;
-            // All samples of the windows without a row in front of this one are left out.
-            let first = windows.starts.partition_point(|known| known.row < start.row);
-            let before = windows.starts.get(first).map_or(0, |known| start.sample - known.sample);
-            if let Some(row) = rows.first_mut() {
-                row.left_out += before;
-            }
-            let next = RowStart {
-                row: start.row + rows.len() as u64,
-                sample: end,
-                ..start
-            };
-            windows.empty = if rows.is_empty() { windows.empty + end - start.sample } else { 0 };
-            if windows.empty >= 2 * self.epoch {
-                return Err(DataError::NothingFits {
-                    samples: self.epoch,
-                    max_length: self.options.max_length,
-                });
-            }
-            if number + 1 == windows.starts.len() {
-                windows.starts.push(next);
-            }
-            if next.row > row {
+            let rows = self.pack_window(&mut windows, number)?;
+            if start.row + rows.len() as u64 > row {
                 let packed: Arc<[Row]> = rows.into();
                 windows.packed.push_back((number, Arc::clone(&packed)));
                 if windows.packed.len() > KEPT {
@@ -219,13 +231,26 @@ impl RowStream for PackedRows {
         Ok(self.window(row)?.and_then(|(rows, at)| rows.get(at).cloned()))
     }
 
+    fn rows_of(&self, epochs: u64, limit: u64) -> Result<Option<u64>, DataError> {
+        let end = self.epoch.saturating_mul(epochs);
+        let mut windows = self.lock();
+        loop {
+            let known = windows.starts.len();
+            // A window ends with its epoch, so the next one starts at `end`.
+            match windows.starts.last() {
+                Some(next) if next.sample < end && next.row < limit => self.pack_window(&mut windows, known - 1)?,
+                next => return Ok(next.map(|next| next.row.min(limit))),
+            };
+        }
+    }
+
     fn row_length(&self) -> Option<usize> {
         Some(self.options.row_length)
     }
 
     fn start(&self, row: u64) -> Result<Option<RowStart>, DataError> {
         let find = || {
-            let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            let windows = self.lock();
             // Of windows without a row, the first one: all ranks know it, however far they have read.
             let at = windows.starts.partition_point(|start| start.row < row);
             let next = windows.starts.get(at).copied()?;

@@ -86,8 +86,8 @@ impl RowStream for PackedSetRows {
         }))
     }
 
-    fn epoch_rows(&self) -> Option<u64> {
-        Some(self.order.len)
+    fn rows_of(&self, epochs: u64, limit: u64) -> Result<Option<u64>, DataError> {
+        Ok(Some(self.order.len.saturating_mul(epochs).min(limit)))
     }
 
     fn row_length(&self) -> Option<usize> {

@@ -48,9 +48,13 @@ pub trait RowStream: Send + Sync {
     /// A sample cannot be read, so that its length is unknown.
     fn row(&self, row: u64) -> Result<Option<Row>, DataError>;
 
-    /// Returns the number of rows of every epoch, if all have the same.
-    fn epoch_rows(&self) -> Option<u64> {
-        None
+    /// Returns the number of rows of the first `epochs` epochs, at most `limit`; `None` if each row is one sample. Packing over
+    /// a buffer reads the lengths of these samples for it.
+    ///
+    /// # Errors
+    /// As [`Self::row`].
+    fn rows_of(&self, _epochs: u64, _limit: u64) -> Result<Option<u64>, DataError> {
+        Ok(None)
     }
 
     /// Returns the maximum length of a row that holds several samples; `None` if each row is one sample.

@@ -208,7 +208,8 @@ proptest! {
         set.write(&path).unwrap();
         prop_assert_eq!(&PackedSet::read(&path).unwrap(), &set);
         let stream = PackedSetRows::open(&path, &measured, &options, seed, true).unwrap();
-        let count = stream.epoch_rows().unwrap();
+        let count = stream.rows_of(1, u64::MAX).unwrap().unwrap();
+        prop_assert_eq!(stream.rows_of(3, u64::MAX).unwrap(), Some(3 * count));
         prop_assert_eq!(count, set.rows() as u64);
         // A row is read by its number alone.
         let later = rows(&stream, count..2 * count);
@@ -264,6 +265,46 @@ fn a_resume_measures_one_window_alone() {
     assert!(dataset.read.load(Ordering::Relaxed) <= 200);
     // Rows before the start belong to the run that was resumed.
     assert_eq!(resumed.row(0).unwrap(), None);
+}
+
+#[test]
+fn the_rows_of_epochs_are_counted() {
+    let dataset = Texts::new((0..50).map(|index| 3 + index * 7 % 40));
+    for skips_longer in [false, true] {
+        let options = PackingOptions {
+            skips_longer,
+            ..options(20, 32)
+        };
+        let stream = || packed(&dataset, 1, options, FROM_START);
+        let all = rows(&stream(), 0..200);
+        let of = |epochs| all.iter().position(|row| row.samples[0].position >= 50 * epochs).unwrap() as u64;
+        let counted = |epochs, limit| stream().rows_of(epochs, limit).unwrap();
+        for epochs in 1..4 {
+            assert_eq!(counted(epochs, u64::MAX), Some(of(epochs)));
+        }
+        assert_eq!(counted(1000, 7), Some(7));
+        // Rows that were counted are read as before, and a resumed run counts those before it.
+        let known = stream();
+        assert_eq!(known.rows_of(2, u64::MAX).unwrap(), Some(of(2)));
+        assert_eq!(rows(&known, 0..200), all);
+        let start = known.start(of(1) - 2).unwrap().unwrap();
+        assert_eq!(packed(&dataset, 1, options, start).rows_of(2, u64::MAX).unwrap(), Some(of(2)));
+    }
+}
+
+#[test]
+fn lengths_that_other_ranks_measured_are_not_measured_again() {
+    let dataset = Texts::new((0..100).map(|index| 3 + index * 7 % 20));
+    let expected = lengths(&dataset, 1).of(&(0..100).collect::<Vec<_>>()).unwrap();
+    let ranks = [0..40, 40..80, 80..120].map(|part| (part.start, lengths(&dataset, 2).measure_range(part).unwrap()));
+    assert_eq!(ranks.each_ref().map(|(_, words)| words.len()), [40, 40, 20]);
+    let together = lengths(&dataset, 1);
+    for (first, words) in ranks {
+        together.insert(first, words);
+    }
+    dataset.read.store(0, Ordering::Relaxed);
+    assert_eq!(together.of(&(0..100).collect::<Vec<_>>()).unwrap(), expected);
+    assert_eq!(dataset.read.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub(super) struct Fit<'a> {
     pub(super) batching: Batching,
     pub(super) label_warnings: LabelWarnings,
     pub(super) rows: Arc<dyn RowStream>,
+    /// Packed rows of the validation data.
+    pub(super) val_rows: Option<Arc<dyn RowStream>>,
     pub(super) base: BaseReference,
     pub(super) state: State<'a>,
     pub(super) last_saved: Option<u64>,

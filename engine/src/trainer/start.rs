@@ -8,7 +8,7 @@ use super::labels::{LabelWarnings, require_labels};
 use super::loaded::LoadedModel;
 use super::profiled_steps::ProfiledSteps;
 use super::records::Records;
-use super::rows::train_rows;
+use super::rows::{train_rows, validation_rows};
 use super::step::Trainer;
 use super::stop::Clocks;
 use crate::checkpoint::{
@@ -71,9 +71,14 @@ impl<'a> Fit<'a> {
             .as_ref()
             .map(|checkpoint| checkpoint.state.progress.clone())
             .unwrap_or_default();
-        let rows = train_rows(finetune, &data.train, &progress)?;
-        let epoch = rows.epoch_rows().unwrap_or(samples);
-        let total_steps = finetune.trainer.total_steps(epoch, finetune.data.global_batch_size());
+        let rows = {
+            let _rows = profiler.span("order rows");
+            train_rows(finetune, &data.train, &progress, &mesh)?
+        };
+        let total_steps = finetune.trainer.total_steps(finetune.data.global_batch_size(), |epochs, limit| {
+            let rows = rows.rows_of(epochs, limit)?;
+            Ok::<_, EngineError>(rows.unwrap_or(epochs.saturating_mul(samples)))
+        })?;
         // Weights come after the data: an error in the data is found before weights take minutes to load.
         let loaded = {
             let _load = profiler.span("load weights");
@@ -116,6 +121,7 @@ impl<'a> Fit<'a> {
             progress.consumed_samples,
             profiler.clone(),
         )?;
+        let val_rows = data.val.as_ref().and_then(|val| validation_rows(finetune, val));
         let checkpoint = resumed.as_ref().filter(|_| own).map(|checkpoint| checkpoint.path.clone());
         Ok(Self {
             batches,
@@ -127,6 +133,7 @@ impl<'a> Fit<'a> {
             batching,
             label_warnings: LabelWarnings::new(trainer.mesh().is_first()),
             rows,
+            val_rows,
             base: reference,
             last_saved: resumed.as_ref().map(CheckpointFolder::steps_done),
             saving: None,

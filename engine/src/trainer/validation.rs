@@ -2,7 +2,6 @@
 
 use super::batches::validation_batches;
 use super::fit::Fit;
-use super::rows::validation_rows;
 use super::step_metrics::record;
 use crate::checkpoint::is_among_best;
 use crate::comm::decide_on_first_rank;
@@ -21,7 +20,7 @@ impl Fit<'_> {
         }
         self.hook(|callback, run| callback.on_validation_start(run))?;
         let started = Instant::now();
-        let rows = validation_rows(finetune, &dataset);
+        let rows = self.val_rows.clone();
         let measured = self
             .trainer
             .evaluate_together(validation_batches(self.batching, dataset.clone(), rows, limit)?)?
