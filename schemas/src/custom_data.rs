@@ -1,6 +1,7 @@
 //! Custom data modules of the rank program.
 
 use crate::data_modules::NevaPreloadedDataModule;
+use crate::packing::{PackingOversize, PackingSettings};
 use crate::validate::{Problem, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,18 @@ pub(crate) struct Batching {
     pub(crate) micro_batch_size: u64,
     /// Packs the samples of a forward pass into rows of up to `seq_length` positions; each attends to itself only.
     pub(crate) use_packed_sequence: bool,
+    /// Maximum length of a row of packed samples; `null`: `seq_length`. Each sample has at most `seq_length` positions.
+    pub(crate) packed_sequence_size: Option<usize>,
+    /// Number of samples that are packed together into rows, which then count in `micro_batch_size` and `global_batch_size` in
+    /// place of samples; `null` packs no more than the samples of a forward pass.
+    pub(crate) packing_buffer_size: Option<usize>,
+    /// Policy for samples that are longer than `seq_length` or `packed_sequence_size`.
+    pub(crate) packing_oversize: PackingOversize,
+    /// Puts samples with and without an image into batches of their own, sorted by length: LLaVA's
+    /// `group_by_modality_length`.
+    pub(crate) group_by_modality_length: bool,
+    /// Number of microbatches that each worker prepares ahead, and works on one more.
+    pub(crate) prefetch_factor: usize,
     /// Number of threads that prepare samples on each rank; 0 prepares them inline.
     pub(crate) num_workers: usize,
     /// Shuffles the samples in each epoch; `false` reads them in order.
@@ -39,6 +52,11 @@ impl CustomData {
         "global_batch_size",
         "micro_batch_size",
         "use_packed_sequence",
+        "packed_sequence_size",
+        "packing_buffer_size",
+        "packing_oversize",
+        "group_by_modality_length",
+        "prefetch_factor",
         "num_workers",
         "shuffle",
         "seed",
@@ -73,9 +91,31 @@ impl CustomData {
             global_batch_size: reader.whole("global_batch_size", default.global_batch_size),
             micro_batch_size: reader.whole("micro_batch_size", default.micro_batch_size),
             use_packed_sequence: reader.flag("use_packed_sequence", default.use_packed_sequence),
+            packed_sequence_size: reader.optional("packed_sequence_size"),
+            packing_buffer_size: reader.optional("packing_buffer_size"),
+            packing_oversize: reader.field("packing_oversize", "truncate or skip", default.packing_oversize, |value| {
+                PackingOversize::deserialize(value).ok()
+            }),
+            group_by_modality_length: reader.flag("group_by_modality_length", default.group_by_modality_length),
+            prefetch_factor: reader.whole("prefetch_factor", default.prefetch_factor),
             num_workers: reader.whole("num_workers", default.num_workers),
             shuffle: reader.flag("shuffle", default.shuffle),
             seed: reader.whole("seed", default.seed),
+        }
+    }
+}
+
+impl Batching {
+    /// Returns the settings of packing.
+    pub(crate) fn packing_settings(&self) -> PackingSettings<'static> {
+        PackingSettings {
+            seq_length: self.seq_length,
+            packed_sequence_size: self.packed_sequence_size,
+            packing_buffer_size: self.packing_buffer_size,
+            packing_oversize: self.packing_oversize,
+            packed_set: None,
+            use_packed_sequence: self.use_packed_sequence,
+            group_by_modality_length: self.group_by_modality_length,
         }
     }
 }
@@ -91,6 +131,14 @@ impl Reader<'_> {
     fn whole<T: TryFrom<u64>>(&mut self, name: &str, default: T) -> T {
         let read = |value: &Value| value.as_u64().and_then(|number| T::try_from(number).ok());
         self.field(name, "a whole number of at least 0", default, read)
+    }
+
+    fn optional(&mut self, name: &str) -> Option<usize> {
+        let read = |value: &Value| match value {
+            Value::Null => Some(None),
+            value => Some(Some(usize::try_from(value.as_u64()?).ok()?)),
+        };
+        self.field(name, "null or a whole number of at least 0", None, read)
     }
 
     fn flag(&mut self, name: &str, default: bool) -> bool {
@@ -109,7 +157,12 @@ impl Reader<'_> {
 
 impl Validate for CustomData {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
-        self.read(path, problems);
+        self.read(path, problems).packing_settings().validate(path, problems);
+        if self.0.contains_key("packed_set") {
+            let message = "`neva-run data pack` cannot read the samples of a data module of your own";
+            let help = "set packing_buffer_size, which packs samples as they are read";
+            problems.push(Problem::error(format!("{path}.packed_set"), message).help(help));
+        }
         // Only the rank program knows whether it is registered. The `::` of its path tells a custom type from a
         // misspelt built-in one.
         if !self.target().contains("::") {

@@ -70,9 +70,10 @@ impl Data {
     /// Returns the settings of packing of a module that has any.
     fn packing_settings(&self) -> Option<PackingSettings<'_>> {
         match self {
-            Self::Mock(_) | Self::Custom(_) => None,
+            Self::Mock(_) => None,
             Self::Preloaded(data) => Some(data.packing_settings()),
             Self::Energon(data) => Some(data.packing_settings()),
+            Self::Custom(data) => Some(data.batching().packing_settings()),
         }
     }
 
@@ -94,9 +95,10 @@ impl Data {
     /// Returns the number of microbatches that each worker prepares ahead.
     pub fn prefetch(&self) -> usize {
         match self {
-            Self::Mock(_) | Self::Custom(_) => PREFETCH,
+            Self::Mock(_) => PREFETCH,
             Self::Preloaded(data) => data.prefetch_factor,
             Self::Energon(data) => data.prefetch_factor,
+            Self::Custom(data) => data.batching().prefetch_factor,
         }
     }
 
@@ -149,6 +151,7 @@ impl Data {
                 ("micro_batch_size".into(), 1.into()),
                 ("use_packed_sequence".into(), false.into()),
                 ("num_workers".into(), 0.into()),
+                ("prefetch_factor".into(), PREFETCH.into()),
             ]),
         }
         data

@@ -25,6 +25,26 @@ fn the_launcher_starts_the_rank_program_beside_it() {
 }
 
 #[test]
+fn samples_of_a_custom_data_module_are_packed_over_a_buffer() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [
+        "finetune.data.packing_buffer_size=32",
+        "finetune.data.packed_sequence_size=384",
+        "finetune.data.global_batch_size=4",
+        "finetune.data.micro_batch_size=1",
+        "finetune.trainer.max_epochs=1",
+    ];
+    let at = at(dir.path());
+    let mut arguments = vec![RECIPE, "--set", &at];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    let _ = run(launcher(&example("own-run"), &arguments)).with_code(0);
+    let folder = run_folder(dir.path(), "colours");
+    let samples = metrics(&folder, "samples");
+    assert!((2..10).contains(&samples.len()), "{samples:?}");
+    assert!(samples.iter().sum::<f64>() >= 64.0 && samples[0] >= 8.0, "{samples:?}");
+}
+
+#[test]
 fn a_factory_of_the_launcher_completes_a_partial_schedule() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = [
@@ -101,9 +121,14 @@ fn a_rank_program_without_a_type_reports_it() {
         ("finetune.data.sampels=3", "unknown field `sampels`"),
         ("finetune.data.samples=0", "`samples` is 0, it must be at least 1"),
         ("finetune.trainer.callbacks[0].file=null", "own::BestLoss"),
+        ("finetune.data.packed_set=rows.bin", "set packing_buffer_size"),
+        ("finetune.data.packing_buffer_size=many", "`packing_buffer_size` is \"many\""),
+        ("finetune.data.packing_oversize=cut", "it must be truncate or skip"),
+        ("finetune.data.packed_sequence_size=384", "`packed_sequence_size` has no effect"),
     ] {
         let arguments = [RECIPE, "--set", &at(dir.path()), "--set", "num_gpus_per_node=1", "--set", set];
         let ended = run(launcher(&example("own-run"), &arguments)).with_code(2);
-        assert!(ended.stderr.contains(message), "{set}: {}", ended.stderr);
+        let shown = ended.stderr.replace("\n  │ ", " ");
+        assert!(shown.contains(message), "{set}: {}", ended.stderr);
     }
 }
