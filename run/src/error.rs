@@ -188,6 +188,9 @@ pub enum RunError {
         /// Its newest checkpoint.
         checkpoint: Option<PathBuf>,
     },
+    /// The run was stopped before it was submitted.
+    #[error("the run was cancelled before it was submitted")]
+    NotSubmitted,
     /// The ranks stopped at a signal that the launcher did not send.
     #[error("stopped by {signal} after {steps} steps{}", newest(checkpoint.as_ref()))]
     Stopped {
@@ -249,7 +252,7 @@ impl RunError {
             Self::Experiment(error) => error.exit_code(),
             Self::Job(failure) => failure.class,
             Self::Rank(failure) => failure.class,
-            Self::Cancelled { .. } | Self::Stopped { .. } | Self::Differ { .. } => exit_class::JOB,
+            Self::Cancelled { .. } | Self::NotSubmitted | Self::Stopped { .. } | Self::Differ { .. } => exit_class::JOB,
             Self::NoReport { .. } => exit_class::BUG,
         }
     }

@@ -25,4 +25,5 @@ mod qlora;
 mod style;
 mod terminal;
 mod unlabelled;
+mod unreachable;
 mod warnings;

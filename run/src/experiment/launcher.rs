@@ -144,15 +144,15 @@ impl Launcher {
         let events = folder.events()?;
         let lowering = self.lowering(folder.clone())?;
         let journal = Journal::new(events, self.listener);
-        let runner = Runner::new(lowering, record.clone(), journal, self.plugins, lock.requests_from);
+        let (requests, stop) = watch::channel(job::StopRequests::default());
+        let runner = Runner::new(lowering, record.clone(), journal, self.plugins, lock.requests_from, stop);
         let mut runner = runner.output(self.output);
         let report = block_on(async {
-            let (requests, stop) = watch::channel(job::StopRequests::default());
             job::forward_signals(requests)?;
             // In parallel with the tasks: the rank program loads libtorch to print its version.
             let programs = tokio::spawn(record_programs(folder, record.has_finetunes()));
             runner.resume(status.report.tasks).await;
-            let report = runner.run(stop).await;
+            let report = runner.run().await;
             // A program that hangs does not block the launcher.
             let _ = tokio::time::timeout(PROGRAMS_TIMEOUT, programs).await;
             report

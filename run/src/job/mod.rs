@@ -7,21 +7,25 @@ mod schedule;
 mod sink;
 mod stop_requests;
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use futures_util::StreamExt as _;
 use neva_executors::{
     BatchError, Executor, ExecutorError, JobEnd, JobEvent, JobFailure, JobHandle, JobKind, JobState, JobStatus, Submission, WatchFrom,
 };
-use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport, When};
+use neva_schemas::{LaunchPlan, REPORT_FILE, RunReport, StopSignal, When};
 use tokio::{
     sync::{oneshot, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 pub use self::retry::Retry;
 pub(crate) use self::schedule::{status as schedule_status, submitted as schedule_submitted};
-pub(crate) use self::stop_requests::{StopRequests, forward_signals, is_stop_requested, next_request};
+pub(crate) use self::stop_requests::{StopRequests, forward_signals, give_up_submission, is_stop_requested, next_request};
 use self::{
     failure_filter::FailureFilter,
     retry::{is_retryable, pause},
@@ -34,6 +38,9 @@ pub(crate) type Output = Box<dyn FnMut(&[u8]) + Send>;
 
 /// Callback for each submission: the number of the attempt, from 1, and the job.
 type OnSubmit = Box<dyn FnMut(u32, &JobHandle) + Send>;
+
+/// Time in which a job is looked for whose submission was given up.
+const LOOK_UP: Duration = Duration::from_secs(10);
 
 /// Retries and callbacks of a job.
 pub(crate) struct JobOptions {
@@ -69,7 +76,10 @@ pub(crate) fn run(mut plan: LaunchPlan, executor: &dyn Executor, options: JobOpt
         // Before the first process starts, so that an early signal leaves none behind.
         let (requests, stop) = watch::channel(StopRequests::default());
         forward_signals(requests)?;
-        let folder = executor.create_folder(&plan.run_dir).await?;
+        let folder = tokio::select! {
+            folder = executor.create_folder(&plan.run_dir) => folder?,
+            () = give_up_submission(&stop) => return Err(RunError::NotSubmitted),
+        };
         plan::move_to(&mut plan, folder);
         let submission = executor.render(&plan)?;
         let report = Job::new(executor, submission, options, stop).run().await?;
@@ -79,6 +89,38 @@ pub(crate) fn run(mut plan: LaunchPlan, executor: &dyn Executor, options: JobOpt
             source: io::ErrorKind::NotFound.into(),
         })
     })?
+}
+
+/// Submits a job, or waits for the submission of which it is a part.
+async fn submit(
+    executor: &dyn Executor,
+    submission: &Submission,
+    shared: Option<oneshot::Receiver<Result<JobHandle, JobFailure>>>,
+    after: &[(JobHandle, When)],
+) -> Result<JobHandle, RunError> {
+    match shared {
+        Some(job) => match job.await {
+            Ok(submitted) => submitted.map_err(|failure| RunError::Job(Box::new(failure))),
+            Err(_) => Err(ExecutorError::from(broken_off()).into()),
+        },
+        None if after.is_empty() => Ok(executor.submit(submission).await?),
+        None => Ok(executor.submit_after(submission, after).await?),
+    }
+}
+
+/// Cancels the job of a submission that was given up before it was answered, if there is one.
+async fn cancel_unanswered(executor: &dyn Executor, dir: &Path, signal: StopSignal) {
+    let look_up = async {
+        let Some(job) = executor.find_job(dir).await? else { return Ok(()) };
+        if !executor.status(&job).await?.state.is_end() {
+            executor.cancel(&job, signal).await?;
+        }
+        Ok::<(), ExecutorError>(())
+    };
+    if !matches!(timeout(LOOK_UP, look_up).await, Ok(Ok(()))) {
+        let dir = dir.display();
+        tracing::warn!("whether a job was created is not known: if the queue shows one of {dir}, cancel it there");
+    }
 }
 
 /// Returns the error of a submission of several tasks whose end nobody reports.
@@ -231,14 +273,14 @@ impl<'a> Job<'a> {
         let job = match self.submitted.take() {
             Some(job) => job,
             None => {
-                let after = std::mem::take(&mut self.after);
-                let job = match self.shared.take() {
-                    Some(job) => match job.await {
-                        Ok(submitted) => submitted.map_err(|failure| RunError::Job(Box::new(failure)))?,
-                        Err(_) => return Err(ExecutorError::from(broken_off()).into()),
-                    },
-                    None if after.is_empty() => self.executor.submit(&self.submission).await?,
-                    None => self.executor.submit_after(&self.submission, &after).await?,
+                let (after, shared) = (std::mem::take(&mut self.after), self.shared.take());
+                let job = tokio::select! {
+                    job = submit(self.executor, &self.submission, shared, &after) => job?,
+                    () = give_up_submission(&self.stop) => {
+                        let signal = self.stop.borrow().signal;
+                        cancel_unanswered(self.executor, &self.submission.dir, signal).await;
+                        return Err(self.cancelled(None));
+                    }
                 };
                 (self.options.on_submit)(self.attempt, &job);
                 if let Some(text) = schedule::submitted(&job) {

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
+        Mutex, MutexGuard, Once, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -13,7 +13,7 @@ use std::{
 use neva_executors::local::{continue_jobs, pause_jobs};
 use neva_schemas::{SIGNAL_MASKS_FILE, SignalMasks, StopSignal};
 use signal_hook::{consts::SIGTSTP, iterator::Signals, low_level::emulate_default_handler};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use crate::error::RunError;
 
@@ -42,6 +42,30 @@ impl StopRequests {
 /// Waits for the next request to stop; forever if no sender is left.
 pub(crate) async fn next_request(requests: &mut watch::Receiver<StopRequests>) {
     if requests.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Time that a submission has to end after a request to stop, so that the job that it creates is known and can be cancelled.
+const SUBMISSION_GRACE: Duration = Duration::from_secs(30);
+
+/// Waits until a submission has to be given up: a second request to stop, or some time after the first.
+pub(crate) async fn give_up_submission(requests: &watch::Receiver<StopRequests>) {
+    static ONCE: Once = Once::new();
+    let mut requests = requests.clone();
+    at_least(1, &mut requests).await;
+    // The tasks of an experiment may be a thousand submissions.
+    let grace = SUBMISSION_GRACE.as_secs();
+    ONCE.call_once(|| tracing::warn!("the submission has {grace} s to end before it is given up; a second request gives it up at once"));
+    tokio::select! {
+        () = sleep(SUBMISSION_GRACE) => {}
+        () = at_least(2, &mut requests) => {}
+    }
+}
+
+/// Waits for so many requests; forever if nobody can request a stop any more.
+async fn at_least(count: u32, requests: &mut watch::Receiver<StopRequests>) {
+    if requests.wait_for(|requests| requests.count >= count).await.is_err() {
         std::future::pending().await
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Runner {
     requests_from: u64,
     resources: Resources,
     preflight: Preflight,
+    /// Requests to stop this launcher.
+    requests: watch::Receiver<StopRequests>,
     /// The whole experiment was cancelled.
     cancelled: bool,
     journal: Journal,
@@ -78,6 +80,7 @@ impl Runner {
         journal: Journal,
         plugins: Vec<Arc<dyn Plugin>>,
         requests_from: u64,
+        requests: watch::Receiver<StopRequests>,
     ) -> Self {
         let experiment = &record.experiment;
         let resources = Resources::new(experiment, &record.executor, lowering.through.is_some(), Machine::local());
@@ -92,6 +95,7 @@ impl Runner {
             requests_from,
             resources,
             preflight: Preflight::new(record.working_directory.clone()),
+            requests,
             cancelled: false,
             journal,
             output: None,
@@ -160,7 +164,8 @@ impl Runner {
     ///
     /// # Errors
     /// The events cannot be written. The tasks run to their end all the same.
-    pub(super) async fn run(mut self, mut requests: watch::Receiver<StopRequests>) -> Result<ExperimentReport, RunError> {
+    pub(super) async fn run(mut self) -> Result<ExperimentReport, RunError> {
+        let mut requests = self.requests.clone();
         let pid = std::process::id();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         self.note(

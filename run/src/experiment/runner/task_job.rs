@@ -83,7 +83,13 @@ impl Runner {
         if !attached && starts_now && self.graph.has_parents(index) {
             self.lowering.preflight(&mut self.preflight, &self.record, &name, task)?;
         }
-        let mut lowered = self.lowering.job(&self.record, &name, task).await?;
+        let mut lowered = tokio::select! {
+            job = self.lowering.job(&self.record, &name, task) => job?,
+            () = job::give_up_submission(&self.requests) => {
+                self.cancelled = true;
+                return Err(RunError::NotSubmitted);
+            }
+        };
         self.assign_resources(index, attached, &mut lowered.submission);
         Ok(lowered)
     }
@@ -91,7 +97,11 @@ impl Runner {
     /// Records that a task did not start.
     pub(super) fn fail(&mut self, index: usize, error: RunError) {
         self.resources.release(index);
-        self.end(index, TaskState::Failed(Box::new(error.into_failure())), None);
+        let state = match error {
+            RunError::NotSubmitted => TaskState::Cancelled,
+            error => TaskState::Failed(Box::new(error.into_failure())),
+        };
+        self.end(index, state, None);
     }
 
     /// Runs the job of a task. Its messages arrive at the event loop.
