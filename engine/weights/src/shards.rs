@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
     path::Path,
 };
@@ -120,36 +120,67 @@ impl Shard {
     /// The file cannot be written, or `write` fails or passes another number of bytes than the tensor has.
     pub fn write(&self, path: &Path, write: &mut dyn FnMut(usize, &mut Output<'_>) -> Result<()>) -> Result<WriteBack> {
         let file = File::create(path).map_err(WeightsError::io("write", path))?;
+        let mut write_back = WriteBack::of(&file, path)?;
+        let sink = Sink::File(&file, &mut write_back);
+        self.pass(&mut Output { path, passed: 0, sink }, write)?;
+        write_back.complete();
+        Ok(write_back)
+    }
+
+    /// Returns whether the file `path` has exactly the bytes that [`Self::write`] would write.
+    ///
+    /// # Errors
+    /// The file cannot be read, or as [`Self::write`].
+    pub fn is_in(&self, path: &Path, write: &mut dyn FnMut(usize, &mut Output<'_>) -> Result<()>) -> Result<bool> {
+        let file = File::open(path).map_err(WeightsError::io("read", path))?;
+        let size = file.metadata().map_err(WeightsError::io("read", path))?.len();
+        if size != self.len_bytes() {
+            return Ok(false);
+        }
         let mut output = Output {
-            file: &file,
             path,
-            written: 0,
-            write_back: WriteBack::of(&file, path)?,
+            passed: 0,
+            sink: Sink::Compared(BufReader::with_capacity(BUFFER, &file), true),
         };
+        self.pass(&mut output, write)?;
+        Ok(matches!(output.sink, Sink::Compared(_, true)))
+    }
+
+    /// Passes header and tensors to an output.
+    fn pass(&self, output: &mut Output<'_>, write: &mut dyn FnMut(usize, &mut Output<'_>) -> Result<()>) -> Result<()> {
         output.bytes(&self.header)?;
         for (index, size) in self.tensors.iter().zip(&self.sizes) {
-            output.written = 0;
-            write(*index, &mut output)?;
-            if output.written != *size {
+            output.passed = 0;
+            write(*index, output)?;
+            if output.passed != *size {
                 return Err(WeightsError::Content {
-                    path: path.to_owned(),
-                    reason: format!("{} bytes of a tensor were written, but it has {size}", output.written),
+                    path: output.path.to_owned(),
+                    reason: format!("{} bytes of a tensor were written, but it has {size}", output.passed),
                     help: "",
                 });
             }
         }
-        output.write_back.complete();
-        Ok(output.write_back)
+        Ok(())
     }
 }
 
-/// A file that is being written.
+/// Bytes that are compared at once.
+const BUFFER: usize = 1 << 20;
+
+/// A file that is being written, or compared with what would be written.
 #[derive(Debug)]
 pub struct Output<'a> {
-    file: &'a File,
     path: &'a Path,
-    written: u64,
-    write_back: WriteBack,
+    /// Bytes of the current tensor so far.
+    passed: u64,
+    sink: Sink<'a>,
+}
+
+#[derive(Debug)]
+enum Sink<'a> {
+    File(&'a File, &'a mut WriteBack),
+    /// The file, and whether it has had the same bytes so far.
+    Compared(BufReader<&'a File>, bool),
 }
 
 impl Output<'_> {
@@ -158,10 +189,18 @@ impl Output<'_> {
     /// # Errors
     /// The file cannot be written.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        let mut file = self.file;
-        file.write_all(bytes).map_err(WeightsError::io("write", self.path))?;
-        self.written += bytes.len() as u64;
-        self.write_back.wrote(bytes.len() as u64);
+        match &mut self.sink {
+            Sink::File(file, write_back) => {
+                file.write_all(bytes).map_err(WeightsError::io("write", self.path))?;
+                write_back.wrote(bytes.len() as u64);
+            }
+            Sink::Compared(reader, is_same) if *is_same => {
+                *is_same = has_next(reader, bytes).map_err(WeightsError::io("read", self.path))?;
+            }
+            // One difference is enough.
+            Sink::Compared(..) => {}
+        }
+        self.passed += bytes.len() as u64;
         Ok(())
     }
 
@@ -175,10 +214,23 @@ impl Output<'_> {
         reader
             .seek(SeekFrom::Start(range.start))
             .map_err(WeightsError::io("read", &source.path))?;
-        let mut file = self.file;
-        let copied = io::copy(&mut reader.take(len), &mut file).map_err(WeightsError::io("write", self.path))?;
-        self.written += copied;
-        self.write_back.wrote(copied);
+        match &mut self.sink {
+            Sink::File(file, write_back) => {
+                let copied = io::copy(&mut reader.take(len), file).map_err(WeightsError::io("write", self.path))?;
+                self.passed += copied;
+                write_back.wrote(copied);
+            }
+            Sink::Compared(_, true) => {
+                let (mut reader, mut buffer) = (reader.take(len), vec![0; BUFFER]);
+                loop {
+                    match reader.read(&mut buffer).map_err(WeightsError::io("read", &source.path))? {
+                        0 => break,
+                        read => self.bytes(buffer.get(..read).unwrap_or_default())?,
+                    }
+                }
+            }
+            Sink::Compared(_, false) => self.passed += len,
+        }
         Ok(())
     }
 
@@ -195,4 +247,18 @@ impl Output<'_> {
             None => from.stream(tensor, &mut |bytes| self.bytes(bytes)),
         }
     }
+}
+
+/// Returns whether the next bytes of a file are these.
+fn has_next(reader: &mut impl BufRead, mut bytes: &[u8]) -> io::Result<bool> {
+    while !bytes.is_empty() {
+        let next = reader.fill_buf()?;
+        let count = next.len().min(bytes.len());
+        if count == 0 || next.get(..count) != bytes.get(..count) {
+            return Ok(false);
+        }
+        reader.consume(count);
+        bytes = bytes.get(count..).unwrap_or_default();
+    }
+    Ok(true)
 }

@@ -29,6 +29,8 @@ pub enum ImportError {
     NoSource {
         /// The folder.
         path: PathBuf,
+        /// Address of a model of the hub that may be meant.
+        meant: Option<String>,
     },
     /// The folder has no name for the model.
     #[error("{} has no name for the model", path.display())]
@@ -49,6 +51,12 @@ pub enum ImportError {
     /// The target is another model.
     #[error("{} already exists, with other content", path.display())]
     Exists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target is a file.
+    #[error("{} is a file, and a model is a folder", path.display())]
+    NoFolder {
         /// The target.
         path: PathBuf,
     },
@@ -89,9 +97,8 @@ impl ImportError {
         match self {
             Self::Hub(error) => error.exit_code(),
             Self::Weights(WeightsError::Io { .. }) => exit_class::CLUSTER,
-            Self::Weights(_) | Self::NoSource { .. } | Self::NoName { .. } | Self::Content { .. } | Self::Exists { .. } => {
-                exit_class::INPUT
-            }
+            Self::Weights(_) | Self::NoSource { .. } | Self::NoName { .. } | Self::Content { .. } => exit_class::INPUT,
+            Self::Exists { .. } | Self::NoFolder { .. } => exit_class::INPUT,
             Self::Locked { .. } | Self::Io { .. } => exit_class::CLUSTER,
         }
     }
@@ -103,8 +110,9 @@ impl ImportError {
             Self::Content { help, .. } => return help.clone(),
             Self::Weights(error @ WeightsError::Content { .. }) => return error.help().map(str::to_owned),
             Self::Weights(WeightsError::Io { action: "read", .. }) => return None,
-            Self::NoSource { .. } => "name a folder with config.json and weights, a GGUF file, or hf://ORG/NAME".to_owned(),
-            Self::NoName { .. } | Self::Locked { .. } => "name another folder: --output DIR".to_owned(),
+            Self::NoSource { meant: Some(meant), .. } => format!("did you mean {meant}, a model of the hub?"),
+            Self::NoSource { meant: None, .. } => "name a folder with config.json and weights, a GGUF file, or hf://ORG/NAME".to_owned(),
+            Self::NoName { .. } | Self::NoFolder { .. } | Self::Locked { .. } => "name another folder: --output DIR".to_owned(),
             Self::Exists { .. } => "add `--overwrite` to replace it, or name another folder: --output DIR".to_owned(),
             Self::Weights(WeightsError::Io { source, .. }) | Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 format!("free space, or name another folder with --output or in {}", env::NEMO_MODELS_CACHE)

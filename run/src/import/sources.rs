@@ -60,7 +60,10 @@ impl Sources<'_, '_> {
             path.clone()
         };
         if !is_file && !path.is_dir() {
-            return Err(ImportError::NoSource { path });
+            return Err(ImportError::NoSource {
+                path,
+                meant: hub_address(source),
+            });
         }
         Ok(Found {
             file: if is_file { Some(path.clone()) } else { only_gguf(&path) },
@@ -117,6 +120,23 @@ impl Sources<'_, '_> {
         let settings = HubSettings::read(environment::variable).map_err(ImportError::from)?;
         Ok(Hub::new(settings).fetch(address, requested, self.notice)?)
     }
+}
+
+/// Returns the hub's address of a model that is named by its page, or without `hf://`.
+fn hub_address(source: &str) -> Option<String> {
+    let page = source.strip_prefix("https://").or_else(|| source.strip_prefix("http://"));
+    let name = match page {
+        // What follows names a file or a revision.
+        Some(page) => page
+            .strip_prefix("huggingface.co/")?
+            .splitn(3, '/')
+            .take(2)
+            .collect::<Vec<_>>()
+            .join("/"),
+        None => source.to_owned(),
+    };
+    let address = format!("hf://{name}");
+    HubAddress::of(&address)?.ok().map(|_| address)
 }
 
 /// Returns the GGUF file of a folder that has no other weights.

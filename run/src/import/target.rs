@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +17,9 @@ use super::{
 
 /// Extension of files that are linked from the hub's cache, not copied: the cached files never change.
 const LINKED: &str = ".safetensors";
+
+/// Bytes that are compared at once.
+const COMPARED: usize = 1 << 20;
 
 /// Bytes that are copied before the disk is given work.
 const AT_ONCE: u64 = 64 << 20;
@@ -42,6 +46,10 @@ impl Target<'_> {
         fs::create_dir_all(parent).map_err(|source| ImportError::io("create", parent, source))?;
         let _lock = self.lock()?;
         if self.path.exists() {
+            if !self.path.is_dir() {
+                let path = self.path.clone();
+                return Err(ImportError::NoFolder { path });
+            }
             match self.has_files(&plan.files)? {
                 true if !overwrite => return Ok(true),
                 false if !overwrite => {
@@ -78,7 +86,7 @@ impl Target<'_> {
         }
     }
 
-    /// Returns whether the target has exactly these files: the same sizes, headers and texts.
+    /// Returns whether the target has exactly these files.
     fn has_files(&self, files: &[Planned]) -> Result<bool, ImportError> {
         let target = &self.path;
         let entries = fs::read_dir(target).map_err(|source| ImportError::io("read", target, source))?;
@@ -93,15 +101,13 @@ impl Target<'_> {
             if !there.is_file() || size_of(&there)? != file.len_bytes()? {
                 return Ok(false);
             }
-            let start: &[u8] = match &file.content {
-                Content::File(_) => &[],
-                Content::Bytes(bytes) => bytes,
-                Content::Shard(_, shard) => &shard.header,
+            let read = |source| ImportError::io("read", &there, source);
+            let is_same = match &file.content {
+                Content::File(from) => has_same_bytes(from, &there).map_err(read)?,
+                Content::Bytes(bytes) => fs::read(&there).map_err(read)? == *bytes,
+                Content::Shard(tensors, shard) => shard.is_in(&there, &mut |index, output| tensors.write(index, output))?,
             };
-            let mut found = vec![0; start.len()];
-            let read = File::open(&there).and_then(|mut file| file.read_exact(&mut found));
-            read.map_err(|source| ImportError::io("read", &there, source))?;
-            if found != start {
+            if !is_same {
                 return Ok(false);
             }
         }
@@ -146,6 +152,31 @@ impl Target<'_> {
             return Err(failed(error));
         }
         remove(&old)
+    }
+}
+
+/// Returns whether two files of the same size have the same bytes.
+fn has_same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    let identity = |file: &File| file.metadata().map(|data| (data.dev(), data.ino()));
+    // Files of the hub's cache are linked.
+    if identity(&one)? == identity(&other)? {
+        return Ok(true);
+    }
+    let (mut left, mut right) = (vec![0; COMPARED], vec![0; COMPARED]);
+    loop {
+        let read = one.read(&mut left)?;
+        if read == 0 {
+            return Ok(other.read(&mut right)? == 0);
+        }
+        let right = right.get_mut(..read).unwrap_or_default();
+        match other.read_exact(right) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            ended => ended?,
+        }
+        if left.get(..read) != Some(&*right) {
+            return Ok(false);
+        }
     }
 }
 

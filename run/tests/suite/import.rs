@@ -296,7 +296,41 @@ fn check(dir: &Path, source: &Path, name: &str, kind: &str) {
     let (code, stdout, stderr) = import(dir, &[&text, "--overwrite"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.starts_with("imported") && !target.join("note").exists(), "{stdout}");
+    // A model of the same shapes with another value is not identical.
+    let weights = fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().path());
+    let weights = weights
+        .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
+        .max()
+        .unwrap();
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let (code, _, stderr) = import(dir, &[&text]);
+    assert!(code == 2 && stderr.contains("--overwrite"), "{stderr}");
+    assert_eq!(import(dir, &[&text, "--overwrite"]).0, 0);
     assert_eq!(imported_names(dir), [name]);
+}
+
+#[test]
+fn a_source_that_is_not_there_may_be_a_model_of_the_hub() {
+    let dir = tempfile::tempdir().unwrap();
+    for source in [
+        "a-org/a-model",
+        "https://huggingface.co/a-org/a-model",
+        "https://huggingface.co/a-org/a-model/tree/main",
+    ] {
+        let (code, _, stderr) = import(dir.path(), &[source]);
+        assert!(
+            code == 2 && stderr.contains("did you mean hf://a-org/a-model"),
+            "{source}: {stderr}"
+        );
+    }
+    let (_, _, stderr) = import(dir.path(), &["/no/such/folder"]);
+    assert!(!stderr.contains("did you mean"), "{stderr}");
+    let (source, file) = (fixture("llava_clip_llama"), dir.path().join("file"));
+    fs::write(&file, "").unwrap();
+    let (code, _, stderr) = import(dir.path(), &[source.to_str().unwrap(), "--output", file.to_str().unwrap()]);
+    assert!(code == 2 && stderr.contains("is a file, and a model is a folder"), "{stderr}");
 }
 
 #[test]
