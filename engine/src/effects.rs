@@ -80,8 +80,10 @@ impl GemmKind {
 /// Kernel of an attention core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionKernel {
-    /// Flash attention: libtorch's, or on a processor our own.
+    /// libtorch's flash attention.
     Flash,
+    /// Our own flash attention of the processor.
+    Blocked,
     /// cuDNN's.
     Fused,
     /// libtorch's memory-efficient attention.
@@ -92,12 +94,20 @@ pub enum AttentionKernel {
 
 impl AttentionKernel {
     /// All kernels, in the order of the counters.
-    pub const ALL: [Self; 4] = [Self::Flash, Self::Fused, Self::Efficient, Self::Unfused];
+    pub const ALL: [Self; 5] = [Self::Flash, Self::Blocked, Self::Fused, Self::Efficient, Self::Unfused];
 
-    /// Returns the name in reports, as `attention_backend` names it.
+    /// Returns the name in reports.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Flash => "flash",
+            Self::Blocked => "flash (blocked)",
+            kernel => kernel.backend(),
+        }
+    }
+
+    /// Returns the name of the setting `attention_backend` that asks for it.
+    pub fn backend(self) -> &'static str {
+        match self {
+            Self::Flash | Self::Blocked => "flash",
             Self::Fused => "fused",
             Self::Efficient => "efficient",
             Self::Unfused => "unfused",

@@ -33,7 +33,7 @@ impl AttentionCore {
     /// There is no memory.
     pub fn attend(&self, q_bnsd: &Tensor, k_bnsd: &Tensor, v_bnsd: &Tensor, causal: Option<&Segments>) -> Result<Tensor> {
         if let Some(segments) = self.blocked(q_bnsd, k_bnsd, causal) {
-            self.effects.add_attention(AttentionKernel::Flash);
+            self.effects.add_attention(AttentionKernel::Blocked);
             let o_bnsd = attention(q_bnsd, k_bnsd, v_bnsd, &segments, causal.is_some())?;
             return Ok(join_heads(&o_bnsd));
         }

@@ -62,6 +62,9 @@ pub struct GemmEffect {
 pub struct AttentionEffect {
     /// Kernel.
     pub kernel: &'static str,
+    /// Setting `attention_backend` that asks for it.
+    #[serde(skip)]
+    pub backend: &'static str,
     /// Calls on all ranks.
     pub calls: f64,
 }
@@ -175,6 +178,7 @@ impl Trainer {
             attention: (AttentionKernel::ALL.iter().zip(attention).filter(|(_, calls)| **calls > 0.0))
                 .map(|(kernel, calls)| AttentionEffect {
                     kernel: kernel.name(),
+                    backend: kernel.backend(),
                     calls: *calls,
                 })
                 .collect(),

@@ -35,7 +35,7 @@ pub use batches::{batch_sampler, merge_options};
 pub use callback::{Callback, Flow, RunView};
 pub use context::{Progress, RunContext};
 pub use dataset::{DataModule, RunData};
-pub use effect_report::{EFFECTS_FORMAT, EffectReport};
+pub use effect_report::{AttentionEffect, EFFECTS_FORMAT, EffectReport};
 pub use evaluation::Evaluation;
 pub use fit::fit;
 pub use loaded::LoadedModel;

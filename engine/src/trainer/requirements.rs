@@ -64,8 +64,8 @@ fn reason(report: &EffectReport, requirement: Requirement) -> Option<String> {
         }
         Requirement::Attention(backend) => {
             let others: Vec<_> = (report.attention.iter())
+                .filter(|attention| attention.backend != backend.name())
                 .map(|attention| attention.kernel)
-                .filter(|kernel| *kernel != backend.name())
                 .collect();
             (!others.is_empty()).then(|| {
                 format!(

@@ -2,6 +2,8 @@
 
 use crate::layout::mixed;
 use crate::setting::{ONE, Samples, close, microbatches, on_mesh, precision, run, small, trainer, within_limit};
+use neva_engine::trainer::AttentionEffect;
+use neva_kernels::AttentionKind;
 use neva_schemas::{AttentionBackend, Precision, exit_class};
 
 #[test]
@@ -20,16 +22,19 @@ fn each_kernel_computes_the_same_attention() {
                     let report = trainer.step(&microbatches(&finetune, &samples, &mesh, step), |_| 1e-3, step);
                     losses.push(report.unwrap().loss.unwrap());
                 }
-                let kernels = trainer.effects().unwrap().attention;
-                (losses, kernels.into_iter().map(|attention| attention.kernel).collect::<Vec<_>>())
+                (losses, trainer.effects().unwrap().attention)
             };
             on_mesh(ONE, step).remove(0)
         };
         for window in [None, Some(7)] {
+            // The width of the heads is no multiple of 16 in the vision encoder's, for which libtorch's kernel is used.
+            let names = |kernels: &[AttentionEffect]| kernels.iter().map(|attention| attention.kernel).collect::<Vec<_>>();
             let (flash, kernels) = trained(AttentionBackend::Flash, window);
-            assert_eq!(kernels, ["flash"], "window {window:?}");
+            assert!(kernels.iter().all(|attention| attention.backend == "flash"), "{kernels:?}");
+            let own = AttentionKind::of_processor() == AttentionKind::Blocked;
+            assert_eq!(names(&kernels).contains(&"flash (blocked)"), own, "window {window:?}: {kernels:?}");
             let (unfused, kernels) = trained(AttentionBackend::Unfused, window);
-            assert_eq!(kernels, ["unfused"], "window {window:?}");
+            assert_eq!(names(&kernels), ["unfused"], "window {window:?}");
             let (auto, kernels) = trained(AttentionBackend::Auto, window);
             assert!(!kernels.is_empty(), "window {window:?}");
             close("unfused", &unfused, &flash, 1e-5);
