@@ -124,6 +124,8 @@ struct Counts {
     flops: [AtomicU64; GEMMS],
     /// Calls by kernel.
     attention: [AtomicU64; AttentionKernel::ALL.len()],
+    /// Positions whose last hidden states were computed, and all positions.
+    outputs: [AtomicU64; 2],
     adapted: Mutex<BTreeSet<String>>,
 }
 
@@ -145,6 +147,13 @@ impl Effects {
         self.0.attention[kernel as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts positions whose last hidden states were computed, and all positions.
+    pub fn add_outputs(&self, counts: [u64; 2]) {
+        for (sum, count) in self.0.outputs.iter().zip(counts) {
+            sum.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     /// Notes that a linear was built with an adapter.
     pub fn add_adapter(&self, linear: &str) {
         self.adapted_names().insert(linear.to_owned());
@@ -163,6 +172,11 @@ impl Effects {
     /// Returns the calls of each attention kernel.
     pub fn attention(&self) -> [u64; AttentionKernel::ALL.len()] {
         self.0.attention.each_ref().map(|calls| calls.load(Ordering::Relaxed))
+    }
+
+    /// Returns the positions whose last hidden states were computed, and all positions.
+    pub fn outputs(&self) -> [u64; 2] {
+        self.0.outputs.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
     fn adapted_names(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {

@@ -4,7 +4,7 @@ use crate::autograd::one;
 use crate::comm::{ProcessGroup, Reduce};
 use crate::effects::{Effects, GemmGroup, GemmKind, GemmMeter};
 use crate::error::Result;
-use crate::nn::TensorRegion;
+use crate::nn::{OutputPositions, TensorRegion};
 use crate::param_sync::Weight;
 use neva_kernels::{covers_cross_entropy, cross_entropy_};
 use neva_torch_ffi::{BoxError, Function, apply, is_grad_enabled};
@@ -75,18 +75,17 @@ impl Head {
     /// # Errors
     /// A collective failed.
     pub fn loss_sum(&self, hidden_bsh: &Tensor, labels_bs: &Tensor) -> Result<Option<Tensor>> {
-        let labels_t = labels_bs.flatten(0, -1);
-        let labelled_t = labels_t.ge(0).nonzero().flatten(0, -1);
-        if labelled_t.numel() == 0 {
+        let labelled = OutputPositions::labelled(labels_bs);
+        if labelled.count() == Some(0) {
             return Ok(self.always_backward.then(|| hidden_bsh.narrow(1, 0, 0).sum(Kind::Float)));
         }
-        let hidden_th = self.region.enter(hidden_bsh)?.flatten(0, 1).index_select(0, &labelled_t);
+        let hidden_th = labelled.select(&self.region.enter(hidden_bsh)?)?.flatten(0, 1);
+        let targets_t = labelled.select(labels_bs)?.flatten(0, 1);
         if self.region.size() == 1 && covers_cross_entropy(hidden_th.kind(), hidden_th.device()) {
-            let targets_t = labels_t.index_select(0, &labelled_t);
             return self.chunked_loss(&hidden_th, targets_t).map(Some);
         }
         let logits_tv = self.local_logits(&hidden_th)?;
-        let targets_t = labels_t.index_select(0, &labelled_t) - self.start;
+        let targets_t = targets_t - self.start;
         let entropy = CrossEntropy {
             group: self.region.group().clone(),
             targets_t,

@@ -5,7 +5,9 @@
 
 use neva_engine::attention::{CausalAttention, KvCache, Segments, attend};
 use neva_engine::model::{Decoder, Decoding};
-use neva_engine::nn::{Block, Build, ColumnLinears, LayerNorm, Linear, Rope, RopeFrequencies, Stack, Submodule, VocabEmbedding};
+use neva_engine::nn::{
+    Block, Build, ColumnLinears, LayerNorm, Linear, OutputPositions, Rope, RopeFrequencies, Stack, Submodule, VocabEmbedding,
+};
 use neva_engine::{EngineError, Result};
 use neva_layout::ChunkSpec;
 use neva_schemas::TextConfig;
@@ -52,9 +54,9 @@ impl Decoder for Parallel {
             .forward(ids_bs)
     }
 
-    fn forward(&self, hidden_bsh: &Tensor, s: i64, segments: &Segments) -> Result<Tensor> {
+    fn forward(&self, hidden_bsh: &Tensor, s: i64, segments: &Segments, outputs: &OutputPositions) -> Result<Tensor> {
         let inputs = self.inputs(&segments.positions(s), segments.clone(), hidden_bsh);
-        self.finish(self.blocks.forward(hidden_bsh, &inputs)?)
+        self.finish(self.blocks.forward_at(hidden_bsh, &inputs, outputs)?)
     }
 
     fn decoding(&self) -> Decoding {

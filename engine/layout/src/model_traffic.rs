@@ -28,8 +28,10 @@ impl Hidden {
 
 /// Returns the bytes that one of `tensor` ranks sends for a model chunk in both passes of a microbatch with `labels`
 /// labelled positions, if the model itself is trained. Each layer all-reduces its hidden states twice in either
-/// direction; the embedding all-reduces its rows, the head its gradient and three numbers per label. With sequence
-/// parallelism, a reduce-scatter and an all-gather send the same; the embedding's gradient is gathered in addition.
+/// direction; the embedding all-reduces its rows, the head its gradient and three numbers per label. The last layer and the
+/// head have labelled positions only, except for the gradient of the last layer's input. With sequence parallelism they have
+/// all positions; a reduce-scatter and an all-gather send what an all-reduce does; the embedding's gradient is gathered in
+/// addition.
 pub fn tensor_bytes(tensor: usize, chunk: &ChunkSpec, hidden: Hidden, labels: usize, sequence_parallel: bool) -> u64 {
     let all_reduce = |bytes| all_reduce(tensor, bytes);
     let mut bytes = 4 * chunk.layers.len() as u64 * all_reduce(hidden.size());
@@ -38,15 +40,24 @@ pub fn tensor_bytes(tensor: usize, chunk: &ChunkSpec, hidden: Hidden, labels: us
         bytes += if sequence_parallel { all_reduce(hidden.size()) / 2 } else { 0 };
     }
     if chunk.last {
-        bytes += all_reduce(hidden.size()) + 3 * all_reduce(4 * labels as u64);
+        let read = if sequence_parallel {
+            hidden
+        } else {
+            Hidden { b: 1, s: labels, ..hidden }
+        };
+        if !chunk.layers.is_empty() {
+            bytes -= 3 * (all_reduce(hidden.size()) - all_reduce(read.size()));
+        }
+        bytes += all_reduce(read.size()) + 3 * all_reduce(4 * labels as u64);
     }
     bytes
 }
 
-/// Returns the bytes that one of `tensor` ranks sends in addition for `layers` recomputed layers: each all-reduces its
-/// hidden states twice more.
-pub fn recompute_bytes(tensor: usize, layers: usize, hidden: Hidden) -> u64 {
-    2 * layers as u64 * all_reduce(tensor, hidden.size())
+/// Returns the bytes that one of `tensor` ranks sends in addition for recomputed blocks, of which `all` all-reduce the hidden
+/// states of all positions, and `read` those of `labels` labelled positions. A layer has two such blocks.
+pub fn recompute_bytes(tensor: usize, [all, read]: [usize; 2], hidden: Hidden, labels: usize) -> u64 {
+    let labelled = Hidden { b: 1, s: labels, ..hidden };
+    all as u64 * all_reduce(tensor, hidden.size()) + read as u64 * all_reduce(tensor, labelled.size())
 }
 
 /// Returns the bytes that one of `ranks` ranks sends for an all-reduce of `bytes`.

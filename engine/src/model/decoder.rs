@@ -5,7 +5,8 @@ use super::parts::{Decoder, Decoding};
 use crate::attention::{CausalAttention, KvCache, Segments, attend};
 use crate::error::{EngineError, Result};
 use crate::nn::{
-    Block, Build, ColumnLinears, LayerNorm, Linear, RmsNorm, Rope, RopeFrequencies, Stack, Submodule, VocabEmbedding, activate, gated,
+    Block, Build, ColumnLinears, LayerNorm, Linear, OutputPositions, RmsNorm, Rope, RopeFrequencies, Stack, Submodule, VocabEmbedding,
+    activate, gated,
 };
 use neva_layout::ChunkSpec;
 use neva_layout::families::{DecoderNorm, DecoderStructure};
@@ -57,13 +58,13 @@ impl Decoder for Transformer {
             .forward(ids_bs)
     }
 
-    fn forward(&self, hidden_bsh: &Tensor, s: i64, segments: &Segments) -> Result<Tensor> {
+    fn forward(&self, hidden_bsh: &Tensor, s: i64, segments: &Segments, outputs: &OutputPositions) -> Result<Tensor> {
         let (kind, device) = (hidden_bsh.kind(), hidden_bsh.device());
         let inputs = PassInputs {
             rope: Rope::new(&segments.positions(s), &self.frequencies, kind, device),
             segments: segments.clone(),
         };
-        self.finish(self.layers.forward(hidden_bsh, &inputs)?)
+        self.finish(self.layers.forward_at(hidden_bsh, &inputs, outputs)?)
     }
 
     fn decoding(&self) -> Decoding {
@@ -79,7 +80,7 @@ impl Decoder for Transformer {
         };
         let layers = &self.layers;
         self.finish(layers.forward_each(embeds_bsh, decoding.caches(), |layer, x_bsh, cache| {
-            layer.run(x_bsh, &inputs, Some(cache))
+            layer.run(x_bsh, &inputs, Some(cache), &OutputPositions::All)
         })?)
     }
 }
@@ -141,17 +142,26 @@ impl Layer {
         })
     }
 
-    fn run(&self, x_bsh: &Tensor, inputs: &PassInputs, cache: Option<&mut KvCache>) -> Result<Tensor> {
-        let x_bsh = x_bsh + self.attention(&self.input_norm.forward(x_bsh)?, inputs, cache)?;
+    /// Computes the hidden states of `outputs`: of all positions in all layers but the last.
+    fn run(&self, x_bsh: &Tensor, inputs: &PassInputs, cache: Option<&mut KvCache>, outputs: &OutputPositions) -> Result<Tensor> {
+        let attended_bsh = self.attention(&self.input_norm.forward(x_bsh)?, inputs, cache, outputs)?;
+        let x_bsh = outputs.select(x_bsh)? + attended_bsh;
         Ok(&x_bsh + self.mlp.forward(&self.post_attention_norm.forward(&x_bsh)?, &())?)
     }
 
-    fn attention(&self, x_bsh: &Tensor, PassInputs { rope, segments }: &PassInputs, cache: Option<&mut KvCache>) -> Result<Tensor> {
+    /// Computes attention with the queries of `outputs`, and the keys and values of all positions.
+    fn attention(
+        &self,
+        x_bsh: &Tensor,
+        PassInputs { rope, segments }: &PassInputs,
+        cache: Option<&mut KvCache>,
+        outputs: &OutputPositions,
+    ) -> Result<Tensor> {
         let heads = |y_bsh: &Tensor| {
             let size = y_bsh.size();
             y_bsh.view([size[0], size[1], -1, self.head_dim]).transpose(1, 2)
         };
-        let [q, k, v] = self.qkv.forward(x_bsh)?;
+        let [q, k, v] = self.qkv.forward_first_at(x_bsh, outputs)?;
         let (q, k, v) = (rope.apply(&heads(&q))?, rope.apply(&heads(&k))?, heads(&v));
         let segments = segments.windowed(self.window);
         let o_bsh = match cache {
@@ -161,7 +171,7 @@ impl Layer {
             }
             None => self.causal.attend(&q, &k, &v, &segments)?,
         };
-        self.o.forward(&o_bsh)
+        self.o.forward(&outputs.select(&o_bsh)?)
     }
 }
 
@@ -169,7 +179,11 @@ impl Block for Layer {
     type With = PassInputs;
 
     fn forward(&self, x_bsh: &Tensor, inputs: &PassInputs) -> Result<Tensor> {
-        self.run(x_bsh, inputs, None)
+        self.run(x_bsh, inputs, None, &OutputPositions::All)
+    }
+
+    fn forward_at(&self, x_bsh: &Tensor, inputs: &PassInputs, outputs: &OutputPositions) -> Result<Tensor> {
+        self.run(x_bsh, inputs, None, outputs)
     }
 }
 

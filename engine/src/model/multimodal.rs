@@ -4,7 +4,7 @@
 use super::parts::{Decoder, Decoding, ModelChunk, Projector, VisionEncoder};
 use crate::batch::Batch;
 use crate::error::{EngineError, Result};
-use crate::nn::{ImagePartition, TensorRegion};
+use crate::nn::{ImagePartition, OutputPositions, TensorRegion};
 use tch::Tensor;
 
 /// The model up to the last hidden state, or a chunk of it.
@@ -59,13 +59,14 @@ impl ModelChunk for Multimodal {
         self.images.is_some()
     }
 
-    fn forward(&self, batch: &Batch, before_bsh: Option<&Tensor>) -> Result<Tensor> {
+    fn forward_at(&self, batch: &Batch, before_bsh: Option<&Tensor>, outputs: &OutputPositions) -> Result<Tensor> {
         let hidden_bsh = match before_bsh {
             Some(before_bsh) => before_bsh.shallow_clone(),
             // With sequence parallelism the layers take the local shard of `s`.
             None => self.region.scatter(&self.embed(batch)?)?,
         };
-        self.decoder.forward(&hidden_bsh, batch.input_ids_bs.size()[1], &batch.segments)
+        let s = batch.input_ids_bs.size()[1];
+        self.decoder.forward(&hidden_bsh, s, &batch.segments, outputs)
     }
 
     fn decoding(&self) -> Decoding {

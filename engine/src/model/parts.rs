@@ -3,6 +3,7 @@
 use crate::attention::{KvCache, Segments};
 use crate::batch::Batch;
 use crate::error::Result;
+use crate::nn::OutputPositions;
 use std::fmt::Debug;
 use tch::Tensor;
 
@@ -15,7 +16,15 @@ pub trait ModelChunk: Debug + Send {
     ///
     /// # Errors
     /// A collective failed.
-    fn forward(&self, batch: &Batch, before_bsh: Option<&Tensor>) -> Result<Tensor>;
+    fn forward(&self, batch: &Batch, before_bsh: Option<&Tensor>) -> Result<Tensor> {
+        self.forward_at(batch, before_bsh, &OutputPositions::All)
+    }
+
+    /// Computes hidden states of `outputs` alone, `[1, t, h]`. All but the last chunk need all positions.
+    ///
+    /// # Errors
+    /// A collective failed.
+    fn forward_at(&self, batch: &Batch, before_bsh: Option<&Tensor>, outputs: &OutputPositions) -> Result<Tensor>;
 
     /// Returns an empty cache for [`Self::decode`].
     fn decoding(&self) -> Decoding;
@@ -48,11 +57,11 @@ pub trait Decoder: Debug + Send {
     fn embed(&self, ids_bs: &Tensor) -> Result<Tensor>;
 
     /// Runs the layers over rows of `s` positions, and the final norm if the chunk has it. Hidden states are `[b, s, h]`,
-    /// with the local shard of `s` under sequence parallelism.
+    /// with the local shard of `s` under sequence parallelism. Returns those of `outputs`.
     ///
     /// # Errors
     /// A collective failed.
-    fn forward(&self, hidden_bsh: &Tensor, s: i64, segments: &Segments) -> Result<Tensor>;
+    fn forward(&self, hidden_bsh: &Tensor, s: i64, segments: &Segments, outputs: &OutputPositions) -> Result<Tensor>;
 
     /// Returns an empty cache for [`Self::decode`].
     fn decoding(&self) -> Decoding;

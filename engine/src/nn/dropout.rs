@@ -3,6 +3,7 @@
 
 mod kept;
 
+use super::outputs::OutputPositions;
 use crate::error::{EngineError, Result};
 use crate::random::{hash, mix};
 use crate::sample_keys::SampleKeys;
@@ -22,6 +23,8 @@ pub struct Keys {
     samples: Arc<SampleKeys>,
     /// Images that this rank encodes, within the vision encoder and the projector.
     images: Option<Arc<[u64]>>,
+    /// Places of the positions whose last hidden states are read; `None` for all positions.
+    outputs: Option<Arc<[usize]>>,
 }
 
 impl CurrentKeys {
@@ -42,11 +45,12 @@ impl CurrentKeys {
         result
     }
 
-    /// Runs `run` with the keys of a microbatch.
-    pub fn of_samples<T>(&self, samples: Option<&Arc<SampleKeys>>, run: impl FnOnce() -> T) -> T {
+    /// Runs `run` with the keys of a microbatch, whose last hidden states are read at `outputs`.
+    pub fn of_samples<T>(&self, samples: Option<&Arc<SampleKeys>>, outputs: &OutputPositions, run: impl FnOnce() -> T) -> T {
         let keys = samples.map(|samples| Keys {
             samples: samples.clone(),
             images: None,
+            outputs: outputs.places().map(Into::into),
         });
         self.with(keys, run)
     }
@@ -150,6 +154,10 @@ impl Keys {
                 .collect());
         }
         let positions = &self.samples.positions;
+        // With as many outputs as positions, either way is the same.
+        if let Some(outputs) = self.outputs.as_ref().filter(|outputs| outputs.len() == rows) {
+            return Ok(outputs.iter().filter_map(|place| positions.get(*place).copied()).collect());
+        }
         if positions.len() != rows * part.ranks || !rows.is_multiple_of(first.max(1)) {
             return Err(wrong(positions.len()));
         }

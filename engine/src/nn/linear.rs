@@ -3,6 +3,7 @@
 use super::dropout::Part;
 use super::joint::{JointPart, joint};
 use super::lora::{Lora, LowRank};
+use super::outputs::OutputPositions;
 use super::region::TensorRegion;
 use super::weight::{LinearInput, LinearWeight};
 use crate::autograd::one;
@@ -174,22 +175,51 @@ impl<const N: usize> ColumnLinears<N> {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x: &Tensor) -> Result<[Tensor; N]> {
+        self.forward_first_at(x, &OutputPositions::All)
+    }
+
+    /// Applies each linear to `[b, s, h]`; the first one at `first` only, with zeros at the other positions.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn forward_first_at(&self, x: &Tensor, first: &OutputPositions) -> Result<[Tensor; N]> {
         let parts: Option<Vec<_>> = self.parts.iter().map(Linear::joint_part).collect();
-        if let Some(parts) = parts.filter(|_| N > 1) {
-            return joint(&parts, x)?
-                .try_into()
-                .map_err(|_| EngineError::Bug("linears of one input have one result each".into()));
+        let mut results = match (parts.filter(|_| N > 1), first) {
+            (Some(parts), OutputPositions::All) => joint(&parts, x)?,
+            (Some(parts), OutputPositions::At(_)) => {
+                let own = self.parts[0].forward(&first.select(x)?)?;
+                std::iter::once(own).chain(joint(&parts[1..], x)?).collect()
+            }
+            (None, _) => self.each(x, first)?,
+        };
+        if let (OutputPositions::At(_), &[b, s, _]) = (first, &x.size()[..]) {
+            results[0] = first.place(&results[0], [b, s])?;
         }
-        let input = self.parts[0].weight.prepare(self.parts[0].enter(x)?)?;
+        results
+            .try_into()
+            .map_err(|_| EngineError::Bug("linears of one input have one result each".into()))
+    }
+
+    /// Applies each linear by itself, to an input that enters the region once.
+    fn each(&self, x: &Tensor, first: &OutputPositions) -> Result<Vec<Tensor>> {
+        let entered = self.parts[0].enter(x)?;
+        let input = self.parts[0].weight.prepare(entered.shallow_clone())?;
         let mut results = Vec::with_capacity(N);
         let mut shared: Option<(&str, LowRank)> = None;
-        for part in &self.parts {
+        for (index, part) in self.parts.iter().enumerate() {
             let name = part.adapter.as_ref().map(|lora| lora.a_name.as_str());
             if shared.as_ref().map(|(name, _)| *name) != name {
                 shared = part.low_rank(x)?.and_then(|low| Some((name?, low)));
             }
-            results.push(part.apply(&input, shared.as_ref().map(|(_, low)| low))?);
+            let low = shared.as_ref().map(|(_, low)| low);
+            results.push(match first {
+                OutputPositions::At(_) if index == 0 => {
+                    let low = low.map(|low| low.at(first)).transpose()?;
+                    part.apply(&part.weight.prepare(first.select(&entered)?)?, low.as_ref())?
+                }
+                _ => part.apply(&input, low)?,
+            });
         }
-        Ok(results.try_into().unwrap_or_else(|_| unreachable!("one result per part")))
+        Ok(results)
     }
 }

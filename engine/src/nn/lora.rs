@@ -1,6 +1,7 @@
 //! Low-rank adapters of linears (arXiv:2106.09685), also with trained lengths of rows (DoRA, arXiv:2402.09353).
 
 use super::dropout::{Dropout, Mask, Part};
+use super::outputs::OutputPositions;
 use super::region::TensorRegion;
 use super::weight::LinearWeight;
 use crate::comm::Reduce;
@@ -34,6 +35,16 @@ pub(super) struct LowRank {
     pub(super) h: Tensor,
     /// Factor of the values that dropout kept.
     pub(super) factor: f64,
+}
+
+impl LowRank {
+    /// Returns the rows of some positions of `[b, s, r]`.
+    pub(super) fn at(&self, outputs: &OutputPositions) -> Result<Self> {
+        Ok(Self {
+            h: outputs.select(&self.h)?,
+            factor: self.factor,
+        })
+    }
 }
 
 impl Lora {

@@ -2,6 +2,7 @@
 //! the backward pass.
 
 use super::dropout::CurrentKeys;
+use super::outputs::OutputPositions;
 use crate::attention::{CausalAttention, Segments};
 use crate::autograd::one;
 use crate::error::{EngineError, Result};
@@ -20,6 +21,14 @@ pub trait Block: Debug + Send + 'static {
     /// # Errors
     /// A collective failed.
     fn forward(&self, x_bsh: &Tensor, with: &Self::With) -> Result<Tensor>;
+
+    /// Computes the hidden states of `outputs` alone, `[1, t, h]`. By default computes all, and selects.
+    ///
+    /// # Errors
+    /// A collective failed.
+    fn forward_at(&self, x_bsh: &Tensor, with: &Self::With, outputs: &OutputPositions) -> Result<Tensor> {
+        outputs.select(&self.forward(x_bsh, with)?)
+    }
 }
 
 /// A block made by [`Build`](super::Build), which may be recomputed in the backward pass.
@@ -45,13 +54,21 @@ impl<B: Block> Submodule<B> {
     /// # Errors
     /// A collective failed. In a recomputation the call that started the backward pass returns the error.
     pub fn forward(&self, x_bsh: &Tensor, with: &B::With) -> Result<Tensor> {
+        self.forward_at(x_bsh, with, &OutputPositions::All)
+    }
+
+    /// Runs the block on `x_bsh` for the hidden states of `outputs` alone.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_at(&self, x_bsh: &Tensor, with: &B::With, outputs: &OutputPositions) -> Result<Tensor> {
         let Some(weights) = &self.weights else {
-            return self.block().forward(x_bsh, with);
+            return self.block().forward_at(x_bsh, with, outputs);
         };
-        let (block, with) = (self.block.clone(), with.clone());
+        let (block, with, outputs) = (self.block.clone(), with.clone(), outputs.clone());
         let (current, keys) = (self.keys.clone(), self.keys.get());
         recomputed(&[x_bsh], weights, move |inputs| {
-            current.with(keys.clone(), || lock(&block).forward(&inputs[0], &with))
+            current.with(keys.clone(), || lock(&block).forward_at(&inputs[0], &with, &outputs))
         })
     }
 

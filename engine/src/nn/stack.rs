@@ -1,6 +1,7 @@
 //! A stack of layers.
 
 use super::build::Build;
+use super::outputs::OutputPositions;
 use super::recompute::{Block, Submodule};
 use crate::error::Result;
 use std::ops::Range;
@@ -52,11 +53,22 @@ impl<L: Block> Stack<L> {
     /// # Errors
     /// A collective failed.
     pub fn forward(&self, x_bsh: &Tensor, with: &L::With) -> Result<Tensor> {
+        self.forward_at(x_bsh, with, &OutputPositions::All)
+    }
+
+    /// Runs every layer; the last one computes the hidden states of `outputs` alone, `[1, t, h]`.
+    ///
+    /// # Errors
+    /// A collective failed.
+    pub fn forward_at(&self, x_bsh: &Tensor, with: &L::With, outputs: &OutputPositions) -> Result<Tensor> {
+        let Some((last, groups)) = self.groups.split_last() else {
+            return outputs.select(x_bsh);
+        };
         let mut x_bsh = x_bsh.shallow_clone();
-        for group in &self.groups {
+        for group in groups {
             x_bsh = group.forward(&x_bsh, with)?;
         }
-        Ok(x_bsh)
+        last.forward_at(&x_bsh, with, outputs)
     }
 
     /// Runs every layer without gradients; each gets one item of `own`.
@@ -83,10 +95,17 @@ impl<L: Block> Block for Group<L> {
     type With = L::With;
 
     fn forward(&self, x_bsh: &Tensor, with: &L::With) -> Result<Tensor> {
+        self.forward_at(x_bsh, with, &OutputPositions::All)
+    }
+
+    fn forward_at(&self, x_bsh: &Tensor, with: &L::With, outputs: &OutputPositions) -> Result<Tensor> {
+        let Some((last, layers)) = self.layers.split_last() else {
+            return outputs.select(x_bsh);
+        };
         let mut x_bsh = x_bsh.shallow_clone();
-        for layer in &self.layers {
+        for layer in layers {
             x_bsh = layer.forward(&x_bsh, with)?;
         }
-        Ok(x_bsh)
+        last.forward_at(&x_bsh, with, outputs)
     }
 }

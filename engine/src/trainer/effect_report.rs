@@ -36,6 +36,8 @@ pub struct EffectReport {
     /// Why the first rank's GPU has no fused kernels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fused_kernels_missing: Option<&'static str>,
+    /// Positions whose last hidden states were computed.
+    pub last_hidden_states: LastHiddenStatesEffect,
     /// Adapters by the names of their linears.
     pub adapters: AdapterEffects,
     /// Trained parameters that the forward pass uses.
@@ -76,6 +78,16 @@ pub struct KernelEffect {
     pub kernel: &'static str,
     /// Calls on all ranks.
     pub calls: f64,
+}
+
+/// Positions whose last hidden states were computed: those with labels, because the loss reads no others.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LastHiddenStatesEffect {
+    /// Share of the positions of the batches, with padding; 0 without a batch that has labels.
+    pub share: f64,
+    /// Why the last layer computes all positions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all_because: Option<&'static str>,
 }
 
 /// Adapters of a run.
@@ -140,6 +152,7 @@ impl Trainer {
             .chain(effects.attention())
             .chain(Kernels::calls_of_process())
             .chain([samples, rows, tokens, positions, truncated, left_out])
+            .chain(effects.outputs())
             .chain(flags.map(u64::from))
             .map(|number| number as f64)
             .chain([self.model_flops()])
@@ -151,6 +164,7 @@ impl Trainer {
         let (attention, rest) = rest.split_at(AttentionKernel::ALL.len());
         let (fused, rest) = rest.split_at(KERNELS.len());
         let (batches, rest) = rest.split_at(6);
+        let (outputs, rest) = rest.split_at(2);
         // The ranks of one copy of the model have the same batches.
         let copies = (self.mesh.world().size() / self.mesh.axis(Axis::Data).size()) as f64;
         let (attached, rest) = rest.split_at(linears.len());
@@ -186,6 +200,10 @@ impl Trainer {
                 .map(|(kernel, calls)| KernelEffect { kernel, calls: *calls })
                 .collect(),
             fused_kernels_missing: Kernels::missing(),
+            last_hidden_states: LastHiddenStatesEffect {
+                share: if outputs[1] > 0.0 { outputs[0] / outputs[1] } else { 0.0 },
+                all_because: self.loaded.last_hidden_states.all(),
+            },
             adapters: AdapterEffects {
                 attached: named(true),
                 missing: named(false),
@@ -271,6 +289,12 @@ impl fmt::Display for EffectReport {
         } else if !fused.is_empty() {
             line("fused kernels", fused.join(", "))?;
         }
+        let LastHiddenStatesEffect { share, all_because } = &self.last_hidden_states;
+        let positions = match all_because {
+            Some(reason) => format!("all positions, because of {reason}"),
+            None => format!("{:.1} % of the positions, those with labels", 100.0 * share),
+        };
+        line("last hidden states", positions)?;
         let AdapterEffects { attached, missing, .. } = &self.adapters;
         if attached.len() + missing.len() > 0 {
             line(

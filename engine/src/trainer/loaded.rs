@@ -1,5 +1,6 @@
 //! A model on one rank: its parameters and model chunks.
 
+use super::output_positions::LastHiddenStates;
 use super::row_norms::fill_row_norms;
 use crate::attention::{AttentionCore, CausalAttention, LocalAttention, refuse_backend};
 use crate::checkpoint::{Placement, Sources, load_run_parameters};
@@ -8,10 +9,11 @@ use crate::error::{EngineError, Result};
 use crate::fp8::ScalingStates;
 use crate::loss::Head;
 use crate::model::{ModelChunk, Models};
-use crate::nn::{AdapterDropout, Build, CurrentKeys, ImagePartition, RecomputedAttention, TensorRegion};
+use crate::nn::{AdapterDropout, Build, CurrentKeys, ImagePartition, OutputPositions, RecomputedAttention, TensorRegion};
 use crate::parallel::ContextAttention;
 use crate::parameters::Parameters;
 use crate::precision::compute_kind;
+use crate::sample_keys::SampleKeys;
 use neva_layout::{Adapters, ChunkSpec, Fp8Linears, ModelFlops, ModelTable, ParamSpec, Part, Stages, is_trainable, lora_adapters};
 use neva_schemas::{Finetune, MegatronStrategy, Peft, Problem, RecomputeModule};
 use neva_torch_ffi::choose_float32_products;
@@ -37,6 +39,8 @@ pub struct LoadedModel {
     pub(super) trained: Vec<(String, bool)>,
     /// Keys of the microbatch that the model computes, for the dropout of adapters.
     pub(super) keys: CurrentKeys,
+    /// Choice of the positions whose last hidden states are computed.
+    pub(super) last_hidden_states: LastHiddenStates,
     /// Operations of the model.
     pub(super) flops: ModelFlops,
 }
@@ -104,7 +108,8 @@ impl LoadedModel {
         let fp8 = fp8.transpose()?;
         let parameters = load_run_parameters(&table, &specs, &wanted, finetune, sources, placement)?;
         let trained: Vec<_> = specs.iter().filter(|spec| is_trainable(spec, finetune)).collect();
-        let region = TensorRegion::new(group, strategy.sequence_parallel);
+        let sequence_parallel = strategy.sequence_parallel && group.size() > 1;
+        let region = TensorRegion::new(group, sequence_parallel);
         fill_row_norms(&parameters, &adapters, &region)?;
         let keys = CurrentKeys::default();
         let dropout = lora.map_or_else(AdapterDropout::default, |lora| AdapterDropout {
@@ -138,6 +143,7 @@ impl LoadedModel {
         let chunks = chunk_specs.iter().zip(numbers).map(load_chunk).collect::<Result<_>>()?;
         let flops = ModelFlops::of(&table, &specs, &adapters, finetune);
         Ok(Self {
+            last_hidden_states: LastHiddenStates::new(sequence_parallel, fp8.is_some(), parameters.effects()),
             flops,
             parameters,
             specs,
@@ -148,6 +154,11 @@ impl LoadedModel {
             trained: used,
             keys,
         })
+    }
+
+    /// Runs `run` with the keys of a microbatch, whose last hidden states are read at `outputs`: adapters have dropout then.
+    pub fn with_sample_keys<T>(&self, samples: Option<&Arc<SampleKeys>>, outputs: &OutputPositions, run: impl FnOnce() -> T) -> T {
+        self.keys.of_samples(samples, outputs, run)
     }
 
     /// Returns the model and the head of a rank that holds all layers.

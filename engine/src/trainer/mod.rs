@@ -13,6 +13,7 @@ mod labels;
 mod loaded;
 mod memory;
 mod microbatch;
+mod output_positions;
 mod passes;
 mod profiled_steps;
 mod profiling;

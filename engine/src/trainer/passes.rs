@@ -4,6 +4,7 @@ use super::loaded::{Chunk, LoadedModel};
 use super::microbatch::Microbatch;
 use crate::comm::{Axis, Mesh};
 use crate::error::{EngineError, Result};
+use crate::nn::OutputPositions;
 use crate::optim::Gradients;
 use crate::parallel::{SavedActivation, StageWork};
 use crate::precision::compute_kind;
@@ -46,10 +47,11 @@ impl Boundary {
     }
 }
 
-/// Returns the summed cross entropy of a microbatch that has labels, on the last model chunk.
-fn loss_sum(chunk: &Chunk, hidden_bsh: &Tensor, microbatch: &Microbatch) -> Result<Option<Tensor>> {
+/// Returns the summed cross entropy of a microbatch that has labels, on the last model chunk. `hidden` are its hidden states at
+/// `outputs`.
+fn loss_sum(chunk: &Chunk, hidden: &Tensor, outputs: &OutputPositions, microbatch: &Microbatch) -> Result<Option<Tensor>> {
     let Some(head) = &chunk.head else { return Ok(None) };
-    let loss = head.loss_sum(hidden_bsh, &microbatch.batch.labels_bs)?;
+    let loss = head.loss_sum(hidden, &outputs.select(&microbatch.batch.labels_bs)?)?;
     loss.map(Some)
         .ok_or_else(|| EngineError::Bug("a microbatch without labels is skipped".into()))
 }
@@ -85,11 +87,12 @@ impl StageWork for Training<'_> {
     fn forward(&mut self, microbatch: usize, chunk: usize, input: Option<&Tensor>) -> Result<Tensor> {
         let _forward = self.profiler.span_of(phase::FORWARD, Details::Pass { microbatch, chunk });
         let (chunk, batch) = (&self.model.chunks[chunk], self.microbatches[microbatch]);
-        let forward = || chunk.model.forward(&batch.batch, input);
-        let hidden_bsh = self.model.keys.of_samples(batch.keys.as_ref(), forward)?;
+        let outputs = self.model.last_hidden_states.of(chunk, &batch.batch);
+        let forward = || chunk.model.forward_at(&batch.batch, input, &outputs);
+        let hidden = self.model.with_sample_keys(batch.keys.as_ref(), &outputs, forward)?;
         let _loss = self.profiler.span("loss");
-        let Some(loss) = loss_sum(chunk, &hidden_bsh, batch)? else {
-            return Ok(hidden_bsh);
+        let Some(loss) = loss_sum(chunk, &hidden, &outputs, batch)? else {
+            return Ok(hidden);
         };
         let scaled = loss / self.denominators[microbatch];
         let value = scaled.double_value(&[]);
@@ -147,11 +150,12 @@ impl StageWork for Validation<'_> {
 
     fn forward(&mut self, microbatch: usize, chunk: usize, input: Option<&Tensor>) -> Result<Tensor> {
         let (chunk, batch) = (&self.model.chunks[chunk], self.microbatches[microbatch]);
-        let hidden_bsh = chunk.model.forward(&batch.batch, input)?;
-        if let Some(loss) = loss_sum(chunk, &hidden_bsh, batch)? {
+        let outputs = self.model.last_hidden_states.of(chunk, &batch.batch);
+        let hidden = chunk.model.forward_at(&batch.batch, input, &outputs)?;
+        if let Some(loss) = loss_sum(chunk, &hidden, &outputs, batch)? {
             self.loss_sum += loss.double_value(&[]);
         }
-        Ok(hidden_bsh)
+        Ok(hidden)
     }
 
     fn backward(&mut self, _: usize, _: usize, _: &SavedActivation, _: Option<&Tensor>) -> Result<Option<Tensor>> {

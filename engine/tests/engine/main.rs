@@ -27,6 +27,7 @@ mod groups;
 mod head;
 mod images;
 mod language;
+mod last_layer;
 mod layout;
 mod layout_invariance;
 mod lora;

@@ -145,7 +145,8 @@ fn text_only_batches_train_adapters_in_every_layer() {
 }
 
 /// Returns the bytes that each rank sends in a group in the passes of one step.
-fn sent(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, group: &str) -> Vec<(u64, Hidden)> {
+/// With it, their hidden states and the number of labels.
+fn sent(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, group: &str) -> Vec<(u64, Hidden, usize)> {
     let bytes = |mesh: &Mesh| {
         let sum = |traffic: &Traffic| traffic.values().map(|sent| sent.bytes).sum::<u64>();
         mesh.traffic().get(group).map_or(0, sum)
@@ -163,7 +164,7 @@ fn sent(finetune: &Finetune, samples: &Samples, sizes: ParallelSizes, group: &st
             h: finetune.model.as_llava().unwrap().text_config.hidden_size,
             bytes: 4,
         };
-        (bytes(&mesh) - before, hidden)
+        (bytes(&mesh) - before, hidden, batches[0].labels as usize)
     })
 }
 
@@ -179,11 +180,13 @@ fn traffic_matches_the_formulas() {
         for layout in [tensor, tensor.sequence_parallel()] {
             let finetune = layout.of(&finetune);
             let expected = sent(&finetune, &samples, layout.sizes, "tensor");
-            // An MLP all-reduces its hidden states once, a layer twice.
-            for (way, layers) in [(&full, 4), (&block, 1), (&core_attn, 0), (&both, 2)] {
+            // An MLP all-reduces its hidden states once, a layer twice; those of the last layer are of labelled positions.
+            for (way, [all, last]) in [(&full, [6, 2]), (&block, [2, 0]), (&core_attn, [0, 0]), (&both, [3, 1])] {
                 let got = sent(&with_recompute(&finetune, way), &samples, layout.sizes, "tensor");
-                for ((got, hidden), (expected, _)) in got.iter().zip(&expected) {
-                    assert_eq!(got - expected, recompute_bytes(2, layers, *hidden), "{layout:?}, {layers} layers");
+                let blocks = if layout.sequence_parallel { [all + last, 0] } else { [all, last] };
+                for ((got, hidden, labels), (expected, ..)) in got.iter().zip(&expected) {
+                    let more = recompute_bytes(2, blocks, *hidden, *labels);
+                    assert_eq!(got - expected, more, "{layout:?}, {blocks:?} blocks");
                 }
             }
         }
@@ -192,7 +195,7 @@ fn traffic_matches_the_formulas() {
         let expected = sent(&finetune, &samples, context.sizes, "context");
         for way in [&full, &core_attn] {
             let got = sent(&with_recompute(&finetune, way), &samples, context.sizes, "context");
-            for ((got, hidden), (expected, _)) in got.iter().zip(&expected) {
+            for ((got, hidden, _), (expected, ..)) in got.iter().zip(&expected) {
                 let layer = KeysValues {
                     ranks: 2,
                     b: hidden.b,

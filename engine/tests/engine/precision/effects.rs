@@ -1,16 +1,21 @@
 //! The report of what ran, and requirements of it.
 
 use crate::setting::{ONE, Samples, lay_out, lora, microbatches, mock, on_mesh, precision, run, small, tiny, trainer, within_limit};
+use neva_engine::nn::OutputPositions;
 use neva_schemas::{EFFECTS_FILE, Finetune, Fp8Format, Fp8Recipe, ParallelSizes, Precision, exit_class};
 use serde_json::{Value, json};
 use std::path::Path;
+use tch::Tensor;
 
-/// Returns the operations of a decoder layer's linears in a forward pass over `positions` positions.
-fn layer_flops(finetune: &Finetune, positions: f64) -> f64 {
+/// Returns the operations of a decoder's linears in a forward pass over `positions` positions, of which the last layer computes
+/// `outputs`, and all keys and values.
+fn decoder_flops(finetune: &Finetune, positions: f64, outputs: f64) -> f64 {
     let text = &finetune.model.as_llava().unwrap().text_config;
     let (h, i, d) = (text.hidden_size, text.intermediate_size, text.head_dim());
-    let weights = 2 * h * d * (text.num_attention_heads + text.num_key_value_heads) + 3 * h * i;
-    2.0 * positions * weights as f64
+    let keys_values = (2 * h * d * text.num_key_value_heads) as f64;
+    let others = (2 * h * d * text.num_attention_heads + 3 * h * i) as f64;
+    let layers = text.num_hidden_layers as f64;
+    2.0 * (layers * positions * keys_values + ((layers - 1.0) * positions + outputs) * others)
 }
 
 fn group(report: &Value, name: &str) -> Vec<(String, f64)> {
@@ -42,24 +47,29 @@ fn products_are_counted_in_all_layouts() {
                     finetune.trainer.strategy.recompute_granularity = Some(neva_schemas::RecomputeGranularity::Full);
                 }
                 let samples = Samples::of(&finetune);
-                let (reports, positions): (Vec<_>, Vec<_>) = on_mesh(sizes, |mesh| {
+                let (reports, counts): (Vec<_>, Vec<_>) = on_mesh(sizes, |mesh| {
                     let mut trainer = trainer(&finetune, mesh.clone());
                     let batches = microbatches(&finetune, &samples, &mesh, 0);
-                    let positions: usize = batches.iter().map(|batch| batch.batch.input_ids_bs.numel()).sum();
+                    let labels = batches.iter().map(|batch| &batch.batch.labels_bs);
+                    let outputs = |labels: &Tensor| OutputPositions::labelled(labels).count().unwrap_or(labels.numel());
+                    let counts = labels.map(|labels| [labels.numel(), outputs(labels)]);
+                    let counts = counts.fold([0.0; 2], |sums, counts| [0, 1].map(|index| sums[index] + counts[index] as f64));
                     trainer.step(&batches, |_| 1e-3, 0).unwrap();
-                    (serde_json::to_value(trainer.effects().unwrap()).unwrap(), positions)
+                    (serde_json::to_value(trainer.effects().unwrap()).unwrap(), counts)
                 })
                 .into_iter()
                 .unzip();
                 let what = format!("{sizes:?}, adapters: {adapters}, recompute: {recompute}");
                 assert!(reports.iter().all(|report| *report == reports[0]), "{what}: ranks report the same");
                 let report = &reports[0];
-                // Positions of all data- and context-parallel ranks: those of a rank, times their number.
-                let positions = (positions[0] * (sizes.dp * sizes.cp) as usize) as f64;
-                let layers = finetune.model.as_llava().unwrap().text_config.num_hidden_layers as f64;
+                // Ranks of a tensor- or pipeline-parallel group have the same positions.
+                let copies = f64::from(sizes.tp * sizes.pp);
+                let [positions, outputs] = [0, 1].map(|index| counts.iter().map(|counts| counts[index]).sum::<f64>() / copies);
+                assert!(0.0 < outputs && outputs < positions, "{what}");
+                let layers = finetune.model.as_llava().unwrap().text_config.num_hidden_layers;
                 // Forward, input gradient, weight gradient; frozen weights have none.
                 let passes = if adapters { 2.0 } else { 3.0 } + f64::from(u8::from(recompute));
-                let expected = passes * layers * layer_flops(&finetune, positions);
+                let expected = passes * decoder_flops(&finetune, positions, outputs);
                 let found = group(report, "decoder linears");
                 assert_eq!(found.len(), 1, "{what}: {report}");
                 assert_eq!(found[0].0, "bfloat16", "{what}");
@@ -75,7 +85,7 @@ fn products_are_counted_in_all_layouts() {
                     "{what}: {report}"
                 );
                 let attached = report["adapters"]["attached"].as_array().unwrap().len();
-                assert_eq!(attached, if adapters { 7 * layers as usize } else { 0 }, "{what}");
+                assert_eq!(attached, if adapters { 7 * layers } else { 0 }, "{what}");
                 assert_eq!(report["adapters"]["missing"], json!([]), "{what}");
                 assert_eq!(report["gradients"]["without"], json!([]), "{what}");
                 assert_eq!(report["packing"]["samples"], report["packing"]["rows"], "{what}");
