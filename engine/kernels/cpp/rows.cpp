@@ -242,6 +242,47 @@ void cross_entropy(const Entropy& x) {
   }
 }
 
+// fp32 values as halves: `high`, the nearest bfloat16, and `low`, their lower 16 bits.
+struct Halves {
+  float* values;
+  uint16_t* high;
+  uint16_t* low;
+  i64 count;
+};
+
+// Values that a thread has at a time.
+constexpr i64 kPiece = 1 << 14;
+
+template <class Body>
+inline void pieces(i64 count, Body body) {
+#pragma omp parallel for if (count > 2 * kPiece)
+  for (i64 start = 0; start < count; start += kPiece) {
+    const i64 end = start + kPiece < count ? start + kPiece : count;
+    for (i64 i = start; i < end; ++i) body(i);
+  }
+}
+
+// Of two values that lie halfway between neighbours, the one that was rounded up and the one that was rounded down would have
+// the same halves: the latter is replaced by the value before it.
+void split(const Halves& x) {
+  const auto* values = reinterpret_cast<const uint32_t*>(x.values);
+  pieces(x.count, [=](i64 i) {
+    const uint32_t bits = values[i], low = bits & 0xffff;
+    const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
+    x.high[i] = is_nan ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    x.low[i] = low - static_cast<uint32_t>(low == 0x8000 && (bits & 0x10000) == 0);
+  });
+}
+
+void join(const Halves& x) {
+  auto* values = reinterpret_cast<uint32_t*>(x.values);
+  pieces(x.count, [=](i64 i) {
+    // From 0x8000 on, the value was rounded up.
+    const uint32_t low = x.low[i];
+    values[i] = (static_cast<uint32_t>(x.high[i]) << 16) - ((low & 0x8000) << 1) + low;
+  });
+}
+
 }  // namespace
 
 #define JOIN_NAMES(a, b) a##_##b
@@ -264,4 +305,7 @@ int JOIN(neva_rows, VARIANT)(const char* kernel, uint32_t blocks, void** argumen
 void JOIN(neva_cross_entropy, VARIANT)(const Entropy* entropy, int32_t kind) {
   kind == 0 ? cross_entropy<float>(*entropy) : cross_entropy<bf16>(*entropy);
 }
+
+// Splits values into halves, or joins them.
+void JOIN(neva_halves, VARIANT)(const Halves* halves, int32_t is_join) { is_join ? join(*halves) : split(*halves); }
 }

@@ -16,7 +16,7 @@
 //! | `gpu` | a GPU's compiled kernels, on libtorch's stream |
 //! | `processor` | the processor's kernels, by instruction set |
 //! | `kernels` | the kernels of this process, by GPU |
-//! | `attention`, `cross_entropy` | operations that the processor alone has |
+//! | `attention`, `cross_entropy`, `halves` | operations that the processor alone has |
 //! | `quantize`, `blocks`, `rms_norm`, `rope`, `swiglu` | operations: the formula, and the autograd node of the kernels |
 //! | `comparison` | differences of kernels from formulae |
 //!
@@ -28,6 +28,7 @@ mod blocks;
 pub mod comparison;
 mod cross_entropy;
 mod gpu;
+mod halves;
 mod kernels;
 pub mod launch;
 mod nvrtc;
@@ -41,6 +42,7 @@ mod swiglu;
 pub use attention::{AttentionKind, Segment, attention, prefers_blocked_attention};
 pub use blocks::{BLOCK, Fp8Blocks, current_scale, quantize_blocks, scale_tiles};
 pub use cross_entropy::{covers_cross_entropy, cross_entropy_, cross_entropy_with};
+pub use halves::Halves;
 pub use kernels::Kernels;
 pub use nvrtc::{compile, nvrtc_folders};
 pub use processor::InstructionSet;

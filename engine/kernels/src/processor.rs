@@ -58,7 +58,7 @@ impl InstructionSet {
     }
 
     /// Returns whether this processor has the set, and the compiler of this program had it.
-    fn is_available(self) -> bool {
+    pub(crate) fn is_available(self) -> bool {
         match self {
             Self::Generic => true,
             Self::Avx2 => cfg!(with_avx2) && has_avx2(),
@@ -157,6 +157,30 @@ by_set!(entropy_function: CrossEntropy {
 pub(crate) unsafe fn cross_entropy(set: InstructionSet, entropy: &Entropy, kind: i32) {
     // SAFETY: the caller guarantees it, and the processor has the set (`InstructionSet::available`).
     unsafe { entropy_function(set)(entropy, kind) }
+}
+
+/// Arguments of splitting fp32 values into halves, and of joining them (`Halves` in `cpp/rows.cpp`).
+#[repr(C)]
+pub(crate) struct HalvesCall {
+    pub(crate) values: *mut f32,
+    pub(crate) high: *mut u16,
+    pub(crate) low: *mut u16,
+    pub(crate) count: i64,
+}
+
+type HalvesFunction = unsafe extern "C" fn(*const HalvesCall, i32);
+
+by_set!(halves_function: HalvesFunction {
+    neva_halves_generic, neva_halves_avx2, neva_halves_avx512, neva_halves_avx512_bf16
+}(call: *const HalvesCall, is_join: i32));
+
+/// Splits values into halves, or joins them.
+///
+/// # Safety
+/// The pointers of `call` are to `count` values each, and nothing else uses what is written.
+pub(crate) unsafe fn halves(set: InstructionSet, call: &HalvesCall, is_join: bool) {
+    // SAFETY: the caller guarantees it, and the processor has the set (`InstructionSet::available`).
+    unsafe { halves_function(set)(call, i32::from(is_join)) }
 }
 
 /// The processor, with one of its instruction sets.

@@ -36,6 +36,7 @@ mod snapshot;
 mod staging;
 mod state;
 mod stored_tensors;
+mod stored_values;
 mod trained_tensors;
 mod unusable;
 mod weights;

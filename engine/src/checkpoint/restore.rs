@@ -39,6 +39,7 @@ pub fn restore_optimizer(
     let rounded: BTreeSet<_> = rounded.map(|parameter| parameter.spec.name.as_str()).collect();
     let mut problems = Vec::new();
     let mut copies: Vec<(Tensor, Tensor)> = Vec::new();
+    let mut masters = Vec::new();
     for shard in optimizer.shards() {
         let (spec, name) = (shard.spec, &shard.spec.name);
         let key = format!("{name}.step");
@@ -66,7 +67,8 @@ pub fn restore_optimizer(
             };
             if rounded.contains(name.as_str()) {
                 // The parameter was rounded when it was loaded; its master weight keeps every bit.
-                copies.push((place(shard.master), model.read(name, &window)?));
+                let own = shard.master.narrow(start - shard.range.start, window.numel())?;
+                masters.push((own, model.read(name, &window)?));
             }
             for (key, tensor) in &moments {
                 copies.push((place(tensor), tensors.read(key, &window)?));
@@ -78,6 +80,9 @@ pub fn restore_optimizer(
         return Err(EngineError::Weights { path, problems });
     }
     tch::no_grad(|| copies.iter_mut().try_for_each(|(to, from)| to.f_copy_(from)))?;
+    masters
+        .iter()
+        .try_for_each(|(to, from)| to.set(&from.f_to_kind(Kind::Float)?.f_view([-1])?))?;
     Ok(())
 }
 

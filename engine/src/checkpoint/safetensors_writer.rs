@@ -1,6 +1,7 @@
 //! Writes a safetensors file: writes a temporary file, syncs and renames it.
 
 use super::safetensors_file::KINDS;
+use super::stored_values::StoredValues;
 use crate::error::{EngineError, Result};
 use safetensors::tensor::{Dtype, View};
 use std::borrow::Cow;
@@ -13,10 +14,18 @@ use tch::{Kind, Tensor};
 /// # Errors
 /// The disk is full, or the folder cannot be written.
 pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
+    let values = tensors
+        .into_iter()
+        .map(|(name, tensor)| (name, StoredValues::Tensor(tensor.detach())));
+    write_values(path, values.collect())
+}
+
+/// Writes values as [`write_tensors`] does.
+pub(super) fn write_values(path: &Path, tensors: Vec<(String, StoredValues)>) -> Result<()> {
     let temporary = path.with_extension("writing");
     let views = tensors
         .into_iter()
-        .map(|(name, tensor)| Ok((name, Bytes::new(tensor)?)))
+        .map(|(name, values)| Ok((name, Bytes::new(values)?)))
         .collect::<Result<Vec<_>>>()?;
     // The crate creates files that only their owner can read. A checkpoint is as readable as other files.
     let permissions = File::create(&temporary)
@@ -51,19 +60,21 @@ pub fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> 
 
 /// A tensor whose bytes are copied to the host only while they are written.
 struct Bytes {
-    tensor: Tensor,
+    values: StoredValues,
     shape: Vec<usize>,
+    kind: Kind,
     dtype: Dtype,
 }
 
 impl Bytes {
-    fn new(tensor: Tensor) -> Result<Self> {
-        let shape = tensor.size().iter().map(|size| *size as usize).collect();
-        let dtype =
-            dtype_of(tensor.kind()).ok_or_else(|| EngineError::Bug(format!("a tensor of kind {:?} cannot be saved", tensor.kind())))?;
+    fn new(values: StoredValues) -> Result<Self> {
+        let (size, kind) = values.layout();
+        let shape = size.iter().map(|size| *size as usize).collect();
+        let dtype = dtype_of(kind).ok_or_else(|| EngineError::Bug(format!("a tensor of kind {kind:?} cannot be saved")))?;
         Ok(Self {
-            tensor: tensor.detach(),
+            values,
             shape,
+            kind,
             dtype,
         })
     }
@@ -79,19 +90,11 @@ impl View for Bytes {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = self
-            .tensor
-            .to_device(tch::Device::Cpu)
-            .contiguous()
-            .flatten(0, -1)
-            .view_dtype(Kind::Uint8);
-        let mut buffer = vec![0; self.data_len()];
-        bytes.copy_data_u8(&mut buffer, self.data_len());
-        Cow::Owned(buffer)
+        Cow::Owned(self.values.bytes())
     }
 
     fn data_len(&self) -> usize {
-        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+        self.shape.iter().product::<usize>() * self.kind.elt_size_in_bytes()
     }
 }
 

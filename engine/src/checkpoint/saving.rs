@@ -96,7 +96,7 @@ impl Saving {
             status: status.clone(),
         });
         let (own_staging, success) = (staging.clone(), succeeded.clone());
-        let copies = memory.map(|memory| (memory.clone(), shard.tensors()));
+        let copies = memory.map(|memory| (memory.clone(), shard.copies()));
         let profiler = mesh.profiler().clone();
         let body = move || {
             let _write = profiler.span("write checkpoint");

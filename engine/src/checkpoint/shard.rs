@@ -3,6 +3,7 @@
 use super::host_memory::HostMemory;
 use super::snapshot::Snapshot;
 use super::stored_tensors::{Index, Stored, StoredShard, StoredTensor};
+use super::stored_values::StoredValues;
 use crate::comm::{Axis, Mesh, Reduce};
 use crate::error::Result;
 use crate::fp8::ScalingStates;
@@ -37,12 +38,12 @@ pub(super) struct TensorShard {
     pub(super) name: String,
     pub(super) shape: Vec<usize>,
     pub(super) window: Window,
-    pub(super) tensor: Tensor,
+    pub(super) values: StoredValues,
 }
 
 impl TensorShard {
     /// Creates the rectangle `window` of a tensor from its values in `flat`.
-    fn new(name: String, shape: &[usize], window: Window, flat: &Tensor) -> Result<Self> {
+    fn new(name: String, shape: &[usize], window: Window, flat: StoredValues) -> Result<Self> {
         let is_whole = window == Window::whole(shape);
         let written: Vec<i64> = if is_whole {
             shape.iter().map(|size| *size as i64).collect()
@@ -53,7 +54,7 @@ impl TensorShard {
             name,
             shape: shape.to_vec(),
             window,
-            tensor: flat.f_view(written.as_slice())?.detach(),
+            values: flat.view(&written)?,
         })
     }
 
@@ -92,12 +93,13 @@ impl CheckpointShard {
                 continue;
             }
             for (start, window) in spec.windows_of(range.clone(), tp_rank, tp) {
-                let values = |flat: &Tensor| flat.narrow(0, (start - range.start) as i64, window.numel() as i64);
+                let first = start - range.start;
+                let values = |flat: &Tensor| StoredValues::Tensor(flat.narrow(0, first as i64, window.numel() as i64));
                 shard.model.push(TensorShard::new(
                     spec.name.clone(),
                     &spec.shape,
                     window.clone(),
-                    &values(held.master),
+                    held.master.narrow(first, window.numel())?.into(),
                 )?);
                 if snapshot.run.finetune.log.ckpt.save_weights_only {
                     continue;
@@ -106,12 +108,13 @@ impl CheckpointShard {
                     let name = format!("{}.{moment}", spec.name);
                     shard
                         .optimizer
-                        .push(TensorShard::new(name, &spec.shape, window.clone(), &values(tensor))?);
+                        .push(TensorShard::new(name, &spec.shape, window.clone(), values(tensor))?);
                 }
                 // The step is equal in all shards of a parameter: the first one stores it.
                 if window.rows.start == 0 && window.columns.start == 0 {
                     let name = format!("{}.step", spec.name);
-                    shard.optimizer.push(TensorShard::new(name, &[1], Window::whole(&[1]), held.step)?);
+                    let step = StoredValues::Tensor(held.step.shallow_clone());
+                    shard.optimizer.push(TensorShard::new(name, &[1], Window::whole(&[1]), step)?);
                 }
             }
         }
@@ -130,7 +133,8 @@ impl CheckpointShard {
             let [scale, history] = fp8_keys(state.linear);
             for (key, tensor) in [(scale, &state.scale), (history, &state.amax_history)] {
                 let shape: Vec<_> = tensor.size().iter().map(|size| *size as usize).collect();
-                self.optimizer.push(TensorShard::new(key, &shape, Window::whole(&shape), tensor)?);
+                let values = StoredValues::Tensor(tensor.shallow_clone());
+                self.optimizer.push(TensorShard::new(key, &shape, Window::whole(&shape), values)?);
             }
         }
         Ok(())
@@ -163,13 +167,17 @@ impl CheckpointShard {
     /// Copies all tensors into memory that training does not touch.
     pub(super) fn copy_to_host(&mut self, memory: &HostMemory) -> Result<()> {
         let parts = self.model.iter_mut().chain(&mut self.optimizer);
-        memory.fill(&mut parts.map(|part| &mut part.tensor).collect::<Vec<_>>())
+        memory.fill(parts.map(|part| &mut part.values))
     }
 
-    /// Returns all its tensors.
-    pub(super) fn tensors(&self) -> Vec<Tensor> {
+    /// Returns its copies of all tensors.
+    pub(super) fn copies(&self) -> Vec<Tensor> {
         let parts = self.model.iter().chain(&self.optimizer);
-        parts.map(|part| part.tensor.shallow_clone()).collect()
+        let copy = |part: &TensorShard| match &part.values {
+            StoredValues::Tensor(tensor) => Some(tensor.shallow_clone()),
+            StoredValues::Split(_) => None,
+        };
+        parts.filter_map(copy).collect()
     }
 
     /// Returns its entries of `pieces.json`.

@@ -7,7 +7,7 @@ use super::folder::UNFINISHED;
 use super::heartbeat::{Heartbeat, HeartbeatMonitor};
 use super::json::{json, read_json};
 use super::marker::lock_marker;
-use super::safetensors_writer::write_tensors;
+use super::safetensors_writer::write_values;
 use super::shard::CheckpointShard;
 use super::stored_tensors::{Index, PIECES};
 use crate::error::{EngineError, Result};
@@ -116,7 +116,7 @@ impl StagingDir {
                 continue;
             }
             let path = self.folder.join(&name);
-            write_tensors(&path, parts.into_iter().map(|part| (part.key(), part.tensor)).collect())?;
+            write_values(&path, parts.into_iter().map(|part| (part.key(), part.values)).collect())?;
             written.files.insert(name, Checksum::of(&path)?);
         }
         Ok(written)

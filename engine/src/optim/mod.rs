@@ -4,6 +4,7 @@ mod fp8_bucket;
 mod grad_buffer;
 mod gradients;
 mod loss_scaler;
+mod master;
 mod optimizer;
 mod param_gather;
 mod partition;
@@ -13,6 +14,7 @@ mod state;
 
 pub use gradients::Gradients;
 pub use loss_scaler::{LossScaleState, LossScaler};
+pub use master::MasterWeights;
 pub use optimizer::{Optimizer, OptimizerShard};
 pub use partition::Partition;
 pub use schedule::learning_rate;

@@ -2,6 +2,7 @@
 //! `torch.optim`, a step does not change parameters without a gradient: no decay, same moments, same step count.
 
 use super::gradients::Gradients;
+use super::master::MasterWeights;
 use super::param_gather::ParamGather;
 use super::partition::Partition;
 use super::rule::{Slot, update};
@@ -37,8 +38,9 @@ pub struct OptimizerShard<'a> {
     /// Range in the flattened local tensor, padding included; [`ParamSpec::windows_of`] converts it to rectangles of the
     /// whole parameter.
     pub range: Range<usize>,
-    /// The weights in fp32 `[range.len()]`; the parameter's own memory if that is fp32.
-    pub master: &'a Tensor,
+    /// The weights in fp32 `[range.len()]`; the parameter's own memory if that is fp32, with the rest of each value if it is bf16
+    /// on a CPU.
+    pub master: &'a MasterWeights,
     /// Moments `[range.len()]`, each with its name in a checkpoint.
     pub moments: Vec<(&'static str, &'a Tensor)>,
     /// Number of steps that touched the parameter `[1]`, fp32; the same in all of its shards.
@@ -69,18 +71,20 @@ impl Optimizer {
             });
             let flat = parameter.tensor.detach().f_view([-1])?;
             let weights = flat.f_narrow(0, range.start as i64, range.len() as i64)?;
-            let (master, rounded) = match weights.kind() {
-                Kind::Float => (weights, None),
-                _ => (weights.f_to_kind(Kind::Float)?, Some(weights)),
-            };
-            let moment = |name: &&'static str| Ok((*name, master.f_zeros_like()?));
+            let options = (Kind::Float, weights.device());
+            // A gather in FP8 changes weights.
+            let alone = !partition.is_gathered_in_fp8(partition.location(index).0);
+            let master = MasterWeights::new(weights.shallow_clone(), alone)?;
+            let moment = |name: &&'static str| Ok((*name, Tensor::f_zeros(weights.size(), options)?));
             states.push(State {
                 spec: parameter.spec.clone(),
                 index,
                 range,
-                rounded,
+                rounded: whole(&master)
+                    .filter(|_| weights.kind() != Kind::Float)
+                    .map(|_| weights.shallow_clone()),
                 moments: moments(config).iter().map(moment).collect::<Result<_>>()?,
-                step: Tensor::f_zeros([1], (Kind::Float, master.device()))?,
+                step: Tensor::f_zeros([1], options)?,
                 group,
                 master,
             });
@@ -131,7 +135,7 @@ impl Optimizer {
         let rounded = self
             .states
             .iter()
-            .filter_map(|state| Some((state.rounded.as_ref()?, &state.master)));
+            .filter_map(|state| Some((state.rounded.as_ref()?, whole(&state.master)?)));
         let (to, from): (Vec<_>, Vec<_>) = rounded.unzip();
         foreach::copy_(&to, &from)?;
         if let Some(gather) = &self.gather {
@@ -183,6 +187,14 @@ impl Optimizer {
             moments: state.moments.iter().map(|(name, moment)| (*name, moment)).collect(),
             step: &state.step,
         })
+    }
+}
+
+/// Returns the tensor of master weights that are one.
+fn whole(master: &MasterWeights) -> Option<&Tensor> {
+    match master {
+        MasterWeights::Whole(own) => Some(own),
+        MasterWeights::Split(_) => None,
     }
 }
 

@@ -1,10 +1,12 @@
 //! Update rules of the optimizers, in the formulas of the papers.
 
+use super::master::MasterWeights;
 use super::state::State;
 use crate::error::{EngineError, Result};
+use neva_kernels::Halves;
 use neva_schemas::{AdamW, Lion, Optim, Sgd};
 use neva_torch_ffi::{AdamW as Kernel, AdamWSlot, fused_adamw_};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// Weights and their gradient in fp32; flat.
 pub(super) struct Slot<'a> {
@@ -37,19 +39,62 @@ fn adamw(config: &AdamW, lr: f64, weight_decay: f64, slots: &[Slot<'_>]) -> Resu
         weight_decay,
         maximize: false,
     };
-    let slots = slots.iter().map(|Slot { state, grad }| {
+    let mut whole = Vec::new();
+    let mut block: Option<Tensor> = None;
+    for Slot { state, grad } in slots {
         let [(_, exp_avg), (_, exp_avg_sq)] = &state.moments[..] else {
             return Err(EngineError::Bug("AdamW has two moments".into()));
         };
-        Ok(AdamWSlot {
-            param: &state.master,
+        let slot = |param| AdamWSlot {
+            param,
             grad,
             exp_avg,
             exp_avg_sq,
             step: &state.step,
-        })
-    });
-    Ok(fused_adamw_(&kernel, &slots.collect::<Result<Vec<_>>>()?, None)?)
+        };
+        match &state.master {
+            MasterWeights::Whole(own) => whole.push(slot(own)),
+            MasterWeights::Split(halves) => {
+                let block = match &block {
+                    Some(block) => block,
+                    None => block.insert(Tensor::f_empty([block_len()], (Kind::Float, Device::Cpu))?),
+                };
+                adamw_in_blocks(&kernel, halves, &slot(halves.high()), block)?;
+            }
+        }
+    }
+    Ok(fused_adamw_(&kernel, &whole, None)?)
+}
+
+/// Returns the number of values of a block, which stay in the cache between joining, update and splitting.
+fn block_len() -> i64 {
+    i64::from(tch::get_num_threads().max(1)) << 17
+}
+
+/// Updates master weights in halves block by block. `block` has room for the values of one.
+fn adamw_in_blocks(kernel: &Kernel, halves: &Halves, slot: &AdamWSlot<'_>, block: &Tensor) -> Result<()> {
+    let (numel, most) = (slot.param.size1()?, block.size1()?);
+    for start in (0..numel).step_by(most as usize) {
+        let len = most.min(numel - start);
+        let at = |flat: &Tensor| flat.f_narrow(0, start, len);
+        let (values, halves) = (block.f_narrow(0, 0, len)?, halves.narrow(start, len)?);
+        halves.join(&values)?;
+        // All blocks belong to one step.
+        let step = match start + len == numel {
+            true => slot.step.shallow_clone(),
+            false => slot.step.copy(),
+        };
+        let of_block = AdamWSlot {
+            param: &values,
+            grad: &at(slot.grad)?,
+            exp_avg: &at(slot.exp_avg)?,
+            exp_avg_sq: &at(slot.exp_avg_sq)?,
+            step: &step,
+        };
+        fused_adamw_(kernel, &[of_block], None)?;
+        halves.set(&values)?;
+    }
+    Ok(())
 }
 
 /// Updates as `torch.optim.SGD` without dampening, with decoupled decay.
@@ -66,8 +111,7 @@ fn sgd(config: &Sgd, lr: f64, weight_decay: f64, Slot { state, grad }: &Slot<'_>
         }
         _ => grad.shallow_clone(),
     };
-    weight.f_add_(&update.f_mul_scalar(-lr)?).map(drop)?;
-    Ok(())
+    state.master.set(&weight.f_add_(&update.f_mul_scalar(-lr)?)?)
 }
 
 /// Updates as in Algorithm 2 of arXiv:2302.06675.
@@ -77,15 +121,14 @@ fn lion(config: &Lion, lr: f64, weight_decay: f64, Slot { state, grad }: &Slot<'
     };
     let mut weight = decayed(state, lr, weight_decay)?;
     let direction = exp_avg.f_lerp(grad, 1.0 - config.betas.0)?.f_sign()?;
-    weight.f_add_(&direction.f_mul_scalar(-lr)?).map(drop)?;
+    let weight = weight.f_add_(&direction.f_mul_scalar(-lr)?)?;
     exp_avg.shallow_clone().f_lerp_(grad, 1.0 - config.betas.1).map(drop)?;
-    Ok(())
+    state.master.set(&weight)
 }
 
-/// Applies decoupled decay and returns a handle of the weight.
+/// Applies decoupled decay and returns the weight in fp32.
 fn decayed(state: &State, lr: f64, weight_decay: f64) -> Result<Tensor> {
-    debug_assert_eq!(state.master.kind(), Kind::Float);
-    let mut weight = state.master.shallow_clone();
+    let mut weight = state.master.values()?;
     if weight_decay > 0.0 {
         weight = weight.f_mul_scalar_(1.0 - lr * weight_decay)?;
     }

@@ -1,5 +1,6 @@
 //! State of the optimizer.
 
+use super::master::MasterWeights;
 use neva_layout::ParamSpec;
 use std::ops::Range;
 use tch::Tensor;
@@ -11,8 +12,8 @@ pub(super) struct State {
     /// Number of the parameter among the trainable ones.
     pub(super) index: usize,
     pub(super) range: Range<usize>,
-    pub(super) master: Tensor,
-    /// The parameter's values, unless they are the master weights themselves.
+    pub(super) master: MasterWeights,
+    /// The parameter's values, unless they are master weights themselves or a half of these.
     pub(super) rounded: Option<Tensor>,
     pub(super) moments: Vec<(&'static str, Tensor)>,
     pub(super) step: Tensor,

@@ -195,6 +195,8 @@ fn master_weights_accumulate_small_updates() {
                 .find(|shard| shard.spec.name == norm)
                 .unwrap()
                 .master
+                .values()
+                .unwrap()
                 .copy()
         };
         let start = weight(&trainer);

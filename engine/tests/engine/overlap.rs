@@ -102,7 +102,7 @@ fn every_read_of_weights_waits_for_the_param_gather() {
                     _ => {
                         let shards = trainer.optimizer().shards();
                         shards
-                            .map(|shard| shard.master.sum(tch::Kind::Double))
+                            .map(|shard| shard.master.values().unwrap().sum(tch::Kind::Double))
                             .reduce(|a, b| a + b)
                             .unwrap()
                     }
@@ -120,7 +120,7 @@ fn every_read_of_weights_waits_for_the_param_gather() {
                     _ => {
                         let shards = other.optimizer().shards();
                         shards
-                            .map(|shard| shard.master.sum(tch::Kind::Double))
+                            .map(|shard| shard.master.values().unwrap().sum(tch::Kind::Double))
                             .reduce(|a, b| a + b)
                             .unwrap()
                     }

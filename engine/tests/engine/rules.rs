@@ -93,7 +93,12 @@ fn check(optim: Optim, kind: Precision, moments: &[&str]) {
         trainer
             .optimizer()
             .shards()
-            .map(|shard| (shard.spec.name.clone(), shard.master.view_as(&whole(trainer, &shard)).copy()))
+            .map(|shard| {
+                (
+                    shard.spec.name.clone(),
+                    shard.master.values().unwrap().view_as(&whole(trainer, &shard)).copy(),
+                )
+            })
             .collect()
     };
     let start: BTreeMap<String, Tensor> = masters(&trainer);
@@ -114,7 +119,7 @@ fn check(optim: Optim, kind: Precision, moments: &[&str]) {
     }
     for (shard, parameter) in trainer.optimizer().shards().zip(trainer.parameters().trainable()) {
         let name = &shard.spec.name;
-        let (exact, master) = (&exact[name], shard.master.view_as(&parameter.tensor));
+        let (exact, master) = (&exact[name], shard.master.values().unwrap().view_as(&parameter.tensor));
         let what = format!("{optim:?}, {kind:?}: {name}");
         assert!(!master.equal(&start[name]), "{what} does not change");
         let off = difference(&master, &exact.weight);

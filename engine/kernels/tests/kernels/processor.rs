@@ -2,7 +2,7 @@
 //! entropy against libtorch in fp64.
 
 use neva_kernels::comparison::Sizes;
-use neva_kernels::{InstructionSet, Kernels, Segment, attention, cross_entropy_with, prefers_blocked_attention};
+use neva_kernels::{Halves, InstructionSet, Kernels, Segment, attention, cross_entropy_with, prefers_blocked_attention};
 use neva_torch_ffi::grad;
 use tch::{Device, Kind, Tensor};
 
@@ -195,4 +195,46 @@ fn what_does_not_fit_is_refused() {
     ] {
         assert!(result.is_err());
     }
+}
+
+/// Halves of values of all exponents, of values halfway between two bfloat16, of zeros and infinities.
+#[test]
+fn halves_are_the_nearest_bfloat16_and_the_rest() {
+    // Spread over all 32 bits by the golden ratio; libtorch's generator is shared with the other tests.
+    let bits = (Tensor::arange(100_003, (Kind::Int64, Device::Cpu)) * 0x9e37_79b1i64 + 12_345).to_kind(Kind::Int);
+    let ties = (bits.narrow(0, 0, 1000).bitwise_right_shift_tensor_scalar(16)).bitwise_left_shift_tensor_scalar(16) + 0x8000;
+    let special = Tensor::from_slice(&[0.0f32, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-45]);
+    let values = Tensor::cat(&[bits.view_dtype(Kind::Float), ties.view_dtype(Kind::Float), special], 0);
+    let values = values.masked_select(&values.isnan().logical_not());
+    assert!(values.numel() > 90_000);
+    let expected = values.to_kind(Kind::BFloat16);
+    for set in InstructionSet::available() {
+        let halves = Halves::of(expected.zeros_like()).unwrap();
+        halves.set_with(set, &values).unwrap();
+        assert!(halves.high().equal(&expected), "{set:?}");
+        let joined = values.zeros_like();
+        halves.join(&joined).unwrap();
+        let [own, theirs] = [&joined, &values].map(|values| values.view_dtype(Kind::Int));
+        // One bit, of values halfway between two bfloat16 that were rounded down.
+        let is_tie = theirs.bitwise_and(0x1_ffff).eq(0x8000).to_kind(Kind::Int);
+        assert!(
+            (&own - &theirs).abs().equal(&is_tie) && is_tie.sum(Kind::Int64).int64_value(&[]) > 100,
+            "{set:?}"
+        );
+        assert!(joined.to_kind(Kind::BFloat16).equal(&expected), "{set:?}");
+        let mut bytes = vec![0u8; joined.numel() * 4];
+        joined.view_dtype(Kind::Uint8).copy_data_u8(&mut bytes, joined.numel() * 4);
+        assert!(halves.bytes() == bytes, "{set:?}");
+        // Joined values have the same halves.
+        let again = Halves::of(expected.zeros_like()).unwrap();
+        again.set_with(set, &joined).unwrap();
+        assert!(again.high().equal(&expected) && again.bytes() == bytes, "{set:?}");
+    }
+    let nan = Tensor::from(f32::NAN).view([1]);
+    let halves = Halves::of(nan.to_kind(Kind::BFloat16)).unwrap();
+    halves.set(&nan).unwrap();
+    let joined = nan.zeros_like();
+    halves.join(&joined).unwrap();
+    assert!([halves.high(), &joined].iter().all(|half| half.isnan().all().int64_value(&[]) == 1));
+    assert!(halves.join(&expected).is_err() && Halves::of(nan).is_err());
 }
