@@ -8,6 +8,7 @@ mod setting;
 use neva_engine::comm::Mesh;
 use setting::{microbatches, trainer};
 use std::fs::read_to_string;
+use tch::{Device, Kind, Tensor};
 
 /// Minor page faults of this process so far: the tenth field of `stat`, counted from the program's name.
 fn faults() -> u64 {
@@ -33,11 +34,22 @@ fn faults_of_a_step() -> u64 {
     least
 }
 
+/// A freed block serves the next tensor of its size, although another tensor lies behind it.
+fn assert_freed_blocks_are_reused() {
+    let bytes = || Tensor::zeros([3 << 20], (Kind::Uint8, Device::Cpu));
+    let (first, _behind) = (bytes(), bytes());
+    let place = first.data_ptr();
+    assert_eq!(place as usize % 64, 0, "kernels rely on this alignment");
+    drop(first);
+    assert_eq!(bytes().data_ptr(), place);
+}
+
 #[test]
 fn a_step_takes_no_new_pages() {
     tch::set_num_threads(1);
     let before = faults_of_a_step();
     if neva_torch_ffi::keep_freed_memory() {
+        assert_freed_blocks_are_reused();
         let after = faults_of_a_step();
         // A few are other threads' of the test's harness.
         assert!(after < 32, "{after} page faults in a step, {before} without the setting");

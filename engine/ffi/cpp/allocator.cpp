@@ -1,4 +1,4 @@
-// A CPU allocator that counts the allocated bytes.
+// CPU allocators: one that counts the allocated bytes, and one whose freed blocks serve the next request of their size.
 #include "status.h"
 
 #include <c10/core/Allocator.h>
@@ -7,6 +7,8 @@
 #include <c10/core/impl/alloc_cpu.h>
 
 #include <atomic>
+#include <cstdint>
+#include <cstdlib>
 
 namespace {
 
@@ -45,9 +47,46 @@ class CountingAllocator final : public c10::Allocator {
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
 };
 
+// libtorch calls posix_memalign. That of glibc asks itself for more than the size, to align the block, and gives the rest back: a
+// freed block is too small for the next request of its size, and the heap of a training grows. malloc reuses blocks
+// exactly. So the block is aligned here, and its own address lies before the aligned one.
+void* align(void* block) {
+  const auto address = (reinterpret_cast<uintptr_t>(block) + c10::gAlignment) & ~(uintptr_t{c10::gAlignment} - 1);
+  auto* aligned = reinterpret_cast<void**>(address);
+  // malloc aligns by 16, so there is room for an address.
+  aligned[-1] = block;
+  return aligned;
+}
+
+void release_block(void* data) {
+  if (data) std::free(static_cast<void**>(data)[-1]);
+}
+
+class ReusingAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    if (bytes == 0) return {nullptr, nullptr, &release_block, c10::Device(c10::kCPU)};
+    TORCH_CHECK(bytes <= SIZE_MAX / 2, "alloc_cpu() seems to have been called with a negative number of bytes");
+    void* block = std::malloc(bytes + c10::gAlignment);
+    TORCH_CHECK(block, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", bytes, " bytes.");
+    void* data = align(block);
+    return {data, data, &release_block, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release_block; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+
 }  // namespace
 
 extern "C" {
+
+neva_status neva_allocator_reuse() {
+  return neva::guard([] {
+    // Never destroyed: tensors may outlive main. The counting allocator has a higher priority.
+    static auto* allocator = new ReusingAllocator;
+    c10::SetCPUAllocator(allocator, /*priority=*/100);
+  });
+}
 
 neva_status neva_allocator_install() {
   return neva::guard([] {

@@ -193,7 +193,8 @@ pub fn load_cuda() -> Result<bool> {
 }
 
 /// Has the C library keep freed memory for later allocations instead of returning it to the system: a training step then takes
-/// no new pages, whose first use costs a fault each. Returns false if the C library has no such setting.
+/// no new pages, whose first use costs a fault each. Tensors ask it for memory in a way that fills freed blocks again. Returns
+/// false if the C library has no such setting.
 ///
 /// The process keeps its largest size. Call it before the first large tensor.
 pub fn keep_freed_memory() -> bool {
@@ -205,7 +206,9 @@ pub fn keep_freed_memory() -> bool {
             unsafe { libc::mallopt(parameter, value) == 1 }
         };
         // -1: nothing is ever returned. 64 MiB: the heap grows in few steps.
-        set(libc::M_MMAP_MAX, 0) && set(libc::M_TRIM_THRESHOLD, -1) && set(libc::M_TOP_PAD, 64 << 20)
+        let keeps = set(libc::M_MMAP_MAX, 0) && set(libc::M_TRIM_THRESHOLD, -1) && set(libc::M_TOP_PAD, 64 << 20);
+        // SAFETY: no pointer is passed, and the C++ side creates the allocator once, also with several threads.
+        keeps && unsafe { sys::neva_allocator_reuse() }.check("install the allocator").is_ok()
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     false

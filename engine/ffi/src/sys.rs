@@ -196,6 +196,7 @@ unsafe extern "C" {
     pub(crate) fn neva_event_free(event: *mut CEvent) -> Status;
 
     pub(crate) fn neva_allocator_install() -> Status;
+    pub(crate) fn neva_allocator_reuse() -> Status;
     pub(crate) safe fn neva_allocator_live() -> i64;
     pub(crate) safe fn neva_allocator_peak() -> i64;
     pub(crate) safe fn neva_allocator_reset_peak();
