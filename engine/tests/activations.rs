@@ -1,4 +1,4 @@
-//! Saved activations of a rank. They have their own test program: the allocator counts the tensors of all threads of the
+//! Saved activations of a rank, its gradients and its optimizer. They have their own test program: the allocator counts the tensors of all threads of the
 //! process, so one test runs at a time.
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
@@ -8,9 +8,11 @@ use neva_engine::checkpoint::{Base, ModelCache, Sources};
 use neva_engine::comm::{Mesh, run_ranks};
 use neva_engine::model::Models;
 use neva_engine::parallel::{batch_on_this_cp_rank, zigzag};
-use neva_engine::trainer::LoadedModel;
+use neva_engine::trainer::{LoadedModel, Microbatch, Trainer};
 use neva_recipes::neva_tiny;
-use neva_schemas::{CpCommType, Finetune, ParallelSizes, RecomputeGranularity, RecomputeMethod, RecomputeModule};
+use neva_schemas::{
+    CpCommType, Finetune, MixedPrecision, ParallelSizes, Plugins, Precision, RecomputeGranularity, RecomputeMethod, RecomputeModule,
+};
 use neva_torch_ffi::allocator;
 use std::path::PathBuf;
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
@@ -33,21 +35,25 @@ fn batch() -> Batch {
     }
 }
 
+fn loaded(finetune: &Finetune, mesh: &Mesh) -> LoadedModel {
+    let cache = ModelCache::at(PathBuf::new());
+    let base = Base::of(finetune, &cache).unwrap();
+    let sources = Sources {
+        checkpoint: None,
+        adapter: None,
+        base: &base,
+        cache: &cache,
+    };
+    LoadedModel::load(finetune, &Models::builtin(), sources, mesh, Device::Cpu).unwrap()
+}
+
 /// Returns the bytes of saved activations of the language model on one rank, the mean of all ranks.
 fn saved_bytes(finetune: &Finetune, cp: u32) -> f64 {
     let sizes = ParallelSizes { cp, ..ParallelSizes::ONE };
     let barrier = Barrier::new(cp as usize);
     let bytes = run_ranks(cp as usize, Duration::from_secs(60), |factory| {
         let mesh = Mesh::new(sizes, &factory).unwrap();
-        let cache = ModelCache::at(PathBuf::new());
-        let base = Base::of(finetune, &cache).unwrap();
-        let sources = Sources {
-            checkpoint: None,
-            adapter: None,
-            base: &base,
-            cache: &cache,
-        };
-        let loaded = LoadedModel::load(finetune, &Models::builtin(), sources, &mesh, Device::Cpu).unwrap();
+        let loaded = loaded(finetune, &mesh);
         let batch = batch_on_this_cp_rank(batch(), zigzag(&mesh)).unwrap();
         barrier.wait();
         let before = allocator::live();
@@ -129,4 +135,36 @@ fn recomputation_saves_only_the_inputs_of_layers() {
         "half of the layers save {half} bytes"
     );
     assert!(mlp < 0.8 * everything && attention < 0.97 * everything);
+}
+
+/// The optimizer holds two moments of 4 bytes for each value, and the other half of a bf16 weight's master weight. Gradients have
+/// memory from a backward pass on.
+#[test]
+fn state_has_no_copy_of_the_weights_and_gradients_come_with_the_backward_pass() {
+    let (_turn, mut finetune) = counting();
+    for (precision, expected) in [(Precision::Fp32, 8.0), (Precision::Bf16Mixed, 10.0)] {
+        finetune.trainer.plugins = Plugins::MixedPrecision(MixedPrecision {
+            precision,
+            ..MixedPrecision::default()
+        });
+        let mesh = Mesh::single();
+        let loaded = loaded(&finetune, &mesh);
+        let values: usize = loaded.parameters.trainable().map(|parameter| parameter.tensor.numel()).sum();
+        let before = allocator::live();
+        let mut trainer = Trainer::new(&finetune, loaded, mesh).unwrap();
+        let own = |live: u64| live as f64 - before as f64;
+        let state = own(allocator::live()) / values as f64;
+        assert!((state / expected - 1.0).abs() < 0.01, "{precision:?}: {state} bytes for each value");
+        let batch = Microbatch::of(batch(), 2 * S as u64);
+        let microbatches = [batch];
+        let without = allocator::live();
+        trainer.accumulate(&microbatches).unwrap();
+        let touched = trainer.gradients().filter_map(|(_, gradient)| Some(gradient?.numel()));
+        let gradients = 4.0 * touched.sum::<usize>() as f64;
+        let found = own(allocator::live()) - own(without);
+        assert!(
+            (found / gradients - 1.0).abs() < 0.02,
+            "{precision:?}: {found} bytes of gradients, expected {gradients}"
+        );
+    }
 }

@@ -1,37 +1,54 @@
 //! Gradient buffers, and their reduction bucket by bucket during backward passes.
+//!
+//! A bucket takes memory from its first gradient until the next step, as with `zero_grad(set_to_none=True)`: in a forward pass the
+//! saved activations have that memory.
 
 use super::partition::Partition;
 use crate::comm::{ProcessGroup, Reduce, Work};
 use crate::error::{EngineError, Result};
-use crate::parameters::Parameters;
+use crate::parameters::{Parameter, Parameters};
+use std::ops::Range;
 use std::sync::Arc;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// Flat fp32 buckets of gradients.
 #[derive(Debug)]
 pub(super) struct GradBuffer {
     buckets: Vec<GradBucket>,
-    /// Each parameter's gradient, shaped as the parameter: a view of its bucket.
-    views: Vec<Tensor>,
-    /// Each parameter's bucket.
-    bucket_of: Vec<usize>,
+    places: Vec<Place>,
     touched: Vec<bool>,
     states: Vec<GradState>,
     /// Number of buckets whose reduction was started. All ranks start them in the same order.
     started: usize,
     dp_cp: Arc<dyn ProcessGroup>,
     distributed: bool,
+    /// Whether other ranks reduce the same gradients, also those that this rank has not.
+    with_others: bool,
     overlap: bool,
     /// Data type in which gradients are sent.
     reduce_kind: Kind,
 }
 
+/// Place of a parameter's gradient.
+#[derive(Debug)]
+struct Place {
+    bucket: usize,
+    start: i64,
+    numel: i64,
+    size: Vec<i64>,
+}
+
 /// Buffer of one bucket.
 #[derive(Debug)]
 struct GradBucket {
-    flat: Tensor,
+    /// The gradients, if there is one.
+    flat: Option<Tensor>,
+    len: i64,
+    /// Number of values without padding.
+    filled: i64,
+    device: Device,
     /// The values that this rank updates.
-    local_shard: Tensor,
+    local_shard: Range<usize>,
     members: Vec<usize>,
     work: Option<Work>,
     /// The values that the reduction receives in another data type than fp32, until they are copied.
@@ -50,7 +67,7 @@ enum GradState {
 }
 
 impl GradBuffer {
-    pub(super) fn new(parameters: &Parameters, partition: &Partition, overlap: bool) -> Result<Self> {
+    pub(super) fn new(parameters: &Parameters, partition: &Partition, overlap: bool) -> Self {
         let all: Vec<_> = parameters.trainable().collect();
         let mut buckets = Vec::new();
         for (index, bucket) in partition.buckets().iter().enumerate() {
@@ -58,54 +75,66 @@ impl GradBuffer {
                 .members
                 .first()
                 .map_or(tch::Device::Cpu, |member| all[member.index].tensor.device());
-            let flat = Tensor::f_zeros([bucket.len as i64], (Kind::Float, device))?;
-            let local_shard = partition.local_shard(index);
             buckets.push(GradBucket {
-                local_shard: flat.f_narrow(0, local_shard.start as i64, local_shard.len() as i64)?,
-                flat,
+                flat: None,
+                len: bucket.len as i64,
+                filled: bucket.members.iter().map(|member| member.numel as i64).sum(),
+                device,
+                local_shard: partition.local_shard(index),
                 members: bucket.members.iter().map(|member| member.index).collect(),
                 work: None,
                 received: None,
             });
         }
-        let mut views = Vec::new();
-        let mut bucket_of = Vec::new();
-        for (index, parameter) in all.iter().enumerate() {
-            let (bucket, place) = partition.location(index);
-            let flat = buckets[bucket].flat.f_narrow(0, place.start as i64, place.numel as i64)?;
-            views.push(flat.f_view_as(&parameter.tensor)?);
-            bucket_of.push(bucket);
-        }
-        Ok(Self {
+        let place = |(index, parameter): (usize, &&Parameter)| {
+            let (bucket, member) = partition.location(index);
+            Place {
+                bucket,
+                start: member.start as i64,
+                numel: member.numel as i64,
+                size: parameter.tensor.size(),
+            }
+        };
+        let places: Vec<_> = all.iter().enumerate().map(place).collect();
+        Self {
             buckets,
-            touched: vec![false; views.len()],
-            states: vec![GradState::Expected; views.len()],
-            views,
-            bucket_of,
+            touched: vec![false; places.len()],
+            states: vec![GradState::Expected; places.len()],
+            places,
             started: 0,
             dp_cp: partition.dp_cp_group().clone(),
             distributed: partition.is_distributed(),
+            with_others: partition.with_others(),
             overlap,
             reduce_kind: partition.reduce_kind(),
-        })
+        }
     }
 
-    pub(super) fn view(&self, index: usize) -> &Tensor {
-        &self.views[index]
+    /// Returns a parameter's gradient, shaped as the parameter: a view of its bucket, if that has any gradient.
+    pub(super) fn view(&self, index: usize) -> Result<Option<Tensor>> {
+        let Place {
+            bucket,
+            start,
+            numel,
+            size,
+        } = &self.places[index];
+        let view = |flat: &Tensor| flat.f_narrow(0, *start, *numel)?.f_view(size.as_slice());
+        Ok(self.buckets[*bucket].flat.as_ref().map(view).transpose()?)
     }
 
     pub(super) fn touched(&self) -> &[bool] {
         &self.touched
     }
 
-    /// Returns every bucket's local shard.
-    pub(super) fn local_shards(&self) -> Vec<&Tensor> {
-        self.buckets.iter().map(|bucket| &bucket.local_shard).collect()
+    /// Returns the local shards of all buckets that have a gradient.
+    pub(super) fn local_shards(&self) -> Result<Vec<Tensor>> {
+        let shards = self.buckets.iter().filter_map(|bucket| bucket.shard().transpose());
+        shards.collect()
     }
 
-    /// Resets all gradients. The first one of a parameter replaces the values of the last step; those of parameters without
-    /// one become zeros before their bucket is reduced.
+    /// Drops all gradients.
     pub(super) fn reset(&mut self) {
+        self.buckets.iter_mut().for_each(|bucket| bucket.flat = None);
         self.touched.fill(false);
         self.states.fill(GradState::Expected);
         self.started = 0;
@@ -129,17 +158,21 @@ impl GradBuffer {
     /// Adds a gradient of a parameter.
     pub(super) fn add(&mut self, index: usize, grad: Option<&Tensor>) -> Result<()> {
         if let Some(grad) = grad {
-            if self.bucket_of[index] < self.started {
+            let at = self.places[index].bucket;
+            if at < self.started {
                 return Err(EngineError::Bug(format!(
                     "a gradient of parameter {index} comes after its last backward pass"
                 )));
             }
-            // Another kind is converted value by value, without a copy.
-            let mut sum = self.views[index].shallow_clone();
-            no_grad(|| match self.touched[index] {
-                true => sum.f_add_(grad).map(drop),
-                false => sum.f_copy_(grad),
-            })?;
+            if !self.buckets[at].take(grad)? {
+                let sum = self.view(index)?;
+                let mut sum = sum.ok_or_else(|| EngineError::Bug(format!("the bucket of parameter {index} has no memory")))?;
+                // Another kind is converted value by value, without a copy.
+                no_grad(|| match self.touched[index] {
+                    true => sum.f_add_(grad).map(drop),
+                    false => sum.f_copy_(grad),
+                })?;
+            }
             self.touched[index] = true;
         }
         if self.states[index] == GradState::Last {
@@ -188,16 +221,21 @@ impl GradBuffer {
 
     /// Starts the reduction of one bucket.
     fn start_grad_sync(&mut self, bucket: usize) -> Result<Work> {
-        let untouched = self.buckets[bucket].members.iter().filter(|index| !self.touched[**index]);
-        let untouched: Vec<_> = untouched.map(|index| &self.views[*index]).collect();
-        neva_torch_ffi::foreach::zero_(&untouched)?;
         let (ranks, kind) = (self.dp_cp.size() as i64, self.reduce_kind);
-        let GradBucket {
-            flat,
-            local_shard,
-            received,
-            ..
-        } = &mut self.buckets[bucket];
+        if self.with_others {
+            self.buckets[bucket].allocate()?;
+        }
+        let untouched = self.buckets[bucket].members.iter().filter(|index| !self.touched[**index]);
+        let untouched = untouched.filter_map(|index| self.view(*index).transpose());
+        let untouched = untouched.collect::<Result<Vec<_>>>()?;
+        neva_torch_ffi::foreach::zero_(&untouched.iter().collect::<Vec<_>>())?;
+        let flat = match &self.buckets[bucket].flat {
+            Some(flat) if self.with_others => flat.shallow_clone(),
+            // Alone, a rank sends nothing.
+            _ => return Ok(Work::done()),
+        };
+        let local_shard = self.buckets[bucket].shard()?.unwrap_or_default();
+        let received = &mut self.buckets[bucket].received;
         // One rank sends nothing, so its gradients are not rounded.
         let sent = match kind {
             kind if kind != flat.kind() && ranks > 1 => flat.f_to_kind(kind)?,
@@ -221,13 +259,45 @@ impl GradBuffer {
 }
 
 impl GradBucket {
+    /// Gives the gradients memory, with zeros as padding, which is sent, too.
+    fn allocate(&mut self) -> Result<()> {
+        if self.flat.is_none() {
+            let flat = Tensor::f_empty([self.len], (Kind::Float, self.device))?;
+            let _ = flat.f_narrow(0, self.filled, self.len - self.filled)?.f_zero_()?;
+            self.flat = Some(flat);
+        }
+        Ok(())
+    }
+
+    /// Takes the memory of a gradient that is a bucket of its own, if it has none. Returns false if the gradient is to be added
+    /// to the bucket's memory, which it has then.
+    fn take(&mut self, grad: &Tensor) -> Result<bool> {
+        let is_bucket = self.members.len() == 1 && grad.numel() as i64 == self.len;
+        if self.flat.is_none() && is_bucket && grad.kind() == Kind::Float && grad.is_contiguous() {
+            self.flat = Some(grad.f_detach()?.f_view([-1])?);
+            return Ok(true);
+        }
+        self.allocate()?;
+        Ok(false)
+    }
+
+    /// Returns the values that this rank updates, if there are gradients.
+    fn shard(&self) -> Result<Option<Tensor>> {
+        let shard = |flat: &Tensor| flat.f_narrow(0, self.local_shard.start as i64, self.local_shard.len() as i64);
+        Ok(self.flat.as_ref().map(shard).transpose()?)
+    }
+
     /// Waits for the reduction, if it was started.
     fn finish(&mut self, distributed: bool) -> Result<()> {
         let Some(work) = self.work.take() else { return Ok(()) };
         work.wait()?;
         if let Some(received) = self.received.take() {
-            let to = if distributed { &self.local_shard } else { &self.flat };
-            to.shallow_clone().f_copy_(&received)?;
+            let to = if distributed {
+                self.shard()?
+            } else {
+                self.flat.as_ref().map(Tensor::shallow_clone)
+            };
+            to.map(|mut to| to.f_copy_(&received)).transpose()?;
         }
         Ok(())
     }

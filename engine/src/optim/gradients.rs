@@ -9,6 +9,7 @@ use crate::parameters::Parameters;
 use neva_layout::{Cut, ParamSpec};
 use neva_schemas::MegatronStrategy;
 use neva_torch_ffi::{BoxError, HookHandle, backward, foreach, on_grad_ready, take_grad};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
 
@@ -18,10 +19,13 @@ pub struct Gradients {
     grad_buffer: Arc<Mutex<GradBuffer>>,
     /// One for each parameter: moves the gradient from the parameter to the buffer.
     _hooks: Vec<HookHandle>,
-    /// Each gradient, shaped as its parameter.
-    views: Vec<Tensor>,
+    /// Each gradient, shaped as its parameter, after [`Self::reduce`]; `None` without memory.
+    views: Vec<Option<Tensor>>,
     /// The values of each flattened gradient that this rank updates; may be empty.
-    own: Vec<Tensor>,
+    own: Vec<Option<Tensor>>,
+    /// Ranges of these values.
+    ranges: Vec<Range<usize>>,
+    device: Device,
     roles: Vec<GradRole>,
     /// Number of the tied embedding, which the other rank of the embedding group also holds.
     tied: Option<usize>,
@@ -71,18 +75,13 @@ impl Gradients {
     /// # Errors
     /// libtorch refused.
     pub fn new(parameters: &Parameters, partition: &Partition, strategy: &MegatronStrategy, mesh: &Mesh) -> Result<Self> {
-        let grad_buffer = GradBuffer::new(parameters, partition, strategy.ddp.overlap_grad_reduce)?;
+        let grad_buffer = GradBuffer::new(parameters, partition, strategy.ddp.overlap_grad_reduce);
         let tensor = mesh.axis(Axis::Tensor);
         let place = (tensor.rank(), tensor.size());
-        let (mut views, mut own, mut roles) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ranges, mut roles) = (Vec::new(), Vec::new());
         for (index, parameter) in parameters.trainable().enumerate() {
-            let (view, range, copies) = (
-                grad_buffer.view(index).shallow_clone(),
-                partition.local_range(index),
-                parameter.spec.copies(place.1),
-            );
-            own.push(view.f_view([-1])?.f_narrow(0, range.start as i64, range.len() as i64)?);
-            views.push(view);
+            let copies = parameter.spec.copies(place.1);
+            ranges.push(partition.local_range(index));
             roles.push(GradRole {
                 tensor_reduce: TensorReduce::of(&parameter.spec, strategy, place),
                 weight: match copies * partition.copies(index) {
@@ -101,10 +100,12 @@ impl Gradients {
         });
         Ok(Self {
             _hooks: hooks.collect::<Result<_, _>>()?,
-            touched: vec![false; views.len()],
+            touched: vec![false; roles.len()],
             grad_buffer,
-            views,
-            own,
+            views: Vec::new(),
+            own: Vec::new(),
+            ranges,
+            device: parameters.trainable().next().map_or(Device::Cpu, |first| first.tensor.device()),
             roles,
             tied: partition.tied(),
         })
@@ -133,14 +134,20 @@ impl Gradients {
     /// # Errors
     /// A collective failed.
     pub fn reduce(&mut self, mesh: &Mesh) -> Result<()> {
-        let device = self.device();
+        let device = self.device;
         {
             let mut grad_buffer = lock(&self.grad_buffer);
             grad_buffer.start_remaining_buckets()?;
             self.touched.copy_from_slice(grad_buffer.touched());
             any_rank(&mut self.touched, &**mesh.dp_cp_group(), device)?;
             grad_buffer.finish_grad_sync()?;
+            self.views = (0..self.roles.len()).map(|index| grad_buffer.view(index)).collect::<Result<_>>()?;
         }
+        let own = |(view, range): (&Option<Tensor>, &Range<usize>)| {
+            let own = |view: &Tensor| view.f_view([-1])?.f_narrow(0, range.start as i64, range.len() as i64);
+            Ok(view.as_ref().map(own).transpose()?)
+        };
+        self.own = self.views.iter().zip(&self.ranges).map(own).collect::<Result<_>>()?;
         let tensor = mesh.axis(Axis::Tensor);
         if self.roles.iter().any(|role| matches!(role.tensor_reduce, Some(TensorReduce::Sum))) {
             any_rank(&mut self.touched, &**tensor, device)?;
@@ -148,15 +155,16 @@ impl Gradients {
         self.reduce_over_tensor(&**tensor)?;
         if let Some(tied) = self.tied {
             any_rank(&mut self.touched[tied..=tied], &**mesh.embedding_group(), device)?;
-            mesh.embedding_group().all_reduce(&self.own[tied], Reduce::Sum)?;
+            if let Some(own) = &self.own[tied] {
+                mesh.embedding_group().all_reduce(own, Reduce::Sum)?;
+            }
         }
         Ok(())
     }
 
     /// Reduces gradients over the tensor-parallel group in one small all-reduce.
     fn reduce_over_tensor(&self, group: &dyn ProcessGroup) -> Result<()> {
-        let own = self.own.iter().zip(&self.roles).filter(|(own, _)| own.numel() > 0);
-        let shared: Vec<_> = own.filter_map(|(own, role)| Some((own, role.tensor_reduce?))).collect();
+        let shared: Vec<_> = self.held().filter_map(|(own, role)| Some((own, role.tensor_reduce?))).collect();
         if shared.is_empty() || group.size() == 1 {
             return Ok(());
         }
@@ -190,14 +198,13 @@ impl Gradients {
     /// # Errors
     /// A collective failed.
     pub fn norm(&self, mesh: &Mesh) -> Result<f64> {
-        let own = self.own.iter().zip(&self.roles).filter(|(own, _)| own.numel() > 0);
-        let (own, weights): (Vec<_>, Vec<_>) = own.map(|(own, role)| (own, role.weight)).unzip();
+        let (own, weights): (Vec<_>, Vec<_>) = self.held().map(|(own, role)| (own, role.weight)).unzip();
         let norms = foreach::norm(&own, 2.0, None)?;
         let square = if norms.is_empty() {
-            Tensor::from(0f64).to_device(self.device())
+            Tensor::from(0f64).to_device(self.device)
         } else {
             let norms = Tensor::f_stack(&norms, 0)?.to_kind(Kind::Double);
-            norms.square().dot(&Tensor::from_slice(&weights).to_device(self.device()))
+            norms.square().dot(&Tensor::from_slice(&weights).to_device(self.device))
         };
         mesh.world().all_reduce(&square, Reduce::Sum)?;
         Ok(square.sqrt().double_value(&[]))
@@ -208,31 +215,33 @@ impl Gradients {
     /// # Errors
     /// libtorch refused.
     pub fn scale(&mut self, factor: f64) -> Result<()> {
-        Ok(foreach::mul_(&lock(&self.grad_buffer).local_shards(), factor)?)
+        let shards = lock(&self.grad_buffer).local_shards()?;
+        Ok(foreach::mul_(&shards.iter().collect::<Vec<_>>(), factor)?)
     }
 
-    /// Resets all gradients to zero and untouched.
-    ///
-    /// # Errors
-    /// libtorch refused.
-    pub fn reset(&mut self) -> Result<()> {
+    /// Drops all gradients: none is touched, and their memory is free.
+    pub fn reset(&mut self) {
         self.touched.fill(false);
+        self.views.clear();
+        self.own.clear();
         lock(&self.grad_buffer).reset();
-        Ok(())
     }
 
     /// Returns the gradient of each trainable parameter, in order; `None` if no rank touched it.
     pub fn touched(&self) -> impl Iterator<Item = Option<&Tensor>> {
-        self.views.iter().zip(&self.touched).map(|(view, touched)| touched.then_some(view))
+        let view = |index: usize| self.views.get(index)?.as_ref();
+        (self.touched.iter().enumerate()).map(move |(index, touched)| if *touched { view(index) } else { None })
+    }
+
+    /// Returns the values that this rank updates, if there are any, with their roles.
+    fn held(&self) -> impl Iterator<Item = (&Tensor, &GradRole)> {
+        let own = self.own.iter().zip(&self.roles);
+        own.filter_map(|(own, role)| Some((own.as_ref().filter(|own| own.numel() > 0)?, role)))
     }
 
     /// Returns the values of a flattened gradient that this rank updates; `None` if no rank touched it.
     pub(super) fn own(&self, index: usize) -> Option<&Tensor> {
-        self.touched[index].then(|| &self.own[index])
-    }
-
-    fn device(&self) -> Device {
-        self.views.first().map_or(Device::Cpu, Tensor::device)
+        self.own.get(index)?.as_ref().filter(|_| self.touched[index])
     }
 }
 

@@ -27,6 +27,7 @@ pub struct Partition {
     /// Whether each parameter is gathered in FP8.
     in_fp8: Vec<bool>,
     reduce_kind: Kind,
+    with_others: bool,
 }
 
 impl Partition {
@@ -44,7 +45,12 @@ impl Partition {
             .position(is_tied)
             .filter(|_| mesh.embedding_group().size() > 1);
         let multiple = if distributed { dp_cp.size() * SHARD_MULTIPLE } else { 1 };
-        let size = usize::try_from(ddp.bucket_size).unwrap_or(usize::MAX);
+        // Alone, nothing is sent, and a gradient takes memory for itself.
+        let size = if dp_cp.size() == 1 {
+            1
+        } else {
+            usize::try_from(ddp.bucket_size).unwrap_or(usize::MAX)
+        };
         let fp8 = Fp8Linears::of(finetune).filter(|fp8| fp8.settings.param_gather && distributed);
         let is_fp8 = |parameter: &Parameter| fp8.is_some_and(|fp8| fp8.covers(&parameter.spec));
         let in_fp8: Vec<_> = parameters.trainable().map(is_fp8).collect();
@@ -73,6 +79,7 @@ impl Partition {
             tied,
             first: mesh.embedding_group().rank() == 0,
             in_fp8,
+            with_others: mesh.world().size() > 1,
             reduce_kind: kind(finetune.trainer.mixed_precision().grad_reduce_dtype()),
         }
     }
@@ -100,6 +107,11 @@ impl Partition {
     /// Returns whether each rank updates only its shard.
     pub fn is_distributed(&self) -> bool {
         self.distributed
+    }
+
+    /// Returns whether there are other ranks, which reduce gradients together with this one.
+    pub(super) fn with_others(&self) -> bool {
+        self.with_others
     }
 
     /// Returns the data type in which gradients are sent.

@@ -157,7 +157,7 @@ impl Trainer {
         let profiler = self.mesh.profiler().clone();
         {
             let _reset = profiler.span(phase::OPTIMIZER);
-            self.gradients.reset()?;
+            self.gradients.reset();
         }
         let counts = self.count(microbatches)?;
         let [
