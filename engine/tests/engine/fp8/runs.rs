@@ -8,7 +8,7 @@ use crate::setting::{
 use neva_engine::comm::Mesh;
 use neva_engine::quantization::Quantized;
 use neva_layout::{Fp8Linears, Part};
-use neva_schemas::{Finetune, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, MixedPrecision, Precision, exit_class};
+use neva_schemas::{Finetune, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe, LoRA, MixedPrecision, Peft, Precision, exit_class};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
@@ -192,49 +192,47 @@ fn photos() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/photos/photos.json")
 }
 
-/// Returns the losses of a run of `neva_tiny` on photographs, `batch` at once.
-fn losses_on_photos(batch: u64, change: impl FnOnce(&mut Finetune)) -> Vec<f64> {
+/// Returns a run of `neva_tiny` on photographs, `batch` at once.
+fn on_photos(batch: u64) -> Finetune {
     let mut finetune = tiny();
     let data = preload(&mut finetune, &photos());
     (data.global_batch_size, data.micro_batch_size) = (batch, batch);
     data.data_config.image_folder = photos().parent().map(Path::to_owned);
     finetune.trainer.max_steps = Some(STEPS);
     *finetune.optim.lr_mut() = 1e-3;
-    change(&mut finetune);
+    precision(&mut finetune, Precision::Bf16Mixed);
+    finetune
+}
+
+fn losses(finetune: &Finetune) -> Vec<f64> {
     let folder = tempfile::tempdir().unwrap();
-    run(&finetune, folder.path()).unwrap().losses
+    run(finetune, folder.path()).unwrap().losses
 }
 
 const STEPS: u64 = 200;
 
 /// Compares training in FP8 with training in bf16.
 #[track_caller]
-fn compare(name: &str, recipes: &[Fp8Recipe], (batch, falls_to): (u64, f64), change: fn(&mut Finetune)) {
+fn compare(name: &str, recipes: &[Fp8Recipe], finetune: &Finetune) {
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
-    let expected = losses_on_photos(batch, |finetune| {
-        precision(finetune, Precision::Bf16Mixed);
-        change(finetune);
-    });
+    let expected = losses(finetune);
     assert_eq!(expected.len(), STEPS as usize);
     for recipe in recipes {
-        let got = losses_on_photos(batch, |finetune| {
-            in_fp8(finetune, |plugin| {
-                plugin.fp8_recipe = *recipe;
-                if *recipe == Fp8Recipe::Delayed {
-                    (plugin.fp8_amax_history_len, plugin.fp8_amax_compute_algo) = (1024, Fp8AmaxComputeAlgo::Max);
-                }
-            });
-            change(finetune);
+        let mut finetune = finetune.clone();
+        in_fp8(&mut finetune, |plugin| {
+            plugin.fp8_recipe = *recipe;
+            if *recipe == Fp8Recipe::Delayed {
+                (plugin.fp8_amax_history_len, plugin.fp8_amax_compute_algo) = (1024, Fp8AmaxComputeAlgo::Max);
+            }
         });
-        let off = (mean(&got) / mean(&expected) - 1.0).abs();
+        let got = losses(&finetune);
+        let (own, of_bf16) = (mean(&got), mean(&expected));
         assert!(
-            off <= 0.01,
-            "{name}, {recipe:?}: mean loss {} against {}",
-            mean(&got),
-            mean(&expected)
+            (own / of_bf16 - 1.0).abs() <= 0.01,
+            "{name}, {recipe:?}: mean loss {own} against {of_bf16}"
         );
         let last = got[STEPS as usize - 1];
-        assert!(last < got[0] * falls_to, "{name}, {recipe:?}: {last} after {}", got[0]);
+        assert!(last < got[0] / 2.0, "{name}, {recipe:?}: {last} after {}", got[0]);
         assert_ne!(bits(&got), bits(&expected), "{name}, {recipe:?}: nothing was in FP8");
     }
 }
@@ -244,13 +242,21 @@ fn photographs_train_as_in_bf16() {
     // Two hundred emulated steps take half a minute, so `make soak` compares the other recipes.
     let soaks = std::env::var_os("NEVA_SOAK_FP8").is_some();
     let recipes = if soaks { &RECIPES[..] } else { &RECIPES[..1] };
-    within_limit(|| compare("all weights", recipes, (4, 0.5), |_| {}));
+    within_limit(|| compare("all weights", recipes, &on_photos(4)));
 }
 
 #[test]
 fn adapters_train_on_photographs_as_in_bf16() {
     within_limit(|| {
-        // On a fresh frozen language model adapters alone learn little.
-        compare("LoRA", &RECIPES[..1], (2, 0.99), lora);
+        let mut finetune = on_photos(2);
+        // Logits of a fresh frozen head are at most this number times the hidden size: with 0.02 adapters could learn little.
+        finetune.model.as_llava_mut().unwrap().text_config.initializer_range = 0.06;
+        finetune.peft = Some(Peft::LoRA(LoRA {
+            dim: 64,
+            alpha: 64.0,
+            ..LoRA::default()
+        }));
+        *finetune.optim.lr_mut() = 2e-3;
+        compare("LoRA", &RECIPES[..1], &finetune);
     });
 }
