@@ -24,7 +24,7 @@ pub(crate) const TWO_BY_TWO: [&str; 3] = [
 pub(crate) const ONE_BY_FOUR: [&str; 2] = ["num_gpus_per_node=4", "finetune.trainer.strategy.tensor_model_parallel_size=2"];
 
 /// Divides the pods of a job among the nodes.
-pub(crate) const SPREAD: &str = "topology_spread_constraints: [{maxSkew: 1, topologyKey: kubernetes.io/hostname, \
+const SPREAD: &str = "topology_spread_constraints: [{maxSkew: 1, topologyKey: kubernetes.io/hostname, \
      whenUnsatisfiable: DoNotSchedule, nodeTaintsPolicy: Honor}]";
 
 #[test]

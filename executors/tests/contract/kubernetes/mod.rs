@@ -183,7 +183,7 @@ impl Fixture for KubernetesFixture {
     }
 
     fn read(&self, path: &Path) -> String {
-        self.shell("cat \"$1\" 2>/dev/null", path, "")
+        self.shell("cat \"$1\" 2>/dev/null || true", path, "")
     }
 
     fn write(&self, path: &Path, text: &str) {
