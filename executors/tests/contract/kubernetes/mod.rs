@@ -166,6 +166,8 @@ impl Fixture for KubernetesFixture {
             rank_program: program.to_str().unwrap().to_owned(),
             volumes: vec![self.volume()],
             termination_grace_period_seconds: 5,
+            // Nothing is left behind in a cluster of one's own.
+            ttl_seconds_after_finished: Some(600),
             ..KubernetesExecutorConfig::default()
         };
         let settings = kube::config::Kubeconfig::read_from(file.unwrap()).unwrap();
