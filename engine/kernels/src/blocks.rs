@@ -21,7 +21,7 @@ pub struct Fp8Blocks {
     pub scale_inv: Tensor,
     /// The transposed matrix, if it was asked for: with blocks of the same size if they have one row, and else with the same
     /// blocks, transposed.
-    pub transposed: Option<Box<Fp8Blocks>>,
+    pub transposed: Option<Box<Self>>,
 }
 
 /// Casts a matrix to `format` (`Float8e4m3fn` or `Float8e5m2`) in blocks of `block` rows and columns. The last ones may be

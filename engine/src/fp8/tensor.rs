@@ -24,7 +24,7 @@ pub struct Float8Tensor {
     /// `[rows, columns]`.
     data: Tensor,
     /// `[columns, rows]`, if the kernel that quantised the matrix transposed it, too.
-    transposed: Option<Box<Float8Tensor>>,
+    transposed: Option<Box<Self>>,
     /// Inverse scales in fp32: a scalar, or `[rows, columns]` of tiles.
     scale_inv: Tensor,
     /// Rows and columns of a tile; `None` with one scale.
