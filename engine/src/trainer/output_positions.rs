@@ -1,6 +1,5 @@
 //! Positions whose last hidden states a run computes.
 
-use super::loaded::Chunk;
 use crate::batch::Batch;
 use crate::effects::Effects;
 use crate::nn::OutputPositions;
@@ -35,9 +34,9 @@ impl LastHiddenStates {
         self.all
     }
 
-    /// Returns the positions of a batch, and counts them. Every chunk but the last computes all positions.
-    pub(super) fn of(&self, chunk: &Chunk, batch: &Batch) -> OutputPositions {
-        if chunk.head.is_none() {
+    /// Returns the positions of a batch for the chunk with the head, and counts them. Every other chunk computes all positions.
+    pub(super) fn of(&self, has_head: bool, batch: &Batch) -> OutputPositions {
+        if !has_head {
             return OutputPositions::All;
         }
         let outputs = match self.all {

@@ -87,7 +87,7 @@ impl StageWork for Training<'_> {
     fn forward(&mut self, microbatch: usize, chunk: usize, input: Option<&Tensor>) -> Result<Tensor> {
         let _forward = self.profiler.span_of(phase::FORWARD, Details::Pass { microbatch, chunk });
         let (chunk, batch) = (&self.model.chunks[chunk], self.microbatches[microbatch]);
-        let outputs = self.model.last_hidden_states.of(chunk, &batch.batch);
+        let outputs = self.model.last_hidden_states.of(chunk.head.is_some(), &batch.batch);
         let forward = || chunk.model.forward_at(&batch.batch, input, &outputs);
         let hidden = self.model.with_sample_keys(batch.keys.as_ref(), &outputs, forward)?;
         let _loss = self.profiler.span("loss");
@@ -150,7 +150,7 @@ impl StageWork for Validation<'_> {
 
     fn forward(&mut self, microbatch: usize, chunk: usize, input: Option<&Tensor>) -> Result<Tensor> {
         let (chunk, batch) = (&self.model.chunks[chunk], self.microbatches[microbatch]);
-        let outputs = self.model.last_hidden_states.of(chunk, &batch.batch);
+        let outputs = self.model.last_hidden_states.of(chunk.head.is_some(), &batch.batch);
         let hidden = chunk.model.forward_at(&batch.batch, input, &outputs)?;
         if let Some(loss) = loss_sum(chunk, &hidden, &outputs, batch)? {
             self.loss_sum += loss.double_value(&[]);
