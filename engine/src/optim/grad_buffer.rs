@@ -270,7 +270,8 @@ impl GradBucket {
     }
 
     /// Takes the memory of a gradient that is a bucket of its own, if it has none. Returns false if the gradient is to be added
-    /// to the bucket's memory, which it has then.
+    /// to the bucket's memory, which it has then. Nobody else may read the gradient afterwards: that of a matrix is the result of
+    /// its own product, which holds for all layers of [`crate::nn`].
     fn take(&mut self, grad: &Tensor) -> Result<bool> {
         let is_bucket = self.members.len() == 1 && grad.numel() as i64 == self.len;
         if self.flat.is_none() && is_bucket && grad.kind() == Kind::Float && grad.is_contiguous() {
