@@ -7,6 +7,7 @@ const SOURCES: &[&str] = &[
     "allocator",
     "autograd",
     "backward",
+    "dtypes",
     "gloo",
     "hooks",
     "operators",

@@ -1,6 +1,6 @@
 //! Bindings for the parts of libtorch that the engine needs and `tch` does not have: custom autograd functions,
-//! backward with given gradients, gradient hooks, c10d's stores and Gloo process group, CUDA streams and events, and
-//! fused optimizer kernels.
+//! backward with given gradients, gradient hooks, c10d's stores and Gloo process group, CUDA streams and events, fused
+//! optimizer kernels, and data types that `tch` does not name.
 //!
 //! This crate has all C++ that sees libtorch. There are three layers:
 //!
@@ -16,6 +16,7 @@ pub mod allocator;
 pub mod autograd;
 mod backward;
 mod callback;
+mod dtypes;
 pub mod error;
 pub mod foreach;
 pub mod gloo;
@@ -32,6 +33,7 @@ mod work;
 pub use autograd::{Function, apply, is_grad_enabled};
 pub use backward::{backward, grad, take_grad};
 pub use callback::BoxError;
+pub use dtypes::view_e8m0;
 pub use error::{Error, Result};
 pub use gloo::{Bind, GlooGroup, GlooOptions, ReduceOp};
 pub use hooks::{HookHandle, on_grad_ready};

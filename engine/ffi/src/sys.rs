@@ -90,6 +90,8 @@ unsafe extern "C" {
 
     pub(crate) fn neva_take_grad(leaf: *const CTensor, grad: *mut *mut CTensor) -> Status;
 
+    pub(crate) fn neva_view_e8m0(bytes: *const CTensor, out: *mut *mut CTensor) -> Status;
+
     pub(crate) fn neva_operators_start(handle: *mut u64) -> Status;
     pub(crate) fn neva_operators_stop(handle: u64, counted: *mut u64) -> Status;
 
