@@ -134,9 +134,10 @@ __device__ inline u32 larger(u32 first, u32 second) {
     return first > second ? first : second;
 }
 
-// Returns the largest value of a warp's threads, to each of them.
-__device__ inline u32 warp_max(u32 value) {
-    for (int offset = 16; offset > 0; offset /= 2) {
+// Returns the largest value of LANES neighbouring threads of a warp, to each of them.
+template <int LANES>
+__device__ inline u32 lanes_max(u32 value) {
+    for (int offset = LANES / 2; offset > 0; offset /= 2) {
         value = larger(value, __shfl_xor_sync(ALL_LANES, value, offset));
     }
     return value;
@@ -145,7 +146,7 @@ __device__ inline u32 warp_max(u32 value) {
 // Returns the largest value of the block's threads, to each of them.
 __device__ inline u32 block_max(u32 value) {
     __shared__ u32 largest[WARPS];
-    value = warp_max(value);
+    value = lanes_max<32>(value);
     if (threadIdx.x % 32 == 0) {
         largest[threadIdx.x / 32] = value;
     }

@@ -111,12 +111,12 @@ __device__ inline void keep_four(u8* tile, u32 codes) {
     }
 }
 
-// Writes a square tile of codes to `transposed` `[columns, rows]`.
-template <int SIZE>
-__device__ inline void write_transposed(const u8 (*tile)[SIZE + 4], u8* transposed, i64 row0, i64 column0, i64 rows, i64 columns,
-                                        int aligned) {
-    const int words = SIZE / 4, word = threadIdx.x % words, line = threadIdx.x / words;
-    for (int c = line; c < SIZE; c += THREADS / words) {
+// Writes a tile of ROWS x COLUMNS codes to `transposed` `[columns, rows]`.
+template <int ROWS, int COLUMNS>
+__device__ inline void write_transposed(const u8 (*tile)[COLUMNS + 4], u8* transposed, i64 row0, i64 column0, i64 rows,
+                                        i64 columns, int aligned) {
+    const int words = ROWS / 4, word = threadIdx.x % words, line = threadIdx.x / words;
+    for (int c = line; c < COLUMNS; c += THREADS / words) {
         const i64 column = column0 + c, row = row0 + 4 * word;
         if (column < columns) {
             u8* to = transposed + column * rows + row;
@@ -159,7 +159,7 @@ __device__ inline void quantize(const T* x, const float* scale, u8* out, u8* tra
     }
     if (transposed) {
         __syncthreads();
-        write_transposed<TILE>(tile, transposed, row0, column0, rows, columns, aligned);
+        write_transposed<TILE, TILE>(tile, transposed, row0, column0, rows, columns, aligned);
     }
     if (amax) {
         raise_to_block_max(amax, largest);
@@ -189,7 +189,7 @@ extern "C" __global__ void transpose_u8(const u8* x, u8* transposed, i64 rows, i
         }
     }
     __syncthreads();
-    write_transposed<TILE>(tile, transposed, row0, column0, rows, columns, aligned);
+    write_transposed<TILE, TILE>(tile, transposed, row0, column0, rows, columns, aligned);
 }
 
 // Raises `amax` to the largest magnitude of `count` values.

@@ -9,6 +9,8 @@ use tch::{Kind, TchError, Tensor};
 const OP: &str = "FP8 cast of blocks";
 /// Values of a block, or rows and columns of a square one (`BLOCK` in `blocks.cu`).
 pub const BLOCK: i64 = 128;
+/// Values of a block of MXFP8, or rows and columns of a square one.
+pub const MX_BLOCK: i64 = 32;
 /// The sign and exponent bits of an fp32.
 const POWER_OF_TWO: i64 = -0x0080_0000;
 
@@ -111,6 +113,8 @@ fn kernel(block: [i64; 2], format: Kind) -> Option<&'static str> {
     match (block, format) {
         ([1, BLOCK], Kind::Float8e4m3fn) => Some("quantize_rows_e4m3"),
         ([1, BLOCK], Kind::Float8e5m2) => Some("quantize_rows_e5m2"),
+        ([1, MX_BLOCK], Kind::Float8e4m3fn) => Some("quantize_rows32_e4m3"),
+        ([1, MX_BLOCK], Kind::Float8e5m2) => Some("quantize_rows32_e5m2"),
         ([BLOCK, BLOCK], Kind::Float8e4m3fn) => Some("quantize_squares_e4m3"),
         _ => None,
     }
@@ -138,14 +142,16 @@ impl Kernels {
             Argument::Tensor(&scale_inv),
             Argument::maybe(other.as_ref()),
         ];
-        let other_inv = (transposed && block[0] == 1).then(|| empty([columns, blocks(rows, BLOCK)], Kind::Float));
+        let other_inv = (transposed && block[0] == 1).then(|| empty([columns, blocks(rows, block[1])], Kind::Float));
         let other_inv = other_inv.transpose()?;
         if block[0] == 1 {
             arguments.push(Argument::maybe(other_inv.as_ref()));
         }
         let aligned = in_fours([rows, columns], &places);
         arguments.extend([Argument::Long(rows), Argument::Long(columns), Argument::Int(i32::from(aligned))]);
-        self.run(kernel, x.kind(), blocks(rows, BLOCK) * blocks(columns, BLOCK), &arguments)?;
+        // A block of threads has rows of one block and 128 columns.
+        let height = if block[0] == 1 { block[1] } else { BLOCK };
+        self.run(kernel, x.kind(), blocks(rows, height) * blocks(columns, BLOCK), &arguments)?;
         let other_inv = match other_inv {
             Some(inverse) => Ok(inverse),
             None => scale_inv.f_transpose(0, 1).and_then(|inverse| inverse.f_contiguous()),

@@ -84,7 +84,9 @@ impl Kernels {
             }
             for (format, format_name) in [(Kind::Float8e4m3fn, "E4M3"), (Kind::Float8e5m2, "E5M2")] {
                 found.push(self.compare_quantize(sizes, format, &format!("{name} to {format_name}"), kind)?);
-                found.push(self.compare_blocks(sizes, ([1, blocks::BLOCK], format), &format!("{name} to {format_name}"), kind)?);
+                for width in [blocks::BLOCK, blocks::MX_BLOCK] {
+                    found.push(self.compare_blocks(sizes, ([1, width], format), &format!("{name} to {format_name}"), kind)?);
+                }
             }
             let squares = ([blocks::BLOCK; 2], Kind::Float8e4m3fn);
             found.push(self.compare_blocks(sizes, squares, &format!("{name} to E4M3"), kind)?);

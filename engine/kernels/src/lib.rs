@@ -40,7 +40,7 @@ pub mod source;
 mod swiglu;
 
 pub use attention::{AttentionKind, Segment, attention, prefers_blocked_attention};
-pub use blocks::{BLOCK, Fp8Blocks, current_scale, quantize_blocks, scale_tiles};
+pub use blocks::{BLOCK, Fp8Blocks, MX_BLOCK, current_scale, quantize_blocks, scale_tiles};
 pub use cross_entropy::{covers_cross_entropy, cross_entropy_, cross_entropy_with};
 pub use halves::Halves;
 pub use kernels::Kernels;

@@ -11,10 +11,12 @@ const FILES: [(&str, &str); 6] = [
 ];
 
 /// Kernels. Each exists for [`SUFFIXES`], and `transpose` for bytes alone.
-pub const KERNELS: [&str; 13] = [
+pub const KERNELS: [&str; 15] = [
     "amax",
     "quantize_e4m3",
     "quantize_e5m2",
+    "quantize_rows32_e4m3",
+    "quantize_rows32_e5m2",
     "quantize_rows_e4m3",
     "quantize_rows_e5m2",
     "quantize_squares_e4m3",
