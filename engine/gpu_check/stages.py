@@ -117,12 +117,15 @@ def kernels(programs: Programs, cuda: bool) -> Table:
     return table
 
 
+# Recipes that are emulated on most GPUs: `blockwise` on all but Hopper's, `mxfp8` on those before Blackwell.
+OF_BLOCKS = ("bf16_with_fp8_subchannel_scaling_mixed", "bf16_with_mxfp8_mixed")
+
+
 def fp8(programs: Programs, device: str) -> Table:
     """Losses of FP8 are near those of bf16, and the products are computed in FP8."""
 
     def train(name: str, precision: str) -> list[float]:
-        # Blocks are emulated on other GPUs than Hopper's.
-        emulate = device == "cpu" or "subchannel" in precision
+        emulate = device == "cpu" or precision in OF_BLOCKS
         sets = [
             f"dir={programs.runs}",
             f"name={name}",
@@ -142,7 +145,7 @@ def fp8(programs: Programs, device: str) -> Table:
     plain = train("of_bf16", "bf16_mixed")
     mean = sum(plain) / len(plain)
     table = [("bf16", f"mean loss {mean:.4f}")]
-    for precision in ("bf16_with_fp8_mixed", "bf16_with_fp8_current_scaling_mixed", "bf16_with_fp8_subchannel_scaling_mixed"):
+    for precision in ("bf16_with_fp8_mixed", "bf16_with_fp8_current_scaling_mixed", *OF_BLOCKS):
         losses = train(precision, precision)
         off = abs(sum(losses) / len(losses) - mean) / mean
         (folder,) = (programs.runs / precision).iterdir()
@@ -151,7 +154,7 @@ def fp8(programs: Programs, device: str) -> Table:
         result = f"mean loss off by {off:.1e} of {OF_FP8:.0e}, decoder linears in {', '.join(sorted(kinds))}"
         # Current scaling leaves the first and the last layer in bf16.
         expected = {"fp8 (emulated)" if device == "cpu" else "fp8", *(["bfloat16"] if "current" in precision else [])}
-        right = kinds == expected or ("subchannel" in precision and kinds == {"fp8 (emulated)"})
+        right = kinds == expected or (precision in OF_BLOCKS and kinds == {"fp8 (emulated)"})
         if not off <= OF_FP8 or losses == plain or not right:
             raise Failed(f"{precision}: {result}")
         table.append((precision, result))

@@ -27,6 +27,8 @@ fn linears() -> Vec<Tensor> {
         (Fp8Recipe::Tensorwise, true, [37, 50, 70]),
         (Fp8Recipe::Blockwise, true, [130, 256, 140]),
         (Fp8Recipe::Blockwise, false, [37, 50, 70]),
+        (Fp8Recipe::Mxfp8, true, [130, 256, 140]),
+        (Fp8Recipe::Mxfp8, false, [37, 50, 70]),
     ] {
         let settings = Fp8 {
             format: Fp8Format::Hybrid,
@@ -50,9 +52,9 @@ fn linears() -> Vec<Tensor> {
         let random = |size: [i64; 2]| Tensor::randn(size, (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16);
         let weight = random([o, i]).set_requires_grad(true);
         let scale = recipe::current(&recipe::amax(&weight.detach()).unwrap(), 448.0, false).unwrap();
-        let frozen = match recipe {
-            Fp8Recipe::Blockwise => Float8Tensor::quantize_blocks(&weight.detach(), Format::E4m3).unwrap(),
-            _ => Float8Tensor::quantize(&weight.detach(), &scale, Format::E4m3).unwrap(),
+        let frozen = match recipe::frozen_blocks(recipe) {
+            Some(blocks) => Float8Tensor::quantize_tiles(&weight.detach(), blocks, Format::E4m3).unwrap(),
+            None => Float8Tensor::quantize(&weight.detach(), &scale, Format::E4m3).unwrap(),
         };
         for step in 0..2 {
             states.begin_passes().unwrap();

@@ -18,7 +18,7 @@ const fn entry(name: &'static str, plugin: fn() -> MixedPrecision) -> PrecisionE
     PrecisionEntry { name, plugin }
 }
 
-/// All precision recipes. Those that combine FP8 with fp16, or name MXFP8, are refused with the reason when a run is checked.
+/// All precision recipes. Those that combine FP8 with fp16 are refused with the reason when a run is checked.
 pub const PRECISIONS: &[PrecisionEntry] = &[
     entry("bf16_mixed", bf16_mixed),
     entry("fp16_mixed", fp16_mixed),
@@ -88,7 +88,7 @@ fn subchannel(plugin: MixedPrecision) -> MixedPrecision {
     }
 }
 
-/// Adds MXFP8.
+/// Adds FP8 with a scale for each 32 values.
 fn mxfp8(plugin: MixedPrecision) -> MixedPrecision {
     MixedPrecision {
         fp8: Some(Fp8Format::Hybrid),

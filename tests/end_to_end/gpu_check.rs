@@ -48,6 +48,7 @@ fn every_stage_passes_on_a_cpu() {
         "## FP8: passed",
         "| bf16_with_fp8_mixed | mean loss off by ",
         "| bf16_with_fp8_subchannel_scaling_mixed | mean loss off by ",
+        "| bf16_with_mxfp8_mixed | mean loss off by ",
         "decoder linears in fp8 (emulated) |",
         "## several ranks: passed",
         "| tensor parallel 2 | loss off by ",

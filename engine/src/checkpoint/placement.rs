@@ -48,12 +48,12 @@ impl Placement {
         let value = value.f_to_device(self.device)?.f_to_kind(self.kind)?;
         let format = Format::of(settings.format, Role::Weight);
         let shard = spec.shard(self.tp_rank, self.tp);
-        let values = if settings.recipe == Fp8Recipe::Blockwise {
+        let values = if let Some(blocks) = recipe::frozen_blocks(settings.recipe) {
             let own = match shard {
                 Some(shard) => value.f_narrow(shard.dim as i64, shard.start as i64, shard.len as i64)?,
                 None => value,
             };
-            Float8Tensor::quantize_blocks(&own, format)?
+            Float8Tensor::quantize_tiles(&own, blocks, format)?
         } else {
             let scale = recipe::current(&recipe::amax(&value)?, format.max(), false)?;
             let margin = if settings.recipe == Fp8Recipe::Delayed {

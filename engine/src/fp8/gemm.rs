@@ -2,13 +2,14 @@
 //!
 //! libtorch's `_scaled_mm` multiplies a row-major matrix by a column-major one (the only form that cuBLASLt has on Hopper),
 //! and needs dims that are multiples of 16. It takes one scale for each matrix, and on Hopper (compute capability 9.0, cuBLASLt
-//! 12.9) one for each block. Elsewhere products of matrices with blocks are computed from the dequantised values: their scales
-//! are powers of 2, so that these are exact in bf16, too.
+//! 12.9) one for each block. On Blackwell (10.0) it takes one for each 32 values of MXFP8. Elsewhere products of matrices with
+//! blocks are computed from the dequantised values: their scales are powers of 2, so that these are exact in bf16, too.
 
-use super::Format;
-use super::tensor::{BLOCK, Float8Tensor};
+use super::tensor::Float8Tensor;
+use super::{Format, Role, mx, recipe};
 use crate::effects::GemmKind;
 use crate::error::{EngineError, Result};
+use neva_kernels::{BLOCK, MX_BLOCK};
 use neva_schemas::{Fp8, Fp8Recipe, Problem};
 use tch::{Device, Kind, Tensor};
 
@@ -25,6 +26,8 @@ pub enum Gemm {
     ScaledMm,
     /// libtorch's `_scaled_mm` with scales of blocks, on Hopper.
     BlockScaledMm(ScaleRows),
+    /// libtorch's `_scaled_mm` with a scale for each 32 values, on Blackwell.
+    MxScaledMm,
     /// Products of the dequantised values.
     Dequantized,
 }
@@ -83,6 +86,7 @@ impl Gemm {
             (Fp8Recipe::Blockwise, true) => {
                 "this GPU multiplies no FP8 blocks: libtorch has these products for Hopper GPUs (compute capability 9.0) alone"
             }
+            (Fp8Recipe::Mxfp8, true) => "this GPU has no MXFP8: it needs compute capability 10.0 or higher (Blackwell)",
             (_, true) => "this GPU has no FP8: it needs compute capability 8.9 or higher (Ada, Hopper, Blackwell)",
             (_, false) => "a CPU has no FP8: products of FP8 values are computed in fp32, slowly",
         };
@@ -98,7 +102,8 @@ impl Gemm {
         let blocks = [ScaleRows::InFours, ScaleRows::Packed].map(Self::BlockScaledMm);
         let candidates = match settings.recipe {
             Fp8Recipe::Blockwise => &blocks[..],
-            _ => &[Self::ScaledMm],
+            Fp8Recipe::Mxfp8 => &[Self::MxScaledMm],
+            Fp8Recipe::Delayed | Fp8Recipe::Tensorwise => &[Self::ScaledMm],
         };
         candidates
             .iter()
@@ -112,15 +117,16 @@ impl Gemm {
         // The inner dim has 5 blocks: no multiple of four.
         let [t, i, o] = [3 * BLOCK, 5 * BLOCK, 2 * BLOCK];
         let gradient = Format::of(settings.format, super::Role::Gradient);
-        let random = |rows: i64, columns: i64, format: Format, tile: [i64; 2]| -> Result<Float8Tensor> {
+        let random = |rows: i64, columns: i64, format: Format, blocks: Option<[i64; 2]>| -> Result<Float8Tensor> {
             let exponents = Tensor::f_arange(rows, (Kind::Float, device))?.f_remainder(7.0)?.f_exp2()?;
             let values = Tensor::f_randn([rows, columns], (Kind::Float, device))?.f_mul(&exponents.f_unsqueeze(1)?)?;
-            match settings.recipe {
-                Fp8Recipe::Blockwise => Float8Tensor::quantize_tiles(&values, tile, format),
-                _ => Float8Tensor::quantize(&values, &Tensor::f_ones([], (Kind::Float, device))?, format),
+            match blocks {
+                Some(blocks) => Float8Tensor::quantize_tiles(&values, blocks, format),
+                None => Float8Tensor::quantize(&values, &Tensor::f_ones([], (Kind::Float, device))?, format),
             }
         };
-        let (row, square) = ([1, BLOCK], [BLOCK, BLOCK]);
+        let row = recipe::blocks(settings.recipe, Role::Input);
+        let square = recipe::frozen_blocks(settings.recipe);
         for (a, b) in [
             (random(t, i, Format::E4m3, row)?, random(o, i, Format::E4m3, square)?),
             (random(t, i, gradient, row)?, random(o, i, Format::E4m3, square)?),
@@ -143,7 +149,7 @@ impl Gemm {
     pub fn effect(self, operand: &Float8Tensor) -> GemmKind {
         match self {
             Self::ScaledMm if operand.has_one_scale() && operand.data().device().is_cuda() => GemmKind::Fp8,
-            Self::BlockScaledMm(_) => GemmKind::Fp8,
+            Self::BlockScaledMm(_) | Self::MxScaledMm => GemmKind::Fp8,
             Self::ScaledMm | Self::Dequantized => GemmKind::Fp8Emulated,
         }
     }
@@ -159,9 +165,13 @@ impl Gemm {
             return Ok(Tensor::f_zeros([m, n], (kind, a.data().device()))?);
         }
         let fast = fast && a.data().device().is_cuda();
-        if let Self::BlockScaledMm(rows) = self {
-            let scales = [rows.of(a)?, rows.of(b)?];
-            return scaled_mm([a, b], &scales, kind, fast);
+        match self {
+            Self::BlockScaledMm(rows) => {
+                let scales = [rows.of(a)?, rows.of(b)?.f_transpose(0, 1)?];
+                return scaled_mm([a, b], &scales, ALIGNMENT, kind, fast);
+            }
+            Self::MxScaledMm => return scaled_mm([a, b], &[mx::scales(a)?, mx::scales(b)?], MX_BLOCK, kind, fast),
+            Self::ScaledMm | Self::Dequantized => {}
         }
         if !(a.has_one_scale() && b.has_one_scale()) {
             let transposed = b.dequantize(kind)?.f_transpose(0, 1)?;
@@ -174,21 +184,18 @@ impl Gemm {
             return Ok(sums.f_mul(a.scale_inv())?.f_mul(b.scale_inv())?.f_to_kind(kind)?);
         }
         let scales = [a.scale_inv().shallow_clone(), b.scale_inv().shallow_clone()];
-        scaled_mm([a, b], &scales, kind, fast)
+        scaled_mm([a, b], &scales, ALIGNMENT, kind, fast)
     }
 }
 
-/// Returns `a b^T` by `_scaled_mm`. `scales` are inverse scales of both as it expects them; that of `b` is not transposed yet.
-fn scaled_mm([a, b]: [&Float8Tensor; 2], scales: &[Tensor; 2], kind: Kind, fast: bool) -> Result<Tensor> {
+/// Returns `a b^T` by `_scaled_mm`. `scales` are inverse scales of both as it expects them, and `alignment` the number that the
+/// inner dim must be a multiple of.
+fn scaled_mm([a, b]: [&Float8Tensor; 2], scales: &[Tensor; 2], alignment: i64, kind: Kind, fast: bool) -> Result<Tensor> {
     let ([m, k], [n, _]) = (a.size(), b.size());
-    let (a_data, b_data) = (aligned(a.data(), [m, k])?, aligned(b.data(), [n, k])?);
+    let (a_data, b_data) = (aligned(a.data(), [m, k], alignment)?, aligned(b.data(), [n, k], alignment)?);
     let (none, b_columns) = (None::<Tensor>, b_data.f_transpose(0, 1)?);
     let [a_scales, b_scales] = scales;
-    let b_scales = match b.tile() {
-        None => b_scales.shallow_clone(),
-        Some(_) => b_scales.f_transpose(0, 1)?,
-    };
-    let product = a_data.f_internal_scaled_mm(&b_columns, a_scales, &b_scales, none.as_ref(), none.as_ref(), kind, fast)?;
+    let product = a_data.f_internal_scaled_mm(&b_columns, a_scales, b_scales, none.as_ref(), none.as_ref(), kind, fast)?;
     Ok(product.f_narrow(0, 0, m)?.f_narrow(1, 0, n)?)
 }
 
@@ -197,9 +204,9 @@ fn missing(size: i64, of: i64) -> i64 {
     (of - size % of) % of
 }
 
-/// Returns `data` with zeros after it, so that its dims are multiples of 16.
-fn aligned(data: &Tensor, size: [i64; 2]) -> Result<Tensor> {
-    let [rows, columns] = size.map(|size| missing(size, ALIGNMENT));
+/// Returns `data` with zeros after it, so that its rows are a multiple of 16 and its columns one of `alignment`.
+fn aligned(data: &Tensor, [rows, columns]: [i64; 2], alignment: i64) -> Result<Tensor> {
+    let (rows, columns) = (missing(rows, ALIGNMENT), missing(columns, alignment));
     if rows == 0 && columns == 0 {
         return Ok(data.shallow_clone());
     }

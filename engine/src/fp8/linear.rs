@@ -73,7 +73,7 @@ impl Fp8Linear {
         {
             return Ok(values.shallow_clone());
         }
-        let values = self.weight.quantize(&weight.detach(), true)?;
+        let values = self.weight.quantize_both(&weight.detach())?;
         *cache = Some((version, values.shallow_clone()));
         Ok(values)
     }

@@ -7,6 +7,7 @@
 //! | `recipe` | arithmetic of histories and scales, without state |
 //! | `tensor` | quantised matrices |
 //! | `gemm` | products of them |
+//! | `mx` | scales of MXFP8 as products in hardware read them |
 //! | `quantizer` | the scaling of one tensor of a linear |
 //! | `linear` | the three GEMMs of a linear as an autograd node |
 //! | `states` | the scaling state of all linears, and its update after a step |
@@ -16,6 +17,7 @@
 mod format;
 mod gemm;
 mod linear;
+pub mod mx;
 mod quantizer;
 pub mod recipe;
 mod states;

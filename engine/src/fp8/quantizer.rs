@@ -2,7 +2,7 @@
 
 use super::format::{Format, Role};
 use super::recipe;
-use super::tensor::{BLOCK, Float8Tensor, Wanted};
+use super::tensor::{Float8Tensor, Wanted};
 use crate::comm::{ProcessGroup, Reduce};
 use crate::error::Result;
 use std::sync::Arc;
@@ -52,16 +52,6 @@ pub(super) enum Scaling {
 }
 
 impl Scaling {
-    /// Returns the scaling of an activation or a gradient in blocks along its last dim.
-    pub(super) fn row_blocks() -> Self {
-        Self::Tiles([1, BLOCK])
-    }
-
-    /// Returns the scaling of a weight in square blocks.
-    pub(super) fn square_blocks() -> Self {
-        Self::Tiles([BLOCK, BLOCK])
-    }
-
     fn shallow_clone(&self) -> Self {
         match self {
             Self::Delayed { role, scale, amax, phase } => Self::Delayed {
@@ -103,6 +93,16 @@ impl Quantizer {
             }
             Scaling::Tiles(tile) => Float8Tensor::quantize_tiles_with(x, *tile, self.format, transposed),
         }
+    }
+
+    /// Quantises a matrix that is multiplied as it is and transposed: both are kept if their blocks differ.
+    pub(super) fn quantize_both(&self, x: &Tensor) -> Result<Float8Tensor> {
+        let quantized = self.quantize(x, true)?;
+        if !self.transposes_values() || quantized.has_transposed() {
+            return Ok(quantized);
+        }
+        let transposed = self.transposed(x, &quantized)?;
+        Ok(quantized.with_transposed(transposed))
     }
 
     /// Returns the transposed matrix of `x`, whose quantised form is `quantized`. With blocks of one row its values are

@@ -1,11 +1,35 @@
-//! Arithmetic of scales: functions of tensors without state.
+//! Arithmetic of scales: functions of tensors without state, and the blocks of values that have one.
 //!
-//! Source: Transformer Engine 2.x, `common/recipe/delayed_scaling.cu` (history and delayed scale) and
-//! `common/recipe/recipe_common.cuh` (scale of a current amax). All values are fp32.
+//! Source: Transformer Engine 2.x, `common/recipe/delayed_scaling.cu` (history and delayed scale),
+//! `common/recipe/recipe_common.cuh` (scale of a current amax) and `common/recipe/__init__.py` (`Float8BlockScaling`,
+//! `MXFP8BlockScaling`). All values are fp32.
 
+use super::format::Role;
 use crate::error::Result;
-use neva_schemas::{Fp8, Fp8AmaxComputeAlgo};
+use neva_kernels::{BLOCK, MX_BLOCK};
+use neva_schemas::{Fp8, Fp8AmaxComputeAlgo, Fp8Recipe};
 use tch::Tensor;
+
+/// Returns rows and columns of the blocks in which a step quantises a tensor; `None` if it has one scale. Blocks of one row lie
+/// along the dim that a product sums over, so that a transposed matrix has other blocks.
+pub fn blocks(recipe: Fp8Recipe, role: Role) -> Option<[i64; 2]> {
+    match (recipe, role) {
+        (Fp8Recipe::Delayed | Fp8Recipe::Tensorwise, _) => None,
+        (Fp8Recipe::Blockwise, Role::Weight) => Some([BLOCK, BLOCK]),
+        (Fp8Recipe::Blockwise, _) => Some([1, BLOCK]),
+        (Fp8Recipe::Mxfp8, _) => Some([1, MX_BLOCK]),
+    }
+}
+
+/// Returns rows and columns of the blocks of a frozen weight. They are square: one copy of the weight serves products with it
+/// and with its transposed matrix, since each row of a square block has the same scale.
+pub fn frozen_blocks(recipe: Fp8Recipe) -> Option<[i64; 2]> {
+    match recipe {
+        Fp8Recipe::Delayed | Fp8Recipe::Tensorwise => None,
+        Fp8Recipe::Blockwise => Some([BLOCK, BLOCK]),
+        Fp8Recipe::Mxfp8 => Some([MX_BLOCK, MX_BLOCK]),
+    }
+}
 
 /// Returns the largest magnitude of `x`, a scalar; infinite if a value is NaN or infinite, and 0 for an empty tensor.
 pub fn amax(x: &Tensor) -> Result<Tensor> {

@@ -117,16 +117,15 @@ impl ScalingStates {
             let of_linear = |all: &Tensor| all.f_select(0, index as i64)?.f_select(0, role as i64);
             Ok(Quantizer {
                 format: Format::of(self.settings.format, role),
-                scaling: match (&self.delayed, self.settings.recipe, role) {
-                    (Some(delayed), _, _) => Scaling::Delayed {
+                scaling: match (&self.delayed, recipe::blocks(self.settings.recipe, role)) {
+                    (Some(delayed), _) => Scaling::Delayed {
                         role,
                         scale: of_linear(&delayed.scale)?,
                         amax: of_linear(&delayed.amax)?,
                         phase: self.phase.clone(),
                     },
-                    (None, Fp8Recipe::Blockwise, Role::Weight) => Scaling::square_blocks(),
-                    (None, Fp8Recipe::Blockwise, _) => Scaling::row_blocks(),
-                    (None, _, _) => Scaling::Current {
+                    (None, Some(blocks)) => Scaling::Tiles(blocks),
+                    (None, None) => Scaling::Current {
                         shards: is_shard.then(|| group.clone()),
                     },
                 },

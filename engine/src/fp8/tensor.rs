@@ -6,9 +6,6 @@ use neva_kernels::{Fp8Blocks, Kernels};
 use neva_layout::Shard;
 use tch::{Kind, Tensor};
 
-/// Size of a block of the blockwise recipe.
-pub(super) const BLOCK: i64 = neva_kernels::BLOCK;
-
 /// What a cast computes besides.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wanted<'a> {
@@ -88,14 +85,6 @@ impl Float8Tensor {
         }
     }
 
-    /// Quantises a weight in blocks of 128x128 values.
-    ///
-    /// # Errors
-    /// As [`Self::quantize_tiles`].
-    pub fn quantize_blocks(weight: &Tensor, format: Format) -> Result<Self> {
-        Self::quantize_tiles(weight, [BLOCK, BLOCK], format)
-    }
-
     /// Returns the values in this data type.
     ///
     /// # Errors
@@ -152,6 +141,14 @@ impl Float8Tensor {
             transposed: self.transposed.as_ref().map(|transposed| Box::new(transposed.shallow_clone())),
             scale_inv: self.scale_inv.shallow_clone(),
             ..*self
+        }
+    }
+
+    /// Keeps the transposed matrix beside this one.
+    pub(super) fn with_transposed(self, transposed: Self) -> Self {
+        Self {
+            transposed: Some(Box::new(transposed)),
+            ..self
         }
     }
 

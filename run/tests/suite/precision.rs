@@ -69,7 +69,7 @@ fn the_plugin_of_nemos_document_is_read() {
 /// The values of nemo/collections/llm/recipes/precision/mixed_precision.py of NeMo 2.4.
 #[test]
 fn recipe_functions_have_nemos_values() {
-    use Fp8Recipe::{Blockwise, Delayed, Tensorwise};
+    use Fp8Recipe::{Blockwise, Delayed, Mxfp8, Tensorwise};
     for (name, precision, recipe, edges, gather) in [
         ("bf16_mixed", Precision::Bf16Mixed, None, 0, false),
         ("fp16_mixed", Precision::Fp16Mixed, None, 0, false),
@@ -89,6 +89,7 @@ fn recipe_functions_have_nemos_values() {
             0,
             false,
         ),
+        ("bf16_with_mxfp8_mixed", Precision::Bf16Mixed, Some(Mxfp8), 0, false),
     ] {
         for set in [name.to_owned(), format!("{name}()"), format!("llm.{name}()")] {
             let plugin = plugin(&format!("finetune.trainer.plugins={set}"));
@@ -120,10 +121,9 @@ fn recipe_functions_have_nemos_values() {
     // Those that cannot be done are known, and refused with the reason.
     for entry in PRECISIONS {
         let set = format!("finetune.trainer.plugins={}", entry.name);
-        let reason = match (entry.name.contains("mxfp8"), entry.name.contains("fp16_with")) {
-            (true, _) => "Blackwell",
-            (_, true) => "`fp8` contradicts `precision: 16-mixed`",
-            _ if entry.name.starts_with("nemotron_h") => "no layer is left in FP8: 2 first and 2 last of 4 layers",
+        let reason = match entry.name {
+            name if name.contains("fp16_with") => "`fp8` contradicts `precision: 16-mixed`",
+            name if name.starts_with("nemotron_h") => "no layer is left in FP8: 2 first and 2 last of 4 layers",
             _ => {
                 plugin(&set);
                 continue;
@@ -155,19 +155,27 @@ fn what_cannot_be_done_is_refused_with_what_can() {
             "unknown name `rowwise`",
             "`delayed`, `tensorwise`, `blockwise`",
         ),
-        (&[fp8, "fp8_recipe=mxfp8"], "Blackwell", "use delayed, tensorwise or blockwise"),
         (&[fp8, "fp8=e5m2"], "unknown name `e5m2`", "`hybrid`, `e4m3`"),
         (&[fp8, "fp8_params=false"], "are names of one setting", "remove `fp8_params`"),
         (&[fp8, "fp8_recipe=blockwise"], "cannot be gathered in FP8", "delayed or tensorwise"),
+        (
+            &[fp8, "fp8_recipe=mxfp8"],
+            "`fp8_recipe: mxfp8` cannot be gathered in FP8",
+            "delayed or tensorwise",
+        ),
         (&["fp8_param_gather=true"], "weights in FP8 need `fp8`", "fp8=hybrid"),
         (&["fp8_params=true"], "weights in FP8 need `fp8`", "fp8=hybrid"),
         (&[fp8, "fp8_dot_product_attention=true"], "no attention in FP8", "set it to false"),
         (&[fp8, "fp8_multi_head_attention=true"], "no attention in FP8", "set it to false"),
-        (&[fp8, "reuse_grad_buf_for_mxfp8_param_ag=true"], "mxfp8", "set it to false"),
+        (
+            &[fp8, "reuse_grad_buf_for_mxfp8_param_ag=true"],
+            "gathered in bf16",
+            "set it to false",
+        ),
         (
             &[fp8, "first_last_layers_bf16=true"],
             "cannot stay in bf16 with `fp8_recipe: delayed`",
-            "tensorwise or blockwise",
+            "tensorwise, blockwise or mxfp8",
         ),
         (
             &[current, "num_layers_at_start_in_bf16=0", "num_layers_at_end_in_bf16=0"],

@@ -28,8 +28,19 @@ pub enum Fp8Recipe {
     Tensorwise,
     /// One scale for each 128x128 block of a weight and each 1x128 block of an activation or gradient.
     Blockwise,
-    /// One scale for each 32 values: refused, since it needs GEMMs of Blackwell GPUs.
+    /// One scale for each 32 values along the dim that a product sums over (OCP Microscaling Formats, MXFP8).
     Mxfp8,
+}
+
+impl Fp8Recipe {
+    /// Returns the name of a recipe that scales blocks of a tensor; `None` with one scale for each tensor.
+    pub fn of_blocks(self) -> Option<&'static str> {
+        match self {
+            Self::Delayed | Self::Tensorwise => None,
+            Self::Blockwise => Some("blockwise"),
+            Self::Mxfp8 => Some("mxfp8"),
+        }
+    }
 }
 
 /// Amax that a delayed scale is computed from: Megatron's `fp8_amax_compute_algo`.

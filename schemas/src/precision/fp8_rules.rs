@@ -48,7 +48,7 @@ pub(super) fn validate_fp8(plugin: &MixedPrecision, report: &mut Report<'_>) {
         }
     }
     if plugin.reuse_grad_buf_for_mxfp8_param_ag {
-        let message = "belongs to `fp8_recipe: mxfp8`, which is not built";
+        let message = "belongs to gathering weights in MXFP8: they are gathered in bf16";
         report.error("reuse_grad_buf_for_mxfp8_param_ag", message, "set it to false");
     }
     if plugin.fp8.is_none() {
@@ -61,12 +61,11 @@ pub(super) fn validate_fp8(plugin: &MixedPrecision, report: &mut Report<'_>) {
         );
         report.error("fp8", message, format!("set {}.precision=bf16-mixed, or fp8=null", report.path));
     }
-    if plugin.fp8_recipe == Fp8Recipe::Mxfp8 {
-        let message = "MXFP8 needs GEMMs with block scales of Blackwell GPUs (compute capability 10.0), which are not built";
-        report.error("fp8_recipe", message, "use delayed, tensorwise or blockwise");
-    }
-    if plugin.fp8_recipe == Fp8Recipe::Blockwise && plugin.param_gather() {
-        let message = "weights with `fp8_recipe: blockwise` cannot be gathered in FP8: a rank's shard of the optimizer cuts their blocks";
+    if let Some(name) = plugin.fp8_recipe.of_blocks()
+        && plugin.param_gather()
+    {
+        let message =
+            format!("weights with `fp8_recipe: {name}` cannot be gathered in FP8: a rank's shard of the optimizer cuts their blocks");
         report.error(
             "fp8_param_gather",
             message,
@@ -91,7 +90,7 @@ fn validate_edge_layers(plugin: &MixedPrecision, report: &mut Report<'_>) {
         report.error(
             "first_last_layers_bf16",
             message,
-            "set it to false, or `fp8_recipe` to tensorwise or blockwise",
+            "set it to false, or `fp8_recipe` to tensorwise, blockwise or mxfp8",
         );
     } else if plugin.first_last_layers_bf16 && start == 0 && end == 0 {
         let message = "keeps no layer in bf16: `num_layers_at_start_in_bf16` and `num_layers_at_end_in_bf16` are both 0";

@@ -51,7 +51,7 @@ pub struct MixedPrecision {
     pub num_layers_at_start_in_bf16: u32,
     /// With `first_last_layers_bf16`: number of last layers in bf16.
     pub num_layers_at_end_in_bf16: u32,
-    /// Must be false: it belongs to MXFP8.
+    /// Must be false: weights in MXFP8 are gathered in bf16.
     pub reuse_grad_buf_for_mxfp8_param_ag: bool,
     /// Computes FP8 where the hardware has none, slowly; without it such hardware is refused. A CPU has none.
     pub fp8_emulate: bool,

@@ -49,4 +49,4 @@ fn small_fp8(change: impl FnOnce(&mut MixedPrecision)) -> Finetune {
 }
 
 /// All recipes.
-const RECIPES: [Fp8Recipe; 3] = [Fp8Recipe::Delayed, Fp8Recipe::Tensorwise, Fp8Recipe::Blockwise];
+const RECIPES: [Fp8Recipe; 4] = [Fp8Recipe::Delayed, Fp8Recipe::Tensorwise, Fp8Recipe::Blockwise, Fp8Recipe::Mxfp8];

@@ -1,11 +1,11 @@
 //! Quantised values, scales and products against the reference.
 
 use super::reference::{Delayed, E4M3, E5M2, Grid, Matrix};
-use super::settings;
+use super::{RECIPES, settings};
 use crate::setting::within_limit;
 use neva_engine::comm::{Axis, Mesh};
 use neva_engine::effects::{Effects, GemmGroup, GemmKind};
-use neva_engine::fp8::{Float8Tensor, Format, Fp8Linear, Fp8Weight, ScaleRows, ScalingStates, recipe};
+use neva_engine::fp8::{Float8Tensor, Format, Fp8Linear, Fp8Weight, ScaleRows, ScalingStates, mx, recipe};
 use neva_layout::Cut;
 use neva_schemas::{Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe};
 use tch::{Device, Kind, Tensor};
@@ -194,24 +194,34 @@ fn linear(settings: Fp8) -> (ScalingStates, Fp8Linear) {
     (states, linear)
 }
 
-/// Returns the quantised operands of a linear: input, weight, gradient, and input and gradient transposed.
-fn operands(settings: &Fp8, [x, w, g]: [&Matrix; 3], scales: [f64; 3]) -> [Matrix; 5] {
+/// Returns the quantised operands of a linear: input, weight, gradient, and the three transposed.
+fn operands(settings: &Fp8, [x, w, g]: [&Matrix; 3], scales: [f64; 3]) -> [Matrix; 6] {
     let gradient = if settings.format == Fp8Format::Hybrid { E5M2 } else { E4M3 };
     match settings.recipe {
-        Fp8Recipe::Blockwise => [
-            x.quantized_in_tiles([1, 128], E4M3),
-            w.quantized_in_tiles([128, 128], E4M3),
-            g.quantized_in_tiles([1, 128], gradient),
-            x.transposed().quantized_in_tiles([1, 128], E4M3),
-            g.transposed().quantized_in_tiles([1, 128], gradient),
-        ],
+        Fp8Recipe::Blockwise => {
+            let w = w.quantized_in_tiles([128, 128], E4M3);
+            [
+                x.quantized_in_tiles([1, 128], E4M3),
+                w.clone(),
+                g.quantized_in_tiles([1, 128], gradient),
+                x.transposed().quantized_in_tiles([1, 128], E4M3),
+                w.transposed(),
+                g.transposed().quantized_in_tiles([1, 128], gradient),
+            ]
+        }
+        Fp8Recipe::Mxfp8 => {
+            let both = |matrix: &Matrix, grid| [matrix.clone(), matrix.transposed()].map(|matrix| matrix.quantized_in_tiles([1, 32], grid));
+            let [[x, x_t], [w, w_t], [g, g_t]] = [both(x, E4M3), both(w, E4M3), both(g, gradient)];
+            [x, w, g, x_t, w_t, g_t]
+        }
         recipe => {
             let quantized = |matrix: &Matrix, scale: f64, grid| match recipe {
                 Fp8Recipe::Delayed => matrix.quantized(scale, grid),
                 _ => matrix.quantized_currently(grid),
             };
             let (x, g) = (quantized(x, scales[0], E4M3), quantized(g, scales[2], gradient));
-            [x.clone(), quantized(w, scales[1], E4M3), g.clone(), x.transposed(), g.transposed()]
+            let w = quantized(w, scales[1], E4M3);
+            [x.clone(), w.clone(), g.clone(), x.transposed(), w.transposed(), g.transposed()]
         }
     }
 }
@@ -222,7 +232,7 @@ fn the_three_products_of_a_linear_equal_the_reference() {
         // Neither tokens nor widths are multiples of 16 in the first case; the second one has several blocks.
         for ([t, i, o], scales) in [([23, 40, 24], [3.0, 50.0, 700.0]), ([130, 200, 150], [1.0, 1.0, 1.0])] {
             let (x, w, g) = (random(t, i, 1), random(o, i, 2), random(t, o, 3));
-            for recipe in [Fp8Recipe::Delayed, Fp8Recipe::Tensorwise, Fp8Recipe::Blockwise] {
+            for recipe in RECIPES {
                 for (format, wgrad) in [(Fp8Format::Hybrid, true), (Fp8Format::Hybrid, false), (Fp8Format::E4m3, true)] {
                     let settings = Fp8 {
                         format,
@@ -238,7 +248,7 @@ fn the_three_products_of_a_linear_equal_the_reference() {
                             .restore("l", &Tensor::from_slice(&scales).to_kind(Kind::Float), &history)
                             .unwrap();
                     }
-                    let [x_q, w_q, g_q, x_t, g_t] = operands(&settings, [&x, &w, &g], scales);
+                    let [x_q, w_q, g_q, x_t, w_t, g_t] = operands(&settings, [&x, &w, &g], scales);
                     let (x_in, weight) = (tensor(&x).set_requires_grad(true), tensor(&w).set_requires_grad(true));
                     let effects = Effects::default();
                     let meter = effects.meter(GemmGroup::Decoder);
@@ -247,12 +257,7 @@ fn the_three_products_of_a_linear_equal_the_reference() {
                     assert_eq!(y.size(), [1, t as i64, o as i64]);
                     y.backward_with(&tensor(&g).unsqueeze(0));
                     near(&format!("{what}: forward"), &y, &x_q.times_transposed(&w_q), 1e-6);
-                    near(
-                        &format!("{what}: dgrad"),
-                        &x_in.grad(),
-                        &g_q.times_transposed(&w_q.transposed()),
-                        1e-6,
-                    );
+                    near(&format!("{what}: dgrad"), &x_in.grad(), &g_q.times_transposed(&w_t), 1e-6);
                     let dw = match wgrad {
                         true => g_t.times_transposed(&x_t),
                         false => g.transposed().times_transposed(&x.transposed()),
@@ -265,16 +270,17 @@ fn the_three_products_of_a_linear_equal_the_reference() {
                     assert_eq!(counted[at + GemmKind::Fp8Emulated as usize], in_fp8, "{what}");
                     assert_eq!(counted.iter().sum::<u64>(), 3 * flops, "{what}");
 
-                    let frozen = match recipe {
-                        Fp8Recipe::Blockwise => Float8Tensor::quantize_blocks(&tensor(&w), Format::E4m3).unwrap(),
-                        _ => {
+                    let frozen = match recipe::frozen_blocks(recipe) {
+                        Some(blocks) => Float8Tensor::quantize_tiles(&tensor(&w), blocks, Format::E4m3).unwrap(),
+                        None => {
                             let scale = recipe::current(&recipe::amax(&tensor(&w)).unwrap(), 448.0, false).unwrap();
                             Float8Tensor::quantize(&tensor(&w), &scale, Format::E4m3).unwrap()
                         }
                     };
                     let w_q = match recipe {
-                        Fp8Recipe::Blockwise => w_q,
-                        _ => w.quantized_currently(E4M3),
+                        Fp8Recipe::Blockwise => w.quantized_in_tiles([128, 128], E4M3),
+                        Fp8Recipe::Mxfp8 => w.quantized_in_tiles([32, 32], E4M3),
+                        Fp8Recipe::Delayed | Fp8Recipe::Tensorwise => w.quantized_currently(E4M3),
                     };
                     let x_in = tensor(&x).set_requires_grad(true);
                     let shared = linear.quantize_input(&x_in, true).unwrap();
@@ -300,7 +306,7 @@ fn scales_of_blocks_lie_as_libtorch_reads_them() {
     for (rows, columns) in [(256, 640), (300, 1000), (16, 128), (5, 7)] {
         let x = random(rows, columns, 9);
         let row_blocks = Float8Tensor::quantize_tiles(&tensor(&x), [1, 128], Format::E4m3).unwrap();
-        let squares = Float8Tensor::quantize_blocks(&tensor(&x), Format::E4m3).unwrap();
+        let squares = Float8Tensor::quantize_tiles(&tensor(&x), [128, 128], Format::E4m3).unwrap();
         let (rows, across, down) = (rows as i64, (columns as i64 + 127) / 128, (rows as i64 + 127) / 128);
         let padded = (rows + 15) / 16 * 16;
         for (operand, layout, size, stride) in [
@@ -320,6 +326,38 @@ fn scales_of_blocks_lie_as_libtorch_reads_them() {
             assert!(scales.data_ptr().addr().is_multiple_of(16));
         }
     }
+}
+
+/// The layout of cuBLAS's documentation ("1D block scaling factors layout") and the number of bytes that libtorch's
+/// `is_blockwise_1x32_scaling` asks for.
+#[test]
+fn scales_of_mxfp8_lie_as_cublas_reads_them() {
+    for (rows, columns) in [(256, 640), (300, 1000), (16, 32), (5, 7)] {
+        let x = tensor(&random(rows, columns, 9));
+        for blocks in [[1, 32], [32, 32]] {
+            let operand = Float8Tensor::quantize_tiles(&x, blocks, Format::E4m3).unwrap();
+            let inverse = operand.scale_inv();
+            let tiles_across = columns.div_ceil(32).div_ceil(4);
+            let numbers = values(&mx::scales(&operand).unwrap());
+            assert_eq!(numbers.len(), rows.div_ceil(128) * 128 * tiles_across * 4);
+            let mut expected = vec![2f64.powi(-127); numbers.len()];
+            for row in 0..rows {
+                for column in 0..columns.div_ceil(32) {
+                    let tile = row / 128 * tiles_across + column / 4;
+                    let at = tile * 512 + row % 32 * 16 + row % 128 / 32 * 4 + column % 4;
+                    expected[at] = inverse.double_value(&[row as i64 / blocks[0], column as i64]);
+                }
+            }
+            assert_eq!(numbers, expected, "{rows}x{columns} in {blocks:?}");
+        }
+    }
+    // The smallest and the largest scale of finite values, and those of zeros and of values that are not finite.
+    let rows = [f32::MIN_POSITIVE, f32::MAX, 0.0, f32::NAN, f32::INFINITY];
+    let x = Tensor::from_slice(&rows).view([-1, 1]).repeat([1, 32]);
+    let operand = Float8Tensor::quantize_tiles(&x, [1, 32], Format::E4m3).unwrap();
+    let numbers = values(&mx::scales(&operand).unwrap());
+    let own: Vec<_> = (0..rows.len()).map(|row| numbers[row * 16]).collect();
+    assert_eq!(own, [2f64.powi(-127), 2f64.powi(120), 1.0, 1.0, 1.0]);
 }
 
 trait BackwardWith {
