@@ -58,8 +58,18 @@ void* align(void* block) {
   return aligned;
 }
 
+// oneDNN's tensors in libtorch (`cpu_alloc` of ideep) ask for memory and give it back by whichever allocator there is then. So one
+// that lived while this allocator was installed comes here with a block of libtorch's own. Before such a block stands glibc's
+// record of its size, which is no address.
 void release_block(void* data) {
-  if (data) std::free(static_cast<void**>(data)[-1]);
+  if (!data) return;
+  void* block = static_cast<void**>(data)[-1];
+  const auto distance = reinterpret_cast<uintptr_t>(data) - reinterpret_cast<uintptr_t>(block);
+  if (distance > 0 && distance <= c10::gAlignment) {
+    std::free(block);
+  } else {
+    c10::free_cpu(data);
+  }
 }
 
 class ReusingAllocator final : public c10::Allocator {
