@@ -5,7 +5,7 @@ use super::{RECIPES, settings};
 use crate::setting::within_limit;
 use neva_engine::comm::{Axis, Mesh};
 use neva_engine::effects::{Effects, GemmGroup, GemmKind};
-use neva_engine::fp8::{Float8Tensor, Format, Fp8Linear, Fp8Weight, ScaleRows, ScalingStates, mx, recipe};
+use neva_engine::fp8::{Float8Tensor, Format, Fp8Linear, Fp8Weight, Gemm, ScaleRows, ScalingStates, mx, recipe};
 use neva_layout::Cut;
 use neva_schemas::{Fp8, Fp8AmaxComputeAlgo, Fp8Format, Fp8Recipe};
 use tch::{Device, Kind, Tensor};
@@ -297,6 +297,25 @@ fn the_three_products_of_a_linear_equal_the_reference() {
             }
         }
     });
+}
+
+/// libtorch's `_scaled_mm` on a CPU, which takes the same matrices as on a GPU, with the same padding.
+#[test]
+fn scaled_mm_equals_products_of_the_values() {
+    for (m, k, n) in [(32, 64, 16), (23, 40, 24), (1, 5, 3)] {
+        for (left, right) in [(Format::E4m3, Format::E4m3), (Format::E5m2, Format::E4m3)] {
+            let quantized = |rows, columns, seed, format, scale: f32| {
+                let scale = Tensor::from(scale);
+                Float8Tensor::quantize(&tensor(&random(rows, columns, seed)), &scale, format).unwrap()
+            };
+            let (a, b) = (quantized(m, k, 1, left, 3.0), quantized(n, k, 2, right, 0.7));
+            let product = |gemm: Gemm| gemm.multiply(&a, &b, Kind::Float, true).unwrap();
+            let (own, expected) = (product(Gemm::ScaledMm), product(Gemm::Dequantized));
+            assert_eq!(own.size(), [m as i64, n as i64]);
+            let off = ((&own - &expected).abs().max() / expected.abs().max()).double_value(&[]);
+            assert!(off < 1e-6, "{m}x{k}x{n}, {left:?} x {right:?}: {off:e}");
+        }
+    }
 }
 
 /// The conditions of libtorch's `ScaledBlas.cpp` (`is_blockwise_1x128_scaling`, `is_blockwise_128x128_scaling`) for scales of
