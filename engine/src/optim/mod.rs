@@ -1,6 +1,7 @@
 //! Gradients, clipping, the optimizer and its schedule.
 
 mod fp8_bucket;
+mod grad_bucket;
 mod grad_buffer;
 mod gradients;
 mod loss_scaler;
