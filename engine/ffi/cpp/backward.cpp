@@ -1,5 +1,5 @@
 // Entry points of the autograd engine: accumulate gradients into leaves, return gradients, or move a gradient out of a
-// leaf.
+// leaf, which may share its memory.
 #include "status.h"
 
 #include <ATen/ops/ones_like.h>
@@ -52,6 +52,14 @@ neva_status neva_take_grad(at::Tensor* leaf, at::Tensor** grad) {
     if (!held.defined()) return;
     *grad = new at::Tensor(held);
     held.reset();
+  });
+}
+
+// `*owns` becomes true if no other tensor has the memory of `tensor`, which fills it.
+neva_status neva_owns_memory(const at::Tensor* tensor, bool* owns) {
+  return neva::guard([&] {
+    const auto& storage = tensor->storage();
+    *owns = storage.use_count() == 1 && storage.nbytes() == tensor->nbytes();
   });
 }
 

@@ -1,6 +1,6 @@
 //! Entry points of the autograd engine: `backward` accumulates gradients into leaves, `grad` returns them, and
-//! `take_grad` moves an accumulated gradient out of a leaf. `backward` and `grad` also work inside a callback
-//! (re-entrantly), to any depth.
+//! `take_grad` moves an accumulated gradient out of a leaf, whose memory others may have. `backward` and `grad` also work
+//! inside a callback (re-entrantly), to any depth.
 
 use std::ptr::null_mut;
 
@@ -65,6 +65,10 @@ pub fn grad(outputs: &[&Tensor], grads: &[Option<&Tensor>], inputs: &[&Tensor], 
 
 /// Moves the accumulated gradient out of `leaf`, which has no gradient afterwards.
 ///
+/// Others may have its memory, see [`owns_memory`]: libtorch keeps a gradient without a copy if there is no other reference to the
+/// same tensor, but views of it may be gradients of other leaves, or be needed by the rest of the pass. `a + b.view(..)` gives `b`
+/// a view of the gradient of `a`.
+///
 /// # Errors
 /// Returns [`Error::Argument`] for an undefined tensor.
 pub fn take_grad(leaf: &Tensor) -> Result<Option<Tensor>> {
@@ -74,6 +78,19 @@ pub fn take_grad(leaf: &Tensor) -> Result<Option<Tensor>> {
     unsafe { sys::neva_take_grad(pointer(leaf), &raw mut grad) }.check("take a gradient")?;
     // SAFETY: the pointer is null or points to a new tensor that `neva_take_grad` gave to us.
     Ok(unsafe { from_raw(grad) })
+}
+
+/// Returns true if no other tensor has the memory of `tensor`, and `tensor` fills it. Whoever owns such a tensor may keep it and
+/// change it.
+///
+/// # Errors
+/// Returns [`Error::Argument`] for an undefined tensor, and [`Error::Torch`] for a sparse one.
+pub fn owns_memory(tensor: &Tensor) -> Result<bool> {
+    check_defined("tensor", [tensor])?;
+    let mut owns = false;
+    // SAFETY: `tensor` is defined and borrowed for the call, `owns` is a valid bool to write to.
+    unsafe { sys::neva_owns_memory(pointer(tensor), &raw mut owns) }.check("count the owners of a tensor's memory")?;
+    Ok(owns)
 }
 
 type Roots = (Vec<*const CTensor>, Vec<*const CTensor>);

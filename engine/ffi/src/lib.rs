@@ -31,7 +31,7 @@ mod tensors;
 mod work;
 
 pub use autograd::{Function, apply, is_grad_enabled};
-pub use backward::{backward, grad, take_grad};
+pub use backward::{backward, grad, owns_memory, take_grad};
 pub use callback::BoxError;
 pub use dtypes::view_e8m0;
 pub use error::{Error, Result};

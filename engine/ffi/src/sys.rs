@@ -89,6 +89,7 @@ unsafe extern "C" {
     ) -> Status;
 
     pub(crate) fn neva_take_grad(leaf: *const CTensor, grad: *mut *mut CTensor) -> Status;
+    pub(crate) fn neva_owns_memory(tensor: *const CTensor, owns: *mut bool) -> Status;
 
     pub(crate) fn neva_view_e8m0(bytes: *const CTensor, out: *mut *mut CTensor) -> Status;
 

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use neva_torch_ffi::{BoxError, Error, Function, HookHandle, apply, backward, grad, on_grad_ready};
-use tch::{Kind, Tensor};
+use neva_torch_ffi::{BoxError, Error, Function, HookHandle, apply, backward, grad, on_grad_ready, owns_memory, take_grad};
+use tch::{Device, Kind, Tensor};
 
 fn leaf(values: &[f32]) -> Tensor {
     Tensor::from_slice(values).set_requires_grad(true)
@@ -153,4 +153,52 @@ fn failures_end_the_backward_pass() {
     for bad in [&leaf(&[1.0]) * 2.0, Tensor::from_slice(&[1f32]), Tensor::new()] {
         assert!(matches!(on_grad_ready(&bad, || Ok(())), Err(Error::Argument(_))));
     }
+}
+
+/// Returns whether the gradients of two leaves `[4, 4]` own their memory in their hooks. `loss` receives an input `[2, 4]`, too.
+fn owners(loss: fn(&Tensor, &Tensor, &Tensor) -> Tensor) -> [bool; 2] {
+    let matrix = |rows| Tensor::ones([rows, 4], (Kind::Float, Device::Cpu));
+    let leaves = [4, 4].map(|rows| matrix(rows).set_requires_grad(true));
+    let seen: [Arc<Mutex<Vec<bool>>>; 2] = Default::default();
+    let hooks = leaves.iter().zip(&seen).map(|(leaf, seen)| {
+        let (own, seen) = (leaf.shallow_clone(), Arc::clone(seen));
+        on_grad_ready(leaf, move || {
+            let grad = take_grad(&own)?.ok_or("no gradient")?;
+            seen.lock().unwrap().push(owns_memory(&grad)?);
+            Ok(())
+        })
+    });
+    let _hooks: Vec<_> = hooks.map(Result::unwrap).collect();
+    run(&loss(&leaves[0], &leaves[1], &(matrix(2) * 3.0))).unwrap();
+    seen.map(|seen| match seen.lock().unwrap()[..] {
+        [owns] => owns,
+        ref calls => panic!("one call for each leaf: {calls:?}"),
+    })
+}
+
+#[test]
+fn a_hook_sees_whether_others_have_the_memory_of_a_gradient() {
+    // Products, also those of transposed weights, whose gradients are views.
+    assert_eq!(owners(|a, b, x| x.matmul(a).matmul(b)), [true, true]);
+    assert_eq!(owners(|a, b, x| x.matmul(&a.tr()).matmul(&b.tr())), [true, true]);
+    assert_eq!(
+        owners(|a, b, x| x.linear(a, None::<Tensor>).linear(b, None::<Tensor>)),
+        [true, true]
+    );
+    // libtorch copies a tensor that both get, and what is not laid out as the leaf.
+    assert_eq!(owners(|a, b, x| x.matmul(&(a + b))), [true, true]);
+    assert_eq!(owners(|a, b, _| a.tr() + b.sum(Kind::Float)), [true, true]);
+    assert_eq!(owners(|a, b, x| x.matmul(&Tensor::cat(&[a, b], 1))), [true, true]);
+    // Two views of one tensor; `b` gets the first one.
+    assert_eq!(
+        owners(|a, b, x| x.matmul(&(a.view([2, 8]) + b.view([2, 8])).view([4, 4]))),
+        [true, false]
+    );
+    // A view that the rest of the pass reads.
+    assert_eq!(
+        owners(|a, b, x| x.matmul(&((b * 3.0).view([4, 4]) + a.view([4, 4])))),
+        [false, true]
+    );
+    // Parts of one tensor, also the last one.
+    assert_eq!(owners(|a, b, x| x.matmul(&Tensor::cat(&[a, b], 0).view([4, 8]))), [false, false]);
 }

@@ -7,6 +7,7 @@ use super::partition::Partition;
 use crate::comm::{ProcessGroup, Reduce, Work};
 use crate::error::Result;
 use neva_layout::Bucket;
+use neva_torch_ffi::owns_memory;
 use std::ops::Range;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -94,11 +95,11 @@ impl GradBucket {
     }
 
     /// Takes the memory of a gradient that is a bucket of its own, if it has none. Returns false if the gradient is to be added
-    /// to the bucket's memory, which it has then. Nobody else may read the gradient afterwards: that of a matrix is the result of
-    /// its own product, which holds for all layers of [`crate::nn`].
+    /// to the bucket's memory, which it has then. Passes and reductions change that memory, so nobody else may have it.
     pub(super) fn take(&mut self, grad: &Tensor) -> Result<bool> {
         let is_bucket = self.members.len() == 1 && grad.numel() as i64 == self.len;
-        if self.flat.is_none() && is_bucket && grad.kind() == Kind::Float && grad.is_contiguous() {
+        let is_alike = grad.kind() == Kind::Float && grad.is_contiguous();
+        if self.flat.is_none() && is_bucket && is_alike && owns_memory(grad)? {
             self.flat = Some(grad.f_detach()?.f_view([-1])?);
             return Ok(true);
         }

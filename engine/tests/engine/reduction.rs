@@ -237,3 +237,89 @@ fn backward_returns_the_gradient_of_its_input() {
         assert_eq!(rank.own()["a"], Some(vec![30.0, 500.0]));
     });
 }
+
+/// Two parameters, and a function of them whose gradients are one tensor, views or parts of one, or no matrices of their own.
+struct Sharing {
+    name: &'static str,
+    shapes: [[i64; 2]; 2],
+    function: fn(&[Tensor; 2]) -> Tensor,
+}
+
+const SHARING: &[Sharing] = &[
+    Sharing {
+        name: "one tensor",
+        shapes: [[4, 4], [4, 4]],
+        function: |[a, b]| a + b,
+    },
+    Sharing {
+        name: "a tensor and a view of it",
+        shapes: [[4, 4], [2, 8]],
+        function: |[a, b]| a + b.view([4, 4]),
+    },
+    Sharing {
+        name: "two views",
+        shapes: [[2, 8], [8, 2]],
+        function: |[a, b]| a.view([4, 4]) + b.view([4, 4]),
+    },
+    Sharing {
+        name: "a view that the rest of the pass reads",
+        shapes: [[4, 4], [2, 8]],
+        function: |[a, b]| (b * 3.0).view([4, 4]) + a.view([4, 4]),
+    },
+    Sharing {
+        name: "parts of one tensor",
+        shapes: [[2, 4], [2, 4]],
+        function: |ab| Tensor::cat(ab, 0),
+    },
+    Sharing {
+        name: "a transposed tensor",
+        shapes: [[4, 4], [4, 4]],
+        function: |[a, b]| a.tr() + b,
+    },
+    Sharing {
+        name: "an expanded value",
+        shapes: [[4, 4], [4, 4]],
+        function: |[a, b]| (a.sum(Kind::Float) + b.sum(Kind::Float)).expand([4, 4], false),
+    },
+];
+
+/// Returns a loss of a sum, with other gradients in each pass.
+fn weighted(sum: &Tensor, pass: usize) -> Tensor {
+    let weights = Tensor::arange(16, (Kind::Float, Device::Cpu)) + pass as f64;
+    (sum.reshape([-1]) * weights).sum(Kind::Float)
+}
+
+/// Each gradient is summed over passes and ranks, and scaled, by itself.
+#[test]
+fn gradients_of_one_memory_do_not_change_each_other() {
+    within_limit(|| {
+        let mut finetune = small();
+        // A bucket for each parameter, reduced while the backward pass runs.
+        let ddp = &mut finetune.trainer.strategy.ddp;
+        (ddp.use_distributed_optimizer, ddp.overlap_grad_reduce, ddp.bucket_size) = (false, true, 1);
+        for (Sharing { name, shapes, function }, dp) in SHARING.iter().flat_map(|sharing| [(sharing, 1), (sharing, 2)]) {
+            on_mesh(ParallelSizes { dp, ..ONE }, |mesh| {
+                let mut rank = rank(&finetune, &mesh, &[("a", shapes[0]), ("b", shapes[1])]);
+                let leaves = ["a", "b"].map(|name| rank.parameters.get(name).unwrap().tensor.shallow_clone());
+                let others = leaves.each_ref().map(|leaf| leaf.detach().set_requires_grad(true));
+                let mut expected = [0.0, 0.0].map(|zero| Tensor::from(zero).to_kind(Kind::Float));
+                for (pass, last) in [&[][..], &[0, 1]].into_iter().enumerate() {
+                    rank.gradients
+                        .backward(&weighted(&function(&leaves), pass), None, None, last)
+                        .unwrap();
+                    let gradients = Tensor::run_backward(&[weighted(&function(&others), pass)], &others, false, false);
+                    expected
+                        .iter_mut()
+                        .zip(gradients)
+                        .for_each(|(sum, gradient)| *sum = &*sum + gradient);
+                }
+                rank.gradients.reduce(&mesh).unwrap();
+                rank.gradients.scale(0.5).unwrap();
+                for ((parameter, values), sum) in rank.own().into_iter().zip(expected) {
+                    let expected: Vec<f32> = (sum.reshape([-1]) * (0.5 * f64::from(dp))).try_into().unwrap();
+                    assert_eq!(values.unwrap(), expected, "{name}: gradient of `{parameter}` on {dp} ranks");
+                }
+            });
+        }
+    });
+}
