@@ -89,13 +89,9 @@ fn variables(config: &DockerExecutorConfig, work: &Work<'_>) -> BTreeMap<String,
         .into_iter()
         .filter(|(name, _)| !PER_RANK.contains(&name.as_str()) && !elsewhere.contains(&name.as_str()))
         .collect();
-    if let Some(folder) = &config.libtorch {
+    if let Some(folders) = config.library_path() {
         let path = variables.entry(env::LD_LIBRARY_PATH.to_owned()).or_default();
-        *path = if path.is_empty() {
-            folder.clone()
-        } else {
-            format!("{folder}:{path}")
-        };
+        *path = if path.is_empty() { folders } else { format!("{folders}:{path}") };
     }
     if work.kind == JobKind::Ranks {
         let own = spin_count(|name| variables.contains_key(name));

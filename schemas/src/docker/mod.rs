@@ -55,7 +55,7 @@ pub struct DockerExecutorConfig {
     pub user: Option<String>,
     /// Rank program in the container; `null`: `neva-rank` in the image's PATH.
     pub rank_program: Option<String>,
-    /// Folder of libtorch in the container; `null`: the loader's own search path.
+    /// Folder of libtorch in the container, absolute, with the libraries in it or in `lib`; `null`: the loader's own search path.
     pub libtorch: Option<String>,
     /// Socket of the API, as `unix:///run/podman/podman.sock`. By default `DOCKER_HOST`, else the first that exists of Docker's
     /// and Podman's own.
@@ -83,6 +83,14 @@ pub struct DockerExecutorConfig {
     #[schemars(skip)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ray_template: Option<String>,
+}
+
+impl DockerExecutorConfig {
+    /// Returns the search path for the libraries of `libtorch`: its `lib`, and the folder itself.
+    pub fn library_path(&self) -> Option<String> {
+        let folder = self.libtorch.as_deref()?.trim_end_matches('/');
+        Some(format!("{folder}/lib:{folder}"))
+    }
 }
 
 impl Default for DockerExecutorConfig {

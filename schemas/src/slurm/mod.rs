@@ -150,7 +150,7 @@ pub struct SlurmExecutorConfig {
     pub memory_measure: bool,
     /// Path of the rank program on the cluster; `null`: the launcher's own is uploaded.
     pub rank_program: Option<String>,
-    /// Folder of libtorch on the nodes; `null`: the loader's own search path.
+    /// Folder of libtorch on the nodes, absolute, with the libraries in `lib`; `null`: the loader's own search path.
     pub libtorch: Option<String>,
     /// Machine that submits the job.
     pub tunnel: TunnelConfig,

@@ -132,11 +132,14 @@ fn request(executor: &DockerExecutor) -> Result<serde_json::Value, ExecutorError
     let mut body = executor.probe()?;
     let program = executor.config.rank_program.clone();
     let program = program.unwrap_or_else(|| executor.program.to_string_lossy().into_owned());
-    let libraries = executor.config.libtorch.as_ref().map_or_else(String::new, |folder| {
-        format!("export {}='{folder}'; ", neva_schemas::env::LD_LIBRARY_PATH)
-    });
     body["Entrypoint"] = json!([SHELL]);
-    body["Cmd"] = json!(["-c", format!("{libraries}exec \"$0\" version"), program]);
+    body["Cmd"] = match executor.config.library_path() {
+        Some(folders) => {
+            let script = format!("export {}=\"$1\"; exec \"$0\" version", neva_schemas::env::LD_LIBRARY_PATH);
+            json!(["-c", script, program, folders])
+        }
+        None => json!(["-c", "exec \"$0\" version", program]),
+    };
     Ok(body)
 }
 
