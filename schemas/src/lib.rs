@@ -29,6 +29,7 @@ mod layers;
 mod log;
 mod model;
 mod name;
+mod node_path;
 mod openmp;
 mod optim;
 mod packager;

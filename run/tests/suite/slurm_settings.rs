@@ -4,9 +4,14 @@ use std::process::Command;
 
 /// Renders `neva_tiny` for Slurm with these overrides. Returns the exit code, the output and the error output.
 fn render(sets: &[&str]) -> (i32, String, String) {
+    render_for("slurm", sets)
+}
+
+/// Renders `neva_tiny` for an executor with these overrides. Returns the exit code, the output and the error output.
+fn render_for(executor: &str, sets: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_neva-run"));
     command
-        .args(["render", "neva_tiny", "--executor", "slurm"])
+        .args(["render", "neva_tiny", "--executor", executor])
         .args(sets.iter().flat_map(|set| ["--set", set]));
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -97,6 +102,64 @@ fn settings_that_cannot_work_are_refused() {
         let plain = errors.split_whitespace().collect::<Vec<_>>().join(" ").replace("│ ", "");
         assert!(code == 2 && plain.contains(message), "{sets:?}: {errors}");
     }
+}
+
+/// Ranks start in another folder than the launcher, also on the same machine.
+#[test]
+fn relative_paths_of_ranks_are_refused() {
+    let cases = [
+        (
+            "slurm",
+            "libtorch=.libtorch",
+            "`libtorch` is \".libtorch\": ranks start in another folder",
+            "path on the nodes",
+        ),
+        (
+            "slurm",
+            "libtorch=~/libtorch",
+            "`libtorch` is \"~/libtorch\"",
+            "`~` and variables are not replaced",
+        ),
+        ("slurm", "libtorch=''", "`libtorch` is \"\"", "the absolute path"),
+        (
+            "slurm",
+            "rank_program=bin/neva-rank",
+            "ranks start in another folder",
+            "as `/opt/neva/bin/neva-rank`",
+        ),
+        (
+            "docker",
+            "libtorch=.libtorch",
+            "`libtorch` is \".libtorch\": ranks start in another folder",
+            "path in the container",
+        ),
+        (
+            "docker",
+            "rank_program=./neva-rank",
+            "ranks start in another folder",
+            "or a name in PATH there",
+        ),
+        ("docker", "rank_program=''", "`rank_program` is empty", "remove it"),
+        (
+            "kubernetes",
+            "rank_program=bin/neva-rank",
+            "ranks start in another folder",
+            "the absolute path in the image",
+        ),
+    ];
+    for (executor, set, message, help) in cases {
+        let image = match executor {
+            "docker" => "container_image=neva:1",
+            "kubernetes" => "image=neva:1",
+            _ => "time=10",
+        };
+        let (code, output, errors) = render_for(executor, &[&format!("executor.{image}"), &format!("executor.{set}")]);
+        assert_eq!((code, output.as_str()), (2, ""), "{set}: {errors}");
+        let plain = errors.split_whitespace().collect::<Vec<_>>().join(" ").replace("│ ", "");
+        assert!(plain.contains(message) && plain.contains(help), "{executor} {set}: {errors}");
+    }
+    let (code, output, errors) = render(&["executor.rank_program=neva-rank", "executor.libtorch=/opt/libtorch"]);
+    assert!(code == 0 && output.contains("=/opt/libtorch/lib"), "{output}{errors}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Validation of the container executor.
 
 use super::{DockerExecutorConfig, Ulimit, Volume, memory_size};
+use crate::node_path::{folder_problem, program_problem};
 use crate::validate::{Problem, Validate};
 use crate::variable::{validate_variable, variable_name_error};
 
@@ -60,6 +61,15 @@ impl DockerExecutorConfig {
                 field("num_gpus"),
                 "`num_gpus` is a number of GPUs, or -1 for all of them",
             ));
+        }
+        let place = "in the container";
+        let libtorch = self.libtorch.as_deref();
+        problems.extend(libtorch.and_then(|path| folder_problem(field("libtorch"), path, place)));
+        match self.rank_program.as_deref() {
+            Some("") => problems.push(
+                Problem::error(field("rank_program"), "`rank_program` is empty").help("remove it, or name the program in the container"),
+            ),
+            program => problems.extend(program.and_then(|path| program_problem(field("rank_program"), path, place))),
         }
         if let Some(size) = self.shm_size.as_ref().filter(|size| memory_size(size).is_none()) {
             let message = format!("{size:?} is not an amount of memory");

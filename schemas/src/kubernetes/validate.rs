@@ -2,6 +2,7 @@
 
 use super::name::{is_dns_label, is_dns_name, is_label_key, is_label_value, is_quantity};
 use super::{KubernetesExecutorConfig, KubernetesVolume, VolumeSource};
+use crate::node_path::program_problem;
 use crate::validate::{Problem, Validate};
 use crate::variable::{validate_variable, variable_name_error};
 use std::collections::BTreeSet;
@@ -48,6 +49,7 @@ impl KubernetesExecutorConfig {
             problems
                 .push(Problem::error(field("rank_program"), "`rank_program` is empty").help("remove it, or name the program in the image"));
         }
+        problems.extend(program_problem(field("rank_program"), &self.rank_program, "in the image"));
     }
 
     fn validate_names(&self, field: &dyn Fn(&str) -> String, problems: &mut Vec<Problem>) {

@@ -1,6 +1,7 @@
 //! Validation of names, texts and further options of sbatch.
 
 use super::{SlurmExecutorConfig, SlurmParameter};
+use crate::node_path::{folder_problem, program_problem};
 use crate::validate::Problem;
 
 /// Options of sbatch that have a field.
@@ -76,6 +77,11 @@ impl SlurmExecutorConfig {
                 problems.push(Problem::error(field(name), format!("`{name}` is empty")).help("remove it, or give a value"));
             }
         }
+        let place = "on the nodes";
+        let libtorch = self.libtorch.as_deref();
+        problems.extend(libtorch.and_then(|path| folder_problem(field("libtorch"), path, place)));
+        let program = self.rank_program.as_deref();
+        problems.extend(program.and_then(|path| program_problem(field("rank_program"), path, place)));
         if !["append", "truncate"].contains(&self.open_mode.as_str()) {
             let message = format!("`open_mode` is {:?}", self.open_mode);
             problems.push(Problem::error(field("open_mode"), message).help("write `append` or `truncate`"));
