@@ -18,6 +18,12 @@ use crate::{
 const PREFIX: u64 = 8;
 /// Maximum length of a header in the format.
 const LONGEST: u64 = 100_000_000;
+/// First byte of a header.
+const OPENING: &[u8] = b"{";
+/// Problem of a file in none of the formats.
+const NO_WEIGHTS: &str = "not a file of weights: neither safetensors nor GGUF, nor from torch.save";
+/// Advice for such a file.
+const WEIGHTS: &str = "name the folder with config.json and the weights, or the file of weights; download it again if this should be one";
 /// Entry of the header that is no tensor.
 const METADATA: &str = "__metadata__";
 
@@ -25,13 +31,19 @@ const METADATA: &str = "__metadata__";
 pub(crate) fn read(source: &Source) -> Result<Vec<StoredTensor>> {
     let wrong = |reason: String| source.wrong(reason, AGAIN);
     if source.len < PREFIX {
-        return Err(source.truncated("it ends before its header"));
+        return Err(match source.len {
+            0 => source.truncated("it ends before its header"),
+            _ => source.wrong(NO_WEIGHTS, WEIGHTS),
+        });
     }
     let mut prefix = [0; PREFIX as usize];
     source.read_exact(&mut prefix, 0)?;
     let header = u64::from_le_bytes(prefix);
+    if header > LONGEST.min(source.len - PREFIX) && !source.read(PREFIX, source.len.min(PREFIX + 1) - PREFIX)?.starts_with(OPENING) {
+        return Err(source.wrong(NO_WEIGHTS, WEIGHTS));
+    }
     if header > source.len - PREFIX {
-        return Err(wrong("truncated or not a safetensors file: it ends within its header".to_owned()));
+        return Err(source.truncated("it ends within its header"));
     }
     if header > LONGEST {
         return Err(wrong(format!("its header has {header} bytes, but the limit is {LONGEST}")));

@@ -107,7 +107,18 @@ fn headers_of_safetensors() {
         lying[..8].copy_from_slice(&length.to_le_bytes());
         refused(&lying, &["ends within its header"]);
     }
-    refused(b"", &["ends before its header"]);
+    refused(b"", &["truncated", "ends before its header"]);
+    // Files of other kinds are not called damaged.
+    for text in [
+        "# README\n\nA model.\n",
+        "<!DOCTYPE html>\n<html>",
+        "{\"model_type\": \"llava\"}",
+        "x",
+        "8 bytes.",
+    ] {
+        refused(text.as_bytes(), &["not a file of weights"]);
+    }
+    refused(&[255; 64], &["not a file of weights"]);
     refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", &["git-lfs"]);
 }
 
