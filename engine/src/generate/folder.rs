@@ -63,7 +63,7 @@ impl AnsweringModel {
             Some(path) => Some(adapter_on(path, &mut finetune, models)?),
             None => None,
         };
-        let named = generation_ends(&folder);
+        let named = generation_ends(&folder)?;
         Ok(Self {
             ends: if named.is_empty() {
                 end_of_sequence(&text.tokenizer).into_iter().collect()

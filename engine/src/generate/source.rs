@@ -9,6 +9,7 @@ use neva_data::{ImageProcessor, ModelProcessor, TextTools, Tokenizer};
 use neva_layout::{end_tokens, unapplied_generation_settings};
 use neva_schemas::{Finetune, GenerateSource, ImageDataConfig, ModelDescription, Plugins, Problem};
 use serde_json::Value;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
@@ -77,7 +78,7 @@ impl AnsweringModel {
         let text = TextTools::new(&data_config, add_bos, tokenizer)?;
         let base = Base::of_checkpoint(&checkpoint, moved, cache)?;
         let processor = processor(&checkpoint, &model, &base)?.with_mode(data_config.image_process_mode.into());
-        let ends = base.folder().map_or_else(Vec::new, generation_ends);
+        let ends = base.folder().map(generation_ends).transpose()?.unwrap_or_default();
         let mut finetune = finetune.clone();
         finetune.trainer.strategy.set_one_rank();
         // Scales belong to training: an answer is computed with the weights in bf16.
@@ -105,18 +106,29 @@ pub(super) fn end_of_sequence(tokenizer: &Tokenizer) -> Option<i64> {
 
 /// Returns the tokens that end an answer by the `generation_config.json` of a folder, or else by its `config.json`. Warns of
 /// settings that are not applied. Both files are optional.
-pub(super) fn generation_ends(folder: &Path) -> Vec<i64> {
-    let content = |name: &str| -> Option<Value> {
-        let bytes = std::fs::read(folder.join(name)).ok()?;
-        serde_json::from_slice(&bytes).ok()
+///
+/// # Errors
+/// A file cannot be read, or is not JSON.
+pub(super) fn generation_ends(folder: &Path) -> Result<Vec<i64>> {
+    let content = |name: &str| -> Result<Option<Value>> {
+        let path = folder.join(name);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            read => serde_json::from_slice(&read.map_err(EngineError::io("read", &path))?)
+                .map(Some)
+                .map_err(|error| EngineError::Content {
+                    reason: format!("not JSON: {error}; download it again, or remove it"),
+                    path,
+                }),
+        }
     };
-    let Some(generation) = content("generation_config.json") else {
-        return content("config.json").as_ref().map_or_else(Vec::new, end_tokens);
+    let Some(generation) = content("generation_config.json")? else {
+        return Ok(content("config.json")?.as_ref().map_or_else(Vec::new, end_tokens));
     };
     for sentence in unapplied_generation_settings(&generation) {
         tracing::warn!("{}: {sentence}", folder.join("generation_config.json").display());
     }
-    end_tokens(&generation)
+    Ok(end_tokens(&generation))
 }
 
 /// Returns the image processor of the checkpoint, or that of its base.

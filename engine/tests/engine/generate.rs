@@ -109,6 +109,10 @@ fn any_end_token_of_the_generation_config_ends_an_answer() {
             shorter.len() < answer.len() && answer.starts_with(&shorter),
             "{answer:?}, {shorter:?}"
         );
+        // Without its end tokens an answer would end elsewhere.
+        fs::write(out.join("generation_config.json"), "{\"eos_token_id\":").unwrap();
+        let error = ask(model(&out), &["chelsea.jpg"]).unwrap_err().to_string();
+        assert!(error.contains("generation_config.json") && error.contains("not JSON"), "{error}");
     });
 }
 

@@ -19,6 +19,9 @@ use super::{
 };
 use crate::hub::{ADAPTER_CONFIG, CONFIG, TOOLS};
 
+/// File that says where answers end.
+const GENERATION: &str = "generation_config.json";
+
 /// Reads the `config.json` of a folder.
 ///
 /// # Errors
@@ -76,7 +79,15 @@ pub(super) fn plan(found: &Found, config: &Value) -> Result<Plan, ImportError> {
         plan.warnings
             .push(format!("`{first}`{more} belong to no part of the model and are ignored"));
     }
+    if config.get("model_type").is_none() {
+        let kind = &model.model_type;
+        plan.warnings.push(format!(
+            "{CONFIG} has no `model_type`, which transformers needs: it is read as that of {kind:?}"
+        ));
+    }
     plan.warnings.extend(processor_warning(folder));
+    plan.warnings.extend(tokenizer_warning(folder, &model));
+    plan.warnings.extend(generation_warning(folder));
     if !problems.is_empty() {
         return Err(ImportError::Content {
             path: folder.to_owned(),
@@ -113,11 +124,21 @@ pub(super) fn plan(found: &Found, config: &Value) -> Result<Plan, ImportError> {
     Ok(plan)
 }
 
+/// Returns the names of the files beside the weights.
+fn beside() -> impl Iterator<Item = &'static str> {
+    TOOLS.iter().copied().chain([GENERATION])
+}
+
 /// Adds the files of the tokenizer, the image processor and the chat template.
 pub(super) fn tools(plan: &mut Plan, folder: &Path) {
-    let beside = TOOLS.iter().copied().chain(["generation_config.json"]);
-    for name in beside.filter(|name| folder.join(name).is_file()) {
+    for name in beside().filter(|name| folder.join(name).is_file()) {
         plan.copy(name, folder.join(name));
+    }
+    // A sentencepiece model may have another name.
+    let tokenizer = Tokenizer::file_in(folder);
+    let name = tokenizer.as_ref().and_then(|path| path.file_name()?.to_str());
+    if let (Some(path), Some(name)) = (&tokenizer, name.filter(|name| !TOOLS.contains(name))) {
+        plan.copy(name, path.clone());
     }
 }
 
@@ -166,6 +187,35 @@ pub(super) fn processor_warning(folder: &Path) -> Option<String> {
     let processor: PathBuf = folder.join("preprocessor_config.json");
     let error = ImageProcessor::open(&processor).err().filter(|_| processor.is_file())?;
     Some(format!("{error}: name another in finetune.data.image_processor"))
+}
+
+/// Returns a warning about a `generation_config.json` that is not JSON.
+fn generation_warning(folder: &Path) -> Option<String> {
+    let path = folder.join(GENERATION);
+    let error = serde_json::from_slice::<Value>(&std::fs::read(&path).ok()?).err()?;
+    Some(format!(
+        "{} is not JSON: {error}: `neva-run generate` needs it to be; download it again, or remove it, and import again",
+        path.display()
+    ))
+}
+
+/// Returns a warning about a model of texts without a tokenizer.
+fn tokenizer_warning(folder: &Path, model: &FolderModel) -> Option<String> {
+    if !model.has_decoder() || Tokenizer::file_in(folder).is_some() {
+        return None;
+    }
+    let found = match folder.join("vocab.json").is_file() {
+        true => {
+            "vocab.json is not read: let transformers write a tokenizer.json, \
+                 `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`, and import again"
+        }
+        false => "copy tokenizer.json and tokenizer_config.json of the model there, and import again",
+    };
+    Some(format!(
+        "{} has no tokenizer, which `neva-run generate` and a run on data need: {found}; or name another with \
+         --set finetune.data.tokenizer=DIR",
+        folder.display()
+    ))
 }
 
 /// Returns the problems of the model's tokenizer.

@@ -422,6 +422,51 @@ fn incomplete_models_are_refused() {
 }
 
 #[test]
+fn a_model_that_cannot_answer_is_imported_with_a_warning() {
+    type Make = fn(&Path);
+    let cases: [(Make, &[&str]); 6] = [
+        (
+            |dir| fs::remove_file(dir.join("tokenizer.json")).unwrap(),
+            &["has no tokenizer", "copy tokenizer.json", "finetune.data.tokenizer=DIR"],
+        ),
+        (
+            |dir| fs::rename(dir.join("tokenizer.json"), dir.join("vocab.json")).unwrap(),
+            &["has no tokenizer", "vocab.json is not read", "save_pretrained(DIR)"],
+        ),
+        (
+            |dir| fs::write(dir.join("generation_config.json"), "{").unwrap(),
+            &["generation_config.json is not JSON", "or remove it"],
+        ),
+        (
+            |dir| config(dir, |config| drop(config.as_object_mut().unwrap().remove("model_type"))),
+            &["has no `model_type`", "llava"],
+        ),
+        (|_| {}, &[]),
+        // A vision encoder reads no text.
+        (
+            |dir| {
+                fs::remove_dir_all(dir).unwrap();
+                part("llava_clip_llama", "vision_config", dir);
+            },
+            &[],
+        ),
+    ];
+    for (make, words) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        model(&source);
+        make(&source);
+        let (code, stdout, stderr) = import(dir.path(), &[source.to_str().unwrap(), "--output", "json"]);
+        assert_eq!(code, 0, "{stderr}");
+        let imported: Value = serde_json::from_str(&stdout).unwrap();
+        let warnings = imported["warnings"].to_string();
+        assert_eq!(warnings == "[]", words.is_empty(), "{warnings}");
+        assert!(words.iter().all(|word| warnings.contains(word)), "{warnings}");
+        assert_eq!(stderr.contains("warning: "), !words.is_empty(), "{stderr}");
+    }
+}
+
+#[test]
 fn leftovers_are_removed_and_another_target_can_be_named() {
     for option in ["--output", "--out"] {
         another_target(option);

@@ -1,7 +1,7 @@
 //! The model in a Hugging Face folder: a whole model, a language model alone, or a vision encoder alone.
 
 use super::config_reader::HfConfigError;
-use super::llava::{COMPOSITES, is_composite};
+use super::llava::{COMPOSITES, LLAVA, is_composite};
 use super::registry::Families;
 use super::table::ModelTable;
 use crate::parameter::{ParamSpec, Part};
@@ -50,6 +50,8 @@ impl Families {
         let image_token = model.as_llava().filter(|_| part.is_none()).map(|model| model.image_token_index);
         let table = self.resolve(&model, "model");
         let table = table.map_err(|problem| HfConfigError::Unsupported(vec![problem.message]))?;
+        // A whole model without a type is read as LLaVA's.
+        let model_type = if model_type.is_empty() { LLAVA.to_owned() } else { model_type };
         Ok(FolderModel {
             part,
             model_type,
@@ -90,6 +92,14 @@ impl FolderModel {
         rows
     }
 
+    /// Returns the name of a parameter in the table.
+    fn canonical_name(&self, name: &str) -> Option<String> {
+        match self.part {
+            Some(Part::Vision) => self.table.canonical_part_name(Part::Vision, name),
+            _ => self.table.canonical_name(name),
+        }
+    }
+
     /// Compares `tensors`, the names and shapes in the folder's files, with the table. Returns every missing, misshapen
     /// or duplicate tensor, and the names of tensors that are in no part of the model.
     pub fn check<'a>(&self, tensors: impl Iterator<Item = (&'a str, &'a [usize])>) -> (Vec<String>, Vec<String>) {
@@ -107,11 +117,7 @@ impl FolderModel {
                 found.extend(fused.into_iter().map(|canonical| (canonical, (name, shape.clone()))));
                 continue;
             }
-            let canonical = match self.part {
-                Some(Part::Vision) => self.table.canonical_part_name(Part::Vision, name),
-                _ => self.table.canonical_name(name),
-            };
-            match canonical {
+            match self.canonical_name(name) {
                 _ if self.table.is_derived(name) => {}
                 Some(canonical) if self.table.is_derived(&canonical) || self.table.is_tied_head(&canonical) => {}
                 Some(canonical) => {

@@ -163,7 +163,7 @@ fn read_config(config: &Value, families: &Families) -> Result<LlavaModel, HfConf
 }
 
 /// `model_type` of `transformers.LlavaConfig`.
-const LLAVA: &str = "llava";
+pub(super) const LLAVA: &str = "llava";
 /// `model_type` of `transformers.InternVLConfig`.
 const INTERNVL: &str = "internvl";
 
