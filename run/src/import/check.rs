@@ -28,6 +28,9 @@ const GENERATION: &str = "generation_config.json";
 /// There is none, or it is not JSON.
 pub(super) fn config(path: &Path) -> Result<Value, ImportError> {
     let file = path.join(CONFIG);
+    if let Some(error) = weights::dead_link(&file) {
+        return Err(error);
+    }
     let text = std::fs::read(&file).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound if path.join(ADAPTER_CONFIG).is_file() => ImportError::Content {
             path: path.to_owned(),
@@ -64,6 +67,9 @@ pub(super) fn plan(found: &Found, config: &Value) -> Result<Plan, ImportError> {
     let model = Families::builtin()
         .folder_model(config)
         .map_err(|error| ImportError::content(&file, error.to_string()))?;
+    if let Some(error) = beside().find_map(|name| weights::dead_link(&folder.join(name))) {
+        return Err(error);
+    }
     let (paths, index) = match &found.file {
         Some(file) => (vec![file.clone()], None),
         None => {

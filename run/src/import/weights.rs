@@ -13,12 +13,25 @@ use crate::hub::{INDEX, PICKLE, PICKLE_INDEX, WEIGHTS, shards};
 /// Names of files with weights, and that of their index if they have one.
 type WeightFiles = (Vec<String>, Option<&'static str>);
 
+/// Returns the error of a link whose target does not exist, as in a copy of the hub's cache without its blobs.
+pub(super) fn dead_link(path: &Path) -> Option<ImportError> {
+    let target = std::fs::read_link(path).ok().filter(|_| !path.exists())?;
+    Some(ImportError::Content {
+        path: path.to_owned(),
+        problems: vec![format!("it is a link to {}, which does not exist", target.display())],
+        help: Some("copy the folder with the files that its links name: `cp -rL`".to_owned()),
+    })
+}
+
 /// Returns the names of the files with the weights of a model, and of their index; `None` if the folder has none.
 ///
 /// # Errors
 /// An index cannot be read, or names a file that does not exist.
 pub(super) fn files(folder: &Path) -> Result<Option<WeightFiles>, ImportError> {
     for (single, index) in [(WEIGHTS, INDEX), (PICKLE, PICKLE_INDEX)] {
+        if let Some(error) = [single, index].iter().find_map(|name| dead_link(&folder.join(name))) {
+            return Err(error);
+        }
         if folder.join(single).is_file() {
             return Ok(Some((vec![single.to_owned()], None)));
         }
@@ -43,6 +56,9 @@ fn of_index(folder: &Path, name: &str) -> Result<BTreeSet<String>, ImportError> 
     let Some((first, rest)) = missing.split_first() else {
         return Ok(names);
     };
+    if let Some(error) = dead_link(&folder.join(first)) {
+        return Err(error);
+    }
     Err(ImportError::Content {
         problems: vec![format!("it names {first}{}, which does not exist", more(rest.len()))],
         help: Some("a file is missing: download or copy the model again".to_owned()),

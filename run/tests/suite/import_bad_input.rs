@@ -169,6 +169,25 @@ fn folders_of_another_kind_are_named() {
     }
 }
 
+/// A copy of the hub's cache without its blobs has links to nothing.
+#[test]
+fn links_to_nothing_are_called_so() {
+    for name in [CONFIG, WEIGHTS, "tokenizer.json"] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        model(&source);
+        fs::remove_file(source.join(name)).unwrap();
+        std::os::unix::fs::symlink("../../blobs/0123", source.join(name)).unwrap();
+        let (code, _, stderr) = import(dir.path(), &[source.to_str().unwrap()]);
+        assert_eq!(code, i32::from(exit_class::INPUT), "{stderr}");
+        let flat = stderr.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+        for word in [name, "a link to ../../blobs/0123, which does not exist", "cp -rL"] {
+            assert!(flat.contains(word), "{word}: {flat}");
+        }
+        assert_eq!(imported_names(dir.path()), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn the_cache_is_found_by_its_variables_and_printed() {
     let source = fixture("llava_clip_llama");
