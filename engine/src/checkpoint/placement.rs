@@ -128,12 +128,17 @@ pub(super) fn read_named(path: &Path, files: &[TensorFile], names: &Names, wante
 /// Collects values read from `path`.
 ///
 /// # Errors
-/// A value could not be read, or some tensors hold NaN or infinite numbers: training could only return NaN.
+/// A value could not be read, or some tensors hold NaN, infinite numbers or integers: no training makes sense of them.
 pub(super) fn all_finite(path: &Path, values: impl Iterator<Item = Result<(String, Tensor)>>) -> Result<Values> {
     let (mut finite, mut problems) = (Values::new(), Vec::new());
     for value in values {
         let (name, tensor) = value?;
-        if !is_finite(&tensor)? {
+        if !tensor.is_floating_point() {
+            let kind = tensor.kind();
+            problems.push(format!(
+                "`{name}` has the kind {kind:?}, and weights are floating-point numbers: use the original model, not a quantized one"
+            ));
+        } else if !is_finite(&tensor)? {
             let count = tensor.f_isfinite()?.f_logical_not()?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
             problems.push(format!("`{name}` holds NaN or infinite values: {count} of {}", tensor.numel()));
         }
@@ -149,7 +154,7 @@ pub(super) fn all_finite(path: &Path, values: impl Iterator<Item = Result<(Strin
 
 /// Returns whether all values are finite, in one pass and without a copy: least and largest value are NaN if one is.
 fn is_finite(tensor: &Tensor) -> Result<bool> {
-    if tensor.numel() == 0 || !tensor.is_floating_point() {
+    if tensor.numel() == 0 {
         return Ok(true);
     }
     let (least, largest) = tensor.f_aminmax(None, false)?;

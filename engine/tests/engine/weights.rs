@@ -254,6 +254,12 @@ fn values_that_are_not_finite_are_refused() {
             2,
             "the language model's and the vision encoder's:\n{text}"
         );
+        // Integers of a quantized model, whose config does not say so.
+        let folder = rewritten(|tensors| {
+            let (_, tensor) = tensors.iter_mut().find(|(name, _)| name.ends_with("v_proj.weight")).unwrap();
+            *tensor = tensor.to_kind(Kind::Int8);
+        });
+        check_error(folder.path(), &["v_proj.weight` has the kind Int8", "floating-point numbers"]);
         for change in [f64::MAX, f64::MIN_POSITIVE, -0.0] {
             let folder = rewritten(|tensors| {
                 let (_, tensor) = &mut tensors[0];

@@ -7,7 +7,7 @@ use std::{
 
 use neva_data::{ImageProcessor, Tokenizer};
 use neva_layout::{Families, families::FolderModel, unapplied_model_settings};
-use neva_weights::{Format, TensorInfo, WeightFile};
+use neva_weights::{Dtype, Format, TensorInfo, WeightFile};
 use serde_json::Value;
 
 use super::{
@@ -184,8 +184,19 @@ pub(super) fn problems(folder: &Path, model: &FolderModel, files: &[WeightFile])
     let tensors = files.iter().flat_map(WeightFile::tensors);
     let shapes = tensors.map(|tensor| (tensor.info.name.as_str(), tensor.info.shape.as_slice()));
     let (mut problems, foreign) = model.check(shapes);
+    let tensors = files.iter().flat_map(WeightFile::tensors).map(|tensor| &tensor.info);
+    let integers = tensors.filter(|info| !is_floating_point(info.dtype) && model.holds_parameters(&info.name));
+    problems.extend(integers.map(|info| {
+        let (name, dtype) = (&info.name, info.dtype);
+        format!("`{name}` has the kind {dtype}, and weights are floating-point numbers: use the original model, not a quantized one")
+    }));
     problems.extend(tokenizer(folder, model));
     (problems, foreign)
+}
+
+/// Returns whether the values of a kind are those of weights that can be trained.
+fn is_floating_point(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }
 
 /// Returns a warning about an image processor that cannot be read.

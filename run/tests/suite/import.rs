@@ -405,6 +405,16 @@ fn incomplete_models_are_refused() {
             &["the image token has the id 2046", "but 5 in config.json"],
         ),
         (|dir| fs::write(dir.join("tokenizer.json"), "{}").unwrap(), &["tokenizer.json"]),
+        (
+            |dir| {
+                // Values of a quantized model whose config does not say so.
+                let bytes = fs::read(dir.join(WEIGHTS)).unwrap();
+                let length = 8 + usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+                let header = String::from_utf8(bytes[8..length].to_vec()).unwrap().replacen("F32", "I32", 1);
+                fs::write(dir.join(WEIGHTS), [&bytes[..8], header.as_bytes(), &bytes[length..]].concat()).unwrap();
+            },
+            &["has the kind I32", "floating-point", "use the original model"],
+        ),
     ];
     for (broken, words) in cases {
         let dir = tempfile::tempdir().unwrap();

@@ -92,6 +92,13 @@ impl FolderModel {
         rows
     }
 
+    /// Returns whether a tensor of the folder holds parameters, and not what is derived from them or belongs to no part.
+    pub fn holds_parameters(&self, name: &str) -> bool {
+        let is_fused = self.part.is_some_and(|part| !self.table.fused_part_names(part, name).is_empty());
+        let canonical = self.canonical_name(name).filter(|_| !self.table.is_derived(name));
+        is_fused || canonical.is_some_and(|canonical| !self.table.is_derived(&canonical))
+    }
+
     /// Returns the name of a parameter in the table.
     fn canonical_name(&self, name: &str) -> Option<String> {
         match self.part {
