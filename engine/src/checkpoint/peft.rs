@@ -12,7 +12,7 @@ mod tensors;
 use super::json::read_json;
 use super::placement::{Names, Placement, Values, all_finite, mismatches};
 use crate::error::{EngineError, Result};
-use advice::{has_other_targets, set_targets, unfreeze_hint};
+use advice::{has_other_targets, of_another_model, set_targets, unfreeze_hint};
 use neva_layout::{LLAVA_NON_LORA, ModelTable, ParamSpec, Part, PeftConfig, is_trainable, llava_adapter, saves_module};
 use neva_schemas::Finetune;
 use serde_json::Value;
@@ -110,8 +110,10 @@ impl PeftFolder {
         let needed = |spec: &&ParamSpec| spec.part == Part::Adapter && (spec.used || names.contains_key(&spec.name));
         let expected: Vec<_> = specs.iter().filter(needed).cloned().chain(saved).collect();
         problems.extend(mismatches(&names, &expected));
-        if !problems.is_empty() && has_other_targets(specs, &names) {
-            // The advice comes first, since the end of a long list is not shown.
+        // The advice comes first, since the end of a long list is not shown.
+        if let Some(reason) = of_another_model(specs, &names).filter(|_| !problems.is_empty()) {
+            problems.insert(0, reason);
+        } else if !problems.is_empty() && has_other_targets(specs, &names) {
             let advice = format!(
                 "the run has adapters on other modules than the folder: {}",
                 set_targets(specs, &names)

@@ -54,6 +54,21 @@ pub(super) fn has_other_targets(specs: &[ParamSpec], names: &Names) -> bool {
     adapted(specs) != theirs.collect::<BTreeSet<_>>()
 }
 
+/// Returns the reason why the folder fits no run of this model: it adapts linears that the model has not.
+pub(super) fn of_another_model(specs: &[ParamSpec], names: &Names) -> Option<String> {
+    let own: BTreeSet<_> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    let theirs = names.keys().filter_map(|name| name.strip_suffix(A));
+    let unknown: Vec<_> = theirs.filter(|linear| !own.contains(format!("{linear}.weight").as_str())).collect();
+    let (first, rest) = unknown.split_first()?;
+    let more = match rest.len() {
+        0 => String::new(),
+        count => format!(" and {count} more that it adapts"),
+    };
+    Some(format!(
+        "the adapter belongs to another model: this one has no linear `{first}`{more}"
+    ))
+}
+
 /// Returns the override that makes a parameter trainable.
 pub(super) fn unfreeze_hint(spec: &ParamSpec, finetune: &Finetune) -> String {
     let module = spec.name.rsplit_once('.').map_or(spec.name.as_str(), |(module, _)| module);

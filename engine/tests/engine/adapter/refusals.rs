@@ -186,6 +186,32 @@ fn all_mismatched_tensors_are_listed() {
     });
 }
 
+/// No override lets a run fit an adapter of another model.
+#[test]
+fn an_adapter_of_another_model_is_called_so() {
+    within_limit(|| {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = folder(parent.path());
+        rewrite(&folder.join("adapter_model.safetensors"), |tensors| {
+            for end in ["lora_A", "lora_B"] {
+                let name = |layer: usize| format!("{PREFIX}model.language_model.layers.{layer}.self_attn.q_proj.{end}.weight");
+                let (_, value) = tensors.iter().find(|(own, _)| *own == name(0)).unwrap();
+                let value = value.copy();
+                tensors.extend([(name(98), value.copy()), (name(99), value)]);
+            }
+        });
+        let EngineError::Weights { problems, .. } = load(&finetune(&folder), &Mesh::single()).unwrap_err() else {
+            panic!("the tensors fit");
+        };
+        assert_eq!(
+            problems[0],
+            "the adapter belongs to another model: this one has no linear `model.language_model.layers.98.self_attn.q_proj` and \
+             1 more that it adapts"
+        );
+        assert!(!problems.iter().any(|problem| problem.contains("--set")), "{problems:?}");
+    });
+}
+
 /// The advice for an adapter on only some layers is accepted and sufficient.
 #[test]
 fn the_advice_for_an_adapter_on_some_layers_works() {
