@@ -118,6 +118,8 @@ pub enum EngineError {
     Bug(String),
 }
 
+/// Operation that looks for the folder of a checkpoint.
+pub(crate) const OPEN_CHECKPOINT: &str = "open checkpoint";
 /// Operations that change the run's own files.
 const CHANGES: &[&str] = &["create", "write", "remove", "replace"];
 
@@ -182,6 +184,15 @@ impl EngineError {
                 "the {steps} saved in {}: repair the data, then resume with `--set finetune.resume.resume_if_exists=true`",
                 checkpoint.display()
             ));
+        }
+        if matches!(
+            self,
+            Self::Io {
+                action: OPEN_CHECKPOINT,
+                ..
+            }
+        ) {
+            return Some("name the folder of a checkpoint, of a run, or of a model with config.json".to_owned());
         }
         let (path, kind) = self.lacks_space()?;
         let folder = path.parent().unwrap_or(path).display();

@@ -20,7 +20,7 @@ use super::checksum::{verify, verify_file, verify_table};
 use super::json::read_json;
 use super::state::{BaseReference, CHECKPOINT_FORMAT, CheckpointState};
 use super::stored_tensors::StoredTensors;
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, OPEN_CHECKPOINT, Result};
 use neva_schemas::{Problem, Run};
 use serde::Deserialize;
 use std::io::ErrorKind;
@@ -82,9 +82,14 @@ impl CheckpointFolder {
     pub fn open(path: &Path) -> Result<Self> {
         let file = path.join("checkpoint.json");
         if !path.is_dir() {
-            let source = std::io::Error::from(ErrorKind::NotFound);
+            let reason = if path.exists() {
+                "it is a file, not a folder"
+            } else {
+                "there is no such folder"
+            };
+            let source = std::io::Error::new(ErrorKind::NotFound, reason);
             return Err(EngineError::Io {
-                action: "open checkpoint",
+                action: OPEN_CHECKPOINT,
                 path: path.to_owned(),
                 source,
             });

@@ -67,6 +67,24 @@ pub fn check_merge(request: &MergeRequest, models: &Models, cache: &ModelCache) 
     Merge::open(request, models.families(), cache)?.check(request, &request.out, models, cache)
 }
 
+/// Checks that the path of an adapter exists, and is no whole model.
+fn check_path(path: &Path) -> Result<()> {
+    let (message, help) = if !path.exists() {
+        (
+            format!("{} does not exist", path.display()),
+            "name a checkpoint or a folder of PEFT, with a weight as in adapter=0.5",
+        )
+    } else if !PeftFolder::is_peft(path) && !CheckpointFolder::is_checkpoint(path) && path.join("config.json").is_file() {
+        (
+            format!("{} holds a whole model, not adapters", path.display()),
+            "name the model with --base, and a checkpoint or a folder of PEFT with --adapter",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(EngineError::Run(vec![Problem::error(OPTION, message).help(help)]))
+}
+
 /// Opened adapters and their base.
 struct Merge {
     base: Source,
@@ -78,6 +96,7 @@ impl Merge {
         let Some(first) = request.adapters.first() else {
             return Err(EngineError::Run(vec![Problem::error(OPTION, "no adapter is named")]));
         };
+        request.adapters.iter().try_for_each(|adapter| check_path(&adapter.path))?;
         let given: Vec<_> = request.base.iter().cloned().collect();
         let base = match &request.base {
             Some(base) => Source::open(base, &[], families, cache)?,
@@ -88,10 +107,6 @@ impl Merge {
             let WeightedAdapter { path, weight } = adapter;
             let source = if PeftFolder::is_peft(path) {
                 base.with_peft(&PeftFolder::open(path, OPTION)?, families, cache)?
-            } else if !path.exists() {
-                let message = format!("{} does not exist", path.display());
-                let help = "name a checkpoint or a folder of PEFT, with a weight as in adapter=0.5";
-                return Err(EngineError::Run(vec![Problem::error(OPTION, message).help(help)]));
             } else {
                 Source::open(path, &given, families, cache)?
             };

@@ -298,7 +298,12 @@ fn of_another_base_are_refused() {
             "{error}"
         );
         let error = refusal(None, &[&folder.path().join("none")], &out);
-        assert!(error.contains("none"), "{error}");
+        assert!(error.contains("none does not exist"), "{error}");
+        let error = refusal(Some(&base), &[&base], &out);
+        assert!(error.contains("holds a whole model, not adapters"), "{error}");
+        let error = exported(&folder.path().join("none"), &out, ExportFormat::Hf, |_| {}).unwrap_err();
+        assert!(error.to_string().contains("there is no such folder"), "{error}");
+        assert!(error.help().is_some_and(|help| help.contains("name the folder of a checkpoint")));
         let peft = folder.path().join("peft");
         exported(&checkpoint.path, &peft, ExportFormat::HfPeft, |_| {}).unwrap();
         // A tensor that the adapter lacks.
