@@ -1,10 +1,11 @@
 //! `neva-run generate`: answers a prompt with a trained model.
 
-use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
+use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
-use crate::{error::RunError, program};
+use super::{Globals, rank_command::RankCommand};
+use crate::error::RunError;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,38 +48,16 @@ pub(super) struct GenerateArgs {
 }
 
 /// Replaces this process by `neva-rank generate`. Returns only on failure.
-pub(super) fn generate(args: &GenerateArgs) -> Result<(), RunError> {
-    let program = program::find_here()?;
-    let mut command = Command::new(&program);
-    command.arg("generate");
-    for (option, path) in [("--checkpoint", &args.checkpoint), ("--adapter", &args.adapter)] {
-        if let Some(path) = path {
-            command.arg(option).arg(path);
-        }
-    }
-    for path in &args.base {
-        command.arg("--base").arg(path);
-    }
-    for (option, text) in [
-        ("--model", &args.model),
-        ("--conv-template", &args.conv_template),
-        ("--dtype", &args.dtype),
-    ] {
-        if let Some(text) = text {
-            command.arg(option).arg(text);
-        }
-    }
-    for image in &args.images {
-        command.arg("--image").arg(image);
-    }
-    command
-        .arg("--prompt")
-        .arg(&args.prompt)
-        .arg("--max-new-tokens")
-        .arg(args.max_new_tokens.to_string());
-    let source = command.exec();
-    Err(RunError::RankProgram {
-        program,
-        reason: source.to_string(),
-    })
+pub(super) fn generate(args: &GenerateArgs, globals: &Globals) -> Result<(), RunError> {
+    let mut command = RankCommand::new("generate", globals)?;
+    command.option("--checkpoint", args.checkpoint.as_ref());
+    command.option("--adapter", args.adapter.as_ref());
+    args.base.iter().for_each(|base| command.option("--base", Some(base)));
+    command.option("--model", args.model.as_ref());
+    command.option("--conv-template", args.conv_template.as_ref());
+    command.option("--dtype", args.dtype.as_ref());
+    args.images.iter().for_each(|image| command.option("--image", Some(image)));
+    command.option("--prompt", Some(&args.prompt));
+    command.option("--max-new-tokens", Some(args.max_new_tokens.to_string()));
+    command.run()
 }

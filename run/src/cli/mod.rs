@@ -17,6 +17,7 @@ mod model_export;
 mod plot;
 mod printer;
 mod progress;
+mod rank_command;
 mod recipes;
 mod render;
 mod report;
@@ -242,9 +243,9 @@ fn dispatch(Cli { globals, command }: Cli) -> u8 {
         Command::Data(args) => data::data(&args, &globals, &mut report),
         Command::Recipes(args) => recipes::recipes(&args, &mut report),
         Command::Schema(args) => schema::schema(&args, &mut report),
-        Command::Export(args) => model_export::export(&args),
-        Command::Merge(args) => model_export::merge(&args),
-        Command::Generate(args) => generate::generate(&args),
+        Command::Export(args) => model_export::export(&args, &globals),
+        Command::Merge(args) => model_export::merge(&args, &globals),
+        Command::Generate(args) => generate::generate(&args, &globals),
         Command::Experiment(args) => experiment::experiment(args, &mut report),
         Command::Import(args) => import::import(&args, &mut report),
         Command::Plot(args) => plot::plot(&args, &mut report),

@@ -1,16 +1,12 @@
 //! `neva-run export` and `neva-run merge`: write models for other programs. Tensors are read by the rank program.
 
-use std::{
-    ffi::OsString,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, ValueHint, builder::PossibleValuesParser};
 use neva_schemas::{ExportDtype, ExportFormat, NameLayout, Reader};
 
-use crate::{error::RunError, program};
+use super::{Globals, rank_command::RankCommand};
+use crate::error::RunError;
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
@@ -99,86 +95,37 @@ struct TensorArgs {
 }
 
 /// Replaces this process by `neva-rank export`. Returns only on failure.
-pub(super) fn export(args: &ModelExportArgs) -> Result<(), RunError> {
-    let mut command = RankCommand::new("export")?;
+pub(super) fn export(args: &ModelExportArgs, globals: &Globals) -> Result<(), RunError> {
+    let mut command = RankCommand::new("export", globals)?;
     command.positional(&args.checkpoint);
     command.option("--format", Some(&args.format));
     command.option("--for", args.reader.as_ref());
     args.base.iter().for_each(|base| command.option("--base", Some(base)));
     command.option("--output", args.output.as_ref());
-    if args.check_only {
-        command.command.arg("--check-only");
-    }
-    if args.logits {
-        command.command.arg("--logits");
-    }
-    command.tensors(&args.tensors);
+    command.flag("--check-only", args.check_only);
+    command.flag("--logits", args.logits);
+    tensors(&mut command, &args.tensors);
     command.run()
 }
 
 /// Replaces this process by `neva-rank merge`. Returns only on failure.
-pub(super) fn merge(args: &MergeArgs) -> Result<(), RunError> {
-    let mut command = RankCommand::new("merge")?;
+pub(super) fn merge(args: &MergeArgs, globals: &Globals) -> Result<(), RunError> {
+    let mut command = RankCommand::new("merge", globals)?;
     command.option("--base", args.base.as_ref());
     args.adapters.iter().for_each(|adapter| command.option("--adapter", Some(adapter)));
     command.option("--for", args.reader.as_ref());
     command.option("--output", Some(&args.output));
-    if args.check_only {
-        command.command.arg("--check-only");
-    }
-    command.tensors(&args.tensors);
+    command.flag("--check-only", args.check_only);
+    tensors(&mut command, &args.tensors);
     command.run()
 }
 
-/// A command line of the rank program.
-struct RankCommand {
-    program: PathBuf,
-    command: Command,
-}
-
-impl RankCommand {
-    fn new(subcommand: &str) -> Result<Self, RunError> {
-        let program = program::find_here()?;
-        let mut command = Command::new(&program);
-        command.arg(subcommand);
-        Ok(Self { program, command })
-    }
-
-    fn positional(&mut self, path: &Path) {
-        // A name may start with a dash.
-        let path = if path.to_string_lossy().starts_with('-') {
-            Path::new(".").join(path)
-        } else {
-            path.to_owned()
-        };
-        self.command.arg(path);
-    }
-
-    fn option(&mut self, name: &str, value: Option<impl Into<OsString>>) {
-        if let Some(value) = value {
-            let mut option = OsString::from(name);
-            option.push("=");
-            option.push(value.into());
-            self.command.arg(option);
-        }
-    }
-
-    fn tensors(&mut self, args: &TensorArgs) {
-        self.option("--names", args.names.as_ref());
-        self.option("--dtype", args.dtype.as_ref());
-        self.option("--max-shard-size", Some(&args.max_shard_size));
-        if args.overwrite {
-            self.command.arg("--overwrite");
-        }
-    }
-
-    fn run(mut self) -> Result<(), RunError> {
-        let source = self.command.exec();
-        Err(RunError::RankProgram {
-            program: self.program,
-            reason: source.to_string(),
-        })
-    }
+/// Adds the options of tensors.
+fn tensors(command: &mut RankCommand, args: &TensorArgs) {
+    command.option("--names", args.names.as_ref());
+    command.option("--dtype", args.dtype.as_ref());
+    command.option("--max-shard-size", Some(&args.max_shard_size));
+    command.flag("--overwrite", args.overwrite);
 }
 
 /// Returns the parser of an option that takes one of some words.
