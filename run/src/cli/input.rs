@@ -26,8 +26,12 @@ pub(super) struct RecipeInput {
 }
 
 impl RecipeInput {
-    /// Resolves the run with the workspace's defaults. [`Self::executor`] handles overrides of the executor.
+    /// Resolves the run with the workspace's defaults, for a subcommand without an executor: its overrides are refused.
     pub(super) fn resolve(&self, workspace: Option<&Workspace>) -> Result<Resolved, RunError> {
+        if self.sets_executor() {
+            let message = "nothing is started here, so no executor reads `--set executor...`: remove it, or use `run --dry-run`";
+            return Err(RunError::Argument(message.to_owned()));
+        }
         self.resolve_file(self.load()?, workspace)
     }
 
