@@ -217,7 +217,7 @@ impl ExecutorError {
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free disk space, or name another folder with `--set dir=...`".to_owned()
             }
-            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Self::File { source, .. } if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                 "name a writable folder with `--set dir=...`".to_owned()
             }
             Self::Connection { place, .. } if place.starts_with("the Docker API") => {

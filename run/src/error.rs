@@ -120,6 +120,16 @@ pub enum RunError {
         /// The system's error.
         source: io::Error,
     },
+    /// A file or folder that the command line names cannot be written.
+    #[error("cannot {action} {}", path.display())]
+    Target {
+        /// The failed action: `write`, `create`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// Standard output cannot be written.
     #[error("cannot write to standard output")]
     Output {
@@ -243,6 +253,7 @@ impl RunError {
             | Self::NoLibtorch { .. }
             | Self::ChecksFailed { .. }
             | Self::File { .. }
+            | Self::Target { .. }
             | Self::Track(_)
             | Self::Output { .. }
             | Self::System { .. } => exit_class::CLUSTER,
@@ -341,6 +352,15 @@ impl RunError {
             Self::File { source, .. } if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                 "name a writable folder with `--set dir=...`".to_owned()
             }
+            Self::Target { path, source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull => "free disk space, or name another disk".to_owned(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "name a place that you may write to".to_owned(),
+                io::ErrorKind::NotFound => {
+                    let folder = path.parent().unwrap_or(path);
+                    format!("create the folder first: mkdir -p {}", folder.display())
+                }
+                _ => return None,
+            },
             Self::Output { source } if source.kind() == io::ErrorKind::StorageFull => {
                 "free disk space, or write it to another disk".to_owned()
             }

@@ -43,7 +43,7 @@ impl Staging {
             }
             std::fs::remove_dir_all(&folder).map_err(EngineError::io("remove", &folder))?;
         }
-        std::fs::create_dir_all(&folder).map_err(EngineError::io("create", &folder))?;
+        std::fs::create_dir_all(&folder).map_err(|error| not_created(&target, error))?;
         let lock = File::open(&folder).map_err(EngineError::io("create", &folder))?;
         // A file system without locks only loses the check above.
         let _ = flock(&lock, FlockOperation::NonBlockingLockExclusive);
@@ -77,6 +77,17 @@ impl Drop for Staging {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// Returns the error of a target whose directory cannot be created.
+fn not_created(target: &Path, error: std::io::Error) -> EngineError {
+    let named = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => return EngineError::io("create", target)(error),
+        _ => target.display(),
+    };
+    EngineError::Machine(format!(
+        "cannot create {named}: {error}; name a folder that you may write to with --output"
+    ))
 }
 
 /// Checks that the target is free, or a model that may be replaced.

@@ -73,7 +73,7 @@ impl ExportArgs {
 pub(super) fn write_file(path: &Path, text: &str, overwrite: bool) -> Result<(), RunError> {
     write_atomically(path, text, overwrite).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => RunError::Exists { path: path.to_owned() },
-        _ => RunError::File {
+        _ => RunError::Target {
             action: "write",
             path: path.to_owned(),
             source,
@@ -118,7 +118,7 @@ fn write_atomically(path: &Path, text: &str, overwrite: bool) -> io::Result<()> 
 
 /// Creates the folder `path` and its parents.
 pub(super) fn create_folder(path: &Path) -> Result<(), RunError> {
-    fs::create_dir_all(path).map_err(|source| RunError::File {
+    fs::create_dir_all(path).map_err(|source| RunError::Target {
         action: "create",
         path: path.to_owned(),
         source,

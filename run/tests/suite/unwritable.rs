@@ -65,6 +65,26 @@ fn a_finished_run_succeeds_if_its_result_cannot_be_written() {
     );
 }
 
+/// The advice names no option that the subcommand does not have.
+#[test]
+fn a_named_file_that_cannot_be_written_has_its_own_advice() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["neva_tiny", "--to-yaml", "missing/x.yaml"], "mkdir -p missing"),
+        (&["recipes", "copy", "neva_tiny", "missing/x.yaml"], "mkdir -p missing"),
+        (
+            &["recipes", "copy", "neva_tiny", "/sys/x.yaml"],
+            "name a place that you may write to",
+        ),
+        (&["render", "neva_tiny", "--out", "/sys/x"], "name a place that you may write to"),
+        (&["schema", "--write", "/sys/x"], "name a place that you may write to"),
+    ];
+    for (arguments, help) in cases {
+        let (code, _, stderr, _dir) = Program::new("", arguments).run();
+        assert_eq!(code, i32::from(exit_class::CLUSTER), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(help) && !stderr.contains("--set"), "{arguments:?}: {stderr}");
+    }
+}
+
 /// The limit on the size of files stands in for a full disk.
 #[test]
 fn a_full_disk_leaves_no_partial_file() {
