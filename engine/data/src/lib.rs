@@ -16,6 +16,7 @@
 mod batch;
 mod blend;
 mod check;
+mod compression;
 mod conversation;
 mod energon;
 mod error;

@@ -152,7 +152,9 @@ impl RawSample {
     /// There is no such part, or it is not JSON.
     pub fn json(&self, part: &str) -> Result<Json, DataError> {
         let bytes = self.read(part, MAX_TEXT)?;
-        serde_json::from_slice(&bytes).map_err(|error| self.invalid(part, format!("is not JSON: {error}")))
+        // Energon's decoder skips a byte order mark, too.
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        serde_json::from_slice(text).map_err(|error| self.invalid(part, format!("is not JSON: {error}")))
     }
 
     /// Reads the file of an image.

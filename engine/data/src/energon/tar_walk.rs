@@ -7,6 +7,8 @@ use std::{io, ops::Range};
 
 use tar::{EntryType, Header};
 
+use crate::compression::unpacking_program;
+
 /// A regular file of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
@@ -111,6 +113,11 @@ impl<R: ReadAt> TarWalk<R> {
             }
             let header = Header::from_byte_slice(&block);
             if !checksum(&block, header) {
+                if let Some(program) = unpacking_program(&block).filter(|_| at == 0) {
+                    return Err(broken(format!(
+                        "the archive is compressed: samples within it cannot be read in any order; unpack it with `{program}`"
+                    )));
+                }
                 return Err(broken(
                     "there is no tar header: the archive is damaged, or the index is not of this archive".to_owned(),
                 ));

@@ -139,6 +139,11 @@ fn what_cannot_be_prepared_is_refused() {
         ),
         (&|root| fs::write(root.join("a.tar"), "").unwrap(), own(), &["a.tar: has no sample"]),
         (
+            &|root| fs::write(root.join("a.tar"), [&[0x1f, 0x8b][..], &[8; 1022]].concat()).unwrap(),
+            own(),
+            &["a.tar, byte 0: the archive is compressed", "unpack it with `gunzip`"],
+        ),
+        (
             &fine,
             options(None),
             &["the type of the samples is not known; the first sample has the parts png, json"],

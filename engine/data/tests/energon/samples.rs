@@ -257,6 +257,15 @@ fn the_image_token_and_the_template_are_settings() {
     assert_eq!(whole_text(&text).replace(' ', ""), "USER:Look:[IMG]or<image>?ASSISTANT:A</s>");
 }
 
+/// Python's decoder of JSON, which Energon uses, skips it.
+#[test]
+fn a_byte_order_mark_in_front_of_json_is_skipped() {
+    let own = |bytes: &[u8]| [image_part("k.png", 1), ("k.json".to_owned(), bytes.to_vec())];
+    let json = br#"{"question": "Q?", "answers": ["A."]}"#;
+    let marked = read(&own(&[b"\xef\xbb\xbf", &json[..]].concat()), vqa_loader(), |_| {}).unwrap();
+    assert_eq!(whole_text(&marked), whole_text(&read(&own(json), vqa_loader(), |_| {}).unwrap()));
+}
+
 /// A case: mapping, parts, texts of the error.
 type Refused<'a> = (SampleLoader, Vec<Part>, &'a [&'a str]);
 

@@ -9,6 +9,8 @@ use std::{
 
 use tar::Archive;
 
+use crate::compression::unpacking_program;
+
 /// Names of the regular files of an archive, with their positions, sorted.
 #[derive(Debug)]
 pub(super) struct TarIndex {
@@ -28,7 +30,7 @@ impl TarIndex {
         let len = file.metadata().map_err(|error| format!("cannot be read: {error}"))?.len();
         let mut magic = [0; 6];
         if file.read_exact_at(&mut magic, 0).is_ok()
-            && let Some(program) = compressed(&magic)
+            && let Some(program) = unpacking_program(&magic)
         {
             return Err(format!(
                 "is compressed: files within it cannot be read in any order; unpack it with `{program}`"
@@ -92,17 +94,6 @@ fn normalized(name: &str) -> String {
         }
     }
     parts.join("/")
-}
-
-/// Returns the program that unpacks a compressed file.
-fn compressed(magic: &[u8; 6]) -> Option<&'static str> {
-    match magic {
-        [0x1f, 0x8b, ..] => Some("gunzip"),
-        [b'B', b'Z', b'h', ..] => Some("bunzip2"),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some("unxz"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("unzstd"),
-        _ => None,
-    }
 }
 
 /// Returns whether the archive starts with a block of zeros, its end.
