@@ -54,6 +54,12 @@ pub enum ImportError {
         /// The target.
         path: PathBuf,
     },
+    /// The target is a folder with something else than a model, which would be lost.
+    #[error("{} exists, and is not the folder of a model: it is not replaced", path.display())]
+    NoModel {
+        /// The target.
+        path: PathBuf,
+    },
     /// The target is a file.
     #[error("{} is a file, and a model is a folder", path.display())]
     NoFolder {
@@ -98,7 +104,7 @@ impl ImportError {
             Self::Hub(error) => error.exit_code(),
             Self::Weights(WeightsError::Io { .. }) => exit_class::CLUSTER,
             Self::Weights(_) | Self::NoSource { .. } | Self::NoName { .. } | Self::Content { .. } => exit_class::INPUT,
-            Self::Exists { .. } | Self::NoFolder { .. } => exit_class::INPUT,
+            Self::Exists { .. } | Self::NoModel { .. } | Self::NoFolder { .. } => exit_class::INPUT,
             Self::Locked { .. } | Self::Io { .. } => exit_class::CLUSTER,
         }
     }
@@ -112,7 +118,9 @@ impl ImportError {
             Self::Weights(WeightsError::Io { action: "read", .. }) => return None,
             Self::NoSource { meant: Some(meant), .. } => format!("did you mean {meant}, a model of the hub?"),
             Self::NoSource { meant: None, .. } => "name a folder with config.json and weights, a GGUF file, or hf://ORG/NAME".to_owned(),
-            Self::NoName { .. } | Self::NoFolder { .. } | Self::Locked { .. } => "name another folder: --output DIR".to_owned(),
+            Self::NoName { .. } | Self::NoModel { .. } | Self::NoFolder { .. } | Self::Locked { .. } => {
+                "name another folder: --output DIR".to_owned()
+            }
             Self::Exists { .. } => "add `--overwrite` to replace it, or name another folder: --output DIR".to_owned(),
             Self::Weights(WeightsError::Io { source, .. }) | Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 format!("free space, or name another folder with --output or in {}", env::NEMO_MODELS_CACHE)

@@ -14,6 +14,7 @@ use super::{
     plan::{Content, Plan, Planned},
     size_of,
 };
+use crate::hub::CONFIG;
 
 /// Extension of files that are linked from the hub's cache, not copied: the cached files never change.
 const LINKED: &str = ".safetensors";
@@ -50,7 +51,12 @@ impl Target<'_> {
                 let path = self.path.clone();
                 return Err(ImportError::NoFolder { path });
             }
-            match self.has_files(&plan.files)? {
+            let has_files = self.has_files(&plan.files)?;
+            if !has_files && !self.is_replaceable() {
+                let path = self.path.clone();
+                return Err(ImportError::NoModel { path });
+            }
+            match has_files {
                 true if !overwrite => return Ok(true),
                 false if !overwrite => {
                     let path = self.path.clone();
@@ -67,6 +73,16 @@ impl Target<'_> {
             let _ = fs::remove_dir_all(&stage);
         }
         written.map(|()| false)
+    }
+
+    /// Returns whether the target is a model or empty. Another folder would lose what is in it, the source perhaps.
+    fn is_replaceable(&self) -> bool {
+        let holds_source = match (fs::canonicalize(self.source), fs::canonicalize(&self.path)) {
+            (Ok(source), Ok(target)) => source != target && source.starts_with(target),
+            _ => false,
+        };
+        let is_empty = || fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
+        !holds_source && (self.path.join(CONFIG).is_file() || is_empty())
     }
 
     /// Returns the hidden path next to the target for `purpose`.

@@ -169,6 +169,34 @@ fn folders_of_another_kind_are_named() {
     }
 }
 
+/// `--overwrite` replaces models, and empty folders. What else is in a folder would be lost.
+#[test]
+fn only_a_model_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("work/source");
+    model(&source);
+    let notes = dir.path().join("work/notes.txt");
+    fs::write(&notes, "mine").unwrap();
+    let (work, source) = (dir.path().join("work").display().to_string(), source.display().to_string());
+    for more in [&[][..], &["--overwrite"]] {
+        let (code, _, stderr) = import(dir.path(), &[&[source.as_str(), "--output", &work][..], more].concat());
+        assert_eq!(code, i32::from(exit_class::INPUT), "{stderr}");
+        assert!(
+            stderr.contains("is not the folder of a model") && !stderr.contains("add `--overwrite`"),
+            "{stderr}"
+        );
+        assert!(notes.is_file());
+    }
+    // A model around the source would take it away.
+    fs::write(dir.path().join("work").join(CONFIG), "{}").unwrap();
+    let (code, _, stderr) = import(dir.path(), &[&source, "--output", &work, "--overwrite"]);
+    assert!(code == i32::from(exit_class::INPUT) && notes.is_file(), "{stderr}");
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let (code, _, stderr) = import(dir.path(), &[&source, "--output", empty.to_str().unwrap(), "--overwrite"]);
+    assert!(code == 0 && empty.join(CONFIG).is_file(), "{stderr}");
+}
+
 /// A copy of the hub's cache without its blobs has links to nothing.
 #[test]
 fn links_to_nothing_are_called_so() {
