@@ -26,6 +26,8 @@ pub struct Segment {
 pub enum AttentionKind {
     /// libtorch's.
     Libtorch,
+    /// [`attention`] in fp32, and libtorch's in bf16.
+    BlockedInFp32,
     /// [`attention`].
     Blocked,
 }
@@ -36,7 +38,7 @@ impl AttentionKind {
     /// | processor | time of both passes relative to libtorch's flash attention, bf16; fp32 | choice |
     /// |---|---|---|
     /// | AVX-512 BF16 without AMX (Zen 4) | see below | blocked |
-    /// | AMX | not measured; libtorch multiplies with AMX | libtorch |
+    /// | AMX (Sapphire or Emerald Rapids), with which libtorch multiplies in bf16 | see below | blocked in fp32 |
     /// | others | not measured | libtorch |
     ///
     /// Zen 4, one thread, processor time, rows x heads x positions x width of a head:
@@ -49,10 +51,23 @@ impl AttentionKind {
     /// | 1 x 8 x 2048 x 64 | 0.47; 0.70 | | |
     /// | 1 x 8 x 2048 x 128 | 0.50; 0.71 | | |
     /// | 2 x 4 x 300 x 256 | 0.34; 0.53 | | |
+    ///
+    /// AMX, in the same way, on a machine with other work. Rows of up to 64 positions take 0.08 to 0.34 in bf16, too:
+    ///
+    /// | causal | bf16; fp32 | full | bf16; fp32 |
+    /// |---|---|---|---|
+    /// | 2 x 12 x 64 x 64 | 0.34; 0.82 | 4 x 12 x 197 x 64 | 0.95; 0.87 |
+    /// | 2 x 12 x 512 x 64 | 0.86; 0.53 | 1 x 12 x 577 x 64 | 1.08; 0.89 |
+    /// | 1 x 8 x 2048 x 64 | 1.76; 0.79 | 1 x 8 x 730 x 80 | 1.45; 0.91 |
+    /// | 1 x 8 x 2048 x 128 | 2.74; 0.81 | | |
+    /// | 2 x 4 x 300 x 256 | 1.54; 0.75 | | |
     pub fn of_processor() -> Self {
         match InstructionSet::best() {
             #[cfg(with_avx512_bf16)]
-            InstructionSet::Avx512Bf16 if neva_has_amx_avx512_bf16() == 0 => Self::Blocked,
+            InstructionSet::Avx512Bf16 => match neva_has_amx_avx512_bf16() {
+                0 => Self::Blocked,
+                _ => Self::BlockedInFp32,
+            },
             _ => Self::Libtorch,
         }
     }
@@ -61,14 +76,24 @@ impl AttentionKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Libtorch => "libtorch",
+            Self::BlockedInFp32 => "blocked in fp32",
             Self::Blocked => "blocked",
+        }
+    }
+
+    /// Returns whether [`attention`] is chosen for tensors of this data type.
+    pub fn is_blocked(self, kind: Kind) -> bool {
+        match self {
+            Self::Libtorch => false,
+            Self::BlockedInFp32 => kind == Kind::Float,
+            Self::Blocked => true,
         }
     }
 }
 
 /// Returns whether [`attention`] computes with such tensors `[b, n, s, d]`, and this processor is faster with it.
 pub fn prefers_blocked_attention(q_bnsd: &Tensor, k_bnsd: &Tensor) -> bool {
-    AttentionKind::of_processor() == AttentionKind::Blocked && is_covered(q_bnsd, k_bnsd)
+    AttentionKind::of_processor().is_blocked(q_bnsd.kind()) && is_covered(q_bnsd, k_bnsd)
 }
 
 fn is_covered(q: &Tensor, k: &Tensor) -> bool {

@@ -5,6 +5,7 @@ use crate::setting::{ONE, Samples, close, microbatches, on_mesh, precision, run,
 use neva_engine::trainer::AttentionEffect;
 use neva_kernels::AttentionKind;
 use neva_schemas::{AttentionBackend, Precision, exit_class};
+use tch::Kind;
 
 #[test]
 fn each_kernel_computes_the_same_attention() {
@@ -31,7 +32,7 @@ fn each_kernel_computes_the_same_attention() {
             let names = |kernels: &[AttentionEffect]| kernels.iter().map(|attention| attention.kernel).collect::<Vec<_>>();
             let (flash, kernels) = trained(AttentionBackend::Flash, window);
             assert!(kernels.iter().all(|attention| attention.backend == "flash"), "{kernels:?}");
-            let own = AttentionKind::of_processor() == AttentionKind::Blocked;
+            let own = AttentionKind::of_processor().is_blocked(Kind::Float);
             assert_eq!(names(&kernels).contains(&"flash (blocked)"), own, "window {window:?}: {kernels:?}");
             let (unfused, kernels) = trained(AttentionBackend::Unfused, window);
             assert_eq!(names(&kernels), ["unfused"], "window {window:?}");
