@@ -203,7 +203,7 @@ fn on_photos(batch: u64) -> Finetune {
     (data.global_batch_size, data.micro_batch_size) = (batch, batch);
     data.data_config.image_folder = photos().parent().map(Path::to_owned);
     finetune.trainer.max_steps = Some(STEPS);
-    *finetune.optim.lr_mut() = 1e-3;
+    *finetune.optim.lr_mut() = 5e-4;
     precision(&mut finetune, Precision::Bf16Mixed);
     finetune
 }
@@ -254,7 +254,7 @@ fn photographs_train_as_in_bf16() {
 }
 
 /// First and last layer are in bf16, as in NeMo's recipe `bf16_with_fp8_current_scaling_mixed`. With all of the four layers in FP8
-/// the mean loss is 1.0 to 1.5 % higher with each recipe: adapters cannot correct the rounding of the frozen weights as training
+/// the mean loss is 0.4 to 2.1 % higher, with each recipe: adapters cannot correct the rounding of the frozen weights as training
 /// of all weights does.
 #[test]
 fn adapters_train_on_photographs_as_in_bf16() {
@@ -267,6 +267,7 @@ fn adapters_train_on_photographs_as_in_bf16() {
             alpha: 64.0,
             ..LoRA::default()
         }));
+        *finetune.optim.lr_mut() = 1e-3;
         let plugin: fn(&mut MixedPrecision) = |plugin| {
             plugin.fp8_recipe = Fp8Recipe::Tensorwise;
             plugin.first_last_layers_bf16 = true;
