@@ -142,6 +142,10 @@ pub(super) fn run(mut args: RunArgs, globals: &Globals, report: &mut Report) -> 
         let message = "`--direct` runs in this process, without an executor: remove `--set executor...`";
         return Err(RunError::Argument(message.to_owned()));
     }
+    if args.direct && globals.quiet && !args.dry_run {
+        let message = "`--quiet`: with `--direct` the output is the rank's own: remove one of the two, or redirect the output";
+        return Err(RunError::Argument(message.to_owned()));
+    }
     let file = args.input.load()?;
     let require = require(&args.require, &file)?;
     let profile = profile(args.profile, &file)?;
