@@ -23,7 +23,7 @@ const EMULATE: &str = "finetune.trainer.plugins.fp8_emulate";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gemm {
     /// libtorch's `_scaled_mm`: FP8 on GPUs that have it. On a CPU it computes the same, on those with AMX by an implementation
-    /// of oneDNN that takes twenty times as long as a product in fp32.
+    /// of oneDNN that takes some thirty times as long as a product in fp32.
     ScaledMm,
     /// libtorch's `_scaled_mm` with scales of blocks, on Hopper.
     BlockScaledMm(ScaleRows),
