@@ -12,8 +12,10 @@ has() { grep -q -m 1 "^flags.* $1\( \|\$\)" /proc/cpuinfo; }
 
 if [ $# -eq 0 ]; then
     set -- ATEN_CPU_CAPABILITY=default
-    # libtorch takes the named kernels whether the CPU has the instructions or not.
-    has avx2 && set -- "$@" ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+    # libtorch takes the named kernels whether the CPU has the instructions or not. Those of AVX2 fail on a CPU with AMX, for which
+    # attention packs values with AVX-512.
+    has amx_tile || ! has avx2 || set -- "$@" ATEN_CPU_CAPABILITY=avx2
+    has avx2 && set -- "$@" ONEDNN_MAX_CPU_ISA=AVX2
     has avx512f && set -- "$@" ATEN_CPU_CAPABILITY=avx512 ONEDNN_MAX_CPU_ISA=AVX512_CORE
     has avx512_bf16 && set -- "$@" ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
     set -- "$@" ONEDNN_MAX_CPU_ISA=DEFAULT
