@@ -3,20 +3,6 @@
 //! A package that builds a binary reads `DEP_NEVA_TORCH_LIBTORCH_LIB` in its own build script and emits
 //! `cargo::rustc-link-arg=-Wl,-rpath,{value}`, because dependents do not inherit a run path.
 
-const SOURCES: &[&str] = &[
-    "allocator",
-    "autograd",
-    "backward",
-    "dtypes",
-    "gloo",
-    "hooks",
-    "operators",
-    "optim",
-    "settings",
-    "store",
-    "stream",
-];
-
 fn main() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");
     println!("cargo::rerun-if-changed=cpp");
@@ -43,7 +29,7 @@ fn main() {
         .flag(&include)
         // Keeps the symbols private to the binary.
         .flag("-fvisibility=hidden")
-        .files(SOURCES.iter().map(|name| format!("cpp/{name}.cpp")))
+        .file("cpp/all.cpp")
         .compile("neva_torch");
 
     println!("cargo::rustc-link-search=native={}", lib.display());
