@@ -100,9 +100,17 @@ impl RecordFile {
     /// Returns the problem of a file that cannot be read, is not UTF-8 or not a list of records. The contents of records
     /// are checked when they are read.
     pub fn open(path: &Path, cache: Option<&Path>) -> Result<Self, Problem> {
+        Self::open_within(PIPE_DEADLINE, path, cache)
+    }
+
+    /// Opens a file as [`Self::open`] does, which waits a minute for a program that writes to a pipe. This waits for `deadline`.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_within(deadline: Duration, path: &Path, cache: Option<&Path>) -> Result<Self, Problem> {
         let unreadable = |error: io::Error| file_problem(path, format!("cannot be read: {error}"));
         if path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-            let bytes = pipe::read(path, PIPE_DEADLINE).map_err(unreadable)?;
+            let bytes = pipe::read(path, deadline).map_err(unreadable)?;
             return Self::in_memory(path, bytes, true);
         }
         let mut file = File::open(path).map_err(unreadable)?;

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
+    time::Duration,
 };
 
 use neva_data::RecordFile;
@@ -254,6 +255,15 @@ fn a_pipe_is_read_once() {
     writer.join().unwrap();
     assert_eq!(records(&file)[1], Ok(json!(2)));
     assert!(!cache.exists());
+}
+
+#[test]
+fn a_pipe_without_a_writer_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let problem = RecordFile::open_within(Duration::from_millis(50), &path, None).unwrap_err();
+    assert!(problem.to_string().contains("it is a pipe, to which no program wrote"), "{problem}");
 }
 
 #[test]

@@ -42,17 +42,3 @@ pub(super) fn read(path: &Path, deadline: Duration) -> io::Result<Vec<u8>> {
         sleep(INTERVAL);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pipe_without_a_writer_is_given_up() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("pipe");
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        let error = read(&path, Duration::from_millis(50)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
-    }
-}

@@ -8,7 +8,7 @@ use std::{
 
 use proptest::prelude::{ProptestConfig, any, proptest};
 
-use crate::set::{open, options, pack, run_prepare, settings, vqa, vqa_loader, vqa_set};
+use super::set::{open, options, pack, run_prepare, settings, vqa, vqa_loader, vqa_set};
 
 /// Opens a dataset, and reads all its samples.
 fn read_all(root: &Path) -> Result<usize, String> {

@@ -7,7 +7,7 @@ use neva_schemas::{EnergonMultiModalDataModule, OnError};
 use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 use serde_json::json;
 
-use crate::set::{
+use super::set::{
     Part, check, image_part, json_part, loader, number, open, options, pack, run_prepare, settings, split, stream, trained_text, vqa,
     vqa_loader, vqa_set, with_loader,
 };

@@ -7,7 +7,7 @@ use std::{
 
 use neva_data::{PrepareError, PrepareOptions, Prepared, SplitRule, prepare};
 
-use crate::set::{Part, open, options, pack, run_prepare, settings, vqa, vqa_loader};
+use super::set::{Part, open, options, pack, run_prepare, settings, vqa, vqa_loader};
 
 fn shards(root: &std::path::Path, ranges: &[std::ops::Range<usize>]) {
     for (index, range) in ranges.iter().enumerate() {
@@ -123,7 +123,7 @@ fn what_cannot_be_prepared_is_refused() {
     let duplicates = |root: &std::path::Path| shards(root, &[0..3, 2..5]);
     let fine = |root: &std::path::Path| shards(root, &[0..2]);
     let own = || options(Some(vqa_loader()));
-    let loader = |sample_type: &str, fields: &[(&str, &str)]| options(Some(crate::set::loader(sample_type, fields)));
+    let loader = |sample_type: &str, fields: &[(&str, &str)]| options(Some(super::set::loader(sample_type, fields)));
     type Case<'a> = (&'a dyn Fn(&std::path::Path), PrepareOptions, &'a [&'a str]);
     let cases: &[Case<'_>] = &[
         (

@@ -4,7 +4,7 @@ use neva_data::Sample;
 use neva_schemas::{EnergonMultiModalDataModule, ImageToken, MultiModalSampleConfig, SampleLoader};
 use serde_json::{Value, json};
 
-use crate::set::{
+use super::set::{
     Part, image_part, json_part, loader, one_sample, open, settings, trained_text, vqa_loader, vqa_set, whole_text, with_loader,
 };
 
@@ -386,7 +386,7 @@ fn excluded_shards_and_samples_are_left_out() {
     let split = "split_parts:\n  train: ['shard_{000..002}.tar']\nexclude:\n- shard_001.tar\n- shard_002.tar/0007\n";
     std::fs::write(folder.path().join(".nv-meta/split.yaml"), split).unwrap();
     let data = open(&settings(folder.path())).unwrap();
-    let numbers: Vec<usize> = (0..data.train.len()).map(|index| crate::set::number(&*data.train, index)).collect();
+    let numbers: Vec<usize> = (0..data.train.len()).map(|index| super::set::number(&*data.train, index)).collect();
     assert_eq!(numbers, [0, 1, 2, 6, 8]);
     assert!(data.val.is_none());
 }

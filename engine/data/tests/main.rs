@@ -1,0 +1,29 @@
+//! Tests of the data of a run, through the crate's public functions.
+
+mod blend;
+mod broken_samples;
+mod chat_templates;
+mod check;
+mod energon;
+mod exported_templates;
+mod gguf_tokenizers;
+mod image_data;
+mod image_source;
+mod images;
+mod inspect;
+mod labels;
+mod llava;
+mod loader;
+mod merge;
+mod order;
+mod packing;
+mod processing;
+mod record_files;
+mod records;
+mod skip_list;
+mod steerlm;
+mod templates;
+mod tokenizers;
+mod tokens;
+mod truncation;
+mod validation;
