@@ -124,6 +124,20 @@ impl Base {
         }
     }
 
+    /// Returns all folders.
+    pub fn folders(&self) -> Vec<&Path> {
+        match self {
+            Self::HuggingFace(path) | Self::Checkpoint(path) => vec![path],
+            Self::Seed(_) => Vec::new(),
+            Self::Parts(parts) => {
+                let own = [&parts.language_model, &parts.vision_model, &parts.vision_projection];
+                let own = own.into_iter().flatten().chain([&parts.rest]);
+                own.flat_map(Self::folders).collect()
+            }
+            Self::Rebased { checkpoint, base } => [vec![checkpoint.as_path()], base.folders()].concat(),
+        }
+    }
+
     /// Returns the folder of the vision encoder, which has the image processor.
     pub fn vision_folder(&self) -> Option<&Path> {
         match self {

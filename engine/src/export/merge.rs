@@ -30,7 +30,7 @@ pub fn merge(request: &MergeRequest, models: &Models, cache: &ModelCache) -> Res
         ]));
     }
     let merge = Merge::open(request, models.families(), cache)?;
-    let staging = Staging::create(&request.out, request.overwrite)?;
+    let staging = Staging::create(&request.out, request.overwrite, merge.folders())?;
     let model = WholeModel {
         source: merge.described(),
         cache,
@@ -92,6 +92,12 @@ struct Merge {
 }
 
 impl Merge {
+    /// Returns the folders that are read.
+    fn folders(&self) -> impl Iterator<Item = &Path> {
+        let adapters = self.adapters.iter().map(|(_, adapter)| adapter);
+        std::iter::once(&self.base).chain(adapters).flat_map(Source::folders)
+    }
+
     fn open(request: &MergeRequest, families: &Families, cache: &ModelCache) -> Result<Self> {
         let Some(first) = request.adapters.first() else {
             return Err(EngineError::Run(vec![Problem::error(OPTION, "no adapter is named")]));

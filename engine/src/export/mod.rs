@@ -81,7 +81,7 @@ pub fn export(request: &ExportRequest, models: &Models, cache: &ModelCache) -> R
         Some(out) => out.clone(),
         None => source.path.join(request.format.word()),
     };
-    let staging = Staging::create(&out, request.overwrite)?;
+    let staging = Staging::create(&out, request.overwrite, source.folders())?;
     let (verified, written) = std::thread::scope(|scope| {
         let verifying = scope.spawn(|| source.verify());
         let written = match request.format {

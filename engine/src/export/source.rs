@@ -48,6 +48,11 @@ impl Source {
         Ok(source)
     }
 
+    /// Returns the folders that are read.
+    pub(super) fn folders(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.path.as_path()).chain(self.base.folders())
+    }
+
     /// Compares the files of the checkpoint with their checksums.
     ///
     /// # Errors

@@ -23,13 +23,15 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Creates the directory beside `target`, and replaces the remains of a killed export.
+    /// Creates the directory beside `target`, and replaces the remains of a killed export. `sources` are the folders that are
+    /// read.
     ///
     /// # Errors
     /// The target exists and may not be overwritten, another process writes it, or its folder cannot be written.
-    pub(super) fn create(target: &Path, overwrite: bool) -> Result<Self> {
+    pub(super) fn create<'a>(target: &Path, overwrite: bool, sources: impl IntoIterator<Item = &'a Path>) -> Result<Self> {
         let target = std::path::absolute(target).map_err(EngineError::io("create", target))?;
         check_target(&target, overwrite)?;
+        sources.into_iter().try_for_each(|source| check_source(&target, source))?;
         let mut name = std::ffi::OsString::from(".");
         name.push(target.file_name().unwrap_or_default());
         name.push(".writing");
@@ -112,4 +114,18 @@ fn check_target(target: &Path, overwrite: bool) -> Result<()> {
         format!("{} is not the folder of a model: it is not replaced", target.display()),
         "name the folder of an earlier export, or one that does not exist",
     )
+}
+
+/// Checks that a folder that is read is not replaced.
+fn check_source(target: &Path, source: &Path) -> Result<()> {
+    let (Ok(whole), Ok(part)) = (target.canonicalize(), source.canonicalize()) else {
+        return Ok(());
+    };
+    if !part.starts_with(&whole) {
+        return Ok(());
+    }
+    let message = format!("{} is read: it is not replaced", source.display());
+    Err(EngineError::Run(vec![
+        Problem::error("--output", message).help("name another folder; the weights that are read must stay"),
+    ]))
 }

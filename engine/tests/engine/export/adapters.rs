@@ -286,7 +286,8 @@ fn refusal(base: Option<&Path>, adapters: &[&Path], out: &Path) -> String {
 fn of_another_base_are_refused() {
     within_limit(|| {
         let folder = tempfile::tempdir().unwrap();
-        let base = fixture(BASE);
+        let base = folder.path().join("base");
+        copy(&fixture(BASE), &base);
         let checkpoint = CASES[1].train(folder.path(), &base);
         let other = folder.path().join("other");
         copy(&base, &other);
@@ -301,6 +302,14 @@ fn of_another_base_are_refused() {
         assert!(error.contains("none does not exist"), "{error}");
         let error = refusal(Some(&base), &[&base], &out);
         assert!(error.contains("holds a whole model, not adapters"), "{error}");
+        // A merge replaces neither its base nor its adapters.
+        for read in [&base, &checkpoint.path] {
+            let mut request = request(Some(&base), &[(&checkpoint.path, 1.0)], read);
+            request.overwrite = true;
+            let error = merge(&request, &Models::builtin(), &no_cache()).unwrap_err();
+            assert!(error.to_string().contains("is read: it is not replaced"), "{error}");
+            assert!(read.is_dir());
+        }
         let error = exported(&folder.path().join("none"), &out, ExportFormat::Hf, |_| {}).unwrap_err();
         assert!(error.to_string().contains("there is no such folder"), "{error}");
         assert!(error.help().is_some_and(|help| help.contains("name the folder of a checkpoint")));

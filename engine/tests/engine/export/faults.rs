@@ -34,6 +34,16 @@ fn leave_nothing_behind() {
         assert!(error.to_string().contains("is not the folder of a model"), "{error}");
         assert!(mine.join("thesis.tex").is_file());
 
+        // Nor is what is read, by whatever name.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&source, &link).unwrap();
+        for (read, out) in [(&source, &source), (&link, &source)] {
+            let error = exported(read, out, ExportFormat::Hf, |request| request.overwrite = true).unwrap_err();
+            assert!(error.to_string().contains("is read: it is not replaced"), "{error}");
+            assert_eq!(names(&source), names(&fixture(MODEL)));
+        }
+        std::fs::remove_file(link).unwrap();
+
         // The remains of a killed export are replaced.
         let staging = folder.path().join(".next.writing");
         std::fs::create_dir(&staging).unwrap();
