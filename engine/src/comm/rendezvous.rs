@@ -87,17 +87,21 @@ pub fn rendezvous(
             "no store of a run answered there in {seconds:.0} s: is rank 0 running, and are MASTER_ADDR and MASTER_PORT those of rank 0?"
         )))
     });
-    let (store, shared, from_first) = connected.map_err(|error| match error {
+    let Joined {
+        store,
+        own,
+        of_groups,
+        from_first,
+    } = connected.map_err(|error| match error {
         HandshakeError::Store(reason) => failed(reason),
         HandshakeError::Differs(text) => CommError::HandshakeMismatch(text),
     })?;
     let bind = own_address(&rank.master_addr).map_or(Bind::Default, Bind::Hostname);
-    let clone = shared.try_clone().map_err(|error| failed(error.to_string()))?;
-    let factory = GlooFactory::new(clone, rank.rank as usize, rank.world_size as usize, timeout, bind);
+    let factory = GlooFactory::new(of_groups, rank.rank as usize, rank.world_size as usize, timeout, bind);
     Ok(Rendezvous {
         factory,
         from_first,
-        own: shared,
+        own,
         _store: store,
         address,
         rank: rank.rank,
@@ -120,8 +124,17 @@ fn receive<T>(receiver: &Receiver<T>, limit: Duration, asked_to_stop: &dyn Fn() 
     }
 }
 
-/// Connection to the store, the store below this attempt's prefix, and the data of rank 0.
-type Joined = (TcpStore, Store, Vec<u8>);
+/// What a rank has after the handshake. Everything that may wait for rank 0 is done in the thread that can be given up.
+struct Joined {
+    /// Connection to the store.
+    store: TcpStore,
+    /// The store below this attempt's prefix.
+    own: Store,
+    /// The same through a connection of its own, for process groups.
+    of_groups: Store,
+    /// Data of rank 0.
+    from_first: Vec<u8>,
+}
 
 /// Deadline of the rendezvous thread, which the waiting rank can end early.
 struct Deadline {
@@ -162,7 +175,12 @@ fn connect(rank: &RankEnv, handshake: &[u8], from_first: &[u8], deadline: &Deadl
         }
     }
     let from_first = shared.get("from_first", left())?;
-    Ok((store, shared, from_first))
+    Ok(Joined {
+        store,
+        of_groups: shared.try_clone()?,
+        own: shared,
+        from_first,
+    })
 }
 
 /// Runs on rank 0: waits until every rank reports an equal handshake and publishes the outcome. A rank that differs
