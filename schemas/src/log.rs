@@ -3,7 +3,7 @@
 use crate::callback::{MetricMode, validate_monitor};
 use crate::name::{MAX_NAME_LENGTH, name_error};
 use crate::period::{Period, validate_period};
-use crate::validate::{Problem, Validate, nonzero};
+use crate::validate::{Problem, Validate, named_folder, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -105,6 +105,7 @@ impl Default for ModelCheckpoint {
 impl Validate for Log {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         problems.extend(name_error(&self.name, MAX_NAME_LENGTH).map(|message| Problem::error(format!("{path}.name"), message)));
+        named_folder(path, problems, "log_dir", self.log_dir.as_deref());
         if let Some(mlflow) = &self.mlflow {
             mlflow.validate(&format!("{path}.mlflow"), problems);
         }

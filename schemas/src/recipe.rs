@@ -2,7 +2,7 @@
 
 use crate::data::Data;
 use crate::finetune::Finetune;
-use crate::validate::{Problem, Validate, nonzero};
+use crate::validate::{Problem, Validate, named_folder, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -142,11 +142,13 @@ impl Validate for RecipeArgs {
                 ("num_gpus_per_node", self.num_gpus_per_node.into()),
             ],
         );
+        named_folder(path, problems, "dir", self.dir.as_deref());
     }
 }
 
 impl Validate for Run {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
+        named_folder(path, problems, "dir", self.dir.as_deref());
         let path = if path.is_empty() {
             "finetune".to_owned()
         } else {

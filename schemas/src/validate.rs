@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::fmt;
+use std::path::Path;
 
 /// Severity of a [`Problem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -87,17 +88,29 @@ pub trait Validate {
     }
 }
 
+/// Returns the path of a field of `path`, which is empty at the top.
+fn field(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
 /// Appends an error for each named value that is zero.
 pub(crate) fn nonzero(path: &str, problems: &mut Vec<Problem>, fields: &[(&str, u64)]) {
     for (name, value) in fields {
         if *value == 0 {
-            let path = if path.is_empty() {
-                (*name).to_owned()
-            } else {
-                format!("{path}.{name}")
-            };
-            problems.push(Problem::error(path, format!("`{name}` is 0, it must be at least 1")));
+            problems.push(Problem::error(field(path, name), format!("`{name}` is 0, it must be at least 1")));
         }
+    }
+}
+
+/// Appends an error if a folder to write to is empty, which would be the working folder itself.
+pub(crate) fn named_folder(path: &str, problems: &mut Vec<Problem>, name: &str, folder: Option<&Path>) {
+    if folder.is_some_and(|folder| folder.as_os_str().is_empty()) {
+        let help = "name a folder, `.` for the working folder, or null for the default";
+        problems.push(Problem::error(field(path, name), format!("`{name}` is empty")).help(help));
     }
 }
 

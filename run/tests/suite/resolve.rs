@@ -224,7 +224,7 @@ fn a_problem_of_a_recipe_value_is_named_by_its_path() {
     │ context x pipeline = 2 x 1 x 1 = 2 (set by recipe llava15_7b)
     help: use a multiple of 2 ranks, the nearest: 2 devices; or smaller parallel sizes
     "#);
-    insta::assert_snapshot!(mistake("_factory_: neva_tiny", &["num_nodes=0", "name=\"\""]), @r#"
+    insta::assert_snapshot!(mistake("_factory_: neva_tiny", &["num_nodes=0", "name=\"\"", "dir="]), @r#"
      × `name`: the name is empty
       ╭─[--set:1:6]
     1 │ name=""
@@ -238,6 +238,12 @@ fn a_problem_of_a_recipe_value_is_named_by_its_path() {
       ·           ┬
       ·           ╰── here
       ╰────
+
+     × `dir`: `dir` is empty
+      ╭─[--set:1:5]
+    1 │ dir=
+      ╰────
+     help: name a folder, `.` for the working folder, or null for the default
     "#);
 }
 
