@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="file to write (default: GPU_RESULTS.md, or CPU_RESULTS.md)")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="repository with .libtorch, for --device cpu (default: here)")
     parser.add_argument("--minutes", type=float, default=9.5, help="time for all stages (default: 9.5)")
+    parser.add_argument("--only", metavar="WORD", help="runs only the stages whose name contains it, such as FP8 or speed")
     arguments = parser.parse_args()
     deadline = time.monotonic() + 60 * arguments.minutes
     on_gpu = arguments.device == "gpu"
@@ -47,7 +48,7 @@ def main() -> int:
 
     unpack(HERE / "bin")
     results = arguments.results or Path("GPU_RESULTS.md" if on_gpu else "CPU_RESULTS.md")
-    report = Report(results.absolute(), gpu)
+    report = Report(results.absolute(), gpu, arguments.only)
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as runs:
         programs = Programs(HERE, libraries, Path(runs), deadline)
         device = arguments.device
@@ -61,6 +62,9 @@ def main() -> int:
             report.stage("several ranks", lambda: stages.ranks(programs, device, count_gpus() if on_gpu else 2))
             for case in throughput.CASES:
                 report.stage(f"speed: {case.name}", lambda case=case: throughput.measured(programs, case, device, gpu.name if gpu else ""))
+    if not report.ran:
+        print(f"gpu-check: no stage has `{arguments.only}` in its name", file=sys.stderr)
+        return 2
     print(f"gpu-check: {'FAILED' if report.failed else 'passed'}, results in {results}")
     return 1 if report.failed else 0
 
@@ -80,8 +84,8 @@ def unpack(folder: Path) -> None:
 class Report:
     """The file of results, written anew after each stage: one that is cut off has told what there was."""
 
-    def __init__(self, path: Path, gpu: Optional[Gpu]):
-        self.path, self.failed = path, False
+    def __init__(self, path: Path, gpu: Optional[Gpu], only: Optional[str]):
+        self.path, self.failed, self.only, self.ran = path, False, only, 0
         now = datetime.datetime.now(datetime.timezone.utc)
         self.lines = [
             f"# {'GPU' if gpu else 'CPU'} results",
@@ -92,9 +96,14 @@ class Report:
             f"- GPU: {f'{gpu.name}, {gpu.memory}' if gpu else 'none: the stages were tried on the CPU'}",
             f"- driver: {gpu.driver if gpu else 'none'}",
         ]
+        if only:
+            self.lines.append(f"- stages: only those with `{only}` in their name")
 
     def stage(self, name: str, body: Callable[[], stages.Table]) -> None:
-        """Runs a stage and writes its result down."""
+        """Runs a stage, unless others are asked for, and writes its result down."""
+        if self.only and self.only not in name:
+            return
+        self.ran += 1
         started = time.monotonic()
         try:
             table, outcome = body(), "passed"

@@ -74,14 +74,21 @@ fn a_wrong_number_fails_the_check() {
     std::fs::write(&cases, text.to_string()).unwrap();
     let results = folder.path().join("results.md");
     let check = pack.join("check.py");
-    let arguments = [check.to_str().unwrap(), "--device", "cpu", "--results", results.to_str().unwrap()];
-    let ended = run(python(&arguments)).with_code(1);
+    let [check, results_path] = [&check, &results].map(|path| path.to_str().unwrap());
+    let only = |word| run(python(&[check, "--device", "cpu", "--results", results_path, "--only", word]));
+    let ended = only("fp32").with_code(1);
     assert!(ended.stdout.contains("FAILED, results in"), "{}", ended.stdout);
-    let text = std::fs::read_to_string(results).unwrap();
+    let text = std::fs::read_to_string(&results).unwrap();
     assert!(
         text.contains("## golden, fp32 without TF32: FAILED") && text.contains("loss off by"),
         "{text}"
     );
+    assert!(
+        text.contains("only those with `fp32` in their name") && !text.contains("## FP8"),
+        "{text}"
+    );
+    let ended = only("FP4").with_code(2);
+    assert!(ended.stderr.contains("no stage has `FP4` in its name"), "{}", ended.stderr);
 }
 
 #[test]
