@@ -99,7 +99,7 @@ bench: ## run the benchmarks; each prints a table of measured values and the bou
 soak: build ## look for rare faults, for about 90 minutes: odd texts, random layouts, ranks killed, other CPUs' kernels, slow ends on Slurm, a lost node
 	PROPTEST_CASES=2500000 $(CARGO) test --release --workspace --test config_properties panic
 	NEVA_SOAK_LAYOUTS=1000 $(CARGO) test --release --workspace --test engine any_layout
-	NEVA_SOAK_FP8=1 $(CARGO) test --release --workspace --test engine photographs
+	NEVA_SOAK_FP8=1 $(CARGO) test --release --workspace --test engine fp8::
 	engine/tests/cpu_capabilities.sh # seven times the engine's tests, about 30 minutes on two quiet cores
 	NEVA_SOAK_SLURM=1 tests/slurm/with-servers $(CARGO) test --release --workspace --test slurm states
 	tests/kubernetes/with-servers $(CARGO) test --release --workspace --test kubernetes -- --ignored
