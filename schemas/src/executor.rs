@@ -4,7 +4,7 @@ use crate::docker::DockerExecutorConfig;
 use crate::kubernetes::KubernetesExecutorConfig;
 use crate::slurm::SlurmExecutorConfig;
 use crate::text_schema::text_map;
-use crate::validate::{Problem, Validate};
+use crate::validate::{Problem, Validate, field};
 use crate::variable::{validate_variable, variable_name_error};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -168,13 +168,7 @@ const MAX_WAIT_S: u64 = 86_400;
 
 impl Validate for LocalExecutorConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
-        let field = |name: &str| {
-            if path.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{path}.{name}")
-            }
-        };
+        let field = |name: &str| field(path, name);
         for (name, value) in [("settle_s", self.settle_s), ("grace_s", self.grace_s)] {
             if value > MAX_WAIT_S {
                 problems.push(Problem::error(

@@ -2,7 +2,7 @@
 
 use crate::name::{MAX_NAME_LENGTH, MAX_TASK_NAME_LENGTH, name_error};
 use crate::task::{Dependency, Task, When};
-use crate::validate::{Problem, Validate};
+use crate::validate::{Problem, Validate, field};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,7 @@ impl ExperimentConfig {
         let known: BTreeSet<&String> = self.tasks.keys().collect();
         let mut owner: BTreeMap<&str, &str> = BTreeMap::new();
         for (group, members) in &self.groups {
-            let place = under(path, &format!("groups.{}", quoted(group)));
+            let place = field(path, &format!("groups.{}", quoted(group)));
             problems.extend(name_error(group, MAX_TASK_NAME_LENGTH).map(|message| Problem::error(&place, message)));
             if self.tasks.contains_key(group) {
                 problems.push(Problem::error(&place, format!("`{group}` is also the name of a task")).help("give the group another name"));
@@ -166,13 +166,13 @@ impl ExperimentConfig {
 
 impl Validate for ExperimentConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
-        problems.extend(name_error(&self.name, MAX_NAME_LENGTH).map(|message| Problem::error(under(path, "name"), message)));
+        problems.extend(name_error(&self.name, MAX_NAME_LENGTH).map(|message| Problem::error(field(path, "name"), message)));
         if self.tasks.is_empty() {
-            problems.push(Problem::error(under(path, "tasks"), "the experiment has no tasks"));
+            problems.push(Problem::error(field(path, "tasks"), "the experiment has no tasks"));
         }
         if self.max_parallel == Some(0) {
             problems.push(Problem::error(
-                under(path, "max_parallel"),
+                field(path, "max_parallel"),
                 "`max_parallel` is 0, it must be at least 1",
             ));
         }
@@ -191,16 +191,8 @@ fn unknown(place: String, name: &str, known: &BTreeSet<&String>) -> Problem {
     Problem::error(place, format!("there is no task `{name}`")).help(format!("write one of {}", names.join(", ")))
 }
 
-fn under(path: &str, field: &str) -> String {
-    if path.is_empty() {
-        field.to_owned()
-    } else {
-        format!("{path}.{field}")
-    }
-}
-
 fn task_path(path: &str, name: &str) -> String {
-    under(path, &format!("tasks.{}", quoted(name)))
+    field(path, &format!("tasks.{}", quoted(name)))
 }
 
 /// Quotes `name` for a dotted path.

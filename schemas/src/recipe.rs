@@ -2,7 +2,7 @@
 
 use crate::data::Data;
 use crate::finetune::Finetune;
-use crate::validate::{Problem, Validate, named_folder, nonzero};
+use crate::validate::{Problem, Validate, field, named_folder, nonzero};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -127,12 +127,7 @@ impl Validate for RecipeArgs {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         // The logger validates the rest of the name, together with the graph.
         if self.name.is_empty() {
-            let path = if path.is_empty() {
-                "name".to_owned()
-            } else {
-                format!("{path}.name")
-            };
-            problems.push(Problem::error(path, "the name is empty"));
+            problems.push(Problem::error(field(path, "name"), "the name is empty"));
         }
         nonzero(
             path,
@@ -149,11 +144,6 @@ impl Validate for RecipeArgs {
 impl Validate for Run {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
         named_folder(path, problems, "dir", self.dir.as_deref());
-        let path = if path.is_empty() {
-            "finetune".to_owned()
-        } else {
-            format!("{path}.finetune")
-        };
-        self.finetune.validate(&path, problems);
+        self.finetune.validate(&field(path, "finetune"), problems);
     }
 }

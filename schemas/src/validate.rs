@@ -89,7 +89,7 @@ pub trait Validate {
 }
 
 /// Returns the path of a field of `path`, which is empty at the top.
-fn field(path: &str, name: &str) -> String {
+pub(crate) fn field(path: &str, name: &str) -> String {
     if path.is_empty() {
         name.to_owned()
     } else {

@@ -1,7 +1,7 @@
 //! Workspace files, except the defaults of recipes.
 
 use crate::executor::ExecutorConfig;
-use crate::validate::{Problem, Validate};
+use crate::validate::{Problem, Validate, field};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,13 +33,7 @@ pub const KUBERNETES: &str = "kubernetes";
 
 impl Validate for WorkspaceConfig {
     fn validate(&self, path: &str, problems: &mut Vec<Problem>) {
-        let field = |name: &str| {
-            if path.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{path}.{name}")
-            }
-        };
+        let field = |name: &str| field(path, name);
         for (name, executor) in &self.executors {
             let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
             let path = format!("{}.\"{quoted}\"", field("executors"));
